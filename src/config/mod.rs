@@ -1,0 +1,260 @@
+//! The configuration as the rest of the program sees it: plain, checked values.
+//!
+//! Owns the shape, units and defaults of every key. Reading and checking a file is
+//! `config::file`; nothing here does IO. Invariant: a `Config` that exists has been checked,
+//! so no other module validates a key again.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Everything one komainu process is told. Shared as `Arc<Config>`; never global.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub listen: Listen,
+    pub admin: Admin,
+    pub log: Log,
+    pub limits: Limits,
+    pub client_tls: ClientTls,
+    pub server_tls: ServerTls,
+    pub auth: Auth,
+    pub pool: Pool,
+    pub split: Split,
+    pub health: Health,
+    pub servers: Vec<Server>,
+    /// Availability zone of this node, for `split.prefer_same_zone`.
+    pub zone: Option<String>,
+    /// Worker threads of the data path.
+    pub workers: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listen {
+    pub addresses: Vec<SocketAddr>,
+    /// Directory of the Unix socket `.s.PGSQL.<port>`; none means no Unix socket.
+    pub unix_socket_directory: Option<PathBuf>,
+    /// Permission bits of the Unix socket.
+    pub unix_socket_mode: u32,
+    pub backlog: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    /// HTTP address of `/metrics`, `/live`, `/ready`.
+    pub address: Option<SocketAddr>,
+    /// The same over a Unix socket, guarded by its file permissions.
+    pub socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// A `tracing` filter: `info`, `komainu=debug`, …
+    pub level: String,
+    pub format: LogFormat,
+}
+
+/// All durations in milliseconds; 0 turns a timeout off where `docs/configuration.md` says so.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    pub max_client_connections: usize,
+    /// Connections not yet authenticated, from one address.
+    pub max_unauthenticated_per_address: usize,
+    pub startup_timeout_ms: u64,
+    /// A client idle outside a transaction for longer is ended (57P05). 0: never.
+    pub client_idle_timeout_ms: u64,
+    /// A client idle inside a transaction for longer is ended (25P03). 0: never.
+    pub idle_in_transaction_timeout_ms: u64,
+    /// How long running transactions may go on after SIGTERM.
+    pub shutdown_timeout_ms: u64,
+    /// Largest single message of an authenticated client.
+    pub max_message_bytes: usize,
+    /// A statement longer than this is not inspected: it goes to the primary and pins its session.
+    pub max_inspected_statement_bytes: usize,
+    /// Named statements one session may hold, and bytes of their texts.
+    pub max_prepared_statements_per_session: usize,
+    pub max_prepared_bytes_per_session: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientTlsMode {
+    Off,
+    /// TLS if the client asks.
+    Allow,
+    /// No client without TLS.
+    Require,
+    /// No client without a certificate signed by `client_ca_file`.
+    Verify,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClientTls {
+    pub mode: ClientTlsMode,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    pub client_ca_file: Option<PathBuf>,
+}
+
+/// As libpq's `sslmode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SslMode {
+    Disable,
+    Allow,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServerTls {
+    pub mode: SslMode,
+    pub ca_file: Option<PathBuf>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Auth {
+    /// In `pg_hba.conf`'s format.
+    pub hba_file: PathBuf,
+    /// Lines `"user" "secret"`; the secret is a SCRAM verifier, an `md5…` hash or a password.
+    pub user_file: Option<PathBuf>,
+    /// Asked on a server for a user that `user_file` does not name.
+    pub query: Option<AuthQuery>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct AuthQuery {
+    /// The role it runs as; its secret comes from `user_file` as a plain password.
+    pub user: String,
+    pub database: String,
+    /// One parameter, `$1`: the user's name. Columns: secret, and whether the role may log in now.
+    pub query: String,
+    /// An answer is believed for this long; after it even users of warm pools are asked for again.
+    pub cache_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    Transaction,
+    Session,
+}
+
+/// Limits of a pool, which is the connections to one server for one database and user.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolLimits {
+    pub mode: PoolMode,
+    pub size: usize,
+    /// Kept open after first use.
+    pub min: usize,
+    /// Further connections once a client has waited `reserve_after_ms`.
+    pub reserve: usize,
+    pub reserve_after_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolOverride {
+    /// None: any.
+    pub database: Option<String>,
+    pub user: Option<String>,
+    pub limits: PoolLimits,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pool {
+    pub limits: PoolLimits,
+    /// First match wins.
+    pub overrides: Vec<PoolOverride>,
+    /// Connections to one server, over all pools.
+    pub max_server_connections: usize,
+    pub acquire_timeout_ms: u64,
+    /// TCP, TLS and login at a server.
+    pub connect_timeout_ms: u64,
+    /// New connections per second to one server.
+    pub connect_rate: u32,
+    /// An idle connection is closed after this. 0: never.
+    pub idle_timeout_ms: u64,
+    /// A connection is closed, once idle, after this. 0: never.
+    pub lifetime_ms: u64,
+    /// A connection that idled longer is asked whether it lives before it is used.
+    pub check_after_idle_ms: u64,
+    /// Statements of ours on one server connection, and bytes of their texts.
+    pub max_prepared_statements: usize,
+    pub max_prepared_bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    /// Any standby within the lag limits.
+    Eventual,
+    /// As `Eventual`, with `max_lag_*` required to be set and known.
+    Bounded,
+    /// A session reads its own writes and never goes back in time.
+    Session,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Split {
+    /// Off: everything goes to the primary.
+    pub enabled: bool,
+    pub consistency: Consistency,
+    /// A standby further behind gets no reads. 0: no limit.
+    pub max_lag_bytes: u64,
+    pub max_lag_ms: u64,
+    /// How long a read waits for a standby to replay the session's floor before it goes to the primary.
+    pub floor_wait_ms: u64,
+    pub prefer_same_zone: bool,
+    pub prefer_least_lag: bool,
+    pub preferences: Vec<Preference>,
+    /// Names of functions (regular expressions are not supported) that are read-only whatever the catalog says.
+    pub read_only_functions: Vec<String>,
+    /// Names of functions that write whatever the catalog says.
+    pub write_functions: Vec<String>,
+    /// The catalog's function volatilities are read again after this.
+    pub catalog_max_age_ms: u64,
+}
+
+/// Where reads of some clients go. First match wins; an absent matcher matches all.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Preference {
+    pub application_name: Option<String>,
+    pub database: Option<String>,
+    pub user: Option<String>,
+    pub target: PreferenceTarget,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum PreferenceTarget {
+    Primary,
+    Standbys,
+    /// Server id and weight.
+    Servers(Vec<(String, u32)>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Health {
+    pub user: String,
+    /// Secret of `user`; none: the one `auth.user_file` has.
+    pub password_file: Option<PathBuf>,
+    pub database: String,
+    pub period_ms: u64,
+    pub timeout_ms: u64,
+    /// Failures in a row before a server is down.
+    pub retries: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    pub id: String,
+    /// A name, an address, or the directory of a Unix socket (starts with `/`).
+    pub host: String,
+    pub port: u16,
+    /// Share of reads; 0: none while another standby lives.
+    pub weight: u32,
+    pub zone: Option<String>,
+}

@@ -1,0 +1,12 @@
+//! komainu: a pooling, read/write-splitting PostgreSQL proxy that does not go away.
+//!
+//! Data flows client → session → route → pool → backend; control flows observe → decide → act.
+//! They meet in `topology` only. `docs/architecture.md` is the map.
+
+pub mod backend;
+pub mod client;
+pub mod config;
+pub mod net;
+pub mod route;
+pub mod topology;
+pub mod wire;

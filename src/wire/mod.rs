@@ -1,0 +1,9 @@
+//! The PostgreSQL frontend/backend protocol, version 3: frames, and the few messages we look into.
+//!
+//! Pure: bytes in, values out. Never decodes a row, never allocates for a message it only passes on.
+//! Source: <https://www.postgresql.org/docs/current/protocol-message-formats.html>.
+
+pub mod fields;
+pub mod frame;
+pub mod message;
+pub mod sqlstate;
