@@ -2,6 +2,8 @@
 //!
 //! Owns how bytes move. Never looks at what they mean.
 
+pub mod buffer;
 mod stream;
 
+pub use buffer::Buffer;
 pub use stream::Stream;
