@@ -24,7 +24,8 @@ pub async fn dial(host: &str, port: u16) -> io::Result<Stream> {
         let path = format!("{}/.s.PGSQL.{port}", host.trim_end_matches('/'));
         return UnixStream::connect(path).await.map(Stream::Unix);
     }
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.take(MAX_ADDRESSES).collect();
+    let addresses: Vec<SocketAddr> =
+        tokio::net::lookup_host((host, port)).await?.take(MAX_ADDRESSES).collect();
     let tcp = first_to_connect(&addresses, HEAD_START).await?;
     sockopt::configure(&tcp)?;
     Ok(Stream::Tcp(tcp))
