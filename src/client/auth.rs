@@ -28,7 +28,7 @@ use crate::wire::startup::{Replication, Startup};
 pub enum ServerLogin {
     /// Nothing is known; good for servers that trust us.
     None,
-    Password(Vec<u8>),
+    Password(String),
     /// `md5…` as PostgreSQL stores it: answers a server that asks for MD5.
     Md5(String),
     /// Good for servers that keep the same SCRAM verifier.
@@ -143,9 +143,7 @@ impl Login<'_> {
         match &self.account {
             Account::MayNotLogIn => Err(HandshakeError::MayNotLogIn { user: self.user.to_owned() }),
             Account::NoSecret | Account::Known(Secret::Scram(_)) => Ok(ServerLogin::None),
-            Account::Known(Secret::Plain(password)) => {
-                Ok(ServerLogin::Password(password.clone().into_bytes()))
-            }
+            Account::Known(Secret::Plain(password)) => Ok(ServerLogin::Password(password.clone())),
             Account::Known(Secret::Md5(stored)) => Ok(ServerLogin::Md5(stored.clone())),
         }
     }
@@ -160,10 +158,7 @@ impl Login<'_> {
     }
 
     async fn scram(mut self) -> Result<ServerLogin, HandshakeError> {
-        let end_point = match &self.context.tls {
-            Some(tls) if self.link.stream().is_tls() => tls.end_point.clone(),
-            _ => None,
-        };
+        let end_point = self.context.end_point.as_deref().filter(|_| self.link.stream().is_tls());
         let offered: &[&str] = match end_point {
             Some(_) => &[SCRAM_SHA_256_PLUS, SCRAM_SHA_256],
             None => &[SCRAM_SHA_256],
@@ -200,7 +195,7 @@ impl Login<'_> {
             Verdict::Success(success) => {
                 messages::sasl_final(&mut self.link.output, &success.server_final);
                 Ok(match self.account {
-                    Account::Known(Secret::Plain(password)) => ServerLogin::Password(password.into_bytes()),
+                    Account::Known(Secret::Plain(password)) => ServerLogin::Password(password),
                     _ => ServerLogin::ScramKeys(success.keys),
                 })
             }
@@ -241,7 +236,7 @@ impl Login<'_> {
         let right = md5::accepts(&checked, salt, answer);
         match (&self.account, stored) {
             (Account::Known(Secret::Plain(password)), Some(_)) if right => {
-                Ok(ServerLogin::Password(password.clone().into_bytes()))
+                Ok(ServerLogin::Password(password.clone()))
             }
             (_, Some(stored)) if right => Ok(ServerLogin::Md5(stored)),
             _ => Err(self.refusal(Reason::Wrong)),
@@ -253,21 +248,24 @@ impl Login<'_> {
         messages::cleartext_password(&mut self.link.output);
         let body = self.read_password().await?;
         let password = messages::password(&body).ok_or(HandshakeError::MalformedResponse("password"))?;
-        let password = password.to_vec();
 
         let (verifier, reason) = self.verifier().await;
-        let given = password.clone();
-        let proven = self.context.secrets.blocking(move || verifier.accepts(&given).is_some()).await;
-        let right = match &self.account {
-            Account::Known(Secret::Md5(stored)) => {
-                let given = md5::stored(self.user, &password);
-                constant_time::verify_slices_are_equal(given.as_bytes(), stored.as_bytes()).is_ok()
+        let given = password.to_vec();
+        let keys = self.context.secrets.blocking(move || verifier.accepts(&given)).await;
+        let proven = match (&self.account, keys) {
+            (Account::Known(Secret::Md5(stored)), _) => {
+                let given = md5::stored(self.user, password);
+                constant_time::verify_slices_are_equal(given.as_bytes(), stored.as_bytes())
+                    .is_ok()
+                    .then(|| ServerLogin::Md5(stored.clone()))
             }
-            _ => proven && reason.is_none(),
+            (_, keys) => keys.filter(|_| reason.is_none()).map(ServerLogin::ScramKeys),
         };
-        match right {
-            true => Ok(ServerLogin::Password(password)),
-            false => Err(self.refusal(Reason::Wrong)),
+        // The password itself is good for every server; what is not text cannot be passed on.
+        match (proven, std::str::from_utf8(password)) {
+            (None, _) => Err(self.refusal(Reason::Wrong)),
+            (Some(_), Ok(password)) => Ok(ServerLogin::Password(password.to_owned())),
+            (Some(login), Err(_)) => Ok(login),
         }
     }
 

@@ -20,29 +20,32 @@ use super::link::Link;
 use super::secrets::Secrets;
 use crate::config::ClientTlsMode;
 use crate::net::Stream;
+use crate::net::channel_binding::tls_server_end_point;
+use crate::net::tls::{ALPN, ClientTlsContext};
 use crate::wire::startup::{self, Cancel, Packet, Replication, Startup};
-
-const ALPN: &[u8] = b"postgresql";
 
 /// What handshakes need to know; a new one is made when the configuration is read again.
 #[derive(Debug, Clone)]
 pub struct HandshakeContext {
-    pub hba: Arc<Hba>,
-    pub secrets: Arc<Secrets>,
-    pub tls_mode: ClientTlsMode,
-    /// None: no TLS is offered, whatever `tls_mode` says.
-    pub tls: Option<TlsIdentity>,
-    /// For the whole handshake, TLS and a lookup on a server included.
-    pub startup_timeout: Duration,
+    pub(super) hba: Arc<Hba>,
+    pub(super) secrets: Arc<Secrets>,
+    tls: Option<ClientTlsContext>,
+    /// Hash of our certificate, for channel binding. None: no TLS, or a certificate for which none is defined.
+    pub(super) end_point: Option<Vec<u8>>,
+    startup_timeout: Duration,
 }
 
-/// How we present ourselves to clients.
-#[derive(Debug, Clone)]
-pub struct TlsIdentity {
-    /// With ALPN `postgresql`, which a client that begins with TLS directly must ask for.
-    pub config: Arc<ServerConfig>,
-    /// Hash of our certificate (RFC 5929, `tls-server-end-point`); None: no channel binding.
-    pub end_point: Option<Arc<[u8]>>,
+impl HandshakeContext {
+    /// `startup_timeout` is for the whole handshake, TLS and a lookup on a server included.
+    pub fn new(
+        hba: Arc<Hba>,
+        secrets: Arc<Secrets>,
+        tls: Option<ClientTlsContext>,
+        startup_timeout: Duration,
+    ) -> Self {
+        let end_point = tls.as_ref().and_then(|tls| tls_server_end_point(&tls.certificate_der));
+        HandshakeContext { hba, secrets, tls, end_point, startup_timeout }
+    }
 }
 
 #[derive(Debug)]
@@ -148,7 +151,7 @@ async fn refused(link: Link, error: HandshakeError) -> Result<Outcome, Handshake
 }
 
 fn offered_tls(link: &Link, context: &HandshakeContext) -> Option<Arc<ServerConfig>> {
-    let tls = context.tls.as_ref().filter(|_| context.tls_mode != ClientTlsMode::Off)?;
+    let tls = context.tls.as_ref().filter(|tls| tls.mode != ClientTlsMode::Off)?;
     matches!(link.stream(), Stream::Tcp(_)).then(|| Arc::clone(&tls.config))
 }
 
@@ -197,7 +200,7 @@ async fn log_in(
 ) -> Result<ServerLogin, HandshakeError> {
     // A Unix socket does not leave the machine.
     let exposed = !link.stream().is_tls() && !link.stream().is_unix();
-    match context.tls_mode {
+    match context.tls.as_ref().map_or(ClientTlsMode::Off, |tls| tls.mode) {
         ClientTlsMode::Require | ClientTlsMode::Verify if exposed => return Err(HandshakeError::TlsRequired),
         ClientTlsMode::Verify if link.stream().is_tls() && link.stream().peer_certificate().is_none() => {
             return Err(HandshakeError::NoCertificate);

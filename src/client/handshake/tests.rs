@@ -18,14 +18,13 @@ use crate::wire::scram::{ClientBinding, ClientFirst, Credential, Verifier};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn context(hba: &str, users: &str) -> HandshakeContext {
+    with_tls(hba, users, None)
+}
+
+fn with_tls(hba: &str, users: &str, tls: Option<ClientTlsContext>) -> HandshakeContext {
     let users = UserFile::parse(users).unwrap();
-    HandshakeContext {
-        hba: Arc::new(Hba::parse(hba).unwrap()),
-        secrets: Arc::new(Secrets::new(users, None, ProcessSecrets::new())),
-        tls_mode: ClientTlsMode::Allow,
-        tls: None,
-        startup_timeout: PATIENCE,
-    }
+    let secrets = Secrets::new(users, None, ProcessSecrets::new());
+    HandshakeContext::new(Arc::new(Hba::parse(hba).unwrap()), Arc::new(secrets), tls, PATIENCE)
 }
 
 fn trust() -> HandshakeContext {
@@ -188,7 +187,7 @@ async fn tokio_postgres_logs_in_with_scram_and_its_key_comes_out() {
             (ServerLogin::ScramKeys(keys), "alice") => {
                 assert_eq!(keys.verifier.accepts(b"secret").as_ref(), Some(keys));
             }
-            (ServerLogin::Password(password), "bob") => assert_eq!(password, b"plain"),
+            (ServerLogin::Password(password), "bob") => assert_eq!(password, "plain"),
             other => panic!("{other:?}"),
         }
         admitted.pending.extend_from_slice(b"Z\0\0\0\x05I");
