@@ -24,8 +24,10 @@ mod tests {
     fn certificate(names: &[&str]) -> CertificateDer<'static> {
         let mut parameters = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         parameters.distinguished_name = rcgen::DistinguishedName::new();
-        for name in names {
-            parameters.distinguished_name.push(DnType::CommonName, *name);
+        // rcgen keeps one value for a type; the same by its number is another type to it.
+        let types = [DnType::CommonName, DnType::CustomDnType(vec![2, 5, 4, 3])];
+        for (kind, name) in types.into_iter().zip(names) {
+            parameters.distinguished_name.push(kind, *name);
         }
         parameters.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
     }
@@ -41,6 +43,7 @@ mod tests {
         assert_eq!(common_name(&certificate(&[])), None);
         assert_eq!(common_name(&certificate(&[""])), None);
         assert_eq!(common_name(&certificate(&["alice\0.example"])), None);
+        assert_eq!(common_name(&certificate(&["alice", "bob"])), None);
         assert_eq!(common_name(&CertificateDer::from(b"nonsense".to_vec())), None);
     }
 }

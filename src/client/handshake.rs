@@ -50,8 +50,9 @@ impl HandshakeContext {
 
 #[derive(Debug)]
 pub enum Outcome {
-    /// Gets no answer; the connection is closed already.
-    Cancel(Cancel),
+    /// Gets no answer. Keep the connection until the request was carried out: a client takes its end for
+    /// the sign that nothing it sends from now on will be hit.
+    Cancel(Cancel, Stream),
     Client(Box<Authenticated>),
 }
 
@@ -132,7 +133,7 @@ async fn run(mut link: Link, context: &HandshakeContext) -> Result<Outcome, Hand
                 link = link.accept_tls(config, false).await?;
                 continue;
             }
-            Ok(Next::Cancel(cancel)) => return Ok(Outcome::Cancel(cancel)),
+            Ok(Next::Cancel(cancel)) => return Ok(Outcome::Cancel(cancel, link.into_parts().0)),
             Ok(Next::Login(startup)) => startup,
             Err(error) => return refused(link, error).await,
         };

@@ -157,3 +157,38 @@ impl fmt::Debug for Secrets {
         f.debug_struct("Secrets").field("users", &self.users.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secrets(users: &str, process: &Arc<ProcessSecrets>) -> Secrets {
+        Secrets::new(UserFile::parse(users).unwrap(), None, Arc::clone(process))
+    }
+
+    #[tokio::test]
+    async fn a_verifier_is_made_once_for_a_password_and_shows_the_salt_of_the_unknown() {
+        let process = ProcessSecrets::new();
+        let first = secrets("", &process).verifier_of("alice", "one").await;
+        assert_eq!(first.salt(), secrets("", &process).mock_verifier("alice").salt());
+        assert!(first.accepts(b"one").is_some() && first.accepts(b"two").is_none());
+
+        // It is found again, also by what a reload made: a mark left in the cache comes back.
+        let mark = Verifier::from_password(b"mark", b"salt", 1).unwrap();
+        process.lock().get_mut("alice").unwrap().verifier = mark.clone();
+        assert_eq!(secrets("", &process).verifier_of("alice", "one").await, mark);
+
+        let second = secrets("", &process).verifier_of("alice", "two").await;
+        assert!(second.accepts(b"two").is_some());
+        assert_eq!(process.lock().len(), 1);
+    }
+
+    #[test]
+    fn md5_is_usual_only_where_nothing_speaks_for_scram() {
+        let process = ProcessSecrets::new();
+        assert!(secrets("\"a\" \"x\"", &process).md5_is_usual());
+        assert!(!secrets("", &process).md5_is_usual());
+        let verifier = Verifier::from_password(b"x", b"salt", 1).unwrap();
+        assert!(!secrets(&format!("\"a\" \"x\"\n\"b\" \"{verifier}\""), &process).md5_is_usual());
+    }
+}
