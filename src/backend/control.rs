@@ -144,7 +144,7 @@ impl ControlConnection {
         if parameters.len() > i16::MAX as usize {
             return Err(QueryError::Unsendable("it has too many parameters"));
         }
-        let values: Vec<&[u8]> = parameters.iter().map(|value| value.as_bytes()).collect();
+        let values: Vec<Option<&[u8]>> = parameters.iter().map(|value| Some(value.as_bytes())).collect();
         let out = &mut self.outgoing;
         out.clear();
         message::parse(out, b"", sql.as_bytes(), &[0, 0])?;
