@@ -3,6 +3,7 @@
 //! Owns the handshake, the rules of admission and the secrets behind them. Never talks to a server.
 
 pub mod auth;
+pub mod auth_query;
 pub mod cert;
 pub mod error;
 pub mod handshake;
