@@ -8,5 +8,6 @@ pub mod client;
 pub mod config;
 pub mod net;
 pub mod route;
+pub mod sandbox;
 pub mod topology;
 pub mod wire;
