@@ -1,0 +1,79 @@
+//! Real clients: psql and pgbench as processes, tokio-postgres in this one.
+
+use std::process::{Command, Stdio};
+
+use komainu::sandbox::Installation;
+use tokio_postgres::{Client, Config, NoTls};
+
+/// A client that hangs is ended after this, so that its test fails rather than waits.
+const CLIENT_TIMEOUT_S: u32 = 120;
+
+/// A program that ran to its end.
+#[derive(Debug)]
+pub struct Finished {
+    pub success: bool,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Finished {
+    /// What it printed, or a panic with what it complained about.
+    #[track_caller]
+    pub fn output(self) -> String {
+        assert!(self.success, "failed\nstdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self.stdout.trim_end().to_owned()
+    }
+}
+
+/// `psql` with one `-c` for each statement; rows come back one a line, columns with `|`.
+pub fn psql(url: &str, statements: &[&str]) -> Finished {
+    let mut arguments = vec!["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", url];
+    for statement in statements {
+        arguments.extend(["-c", statement]);
+    }
+    run(postgres_client("psql").args(arguments))
+}
+
+/// `pgbench`, the URL last as it wants it.
+pub fn pgbench(url: &str, arguments: &[&str]) -> Finished {
+    run(postgres_client("pgbench").args(arguments).arg(url))
+}
+
+/// Runs any program to its end, under a time limit if the command was made by `timeout`.
+pub fn run(command: &mut Command) -> Finished {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    Finished {
+        success: output.status.success(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// A tokio-postgres client over TCP without TLS; its connection runs in a task of its own.
+pub async fn connect(
+    port: u16,
+    user: &str,
+    password: &str,
+    database: &str,
+) -> Result<Client, tokio_postgres::Error> {
+    let mut config = Config::new();
+    config.host("127.0.0.1").port(port).user(user).password(password).dbname(database);
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+fn postgres_client(program: &str) -> Command {
+    let installation = Installation::find().unwrap();
+    // Only its environment is taken: `timeout` must be the program.
+    let plain = installation.client_command(program);
+    let mut command = Command::new("timeout");
+    command.arg("--kill-after=5").arg(CLIENT_TIMEOUT_S.to_string()).arg(plain.get_program());
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
