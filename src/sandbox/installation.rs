@@ -62,6 +62,14 @@ impl Installation {
         command
     }
 
+    /// Whether the servers' user can reach a directory; `/root` is closed to it, for one.
+    pub(super) fn may_enter(&self, directory: &Path) -> bool {
+        let mut enter = process::command("sh", "KILL", self.run_as.as_ref());
+        enter.args(["-c", "cd -- \"$1\"", "enter"]).arg(directory).current_dir("/");
+        let status = enter.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    }
+
     /// Creates a directory that only the servers' user (and root) can look into.
     pub(super) fn create_directory(&self, path: &Path) -> Result<(), PostgresError> {
         let io = |source| PostgresError::Io { operation: "create directory", path: path.to_owned(), source };

@@ -5,14 +5,18 @@
 
 pub mod admin;
 mod installation;
+mod node;
 mod port;
 mod postgres;
 pub mod process;
+mod ready;
+mod run;
 mod scratch;
 mod servers;
 
 pub use installation::Installation;
 pub use port::{ReservedPort, is_free};
 pub use postgres::{Postgres, PostgresError, PostgresOptions, REPLICATION_USER, SUPERUSER, StopMode};
+pub use run::{SandboxArgs, SandboxError, run};
 pub use scratch::Scratch;
 pub use servers::Servers;

@@ -354,6 +354,15 @@ impl Postgres {
         Ok(lines.first() == Some(&child.id().to_string().as_str()) && lines.get(7) == Some(&"ready"))
     }
 
+    /// Somebody may have restarted the server by hand; that postmaster is not our child.
+    fn postmaster_started_by_others(&self) -> Option<u32> {
+        let data = self.data_directory();
+        let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+        let pid = file.lines().next()?.trim().parse().ok()?;
+        // The file may be stale and the number another's by now; a postmaster works in its data directory.
+        (fs::read_link(format!("/proc/{pid}/cwd")).ok()? == data).then_some(pid)
+    }
+
     /// Signals the postmaster and waits for its end; false if it still runs after `timeout`.
     fn end(&self, signal: Signal, timeout: Duration) -> bool {
         let mut process = self.process();
@@ -422,6 +431,9 @@ impl Drop for Postgres {
         self.thaw();
         if !self.end(Signal::QUIT, DROP_TIMEOUT) {
             self.kill();
+        }
+        if let Some(stranger) = self.postmaster_started_by_others() {
+            process::signal(stranger, Signal::QUIT);
         }
         if !self.socket_directory.starts_with(&self.directory) {
             let _ = fs::remove_dir_all(&self.socket_directory);
