@@ -39,6 +39,19 @@ pub fn pgbench(url: &str, arguments: &[&str]) -> Finished {
     run(postgres_client("pgbench").args(arguments).arg(url))
 }
 
+/// A Python script given as text, with psycopg 3 at hand; arguments arrive in `sys.argv[1:]`.
+pub fn python(script: &str, arguments: &[&str]) -> Finished {
+    // `make test` makes this environment; a bare `cargo test` finds it where that leaves it.
+    let python = std::env::var("KOMAINU_TEST_PYTHON").unwrap_or_else(|_| {
+        let target = std::env::var("CARGO_TARGET_DIR");
+        let target = target.unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/target").into());
+        format!("{target}/venv/bin/python")
+    });
+    assert!(std::path::Path::new(&python).exists(), "{python} is missing: run `make test` once");
+    let limit = CLIENT_TIMEOUT_S.to_string();
+    run(Command::new("timeout").args(["--kill-after=5", &limit, &python, "-c", script]).args(arguments))
+}
+
 /// Runs any program to its end, under a time limit if the command was made by `timeout`.
 pub fn run(command: &mut Command) -> Finished {
     let output = command.stdin(Stdio::null()).output().unwrap();

@@ -14,7 +14,7 @@ mod tests;
 mod wire;
 
 pub use certificates::Certificates;
-pub use clients::{Finished, connect, pgbench, psql, run};
+pub use clients::{Finished, connect, pgbench, psql, python, run};
 pub use cluster::{APP_PASSWORD, APP_USER, Cluster};
 pub use node::{Komainu, KomainuBuilder};
 pub use wire::{Message, Wire, tags};

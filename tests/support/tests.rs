@@ -113,4 +113,6 @@ async fn real_clients_reach_postgresql() {
     assert!(!psql(&url, &["SELEC"]).success);
     pgbench(&url, &["-i", "-q"]).output();
     assert!(pgbench(&url, &["-S", "-t", "5"]).output().contains("5/5"));
+    let script = "import psycopg, sys\nprint(psycopg.connect(sys.argv[1]).execute('SELECT 3').fetchone()[0])";
+    assert_eq!(python(script, &[&url]).output(), "3");
 }
