@@ -6,10 +6,14 @@
 pub mod admin;
 pub mod backend;
 pub mod client;
+pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod net;
+pub mod pool;
 pub mod route;
+pub mod sandbox;
+pub mod session;
 pub mod telemetry;
 pub mod topology;
 pub mod wire;

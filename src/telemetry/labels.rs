@@ -38,14 +38,15 @@ labels! {
     QueryClass { Read "read", Write "write", Other "other", }
     /// Why a session keeps its server connection between transactions.
     PinReason {
-        TemporaryTable "temporary_table",
+        SessionMode "session_mode",
+        TemporaryObject "temporary_object",
         AdvisoryLock "advisory_lock",
         Listen "listen",
         HoldCursor "hold_cursor",
         Load "load",
-        Setting "setting",
-        UninspectedStatement "uninspected_statement",
-        Replication "replication",
+        SqlPrepare "sql_prepare",
+        SequenceState "sequence_state",
+        NotInspected "not_inspected",
     }
     /// Why a read did not go to a standby.
     ReadToPrimary {
