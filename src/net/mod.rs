@@ -2,6 +2,11 @@
 //!
 //! Owns how bytes move. Never looks at what they mean.
 
+pub mod channel_binding;
+pub mod dial;
+pub mod sockopt;
 mod stream;
+pub mod tls;
+mod verify;
 
 pub use stream::Stream;

@@ -6,4 +6,5 @@
 pub mod fields;
 pub mod frame;
 pub mod message;
+pub mod scram;
 pub mod sqlstate;
