@@ -5,4 +5,6 @@
 
 pub mod connect;
 mod connect_error;
+pub mod control;
 mod login;
+pub mod rows;
