@@ -16,18 +16,17 @@ use super::reason::Reason;
 pub fn next(previous: &View, observations: &[Observation], retries: u32, now_ms: u64) -> View {
     let identity = identify(previous, observations, retries);
     // What was learnt of another cluster says nothing about this one.
-    let (timeline, primary_lsn) = match identity.get() == previous.identity.get() {
-        true => (previous.timeline, previous.primary_lsn),
-        false => Default::default(),
-    };
-    let choice = choose(previous, observations, identity, timeline, retries);
+    let same_cluster = identity.get() == previous.identity.get();
+    let memory = if same_cluster { previous } else { &View::default() };
+    let choice = choose(previous, observations, identity, memory.timeline, retries);
     let chosen = choice.ok().and_then(|index| Some((index, observations[index].facts.as_ref()?)));
 
     let mut view = View {
         snapshot: Snapshot { epoch: previous.snapshot.epoch, primary: None, servers: Vec::new() },
         identity,
-        timeline,
-        primary_lsn,
+        timeline: memory.timeline,
+        primary_lsn: memory.primary_lsn,
+        primary_asked_at_ms: memory.primary_asked_at_ms,
         no_primary: choice.err(),
         changed_at_ms: previous.changed_at_ms,
         details: Vec::with_capacity(observations.len()),
@@ -37,6 +36,7 @@ pub fn next(previous: &View, observations: &[Observation], retries: u32, now_ms:
         view.snapshot.epoch = epoch(previous, index, facts);
         view.timeline = facts.timeline;
         view.primary_lsn = facts.lsn;
+        view.primary_asked_at_ms = facts.asked_at_ms;
     }
     for (index, observation) in observations.iter().enumerate() {
         let judged = judge(&view, index, observation, retries);
@@ -210,7 +210,7 @@ fn describe(
         let follows = role == Role::Standby && view.timeline != 0;
         // Without a primary the last one's position still is what a standby lacks at least.
         state.lag_bytes = follows.then(|| lag(facts, view.primary_lsn));
-        state.lag_ms = facts.replay_lag_ms.filter(|_| role == Role::Standby);
+        state.lag_ms = if role == Role::Standby { lag_ms(facts, view) } else { None };
     }
     let sentence = sentence(reason, observation);
     if *state.reason != *sentence {
@@ -242,6 +242,17 @@ fn describe(
 fn lag(standby: &Facts, primary: Lsn) -> u64 {
     let ahead = standby.received_lsn.map_or(primary, |received| received.max(primary));
     ahead.0.saturating_sub(standby.lsn.0)
+}
+
+/// What has replayed all that the primary had at some time is no further behind than that time, even
+/// if it has lost its primary and its last transaction is a day old.
+fn lag_ms(standby: &Facts, view: &View) -> Option<u64> {
+    let since = standby.answered_at_ms.saturating_sub(view.primary_asked_at_ms);
+    let bound = (view.timeline != 0 && standby.lsn >= view.primary_lsn).then_some(since);
+    match (standby.replay_lag_ms, bound) {
+        (Some(lag), Some(bound)) => Some(lag.min(bound)),
+        (lag, bound) => lag.or(bound),
+    }
 }
 
 fn sentence(reason: Option<Reason>, observation: &Observation) -> String {

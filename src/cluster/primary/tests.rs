@@ -143,6 +143,20 @@ fn lag_counts_what_was_received_beyond_the_primarys_last_known_position() {
 }
 
 #[test]
+fn a_standby_that_has_all_the_primary_had_is_no_older_than_that() {
+    let mut cluster = Cluster::with([primary(1, 100), standby(1, 100)]);
+    // The primary was asked at 10; the standby's last transaction is a day old.
+    let idle =
+        |lsn, answered_at_ms| Facts { replay_lag_ms: Some(86_400_000), answered_at_ms, ..standby(1, lsn) };
+    cluster.says(1, idle(100, 60));
+    assert_eq!(cluster.view.snapshot.servers[1].lag_ms, Some(50));
+    cluster.says(1, idle(99, 60));
+    assert_eq!(cluster.view.snapshot.servers[1].lag_ms, Some(86_400_000));
+    cluster.says(1, Facts { replay_lag_ms: None, ..idle(99, 60) });
+    assert_eq!(cluster.view.snapshot.servers[1].lag_ms, None);
+}
+
+#[test]
 fn the_first_primary_is_chosen_when_all_were_looked_at() {
     let mut cluster = Cluster::of(3);
     assert_eq!(cluster.says(0, primary(1, 100)).no_primary, Some(Reason::StillLooking));
