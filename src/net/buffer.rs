@@ -106,9 +106,8 @@ impl Buffer {
     /// Room behind the filled part.
     fn space(&mut self) -> &mut [u8] {
         if self.storage.is_empty() {
-            self.storage = SPARE
-                .with_borrow_mut(Vec::pop)
-                .unwrap_or_else(|| vec![0; SMALL].into_boxed_slice());
+            self.storage =
+                SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; SMALL].into_boxed_slice());
         } else if self.end == self.storage.len() && self.start > 0 {
             self.compact();
         }
