@@ -153,6 +153,11 @@ impl ExpectedReplies {
         self.owed.front().map(|owed| owed.audience)
     }
 
+    /// What the last message that was sent will be answered with.
+    pub fn last_reply(&self) -> Option<Reply> {
+        self.owed.back().map(|owed| owed.reply)
+    }
+
     /// The connection is lost: nothing owed will come. Last first, as `on_message` does.
     pub fn abandon(&mut self, mut settle: impl FnMut(Owed, bool)) {
         for owed in self.owed.drain(..).rev() {

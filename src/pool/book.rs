@@ -40,6 +40,10 @@ impl<C, W: Waiting<C>> Book<C, W> {
         Some(self.idle.remove(at))
     }
 
+    pub fn take_oldest_idle(&mut self) -> Option<C> {
+        (!self.idle.is_empty()).then(|| self.idle.remove(0))
+    }
+
     pub fn enqueue(&mut self, waiter: W) {
         self.waiters.push_back(waiter);
     }

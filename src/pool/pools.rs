@@ -56,7 +56,7 @@ impl Pools {
             .entry(key.server)
             .or_insert_with(|| ServerGate::new(config.max_server_connections, config.connect_rate))
             .clone();
-        let target = ConnectTarget { host: server.host.to_string(), port: server.port, tls: state.tls.clone() };
+        let target = ConnectTarget { host: server.host.clone(), port: server.port, tls: state.tls.clone() };
         let limits = limits_for(&config, &key.database, &key.user).clone();
         let pool = Pool::new(key.clone(), target, gate, config, limits, credential.clone());
         state.pools.insert(key.clone(), pool.clone());

@@ -14,7 +14,8 @@ use super::cancel::CancelKeys;
 use super::prepared::StatementStore;
 use super::registry::SessionRegistry;
 use crate::cluster::model::View;
-use crate::cluster::observe::{Catalogs, Looks};
+use crate::cluster::observe::LookNow;
+use crate::cluster::observe::catalog::CatalogSource;
 use crate::config::Config;
 use crate::pool::Pools;
 use crate::route::{Analysis, Analyzed, Catalog, FunctionLists, Policy, RouteCache, ShapeSeed, analyze, resolve, shape};
@@ -52,9 +53,9 @@ pub struct Gateway {
     pub cancels: CancelKeys,
     pub sessions: SessionRegistry,
     pub counters: Arc<Counters>,
-    pub catalogs: Arc<Catalogs>,
+    pub catalogs: Arc<CatalogSource>,
     /// Asks for an immediate look at the cluster.
-    pub looks: Looks,
+    pub looks: LookNow,
     pub draining: AtomicBool,
 }
 
@@ -71,8 +72,8 @@ pub struct Parts {
     pub view: watch::Receiver<Arc<View>>,
     pub pools: Pools,
     pub counters: Arc<Counters>,
-    pub catalogs: Arc<Catalogs>,
-    pub looks: Looks,
+    pub catalogs: Arc<CatalogSource>,
+    pub looks: LookNow,
 }
 
 impl Gateway {

@@ -24,7 +24,7 @@ use crate::route::{self, Class, RouteReason, SessionView, Target};
 use crate::telemetry::labels::QueryClass;
 use crate::topology::ServerIndex;
 use crate::wire::message::{self, Report};
-use crate::wire::sqlstate;
+use crate::wire::sqlstate::{self, SqlState};
 
 /// How long a connection may take to become what the session needs; it is a matter of one round trip.
 pub(super) const PREPARE_DEADLINE_MS: u64 = 5_000;
@@ -53,6 +53,10 @@ pub struct Lease {
     pub redirect: bool,
     /// Rows of a question of ours.
     pub collected: Vec<(Box<str>, Box<str>)>,
+    pub settings_asked: bool,
+    /// Why the connection could not be given the session's settings.
+    pub apply_error: Option<(SqlState, String)>,
+    pub login_right: Option<bool>,
 }
 
 impl Lease {
@@ -112,7 +116,7 @@ impl Session {
             },
             Target::Server(server) => self.acquire(server, request, since_ms),
             Target::WaitForFloor { .. } => {
-                self.gateway.looks.now();
+                self.gateway.looks.all();
                 let floor_wait = self.settled.config.split.floor_wait_ms;
                 self.waiting = wait(On::Floor(pause(floor_wait)));
                 Ok(())
@@ -129,7 +133,7 @@ impl Session {
         self.settled.config.pool.acquire_timeout_ms
     }
 
-    fn choose(&mut self, request: &Request, may_wait: bool) -> (Target, Option<route::DecisionReason>) {
+    fn choose(&mut self, request: &Request, may_wait: bool) -> (Target, Option<route::policy::DecisionReason>) {
         if self.force_primary || !self.settled.config.split.enabled || self.identity.session_mode {
             return (Target::Primary, None);
         }
@@ -296,7 +300,7 @@ impl Session {
             AcquireError::Retired => return self.begin_request_since(request, since_ms, true),
             AcquireError::Connect(error) => error,
         };
-        self.gateway.looks.now();
+        self.gateway.looks.all();
         if is_standby {
             // A new database, role or password may not be replayed yet; or the standby is down.
             self.force_primary = true;
@@ -368,6 +372,9 @@ impl Session {
             is_standby,
             redirect: false,
             collected: Vec::new(),
+            settings_asked: false,
+            apply_error: None,
+            login_right: None,
         };
         if is_standby && request.whole && !request.opening.opens {
             lease.retained.extend_from_slice(&self.input.bytes()[..request.len]);

@@ -8,6 +8,7 @@
 pub mod answers;
 mod batch;
 pub mod cancel;
+mod converse;
 mod farewell;
 mod floor;
 pub mod gateway;

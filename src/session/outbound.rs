@@ -104,8 +104,8 @@ impl Session {
                 conn.input.reserve(room);
                 return Ok(());
             }
-            if found.tag == b'E' && !self.message_is_error_to_relay(found.len.min(MAX_INSPECTED)) {
-                continue;
+            if found.tag == b'E' {
+                self.note_error(found.len.min(MAX_INSPECTED));
             }
             let Some(lease) = &mut self.lease else { return Ok(()) };
             let conn = &mut *lease.conn;
@@ -139,6 +139,7 @@ impl Session {
                     self.ready()?;
                     continue;
                 }
+                (b'E', Verdict::Forward) if complete => self.forward_error(found.len),
                 (_, Verdict::Forward) if complete => self.mark(found.len),
                 (_, Verdict::Forward) => {
                     let have = rest_len(lease.conn.input.len(), lease.marked);
@@ -218,71 +219,42 @@ impl Session {
         }
     }
 
-    /// Looks at an error before anything else does. False: it was taken out, because the primary is asked
-    /// instead.
-    fn message_is_error_to_relay(&mut self, have: usize) -> bool {
-        let Some(lease) = &mut self.lease else { return true };
+    /// Looks at an error before anything else does.
+    fn note_error(&mut self, have: usize) {
+        let Some(lease) = &mut self.lease else { return };
         let end = lease.conn.input.len().min(lease.marked + have);
         let body = &lease.conn.input.bytes()[lease.marked + HEADER_LEN..end];
         let state = fields::sqlstate(body);
         if fields::is_fatal(body) {
             lease.conn.doomed = true;
         }
-        let for_client = !matches!(lease.conn.expected.next_audience(), Some(For::Us(_)) | None);
-        if for_client {
-            self.transaction.failed = true;
-        }
         if state == sqlstate::READ_ONLY_SQL_TRANSACTION {
-            self.gateway.looks.now();
+            self.gateway.looks.all();
         }
-        let may_redirect = lease.is_standby
-            && for_client
-            && !lease.retained.is_empty()
-            && (state == sqlstate::READ_ONLY_SQL_TRANSACTION || state == RECOVERY_CONFLICT);
-        if may_redirect {
-            lease.redirect = true;
-        }
-        if for_client && !lease.redirect && contains(body, NAME_PREFIX.as_bytes()) {
-            self.rename_in_error(end);
-            return self.lease.is_some() && !self.renamed_error_consumed();
-        }
-        true
-    }
-
-    /// Gives an error the client's name for a statement instead of ours.
-    fn rename_in_error(&mut self, end: usize) {
-        let Some(lease) = &mut self.lease else { return };
-        let frame = &lease.conn.input.bytes()[lease.marked..end];
-        let Ok(Some(found)) = header(frame, MAX_SERVER_MESSAGE) else { return };
-        if frame.len() < found.len {
+        let for_client = !matches!(lease.conn.expected.next_audience(), Some(For::Us(_)) | None);
+        if !for_client {
             return;
         }
-        let body = &frame[HEADER_LEN..found.len];
-        let renamed = rename(body, &self.names, self.last_unknown_name.as_deref());
-        let mut out = bytes::BytesMut::new();
-        message::frame(&mut out, b'E', |out| out.extend_from_slice(&renamed)).expect("an error's text fits");
-        self.renamed_error = Some(out);
+        let refused = state == sqlstate::READ_ONLY_SQL_TRANSACTION || state == RECOVERY_CONFLICT;
+        if lease.is_standby && !lease.retained.is_empty() && refused {
+            lease.redirect = true;
+        } else {
+            self.transaction.failed = true;
+        }
     }
 
-    /// Puts a renamed error into the stream in the original's place, and settles what it answers.
-    fn renamed_error_consumed(&mut self) -> bool {
-        let Some(error) = self.renamed_error.take() else { return false };
-        let Some(lease) = &mut self.lease else { return false };
-        let rest = &lease.conn.input.bytes()[lease.marked..];
-        let Ok(Some(found)) = header(rest, MAX_SERVER_MESSAGE) else { return false };
-        let conn = &mut *lease.conn;
-        let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false };
-        let verdict = conn.expected.on_message(b'E', |owed, done| settled.settle(owed, done));
-        let (forgotten, doom) = (settled.forgotten, settled.doom);
-        forgotten.into_iter().for_each(|id| conn.known.remove(id));
-        conn.doomed |= doom;
-        lease.retained.clear();
-        self.take_out(found.len);
-        if verdict == Ok(Verdict::Forward) {
-            self.to_client.extend_from_slice(&error);
+    /// Passes an error on, with the client's name for a statement instead of ours.
+    fn forward_error(&mut self, len: usize) {
+        let Some(lease) = &mut self.lease else { return };
+        let body = &lease.conn.input.bytes()[lease.marked + HEADER_LEN..lease.marked + len];
+        if !contains(body, NAME_PREFIX.as_bytes()) {
+            return self.mark(len);
         }
-        self.drain_own_replies();
-        true
+        let renamed = rename(body, &self.names);
+        lease.retained.clear();
+        self.take_out(len);
+        message::frame(&mut self.to_client, b'E', |out| out.extend_from_slice(&renamed))
+            .expect("names are bounded, so a bounded text stays one");
     }
 
     /// A row, or an error, of a question of ours.
@@ -309,7 +281,7 @@ impl Session {
             }
             Question::Settings => {
                 if let (Some(name), Some(value)) = (column(0), column(1)) {
-                    lease.collected.push((name.into(), value.into()));
+                    lease.collected.push((name.to_ascii_lowercase().into(), value.into()));
                 }
             }
             Question::Pins => {
@@ -465,14 +437,19 @@ impl Session {
 
     /// The server connection is lost. Says what is known of what was under way; no more and no less.
     pub(super) fn server_gone(&mut self, error: io::Error) -> Result<(), End> {
-        self.gateway.looks.now();
+        self.gateway.looks.all();
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let server = lease.pool.key.server;
         tracing::warn!(session = self.id.0, server = %self.topology.servers.get(usize::from(server.0))
             .map_or("?", |s| &s.id), %error, "server connection lost");
         let owes = lease.conn.expected.owes_client();
         let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false };
-        lease.conn.expected.abandon(|owed, done| settled.settle(owed, done));
+        let mut ready_due = 0;
+        lease.conn.expected.abandon(|owed, done| {
+            let ends = matches!(owed.reply, Reply::Sync | Reply::Query | Reply::FunctionCall);
+            ready_due += usize::from(ends && owed.audience == For::Client);
+            settled.settle(owed, done);
+        });
         let was_preparing = lease.preparing_since_ms.is_some();
         let nothing_sent_of_clients = was_preparing && !owes;
         let request = lease.request.clone();
@@ -510,12 +487,14 @@ impl Session {
         } else {
             message::Report::error(sqlstate::CONNECTION_FAILURE, name)
         };
-        report.encode(&mut self.to_client);
         self.status = TransactionStatus::Idle;
-        // A batch of the extended protocol ends with the client's Sync, which may have been sent already.
-        if self.sync_was_sent {
+        // Each Query or Sync that was sent gets its own answer.
+        for _ in 0..ready_due {
+            report.encode(&mut self.to_client);
             ready_for_query(&mut self.to_client, self.status);
-        } else {
+        }
+        if ready_due == 0 {
+            report.encode(&mut self.to_client);
             self.discarding = true;
         }
         Ok(())
@@ -574,15 +553,14 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 }
 
 /// Replaces our names of statements by the client's in the fields of an error.
-fn rename(body: &[u8], names: &Names, unknown: Option<&[u8]>) -> Vec<u8> {
+fn rename(body: &[u8], names: &Names) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len());
     let mut rest = body;
     while !rest.is_empty() {
         if rest.starts_with(NAME_PREFIX.as_bytes()) {
             let end = rest.iter().position(|b| !b.is_ascii_alphanumeric() && *b != b'_').unwrap_or(rest.len());
             let ours = &rest[..end];
-            let theirs = if ours == super::prepared::UNKNOWN_NAME { unknown } else { names.client_name(ours) };
-            out.extend_from_slice(theirs.unwrap_or(ours));
+            out.extend_from_slice(names.client_name(ours).unwrap_or(ours));
             rest = &rest[end..];
         } else {
             out.push(rest[0]);

@@ -195,6 +195,13 @@ impl Session {
         }
     }
 
+    /// Bytes the client sent before it was greeted.
+    pub(super) fn received(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.input.prepend(bytes);
+        }
+    }
+
     /// Serves the client until it leaves or must. Whatever is open is then cleaned up by a task of its own.
     pub async fn run(mut self) -> End {
         poll_fn(|cx| {
