@@ -196,9 +196,13 @@ async fn a_slow_starter_is_ended() {
     };
     let text = "canceling authentication due to timeout";
     let startup = startup_of("alice");
+    let mut waiting = Vec::new();
     for sent in [0, 1, 6, startup.len() - 1] {
         let (mut client, running) = connect(hurried("")).await;
         send(&mut client, &startup[..sent]).await;
+        waiting.push((client, running));
+    }
+    for (mut client, running) in waiting {
         assert_fatal(&mut client, "57014", text).await;
         assert!(matches!(refused_with(running).await, HandshakeError::Timeout));
     }

@@ -245,6 +245,13 @@ async fn encryption_is_not_asked_for_within_encryption() {
         assert_fatal(&mut client, "08P01", &text).await;
         refused_with(running).await;
     }
+    // Nor in a connection that began with TLS and never asked.
+    let (client, running) =
+        connect(context("host all all all trust", pki.server(ClientTlsMode::Allow))).await;
+    let mut client = pki.secure(client, None, &[ALPN]).await.unwrap();
+    send(&mut client, &ssl_request()).await;
+    assert_eq!(fatal(&rest(&mut client).await).0, "08P01");
+    refused_with(running).await;
     // But before it, one may have asked for the other kind.
     let (mut client, running) =
         connect(context("hostssl all all all trust", pki.server(ClientTlsMode::Allow))).await;
