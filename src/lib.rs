@@ -13,6 +13,7 @@ pub mod net;
 pub mod pool;
 pub mod route;
 pub mod sandbox;
+pub mod serve;
 pub mod session;
 pub mod telemetry;
 pub mod topology;

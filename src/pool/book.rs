@@ -133,6 +133,10 @@ impl<C, W: Waiting<C>> Book<C, W> {
         self.open
     }
 
+    pub fn opening_count(&self) -> usize {
+        self.opening
+    }
+
     pub fn waiting_count(&self) -> usize {
         self.waiters.len()
     }

@@ -59,6 +59,7 @@ pub struct Pool {
 pub struct PoolCounts {
     pub open: usize,
     pub idle: usize,
+    pub opening: usize,
     pub waiting: usize,
 }
 
@@ -339,6 +340,7 @@ impl Pool {
         PoolCounts {
             open: inner.book.open_count(),
             idle: inner.book.idle_count(),
+            opening: inner.book.opening_count(),
             waiting: inner.book.waiting_count(),
         }
     }

@@ -13,6 +13,8 @@ use tokio::sync::watch;
 use super::cancel::CancelKeys;
 use super::prepared::StatementStore;
 use super::registry::SessionRegistry;
+use crate::backend::conn::CancelAddress;
+use crate::backend::connect;
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
 use crate::cluster::observe::catalog::CatalogSource;
@@ -105,6 +107,14 @@ impl Gateway {
 
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// Asks a server to end what a connection runs. Returns once the server has taken it.
+    pub async fn cancel_on_server(&self, address: &CancelAddress) -> bool {
+        let topology = self.topology.borrow().clone();
+        let Some(server) = topology.servers.get(usize::from(address.server.0)) else { return false };
+        let target = self.pools.target(server);
+        connect::cancel(&target, address.pid, &address.key).await.is_ok()
     }
 
     /// Brings the databases' catalogs up to date; called by a coarse tick.

@@ -142,6 +142,12 @@ impl Session {
             None => (&RouteReason::NotInspected, None),
         };
         let class = if request.decisive.is_some() || request.whole { request.class } else { Class::Write };
+        let now = now_ms();
+        let seed = match self.settled.config.split.consistency {
+            Consistency::Session => self.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15),
+            // Any well-mixed number will do; it need not be secret.
+            _ => self.next_seed(),
+        };
         let view = SessionView {
             in_transaction: request.opening.opens || !request.whole,
             read_only: request.whole
@@ -157,12 +163,6 @@ impl Session {
             application_name: self.settings.get("application_name").unwrap_or(""),
         };
         let wanted = route::Request { class, reason, hint, may_wait };
-        let now = now_ms();
-        let seed = match self.settled.config.split.consistency {
-            Consistency::Session => self.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15),
-            // Any well-mixed number will do; it need not be secret.
-            _ => self.next_seed(),
-        };
         let decision = route::route(&wanted, &view, &self.topology, &self.settled.policy, seed, now);
         (decision.target, Some(decision.reason))
     }
@@ -187,8 +187,8 @@ impl Session {
         };
         let because = match (reason, &request.decisive) {
             (None, _) => "splitting is off for this session".to_owned(),
-            (Some(reason), Some(analyzed)) => format!("{reason}: {}", analyzed.routed.reason),
-            (Some(reason), None) => reason.to_string(),
+            (Some(reason), Some(analyzed)) => format!("{reason:?}: {}", analyzed.routed.reason),
+            (Some(reason), None) => format!("{reason:?}"),
         };
         (server, because)
     }
@@ -342,7 +342,8 @@ impl Session {
         }
         let mut ours_first = false;
         if conn.settings.hash() != self.settings.hash() {
-            for change in self.settings.changes_from(&conn.settings) {
+            let present = conn.settings.clone();
+            for change in self.settings.changes_from(&present) {
                 let parameters = [Some(change.name.as_bytes()), change.value.map(str::as_bytes)];
                 conn.ask_without_sync(Question::Apply, OwnStatement::Apply, &parameters);
             }
