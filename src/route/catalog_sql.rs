@@ -7,7 +7,8 @@
 
 /// Columns: schema, name (text), volatility (text: `i`, `s` or `v`, the worst over all overloads), attribute
 /// (boolean: a volatile overload may be called as `x.name`). An aggregate is always marked immutable: what
-/// counts are the functions it is made of.
+/// counts are the functions it is made of. Some stable functions count as volatile all the same: those that
+/// take a transaction id, which no standby can, and those that tell what one server did or is set to.
 pub const CATALOG_QUERY_FUNCTIONS: &str = r#"
 WITH volatile_aggregate AS (
   SELECT DISTINCT a.aggfnoid::pg_catalog.oid AS aggregate
@@ -26,6 +27,9 @@ SELECT n.nspname::pg_catalog.text,
   FROM (SELECT p.proname,
                p.pronamespace,
                p.provolatile OPERATOR(pg_catalog.=) 'v'
+                 OR p.proname OPERATOR(pg_catalog.=) ANY (ARRAY['txid_current', 'pg_current_xact_id',
+                      'pg_show_all_settings']::pg_catalog.name[])
+                 OR p.proname OPERATOR(pg_catalog.~) '^pg_stat_get_'
                  OR a.aggregate IS NOT NULL AS volatile,
                p.provolatile OPERATOR(pg_catalog.=) 's' AS stable,
                p.pronargs OPERATOR(pg_catalog.>=) 1
@@ -47,7 +51,12 @@ SELECT n.nspname::pg_catalog.text,
 pub const CATALOG_QUERY_RELATIONS: &str = r#"
 WITH RECURSIVE
 volatile_function AS (
-  SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.provolatile OPERATOR(pg_catalog.=) 'v'
+  SELECT p.oid
+    FROM pg_catalog.pg_proc p
+   WHERE p.provolatile OPERATOR(pg_catalog.=) 'v'
+      OR p.proname OPERATOR(pg_catalog.=) ANY (ARRAY['txid_current', 'pg_current_xact_id',
+           'pg_show_all_settings']::pg_catalog.name[])
+      OR p.proname OPERATOR(pg_catalog.~) '^pg_stat_get_'
   UNION
   SELECT a.aggfnoid::pg_catalog.oid
     FROM pg_catalog.pg_aggregate a

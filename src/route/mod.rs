@@ -35,3 +35,6 @@ pub use policy::{LastRead, Policy, Request, SessionView, route};
 pub use reason::RouteReason;
 pub use shape::{Shape, ShapeSeed, shape};
 pub use statement::{Analysis, Class, QualifiedName, StatementKind};
+
+#[cfg(test)]
+mod tests;

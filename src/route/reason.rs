@@ -92,7 +92,9 @@ impl fmt::Display for RouteReason {
             RouteReason::PreparedElsewhere => {
                 f.write_str("EXECUTE runs what was prepared before, which is not known here")
             }
-            RouteReason::VolatileFunction(name) => write!(f, "function {name} is volatile"),
+            RouteReason::VolatileFunction(name) => {
+                write!(f, "function {name} is volatile, or only the primary can serve it")
+            }
             RouteReason::UnknownFunction(name) => write!(f, "function {name} is not known"),
             RouteReason::WriteFunction(name) => {
                 write!(f, "function {name} is listed in split.write_functions")

@@ -110,12 +110,17 @@ impl Canonical {
         let mut text = String::with_capacity(words.len() * 8);
         let mut columns = Vec::with_capacity(words.len());
         let mut column = 1u64;
-        for index in 0..words.len() {
-            let piece = piece(words, index)?;
-            columns.push((column, index));
-            column += piece.chars().count() as u64 + 1;
-            text.push_str(&piece);
-            text.push(' ');
+        let mut index = 0;
+        while index < words.len() {
+            let dropped = dropped(words, index);
+            if dropped == 0 {
+                let piece = piece(words, index)?;
+                columns.push((column, index));
+                column += piece.chars().count() as u64 + 1;
+                text.push_str(&piece);
+                text.push(' ');
+            }
+            index += dropped.max(1);
         }
         Some(Canonical { text, columns })
     }
@@ -135,7 +140,6 @@ fn piece(words: Words<'_>, index: usize) -> Option<std::borrow::Cow<'_, str>> {
         }
         TokenKind::Word if is_label(words, index) => text.into(),
         TokenKind::Word if words.is(index, "table") => "SELECT * FROM".into(),
-        TokenKind::Word if words.is(index, "only") && !is_fetch_only(words, index) => "".into(),
         _ => text.into(),
     })
 }
@@ -145,9 +149,29 @@ fn is_label(words: Words<'_>, index: usize) -> bool {
     index > 0 && (words.is(index - 1, "as") || words.kind(index - 1) == Some(TokenKind::Dot))
 }
 
-/// FETCH FIRST … ROWS ONLY, as against FROM ONLY.
-fn is_fetch_only(words: Words<'_>, index: usize) -> bool {
-    index > 0 && words.is_any(index - 1, &["row", "rows"])
+/// How many tokens from `index` on the parser is not shown: parts of queries that it does not know, or not
+/// everywhere, and that name no relation.
+fn dropped(words: Words<'_>, index: usize) -> usize {
+    if words.kind(index) == Some(TokenKind::Dot) {
+        // (composite).*
+        let composite = index > 0
+            && matches!(words.kind(index - 1), Some(TokenKind::CloseParen | TokenKind::CloseBracket));
+        return if composite && words.is_operator(index + 1, "*") { 2 } else { 0 };
+    }
+    if words.kind(index) != Some(TokenKind::Word) || is_label(words, index) {
+        return 0;
+    }
+    let next = |keyword| words.is(index + 1, keyword);
+    match () {
+        // FROM ONLY, as against FETCH FIRST … ROWS ONLY.
+        () if words.is(index, "only") => usize::from(index > 0 && !words.is_any(index - 1, &["row", "rows"])),
+        () if words.is_any(index, &["symmetric", "asymmetric", "variadic"]) => 1,
+        () if words.is(index, "collate") => words.qualified_name(index + 1).map_or(0, |(_, end)| end - index),
+        () if words.is(index, "exclude") && (next("ties") || next("group")) => 2,
+        () if words.is(index, "exclude") && next("current") && words.is(index + 2, "row") => 3,
+        () if words.is(index, "exclude") && next("no") && words.is(index + 2, "others") => 3,
+        () => 0,
+    }
 }
 
 #[derive(Default)]

@@ -100,6 +100,9 @@ impl<'a> Words<'a> {
 
     /// The index of the parenthesis that closes the one at `open`.
     pub fn closing(&self, open: usize) -> Option<usize> {
+        if self.kind(open) != Some(TokenKind::OpenParen) {
+            return None;
+        }
         let mut depth = 0usize;
         for index in open..self.len() {
             match self.kind(index) {
