@@ -160,7 +160,9 @@ class Bench:
         megabytes = self.options.copy_mb
         say(f"making a table of {megabytes} MB")
         self.servers.make_large_table(megabytes)
-        self.measure("copy", targets, lambda target: measure.copy_out(self, target, megabytes))
+        for format in ("text", "binary"):
+            copy = functools.partial(measure.copy_out, self, megabytes=megabytes, format=format)
+            self.measure(f"copy {format}", targets, copy)
 
     def run_memory(self, targets):
         """With fresh processes, which did not grow in the rounds before."""

@@ -50,7 +50,7 @@ def pgbench(bench, target, *, mode, clients, seconds, connect=False, tls=False, 
     }
 
 
-def copy_out(bench, target, megabytes):
+def copy_out(bench, target, *, megabytes, format):
     """Rate of one COPY of the large table, and how much the proxy grew meanwhile."""
     connection = wire.Connection(target.port, SCRAM_USER, PASSWORD, DATABASE, timeout_s=300)
     connection.query("SELECT 1")
@@ -65,7 +65,7 @@ def copy_out(bench, target, megabytes):
     watcher.start()
     cpu, begun = cpu_seconds(target), time.monotonic()
     try:
-        received = connection.drain_copy("COPY large TO STDOUT", megabytes << 20)
+        received = connection.drain_copy(f"COPY large TO STDOUT (FORMAT {format})", megabytes << 20)
     finally:
         elapsed, cpu = time.monotonic() - begun, cpu_seconds(target) - cpu
         done.set()
