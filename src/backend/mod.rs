@@ -1,1 +1,14 @@
-//! (skeleton)
+//! Connections to PostgreSQL servers, one at a time.
+//!
+//! Owns opening them, logging in, cancelling, and asking komainu's own questions. Never decides
+//! which server to use or how many connections to have.
+
+pub mod conn;
+pub mod connect;
+mod connect_error;
+pub mod control;
+pub mod expect;
+mod login;
+pub mod rows;
+
+pub use conn::ServerConn;
