@@ -8,3 +8,5 @@ mod connect_error;
 pub mod control;
 mod login;
 pub mod rows;
+#[cfg(test)]
+pub(crate) mod test_server;
