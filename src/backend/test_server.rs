@@ -39,7 +39,9 @@ impl TestServer {
         let mut postgres = command("postgres", owner);
         postgres.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-c", "fsync=off", "-k"]);
         postgres.arg(directory.path()).arg("-D").arg(&data);
-        settings.iter().for_each(|setting| drop(postgres.args(["-c", setting])));
+        for setting in settings {
+            postgres.args(["-c", setting]);
+        }
         let server = TestServer { port, postmaster: postgres.spawn().unwrap(), directory };
         let deadline = Instant::now() + Duration::from_secs(60);
         while let Err(e) = connect(&server.socket(), &server.superuser(), &[]).await {
