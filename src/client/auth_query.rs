@@ -264,3 +264,6 @@ fn read_answer(rows: &Rows) -> Result<Lookup, Failure> {
     };
     Ok(Lookup { secret, may_login })
 }
+
+#[cfg(test)]
+mod tests;

@@ -235,3 +235,6 @@ fn read_authorities(path: &Path) -> Result<Authorities, TlsConfigError> {
     }
     Ok(Authorities { roots, certificates })
 }
+
+#[cfg(test)]
+mod tests;
