@@ -178,7 +178,12 @@ async fn keep_fresh(source: Weak<Shared>, database: Arc<Database>) {
     let mut retry = FIRST_RETRY;
     let mut last_error: Option<String> = None;
     let mut used = Instant::now();
+    let Some(mut snapshot) = source.upgrade().map(|shared| shared.settings.snapshot.clone()) else { return };
     loop {
+        // Its absence is told elsewhere, and is no failure of a load.
+        if snapshot.wait_for(|snapshot| snapshot.primary.is_some()).await.is_err() {
+            return;
+        }
         let Some(shared) = source.upgrade() else { return };
         let generation = database.generation.load(Ordering::Acquire);
         let loaded = match shared.loads.acquire().await {

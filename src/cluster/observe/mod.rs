@@ -25,6 +25,7 @@ use super::change::{Change, changes};
 use super::clock::Clock;
 use super::model::{Observation, View};
 use super::primary;
+use super::reason::Reason;
 use credential::HealthLogin;
 use probe::{Look, Probe};
 
@@ -147,9 +148,10 @@ fn log(change: Change, view: &View) {
     let id = |index| &*view.snapshot.server(index).id;
     match change {
         Change::Server { index, role, health, reason } => {
-            let (server, reason) = (id(index), reason.map(|reason| reason.code()));
+            let (server, why, reason) = (id(index), reason, reason.map(Reason::code));
             let sentence = &*view.snapshot.server(index).reason;
             match health {
+                _ if why == Some(Reason::StillLooking) => tracing::debug!(server, "server answers"),
                 Health::Up if reason.is_none() => tracing::info!(server, ?role, "server is up"),
                 Health::Up => tracing::warn!(server, reason, sentence, "server is not used"),
                 Health::Down => tracing::warn!(server, reason, sentence, "server is down"),
@@ -175,7 +177,6 @@ fn log(change: Change, view: &View) {
 mod tests {
     use super::fake::{FakeServer, Reply, eventually};
     use super::*;
-    use crate::cluster::reason::Reason;
     use crate::topology::{Epoch, Lsn, Role};
 
     fn observe(servers: &[&FakeServer], health: config::Health) -> Observer {
