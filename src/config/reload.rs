@@ -55,6 +55,20 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     changes
 }
 
+/// `new`, with everything that waits for a restart as it is in `old`.
+pub fn live_part(old: &Config, new: Config) -> Config {
+    let limits = super::Limits { max_client_connections: old.limits.max_client_connections, ..new.limits };
+    Config {
+        listen: old.listen.clone(),
+        admin: old.admin.clone(),
+        health: old.health.clone(),
+        servers: old.servers.clone(),
+        workers: old.workers,
+        limits,
+        ..new
+    }
+}
+
 fn changed<T: PartialEq>(changes: &mut Vec<Change>, key: &str, old: &T, new: &T) {
     if old != new {
         let live = keys::key(key).is_none_or(|key| key.live);

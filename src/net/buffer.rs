@@ -58,6 +58,18 @@ impl Buffer {
         }
     }
 
+    /// Puts bytes back in front.
+    pub fn prepend(&mut self, bytes: &[u8]) {
+        let mut all = Vec::with_capacity((bytes.len() + self.len()).max(SMALL));
+        all.extend_from_slice(bytes);
+        all.extend_from_slice(self.bytes());
+        let end = all.len();
+        all.resize(all.capacity(), 0);
+        self.storage = all.into_boxed_slice();
+        self.start = 0;
+        self.end = end;
+    }
+
     /// Makes room for a message of `len` bytes that begins at the front, moving or growing if it must.
     pub fn reserve(&mut self, len: usize) {
         if self.storage.len() < len {

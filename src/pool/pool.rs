@@ -19,7 +19,6 @@ use crate::backend::connect::{ConnectError, ConnectTarget, Credential, Login, co
 use crate::backend::ServerConn;
 use crate::clock::now_ms;
 use crate::config::{self, PoolLimits};
-use crate::session::SessionId;
 use crate::session::settings::{Reported, Settings};
 use crate::topology::Epoch;
 
@@ -60,6 +59,7 @@ pub struct Pool {
 pub struct PoolCounts {
     pub open: usize,
     pub idle: usize,
+    pub opening: usize,
     pub waiting: usize,
 }
 
@@ -124,15 +124,13 @@ impl Pool {
         self.inner().confirmed_at_ms = now_ms;
     }
 
-    /// An idle connection at once, if there is one. Prefers one that was last made up as `settings`,
-    /// and of those one that `session` itself used.
-    pub fn try_acquire(&self, session: SessionId, settings: &Settings) -> Option<PooledConn> {
+    /// An idle connection at once, if there is one. Prefers one that was last made up as `settings`.
+    pub fn try_acquire(&self, settings: &Settings) -> Option<PooledConn> {
         loop {
             let mut conn = {
                 let mut inner = self.inner();
                 inner.book.take_idle(|conn| conn.settings.hash() == settings.hash())?
             };
-            conn.last_session_was(session);
             match conn.look_while_idle() {
                 IdleLook::Quiet => return Some(conn),
                 IdleLook::Dead => self.discard(conn),
@@ -318,7 +316,7 @@ impl Pool {
         let waiters = {
             let mut inner = self.inner();
             inner.book.opening_failed();
-            if error.is_credential() && matches!(inner.credential, Credential::ScramKeys { .. }) {
+            if error.is_credential() && matches!(inner.credential, Credential::ScramKeys(_)) {
                 // The verifier has changed on the server; the next login brings a new proof.
                 inner.credential = Credential::None;
                 inner.greeting = None;
@@ -342,6 +340,7 @@ impl Pool {
         PoolCounts {
             open: inner.book.open_count(),
             idle: inner.book.idle_count(),
+            opening: inner.book.opening_count(),
             waiting: inner.book.waiting_count(),
         }
     }

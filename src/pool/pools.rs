@@ -14,7 +14,7 @@ use crate::backend::connect::{ConnectTarget, Credential};
 use crate::clock::now_ms;
 use crate::config::{self, PoolLimits};
 use crate::net::tls::ServerTlsContext;
-use crate::topology::{Epoch, ServerIndex, Snapshot};
+use crate::topology::{Epoch, ServerIndex, ServerState, Snapshot};
 
 #[derive(Debug)]
 pub struct Pools {
@@ -56,7 +56,7 @@ impl Pools {
             .entry(key.server)
             .or_insert_with(|| ServerGate::new(config.max_server_connections, config.connect_rate))
             .clone();
-        let target = ConnectTarget { host: server.host.to_string(), port: server.port, tls: state.tls.clone() };
+        let target = ConnectTarget { host: server.host.clone(), port: server.port, tls: state.tls.clone() };
         let limits = limits_for(&config, &key.database, &key.user).clone();
         let pool = Pool::new(key.clone(), target, gate, config, limits, credential.clone());
         state.pools.insert(key.clone(), pool.clone());
@@ -97,6 +97,11 @@ impl Pools {
 
     pub fn counts(&self) -> Vec<(PoolKey, PoolCounts)> {
         self.state().pools.iter().map(|(key, pool)| (key.clone(), pool.counts())).collect()
+    }
+
+    /// Where a server is, for a connection that belongs to no pool.
+    pub fn target(&self, server: &ServerState) -> ConnectTarget {
+        ConnectTarget { host: server.host.clone(), port: server.port, tls: self.state().tls.clone() }
     }
 
     pub fn retire_all(&self) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use super::catalog::Routed;
-use super::lexer::Shape;
+use super::shape::Shape;
 use super::statement::Analysis;
 
 /// An analysis, and what it comes to with the catalog.

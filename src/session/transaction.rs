@@ -17,8 +17,12 @@ pub struct Transaction {
     pub may_write: bool,
     /// The floor was asked for right behind the statement that ends the transaction.
     pub floor_asked: bool,
-    /// DISCARD ALL succeeded or may have.
+    /// DISCARD ALL or DEALLOCATE ALL was sent.
     pub discards_all: bool,
+    /// DEALLOCATE of a name was sent by the extended protocol.
+    pub deallocates: bool,
+    /// The client was sent an error.
+    pub failed: bool,
     /// Statements behind named portals; the unnamed one is first when there is one.
     portals: Vec<(Box<[u8]>, Arc<Analyzed>)>,
 }

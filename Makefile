@@ -1,0 +1,43 @@
+# Everything a newcomer needs. `make` alone lists it.
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+SETUP  := tests/setup/install
+PYTHON := $(TARGET)/venv/bin/python
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help sandbox test bench bench-scale fix fuzz
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Built with optimisation: people run pgbench against it, and `make bench` uses the same build.
+sandbox: ## Run PostgreSQL servers and komainu on this machine until Ctrl-C (ARGS="--standbys 3 --port 5433")
+	@$(SETUP) compiler rust postgresql
+	cargo build --release --locked --bin komainu
+	@exec $(TARGET)/release/komainu sandbox $(ARGS)
+
+test: ## Run every check and test
+	@$(SETUP) compiler rust rust-tools postgresql
+	@$(SETUP) python $(TARGET)/venv
+	cargo fmt --all --check
+	cargo clippy --workspace --locked --all-targets -- -D warnings
+	KOMAINU_TEST_PYTHON=$(abspath $(PYTHON)) cargo test --workspace --locked --all-targets
+
+bench: ## Compare with PostgreSQL, PgBouncer and Pgpool-II (ARGS="--quick", PGBOUNCER=/path)
+	@$(SETUP) compiler rust postgresql
+	cargo build --release --locked --bin komainu
+	python3 tests/bench/bench.py --komainu $(TARGET)/release/komainu --work $(TARGET)/bench $(ARGS)
+
+bench-scale: ## Measure reads over one to five servers, each slowed on purpose
+	@$(SETUP) compiler rust postgresql
+	cargo build --release --locked --bin komainu
+	python3 tests/bench/scale.py --komainu $(TARGET)/release/komainu --work $(TARGET)/bench $(ARGS)
+
+fix: ## Format, and apply what clippy can repair
+	cargo fmt --all
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+fuzz: ## Fuzz the wire protocol for a minute (ARGS="-max_total_time=600"); needs nightly Rust
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+	cargo +nightly fuzz run --fuzz-dir tests/fuzz wire -- $(or $(ARGS),-max_total_time=60)

@@ -1,0 +1,47 @@
+//! Questions to a node's admin socket, as its other commands ask them.
+//!
+//! Speaks just enough HTTP/1.0 for one GET over a Unix socket. Never waits without a deadline.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_RESPONSE_BYTES: u64 = 16 << 20;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    pub status: u16,
+    pub body: String,
+}
+
+/// `GET path` at the admin socket. Blocks for at most a few seconds.
+pub fn get(socket: &Path, path: &str) -> io::Result<Response> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let mut bytes = Vec::new();
+    stream.take(MAX_RESPONSE_BYTES).read_to_end(&mut bytes)?;
+    parse(&String::from_utf8_lossy(&bytes))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP response"))
+}
+
+fn parse(text: &str) -> Option<Response> {
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
+    Some(Response { status, body: body.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_and_body_are_found() {
+        let response = parse("HTTP/1.0 503 Service Unavailable\r\nA: b\r\n\r\nno server\r\n\r\n").unwrap();
+        assert_eq!(response, Response { status: 503, body: "no server\r\n\r\n".into() });
+        assert_eq!(parse("SSH-2.0\r\n\r\n"), None);
+    }
+}

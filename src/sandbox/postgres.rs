@@ -1,0 +1,462 @@
+//! One real PostgreSQL server on this machine: made, started, frozen, killed, promoted.
+//!
+//! Owns the server's process and files under its directory. Never talks the protocol itself: SQL
+//! goes through `psql` over the server's own Unix socket, whose directory only its owner may enter.
+//! Invariant: a dropped server leaves no process behind.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::installation::Installation;
+use super::port::ReservedPort;
+use super::process;
+
+pub const SUPERUSER: &str = "postgres";
+pub const REPLICATION_USER: &str = "replicator";
+
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// For a server nobody needs any more; after it its processes are killed.
+const DROP_TIMEOUT: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(10);
+const LOG_TAIL_BYTES: usize = 4096;
+/// `sun_path` holds 108 bytes with its terminator.
+const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// How a server differs from PostgreSQL's defaults; a standby inherits its primary's.
+#[derive(Debug, Clone)]
+pub struct PostgresOptions {
+    pub max_connections: u32,
+    /// Off loses the data when the machine stops, which is what a test's data is for.
+    pub fsync: bool,
+    /// Written behind all others, so they win.
+    pub settings: Vec<(String, String)>,
+    /// Lines of `pg_hba.conf` that come first.
+    pub hba: Vec<String>,
+    /// Of [`SUPERUSER`] and [`REPLICATION_USER`], over TCP.
+    pub password: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopMode {
+    /// Ends sessions, then writes everything out.
+    Fast,
+    /// As a crash, but tidy: the next start recovers.
+    Immediate,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PostgresError {
+    #[error(
+        "PostgreSQL is not installed (looked in PATH and /usr/lib/postgresql); PG_BIN may name its bin directory"
+    )]
+    NotInstalled,
+    #[error("{directory} does not hold initdb, postgres, pg_basebackup and psql")]
+    Incomplete { directory: PathBuf },
+    #[error("{program} --version says {text:?}")]
+    UnknownVersion { program: PathBuf, text: String },
+    #[error("PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody")]
+    NoUnprivilegedUser,
+    #[error("cannot {operation} {path}")]
+    Io { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot reserve a port")]
+    Port(#[source] io::Error),
+    #[error("{program} for server {id} failed ({status}): {output}")]
+    Program { program: &'static str, id: String, status: ExitStatus, output: String },
+    #[error("server {id} ended while it was {doing} ({status}); its log ends with:\n{log}")]
+    Ended { id: String, doing: &'static str, status: ExitStatus, log: String },
+    #[error("server {id} did not {goal} within {seconds} s; its log ends with:\n{log}")]
+    Timeout { id: String, goal: &'static str, seconds: u64, log: String },
+    #[error("server {id} is not running")]
+    NotRunning { id: String },
+}
+
+#[derive(Debug)]
+pub struct Postgres {
+    id: String,
+    installation: Installation,
+    options: PostgresOptions,
+    directory: PathBuf,
+    socket_directory: PathBuf,
+    port: ReservedPort,
+    process: Mutex<Option<Child>>,
+}
+
+impl Postgres {
+    /// Runs `initdb` for a new server with files under `directory/id`; it is not started.
+    pub fn init(
+        installation: &Installation,
+        directory: &Path,
+        id: &str,
+        options: PostgresOptions,
+    ) -> Result<Self, PostgresError> {
+        let server = Self::prepare(installation, directory, id, options)?;
+        let password_file = server.directory.join("password");
+        server.write(&password_file, &server.options.password, false)?;
+        let mut initdb = installation.server_command("initdb", "KILL");
+        initdb
+            .args(["--no-sync", "--encoding=UTF8", "--locale=C", "--auth-local=trust"])
+            .args(["--auth-host=scram-sha-256", "--username", SUPERUSER])
+            .arg("--pwfile")
+            .arg(&password_file)
+            .arg("--pgdata")
+            .arg(server.data_directory());
+        server.run("initdb", initdb)?;
+        fs::remove_file(&password_file).map_err(io_error("remove", &password_file))?;
+
+        let hba: String = server.options.hba.iter().map(|line| format!("{line}\n")).collect();
+        let hba = hba
+            + "local all all trust\n\
+               host all all samehost scram-sha-256\n\
+               host replication all samehost scram-sha-256\n";
+        server.write(&server.data_directory().join("pg_hba.conf"), &hba, false)?;
+        server.write(&server.data_directory().join("postgresql.conf"), &server.configuration(), true)?;
+        Ok(server)
+    }
+
+    /// Copies this running server into a standby that streams from it through a slot of its own;
+    /// it is not started.
+    pub fn base_backup(&self, id: &str) -> Result<Self, PostgresError> {
+        let directory = self.directory.parent().unwrap_or(&self.directory);
+        let standby = Self::prepare(&self.installation, directory, id, self.options.clone())?;
+        let mut backup = self.installation.server_command("pg_basebackup", "KILL");
+        backup
+            .args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"])
+            .args(["--create-slot", "--slot", id])
+            .arg("--pgdata")
+            .arg(standby.data_directory())
+            .arg("--dbname")
+            .arg(format!("host=127.0.0.1 port={} user={REPLICATION_USER} application_name={id}", self.port()))
+            // Copied from here into the standby's `primary_conninfo`.
+            .env("PGPASSWORD", &self.options.password);
+        standby.run("pg_basebackup", backup)?;
+        standby.write(&standby.data_directory().join("postgresql.conf"), &standby.configuration(), true)?;
+        Ok(standby)
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub fn host(&self) -> &'static str {
+        "127.0.0.1"
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// The password of the superuser and of the replication user, for connections over TCP.
+    pub fn password(&self) -> &str {
+        &self.options.password
+    }
+
+    pub fn data_directory(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    pub fn socket_directory(&self) -> &Path {
+        &self.socket_directory
+    }
+
+    pub fn log_file(&self) -> PathBuf {
+        self.directory.join("postgresql.log")
+    }
+
+    /// The postmaster's process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process().as_ref().map(Child::id)
+    }
+
+    /// Whether the postmaster exists; it may be frozen.
+    pub fn is_running(&self) -> bool {
+        self.process().as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Starts the server and waits until it takes connections, as a primary or as a hot standby.
+    pub fn start(&self) -> Result<(), PostgresError> {
+        self.launch()?;
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !self.takes_connections()? {
+            if Instant::now() >= deadline {
+                return Err(self.timeout("start", START_TIMEOUT));
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Starts the server without waiting for it.
+    pub fn launch(&self) -> Result<(), PostgresError> {
+        let mut process = self.process();
+        if let Some(child) = process.as_mut()
+            && matches!(child.try_wait(), Ok(None))
+        {
+            return Ok(());
+        }
+        let path = self.log_file();
+        let log = OpenOptions::new().create(true).append(true).open(&path);
+        let log = log.map_err(io_error("open", &path))?;
+        let errors = log.try_clone().map_err(io_error("open", &path))?;
+        // QUIT, not KILL: the postmaster takes its children along and frees its shared memory.
+        let mut postgres = self.installation.server_command("postgres", "QUIT");
+        postgres.arg("-D").arg(self.data_directory()).stdout(log).stderr(errors);
+        // A group of its own, so that Ctrl-C on the terminal is ours alone to act on.
+        std::os::unix::process::CommandExt::process_group(&mut postgres, 0);
+        let child = process::spawn(postgres).map_err(io_error("run", Path::new("setpriv")))?;
+        *process = Some(child);
+        Ok(())
+    }
+
+    pub fn stop(&self, mode: StopMode) -> Result<(), PostgresError> {
+        let signal = match mode {
+            StopMode::Fast => Signal::INT,
+            StopMode::Immediate => Signal::QUIT,
+        };
+        if self.end(signal, STOP_TIMEOUT) { Ok(()) } else { Err(self.timeout("stop", STOP_TIMEOUT)) }
+    }
+
+    pub fn restart(&self) -> Result<(), PostgresError> {
+        self.stop(StopMode::Fast)?;
+        self.start()
+    }
+
+    /// Kills every process of the server at once, as a machine that loses power would.
+    pub fn kill(&self) {
+        let children = self.pid().map(process::children_of).unwrap_or_default();
+        self.signal_all(Signal::KILL);
+        self.end(Signal::KILL, DROP_TIMEOUT);
+        // A start would be refused while one of them holds the old shared memory.
+        let deadline = Instant::now() + DROP_TIMEOUT;
+        while children.iter().any(|child| process::is_alive(*child)) && Instant::now() < deadline {
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Stops every process of the server where it is, as a hung machine would; see [`Self::thaw`].
+    pub fn freeze(&self) {
+        self.signal_all(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal_all(Signal::CONT);
+    }
+
+    /// Makes a standby a primary, and waits for it.
+    pub fn promote(&self) -> Result<(), PostgresError> {
+        self.psql("postgres", &format!("SELECT pg_promote(true, {})", START_TIMEOUT.as_secs())).map(drop)
+    }
+
+    /// Re-reads the configuration files.
+    pub fn reload(&self) -> Result<(), PostgresError> {
+        self.psql("postgres", "SELECT pg_reload_conf()").map(drop)
+    }
+
+    /// Appends to `postgresql.conf`; the last setting of a name wins. Takes effect at a reload or restart.
+    pub fn configure(&self, name: &str, value: &str) -> Result<(), PostgresError> {
+        self.write(&self.data_directory().join("postgresql.conf"), &setting(name, value), true)
+    }
+
+    /// Runs SQL as superuser over the server's own socket; rows come back one a line, columns with `|`.
+    pub fn psql(&self, database: &str, sql: &str) -> Result<String, PostgresError> {
+        let mut psql = self.installation.client_command("psql");
+        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", SUPERUSER, "-d", database, "-c", sql])
+            .arg("-h")
+            .arg(&self.socket_directory)
+            .args(["-p", &self.port().to_string()]);
+        let output = psql.output().map_err(io_error("run", Path::new("psql")))?;
+        Ok(String::from_utf8_lossy(&self.checked("psql", output)?).trim_end().to_owned())
+    }
+
+    /// The end of the server's log.
+    pub fn log_tail(&self) -> String {
+        tail(&self.log_file())
+    }
+
+    fn prepare(
+        installation: &Installation,
+        directory: &Path,
+        id: &str,
+        options: PostgresOptions,
+    ) -> Result<Self, PostgresError> {
+        let port = ReservedPort::any().map_err(PostgresError::Port)?;
+        let directory = directory.join(id);
+        installation.create_directory(&directory)?;
+        let mut socket_directory = directory.join("socket");
+        if socket_directory.as_os_str().len() + "/.s.PGSQL.65535.lock".len() > MAX_SOCKET_PATH_BYTES {
+            // Named after the port, which is ours alone; PostgreSQL removes its socket when it stops.
+            socket_directory = std::env::temp_dir().join(format!("komainu-socket-{}", port.number()));
+        }
+        installation.create_directory(&socket_directory)?;
+        Ok(Self {
+            id: id.to_owned(),
+            installation: installation.clone(),
+            options,
+            directory,
+            socket_directory,
+            port,
+            process: Mutex::new(None),
+        })
+    }
+
+    fn configuration(&self) -> String {
+        let mut text = format!("\n# server {}\n", self.id);
+        let socket_directory = self.socket_directory.to_string_lossy();
+        let fixed: [(&str, &str); 15] = [
+            ("listen_addresses", self.host()),
+            ("port", &self.port().to_string()),
+            ("unix_socket_directories", &socket_directory),
+            ("max_connections", &self.options.max_connections.to_string()),
+            ("fsync", if self.options.fsync { "on" } else { "off" }),
+            ("wal_level", "replica"),
+            ("hot_standby", "on"),
+            // A standby whose primary hangs notices within seconds, and the other way round.
+            ("wal_sender_timeout", "2s"),
+            ("wal_receiver_timeout", "2s"),
+            ("wal_receiver_status_interval", "1s"),
+            // The default of 5 s is how long a standby would wait before it dials again.
+            ("wal_retrieve_retry_interval", "200ms"),
+            ("shared_buffers", "32MB"),
+            ("ssl", "off"),
+            ("jit", "off"),
+            ("log_line_prefix", "%m [%p] %q%u@%d "),
+        ];
+        for (name, value) in fixed {
+            text += &setting(name, value);
+        }
+        for (name, value) in &self.options.settings {
+            text += &setting(name, value);
+        }
+        text
+    }
+
+    /// `postmaster.pid` says so in its eighth line, sooner and cheaper than a connection would.
+    fn takes_connections(&self) -> Result<bool, PostgresError> {
+        let mut process = self.process();
+        let Some(child) = process.as_mut() else {
+            return Err(PostgresError::NotRunning { id: self.id.clone() });
+        };
+        if let Ok(Some(status)) = child.try_wait() {
+            *process = None;
+            drop(process);
+            let (id, log) = (self.id.clone(), self.log_tail());
+            return Err(PostgresError::Ended { id, doing: "starting", status, log });
+        }
+        let text = fs::read_to_string(self.data_directory().join("postmaster.pid")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        Ok(lines.first() == Some(&child.id().to_string().as_str()) && lines.get(7) == Some(&"ready"))
+    }
+
+    /// Somebody may have restarted the server by hand; that postmaster is not our child.
+    fn postmaster_started_by_others(&self) -> Option<u32> {
+        let data = self.data_directory();
+        let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+        let pid = file.lines().next()?.trim().parse().ok()?;
+        // The file may be stale and the number another's by now; a postmaster works in its data directory.
+        (fs::read_link(format!("/proc/{pid}/cwd")).ok()? == data).then_some(pid)
+    }
+
+    /// Signals the postmaster and waits for its end; false if it still runs after `timeout`.
+    fn end(&self, signal: Signal, timeout: Duration) -> bool {
+        let mut process = self.process();
+        let Some(child) = process.as_mut() else { return true };
+        process::signal(child.id(), signal);
+        // A frozen one would not hear the signal.
+        process::signal(child.id(), Signal::CONT);
+        let ended = matches!(process::wait_until(child, Instant::now() + timeout), Ok(Some(_)));
+        if ended {
+            *process = None;
+        }
+        ended
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        let process = self.process();
+        let Some(postmaster) = process.as_ref().map(Child::id) else { return };
+        // Stop or kill the parent first, or it would start others meanwhile; wake it last, so that
+        // it does not take its frozen children for dead.
+        if signal != Signal::CONT {
+            process::signal(postmaster, signal);
+        }
+        for child in process::children_of(postmaster) {
+            process::signal(child, signal);
+        }
+        if signal == Signal::CONT {
+            process::signal(postmaster, signal);
+        }
+    }
+
+    fn run(&self, program: &'static str, mut command: std::process::Command) -> Result<(), PostgresError> {
+        let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+        let output = output.map_err(io_error("run", Path::new("setpriv")))?;
+        self.checked(program, output).map(drop)
+    }
+
+    fn checked(&self, program: &'static str, output: Output) -> Result<Vec<u8>, PostgresError> {
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(PostgresError::Program { program, id: self.id.clone(), status: output.status, output: text })
+    }
+
+    /// Writes a file only its owner, the servers' user, can read.
+    fn write(&self, path: &Path, text: &str, append: bool) -> Result<(), PostgresError> {
+        let mut options = OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options.create(true).write(true).append(append).truncate(!append);
+        let mut file = options.open(path).map_err(io_error("write", path))?;
+        file.write_all(text.as_bytes()).map_err(io_error("write", path))?;
+        self.installation.give(path)
+    }
+
+    fn timeout(&self, goal: &'static str, after: Duration) -> PostgresError {
+        PostgresError::Timeout { id: self.id.clone(), goal, seconds: after.as_secs(), log: self.log_tail() }
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Child>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.thaw();
+        if !self.end(Signal::QUIT, DROP_TIMEOUT) {
+            self.kill();
+        }
+        if let Some(stranger) = self.postmaster_started_by_others() {
+            process::signal(stranger, Signal::QUIT);
+        }
+        if !self.socket_directory.starts_with(&self.directory) {
+            let _ = fs::remove_dir_all(&self.socket_directory);
+        }
+    }
+}
+
+/// The end of a text file, from the start of a line.
+pub(super) fn tail(path: &Path) -> String {
+    let bytes = fs::read(path).unwrap_or_default();
+    let end = &bytes[bytes.len().saturating_sub(LOG_TAIL_BYTES)..];
+    let text = String::from_utf8_lossy(end).into_owned();
+    match text.split_once('\n') {
+        Some((_, rest)) if bytes.len() > LOG_TAIL_BYTES => rest.to_owned(),
+        _ => text,
+    }
+}
+
+fn setting(name: &str, value: &str) -> String {
+    format!("{name} = '{}'\n", value.replace('\'', "''"))
+}
+
+fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PostgresError {
+    let path = path.to_owned();
+    move |source| PostgresError::Io { operation, path, source }
+}

@@ -1,0 +1,96 @@
+//! What the sandbox says when it is ready: one line of JSON for tools, a page for people.
+//!
+//! The JSON's shape is a contract. It holds a password on purpose: it is how one gets in.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ready {
+    /// Of a role that may create databases, with its password.
+    pub url: String,
+    pub nodes: Vec<ReadyNode>,
+    pub servers: Vec<ReadyServer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReadyNode {
+    pub id: String,
+    pub pid: u32,
+    pub url: String,
+    /// What other commands take as `--admin`: the path of a Unix socket.
+    pub admin: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReadyServer {
+    pub id: String,
+    /// The postmaster's.
+    pub pid: u32,
+    pub host: String,
+    pub port: u16,
+    pub role: &'static str,
+    pub data_directory: PathBuf,
+}
+
+/// [`Ready`] for a person.
+pub struct Summary<'a> {
+    pub ready: &'a Ready,
+    pub after: Duration,
+    pub postgresql_version: u32,
+    pub directory: PathBuf,
+    pub kept: bool,
+    /// The superuser's way to the primary: socket directory and port.
+    pub superuser: (PathBuf, u16),
+}
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ready = self.ready;
+        writeln!(f, "Ready after {:.1} s. Connect with", self.after.as_secs_f64())?;
+        writeln!(f, "\n    psql {}\n", ready.url)?;
+        writeln!(f, "or fill and run a benchmark through it:\n")?;
+        writeln!(f, "    pgbench -i -s 10 {0} && pgbench -c 10 -T 10 {0}\n", ready.url)?;
+        for node in &ready.nodes {
+            writeln!(f, "{:<6} komainu  pid {:<8} admin {}", node.id, node.pid, node.admin)?;
+        }
+        for server in &ready.servers {
+            let address = format!("{}:{}", server.host, server.port);
+            writeln!(f, "{:<6} {:<8} pid {:<8} {}", server.id, server.role, server.pid, address)?;
+        }
+        let (socket, port) = &self.superuser;
+        writeln!(f, "\nPostgreSQL {}; as superuser, past komainu:", self.postgresql_version)?;
+        writeln!(f, "    psql -h {} -p {port} -U postgres", socket.display())?;
+        let fate = if self.kept { "kept" } else { "removed at the end" };
+        writeln!(f, "Configuration, data and logs are in {} ({fate}).", self.directory.display())?;
+        writeln!(f, "Ctrl-C ends all of it. komainu's log follows.\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_json_has_the_agreed_shape() {
+        let ready = Ready {
+            url: "postgres://u:p@127.0.0.1:9999/d".into(),
+            nodes: vec![ReadyNode { id: "n".into(), pid: 1, url: "x".into(), admin: "/a".into() }],
+            servers: vec![ReadyServer {
+                id: "pg1".into(),
+                pid: 2,
+                host: "127.0.0.1".into(),
+                port: 5432,
+                role: "primary",
+                data_directory: "/d".into(),
+            }],
+        };
+        assert_eq!(
+            serde_json::to_string(&ready).unwrap(),
+            r#"{"url":"postgres://u:p@127.0.0.1:9999/d","nodes":[{"id":"n","pid":1,"url":"x","admin":"/a"}],"servers":[{"id":"pg1","pid":2,"host":"127.0.0.1","port":5432,"role":"primary","data_directory":"/d"}]}"#
+        );
+    }
+}

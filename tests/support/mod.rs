@@ -1,0 +1,49 @@
+//! What the integration tests stand on: real servers, a real komainu before them, real and raw clients.
+//!
+//! Everything binds to free ports, waits with deadlines and is gone when dropped or when the test
+//! process ends. Run with `cargo test`: the tests are threads of one process and share `Cluster::shared()`.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(dead_code, unused_imports, reason = "not every helper is used by every version of the tests")]
+
+mod certificates;
+mod clients;
+mod cluster;
+mod node;
+mod tests;
+mod wire;
+
+pub use certificates::Certificates;
+pub use clients::{Finished, connect, pgbench, psql, python, run};
+pub use cluster::{APP_PASSWORD, APP_USER, Cluster};
+pub use node::{Komainu, KomainuBuilder};
+pub use wire::{Message, Wire, tags};
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Long enough for a busy two-core machine, short enough to notice a hang.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until the condition holds; panics at the deadline.
+#[track_caller]
+pub fn eventually(within: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + within;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// As [`eventually`], for a condition that has to ask.
+pub async fn eventually_async<F: Future<Output = bool>>(
+    within: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) {
+    let deadline = Instant::now() + within;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
