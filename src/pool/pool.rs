@@ -14,9 +14,9 @@ use super::book::Book;
 use super::gate::{Permit, ServerGate};
 use super::waiter::Waiter;
 use super::{AcquireError, PoolKey};
+use crate::backend::ServerConn;
 use crate::backend::conn::{IdleLook, NewConn};
 use crate::backend::connect::{ConnectError, ConnectTarget, Credential, Login, connect};
-use crate::backend::ServerConn;
 use crate::clock::now_ms;
 use crate::config::{self, PoolLimits};
 use crate::session::settings::{Reported, Settings};
@@ -192,10 +192,13 @@ impl Pool {
             let mut inner = self.inner();
             let minimum = inner.limits.min;
             let (idle_timeout, lifetime) = (self.config.idle_timeout_ms, self.config.lifetime_ms);
-            let mut expired = inner.book.expire(0, |conn| lifetime != 0 && now - conn.opened_at_ms > lifetime);
-            expired.extend(inner.book.expire(minimum, |conn| {
-                idle_timeout != 0 && now - conn.idle_since_ms > idle_timeout
-            }));
+            let mut expired =
+                inner.book.expire(0, |conn| lifetime != 0 && now - conn.opened_at_ms > lifetime);
+            expired.extend(
+                inner
+                    .book
+                    .expire(minimum, |conn| idle_timeout != 0 && now - conn.idle_since_ms > idle_timeout),
+            );
             let kept = inner.permits.len().saturating_sub(expired.len());
             inner.permits.truncate(kept);
             expired

@@ -14,8 +14,8 @@ use super::batch::Request;
 use super::session::{End, Session};
 use super::settings::report;
 use crate::backend::ServerConn;
-use crate::backend::connect::ConnectError;
 use crate::backend::conn::OwnStatement;
+use crate::backend::connect::ConnectError;
 use crate::backend::expect::Question;
 use crate::clock::now_ms;
 use crate::config::Consistency;
@@ -105,7 +105,14 @@ impl Session {
     fn begin_request_since(&mut self, request: Request, since_ms: u64, may_wait: bool) -> Result<(), End> {
         self.look_at_topology();
         let (target, reason) = self.choose(&request, may_wait);
-        let wait = |on| Some(Box::new(Waiting { request: request.clone(), since_ms, timeout_ms: self.acquire_timeout(), on }));
+        let wait = |on| {
+            Some(Box::new(Waiting {
+                request: request.clone(),
+                since_ms,
+                timeout_ms: self.acquire_timeout(),
+                on,
+            }))
+        };
         match target {
             Target::Primary => match self.topology.primary {
                 Some(primary) => self.acquire(primary, request, since_ms),
@@ -133,7 +140,11 @@ impl Session {
         self.settled.config.pool.acquire_timeout_ms
     }
 
-    fn choose(&mut self, request: &Request, may_wait: bool) -> (Target, Option<route::policy::DecisionReason>) {
+    fn choose(
+        &mut self,
+        request: &Request,
+        may_wait: bool,
+    ) -> (Target, Option<route::policy::DecisionReason>) {
         if self.force_primary || !self.settled.config.split.enabled || self.identity.session_mode {
             return (Target::Primary, None);
         }
@@ -236,14 +247,18 @@ impl Session {
                 }
                 Poll::Ready(result) => {
                     let waiting = *self.waiting.take().expect("looked at above");
-                    let On::Connection(_, pool, is_standby) = waiting.on else { unreachable!("matched above") };
+                    let On::Connection(_, pool, is_standby) = waiting.on else {
+                        unreachable!("matched above")
+                    };
                     match result {
                         Ok(conn) => {
                             let waited = now_ms() - waiting.since_ms;
                             self.gateway.counters.acquired_after(Duration::from_millis(waited));
                             self.begin_lease(conn, pool, waiting.request, is_standby)?;
                         }
-                        Err(error) => self.acquire_failed(error, waiting.request, waiting.since_ms, is_standby)?,
+                        Err(error) => {
+                            self.acquire_failed(error, waiting.request, waiting.since_ms, is_standby)?
+                        }
                     }
                 }
             },
@@ -259,7 +274,8 @@ impl Session {
             }
             On::Pause(sleep, why) => {
                 if expired {
-                    let message = format!("no server could take the statement within {} ms: {why}", waiting.timeout_ms);
+                    let message =
+                        format!("no server could take the statement within {} ms: {why}", waiting.timeout_ms);
                     let waiting = *self.waiting.take().expect("looked at above");
                     self.refuse(&waiting.request, &Report::error(sqlstate::CANNOT_CONNECT_NOW, &message));
                     return Ok(true);
@@ -336,7 +352,9 @@ impl Session {
         if conn.leftover_of.is_some_and(|session| session != self.id) {
             conn.ask_simple(Question::Reset, b"DISCARD ALL");
             conn.forget_everything();
-        } else if request.effects.intersects(route::Effects::USES_SEQUENCE_STATE) && conn.last_session != self.id {
+        } else if request.effects.intersects(route::Effects::USES_SEQUENCE_STATE)
+            && conn.last_session != self.id
+        {
             // Better PostgreSQL's own "not yet defined in this session" than another client's value.
             conn.ask_simple(Question::Reset, b"DISCARD SEQUENCES");
         }

@@ -119,7 +119,8 @@ impl Session {
                 Err(error) => return self.server_violation(error.to_string()),
             };
             if !complete && verdict != Verdict::Forward {
-                return self.server_violation("a message of the server's is too long to be looked into".into());
+                return self
+                    .server_violation("a message of the server's is too long to be looked into".into());
             }
             let verdict = if lease.redirect { Verdict::Swallow } else { verdict };
             match (found.tag, verdict) {
@@ -263,7 +264,8 @@ impl Session {
         let body = &lease.conn.input.bytes()[lease.marked + HEADER_LEN..lease.marked + len];
         if tag == b'E' {
             let state = fields::sqlstate(body);
-            let text = fields::field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+            let text =
+                fields::field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default().into_owned();
             lease.conn.doomed = true;
             tracing::warn!(session = self.id.0, ?question, %state, text, "a question of komainu's own failed");
             if question == Question::Apply {
@@ -558,7 +560,8 @@ fn rename(body: &[u8], names: &Names) -> Vec<u8> {
     let mut rest = body;
     while !rest.is_empty() {
         if rest.starts_with(NAME_PREFIX.as_bytes()) {
-            let end = rest.iter().position(|b| !b.is_ascii_alphanumeric() && *b != b'_').unwrap_or(rest.len());
+            let end =
+                rest.iter().position(|b| !b.is_ascii_alphanumeric() && *b != b'_').unwrap_or(rest.len());
             let ours = &rest[..end];
             out.extend_from_slice(names.client_name(ours).unwrap_or(ours));
             rest = &rest[end..];
@@ -569,4 +572,3 @@ fn rename(body: &[u8], names: &Names) -> Vec<u8> {
     }
     out
 }
-

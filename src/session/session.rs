@@ -282,7 +282,9 @@ impl Session {
             Order::None => return Ok(false),
             Order::Look => {}
             Order::Drain => {
-                if self.waiting.is_none() && self.lease.as_ref().is_none_or(|l| l.is_quiet() && self.is_idle()) {
+                if self.waiting.is_none()
+                    && self.lease.as_ref().is_none_or(|l| l.is_quiet() && self.is_idle())
+                {
                     return Err(End::fatal(
                         sqlstate::ADMIN_SHUTDOWN,
                         "terminating connection due to administrator command: komainu is shutting down",

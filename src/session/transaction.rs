@@ -86,7 +86,9 @@ impl Opening {
                 read_only: read_only == Some(true),
                 serializable: isolation == Some(Isolation::Serializable),
             },
-            _ => Opening { opens: analyzed.analysis.effects.intersects(Effects::BEGINS), ..Opening::default() },
+            _ => {
+                Opening { opens: analyzed.analysis.effects.intersects(Effects::BEGINS), ..Opening::default() }
+            }
         }
     }
 
