@@ -3,11 +3,14 @@
 //! Data flows client → session → route → pool → backend; control flows observe → decide → act.
 //! They meet in `topology` only. `docs/architecture.md` is the map.
 
+pub mod admin;
 pub mod backend;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod net;
 pub mod route;
 pub mod sandbox;
+pub mod telemetry;
 pub mod topology;
 pub mod wire;

@@ -4,8 +4,20 @@
 //! `config::file`; nothing here does IO. Invariant: a `Config` that exists has been checked,
 //! so no other module validates a key again.
 
+mod build;
+mod check;
+mod document;
+pub mod file;
+pub mod keys;
+mod references;
+pub mod reload;
+pub mod report;
+mod value;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
+
+pub use file::load;
 
 /// Everything one komainu process is told. Shared as `Arc<Config>`; never global.
 #[derive(Debug, Clone, PartialEq)]

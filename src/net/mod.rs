@@ -2,6 +2,13 @@
 //!
 //! Owns how bytes move. Never looks at what they mean.
 
+pub mod buffer;
+pub mod channel_binding;
+pub mod dial;
+pub mod sockopt;
 mod stream;
+pub mod tls;
+mod verify;
 
+pub use buffer::Buffer;
 pub use stream::Stream;

@@ -1,1 +1,32 @@
-//! (skeleton)
+//! Where a statement goes, and what a statement does to a session.
+//!
+//! `lexer` masks literals and hashes the shape; `analyze` runs once per shape; `catalog` says what the
+//! names in it are; `cache` keeps the answer; `policy` chooses the server. Nothing here does IO, reads a
+//! clock or draws a random number: time, seeds and configuration are arguments.
+//! Invariant: a text is a `Read` only if every statement in it is positively known to be one.
+
+pub mod builtin;
+pub mod cache;
+pub mod catalog;
+pub mod catalog_sql;
+pub mod classify;
+pub mod effects;
+pub mod hint;
+pub mod lexer;
+pub mod policy;
+pub mod prepared;
+pub mod reason;
+pub mod select;
+pub mod statement;
+pub mod token;
+pub mod utility;
+
+pub use cache::{Analyzed, RouteCache};
+pub use catalog::{Catalog, FunctionLists, Routed, resolve};
+pub use classify::analyze;
+pub use effects::Effects;
+pub use hint::{HintTarget, Hints};
+pub use lexer::{Shape, ShapeSeed, shape};
+pub use policy::{Decision, LastRead, Policy, Request, SessionView, Target, route};
+pub use reason::RouteReason;
+pub use statement::{Analysis, Class, QualifiedName, StatementKind};

@@ -202,16 +202,25 @@ pub fn parse(out: &mut BytesMut, name: &[u8], sql: &[u8], types: &[u8]) -> Resul
     })
 }
 
-/// Bind of text parameters to the unnamed portal, results as text.
-pub fn bind_text(out: &mut BytesMut, statement: &[u8], parameters: &[&[u8]]) -> Result<(), MessageTooLong> {
+/// Bind of text parameters (`None` is NULL) to the unnamed portal, results as text.
+pub fn bind_text(
+    out: &mut BytesMut,
+    statement: &[u8],
+    parameters: &[Option<&[u8]>],
+) -> Result<(), MessageTooLong> {
     frame(out, b'B', |out| {
         put_cstr(out, b"");
         put_cstr(out, statement);
         out.put_i16(0);
         out.put_i16(parameters.len() as i16);
         for value in parameters {
-            out.put_i32(value.len() as i32);
-            out.extend_from_slice(value);
+            match value {
+                None => out.put_i32(-1),
+                Some(value) => {
+                    out.put_i32(value.len() as i32);
+                    out.extend_from_slice(value);
+                }
+            }
         }
         out.put_i16(0);
     })

@@ -1,0 +1,99 @@
+//! The `/status` document: the view as JSON, for people, scripts and the sandbox.
+//!
+//! Pure. Invariant: keys are only ever added; ages are in milliseconds before the answer.
+
+use serde::Serialize;
+
+use crate::cluster::model::{Detail, View};
+use crate::topology::{Health, Role, ServerState};
+
+#[derive(Debug, Serialize)]
+pub struct Status<'a> {
+    version: &'static str,
+    epoch: u64,
+    /// The primary's id.
+    primary: Option<&'a str>,
+    /// Why there is none.
+    reason: Option<&'static str>,
+    /// How long the process has run.
+    uptime_ms: u64,
+    servers: Vec<Server<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Server<'a> {
+    id: &'a str,
+    host: &'a str,
+    port: u16,
+    weight: u32,
+    zone: Option<&'a str>,
+    role: &'static str,
+    /// The role it claims itself.
+    says: &'static str,
+    health: &'static str,
+    reason: Option<&'static str>,
+    message: &'a str,
+    timeline: u32,
+    lsn: String,
+    lag_bytes: Option<u64>,
+    lag_ms: Option<u64>,
+    replication_state: Option<&'a str>,
+    sync_state: Option<&'a str>,
+    postgres_version: Option<u32>,
+    system_identifier: Option<String>,
+    /// How long role, health and reason have been as they are.
+    since_ms: u64,
+    /// Age of the last answer; none if there never was one.
+    observed_ms: Option<u64>,
+}
+
+pub fn status(view: &View, now_ms: u64) -> Status<'_> {
+    let snapshot = &view.snapshot;
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        epoch: snapshot.epoch.0,
+        primary: snapshot.primary.map(|index| &*snapshot.server(index).id),
+        reason: view.no_primary.map(|reason| reason.code()),
+        uptime_ms: now_ms,
+        servers: snapshot.servers.iter().zip(&view.details).map(|(s, d)| server(s, d, now_ms)).collect(),
+    }
+}
+
+fn server<'a>(state: &'a ServerState, detail: &'a Detail, now_ms: u64) -> Server<'a> {
+    let answered = detail.system_identifier.is_some();
+    Server {
+        id: &state.id,
+        host: &state.host,
+        port: state.port,
+        weight: state.weight,
+        zone: state.zone.as_deref(),
+        role: role(state.role),
+        says: role(detail.says),
+        health: match state.health {
+            Health::Up => "up",
+            Health::Down => "down",
+            Health::Unknown => "unknown",
+        },
+        reason: detail.reason.map(|reason| reason.code()),
+        message: &state.reason,
+        timeline: state.timeline,
+        lsn: state.lsn.to_string(),
+        lag_bytes: state.lag_bytes,
+        lag_ms: state.lag_ms,
+        replication_state: detail.replication_state.as_deref(),
+        sync_state: detail.sync_state.as_deref(),
+        postgres_version: detail.version,
+        // 64 bits do not fit JavaScript's numbers.
+        system_identifier: detail.system_identifier.map(|identifier| identifier.to_string()),
+        since_ms: now_ms.saturating_sub(detail.since_ms),
+        observed_ms: answered.then(|| now_ms.saturating_sub(state.observed_at_ms)),
+    }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Primary => "primary",
+        Role::Standby => "standby",
+        Role::Unknown => "unknown",
+    }
+}

@@ -1,0 +1,354 @@
+//! One server connection: what it was sent, what it owes, and what it has been made to be.
+//!
+//! Owns the state that stays with the connection when its client changes. Never decides who uses it.
+//! Invariant: `is_clean` is true only if another session may use it as soon as its settings fit.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use lru::LruCache;
+use tokio::io::AsyncWrite;
+
+use super::expect::{ExpectedReplies, Owed, Question, Reply};
+use crate::net::{Buffer, Stream};
+use crate::session::SessionId;
+use crate::session::prepared::{Prepared, StatementId};
+use crate::session::settings::{IN_HOT_STANDBY, Reported, Settings, report};
+use crate::topology::{Epoch, ServerIndex};
+use crate::wire::frame::{HEADER_LEN, header, split_cstr};
+use crate::wire::message::{self, TransactionStatus};
+
+/// Longest message a server may send that we look into whole.
+pub const MAX_INSPECTED: usize = 64 * 1024;
+
+/// Where a CancelRequest for this connection goes.
+#[derive(Debug)]
+pub struct CancelAddress {
+    pub server: ServerIndex,
+    pub pid: i32,
+    pub key: Bytes,
+}
+
+/// The statements komainu keeps prepared on a connection for its own questions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum OwnStatement {
+    Floor,
+    Settings,
+    Pins,
+    Apply,
+    LoginRight,
+}
+
+impl OwnStatement {
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
+    fn name(self) -> &'static [u8] {
+        match self {
+            OwnStatement::Floor => b"_kq_floor",
+            OwnStatement::Settings => b"_kq_settings",
+            OwnStatement::Pins => b"_kq_pins",
+            OwnStatement::Apply => b"_kq_apply",
+            OwnStatement::LoginRight => b"_kq_login",
+        }
+    }
+
+    /// Schema-qualified to the last operator: a session's `search_path` is its client's.
+    fn sql(self) -> &'static [u8] {
+        match self {
+            // The insert position, not the write position: with synchronous_commit = off a commit is
+            // acknowledged before it is written, and the write position is then too low.
+            OwnStatement::Floor => b"SELECT pg_catalog.pg_current_wal_insert_lsn()",
+            OwnStatement::Settings => {
+                b"SELECT name, setting FROM pg_catalog.pg_settings \
+                  WHERE source OPERATOR(pg_catalog.=) 'session' \
+                  UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
+                  WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none' \
+                  UNION ALL SELECT 'session_authorization', session_user \
+                  WHERE session_user OPERATOR(pg_catalog.<>) $1::pg_catalog.name"
+            }
+            OwnStatement::Pins => {
+                b"SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class \
+                    WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()), \
+                  EXISTS (SELECT 1 FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' \
+                    AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()), \
+                  EXISTS (SELECT 1 FROM pg_catalog.pg_listening_channels()), \
+                  EXISTS (SELECT 1 FROM pg_catalog.pg_cursors WHERE is_holdable)"
+            }
+            OwnStatement::Apply => b"SELECT pg_catalog.set_config($1, $2, false)",
+            OwnStatement::LoginRight => {
+                b"SELECT r.rolcanlogin AND (r.rolvaliduntil IS NULL OR r.rolvaliduntil \
+                    OPERATOR(pg_catalog.>) pg_catalog.now()) AND pg_catalog.has_database_privilege( \
+                    r.oid, pg_catalog.current_database(), 'CONNECT') \
+                  FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) session_user"
+            }
+        }
+    }
+}
+
+/// Statements a server connection knows, least recently used first to go.
+#[derive(Debug)]
+pub struct KnownStatements {
+    by_id: LruCache<StatementId, Arc<Prepared>>,
+    bytes: usize,
+    max_bytes: usize,
+}
+
+impl KnownStatements {
+    pub fn new(max_count: usize, max_bytes: usize) -> Self {
+        let count = NonZeroUsize::new(max_count).unwrap_or(NonZeroUsize::MIN);
+        KnownStatements { by_id: LruCache::unbounded(), bytes: 0, max_bytes }.with_count(count)
+    }
+
+    fn with_count(mut self, count: NonZeroUsize) -> Self {
+        self.by_id.resize(count);
+        self
+    }
+
+    /// Whether it is known, noting its use.
+    pub fn touch(&mut self, id: StatementId) -> bool {
+        self.by_id.get(&id).is_some()
+    }
+
+    /// Adds one; returns those that must be closed on the server to stay within the limits.
+    pub fn insert(&mut self, prepared: &Arc<Prepared>) -> Vec<Arc<Prepared>> {
+        let mut evicted = Vec::new();
+        self.bytes += prepared.bytes();
+        if let Some((_, old)) = self.by_id.push(prepared.id, prepared.clone())
+            && old.id != prepared.id
+        {
+            self.bytes -= old.bytes();
+            evicted.push(old);
+        }
+        while self.bytes > self.max_bytes
+            && self.by_id.len() > 1
+            && let Some((_, old)) = self.by_id.pop_lru()
+        {
+            self.bytes -= old.bytes();
+            evicted.push(old);
+        }
+        evicted
+    }
+
+    pub fn remove(&mut self, id: StatementId) {
+        if let Some(old) = self.by_id.pop(&id) {
+            self.bytes -= old.bytes();
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.by_id.clear();
+        self.bytes = 0;
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+}
+
+#[derive(Debug)]
+pub struct ServerConn {
+    pub stream: Stream,
+    /// Received and not yet passed on; without storage between uses.
+    pub input: Buffer,
+    /// To be sent.
+    pub output: BytesMut,
+    pub expected: ExpectedReplies,
+    pub status: TransactionStatus,
+    pub reported: Arc<Reported>,
+    pub settings: Arc<Settings>,
+    pub known: KnownStatements,
+    /// Which unnamed statement the server has; see `session::Unnamed`.
+    pub unnamed: Option<u64>,
+    own: u8,
+    /// The session whose hidden state (set inside functions, temporary objects) may be left here.
+    pub leftover_of: Option<SessionId>,
+    pub last_session: SessionId,
+    pub server: ServerIndex,
+    pub epoch: Epoch,
+    pub cancel: Arc<CancelAddress>,
+    pub opened_at_ms: u64,
+    pub idle_since_ms: u64,
+    /// Not to be used again whatever its state: an error, a retired pool, a cancelled handover.
+    pub doomed: bool,
+}
+
+/// What an idle connection has to say when somebody wants it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum IdleLook {
+    Quiet,
+    Dead,
+}
+
+impl ServerConn {
+    /// Nothing under way in either direction and no transaction open.
+    pub fn is_clean(&self) -> bool {
+        !self.doomed
+            && self.expected.is_empty()
+            && self.status == TransactionStatus::Idle
+            && self.input.is_empty()
+            && self.output.is_empty()
+    }
+
+    /// Asks a question of ours behind whatever was sent before.
+    pub fn ask(&mut self, question: Question, own: OwnStatement, parameters: &[Option<&[u8]>]) {
+        self.ask_without_sync(question, own, parameters);
+        self.push_sync(question);
+    }
+
+    pub fn ask_without_sync(&mut self, question: Question, own: OwnStatement, parameters: &[Option<&[u8]>]) {
+        const FITS: &str = "a setting's value came in one message and fits one";
+        if self.own & own.bit() == 0 {
+            message::parse(&mut self.output, own.name(), own.sql(), &[0, 0]).expect(FITS);
+            self.expected.push(Owed::us(Reply::ParseComplete, question));
+            self.own |= own.bit();
+        }
+        message::bind_text(&mut self.output, own.name(), parameters).expect(FITS);
+        message::execute_unnamed(&mut self.output);
+        self.expected.push(Owed::us(Reply::BindComplete, question));
+        self.expected.push(Owed::us(Reply::Execution, question));
+    }
+
+    pub fn push_sync(&mut self, question: Question) {
+        message::sync(&mut self.output);
+        self.expected.push(Owed::us(Reply::Sync, question));
+    }
+
+    /// Sends a simple Query of ours. It destroys the unnamed statement, as any does.
+    pub fn ask_simple(&mut self, question: Question, sql: &[u8]) {
+        message::query(&mut self.output, sql).expect("queries of ours are short");
+        self.unnamed = None;
+        self.expected.push(Owed::us(Reply::Query, question));
+    }
+
+    /// The server was told DISCARD ALL: it knows nothing any more.
+    pub fn forget_everything(&mut self) {
+        self.known.clear();
+        self.own = 0;
+        self.unnamed = None;
+        self.settings = Arc::default();
+        self.leftover_of = None;
+    }
+
+    /// Sends what is to be sent; ready when nothing is left.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let wrote = !self.output.is_empty();
+        while !self.output.is_empty() {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.output))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.output.advance(count);
+        }
+        if wrote {
+            self.output.clear();
+            if self.stream.is_tls() {
+                return Pin::new(&mut self.stream).poll_flush(cx);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// What came while nobody used the connection: a server that reloads its configuration reports
+    /// parameters, one that shuts down says so. Costs no system call when there is nothing.
+    pub fn look_while_idle(&mut self) -> IdleLook {
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            if self.input.is_full() {
+                return IdleLook::Dead;
+            }
+            match self.input.poll_fill(&mut self.stream, &mut cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0) | Err(_)) => return IdleLook::Dead,
+                Poll::Ready(Ok(_)) => {}
+            }
+        }
+        while let Ok(Some(header)) = header(self.input.bytes(), MAX_INSPECTED) {
+            if self.input.len() < header.len {
+                break;
+            }
+            match header.tag {
+                b'S' => {
+                    let message = &self.input.bytes()[HEADER_LEN..header.len];
+                    if let Some((name, value)) = parameter_status(message)
+                        && name != IN_HOT_STANDBY
+                    {
+                        report(&mut self.reported, name, value);
+                    }
+                }
+                b'N' | b'A' => {}
+                _ => return IdleLook::Dead,
+            }
+            self.input.consume(header.len);
+        }
+        let quiet = self.input.is_empty();
+        self.input.release();
+        if quiet { IdleLook::Quiet } else { IdleLook::Dead }
+    }
+
+    /// Says goodbye if that costs no waiting; the rest is the socket's end.
+    pub fn close(mut self: Box<Self>) {
+        if self.output.is_empty() {
+            message::terminate(&mut self.output);
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = self.poll_flush(&mut cx);
+        }
+    }
+}
+
+/// Name and value of a ParameterStatus body.
+pub fn parameter_status(body: &[u8]) -> Option<(&str, &str)> {
+    let (name, rest) = split_cstr(body)?;
+    let (value, _) = split_cstr(rest)?;
+    Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
+}
+
+/// Everything a new connection starts with, as the connector knows it.
+pub struct NewConn {
+    pub stream: Stream,
+    pub server: ServerIndex,
+    pub epoch: Epoch,
+    pub pid: i32,
+    pub key: Bytes,
+    pub parameters: Vec<(String, String)>,
+    pub max_prepared_statements: usize,
+    pub max_prepared_bytes: usize,
+    pub now_ms: u64,
+}
+
+impl From<NewConn> for ServerConn {
+    fn from(new: NewConn) -> Self {
+        let mut reported = Reported::default();
+        for (name, value) in &new.parameters {
+            if name != IN_HOT_STANDBY {
+                reported.set(name, value);
+            }
+        }
+        ServerConn {
+            stream: new.stream,
+            input: Buffer::default(),
+            output: BytesMut::new(),
+            expected: ExpectedReplies::default(),
+            status: TransactionStatus::Idle,
+            reported: Arc::new(reported),
+            settings: Arc::default(),
+            known: KnownStatements::new(new.max_prepared_statements, new.max_prepared_bytes),
+            unnamed: None,
+            own: 0,
+            leftover_of: None,
+            last_session: SessionId::NONE,
+            server: new.server,
+            epoch: new.epoch,
+            cancel: Arc::new(CancelAddress { server: new.server, pid: new.pid, key: new.key }),
+            opened_at_ms: new.now_ms,
+            idle_since_ms: new.now_ms,
+            doomed: false,
+        }
+    }
+}

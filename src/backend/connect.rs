@@ -1,0 +1,204 @@
+//! Opens a connection to a PostgreSQL server: transport, TLS as `sslmode` says, login.
+//!
+//! Owns the order of attempts and the SSLRequest. The login itself is `login`. Never retries what the
+//! server refused for good, and has no deadline: the caller drops the future, which closes the socket.
+//! Invariant: TLS begins right behind the server's single byte of answer, or not at all (CVE-2021-23222).
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+pub use super::connect_error::{AuthenticationFault, ConnectError, ProtocolFault, Refusal, TlsFault};
+use super::login;
+use crate::config::SslMode;
+use crate::net::Stream;
+use crate::net::dial::dial;
+use crate::net::tls::ServerTlsContext;
+use crate::wire::scram;
+use crate::wire::sqlstate;
+
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+const CANCEL_REQUEST_CODE: i32 = 80_877_102;
+/// A server signals the backend before it closes, which takes it a moment; one that does not close
+/// is no reason to wait for longer.
+const CANCEL_CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Where a server is and how it wants to be spoken to.
+#[derive(Debug, Clone)]
+pub struct ConnectTarget {
+    /// A name, an address, or (it starts with `/`) the directory of a Unix socket.
+    pub host: Arc<str>,
+    pub port: u16,
+    pub tls: Arc<ServerTlsContext>,
+}
+
+/// Who logs in, and to what.
+#[derive(Debug, Clone)]
+pub struct Login {
+    pub user: String,
+    pub database: String,
+    pub credential: Credential,
+}
+
+/// What we can prove. A server that asks for nothing is fine with each of them.
+#[derive(Debug, Clone)]
+pub enum Credential {
+    None,
+    Password(Secret),
+    /// What a client's own SCRAM exchange proved; good where the server keeps the same verifier.
+    ScramKeys(scram::Keys),
+}
+
+/// A password. Printing it does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Self {
+        Secret(text.into())
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// A connection that is logged in and idle.
+#[derive(Debug)]
+pub struct Connected {
+    pub stream: Stream,
+    /// What came behind ReadyForQuery; normally nothing.
+    pub buffered: BytesMut,
+    /// 0 where the server named none: it cannot be asked to cancel then.
+    pub pid: i32,
+    /// 4 bytes; up to 256 from protocol 3.2 on.
+    pub cancel_key: Bytes,
+    /// ParameterStatus in the order they came.
+    pub parameters: Vec<(String, String)>,
+    /// `None`: not reported, as before PostgreSQL 14.
+    pub in_hot_standby: Option<bool>,
+    /// As `server_version_num`, 150003 for 15.3; 0 where it was not reported.
+    pub server_version_num: u32,
+    /// What a password came to in this server's SCRAM exchange. Logging in with these instead spares
+    /// the rounds, until the server's verifier changes.
+    pub scram_keys: Option<scram::Keys>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encryption {
+    Plain,
+    /// Plain where the server does not speak TLS.
+    IfOffered,
+    Tls,
+}
+
+/// Connects and logs in. `startup_parameters` go beside `user` and `database`.
+///
+/// The caller applies the deadline; dropping the future closes the connection.
+pub async fn connect(
+    target: &ConnectTarget,
+    login: &Login,
+    startup_parameters: &[(&str, &str)],
+) -> Result<Connected, ConnectError> {
+    let startup = login::startup_message(login, startup_parameters)?;
+    let attempt = async |encryption| {
+        let stream = open(target, encryption).await?;
+        login::log_in(stream, login, &startup).await
+    };
+    let (first, second) = match target.tls.mode() {
+        SslMode::Disable => return attempt(Encryption::Plain).await,
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => return attempt(Encryption::Tls).await,
+        SslMode::Allow => (Encryption::Plain, Encryption::Tls),
+        SslMode::Prefer => (Encryption::IfOffered, Encryption::Plain),
+    };
+    let error = match attempt(first).await {
+        Err(error) if other_encryption_may_help(&error) && !target.host.starts_with('/') => error,
+        outcome => return outcome,
+    };
+    match attempt(second).await {
+        // The server's first word told more than that this way is closed, too.
+        Err(again) if other_encryption_may_help(&again) => Err(error),
+        outcome => outcome,
+    }
+}
+
+/// A handshake that failed, or an HBA file that wants the other kind of connection. libpq tries again
+/// after any refusal; a wrong password is not worth a second failed login.
+fn other_encryption_may_help(error: &ConnectError) -> bool {
+    match error {
+        ConnectError::Tls(_) => true,
+        ConnectError::Refused(refusal) => refusal.sqlstate == sqlstate::INVALID_AUTHORIZATION,
+        _ => false,
+    }
+}
+
+async fn open(target: &ConnectTarget, encryption: Encryption) -> Result<Stream, ConnectError> {
+    let stream = dial(&target.host, target.port).await.map_err(ConnectError::Unreachable)?;
+    match stream {
+        // As libpq: `sslmode` says nothing about Unix sockets.
+        Stream::Tcp(tcp) if encryption != Encryption::Plain => negotiate(target, encryption, tcp).await,
+        stream => Ok(stream),
+    }
+}
+
+async fn negotiate(
+    target: &ConnectTarget,
+    encryption: Encryption,
+    mut tcp: tokio::net::TcpStream,
+) -> Result<Stream, ConnectError> {
+    tcp.write_all(&SSL_REQUEST).await.map_err(ConnectError::Lost)?;
+    // The server has nothing to say before our ClientHello: a second byte is somebody's who hopes
+    // that it will be taken for one from inside the tunnel.
+    let mut answer = [0; 2];
+    match (tcp.read(&mut answer).await.map_err(ConnectError::Lost)?, answer[0]) {
+        (0, _) => Err(ConnectError::Lost(io::ErrorKind::UnexpectedEof.into())),
+        // Not shown and not read on: who says it has proved nothing yet (CVE-2024-10977).
+        (_, b'E') => Err(TlsFault::RequestFailed.into()),
+        (2, _) => Err(TlsFault::BytesBeforeHandshake.into()),
+        (_, b'S') => match target.tls.handshake(&target.host, tcp).await {
+            Ok(stream) => Ok(stream),
+            Err(e) => Err(TlsFault::Handshake(e).into()),
+        },
+        (_, b'N') if encryption == Encryption::IfOffered => Ok(Stream::Tcp(tcp)),
+        (_, b'N') => Err(TlsFault::NotOffered.into()),
+        (_, other) => Err(TlsFault::UnknownAnswer(other).into()),
+    }
+}
+
+/// Asks the server to cancel what the backend `pid` runs. Returns when the server has passed it on;
+/// what came of it, the protocol does not tell.
+pub async fn cancel(target: &ConnectTarget, pid: i32, key: &[u8]) -> Result<(), ConnectError> {
+    let mut stream = match target.tls.mode() {
+        SslMode::Disable | SslMode::Allow => open(target, Encryption::Plain).await?,
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => open(target, Encryption::Tls).await?,
+        SslMode::Prefer => match open(target, Encryption::IfOffered).await {
+            Err(ConnectError::Tls(_)) => open(target, Encryption::Plain).await?,
+            outcome => outcome?,
+        },
+    };
+    let mut request = BytesMut::with_capacity(12 + key.len());
+    request
+        .put_i32(i32::try_from(12 + key.len()).map_err(|_| ConnectError::Unsendable("cancel key too long"))?);
+    request.put_i32(CANCEL_REQUEST_CODE);
+    request.put_i32(pid);
+    request.put_slice(key);
+    let exchange = async {
+        stream.write_all(&request).await?;
+        stream.flush().await?;
+        // The end, or a reset: either way the server is done with it.
+        stream.read(&mut [0]).await.or(Ok(0))
+    };
+    match tokio::time::timeout(CANCEL_CLOSE_DEADLINE, exchange).await {
+        Ok(outcome) => outcome.map(drop).map_err(ConnectError::Lost),
+        Err(_) => Err(ConnectError::Timeout),
+    }
+}

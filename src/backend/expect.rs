@@ -1,0 +1,355 @@
+//! The replies a server still owes, in order, and who each is for.
+//!
+//! Owns the one fact a pooler must never get wrong: which message of a server answers which message of
+//! a client. Never does IO. Invariant: when `is_empty`, the server has nothing more to say about anything
+//! it was sent, so another session may use the connection.
+//!
+//! Source: <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-EXT-QUERY>: after an
+//! error in the extended protocol a server skips everything up to the next Sync.
+
+use std::collections::VecDeque;
+
+use crate::session::prepared::{NameChange, StatementId};
+
+/// What a sent message will be answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    ParseComplete,
+    BindComplete,
+    CloseComplete,
+    /// RowDescription or NoData, with a ParameterDescription before it for a statement.
+    Description,
+    /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended; or a COPY.
+    Execution,
+    /// ReadyForQuery.
+    Sync,
+    /// All that a simple Query answers, up to ReadyForQuery.
+    Query,
+    /// FunctionCallResponse and ReadyForQuery.
+    FunctionCall,
+    /// We answer it ourselves when its turn comes: ParseComplete.
+    OwnParseComplete,
+    /// We answer it ourselves when its turn comes: CloseComplete.
+    OwnCloseComplete,
+}
+
+/// Who sent the message, so who reads the reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    Client,
+    /// Put before a client's message to make it work (a Parse the client sent to another server):
+    /// its success is nobody's business, its error is the client's.
+    Prelude,
+    /// A question of ours; rows are handed to whoever asked.
+    Us(Question),
+}
+
+/// What komainu asks a server on a client's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// The WAL insert position behind a write.
+    Floor,
+    /// Which settings the session now has.
+    Settings,
+    /// What still pins the session.
+    Pins,
+    /// Make the connection as this session left its last one.
+    Apply,
+    /// Wipe what another session may have left.
+    Reset,
+    /// Whether the connection lives.
+    Liveness,
+    /// Whether the role may still log in.
+    LoginRight,
+    /// End the transaction of a client that left.
+    Rollback,
+}
+
+#[derive(Debug)]
+pub struct Owed {
+    pub reply: Reply,
+    pub audience: For,
+    /// The statement the server knows once this succeeds.
+    pub learns: Option<StatementId>,
+    /// What this did to the session's names, to be undone if the server skips it.
+    pub change: Option<Box<NameChange>>,
+}
+
+impl Owed {
+    pub fn client(reply: Reply) -> Self {
+        Owed { reply, audience: For::Client, learns: None, change: None }
+    }
+
+    pub fn us(reply: Reply, question: Question) -> Self {
+        Owed { reply, audience: For::Us(question), learns: None, change: None }
+    }
+
+    pub fn prelude(reply: Reply) -> Self {
+        Owed { reply, audience: For::Prelude, learns: None, change: None }
+    }
+}
+
+/// What to do with a message of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Forward,
+    Swallow,
+    /// A row, or an error, that answers a question of ours.
+    Answer(Question),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the server sent message {tag:?} when {expected} was due")]
+pub struct UnexpectedMessage {
+    pub tag: char,
+    pub expected: &'static str,
+}
+
+#[derive(Debug, Default)]
+pub struct ExpectedReplies {
+    owed: VecDeque<Owed>,
+    /// An error came and no Sync was sent yet: the server ignores all until it is.
+    skipping: bool,
+    /// The server waits for CopyData.
+    copy_in: bool,
+}
+
+impl ExpectedReplies {
+    pub fn is_empty(&self) -> bool {
+        self.owed.is_empty() && !self.skipping
+    }
+
+    /// The server ignores whatever is sent until a Sync.
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    pub fn is_copy_in(&self) -> bool {
+        self.copy_in
+    }
+
+    /// CopyDone or CopyFail was sent.
+    pub fn copy_in_ended(&mut self) {
+        self.copy_in = false;
+    }
+
+    /// Something was sent that `owed` will answer.
+    pub fn push(&mut self, owed: Owed) {
+        if owed.reply == Reply::Sync {
+            self.skipping = false;
+        }
+        self.owed.push_back(owed);
+    }
+
+    /// Whether any reply is owed to the client (rather than to us).
+    pub fn owes_client(&self) -> bool {
+        self.skipping || self.owed.iter().any(|owed| owed.audience != For::Us(Question::Floor))
+    }
+
+    pub fn len(&self) -> usize {
+        self.owed.len()
+    }
+
+    /// A reply of ours whose turn has come: to be written to the client now.
+    pub fn pop_own(&mut self) -> Option<Owed> {
+        match self.owed.front()?.reply {
+            Reply::OwnParseComplete | Reply::OwnCloseComplete => self.owed.pop_front(),
+            _ => None,
+        }
+    }
+
+    /// Judges one message of the server. Whatever is thereby finished or skipped goes to `settle`, with
+    /// `true` if it succeeded; skipped ones last first, so that undoing them in turn restores the past.
+    pub fn on_message(
+        &mut self,
+        tag: u8,
+        mut settle: impl FnMut(Owed, bool),
+    ) -> Result<Verdict, UnexpectedMessage> {
+        // These may come at any time and answer nothing.
+        if matches!(tag, b'N' | b'S' | b'A') {
+            return Ok(match self.owed.front() {
+                Some(Owed { audience: For::Us(_), .. }) if tag == b'N' => Verdict::Swallow,
+                _ => Verdict::Forward,
+            });
+        }
+        let Some(front) = self.owed.front() else {
+            return match tag {
+                // A server that is shut down says so before it hangs up.
+                b'E' => Ok(Verdict::Forward),
+                _ => Err(UnexpectedMessage { tag: char::from(tag), expected: "nothing" }),
+            };
+        };
+        let reply = front.reply;
+        let verdict = match front.audience {
+            For::Client => Verdict::Forward,
+            For::Prelude if tag == b'E' => Verdict::Forward,
+            For::Prelude => Verdict::Swallow,
+            For::Us(question) if matches!(tag, b'D' | b'E') => Verdict::Answer(question),
+            For::Us(_) => Verdict::Swallow,
+        };
+        let finished = match (tag, reply) {
+            (b'1', Reply::ParseComplete) | (b'2', Reply::BindComplete) | (b'3', Reply::CloseComplete) => true,
+            (b't', Reply::Description) => false,
+            (b'T' | b'n', Reply::Description) => true,
+            (b'C' | b'I' | b's', Reply::Execution) => {
+                self.copy_in = false;
+                true
+            }
+            (b'D' | b'H' | b'd' | b'c', Reply::Execution | Reply::Query) => false,
+            (b'G' | b'W', Reply::Execution) => {
+                self.copy_in = true;
+                // The server ignores a Sync that reaches it during COPY; the client sends one more after.
+                while self.owed.get(1).is_some_and(|owed| owed.reply == Reply::Sync) {
+                    self.owed.remove(1);
+                }
+                false
+            }
+            (b'G' | b'W', Reply::Query) => {
+                self.copy_in = true;
+                false
+            }
+            (b'T' | b'I' | b's', Reply::Query) | (b'V', Reply::FunctionCall) => false,
+            (b'C', Reply::Query) => {
+                self.copy_in = false;
+                false
+            }
+            (b'Z', Reply::Sync | Reply::Query | Reply::FunctionCall) => true,
+            (b'E', Reply::Query | Reply::FunctionCall) => {
+                self.copy_in = false;
+                false
+            }
+            (b'E', _) => {
+                self.copy_in = false;
+                self.skip_to_sync(&mut settle);
+                return Ok(verdict);
+            }
+            _ => return Err(UnexpectedMessage { tag: char::from(tag), expected: expected(reply) }),
+        };
+        if finished && let Some(owed) = self.owed.pop_front() {
+            settle(owed, true);
+        }
+        Ok(verdict)
+    }
+
+    fn skip_to_sync(&mut self, settle: &mut impl FnMut(Owed, bool)) {
+        let sync = self.owed.iter().position(|owed| owed.reply == Reply::Sync);
+        self.skipping = sync.is_none();
+        let skipped = sync.unwrap_or(self.owed.len());
+        for owed in self.owed.drain(..skipped).rev() {
+            settle(owed, false);
+        }
+    }
+}
+
+fn expected(reply: Reply) -> &'static str {
+    match reply {
+        Reply::ParseComplete => "ParseComplete",
+        Reply::BindComplete => "BindComplete",
+        Reply::CloseComplete => "CloseComplete",
+        Reply::Description => "a description",
+        Reply::Execution => "the result of Execute",
+        Reply::Sync => "ReadyForQuery",
+        Reply::Query => "the result of Query",
+        Reply::FunctionCall => "FunctionCallResponse",
+        Reply::OwnParseComplete | Reply::OwnCloseComplete => "a reply of our own",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(replies: &[Reply]) -> ExpectedReplies {
+        let mut queue = ExpectedReplies::default();
+        for &reply in replies {
+            queue.push(Owed::client(reply));
+        }
+        queue
+    }
+
+    fn feed(queue: &mut ExpectedReplies, tags: &[u8]) -> Vec<Reply> {
+        let mut skipped = Vec::new();
+        for &tag in tags {
+            queue
+                .on_message(tag, |owed, done| {
+                    if !done {
+                        skipped.push(owed.reply);
+                    }
+                })
+                .unwrap();
+        }
+        skipped
+    }
+
+    #[test]
+    fn a_pipeline_is_settled_message_by_message() {
+        use Reply::*;
+        let mut q = queue(&[ParseComplete, BindComplete, Description, Execution, Sync]);
+        assert!(feed(&mut q, b"12TDDC").is_empty());
+        assert!(!q.is_empty());
+        feed(&mut q, b"Z");
+        assert!(q.is_empty());
+    }
+
+    #[test]
+    fn an_error_skips_to_the_next_sync_and_no_further() {
+        use Reply::*;
+        let mut q = queue(&[ParseComplete, BindComplete, Execution, Sync, BindComplete, Execution, Sync]);
+        assert_eq!(feed(&mut q, b"1E"), vec![Execution, BindComplete]);
+        feed(&mut q, b"Z2CZ");
+        assert!(q.is_empty());
+    }
+
+    #[test]
+    fn an_error_before_the_sync_was_sent_keeps_the_connection_busy() {
+        use Reply::*;
+        let mut q = queue(&[BindComplete, Execution]);
+        feed(&mut q, b"E");
+        assert!(q.is_skipping() && !q.is_empty());
+        q.push(Owed::client(Sync));
+        assert!(!q.is_skipping());
+        feed(&mut q, b"Z");
+        assert!(q.is_empty());
+    }
+
+    #[test]
+    fn a_sync_sent_ahead_of_copy_data_is_not_answered() {
+        use Reply::*;
+        let mut q = queue(&[BindComplete, Execution, Sync]);
+        feed(&mut q, b"2G");
+        assert!(q.is_copy_in());
+        q.copy_in_ended();
+        q.push(Owed::client(Sync));
+        feed(&mut q, b"CZ");
+        assert!(q.is_empty());
+    }
+
+    #[test]
+    fn what_we_asked_is_kept_from_the_client() {
+        let mut q = queue(&[Reply::Query]);
+        for reply in [Reply::BindComplete, Reply::Execution, Reply::Sync] {
+            q.push(Owed::us(reply, Question::Floor));
+        }
+        let mut verdicts = Vec::new();
+        for &tag in b"TDCZ2DCZ" {
+            verdicts.push(q.on_message(tag, |_, _| ()).unwrap());
+        }
+        use Verdict::*;
+        let answer = Answer(Question::Floor);
+        assert_eq!(
+            verdicts,
+            [Forward, Forward, Forward, Forward, Swallow, answer, Swallow, Swallow],
+            "only the row is an answer"
+        );
+        assert!(q.is_empty());
+    }
+
+    #[test]
+    fn a_message_out_of_turn_is_a_violation() {
+        let mut q = queue(&[Reply::BindComplete]);
+        assert!(q.on_message(b'Z', |_, _| ()).is_err());
+        let mut q = queue(&[]);
+        assert!(q.on_message(b'D', |_, _| ()).is_err());
+        assert_eq!(q.on_message(b'S', |_, _| ()), Ok(Verdict::Forward));
+    }
+}

@@ -1,0 +1,245 @@
+//! Who is the primary, and what each server is good for: facts in, a view out.
+//!
+//! Pure: the same facts always give the same view. Invariant: a view names at most one primary, one
+//! that says so itself, and its epoch never falls.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::topology::{Epoch, Health, Lsn, Role, ServerIndex, ServerState, Snapshot};
+
+use super::model::{Detail, Facts, Identity, Observation, View};
+use super::reason::Reason;
+
+/// What the view that follows `previous` is. `observations` are those of `previous.snapshot.servers`,
+/// in their order; `retries` failures in a row make a server down.
+pub fn next(previous: &View, observations: &[Observation], retries: u32, now_ms: u64) -> View {
+    let identity = identify(previous.identity, observations, retries);
+    let choice = choose(previous, observations, identity, retries);
+    let chosen = choice.ok().and_then(|index| Some((index, observations[index].facts.as_ref()?)));
+
+    let mut view = View {
+        snapshot: Snapshot { epoch: previous.snapshot.epoch, primary: None, servers: Vec::new() },
+        identity,
+        no_primary: choice.err(),
+        details: Vec::with_capacity(observations.len()),
+        ..previous.clone()
+    };
+    if let Some((index, facts)) = chosen {
+        view.snapshot.primary = Some(ServerIndex(index as u16));
+        view.snapshot.epoch = epoch(previous, index, facts);
+        view.timeline = facts.timeline;
+        view.primary_lsn = facts.lsn;
+    }
+    for (index, observation) in observations.iter().enumerate() {
+        let judged = judge(&view, index, observation, retries);
+        let before = (&previous.snapshot.servers[index], &previous.details[index]);
+        let senders = chosen.map_or(&[][..], |(_, facts)| &facts.senders);
+        let (state, detail) = describe(before, observation, judged, senders, &view, now_ms);
+        view.snapshot.servers.push(state);
+        view.details.push(detail);
+    }
+    let settled = view.snapshot.primary == previous.snapshot.primary
+        && view.snapshot.epoch == previous.snapshot.epoch
+        && view.no_primary == previous.no_primary
+        && view.details.iter().zip(&previous.details).all(|(new, old)| new.since_ms == old.since_ms);
+    if !settled {
+        view.changed_at_ms = now_ms;
+    }
+    view
+}
+
+/// Whether it is worth looking more often than usual.
+pub fn unsettled(view: &View, now_ms: u64) -> bool {
+    view.snapshot.primary.is_none() || now_ms.saturating_sub(view.changed_at_ms) < UNSETTLED_MS
+}
+
+/// After a change the rest of the cluster is about to follow; after this long it has, or will not soon.
+const UNSETTLED_MS: u64 = 10_000;
+
+fn is_down(observation: &Observation, retries: u32) -> bool {
+    observation.failures >= retries.max(1)
+}
+
+/// What a server said, if it still counts: a server that is down has said nothing.
+fn current_facts(observation: &Observation, retries: u32) -> Option<&Facts> {
+    observation.facts.as_ref().filter(|_| !is_down(observation, retries))
+}
+
+/// The cluster's system identifier is that of most servers. It is pinned once a majority had it, so
+/// that neither the first to answer nor the last to live can make the others strangers.
+fn identify(previous: Identity, observations: &[Observation], retries: u32) -> Identity {
+    if matches!(previous, Identity::Pinned(_)) {
+        return previous;
+    }
+    let mut counts = BTreeMap::<u64, usize>::new();
+    for facts in observations.iter().filter_map(|o| current_facts(o, retries)) {
+        *counts.entry(facts.system_identifier).or_default() += 1;
+    }
+    let most = counts.values().copied().max().unwrap_or(0);
+    let mut leading = counts.iter().filter(|&(_, &count)| count == most).map(|(&identifier, _)| identifier);
+    match (leading.next(), leading.next()) {
+        (Some(identifier), None) if most > observations.len() / 2 => Identity::Pinned(identifier),
+        (Some(identifier), None) => Identity::Provisional(identifier),
+        // A tie that the previous view had decided stays decided.
+        (Some(_), Some(_)) if previous.get().is_some_and(|p| counts.get(&p) == Some(&most)) => previous,
+        (None, _) => previous,
+        (Some(_), Some(_)) => Identity::Unknown,
+    }
+}
+
+fn choose(
+    previous: &View,
+    observations: &[Observation],
+    identity: Identity,
+    retries: u32,
+) -> Result<usize, Reason> {
+    let members = || {
+        observations.iter().enumerate().filter_map(|(index, observation)| {
+            let facts = current_facts(observation, retries)?;
+            (Some(facts.system_identifier) == identity.get()).then_some((index, facts))
+        })
+    };
+    let current = previous.snapshot.primary.map(|index| usize::from(index.0));
+    let highest = members().filter(|(_, f)| !f.in_recovery).map(|(_, f)| f.timeline).max();
+    let claimants: Vec<usize> = members()
+        .filter(|(_, facts)| !facts.in_recovery && Some(facts.timeline) == highest)
+        .map(|(index, _)| index)
+        .collect();
+    if let Some(current) = current.filter(|index| claimants.contains(index)) {
+        return Ok(current);
+    }
+    // The first choice would otherwise fall on whoever answers first, an old primary for instance.
+    if previous.snapshot.epoch == Epoch::default() && !observations.iter().all(Observation::looked_at) {
+        return Err(Reason::StillLooking);
+    }
+    match claimants[..] {
+        [index] => {
+            // A standby that follows a later timeline proves a later primary as well as our memory does.
+            let seen = members().map(|(_, facts)| facts.timeline).fold(previous.timeline, u32::max);
+            if highest >= Some(seen) { Ok(index) } else { Err(Reason::OldPrimary) }
+        }
+        [] => Err(match current {
+            Some(index) if is_down(&observations[index], retries) => Reason::PrimaryDown,
+            Some(index) if observations[index].facts.as_ref().is_some_and(|f| f.in_recovery) => {
+                Reason::PrimaryDemoted
+            }
+            _ if identity.get().is_none()
+                && observations.iter().any(|o| current_facts(o, retries).is_some()) =>
+            {
+                Reason::SystemIdentifiersDiffer
+            }
+            // The reason it was lost for stays until there is another one.
+            None if matches!(previous.no_primary, Some(Reason::PrimaryDown | Reason::PrimaryDemoted)) => {
+                previous.no_primary.unwrap_or(Reason::NoPrimary)
+            }
+            _ => Reason::NoPrimary,
+        }),
+        _ => Err(Reason::TwoPrimaries),
+    }
+}
+
+/// Raised whenever what the last epoch promised may not hold: another server, another timeline, or a
+/// log that became shorter because the server crashed before it had written all of it.
+fn epoch(previous: &View, index: usize, facts: &Facts) -> Epoch {
+    let epoch = previous.snapshot.epoch;
+    let same = previous.snapshot.primary == Some(ServerIndex(index as u16))
+        && previous.timeline == facts.timeline
+        && previous.primary_lsn <= facts.lsn;
+    if same { epoch } else { Epoch(epoch.0 + 1) }
+}
+
+struct Judgement {
+    health: Health,
+    role: Role,
+    reason: Option<Reason>,
+}
+
+fn judge(view: &View, index: usize, observation: &Observation, retries: u32) -> Judgement {
+    let Some(facts) = current_facts(observation, retries) else {
+        let health = if is_down(observation, retries) { Health::Down } else { Health::Unknown };
+        let reason = observation.failure.as_ref().map_or(Reason::NotLookedAt, |failure| failure.reason);
+        return Judgement { health, role: Role::Unknown, reason: Some(reason) };
+    };
+    let is_primary = view.snapshot.primary == Some(ServerIndex(index as u16));
+    let reason = match view.identity.get() {
+        None if view.no_primary == Some(Reason::StillLooking) => Some(Reason::StillLooking),
+        None => Some(Reason::SystemIdentifiersDiffer),
+        Some(identifier) if identifier != facts.system_identifier => Some(Reason::WrongSystemIdentifier),
+        Some(_) if is_primary => None,
+        Some(_) if !facts.in_recovery => Some(match (view.snapshot.primary, view.no_primary) {
+            (None, Some(reason)) => reason,
+            _ if facts.timeline < view.timeline => Reason::OldPrimary,
+            _ => Reason::SecondPrimary,
+        }),
+        // Two forks can have passed the same log position: on another timeline it proves nothing.
+        Some(_) if view.timeline != 0 && facts.timeline != view.timeline => Some(Reason::OtherTimeline),
+        Some(_) => None,
+    };
+    let role = match reason {
+        Some(_) => Role::Unknown,
+        None if is_primary => Role::Primary,
+        None => Role::Standby,
+    };
+    Judgement { health: Health::Up, role, reason }
+}
+
+fn describe(
+    (before, before_detail): (&ServerState, &Detail),
+    observation: &Observation,
+    Judgement { health, role, reason }: Judgement,
+    senders: &[super::model::Sender],
+    view: &View,
+    now_ms: u64,
+) -> (ServerState, Detail) {
+    let mut state = ServerState { health, role, ..before.clone() };
+    if let Some(facts) = &observation.facts {
+        state.timeline = facts.timeline;
+        state.lsn = facts.lsn;
+        state.observed_at_ms = facts.asked_at_ms;
+        let follows = role == Role::Standby && view.timeline != 0;
+        // Without a primary the last one's position still is what a standby lacks at least.
+        state.lag_bytes = follows.then(|| lag(facts, view.primary_lsn));
+        state.lag_ms = facts.replay_lag_ms.filter(|_| role == Role::Standby);
+    }
+    let sentence = sentence(reason, observation);
+    if *state.reason != *sentence {
+        state.reason = Arc::from(sentence);
+    }
+    let unchanged = (state.role, state.health, reason) == (before.role, before.health, before_detail.reason);
+    let facts = observation.facts.as_ref();
+    let receiver = facts.filter(|_| role == Role::Standby).and_then(|facts| facts.receiver.as_ref());
+    let detail = Detail {
+        reason,
+        says: facts.filter(|_| health == Health::Up).map_or(Role::Unknown, |facts| match facts.in_recovery {
+            true => Role::Standby,
+            false => Role::Primary,
+        }),
+        since_ms: if unchanged { before_detail.since_ms } else { now_ms },
+        system_identifier: facts.map(|facts| facts.system_identifier),
+        version: facts.map(|facts| facts.version),
+        replication_state: receiver.map(|receiver| receiver.status.clone()),
+        sync_state: receiver.and_then(|receiver| {
+            // Names need not be unique; what is not surely this standby's is not shown.
+            let mut rows = senders.iter().filter(|sender| sender.name == receiver.name);
+            let row = rows.next()?;
+            rows.next().is_none().then(|| row.sync_state.clone())
+        }),
+    };
+    (state, detail)
+}
+
+fn lag(standby: &Facts, primary: Lsn) -> u64 {
+    let ahead = standby.received_lsn.map_or(primary, |received| received.max(primary));
+    ahead.0.saturating_sub(standby.lsn.0)
+}
+
+fn sentence(reason: Option<Reason>, observation: &Observation) -> String {
+    let Some(reason) = reason else { return String::new() };
+    match &observation.failure {
+        Some(failure) if failure.reason == reason && !failure.detail.is_empty() => {
+            format!("{}: {}", reason.sentence(), failure.detail)
+        }
+        _ => reason.sentence().to_owned(),
+    }
+}

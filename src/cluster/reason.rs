@@ -1,0 +1,78 @@
+//! Why a server is not used, or why nobody is the primary: a stable code and a sentence.
+//!
+//! Codes appear in logs, `/status` and `docs/reasons.md`; they never change their meaning.
+//! Invariant: every variant is in `ALL` (the macro sees to it) and in the manual page (a test does).
+
+use std::fmt;
+
+macro_rules! reasons {
+    ($($name:ident $code:literal $sentence:literal;)*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason { $($name,)* }
+
+        impl Reason {
+            pub const ALL: &[Reason] = &[$(Reason::$name,)*];
+
+            /// Stable, for people and programs to search for.
+            pub fn code(self) -> &'static str {
+                match self { $(Reason::$name => $code,)* }
+            }
+
+            pub fn sentence(self) -> &'static str {
+                match self { $(Reason::$name => $sentence,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    NotLookedAt "not_looked_at" "the server has not been looked at yet";
+    NameNotResolved "name_not_resolved" "the server's name does not resolve";
+    ConnectRefused "connect_refused" "nothing accepts connections at the server's address";
+    Unreachable "unreachable" "the server's address cannot be reached";
+    Timeout "timeout" "the server did not answer in time";
+    ConnectionLost "connection_lost" "the connection broke before the server answered";
+    TlsFailed "tls_failed" "no TLS connection to the server could be made";
+    CredentialMissing "credential_missing" "the password of the health user is not to be had";
+    AuthenticationFailed "authentication_failed" "the server does not let the health user in";
+    StartingUp "starting_up" "the server is starting up, recovering or shutting down";
+    TooManyConnections "too_many_connections" "the server has no connection left";
+    QueryFailed "query_failed" "the server answered the look with an error";
+    UnexpectedAnswer "unexpected_answer" "the server's answer is not understood";
+    WrongSystemIdentifier "wrong_system_identifier" "the server belongs to another cluster: its system identifier differs";
+    SystemIdentifiersDiffer "system_identifiers_differ" "the servers belong to different clusters and none of them has the majority";
+    SecondPrimary "second_primary" "the server says that it is a primary, but another one is";
+    OldPrimary "old_primary" "the server says that it is a primary, but of an older timeline than the cluster has seen";
+    OtherTimeline "other_timeline" "the standby is not on the primary's timeline";
+    StillLooking "still_looking" "not every server has been looked at yet";
+    TwoPrimaries "two_primaries" "several servers say that they are the primary, on the same timeline";
+    NoPrimary "no_primary" "no server says that it is the primary";
+    PrimaryDown "primary_down" "the primary does not answer";
+    PrimaryDemoted "primary_demoted" "the primary says that it is a standby now";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_manual_lists_each_reason_and_no_other() {
+        let page = include_str!("../../docs/reasons.md");
+        let listed: Vec<(&str, &str)> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+            .map(|(code, rest)| (code, rest.split(" | ").next().unwrap()))
+            .collect();
+        let known: Vec<(&str, &str)> = Reason::ALL.iter().map(|r| (r.code(), r.sentence())).collect();
+        assert_eq!(listed, known);
+        let codes: BTreeSet<_> = known.iter().map(|(code, _)| code).collect();
+        assert_eq!(codes.len(), known.len(), "two reasons share a code");
+    }
+}

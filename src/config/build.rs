@@ -1,0 +1,214 @@
+//! A `Config` out of the document's values.
+//!
+//! Owns which key fills which field. Pure: the number of CPUs and the directory of the file are arguments.
+//! Invariant: it never complains; whoever uses its result has looked at the findings first.
+
+use std::path::{Path, PathBuf};
+
+use super::document::{Document, Table};
+use super::{
+    Admin, Auth, AuthQuery, ClientTls, ClientTlsMode, Config, Consistency, Health, Limits, Listen, Log,
+    LogFormat, Pool, PoolLimits, PoolMode, PoolOverride, Preference, Server, ServerTls, Split, SslMode,
+};
+
+pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Config {
+    let top = document.table("");
+    Config {
+        listen: listen(document.table("listen"), directory),
+        admin: admin(document.table("admin"), directory),
+        log: log(document.table("log")),
+        limits: limits(document.table("limits")),
+        client_tls: client_tls(document.table("client_tls"), directory),
+        server_tls: server_tls(document.table("server_tls"), directory),
+        auth: auth(document, directory),
+        pool: pool(document),
+        split: split(document),
+        health: health(document.table("health"), directory),
+        servers: document.list("server").iter().map(server).collect(),
+        zone: top.optional_text("zone"),
+        workers: if top.has("workers") { top.usize("workers") } else { cpus },
+    }
+}
+
+/// A path relative to the configuration file.
+fn path(table: &Table, name: &str, directory: &Path) -> Option<PathBuf> {
+    table.path(name).map(|path| directory.join(path))
+}
+
+fn listen(table: &Table, directory: &Path) -> Listen {
+    Listen {
+        addresses: table.addresses("addresses"),
+        unix_socket_directory: path(table, "unix_socket_directory", directory),
+        unix_socket_mode: table.u32("unix_socket_mode"),
+        backlog: table.u32("backlog"),
+    }
+}
+
+fn admin(table: &Table, directory: &Path) -> Admin {
+    Admin { address: table.address("address"), socket: path(table, "socket", directory) }
+}
+
+fn log(table: &Table) -> Log {
+    let format = match table.text("format").as_str() {
+        "json" => LogFormat::Json,
+        _ => LogFormat::Text,
+    };
+    Log { level: table.text("level"), format }
+}
+
+fn limits(table: &Table) -> Limits {
+    Limits {
+        max_client_connections: table.usize("max_client_connections"),
+        max_unauthenticated_per_address: table.usize("max_unauthenticated_per_address"),
+        startup_timeout_ms: table.u64("startup_timeout_ms"),
+        client_idle_timeout_ms: table.u64("client_idle_timeout_ms"),
+        idle_in_transaction_timeout_ms: table.u64("idle_in_transaction_timeout_ms"),
+        shutdown_timeout_ms: table.u64("shutdown_timeout_ms"),
+        max_message_bytes: table.usize("max_message_bytes"),
+        max_inspected_statement_bytes: table.usize("max_inspected_statement_bytes"),
+        max_prepared_statements_per_session: table.usize("max_prepared_statements_per_session"),
+        max_prepared_bytes_per_session: table.usize("max_prepared_bytes_per_session"),
+    }
+}
+
+fn client_tls(table: &Table, directory: &Path) -> ClientTls {
+    let mode = match table.text("mode").as_str() {
+        "allow" => ClientTlsMode::Allow,
+        "require" => ClientTlsMode::Require,
+        "verify" => ClientTlsMode::Verify,
+        _ => ClientTlsMode::Off,
+    };
+    ClientTls {
+        mode,
+        cert_file: path(table, "cert_file", directory),
+        key_file: path(table, "key_file", directory),
+        client_ca_file: path(table, "client_ca_file", directory),
+    }
+}
+
+fn server_tls(table: &Table, directory: &Path) -> ServerTls {
+    let mode = match table.text("mode").as_str() {
+        "disable" => SslMode::Disable,
+        "allow" => SslMode::Allow,
+        "require" => SslMode::Require,
+        "verify-ca" => SslMode::VerifyCa,
+        "verify-full" => SslMode::VerifyFull,
+        _ => SslMode::Prefer,
+    };
+    ServerTls {
+        mode,
+        ca_file: path(table, "ca_file", directory),
+        cert_file: path(table, "cert_file", directory),
+        key_file: path(table, "key_file", directory),
+    }
+}
+
+fn auth(document: &Document, directory: &Path) -> Auth {
+    let table = document.table("auth");
+    Auth {
+        hba_file: path(table, "hba_file", directory).unwrap_or_default(),
+        user_file: path(table, "user_file", directory),
+        query: document.optional("auth.query").map(|query| AuthQuery {
+            user: query.text("user"),
+            database: query.text("database"),
+            query: query.text("query"),
+            cache_ms: query.u64("cache_ms"),
+        }),
+    }
+}
+
+fn pool_mode(word: &str) -> PoolMode {
+    match word {
+        "session" => PoolMode::Session,
+        _ => PoolMode::Transaction,
+    }
+}
+
+fn pool(document: &Document) -> Pool {
+    let table = document.table("pool");
+    let limits = PoolLimits {
+        mode: pool_mode(&table.text("mode")),
+        size: table.usize("size"),
+        min: table.usize("min"),
+        reserve: table.usize("reserve"),
+        reserve_after_ms: table.u64("reserve_after_ms"),
+    };
+    Pool {
+        overrides: document.list("pool.override").iter().map(|table| pool_override(table, &limits)).collect(),
+        limits,
+        max_server_connections: table.usize("max_server_connections"),
+        acquire_timeout_ms: table.u64("acquire_timeout_ms"),
+        connect_timeout_ms: table.u64("connect_timeout_ms"),
+        connect_rate: table.u32("connect_rate"),
+        idle_timeout_ms: table.u64("idle_timeout_ms"),
+        lifetime_ms: table.u64("lifetime_ms"),
+        check_after_idle_ms: table.u64("check_after_idle_ms"),
+        max_prepared_statements: table.usize("max_prepared_statements"),
+        max_prepared_bytes: table.usize("max_prepared_bytes"),
+    }
+}
+
+/// What an override does not say is as the pools in general.
+fn pool_override(table: &Table, general: &PoolLimits) -> PoolOverride {
+    let number = |name, general| if table.has(name) { table.usize(name) } else { general };
+    PoolOverride {
+        database: table.optional_text("database"),
+        user: table.optional_text("user"),
+        limits: PoolLimits {
+            mode: table.optional_text("mode").map_or(general.mode, |word| pool_mode(&word)),
+            size: number("size", general.size),
+            min: number("min", general.min),
+            reserve: number("reserve", general.reserve),
+            reserve_after_ms: table.number("reserve_after_ms").unwrap_or(general.reserve_after_ms),
+        },
+    }
+}
+
+fn split(document: &Document) -> Split {
+    let table = document.table("split");
+    let consistency = match table.text("consistency").as_str() {
+        "eventual" => Consistency::Eventual,
+        "bounded" => Consistency::Bounded,
+        _ => Consistency::Session,
+    };
+    let preference = |table: &Table| Preference {
+        application_name: table.optional_text("application_name"),
+        database: table.optional_text("database"),
+        user: table.optional_text("user"),
+        target: table.target("target"),
+    };
+    Split {
+        enabled: table.bool("enabled"),
+        consistency,
+        max_lag_bytes: table.u64("max_lag_bytes"),
+        max_lag_ms: table.u64("max_lag_ms"),
+        floor_wait_ms: table.u64("floor_wait_ms"),
+        prefer_same_zone: table.bool("prefer_same_zone"),
+        prefer_least_lag: table.bool("prefer_least_lag"),
+        preferences: document.list("split.preference").iter().map(preference).collect(),
+        read_only_functions: table.names("read_only_functions"),
+        write_functions: table.names("write_functions"),
+        catalog_max_age_ms: table.u64("catalog_max_age_ms"),
+    }
+}
+
+fn health(table: &Table, directory: &Path) -> Health {
+    Health {
+        user: table.text("user"),
+        password_file: path(table, "password_file", directory),
+        database: table.text("database"),
+        period_ms: table.u64("period_ms"),
+        timeout_ms: table.u64("timeout_ms"),
+        retries: table.u32("retries"),
+    }
+}
+
+fn server(table: &Table) -> Server {
+    Server {
+        id: table.text("id"),
+        host: table.text("host"),
+        port: u16::try_from(table.u64("port")).expect("the key's range ends at 65535"),
+        weight: table.u32("weight"),
+        zone: table.optional_text("zone"),
+    }
+}

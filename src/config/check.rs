@@ -1,0 +1,341 @@
+//! What is wrong with values that are each right: contradictions, duplicates, names of nothing.
+//!
+//! Owns the rules between keys of the one file. Never opens a file: what the files that it names say is
+//! `references`. Pure. Invariant: a rule is silent about a key whose own value was refused already.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use super::document::{Document, Table};
+use super::report::Findings;
+use super::{ClientTlsMode, Config, Consistency, PoolLimits, PreferenceTarget, SslMode};
+
+pub(super) fn check(document: &Document, config: &Config, findings: &mut Findings) {
+    listen(document, config, findings);
+    client_tls(document, config, findings);
+    server_tls(document, config, findings);
+    auth_query(document, config, findings);
+    pool(document, config, findings);
+    servers(document, config, findings);
+    split(document, config, findings);
+    preferences(document, config, findings);
+}
+
+fn listen(document: &Document, config: &Config, findings: &mut Findings) {
+    let table = document.table("listen");
+    let line = table.line("addresses");
+    for (index, address) in config.listen.addresses.iter().enumerate() {
+        if let Some(other) = config.listen.addresses[..index].iter().find(|other| overlap(other, address)) {
+            let problem = format!("{address} is taken by {other}");
+            findings.problem(line, "listen.addresses", problem, "remove one of the two");
+        }
+        if config.admin.address.is_some_and(|admin| overlap(&admin, address)) {
+            let problem = format!("{address} is taken by listen.addresses");
+            findings.problem(
+                document.table("admin").line("address"),
+                "admin.address",
+                problem,
+                "choose another port",
+            );
+        }
+    }
+}
+
+/// Whether both cannot be listened on at once.
+fn overlap(a: &SocketAddr, b: &SocketAddr) -> bool {
+    let same_family = a.is_ipv4() == b.is_ipv4();
+    a.port() == b.port()
+        && same_family
+        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+fn client_tls(document: &Document, config: &Config, findings: &mut Findings) {
+    let table = document.table("client_tls");
+    if table.is_bad("mode") {
+        return;
+    }
+    let mode = config.client_tls.mode;
+    for name in ["cert_file", "key_file", "client_ca_file"] {
+        let qualified = format!("client_tls.{name}");
+        let needed = match name {
+            "client_ca_file" => mode == ClientTlsMode::Verify,
+            _ => mode != ClientTlsMode::Off,
+        };
+        if needed && !table.has(name) && !table.is_bad(name) {
+            let problem = format!("it is missing, and mode = \"{}\" needs it", table.text("mode"));
+            findings.problem(table.line("mode"), qualified, problem, "name the file, or set mode = \"off\"");
+        } else if mode == ClientTlsMode::Off && table.has(name) {
+            let problem = "it is not used, since client_tls.mode is \"off\"";
+            findings.warn(
+                table.line(name),
+                qualified,
+                problem,
+                "set mode = \"allow\" or \"require\", or remove it",
+            );
+        }
+    }
+}
+
+fn server_tls(document: &Document, config: &Config, findings: &mut Findings) {
+    let table = document.table("server_tls");
+    let verifies = matches!(config.server_tls.mode, SslMode::VerifyCa | SslMode::VerifyFull);
+    if verifies && !table.has("ca_file") && !table.is_bad("ca_file") {
+        let problem = format!("it is missing, and mode = \"{}\" needs it", table.text("mode"));
+        let remedy = "name the file with the authority that signed the servers' certificates";
+        findings.problem(table.line("mode"), "server_tls.ca_file", problem, remedy);
+    }
+    if table.has("ca_file") && !verifies && !table.is_bad("mode") {
+        let problem = format!("it is not used: mode = \"{}\" verifies nobody", table.text("mode"));
+        findings.warn(
+            table.line("ca_file"),
+            "server_tls.ca_file",
+            problem,
+            "set mode = \"verify-full\", or remove it",
+        );
+    }
+    for (name, other) in [("cert_file", "key_file"), ("key_file", "cert_file")] {
+        if table.has(name) && !table.has(other) && !table.is_bad(other) {
+            let problem = format!("it is missing, and {name} is there");
+            findings.problem(
+                table.line(name),
+                format!("server_tls.{other}"),
+                problem,
+                "name both, or neither",
+            );
+        }
+    }
+}
+
+fn auth_query(document: &Document, config: &Config, findings: &mut Findings) {
+    let (Some(table), Some(query)) = (document.optional("auth.query"), &config.auth.query) else { return };
+    if !query.query.contains("$1") && !table.is_bad("query") {
+        let problem = "it does not contain $1, the user's name";
+        findings.problem(table.line("query"), "auth.query.query", problem, "write … where rolname = $1");
+    }
+    if table.has("user") && config.auth.user_file.is_none() && !document.table("auth").is_bad("user_file") {
+        let problem = format!("there is no auth.user_file with the password of \"{}\"", query.user);
+        findings.problem(
+            table.line("user"),
+            "auth.query.user",
+            problem,
+            "set auth.user_file and name the user there",
+        );
+    }
+}
+
+fn pool(document: &Document, config: &Config, findings: &mut Findings) {
+    let table = document.table("pool");
+    pool_limits("pool", table, &config.pool.limits, config, findings);
+    let overrides = document.list("pool.override");
+    for (index, (table, entry)) in overrides.iter().zip(&config.pool.overrides).enumerate() {
+        let at = |other: usize| {
+            let entry = &config.pool.overrides[other];
+            [entry.database.as_deref(), entry.user.as_deref()]
+        };
+        if table.is_bad("database") || table.is_bad("user") {
+            continue;
+        }
+        if entry.database.is_none() && entry.user.is_none() {
+            let problem = "it names neither a database nor a user";
+            findings.problem(table.line(""), "pool.override", problem, "name one, or set the keys in [pool]");
+        } else if let Some(first) = (0..index).find(|first| covers(&at(*first), &at(index))) {
+            unreachable_entry("pool.override", &overrides[first], table, findings);
+        }
+        pool_limits("pool.override", table, &entry.limits, config, findings);
+    }
+}
+
+fn pool_limits(section: &str, table: &Table, limits: &PoolLimits, config: &Config, findings: &mut Findings) {
+    if ["size", "min", "reserve", "reserve_after_ms", "max_server_connections", "acquire_timeout_ms"]
+        .iter()
+        .any(|name| table.is_bad(name))
+    {
+        return;
+    }
+    let PoolLimits { size, min, reserve, reserve_after_ms, .. } = *limits;
+    let all = config.pool.max_server_connections;
+    if min > size {
+        let problem = format!("{min} is more than size, which is {size}");
+        findings.problem(table.line("min"), format!("{section}.min"), problem, "lower min or raise size");
+    }
+    if size > all {
+        let problem = format!("{size} is more than pool.max_server_connections, which is {all}");
+        findings.problem(
+            table.line("size"),
+            format!("{section}.size"),
+            problem,
+            "lower size or raise the other",
+        );
+    } else if size.saturating_add(reserve) > all {
+        let problem = format!("with size it is more than pool.max_server_connections, which is {all}");
+        let key = format!("{section}.reserve");
+        findings.warn(
+            table.line("reserve"),
+            key,
+            problem,
+            "lower one of them or raise max_server_connections",
+        );
+    }
+    if reserve > 0 && reserve_after_ms >= config.pool.acquire_timeout_ms {
+        let problem = format!(
+            "clients give up after pool.acquire_timeout_ms, which is {}",
+            config.pool.acquire_timeout_ms
+        );
+        let key = format!("{section}.reserve_after_ms");
+        findings.problem(table.line("reserve_after_ms"), key, problem, "choose less, or set reserve = 0");
+    }
+}
+
+/// Whether whatever `b` matches, `a` matches too. None matches all.
+fn covers<const N: usize>(a: &[Option<&str>; N], b: &[Option<&str>; N]) -> bool {
+    a.iter().zip(b).all(|(a, b)| a.is_none() || a == b)
+}
+
+fn unreachable_entry(section: &str, first: &Table, table: &Table, findings: &mut Findings) {
+    let line = first.line("").unwrap_or_default();
+    let problem = format!("it is never reached: the one on line {line} matches all that it matches");
+    findings.problem(table.line(""), section, problem, "put it first, or remove it");
+}
+
+fn servers(document: &Document, config: &Config, findings: &mut Findings) {
+    let tables = document.list("server");
+    if tables.is_empty() {
+        findings.problem(None, "server", "there is no server", "add [[server]] with id and host");
+        return;
+    }
+    let mut ids = BTreeMap::new();
+    let mut addresses = BTreeMap::new();
+    for (table, server) in tables.iter().zip(&config.servers) {
+        if table.has("id") {
+            server_id(table, &server.id, findings);
+            if let Some(first) = ids.insert(server.id.clone(), table.line("id").unwrap_or_default()) {
+                let problem = format!("\"{}\" is the server on line {first} already", server.id);
+                findings.problem(table.line("id"), "server.id", problem, "give each server an id of its own");
+            }
+        }
+        if table.has("host") && !table.is_bad("port") {
+            server_host(table, &server.host, server.port, config, findings);
+            let address = (server.host.to_ascii_lowercase(), server.port);
+            if let Some(first) = addresses.insert(address, table.line("host").unwrap_or_default()) {
+                let problem =
+                    format!("{}:{} is the server on line {first} already", server.host, server.port);
+                findings.problem(table.line("host"), "server.host", problem, "name each server once");
+            }
+        }
+    }
+    let bad = tables.iter().any(|table| table.is_bad("weight"));
+    if !bad && config.servers.iter().all(|server| server.weight == 0) {
+        let remedy = "give at least one server a weight above 0";
+        findings.problem(tables[0].line("weight"), "server.weight", "every server's weight is 0", remedy);
+    }
+}
+
+fn server_id(table: &Table, id: &str, findings: &mut Findings) {
+    const MAX_LEN: usize = 63;
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if id.len() > MAX_LEN || !id.chars().all(fine) {
+        let problem = format!("\"{id}\" is no server id");
+        let remedy = format!("use up to {MAX_LEN} letters, digits, _, - and .");
+        findings.problem(table.line("id"), "server.id", problem, remedy);
+    }
+}
+
+fn server_host(table: &Table, host: &str, port: u16, config: &Config, findings: &mut Findings) {
+    let line = table.line("host");
+    let address = host.parse::<IpAddr>().ok();
+    if host.starts_with('/') {
+        return;
+    }
+    if address.is_none() && (host.contains(':') || host.starts_with('[')) {
+        let problem = format!("\"{host}\" is more than a host");
+        findings.problem(
+            line,
+            "server.host",
+            problem,
+            "write the port as port = …, and IPv6 without brackets",
+        );
+    } else if host.contains(|c: char| c.is_whitespace() || matches!(c, '/' | ',' | '@')) {
+        let problem = format!("\"{host}\" is no host");
+        findings.problem(line, "server.host", problem, "write one name, one address, or /directory");
+    }
+    let address =
+        if host.eq_ignore_ascii_case("localhost") { Some(IpAddr::from([127, 0, 0, 1])) } else { address };
+    let is_us = |listen: &SocketAddr| {
+        address.is_some_and(|ip| {
+            listen.port() == port && (listen.ip() == ip || (listen.ip().is_unspecified() && ip.is_loopback()))
+        })
+    };
+    if config.listen.addresses.iter().any(is_us) {
+        let problem = format!("{host}:{port} is where komainu itself listens");
+        findings.problem(
+            line,
+            "server.host",
+            problem,
+            "name the PostgreSQL server, or listen on another port",
+        );
+    }
+}
+
+fn split(document: &Document, config: &Config, findings: &mut Findings) {
+    let table = document.table("split");
+    let split = &config.split;
+    let bad = ["consistency", "max_lag_bytes", "max_lag_ms"].iter().any(|name| table.is_bad(name));
+    if split.consistency == Consistency::Bounded && split.max_lag_bytes == 0 && split.max_lag_ms == 0 && !bad
+    {
+        let problem = "\"bounded\" needs a bound, and max_lag_bytes and max_lag_ms are both 0";
+        findings.problem(
+            table.line("consistency"),
+            "split.consistency",
+            problem,
+            "set one of them, or use \"eventual\"",
+        );
+    }
+    if split.prefer_same_zone && config.zone.is_none() && !document.table("").is_bad("zone") {
+        let problem = "this node's zone is not known";
+        let remedy = "set zone = … at the top of the file, or remove prefer_same_zone";
+        findings.problem(table.line("prefer_same_zone"), "split.prefer_same_zone", problem, remedy);
+    } else if split.prefer_same_zone && config.servers.iter().all(|server| server.zone.is_none()) {
+        let problem = "no server has a zone";
+        findings.problem(
+            table.line("prefer_same_zone"),
+            "split.prefer_same_zone",
+            problem,
+            "set zone in each [[server]]",
+        );
+    }
+    for name in split.read_only_functions.iter().filter(|name| split.write_functions.contains(name)) {
+        let problem = format!("\"{name}\" is among write_functions too");
+        findings.problem(
+            table.line("read_only_functions"),
+            "split.read_only_functions",
+            problem,
+            "remove one of the two",
+        );
+    }
+}
+
+fn preferences(document: &Document, config: &Config, findings: &mut Findings) {
+    let tables = document.list("split.preference");
+    let matchers = |index: usize| {
+        let preference = &config.split.preferences[index];
+        [&preference.application_name, &preference.database, &preference.user].map(Option::as_deref)
+    };
+    for (index, (table, preference)) in tables.iter().zip(&config.split.preferences).enumerate() {
+        if let PreferenceTarget::Servers(servers) = &preference.target {
+            for (id, _) in
+                servers.iter().filter(|(id, _)| config.servers.iter().all(|server| server.id != *id))
+            {
+                let known: Vec<_> = config.servers.iter().map(|server| server.id.as_str()).collect();
+                let problem = format!("there is no server \"{id}\"");
+                let remedy = format!("the servers are {}", known.join(", "));
+                findings.problem(table.line("target"), "split.preference.target", problem, remedy);
+            }
+        }
+        if ["application_name", "database", "user"].iter().any(|name| table.is_bad(name)) {
+            continue;
+        }
+        if let Some(first) = (0..index).find(|first| covers(&matchers(*first), &matchers(index))) {
+            unreachable_entry("split.preference", &tables[first], table, findings);
+        }
+    }
+}

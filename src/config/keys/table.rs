@@ -1,0 +1,208 @@
+//! The table itself: one line for each key.
+//!
+//! Owns the values only; what they mean is `keys`. Pure data.
+
+use super::Kind::{Address, Addresses, Bool, Choice, Integer, Mode, Names, Path, Target, Text};
+use super::Preset::{As, Computed, Required, Unset, Value};
+use super::{Key, Kind, Preset, Section, Shape};
+
+/// A month: longer is surely a mistake of the unit.
+const MS: u64 = 2_592_000_000;
+const CONNECTIONS: u64 = 1_000_000;
+const GIB: u64 = 1_073_741_824;
+/// PostgreSQL's own ceiling for one message, `PQ_LARGE_MESSAGE_LIMIT`.
+const MESSAGE: u64 = GIB - 1;
+const WEIGHT: u64 = 10_000;
+const LIVE: bool = true;
+const RESTART: bool = false;
+
+const fn key(
+    name: &'static str,
+    kind: Kind,
+    unit: &'static str,
+    default: Preset,
+    live: bool,
+    meaning: &'static str,
+) -> Key {
+    Key { name, kind, unit, default, live, meaning }
+}
+
+/// PostgreSQL's own catalog, for which the role must be a superuser; managed services need a function
+/// (`docs/configuration.md` shows one). `CONNECTION LIMIT 0` bars a role from logging in too.
+const AUTH_QUERY: &str = "\"select rolpassword, rolcanlogin and rolconnlimit <> 0 and (rolvaliduntil is null or rolvaliduntil > pg_catalog.now()) from pg_catalog.pg_authid where rolname = $1\"";
+
+const POOL_MODES: &[&str] = &["transaction", "session"];
+
+#[rustfmt::skip] // One key a line.
+pub static SECTIONS: &[Section] = &[
+    Section {
+        name: "",
+        shape: Shape::Top,
+        keys: &[
+            key("zone", Text, "", Unset, LIVE, "Availability zone of this node, compared with `server.zone` when `split.prefer_same_zone` is on."),
+            key("workers", Integer(1, 1024), "threads", Computed("the number of CPUs"), RESTART, "Threads that serve clients."),
+        ],
+    },
+    Section {
+        name: "listen",
+        shape: Shape::Table,
+        keys: &[
+            key("addresses", Addresses, "", Required, RESTART, "Where clients connect over TCP: `\"127.0.0.1:9999\"`, `\"[::]:5432\"`, …"),
+            key("unix_socket_directory", Path, "", Unset, RESTART, "Also listen on the Unix socket `.s.PGSQL.<port>` in this directory; the port is that of the first address."),
+            key("unix_socket_mode", Mode, "octal", Value("0o777"), RESTART, "Permission bits of the Unix socket."),
+            key("backlog", Integer(1, 65_535), "connections", Value("1024"), RESTART, "Connections the kernel keeps waiting to be accepted; it caps them at `net.core.somaxconn` too."),
+        ],
+    },
+    Section {
+        name: "admin",
+        shape: Shape::Table,
+        keys: &[
+            key("address", Address, "", Unset, RESTART, "HTTP address of `/metrics`, `/live` and `/ready`. It asks for no password: keep it on a private address."),
+            key("socket", Path, "", Unset, RESTART, "The same over a Unix socket at this path, guarded by its file permissions."),
+        ],
+    },
+    Section {
+        name: "log",
+        shape: Shape::Table,
+        keys: &[
+            key("level", Text, "", Value("\"info\""), LIVE, "`error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter such as `info,komainu::pool=debug`."),
+            key("format", Choice(&["text", "json"]), "", Value("\"text\""), RESTART, "Lines to read, or one JSON object a line."),
+        ],
+    },
+    Section {
+        name: "limits",
+        shape: Shape::Table,
+        keys: &[
+            key("max_client_connections", Integer(1, CONNECTIONS), "connections", Value("10000"), RESTART, "More clients than this are refused with 53300."),
+            key("max_unauthenticated_per_address", Integer(1, CONNECTIONS), "connections", Value("1000"), LIVE, "Connections of one address that have not logged in yet; more are refused."),
+            key("startup_timeout_ms", Integer(1, MS), "ms", Value("15000"), LIVE, "A client that has not logged in by then is disconnected."),
+            key("client_idle_timeout_ms", Integer(0, MS), "ms", Value("0"), LIVE, "A client idle outside a transaction for longer is ended (57P05). 0: never."),
+            key("idle_in_transaction_timeout_ms", Integer(0, MS), "ms", Value("0"), LIVE, "A client idle inside a transaction for longer is ended (25P03). 0: never."),
+            key("shutdown_timeout_ms", Integer(0, MS), "ms", Value("30000"), LIVE, "How long running transactions may go on after SIGTERM. 0: they are ended at once."),
+            key("max_message_bytes", Integer(65_536, MESSAGE), "bytes", Value("1073741823"), LIVE, "Largest single message of a client that has logged in; the default is PostgreSQL's own limit."),
+            key("max_inspected_statement_bytes", Integer(1024, MESSAGE), "bytes", Value("1048576"), LIVE, "A longer statement is not looked into: it goes to the primary and pins its session to one connection."),
+            key("max_prepared_statements_per_session", Integer(1, CONNECTIONS), "statements", Value("5000"), LIVE, "Named statements one client may hold."),
+            key("max_prepared_bytes_per_session", Integer(1024, MESSAGE), "bytes", Value("16777216"), LIVE, "Bytes of the texts of those statements."),
+        ],
+    },
+    Section {
+        name: "client_tls",
+        shape: Shape::Table,
+        keys: &[
+            key("mode", Choice(&["off", "allow", "require", "verify"]), "", Value("\"off\""), LIVE, "`allow`: for clients that ask; `require`: no client over TCP without it; `verify`: and none without a certificate signed by `client_ca_file`."),
+            key("cert_file", Path, "", Unset, LIVE, "Certificate chain (PEM), this node's first; needed unless `mode` is `off`."),
+            key("key_file", Path, "", Unset, LIVE, "Its private key (PEM)."),
+            key("client_ca_file", Path, "", Unset, LIVE, "Authorities (PEM) that sign clients' certificates; `verify` and the HBA file's `cert` and `clientcert` need it."),
+        ],
+    },
+    Section {
+        name: "server_tls",
+        shape: Shape::Table,
+        keys: &[
+            key("mode", Choice(&["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]), "", Value("\"prefer\""), LIVE, "As libpq's `sslmode`. Only `verify-ca` and `verify-full` make sure who the server is."),
+            key("ca_file", Path, "", Unset, LIVE, "Authorities (PEM) that sign the servers' certificates; `verify-ca` and `verify-full` need it."),
+            key("cert_file", Path, "", Unset, LIVE, "Certificate (PEM) shown to servers that ask for one."),
+            key("key_file", Path, "", Unset, LIVE, "Its private key (PEM)."),
+        ],
+    },
+    Section {
+        name: "auth",
+        shape: Shape::Table,
+        keys: &[
+            key("hba_file", Path, "", Required, LIVE, "Who may connect from where and how, in `pg_hba.conf`'s format."),
+            key("user_file", Path, "", Unset, LIVE, "Users' secrets, in the format of PgBouncer's `userlist.txt`."),
+        ],
+    },
+    Section {
+        name: "auth.query",
+        shape: Shape::Optional,
+        keys: &[
+            key("user", Text, "", Required, LIVE, "The role that asks; `auth.user_file` must have its plain password."),
+            key("database", Text, "", Value("\"postgres\""), LIVE, "Where it asks."),
+            key("query", Text, "", Value(AUTH_QUERY), LIVE, "Asked for a user whom `auth.user_file` does not name: `$1` is the user's name; the columns are the secret and whether the role may log in now. Write every name with its schema."),
+            key("cache_ms", Integer(0, MS), "ms", Value("10000"), LIVE, "An answer is believed for this long, also for users with open pools: a role that was dropped or locked gets in for no longer. 0: asked at every login."),
+        ],
+    },
+    Section {
+        name: "pool",
+        shape: Shape::Table,
+        keys: &[
+            key("mode", Choice(POOL_MODES), "", Value("\"transaction\""), LIVE, "A client holds a server connection for a transaction, or for its whole session."),
+            key("size", Integer(1, CONNECTIONS), "connections", Value("20"), LIVE, "Connections to one server for one database and user."),
+            key("min", Integer(0, CONNECTIONS), "connections", Value("0"), LIVE, "Of these, so many stay open after the user's first login."),
+            key("reserve", Integer(0, CONNECTIONS), "connections", Value("0"), LIVE, "Further connections once a client has waited `reserve_after_ms`."),
+            key("reserve_after_ms", Integer(0, MS), "ms", Value("5000"), LIVE, "See `pool.reserve`."),
+            key("max_server_connections", Integer(1, CONNECTIONS), "connections", Value("90"), LIVE, "Connections to one server over all its pools; below the server's `max_connections` (100 by default) less what others need."),
+            key("acquire_timeout_ms", Integer(1, MS), "ms", Value("30000"), LIVE, "A client that waited this long for a server connection gets an error (53300)."),
+            key("connect_timeout_ms", Integer(1, MS), "ms", Value("15000"), LIVE, "For reaching a server, TLS and login together; patient, since clouds are slow at times."),
+            key("connect_rate", Integer(1, CONNECTIONS), "per second", Value("50"), LIVE, "New connections to one server, so that a hiccup is not followed by a storm."),
+            key("idle_timeout_ms", Integer(0, MS), "ms", Value("600000"), LIVE, "A connection idle for longer is closed, down to `min`. 0: never."),
+            key("lifetime_ms", Integer(0, MS), "ms", Value("3600000"), LIVE, "A connection older than this is closed once it is idle. 0: never."),
+            key("check_after_idle_ms", Integer(0, MS), "ms", Value("30000"), LIVE, "A connection that idled longer is asked whether it lives before a client gets it. 0: always."),
+            key("max_prepared_statements", Integer(1, CONNECTIONS), "statements", Value("500"), LIVE, "Prepared statements on one server connection; the least recently used go first."),
+            key("max_prepared_bytes", Integer(1024, MESSAGE), "bytes", Value("8388608"), LIVE, "Bytes of their texts."),
+        ],
+    },
+    Section {
+        name: "pool.override",
+        shape: Shape::List,
+        keys: &[
+            key("database", Text, "", Unset, LIVE, "Only this database; unset: any. The first override that matches is taken."),
+            key("user", Text, "", Unset, LIVE, "Only this user; unset: any."),
+            key("mode", Choice(POOL_MODES), "", As("pool.mode"), LIVE, "Instead of `pool.mode`."),
+            key("size", Integer(1, CONNECTIONS), "connections", As("pool.size"), LIVE, "Instead of `pool.size`."),
+            key("min", Integer(0, CONNECTIONS), "connections", As("pool.min"), LIVE, "Instead of `pool.min`."),
+            key("reserve", Integer(0, CONNECTIONS), "connections", As("pool.reserve"), LIVE, "Instead of `pool.reserve`."),
+            key("reserve_after_ms", Integer(0, MS), "ms", As("pool.reserve_after_ms"), LIVE, "Instead of `pool.reserve_after_ms`."),
+        ],
+    },
+    Section {
+        name: "split",
+        shape: Shape::Table,
+        keys: &[
+            key("enabled", Bool, "", Value("true"), LIVE, "Whether reads go to standbys; off: everything goes to the primary."),
+            key("consistency", Choice(&["eventual", "bounded", "session"]), "", Value("\"session\""), LIVE, "`eventual`: any standby within the lag limits; `bounded`: and its lag must be known; `session`: a session reads its own writes and never goes back in time."),
+            key("max_lag_bytes", Integer(0, u64::MAX >> 1), "bytes", Value("0"), LIVE, "A standby further behind gets no reads. 0: no limit."),
+            key("max_lag_ms", Integer(0, MS), "ms", Value("10000"), LIVE, "The same by time. 0: no limit."),
+            key("floor_wait_ms", Integer(0, MS), "ms", Value("20"), LIVE, "How long a read waits for a standby to replay the session's last write before it goes to the primary. 0: it does not wait."),
+            key("prefer_same_zone", Bool, "", Value("false"), LIVE, "Read from standbys in this node's `zone` while there are any."),
+            key("prefer_least_lag", Bool, "", Value("false"), LIVE, "Read from the standby that is least behind rather than by weight."),
+            key("read_only_functions", Names, "", Value("[]"), LIVE, "Functions that only read, whatever the catalog says; each a name, or a schema and a name."),
+            key("write_functions", Names, "", Value("[]"), LIVE, "Functions that write, whatever the catalog says."),
+            key("catalog_max_age_ms", Integer(1000, MS), "ms", Value("60000"), LIVE, "The catalog of functions, tables and views is read again after this."),
+        ],
+    },
+    Section {
+        name: "split.preference",
+        shape: Shape::List,
+        keys: &[
+            key("application_name", Text, "", Unset, LIVE, "Only clients of this `application_name`; unset: any. The first preference that matches is taken."),
+            key("database", Text, "", Unset, LIVE, "Only this database; unset: any."),
+            key("user", Text, "", Unset, LIVE, "Only this user; unset: any."),
+            key("target", Target, "", Required, LIVE, "Where their reads go: `\"primary\"`, `\"standbys\"`, or servers by weight: `{ s2 = 3, s3 = 1 }`."),
+        ],
+    },
+    Section {
+        name: "health",
+        shape: Shape::Table,
+        keys: &[
+            key("user", Text, "", Value("\"komainu\""), LIVE, "The role that looks at the servers; `pg_monitor` is all it needs."),
+            key("password_file", Path, "", Unset, LIVE, "File with its password; unset: the one in `auth.user_file`."),
+            key("database", Text, "", Value("\"postgres\""), LIVE, "The database it connects to."),
+            key("period_ms", Integer(50, MS), "ms", Value("1000"), LIVE, "How often each server is looked at."),
+            key("timeout_ms", Integer(10, MS), "ms", Value("3000"), LIVE, "A look that takes longer has failed."),
+            key("retries", Integer(1, 1000), "failures", Value("3"), LIVE, "Failures in a row before a server counts as down."),
+        ],
+    },
+    Section {
+        name: "server",
+        shape: Shape::List,
+        keys: &[
+            key("id", Text, "", Required, LIVE, "A name for logs, metrics and preferences: letters, digits, `_`, `-` and `.`."),
+            key("host", Text, "", Required, LIVE, "A name, an address, or the directory of a Unix socket (begins with `/`)."),
+            key("port", Integer(1, 65_535), "", Value("5432"), LIVE, "Its port."),
+            key("weight", Integer(0, WEIGHT), "share", Value("1"), LIVE, "Its share of the reads. 0: none while another standby lives."),
+            key("zone", Text, "", Unset, LIVE, "Its availability zone."),
+        ],
+    },
+];

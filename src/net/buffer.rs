@@ -1,0 +1,162 @@
+//! Read buffers that idle connections do not hold.
+//!
+//! Owns a fixed stretch of bytes with a filled middle, and a small stock of them for each thread.
+//! Invariant: a buffer never grows by itself; whoever needs a larger one names the size.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::Stream;
+
+/// Enough for a whole exchange of most applications in one read.
+pub const SMALL: usize = 16 * 1024;
+/// For streams of rows or COPY data: fewer system calls for each byte.
+pub const LARGE: usize = 128 * 1024;
+/// Buffers a thread keeps for reuse: 4 MiB at most.
+const STOCK: usize = 256;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Empty and without storage until something is read.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    storage: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Buffer {
+    pub fn bytes(&self) -> &[u8] {
+        &self.storage[self.start..self.end]
+    }
+
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.storage.len()
+    }
+
+    /// Drops the first `count` bytes.
+    pub fn consume(&mut self, count: usize) {
+        debug_assert!(count <= self.len());
+        self.start += count;
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+
+    /// Makes room for a message of `len` bytes that begins at the front, moving or growing if it must.
+    pub fn reserve(&mut self, len: usize) {
+        if self.storage.len() < len {
+            self.replace_storage(len.next_power_of_two());
+        } else if self.storage.len() - self.start < len {
+            self.compact();
+        }
+    }
+
+    fn compact(&mut self) {
+        self.storage.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+    }
+
+    fn replace_storage(&mut self, size: usize) {
+        let mut larger = vec![0; size].into_boxed_slice();
+        let len = self.len();
+        larger[..len].copy_from_slice(self.bytes());
+        give_back(std::mem::replace(&mut self.storage, larger));
+        self.start = 0;
+        self.end = len;
+    }
+
+    /// Gives the storage back if nothing is in it.
+    pub fn release(&mut self) {
+        if self.is_empty() && !self.storage.is_empty() {
+            give_back(std::mem::take(&mut self.storage));
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+
+    /// Room behind the filled part.
+    fn space(&mut self) -> &mut [u8] {
+        if self.storage.is_empty() {
+            self.storage =
+                SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; SMALL].into_boxed_slice());
+        } else if self.end == self.storage.len() && self.start > 0 {
+            self.compact();
+        }
+        &mut self.storage[self.end..]
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.len() == self.storage.len() && !self.storage.is_empty()
+    }
+
+    /// Reads once. `Ready(Ok(0))` is the end of the stream. Must not be called on a full buffer.
+    pub fn poll_fill(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let space = self.space();
+        debug_assert!(!space.is_empty());
+        let mut read = ReadBuf::new(space);
+        ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+        let count = read.filled().len();
+        self.end += count;
+        Poll::Ready(Ok(count))
+    }
+}
+
+fn give_back(storage: Box<[u8]>) {
+    if storage.len() == SMALL {
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < STOCK {
+                spare.push(storage);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(bytes: &[u8]) -> Buffer {
+        let mut buffer = Buffer::default();
+        buffer.space()[..bytes.len()].copy_from_slice(bytes);
+        buffer.end += bytes.len();
+        buffer
+    }
+
+    #[test]
+    fn storage_goes_back_only_when_empty() {
+        let mut buffer = filled(b"abc");
+        buffer.release();
+        assert_eq!(buffer.bytes(), b"abc");
+        buffer.consume(3);
+        buffer.release();
+        assert_eq!(buffer.capacity(), 0);
+    }
+
+    #[test]
+    fn a_message_is_moved_or_given_room_without_losing_a_byte() {
+        let mut buffer = filled(b"abcdef");
+        buffer.consume(4);
+        buffer.reserve(SMALL);
+        assert_eq!((buffer.bytes(), buffer.start), (&b"ef"[..], 0));
+        buffer.reserve(SMALL + 1);
+        assert_eq!(buffer.bytes(), b"ef");
+        assert_eq!(buffer.capacity(), SMALL * 2);
+    }
+}

@@ -1,0 +1,57 @@
+//! Socket options of TCP connections, to servers and from clients.
+//!
+//! Owns how long a silent peer is believed in. Never opens or reads a socket.
+//! Invariant: a peer that vanished without a word is noticed within `PEER_GONE_AFTER`, whether we
+//! wait for it (keepalive) or it owes us acknowledgements (`TCP_USER_TIMEOUT`).
+
+use std::io;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+/// Silence before the first probe. Clouds forget idle flows after 350 seconds.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_COUNT: u32 = 3;
+/// Idle time and all probes together. Less would cut the probing short: once the user timeout is set
+/// the kernel gives up by it, and no longer by the number of probes.
+const PEER_GONE_AFTER: Duration = Duration::from_secs(45);
+
+/// Sets the options of a connection we opened or accepted.
+///
+/// A client may be gone before we get here; its error is the caller's to report.
+pub fn configure(tcp: &TcpStream) -> io::Result<()> {
+    // Messages are written whole; waiting to fill a segment only adds latency.
+    tcp.set_nodelay(true)?;
+    let socket = SockRef::from(tcp);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_COUNT);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(PEER_GONE_AFTER))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn every_option_is_really_set() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        configure(&tcp).unwrap();
+        let socket = SockRef::from(&tcp);
+        assert!(tcp.nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_COUNT);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(PEER_GONE_AFTER));
+        assert_eq!(PEER_GONE_AFTER, KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_COUNT);
+    }
+}

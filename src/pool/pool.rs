@@ -1,0 +1,379 @@
+//! The connections to one server for one database and user.
+//!
+//! Owns lending and taking back. A connection is opened by a task of its own and goes to whoever waits
+//! longest, not to whoever caused it, so a client that leaves wastes nothing. Invariant: only a clean
+//! connection of the pool's epoch is lent again.
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::book::Book;
+use super::gate::{Permit, ServerGate};
+use super::waiter::Waiter;
+use super::{AcquireError, PoolKey};
+use crate::backend::conn::{IdleLook, NewConn};
+use crate::backend::connect::{ConnectError, ConnectTarget, Credential, Login, connect};
+use crate::backend::ServerConn;
+use crate::clock::now_ms;
+use crate::config::{self, PoolLimits};
+use crate::session::SessionId;
+use crate::session::settings::{Reported, Settings};
+use crate::topology::Epoch;
+
+/// What every new connection is told, so that two of them are alike whoever caused them.
+const STARTUP_PARAMETERS: [(&str, &str); 2] = [("application_name", "komainu"), ("client_encoding", "UTF8")];
+
+type PooledConn = Box<ServerConn>;
+
+#[derive(Debug)]
+struct Inner {
+    book: Book<PooledConn, Arc<Waiter>>,
+    limits: PoolLimits,
+    /// Permits of all open connections; which belongs to which does not matter.
+    permits: Vec<Permit>,
+    credential: Credential,
+    /// What new connections report, for greeting clients without asking a server.
+    greeting: Option<Arc<Reported>>,
+    /// When a server last confirmed that the role may log in.
+    confirmed_at_ms: u64,
+    /// Set after a failed attempt: no new one before this.
+    not_before_ms: u64,
+    failures: u32,
+}
+
+#[derive(Debug)]
+pub struct Pool {
+    pub key: PoolKey,
+    target: ConnectTarget,
+    gate: Arc<ServerGate>,
+    config: config::Pool,
+    inner: Mutex<Inner>,
+    retired: AtomicBool,
+    last_used_ms: AtomicU64,
+}
+
+/// Numbers of one pool for `SHOW POOL_POOLS` and metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolCounts {
+    pub open: usize,
+    pub idle: usize,
+    pub waiting: usize,
+}
+
+impl Pool {
+    pub fn new(
+        key: PoolKey,
+        target: ConnectTarget,
+        gate: Arc<ServerGate>,
+        config: config::Pool,
+        limits: PoolLimits,
+        credential: Credential,
+    ) -> Arc<Self> {
+        Arc::new(Pool {
+            key,
+            target,
+            gate,
+            config,
+            inner: Mutex::new(Inner {
+                book: Book::default(),
+                limits,
+                permits: Vec::new(),
+                credential,
+                greeting: None,
+                confirmed_at_ms: 0,
+                not_before_ms: 0,
+                failures: 0,
+            }),
+            retired: AtomicBool::new(false),
+            last_used_ms: AtomicU64::new(now_ms()),
+        })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.key.epoch
+    }
+
+    pub fn target(&self) -> &ConnectTarget {
+        &self.target
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    /// A client proved this; the next connection logs in with it.
+    pub fn offer_credential(&self, credential: Credential) {
+        if !matches!(credential, Credential::None) {
+            self.inner().credential = credential;
+        }
+    }
+
+    pub fn greeting(&self) -> Option<(Arc<Reported>, u64)> {
+        let inner = self.inner();
+        inner.greeting.clone().map(|greeting| (greeting, inner.confirmed_at_ms))
+    }
+
+    pub fn confirm_login(&self, now_ms: u64) {
+        self.inner().confirmed_at_ms = now_ms;
+    }
+
+    /// An idle connection at once, if there is one. Prefers one that was last made up as `settings`,
+    /// and of those one that `session` itself used.
+    pub fn try_acquire(&self, session: SessionId, settings: &Settings) -> Option<PooledConn> {
+        loop {
+            let mut conn = {
+                let mut inner = self.inner();
+                inner.book.take_idle(|conn| conn.settings.hash() == settings.hash())?
+            };
+            conn.last_session_was(session);
+            match conn.look_while_idle() {
+                IdleLook::Quiet => return Some(conn),
+                IdleLook::Dead => self.discard(conn),
+            }
+        }
+    }
+
+    /// A connection, waiting for one in turn. Cancel safe: dropping it leaves the queue.
+    pub fn wait(self: &Arc<Self>) -> Acquire {
+        let waiter = Waiter::new(now_ms());
+        self.inner().book.enqueue(waiter.clone());
+        self.open_for_waiters();
+        Acquire { pool: self.clone(), waiter }
+    }
+
+    /// Takes a connection back. What is not clean is closed.
+    pub fn release(self: &Arc<Self>, mut conn: PooledConn) {
+        let now = now_ms();
+        let expired = self.config.lifetime_ms != 0 && now - conn.opened_at_ms > self.config.lifetime_ms;
+        if self.is_retired() || expired || !conn.is_clean() {
+            self.discard(conn);
+            self.open_for_waiters();
+            return;
+        }
+        conn.input.release();
+        conn.idle_since_ms = now;
+        self.last_used_ms.store(now, Ordering::Relaxed);
+        self.inner().book.give_back(conn);
+    }
+
+    /// A connection that is not to be used again.
+    pub fn discard(&self, conn: PooledConn) {
+        {
+            let mut inner = self.inner();
+            inner.book.closed();
+            inner.permits.pop();
+        }
+        conn.close();
+    }
+
+    /// Closes idle connections now and leased ones as they come back; nobody is lent one any more.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        let (idle, waiters) = {
+            let mut inner = self.inner();
+            let idle = inner.book.expire(0, |_| true);
+            let kept = inner.permits.len().saturating_sub(idle.len());
+            inner.permits.truncate(kept);
+            (idle, inner.book.all_waiters())
+        };
+        idle.into_iter().for_each(ServerConn::close);
+        waiters.iter().for_each(|waiter| waiter.fail(AcquireError::Retired));
+    }
+
+    /// Housekeeping, called by a coarse tick: expiry, minimum, the reserve, retries.
+    pub fn tick(self: &Arc<Self>) {
+        let now = now_ms();
+        let expired = {
+            let mut inner = self.inner();
+            let minimum = inner.limits.min;
+            let (idle_timeout, lifetime) = (self.config.idle_timeout_ms, self.config.lifetime_ms);
+            let mut expired = inner.book.expire(0, |conn| lifetime != 0 && now - conn.opened_at_ms > lifetime);
+            expired.extend(inner.book.expire(minimum, |conn| {
+                idle_timeout != 0 && now - conn.idle_since_ms > idle_timeout
+            }));
+            let kept = inner.permits.len().saturating_sub(expired.len());
+            inner.permits.truncate(kept);
+            expired
+        };
+        expired.into_iter().for_each(ServerConn::close);
+        self.drop_dead_idle();
+        self.open_for_waiters();
+        self.open_to_minimum();
+    }
+
+    /// Notices idle connections the server has closed, so that the counts are true.
+    fn drop_dead_idle(&self) {
+        let mut looked_at = Vec::new();
+        // One at a time: the lock is not held while a connection is looked at.
+        let count = self.inner().book.idle_count();
+        for _ in 0..count {
+            let Some(mut conn) = self.inner().book.take_oldest_idle() else { break };
+            match conn.look_while_idle() {
+                IdleLook::Quiet => looked_at.push(conn),
+                IdleLook::Dead => self.discard(conn),
+            }
+        }
+        for conn in looked_at {
+            self.inner().book.give_back(conn);
+        }
+    }
+
+    fn open_for_waiters(self: &Arc<Self>) {
+        if self.is_retired() {
+            return;
+        }
+        let now = now_ms();
+        let mut inner = self.inner();
+        if now < inner.not_before_ms {
+            return;
+        }
+        let limits = inner.limits.clone();
+        for _ in 0..inner.book.wanted(&limits, now) {
+            if !self.open_one(&mut inner) {
+                break;
+            }
+        }
+    }
+
+    fn open_to_minimum(self: &Arc<Self>) {
+        let mut inner = self.inner();
+        // Without a login there is nothing to open with; and a role nobody uses needs no connections.
+        if self.is_retired() || inner.greeting.is_none() || now_ms() < inner.not_before_ms {
+            return;
+        }
+        for _ in 0..inner.book.below_minimum(&inner.limits.clone()) {
+            if !self.open_one(&mut inner) {
+                break;
+            }
+        }
+    }
+
+    fn open_one(self: &Arc<Self>, inner: &mut Inner) -> bool {
+        let Some(permit) = self.gate.try_enter() else { return false };
+        inner.book.opening();
+        let login = Login {
+            user: self.key.user.to_string(),
+            database: self.key.database.to_string(),
+            credential: inner.credential.clone(),
+        };
+        tokio::spawn(self.clone().open(login, permit));
+        true
+    }
+
+    async fn open(self: Arc<Self>, login: Login, permit: Permit) {
+        let pause = self.gate.turn_ms(now_ms());
+        if pause > 0 {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+        let deadline = Duration::from_millis(self.config.connect_timeout_ms);
+        let result = tokio::time::timeout(deadline, connect(&self.target, &login, &STARTUP_PARAMETERS))
+            .await
+            .unwrap_or(Err(ConnectError::Timeout));
+        match result {
+            Ok(connected) => {
+                let conn = Box::new(ServerConn::from(NewConn {
+                    stream: connected.stream,
+                    server: self.key.server,
+                    epoch: self.key.epoch,
+                    pid: connected.pid,
+                    key: connected.cancel_key,
+                    parameters: connected.parameters,
+                    max_prepared_statements: self.config.max_prepared_statements,
+                    max_prepared_bytes: self.config.max_prepared_bytes,
+                    now_ms: now_ms(),
+                }));
+                self.opened(conn, permit);
+            }
+            Err(error) => self.opening_failed(error, permit),
+        }
+    }
+
+    fn opened(self: &Arc<Self>, conn: PooledConn, permit: Permit) {
+        {
+            let mut inner = self.inner();
+            inner.book.opened();
+            inner.permits.push(permit);
+            inner.failures = 0;
+            inner.confirmed_at_ms = now_ms();
+            inner.greeting = Some(conn.reported.clone());
+        }
+        tracing::debug!(server = %self.target.host, port = self.target.port, database = %self.key.database,
+            user = %self.key.user, pid = conn.cancel.pid, "server connection opened");
+        self.release(conn);
+    }
+
+    fn opening_failed(self: &Arc<Self>, error: ConnectError, permit: Permit) {
+        const FIRST_PAUSE_MS: u64 = 50;
+        const LONGEST_PAUSE_MS: u64 = 1000;
+        drop(permit);
+        tracing::warn!(server = %self.target.host, port = self.target.port, database = %self.key.database,
+            user = %self.key.user, %error, "cannot open a server connection");
+        let waiters = {
+            let mut inner = self.inner();
+            inner.book.opening_failed();
+            if error.is_credential() && matches!(inner.credential, Credential::ScramKeys { .. }) {
+                // The verifier has changed on the server; the next login brings a new proof.
+                inner.credential = Credential::None;
+                inner.greeting = None;
+            }
+            inner.failures += 1;
+            let pause = FIRST_PAUSE_MS << inner.failures.min(5);
+            inner.not_before_ms = now_ms() + pause.min(LONGEST_PAUSE_MS);
+            // Whoever could be served by a connection that is open waits on; with none, nobody can.
+            if inner.book.open_count() == 0 { inner.book.all_waiters() } else { Default::default() }
+        };
+        let error = Arc::new(error);
+        waiters.iter().for_each(|waiter| waiter.fail(AcquireError::Connect(error.clone())));
+    }
+
+    pub fn set_limits(&self, limits: PoolLimits) {
+        self.inner().limits = limits;
+    }
+
+    pub fn counts(&self) -> PoolCounts {
+        let inner = self.inner();
+        PoolCounts {
+            open: inner.book.open_count(),
+            idle: inner.book.idle_count(),
+            waiting: inner.book.waiting_count(),
+        }
+    }
+
+    /// Nothing open, nobody waiting, unused for long: the registry may forget it.
+    pub fn is_forgettable(&self, now_ms: u64, after_ms: u64) -> bool {
+        let counts = self.counts();
+        counts == PoolCounts::default() && now_ms - self.last_used_ms.load(Ordering::Relaxed) > after_ms
+    }
+}
+
+/// A place in the queue. Dropping it leaves the queue and loses nothing.
+#[derive(Debug)]
+pub struct Acquire {
+    pool: Arc<Pool>,
+    waiter: Arc<Waiter>,
+}
+
+impl Acquire {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<PooledConn, AcquireError>> {
+        self.waiter.poll(cx)
+    }
+
+    pub async fn served(mut self) -> Result<PooledConn, AcquireError> {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+}
+
+impl Drop for Acquire {
+    fn drop(&mut self) {
+        if let Some(conn) = self.waiter.leave() {
+            self.pool.release(conn);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! All pools, by server, epoch, database and user.
+//!
+//! Invariant: when an epoch ends its pools are retired at once; a pool of it is never handed out again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use foldhash::fast::RandomState;
+
+use super::gate::ServerGate;
+use super::pool::{Pool, PoolCounts};
+use super::PoolKey;
+use crate::backend::connect::{ConnectTarget, Credential};
+use crate::clock::now_ms;
+use crate::config::{self, PoolLimits};
+use crate::net::tls::ServerTlsContext;
+use crate::topology::{Epoch, ServerIndex, Snapshot};
+
+#[derive(Debug)]
+pub struct Pools {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    config: config::Pool,
+    tls: Arc<ServerTlsContext>,
+    gates: HashMap<ServerIndex, Arc<ServerGate>>,
+    pools: HashMap<PoolKey, Arc<Pool>, RandomState>,
+}
+
+/// A pool without connections or clients is forgotten after this.
+const FORGET_AFTER_MS: u64 = 10 * 60 * 1000;
+
+impl Pools {
+    pub fn new(config: config::Pool, tls: Arc<ServerTlsContext>) -> Self {
+        Pools {
+            state: Mutex::new(State { config, tls, gates: HashMap::new(), pools: HashMap::default() }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pool for `key`, made if need be; `credential` is what a new one logs in with.
+    pub fn get(&self, key: &PoolKey, topology: &Snapshot, credential: &Credential) -> Arc<Pool> {
+        let mut state = self.state();
+        if let Some(pool) = state.pools.get(key) {
+            return pool.clone();
+        }
+        let server = topology.server(key.server);
+        let config = state.config.clone();
+        let gate = state
+            .gates
+            .entry(key.server)
+            .or_insert_with(|| ServerGate::new(config.max_server_connections, config.connect_rate))
+            .clone();
+        let target = ConnectTarget { host: server.host.to_string(), port: server.port, tls: state.tls.clone() };
+        let limits = limits_for(&config, &key.database, &key.user).clone();
+        let pool = Pool::new(key.clone(), target, gate, config, limits, credential.clone());
+        state.pools.insert(key.clone(), pool.clone());
+        pool
+    }
+
+    /// Ends the pools of every other epoch.
+    pub fn retire_other_epochs(&self, epoch: Epoch) {
+        let old: Vec<_> = self.state().pools.extract_if(|key, _| key.epoch != epoch).map(|(_, pool)| pool).collect();
+        old.iter().for_each(|pool| pool.retire());
+    }
+
+    pub fn tick(&self) {
+        let now = now_ms();
+        let pools: Vec<_> = {
+            let mut state = self.state();
+            state.pools.retain(|_, pool| {
+                // Ours is the only reference to a pool no session remembers.
+                Arc::strong_count(pool) > 1 || !pool.is_forgettable(now, FORGET_AFTER_MS)
+            });
+            state.pools.values().cloned().collect()
+        };
+        pools.iter().for_each(Pool::tick);
+    }
+
+    /// Takes over what can change while connections are open.
+    pub fn reconfigure(&self, config: config::Pool, tls: Arc<ServerTlsContext>) {
+        let mut state = self.state();
+        for gate in state.gates.values() {
+            gate.set_limits(config.max_server_connections, config.connect_rate);
+        }
+        for (key, pool) in &state.pools {
+            pool.set_limits(limits_for(&config, &key.database, &key.user).clone());
+        }
+        state.config = config;
+        state.tls = tls;
+    }
+
+    pub fn counts(&self) -> Vec<(PoolKey, PoolCounts)> {
+        self.state().pools.iter().map(|(key, pool)| (key.clone(), pool.counts())).collect()
+    }
+
+    pub fn retire_all(&self) {
+        let all: Vec<_> = self.state().pools.drain().map(|(_, pool)| pool).collect();
+        all.iter().for_each(|pool| pool.retire());
+    }
+}
+
+/// The limits of the first override that fits, else the general ones.
+pub fn limits_for<'a>(config: &'a config::Pool, database: &str, user: &str) -> &'a PoolLimits {
+    let fits = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
+    config
+        .overrides
+        .iter()
+        .find(|o| fits(&o.database, database) && fits(&o.user, user))
+        .map_or(&config.limits, |o| &o.limits)
+}

@@ -1,0 +1,75 @@
+//! What is known of each shape seen, bounded.
+//!
+//! Owns the map from shape to analysis for one database. Never locks: the caller holds a lock around it,
+//! and never across an await. Invariant: every entry was resolved against the catalog now in force.
+
+use std::hash::{BuildHasherDefault, Hasher};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use lru::LruCache;
+
+use super::catalog::Routed;
+use super::lexer::Shape;
+use super::statement::Analysis;
+
+/// An analysis, and what it comes to with the catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Analyzed {
+    pub analysis: Analysis,
+    pub routed: Routed,
+}
+
+/// Least recently used shapes go first.
+pub struct RouteCache {
+    entries: LruCache<Shape, Arc<Analyzed>, BuildHasherDefault<ShapeHasher>>,
+}
+
+impl RouteCache {
+    pub fn new(capacity: NonZeroUsize) -> Self {
+        // Grown as it fills: a database that sees ten shapes does not pay for ten thousand.
+        let mut entries = LruCache::unbounded_with_hasher(BuildHasherDefault::default());
+        entries.resize(capacity);
+        RouteCache { entries }
+    }
+
+    /// A hit allocates nothing.
+    pub fn get(&mut self, shape: Shape) -> Option<&Arc<Analyzed>> {
+        self.entries.get(&shape)
+    }
+
+    pub fn insert(&mut self, shape: Shape, analyzed: Arc<Analyzed>) {
+        self.entries.put(shape, analyzed);
+    }
+
+    /// To be called whenever the catalog was replaced: what functions and relations are has changed.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+/// A shape is a keyed hash already; half of it is as good as a hash of it.
+#[derive(Default)]
+struct ShapeHasher(u64);
+
+impl Hasher for ShapeHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+    fn write_u128(&mut self, value: u128) {
+        self.0 = value as u64;
+    }
+}

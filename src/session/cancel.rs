@@ -1,0 +1,183 @@
+//! Cancel keys: which running statement a CancelRequest means.
+//!
+//! Owns the map from the keys we gave out to what their sessions run now. Invariant: between the moment a
+//! cancel was started for a server connection and the moment the server has taken it, that connection is
+//! not lent to anybody else; so a late cancel never hits another client's statement.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aws_lc_rs::rand;
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use tokio::sync::Notify;
+
+use crate::backend::ServerConn;
+use crate::backend::conn::CancelAddress;
+use crate::pool::Pool;
+
+/// Secret of the protocol's version 3.0, in bytes; 3.2 allows up to 256.
+const SHORT_SECRET: usize = 4;
+const LONG_SECRET: usize = 32;
+
+/// What a client gets as BackendKeyData.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct CancelKey {
+    pub pid: i32,
+    pub secret: Bytes,
+}
+
+impl std::fmt::Debug for CancelKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "CancelKey({})", self.pid)
+    }
+}
+
+/// One session's entry: what a cancel would end now.
+#[derive(Debug, Default)]
+pub struct CancelSlot {
+    state: Mutex<SlotState>,
+    settled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct SlotState {
+    running: Option<Arc<CancelAddress>>,
+    /// Cancels on their way.
+    under_way: usize,
+}
+
+impl CancelSlot {
+    fn state(&self) -> MutexGuard<'_, SlotState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn lease_began(&self, address: &Arc<CancelAddress>) {
+        self.state().running = Some(address.clone());
+    }
+
+    /// Ends the lease; false when a cancel is on its way and the connection must wait for it.
+    fn lease_ended(&self) -> bool {
+        let mut state = self.state();
+        state.running = None;
+        state.under_way == 0
+    }
+
+    /// Gives a connection back, once no cancel can hit it any more.
+    pub fn release(self: &Arc<Self>, pool: &Arc<Pool>, conn: Box<ServerConn>) {
+        if self.lease_ended() {
+            pool.release(conn);
+            return;
+        }
+        let (slot, pool) = (self.clone(), pool.clone());
+        tokio::spawn(async move {
+            slot.no_cancel_under_way().await;
+            pool.release(conn);
+        });
+    }
+
+    async fn no_cancel_under_way(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if self.state().under_way == 0 {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// What to cancel, if anything runs. The guard keeps the connection from its next user.
+    pub fn begin_cancel(self: &Arc<Self>) -> Option<CancelUnderWay> {
+        let mut state = self.state();
+        let address = state.running.clone()?;
+        state.under_way += 1;
+        Some(CancelUnderWay { slot: self.clone(), address })
+    }
+}
+
+/// A cancel on its way to the server; dropped when the server has taken it.
+#[derive(Debug)]
+pub struct CancelUnderWay {
+    slot: Arc<CancelSlot>,
+    pub address: Arc<CancelAddress>,
+}
+
+impl Drop for CancelUnderWay {
+    fn drop(&mut self) {
+        self.slot.state().under_way -= 1;
+        self.slot.settled.notify_waiters();
+    }
+}
+
+/// All keys given out by this process.
+#[derive(Debug, Default)]
+pub struct CancelKeys {
+    slots: Mutex<HashMap<CancelKey, Arc<CancelSlot>, RandomState>>,
+}
+
+impl CancelKeys {
+    fn slots(&self) -> MutexGuard<'_, HashMap<CancelKey, Arc<CancelSlot>, RandomState>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new key that nobody else holds. Both its halves are random: the process id is none.
+    pub fn issue(&self, protocol_minor: u32) -> (CancelKey, Arc<CancelSlot>) {
+        let secret_len = if protocol_minor >= 2 { LONG_SECRET } else { SHORT_SECRET };
+        let mut slots = self.slots();
+        loop {
+            let mut random = [0; 4 + LONG_SECRET];
+            rand::fill(&mut random).expect("the operating system's random source works");
+            let (pid, secret) = random.split_at(4);
+            let pid = i32::from_be_bytes([pid[0] & 0x7F, pid[1], pid[2], pid[3]]);
+            let key = CancelKey { pid, secret: Bytes::copy_from_slice(&secret[..secret_len]) };
+            if let std::collections::hash_map::Entry::Vacant(entry) = slots.entry(key.clone()) {
+                return (key, entry.insert(Arc::default()).clone());
+            }
+        }
+    }
+
+    pub fn forget(&self, key: &CancelKey) {
+        self.slots().remove(key);
+    }
+
+    pub fn find(&self, pid: i32, secret: &[u8]) -> Option<Arc<CancelSlot>> {
+        let key = CancelKey { pid, secret: Bytes::copy_from_slice(secret) };
+        self.slots().get(&key).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::ServerIndex;
+
+    fn address() -> Arc<CancelAddress> {
+        Arc::new(CancelAddress { server: ServerIndex(0), pid: 1, key: Bytes::from_static(b"k") })
+    }
+
+    #[test]
+    fn only_the_whole_key_finds_a_session_and_only_while_it_lives() {
+        let keys = CancelKeys::default();
+        let (key, _slot) = keys.issue(0);
+        assert_eq!(key.secret.len(), SHORT_SECRET);
+        assert!(keys.find(key.pid, &key.secret).is_some());
+        assert!(keys.find(key.pid, &key.secret[..3]).is_none());
+        assert!(keys.find(key.pid ^ 1, &key.secret).is_none());
+        keys.forget(&key);
+        assert!(keys.find(key.pid, &key.secret).is_none());
+        assert_eq!(keys.issue(2).0.secret.len(), LONG_SECRET);
+    }
+
+    #[test]
+    fn an_idle_session_has_nothing_to_cancel() {
+        let slot = Arc::new(CancelSlot::default());
+        assert!(slot.begin_cancel().is_none());
+        slot.lease_began(&address());
+        let under_way = slot.begin_cancel();
+        assert!(under_way.is_some());
+        assert!(!slot.lease_ended(), "the connection waits for the cancel");
+        drop(under_way);
+        assert!(slot.lease_ended());
+        assert!(slot.begin_cancel().is_none());
+    }
+}

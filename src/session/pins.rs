@@ -1,0 +1,181 @@
+//! Why a session keeps its server connection between transactions.
+//!
+//! Pure. Invariant: a reason is set no later than the statement that makes it true is sent, and cleared
+//! only when the server says that nothing of it is left.
+
+use crate::route::Effects;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PinReason {
+    /// `pool.mode = "session"`.
+    SessionMode,
+    TemporaryObject,
+    AdvisoryLock,
+    Listen,
+    HoldCursor,
+    Load,
+    /// PREPARE among several statements of one text, or by the extended protocol.
+    SqlPrepare,
+    /// `currval` or `lastval`.
+    SequenceState,
+    /// A statement too long to be inspected, or one whose effects are not known.
+    NotInspected,
+}
+
+impl PinReason {
+    pub const ALL: [PinReason; 9] = [
+        PinReason::SessionMode,
+        PinReason::TemporaryObject,
+        PinReason::AdvisoryLock,
+        PinReason::Listen,
+        PinReason::HoldCursor,
+        PinReason::Load,
+        PinReason::SqlPrepare,
+        PinReason::SequenceState,
+        PinReason::NotInspected,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PinReason::SessionMode => "session_mode",
+            PinReason::TemporaryObject => "temporary_object",
+            PinReason::AdvisoryLock => "advisory_lock",
+            PinReason::Listen => "listen",
+            PinReason::HoldCursor => "hold_cursor",
+            PinReason::Load => "load",
+            PinReason::SqlPrepare => "sql_prepare",
+            PinReason::SequenceState => "sequence_state",
+            PinReason::NotInspected => "not_inspected",
+        }
+    }
+
+    fn bit(self) -> u16 {
+        1 << self as u16
+    }
+}
+
+/// A set of reasons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pins(u16);
+
+/// What the server says is there: see `OwnStatement::Pins`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Found {
+    pub temporary_objects: bool,
+    pub advisory_locks: bool,
+    pub listening: bool,
+    pub hold_cursors: bool,
+}
+
+impl Pins {
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub fn has(self, reason: PinReason) -> bool {
+        self.0 & reason.bit() != 0
+    }
+
+    /// Returns whether it is new.
+    pub fn insert(&mut self, reason: PinReason) -> bool {
+        let new = !self.has(reason);
+        self.0 |= reason.bit();
+        new
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = PinReason> {
+        PinReason::ALL.into_iter().filter(move |reason| self.has(*reason))
+    }
+
+    /// The reasons that come with what a text does.
+    pub fn from_effects(effects: Effects) -> Pins {
+        let mut pins = Pins::default();
+        let table = [
+            (Effects::TEMP_OBJECT, PinReason::TemporaryObject),
+            (Effects::SESSION_ADVISORY_LOCK, PinReason::AdvisoryLock),
+            (Effects::LISTENS, PinReason::Listen),
+            (Effects::HOLD_CURSOR, PinReason::HoldCursor),
+            (Effects::LOADS, PinReason::Load),
+            (Effects::USES_SEQUENCE_STATE, PinReason::SequenceState),
+            (Effects::UNKNOWN_EFFECTS, PinReason::NotInspected),
+        ];
+        for (effect, reason) in table {
+            if effects.intersects(effect) {
+                pins.insert(reason);
+            }
+        }
+        pins
+    }
+
+    pub fn union(self, other: Pins) -> Pins {
+        Pins(self.0 | other.0)
+    }
+
+    pub fn without(self, other: Pins) -> Pins {
+        Pins(self.0 & !other.0)
+    }
+
+    /// Whether asking the server could end one of the reasons.
+    pub fn can_end(self) -> bool {
+        let endable = [
+            PinReason::TemporaryObject,
+            PinReason::AdvisoryLock,
+            PinReason::Listen,
+            PinReason::HoldCursor,
+            PinReason::NotInspected,
+        ];
+        endable.into_iter().any(|reason| self.has(reason))
+    }
+
+    /// What is left of the reasons once the server was asked. A text of unknown effects may have left any
+    /// of the four; what else it left is hidden state, for which the connection is reset, not kept.
+    pub fn after(self, found: Found) -> Pins {
+        let mut left = self;
+        let table = [
+            (PinReason::TemporaryObject, found.temporary_objects),
+            (PinReason::AdvisoryLock, found.advisory_locks),
+            (PinReason::Listen, found.listening),
+            (PinReason::HoldCursor, found.hold_cursors),
+        ];
+        for (reason, is_there) in table {
+            if is_there {
+                left.insert(reason);
+            } else {
+                left.0 &= !reason.bit();
+            }
+        }
+        left.0 &= !PinReason::NotInspected.bit();
+        left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_ends_when_the_server_has_nothing_left() {
+        let pins = Pins::from_effects(Effects::TEMP_OBJECT | Effects::LISTENS);
+        assert_eq!(pins.iter().collect::<Vec<_>>(), [PinReason::TemporaryObject, PinReason::Listen]);
+        let left = pins.after(Found { listening: true, ..Found::default() });
+        assert_eq!(left.iter().collect::<Vec<_>>(), [PinReason::Listen]);
+        assert!(left.after(Found::default()).is_empty());
+    }
+
+    #[test]
+    fn what_no_question_can_answer_stays() {
+        let mut pins = Pins::default();
+        assert!(pins.insert(PinReason::Load));
+        assert!(!pins.insert(PinReason::Load));
+        assert!(!pins.can_end());
+        assert_eq!(pins.after(Found::default()), pins);
+    }
+
+    #[test]
+    fn an_uninspected_text_pins_by_what_it_left() {
+        let pins = Pins::from_effects(Effects::UNKNOWN_EFFECTS);
+        let left = pins.after(Found { advisory_locks: true, ..Found::default() });
+        assert_eq!(left.iter().collect::<Vec<_>>(), [PinReason::AdvisoryLock]);
+    }
+}

@@ -1,0 +1,188 @@
+//! The settings a session has changed, and the ones a server reports.
+//!
+//! Pure. Invariant: equal hashes mean equal contents for all that follows from them (a 64-bit hash with
+//! a process's own seed), so that the common checkout compares two numbers and nothing else.
+
+use std::hash::{BuildHasher, Hash};
+use std::sync::{Arc, LazyLock};
+
+use foldhash::fast::RandomState;
+
+static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+
+fn hash_of(item: impl Hash) -> u64 {
+    SEED.hash_one(item)
+}
+
+/// Changing these in this order puts them back: the others while still the role that may, then who we are.
+const LAST: [&str; 2] = ["session_authorization", "role"];
+
+/// What a session has set, sorted by name, differing from what a new connection has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    entries: Vec<(Box<str>, Box<str>)>,
+    hash: u64,
+    semantic: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings::new(Vec::new())
+    }
+}
+
+/// One setting to change; `None` returns it to the connection's default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change<'a> {
+    pub name: &'a str,
+    pub value: Option<&'a str>,
+}
+
+impl Settings {
+    pub fn new(mut entries: Vec<(Box<str>, Box<str>)>) -> Self {
+        entries.sort();
+        entries.dedup_by(|later, first| later.0 == first.0);
+        let hash = if entries.is_empty() { 0 } else { hash_of(&entries) };
+        let semantic = hash_of(entries.iter().filter(|(name, _)| &**name != "application_name").collect::<Vec<_>>());
+        Settings { entries, hash, semantic }
+    }
+
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// Of the settings that can change what a statement means: all but its author's name.
+    pub fn semantic_hash(&self) -> u64 {
+        self.semantic
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.entries.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let at = self.entries.binary_search_by(|(n, _)| (**n).cmp(name)).ok()?;
+        Some(&self.entries[at].1)
+    }
+
+    /// What to change on a connection that has `present` so that it has `self`.
+    pub fn changes_from<'a>(&'a self, present: &'a Settings) -> Vec<Change<'a>> {
+        let gone = present.iter().filter(|(name, _)| self.get(name).is_none());
+        let new = self.iter().filter(|(name, value)| present.get(name) != Some(value));
+        let mut changes: Vec<_> = gone
+            .map(|(name, _)| Change { name, value: None })
+            .chain(new.map(|(name, value)| Change { name, value: Some(value) }))
+            .collect();
+        // A role that is left is left first: only the login role may be sure to set the rest.
+        changes.sort_by_key(|change| match LAST.iter().position(|name| *name == change.name) {
+            Some(at) if change.value.is_some() => 1 + at,
+            Some(_) => 0,
+            None => 1,
+        });
+        changes
+    }
+}
+
+/// What ParameterStatus messages have said, as one value that compares by a number.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reported {
+    entries: Vec<(Box<str>, Box<str>)>,
+    hash: u64,
+}
+
+/// Never told as it is: clients see one server, and that one is never in recovery.
+pub const IN_HOT_STANDBY: &str = "in_hot_standby";
+
+impl Reported {
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.entries.iter().find(|(n, _)| **n == *name).map(|(_, value)| &**value)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.entries.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// Returns whether the value is new.
+    pub fn set(&mut self, name: &str, value: &str) -> bool {
+        match self.entries.iter_mut().find(|(n, _)| **n == *name) {
+            Some((_, present)) if **present == *value => return false,
+            Some((_, present)) => {
+                self.hash ^= hash_of((name, &**present)) ^ hash_of((name, value));
+                *present = value.into();
+            }
+            None => {
+                self.hash ^= hash_of((name, value));
+                self.entries.push((name.into(), value.into()));
+            }
+        }
+        true
+    }
+}
+
+/// Sets one value in a shared `Reported`, copying it only if others share it.
+pub fn report(reported: &mut Arc<Reported>, name: &str, value: &str) -> bool {
+    if reported.get(name) == Some(value) {
+        return false;
+    }
+    Arc::make_mut(reported).set(name, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        Settings::new(pairs.iter().map(|&(n, v)| (n.into(), v.into())).collect())
+    }
+
+    #[test]
+    fn the_order_of_setting_does_not_matter() {
+        let a = settings(&[("a", "1"), ("b", "2")]);
+        let b = settings(&[("b", "2"), ("a", "1")]);
+        assert_eq!(a.hash(), b.hash());
+        assert_eq!(settings(&[]).hash(), 0);
+        assert_ne!(a.hash(), settings(&[("a", "2"), ("b", "1")]).hash());
+    }
+
+    #[test]
+    fn an_application_name_does_not_change_what_a_statement_means() {
+        let a = settings(&[("application_name", "x"), ("search_path", "s")]);
+        let b = settings(&[("application_name", "y"), ("search_path", "s")]);
+        assert_eq!(a.semantic_hash(), b.semantic_hash());
+        assert_ne!(a.semantic_hash(), settings(&[("search_path", "t")]).semantic_hash());
+    }
+
+    #[test]
+    fn changes_reset_what_is_gone_and_become_a_role_last() {
+        let want = settings(&[("role", "r"), ("work_mem", "1"), ("same", "s")]);
+        let have = settings(&[("old", "o"), ("same", "s"), ("session_authorization", "x")]);
+        let changes: Vec<_> = want.changes_from(&have).iter().map(|c| (c.name, c.value)).collect();
+        assert_eq!(
+            changes,
+            [("session_authorization", None), ("old", None), ("work_mem", Some("1")), ("role", Some("r"))]
+        );
+    }
+
+    #[test]
+    fn reported_values_compare_by_hash_whatever_their_history() {
+        let (mut a, mut b) = (Reported::default(), Reported::default());
+        for (name, value) in [("TimeZone", "UTC"), ("DateStyle", "ISO"), ("TimeZone", "CET")] {
+            a.set(name, value);
+        }
+        for (name, value) in [("DateStyle", "ISO"), ("TimeZone", "CET")] {
+            b.set(name, value);
+        }
+        assert_eq!(a.hash(), b.hash());
+        assert!(!a.set("TimeZone", "CET"));
+        assert!(a.set("TimeZone", "UTC"));
+        assert_ne!(a.hash(), b.hash());
+    }
+}

@@ -1,0 +1,223 @@
+//! What is counted on the path of a query: relaxed atomics, one set for each core.
+//!
+//! Never formats, allocates or locks while counting. Invariant: a thread always counts in the same
+//! shard, so cores do not fight for a cache line; only the sum over the shards means anything.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::topology::ServerIndex;
+
+use super::labels::{CancelResult, Direction, Label, LoginFailure, PinReason, QueryClass, ReadToPrimary};
+
+/// Upper bounds, in microseconds, of the buckets of `komainu_acquire_seconds`.
+pub const ACQUIRE_BOUNDS_US: [u64; 10] =
+    [100, 500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 10_000_000];
+
+/// More would only cost memory: beyond this, two cores share a shard.
+const MAX_SHARDS: usize = 64;
+
+#[derive(Debug)]
+pub struct Counters {
+    shards: Box<[Shard]>,
+}
+
+/// Two cache lines: processors fetch them in pairs.
+#[repr(align(128))]
+#[derive(Debug, Default)]
+struct Shard {
+    bytes: [AtomicU64; Direction::COUNT],
+    client_connections: AtomicU64,
+    client_connections_total: AtomicU64,
+    acquire: [AtomicU64; ACQUIRE_BOUNDS_US.len() + 1],
+    acquire_us: AtomicU64,
+    pins: [AtomicU64; PinReason::COUNT],
+    unpins: [AtomicU64; PinReason::COUNT],
+    reads_to_primary: [AtomicU64; ReadToPrimary::COUNT],
+    logins_failed: [AtomicU64; LoginFailure::COUNT],
+    cancels: [AtomicU64; CancelResult::COUNT],
+    /// By server; its length never changes.
+    queries: Box<[[AtomicU64; QueryClass::COUNT]]>,
+}
+
+impl Counters {
+    /// `servers` is how many servers can be counted apart; queries of further ones are not counted.
+    pub fn new(servers: usize) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let shard =
+            |_| Shard { queries: (0..servers).map(|_| Default::default()).collect(), ..Shard::default() };
+        Counters { shards: (0..cores.next_power_of_two().min(MAX_SHARDS)).map(shard).collect() }
+    }
+
+    pub fn query(&self, server: ServerIndex, class: QueryClass) {
+        if let Some(classes) = self.shard().queries.get(usize::from(server.0)) {
+            classes[class.index()].fetch_add(1, Relaxed);
+        }
+    }
+
+    pub fn bytes(&self, direction: Direction, count: u64) {
+        self.shard().bytes[direction.index()].fetch_add(count, Relaxed);
+    }
+
+    pub fn client_connected(&self) {
+        let shard = self.shard();
+        shard.client_connections.fetch_add(1, Relaxed);
+        shard.client_connections_total.fetch_add(1, Relaxed);
+    }
+
+    /// May be called on another thread than `client_connected`: shards wrap, their sum does not.
+    pub fn client_gone(&self) {
+        self.shard().client_connections.fetch_sub(1, Relaxed);
+    }
+
+    /// A server connection was there at once; no clock needs to be read to say so.
+    pub fn acquired_at_once(&self) {
+        self.shard().acquire[0].fetch_add(1, Relaxed);
+    }
+
+    pub fn acquired_after(&self, waited: Duration) {
+        let us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        let bucket = ACQUIRE_BOUNDS_US.partition_point(|&bound| bound < us);
+        let shard = self.shard();
+        shard.acquire[bucket].fetch_add(1, Relaxed);
+        shard.acquire_us.fetch_add(us, Relaxed);
+    }
+
+    pub fn pinned(&self, reason: PinReason) {
+        self.shard().pins[reason.index()].fetch_add(1, Relaxed);
+    }
+
+    pub fn unpinned(&self, reason: PinReason) {
+        self.shard().unpins[reason.index()].fetch_add(1, Relaxed);
+    }
+
+    pub fn read_to_primary(&self, reason: ReadToPrimary) {
+        self.shard().reads_to_primary[reason.index()].fetch_add(1, Relaxed);
+    }
+
+    pub fn login_failed(&self, reason: LoginFailure) {
+        self.shard().logins_failed[reason.index()].fetch_add(1, Relaxed);
+    }
+
+    pub fn cancel_request(&self, result: CancelResult) {
+        self.shard().cancels[result.index()].fetch_add(1, Relaxed);
+    }
+
+    /// All of it, added up.
+    pub fn totals(&self) -> Totals {
+        let servers = self.shards.first().map_or(0, |shard| shard.queries.len());
+        let mut totals = Totals { queries: vec![Default::default(); servers], ..Totals::default() };
+        for shard in &self.shards {
+            add(&mut totals.bytes, &shard.bytes);
+            add_one(&mut totals.client_connections, &shard.client_connections);
+            add_one(&mut totals.client_connections_total, &shard.client_connections_total);
+            add(&mut totals.acquire, &shard.acquire);
+            add_one(&mut totals.acquire_us, &shard.acquire_us);
+            add(&mut totals.pins, &shard.pins);
+            add(&mut totals.unpins, &shard.unpins);
+            add(&mut totals.reads_to_primary, &shard.reads_to_primary);
+            add(&mut totals.logins_failed, &shard.logins_failed);
+            add(&mut totals.cancels, &shard.cancels);
+            for (total, classes) in totals.queries.iter_mut().zip(&shard.queries) {
+                add(total, classes);
+            }
+        }
+        totals
+    }
+
+    fn shard(&self) -> &Shard {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
+        }
+        let mine = MINE.get();
+        let mine = if mine == usize::MAX {
+            let next = NEXT.fetch_add(1, Relaxed);
+            MINE.set(next);
+            next
+        } else {
+            mine
+        };
+        // The length is a power of two.
+        &self.shards[mine & (self.shards.len() - 1)]
+    }
+}
+
+/// The sums of one moment, as good as counters that go on counting can be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub bytes: [u64; Direction::COUNT],
+    pub client_connections: u64,
+    pub client_connections_total: u64,
+    /// The last one is of what exceeds every bound.
+    pub acquire: [u64; ACQUIRE_BOUNDS_US.len() + 1],
+    pub acquire_us: u64,
+    pub pins: [u64; PinReason::COUNT],
+    pub unpins: [u64; PinReason::COUNT],
+    pub reads_to_primary: [u64; ReadToPrimary::COUNT],
+    pub logins_failed: [u64; LoginFailure::COUNT],
+    pub cancels: [u64; CancelResult::COUNT],
+    pub queries: Vec<[u64; QueryClass::COUNT]>,
+}
+
+impl Totals {
+    /// Statements of one class sent to a server.
+    pub fn queries_of(&self, server: usize, class: QueryClass) -> u64 {
+        self.queries.get(server).map_or(0, |classes| classes[class.index()])
+    }
+}
+
+fn add(totals: &mut [u64], counters: &[AtomicU64]) {
+    for (total, counter) in totals.iter_mut().zip(counters) {
+        add_one(total, counter);
+    }
+}
+
+fn add_one(total: &mut u64, counter: &AtomicU64) {
+    *total = total.wrapping_add(counter.load(Relaxed));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_threads_count_adds_up_wherever_they_count_it() {
+        let counters = Counters::new(2);
+        std::thread::scope(|scope| {
+            for _ in 0..5 {
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        counters.query(ServerIndex(1), QueryClass::Write);
+                        counters.query(ServerIndex(2), QueryClass::Write);
+                        counters.bytes(Direction::ToClients, 3);
+                        counters.client_connected();
+                    }
+                });
+            }
+        });
+        // Another thread than those that added.
+        for _ in 0..4999 {
+            counters.client_gone();
+        }
+        let totals = counters.totals();
+        assert_eq!(totals.queries_of(1, QueryClass::Write), 5000);
+        assert_eq!(totals.queries_of(1, QueryClass::Read), 0);
+        assert_eq!(totals.queries_of(2, QueryClass::Write), 0);
+        assert_eq!(totals.bytes, [0, 15_000]);
+        assert_eq!((totals.client_connections, totals.client_connections_total), (1, 5000));
+    }
+
+    #[test]
+    fn waits_fall_into_the_bucket_that_is_named_after_their_upper_bound() {
+        let counters = Counters::new(0);
+        counters.acquired_at_once();
+        for us in [100, 101, 10_000_000, 10_000_001] {
+            counters.acquired_after(Duration::from_micros(us));
+        }
+        let totals = counters.totals();
+        assert_eq!(totals.acquire, [2, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+        assert_eq!(totals.acquire_us, 20_000_202);
+    }
+}

@@ -1,0 +1,121 @@
+//! Sets tracing up: text or JSON lines on stderr, with a filter that can be changed while running.
+//!
+//! Invariant: a filter that does not parse changes nothing.
+
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+
+use crate::config::{Log, LogFormat};
+
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("log.level {level:?} is no filter: {source}")]
+    Filter { level: String, source: tracing_subscriber::filter::ParseError },
+    #[error("logging is set up already: {0}")]
+    Installed(#[from] TryInitError),
+    #[error("the log filter cannot be replaced: {0}")]
+    Replace(#[from] reload::Error),
+}
+
+/// Changes the filter of a running process.
+#[derive(Debug, Clone)]
+pub struct LogControl {
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+impl LogControl {
+    /// Takes `log.level` of a new configuration. The format stays what it was at the start.
+    pub fn reload(&self, level: &str) -> Result<(), LogError> {
+        Ok(self.filter.reload(parse(level)?)?)
+    }
+}
+
+/// To be called once, early in `main`.
+pub fn init(log: &Log) -> Result<LogControl, LogError> {
+    let (filter, control) = reload::Layer::new(parse(&log.level)?);
+    tracing_subscriber::registry().with(filter).with(lines(log.format, std::io::stderr)).try_init()?;
+    Ok(LogControl { filter: control })
+}
+
+/// Whether `log.level` would be accepted, for the check of a configuration.
+pub fn check_level(level: &str) -> Result<(), LogError> {
+    parse(level).map(drop)
+}
+
+fn parse(level: &str) -> Result<EnvFilter, LogError> {
+    EnvFilter::try_new(level).map_err(|source| LogError::Filter { level: level.to_owned(), source })
+}
+
+fn lines<S, W>(format: LogFormat, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    W: for<'w> fmt::MakeWriter<'w> + Send + Sync + 'static,
+{
+    let layer = fmt::layer().with_writer(writer);
+    match format {
+        // Colours would end up in files and journals.
+        LogFormat::Text => layer.with_ansi(false).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Captured {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    #[test]
+    fn the_filter_can_be_changed_and_a_bad_one_changes_nothing() {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let (filter, control) = reload::Layer::new(parse("info").unwrap());
+        let control = LogControl { filter: control };
+        let subscriber =
+            tracing_subscriber::registry().with(filter).with(lines(LogFormat::Json, move || writer.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!("hidden");
+            control.reload("debug").unwrap();
+            tracing::debug!(server = "pg1", "shown");
+            assert!(control.reload("komainu=loud").is_err());
+            tracing::debug!("still shown");
+            control.reload("warn").unwrap();
+            tracing::info!("hidden again");
+        });
+        let lines: Vec<serde_json::Value> =
+            captured.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let messages: Vec<_> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
+        assert_eq!(messages, ["shown", "still shown"]);
+        assert_eq!(lines[0]["server"], "pg1");
+    }
+
+    #[test]
+    fn text_lines_carry_no_escape_sequences() {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let subscriber = tracing_subscriber::registry().with(lines(LogFormat::Text, move || writer.clone()));
+        tracing::subscriber::with_default(subscriber, || tracing::warn!(server = "pg1", "gone"));
+        assert!(captured.text().contains("WARN") && captured.text().ends_with("gone server=\"pg1\"\n"));
+        assert!(!captured.text().contains('\u{1b}'));
+    }
+}

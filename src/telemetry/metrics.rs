@@ -1,0 +1,95 @@
+//! Every metric komainu emits: its name, kind, labels and meaning.
+//!
+//! Pure data. Invariant: a name stands here, in `docs/metrics.md` and on the page, or nowhere.
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident $kind:ident $name:literal $labels:expr, $help:literal;)*) => {
+        $(pub const $constant: Metric =
+            Metric { name: $name, kind: Kind::$kind, labels: &$labels, help: $help };)*
+        pub const ALL: &[Metric] = &[$($constant,)*];
+    };
+}
+
+metrics! {
+    BUILD_INFO Gauge "komainu_build_info" ["version"], "Always 1; the version is the label.";
+    CLIENT_CONNECTIONS Gauge "komainu_client_connections" [], "Clients connected now.";
+    CLIENT_CONNECTIONS_TOTAL Counter "komainu_client_connections_total" [], "Clients that have connected.";
+    LOGINS_FAILED Counter "komainu_logins_failed_total" ["reason"], "Clients that were not let in.";
+    CANCEL_REQUESTS Counter "komainu_cancel_requests_total" ["result"], "Cancel requests of clients.";
+    QUERIES Counter "komainu_queries_total" ["server", "class"], "Statements sent to a server.";
+    READS_TO_PRIMARY Counter "komainu_reads_to_primary_total" ["reason"], "Reads that went to the primary instead of a standby.";
+    BYTES Counter "komainu_bytes_total" ["direction"], "Bytes relayed.";
+    SESSIONS_PINNED Gauge "komainu_sessions_pinned" ["reason"], "Sessions that keep their server connection between transactions.";
+    PINS Counter "komainu_pins_total" ["reason"], "Times a session was pinned to its server connection.";
+    SERVER_CONNECTIONS Gauge "komainu_server_connections" ["server", "state"], "Connections to a server.";
+    POOL_WAITERS Gauge "komainu_pool_waiters" [], "Clients that wait for a server connection.";
+    ACQUIRE_SECONDS Histogram "komainu_acquire_seconds" [], "How long clients waited for a server connection.";
+    EPOCH Gauge "komainu_epoch" [], "Raised each time the cluster gets a primary.";
+    PRIMARY Gauge "komainu_primary" ["server"], "1 for the primary, else 0.";
+    SERVER_UP Gauge "komainu_server_up" ["server"], "1 if the server answers the health checks, else 0.";
+    REPLICATION_LAG_BYTES Gauge "komainu_replication_lag_bytes" ["server"], "WAL that the standby has not replayed; absent while unknown.";
+    REPLICATION_LAG_SECONDS Gauge "komainu_replication_lag_seconds" ["server"], "Age of what the standby has replayed; absent while unknown.";
+    PROCESS_CPU_SECONDS Counter "process_cpu_seconds_total" [], "CPU time komainu has used.";
+    PROCESS_RESIDENT_MEMORY Gauge "process_resident_memory_bytes" [], "Memory komainu occupies.";
+    PROCESS_START_TIME Gauge "process_start_time_seconds" [], "When komainu started, in Unix time.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manual_lists_each_metric_and_no_other() {
+        let page = include_str!("../../docs/metrics.md");
+        let listed: Vec<String> =
+            page.lines().filter(|line| line.starts_with("| `")).map(str::to_owned).collect();
+        let known: Vec<String> = ALL
+            .iter()
+            .map(|metric| {
+                let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+                format!(
+                    "| `{}` | {} | {} | {} |",
+                    metric.name,
+                    metric.kind.as_str(),
+                    labels.join(", "),
+                    metric.help
+                )
+            })
+            .collect();
+        assert_eq!(listed, known);
+    }
+
+    #[test]
+    fn names_are_unique_and_conventional() {
+        let names: std::collections::BTreeSet<_> = ALL.iter().map(|metric| metric.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        for metric in ALL {
+            assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Logs and numbers: what komainu tells of itself.
+//!
+//! Owns every metric name and the set-up of tracing. Never decides anything. Invariant: what is
+//! counted for each query is a plain atomic in `counters`; names, labels and text are for the scrape.
+
+pub mod counters;
+pub mod labels;
+pub mod log;
+pub mod metrics;
+pub mod process;
+pub mod render;
+
+pub use counters::Counters;

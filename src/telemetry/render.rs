@@ -1,0 +1,170 @@
+//! The `/metrics` page, in Prometheus' text format 0.0.4.
+//!
+//! Pure: numbers in, text out. Source: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+//! Invariant: each metric of `metrics::ALL` has its HELP and TYPE lines once, with or without samples.
+
+use std::fmt::{Display, Write};
+use std::time::{Duration, SystemTime};
+
+use crate::topology::{Health, Role, Snapshot};
+
+use super::counters::{ACQUIRE_BOUNDS_US, Totals};
+use super::labels::{ConnectionState, Label, QueryClass};
+use super::metrics::{self, Kind, Metric};
+use super::process::Process;
+
+/// What the pools hold at one moment. Asked for at the scrape, so that it costs a query nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PoolCensus {
+    /// By server, then by `ConnectionState`.
+    pub connections: Vec<[u64; ConnectionState::COUNT]>,
+    pub waiters: u64,
+}
+
+/// All that the page shows.
+#[derive(Debug)]
+pub struct Numbers<'a> {
+    pub version: &'a str,
+    pub totals: &'a Totals,
+    pub census: &'a PoolCensus,
+    pub snapshot: &'a Snapshot,
+    pub process: Process,
+    pub started_at: SystemTime,
+}
+
+pub fn page(numbers: &Numbers) -> String {
+    let Numbers { totals, census, snapshot, .. } = *numbers;
+    let mut page = Page { out: String::with_capacity(8 * 1024) };
+    page.one(metrics::CLIENT_CONNECTIONS, totals.client_connections);
+    page.one(metrics::CLIENT_CONNECTIONS_TOTAL, totals.client_connections_total);
+    page.by_label(metrics::LOGINS_FAILED, &totals.logins_failed, super::labels::LoginFailure::ALL);
+    page.by_label(metrics::CANCEL_REQUESTS, &totals.cancels, super::labels::CancelResult::ALL);
+    page.by_label(metrics::READS_TO_PRIMARY, &totals.reads_to_primary, super::labels::ReadToPrimary::ALL);
+    page.by_label(metrics::BYTES, &totals.bytes, super::labels::Direction::ALL);
+    let pinned: Vec<u64> =
+        totals.pins.iter().zip(&totals.unpins).map(|(pins, unpins)| pins.saturating_sub(*unpins)).collect();
+    page.by_label(metrics::SESSIONS_PINNED, &pinned, super::labels::PinReason::ALL);
+    page.by_label(metrics::PINS, &totals.pins, super::labels::PinReason::ALL);
+    page.one(metrics::POOL_WAITERS, census.waiters);
+    page.acquire(totals);
+    page.servers(totals, census, snapshot);
+    page.one(metrics::EPOCH, snapshot.epoch.0);
+    page.family(metrics::BUILD_INFO);
+    page.sample(metrics::BUILD_INFO, "", &[("version", numbers.version)], 1);
+    page.one(metrics::PROCESS_CPU_SECONDS, numbers.process.cpu.as_secs_f64());
+    page.one(metrics::PROCESS_RESIDENT_MEMORY, numbers.process.resident_bytes);
+    let started = numbers.started_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    page.one(metrics::PROCESS_START_TIME, started.as_secs_f64());
+    page.out
+}
+
+struct Page {
+    out: String,
+}
+
+impl Page {
+    fn family(&mut self, metric: Metric) {
+        let (name, help, kind) = (metric.name, metric.help, metric.kind.as_str());
+        put(&mut self.out, format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn sample(&mut self, metric: Metric, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
+        debug_assert!(
+            metric.kind == Kind::Histogram || labels.iter().map(|l| l.0).eq(metric.labels.iter().copied())
+        );
+        self.out.push_str(metric.name);
+        self.out.push_str(suffix);
+        for (position, (name, text)) in labels.iter().enumerate() {
+            self.out.push(if position == 0 { '{' } else { ',' });
+            put(&mut self.out, format_args!("{name}=\""));
+            for character in text.chars() {
+                match character {
+                    '\\' => self.out.push_str("\\\\"),
+                    '"' => self.out.push_str("\\\""),
+                    '\n' => self.out.push_str("\\n"),
+                    other => self.out.push(other),
+                }
+            }
+            self.out.push('"');
+        }
+        if !labels.is_empty() {
+            self.out.push('}');
+        }
+        put(&mut self.out, format_args!(" {value}\n"));
+    }
+
+    fn one(&mut self, metric: Metric, value: impl Display) {
+        self.family(metric);
+        self.sample(metric, "", &[], value);
+    }
+
+    fn by_label<L: Label>(&mut self, metric: Metric, values: &[u64], labels: &[L]) {
+        self.family(metric);
+        for &label in labels {
+            self.sample(metric, "", &[(metric.labels[0], label.as_str())], values[label.index()]);
+        }
+    }
+
+    fn acquire(&mut self, totals: &Totals) {
+        let metric = metrics::ACQUIRE_SECONDS;
+        self.family(metric);
+        let mut count = 0;
+        for (bucket, bound) in totals.acquire.iter().zip(ACQUIRE_BOUNDS_US) {
+            count += bucket;
+            let bound = seconds(bound).to_string();
+            self.sample(metric, "_bucket", &[("le", &bound)], count);
+        }
+        count += totals.acquire[ACQUIRE_BOUNDS_US.len()];
+        self.sample(metric, "_bucket", &[("le", "+Inf")], count);
+        self.sample(metric, "_sum", &[], seconds(totals.acquire_us));
+        self.sample(metric, "_count", &[], count);
+    }
+
+    fn servers(&mut self, totals: &Totals, census: &PoolCensus, snapshot: &Snapshot) {
+        self.family(metrics::QUERIES);
+        for (index, server) in snapshot.servers.iter().enumerate() {
+            for &class in QueryClass::ALL {
+                let labels = [("server", &*server.id), ("class", class.as_str())];
+                self.sample(metrics::QUERIES, "", &labels, totals.queries_of(index, class));
+            }
+        }
+        self.family(metrics::SERVER_CONNECTIONS);
+        for (server, connections) in snapshot.servers.iter().zip(&census.connections) {
+            for &state in ConnectionState::ALL {
+                let labels = [("server", &*server.id), ("state", state.as_str())];
+                self.sample(metrics::SERVER_CONNECTIONS, "", &labels, connections[state.index()]);
+            }
+        }
+        self.family(metrics::PRIMARY);
+        for (index, server) in snapshot.indexed() {
+            let is_primary = u8::from(snapshot.primary == Some(index));
+            self.sample(metrics::PRIMARY, "", &[("server", &server.id)], is_primary);
+        }
+        self.family(metrics::SERVER_UP);
+        for server in &snapshot.servers {
+            let up = u8::from(server.health == Health::Up);
+            self.sample(metrics::SERVER_UP, "", &[("server", &server.id)], up);
+        }
+        self.family(metrics::REPLICATION_LAG_BYTES);
+        for server in snapshot.servers.iter().filter(|server| server.is_up(Role::Standby)) {
+            if let Some(bytes) = server.lag_bytes {
+                self.sample(metrics::REPLICATION_LAG_BYTES, "", &[("server", &server.id)], bytes);
+            }
+        }
+        self.family(metrics::REPLICATION_LAG_SECONDS);
+        for server in snapshot.servers.iter().filter(|server| server.is_up(Role::Standby)) {
+            if let Some(ms) = server.lag_ms {
+                let seconds = ms as f64 / 1000.0;
+                self.sample(metrics::REPLICATION_LAG_SECONDS, "", &[("server", &server.id)], seconds);
+            }
+        }
+    }
+}
+
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1_000_000.0
+}
+
+fn put(out: &mut String, text: std::fmt::Arguments) {
+    out.write_fmt(text).expect("a String takes all that is written to it");
+}
