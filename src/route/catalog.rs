@@ -248,3 +248,109 @@ fn obey_hint(analysis: &Analysis, routed: &mut Routed) {
         routed.may_write = false;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::analyze;
+
+    fn catalog() -> Catalog {
+        let row = |schema: &str, name: &str, letter| FunctionRow {
+            schema: schema.into(),
+            name: name.into(),
+            volatility: Volatility::from_letter(letter),
+            attribute: name == "attribute",
+        };
+        Catalog::new(
+            [
+                row("pg_catalog", "lower", "i"),
+                row("pg_catalog", "shadowed", "i"),
+                row("public", "shadowed", "v"),
+                row("pg_catalog", "random", "v"),
+                row("app", "safe", "s"),
+                row("app", "over", "v"),
+                row("app", "attribute", "v"),
+            ],
+            [("app".to_string(), "secret".to_string())],
+        )
+    }
+
+    fn routed(sql: &str, lists: &FunctionLists) -> Routed {
+        resolve(&analyze(sql), Some(&catalog()), lists)
+    }
+
+    fn lists(read_only: &[&str], write: &[&str]) -> FunctionLists {
+        let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        FunctionLists::new(&owned(read_only), &owned(write))
+    }
+
+    #[test]
+    fn the_worst_of_all_schemas_counts_unless_one_is_named() {
+        let none = FunctionLists::default();
+        let bare = QualifiedName::bare;
+        let cases = [
+            ("select lower('A'), safe()", None),
+            ("select shadowed()", Some(RouteReason::VolatileFunction(bare("shadowed")))),
+            ("select pg_catalog.shadowed()", None),
+            (
+                "select public.lower('A')",
+                Some(RouteReason::UnknownFunction(QualifiedName::in_schema("public", "lower"))),
+            ),
+            ("select missing()", Some(RouteReason::UnknownFunction(bare("missing")))),
+            ("select * from secret", Some(RouteReason::PrimaryOnlyRelation(bare("secret")))),
+            (
+                "select * from app.secret",
+                Some(RouteReason::PrimaryOnlyRelation(QualifiedName::in_schema("app", "secret"))),
+            ),
+            ("select * from public.secret", None),
+            (
+                "select * from pg_temp.t",
+                Some(RouteReason::PrimaryOnlyRelation(QualifiedName::in_schema("pg_temp", "t"))),
+            ),
+            ("select x.attribute from x", Some(RouteReason::VolatileAttribute("attribute".into()))),
+            ("select attribute from x", None),
+            // A function of a word of the grammar's name is believed to be meant.
+            ("select count(*) over () from x", Some(RouteReason::UnknownFunction(bare("count")))),
+            ("select lower('A') over () from x", Some(RouteReason::VolatileFunction(bare("over")))),
+            ("select lower('A') filter (where true) from x", None),
+        ];
+        for (sql, reason) in cases {
+            let routed = routed(sql, &none);
+            let class = if reason.is_some() { Class::Write } else { Class::Read };
+            assert_eq!(
+                (routed.class, routed.reason),
+                (class, reason.unwrap_or(RouteReason::ReadOnly)),
+                "{sql}"
+            );
+        }
+        assert!(!routed("select random()", &none).hidden_state);
+        assert!(routed("select shadowed()", &none).hidden_state);
+        assert!(!routed("select pg_catalog.shadowed()", &none).hidden_state);
+    }
+
+    #[test]
+    fn lists_override_the_catalog() {
+        let class = |sql, read_only: &[&str], write: &[&str]| routed(sql, &lists(read_only, write)).class;
+        assert_eq!(class("select random()", &["RANDOM"], &[]), Class::Read);
+        assert_eq!(class("select \"RANDOM\"()", &["random"], &[]), Class::Write);
+        assert_eq!(class("select app.attribute(x) from y", &["app.attribute"], &[]), Class::Read);
+        // Unqualified, it may be another schema's.
+        assert_eq!(class("select attribute(x) from y", &["app.attribute"], &[]), Class::Write);
+        assert_eq!(class("select lower('A')", &[], &["lower"]), Class::Write);
+        assert_eq!(class("select lower('A')", &[], &["pg_catalog.\"lower\""]), Class::Write);
+        assert_eq!(class("select pg_catalog.lower('A')", &[], &["public.lower"]), Class::Read);
+        assert_eq!(class("select random()", &["random"], &["random"]), Class::Write);
+        // State left behind is left behind all the same.
+        assert!(routed("select shadowed()", &lists(&["shadowed"], &[])).hidden_state);
+    }
+
+    #[test]
+    fn without_a_catalog_little_is_known() {
+        let class = |sql| resolve(&analyze(sql), None, &FunctionLists::default()).class;
+        assert_eq!(class("select now(), lower('A'), pg_catalog.count(*) over ()"), Class::Read);
+        assert_eq!(class("select random()"), Class::Write);
+        assert_eq!(class("select app.lower('A')"), Class::Write);
+        assert_eq!(class("select safe()"), Class::Write);
+        assert_eq!(class("select * from t"), Class::Write);
+    }
+}

@@ -306,7 +306,7 @@ impl Draw<'_> {
             })
         };
         let total: u64 = drawn().map(|(.., weight)| share(weight)).sum();
-        let mut ticket = (u128::from(mix(self.seed)) * u128::from(total) >> 64) as u64;
+        let mut ticket = ((u128::from(mix(self.seed)) * u128::from(total)) >> 64) as u64;
         let (index, ..) = drawn().find(|(.., weight)| match ticket.checked_sub(share(*weight)) {
             Some(rest) => {
                 ticket = rest;

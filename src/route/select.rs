@@ -201,8 +201,7 @@ impl Found<'_> {
     }
 
     fn relation(&mut self, name: &ObjectName) {
-        let parts: Vec<Option<Box<str>>> =
-            name.0.iter().map(|part| part.as_ident().map(|ident| folded(ident))).collect();
+        let parts: Vec<Option<Box<str>>> = name.0.iter().map(|part| part.as_ident().map(folded)).collect();
         let (Some(last), schema) = (parts.last().cloned().flatten(), parts.iter().rev().nth(1).cloned())
         else {
             return;

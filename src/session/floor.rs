@@ -31,8 +31,8 @@ impl Floor {
     }
 
     /// A statement that only reads was answered by `server`.
-    pub fn read_from(&mut self, server: ServerIndex, now_ms: u64) {
-        self.last_read = Some(LastRead { server, at_ms: now_ms, bound: None });
+    pub fn read_from(&mut self, epoch: Epoch, server: ServerIndex, now_ms: u64) {
+        self.last_read = Some(LastRead { epoch, server, at_ms: now_ms, bound: None });
     }
 
     /// Learns from a newer snapshot how far the server of the last read was at most: what it had replayed
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn a_bound_comes_only_from_a_later_look() {
         let mut floor = Floor::default();
-        floor.read_from(ServerIndex(0), 100);
+        floor.read_from(Epoch(1), ServerIndex(0), 100);
         let mut snapshot = Snapshot::default();
         snapshot.servers.push(crate::session::floor::tests::server(100, 7));
         floor.learn(&snapshot);

@@ -20,7 +20,7 @@ use crate::backend::expect::Question;
 use crate::clock::now_ms;
 use crate::config::Consistency;
 use crate::pool::{Acquire, AcquireError, Pool, PoolKey};
-use crate::route::{self, Class, RouteReason, SessionView, Target};
+use crate::route::{self, Class, SessionView, Target};
 use crate::telemetry::labels::QueryClass;
 use crate::topology::ServerIndex;
 use crate::wire::message::{self, Report};
@@ -148,10 +148,7 @@ impl Session {
         if self.force_primary || !self.settled.config.split.enabled || self.identity.session_mode {
             return (Target::Primary, None);
         }
-        let (reason, hint) = match &request.decisive {
-            Some(analyzed) => (&analyzed.routed.reason, analyzed.analysis.hints.target.as_ref()),
-            None => (&RouteReason::NotInspected, None),
-        };
+        let hint = request.decisive.as_ref().and_then(|analyzed| analyzed.analysis.hints.target.as_ref());
         let class = if request.decisive.is_some() || request.whole { request.class } else { Class::Write };
         let now = now_ms();
         let seed = match self.settled.config.split.consistency {
@@ -173,7 +170,7 @@ impl Session {
             user: &self.identity.user,
             application_name: self.settings.get("application_name").unwrap_or(""),
         };
-        let wanted = route::Request { class, reason, hint, may_wait };
+        let wanted = route::Request { class, hint, may_wait };
         let decision = route::route(&wanted, &view, &self.topology, &self.settled.policy, seed, now);
         (decision.target, Some(decision.reason))
     }

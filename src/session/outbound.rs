@@ -13,6 +13,7 @@ use crate::backend::ServerConn;
 use crate::backend::conn::{MAX_INSPECTED, OwnStatement, parameter_status};
 use crate::backend::expect::{For, Owed, Question, Reply, Verdict};
 use crate::clock::now_ms;
+use crate::cluster::observe::question::end_of_record;
 use crate::net::buffer::{LARGE, SMALL};
 use crate::route::Effects;
 use crate::session::prepared::{NAME_PREFIX, Names, StatementId};
@@ -24,6 +25,9 @@ use crate::wire::sqlstate::{self, SqlState};
 
 /// Longest message a server may send; the protocol's own limit.
 const MAX_SERVER_MESSAGE: usize = 1 << 31;
+/// PostgreSQL's defaults; another segment size costs a floor that is met a little late, never one too low.
+const WAL_BLOCK: u64 = 8192;
+const WAL_SEGMENT: u64 = 16 * 1024 * 1024;
 /// A standby ends a read that its replay conflicts with by this code; the primary has no such conflict.
 const RECOVERY_CONFLICT: SqlState = SqlState(*b"40001");
 
@@ -278,7 +282,8 @@ impl Session {
         match question {
             Question::Floor => {
                 if let Some(lsn) = column(0).and_then(|text| text.parse::<Lsn>().ok()) {
-                    self.floor.raise(lease.conn.epoch, lsn);
+                    // A position behind a page's header is one no standby reports until there is more.
+                    self.floor.raise(lease.conn.epoch, end_of_record(lsn, WAL_BLOCK, WAL_SEGMENT));
                 }
             }
             Question::Settings => {
@@ -320,7 +325,7 @@ impl Session {
         let done = &self.transaction;
         let effects = done.effects;
         if tracks_floor && !done.may_write {
-            self.floor.read_from(conn.server, now_ms());
+            self.floor.read_from(conn.epoch, conn.server, now_ms());
         }
         if done.discards_all {
             if done.failed {

@@ -1,120 +1,121 @@
-//! (skeleton)
+//! What changes a shape and what does not.
+
+use proptest::prelude::*;
+
+use crate::route::analyze;
+use crate::route::shape::{Shape, ShapeSeed, shape};
+
+const SEED: ShapeSeed = ShapeSeed([0x1234_5678_9abc_def1, 42, 0xdead_beef_0000_0001, 77]);
+
+fn of(sql: &str) -> Shape {
+    shape(sql.as_bytes(), &SEED)
+}
+
 #[test]
-fn tmp() {
+fn literals_space_case_and_comments_do_not_count() {
+    let same = of("select a from t where b = 'x' and c = 1");
     for sql in [
-        "select '1'::int",
-        "select cast('2' as bigint), '3'::numeric(10,2), '4'::varchar(10)",
-        "select '{1,2}'::int[]",
-        "select 'x'::text collate \"C\"",
-        "select cast('5' as double precision)",
-        "select cast('1' as character varying(20))",
-        "select * from users where id between 1 and 10",
-        "select 1 where id not between 2 and 3",
-        "select 1 where id not in (1, 2) and name is not null and active is true",
-        "select 1 where active is not unknown",
-        "select 1 where (id, name) = (1, 'a')",
-        "select xpath('/a', doc)",
-        "select xmlelement(name foo, xmlattributes('a' as b))",
-        "select xmlserialize(content doc as text)",
-        "select a from t where b is document",
-        "select * from t *",
-        "select * from only (t)",
-        "select 1 where a is normalized",
-        "select a::char(3), b::bit varying(3), c::timestamp(3) with time zone, d::interval day to second, e::public.mytype, f::public.mytype[], g::time without time zone",
-        "select * from t where a = any (select 1) and b like any (array['a'])",
-        "select * from t where a ilike any($1)",
-        "select x[1:], x[:2], x[:]",
-        "select sum(a) over (w rows 1 preceding) from t window w as ()",
-        "select a from t order by a using <",
-        "select * from json_table('[]', '$[*]' columns (a int path '$.a')) jt",
-        "select json_value('{}', '$.a' returning int default 1 on empty)",
-        "select json_object('a': 1), json_array(1,2 null on null)",
-        "select json_arrayagg(a order by b)",
-        "select '1' is json object",
-        "select merge_action()",
-        "select (select 1), (((1)))",
-        "select * from ((select 1) union (select 2)) x",
-        "(select 1 limit 1) union (select 2) limit 3",
-        "select * from a join b using (id) as x",
-        "select a.*, (b).* from a, b",
-        "select grouping(a, b) from t group by all a",
-        "select group_concat(a)",
-        "select t from t",
-        "select 'a' 'b'",
-        "select x'1f'",
-        "select current_date - interval '1' year to month",
-        "select * from t where (a, b) in ((1,2),(3,4))",
-        "select * from t where row(a,b) > (1,2)",
-        "select * from t where (a,b) in (select 1,2)",
-        "select count(*) filter (where a) over (partition by b)",
-        "select a from t group by distinct rollup(a,b), cube(c,d)",
-        "select * from t where a @> any (array[1])",
-        "select 1 as user",
-        "select 1 user_name",
-        "select value, name, type, date, text, year from t",
-        "select t.user, t.\"group\" from t",
-        "select language, password, role, level, position from t",
-        "select * from t as position",
-        "select a from t level where level.x=1",
-        "select percentile_cont(array[0.5,0.9]) within group (order by x)",
-        "select array_agg(x order by y desc nulls last) filter (where x is not null)",
-        "select string_agg(distinct a, ',' order by a)",
-        "select $1::jsonb -> 'a' ->> $2",
-        "select -$1, +$2, @$3",
-        "select a <-> b, a <=> b, a <#> b from t order by a <-> '[1,2]' limit 5",
-        "select a % b, a %> b, a <% b, a <<% b",
-        "select a ?| array['x']",
-        "select a *= b",
-        "select st_contains(a, b), a && b, a ~= b",
-        "select point(1,2) <@ box '((0,0),(1,1))'",
-        "select timestamptz '2020-01-01', jsonb '{}', uuid 'x', inet '1.2.3.4', date 'now'",
-        "select float8 '1', int '1', bool 't', numeric '1'",
-        "select exists(select 1), not exists (select 2)",
-        "select cast(a as int[]), cast(a as timestamp with time zone)",
-        "select a is distinct from b, a is not distinct from all_b",
-        "select a isnull, b notnull",
-        "select * from t where ctid = '(0,1)'",
-        "select distinct a from t",
-        "select all a from t",
-        "select * from t tablesample system(1) where x",
-        "select a from t limit 10, 5",
-        "select localtime(1), current_time",
-        "select nullif(a,b) from t for_x",
-        "select * from t where a like b escape ''",
-        "select 1 from t where a in (select b from u) or not exists (select 1 from v where v.a=t.a)",
-        "with recursive x(a) as (select 1), y as (table x) select * from y",
-        "with x as (values (1)) table x",
-        "select * from x, (table y) z",
-        "select a from (values (1)) as v(a) union all values (2)",
-        "select (array_agg(a))[1] from t",
-        "select (f(x)).*",
-        "select (f(x)).a",
-        "select * from f(1,2) with ordinality",
-        "select * from f(a => 1, b := 2)",
-        "select f(variadic array[1])",
-        "select f(distinct a), f(all a), f(*)",
-        "select * from a inner join (b left join c on true) on true",
-        "select lower(a) collate \"C\" from t",
-        "select interval '1 day', interval(3) '1'",
-        "select extract('epoch' from a), extract(isodow from a)",
-        "select overlay(a placing b from 1)",
-        "select substring(a similar b escape c)",
-        "select trim(leading from a), trim(a, b)",
-        "select normalize(a, nfc)",
-        "select cast(a as varchar(10)), a::varchar",
-        "select unnest(a), unnest(b)",
-        "select case when a then b end::int",
-        "select a at time zone 'x' at time zone 'y', a at local",
-        "select $1",
-        "select distinct (a), b from t",
-        "select count(1) as count, max(x) as max",
-        "select * from t where not (a and b) or (c is null) = true",
-        "select * from t where a = all ('{1}'::int[])",
+        "SELECT a FROM t WHERE b = 'it''s' AND c = 42",
+        "select  a\nfrom\tt where b=$$dollar$$and c=1.5e3",
+        "select a -- comment\nfrom t /* another */ where b = E'\\'' and c = 0x1F",
     ] {
-        let lexed: Vec<_> = super::super::lexer::Lexer::new(sql.as_bytes()).collect();
-        if let Err(e) = super::super::select::parse(super::super::words::Words { sql, tokens: &lexed }) {
-            println!("{sql}: {e:?}");
+        assert_eq!(of(sql), same, "{sql}");
+    }
+}
+
+#[test]
+fn all_else_counts() {
+    let different = [
+        "select a from t where b = 1",
+        "select a from t where b = '1'",
+        "select a from t where b = $1",
+        "select a from t where b = $2",
+        "select a from t where c = 1",
+        "select a from t where b > 1",
+        "select a from u where b = 1",
+        "select \"a\" from t where b = 1",
+        "select \"A\" from t where b = 1",
+        "select a from t where b = 1;",
+        "select a from t where b = 1 and true",
+        "select a from t where (b) = 1",
+        "select a from t where b = 1 /* komainu: primary */",
+        "select a from t where b = 1 /* komainu: server=s1 */",
+        "select a from t where b = 1 /* komainu: server=s2 */",
+        "select a_very_long_identifier_of_more_than_eight_bytes from t",
+        "select a_very_long_identifier_of_more_than_eight_bytex from t",
+        "select abcdefg from t",
+        "select abcdefgh from t",
+        "select abcdefghi from t",
+        "select abc defgh from t",
+        "select é from t",
+        "select è from t",
+        "",
+        ";",
+    ];
+    for (i, a) in different.iter().enumerate() {
+        for b in &different[..i] {
+            assert_ne!(of(a), of(b), "{a} | {b}");
         }
     }
-    panic!();
+}
+
+#[test]
+fn another_seed_gives_another_shape() {
+    let other = ShapeSeed([1, 2, 3, 4]);
+    assert_ne!(shape(b"select 1", &SEED), shape(b"select 1", &other));
+}
+
+/// Pieces of a statement; `{}` in a literal's place is filled in.
+fn template() -> impl Strategy<Value = Vec<String>> {
+    let word = prop_oneof![
+        "[a-z_][a-z0-9_]{0,20}",
+        Just("select".to_string()),
+        Just("set_config(".to_string()),
+        Just("from".to_string()),
+        Just(")".to_string()),
+        Just(",".to_string()),
+        Just(";".to_string()),
+        Just("=".to_string()),
+        Just("{string}".to_string()),
+        Just("{number}".to_string()),
+        Just("$1".to_string()),
+        Just("\"Quoted\"".to_string()),
+    ];
+    proptest::collection::vec(word, 0..20)
+}
+
+fn filled(pieces: &[String], space: &str, string: &str, number: &str) -> String {
+    let fill = |piece: &String| match piece.as_str() {
+        "{string}" => string.to_string(),
+        "{number}" => number.to_string(),
+        other => other.to_string(),
+    };
+    pieces.iter().map(fill).collect::<Vec<_>>().join(space)
+}
+
+proptest! {
+    #[test]
+    fn shape_and_analysis_depend_on_neither_literals_nor_space(
+        pieces in template(),
+        space in "[ \n\t]{1,3}|/\\* x \\*/| -- y\n",
+        text in "[a-zA-Z0-9 ;()%-]{0,12}",
+        number in 0u32..100_000,
+    ) {
+        let one = filled(&pieces, " ", "'a'", "1");
+        let other = filled(&pieces, &space, &format!("'{text}'"), &number.to_string());
+        prop_assert_eq!(of(&one), of(&other));
+        prop_assert_eq!(analyze(&one), analyze(&other));
+    }
+
+    #[test]
+    fn another_identifier_gives_another_shape(
+        before in template(),
+        after in template(),
+        name in "[a-z_][a-z0-9_]{0,40}",
+        other in "[a-z_][a-z0-9_]{0,40}",
+    ) {
+        prop_assume!(name != other);
+        let text = |name: &str| format!("{} {name} {}", filled(&before, " ", "'a'", "1"), filled(&after, " ", "'a'", "1"));
+        prop_assert_ne!(of(&text(&name)), of(&text(&other)));
+    }
 }
