@@ -480,3 +480,17 @@ fn the_example_files_work() {
     let Some(Secret::Scram(verifier)) = users.get("alice") else { panic!("{users:?}") };
     assert!(verifier.accepts(b"example").is_some(), "the file says that the password is example");
 }
+
+proptest::proptest! {
+    /// Lines of the example, each kept, cut short or given another value.
+    #[test]
+    fn a_damaged_file_never_panics(damage in proptest::collection::vec((0..4u8, "[-'\"\\[\\]{}=.a-z0-9]{0,6}"), 90)) {
+        let lines = include_str!("../../../docs/example/komainu.toml").lines().zip(&damage);
+        let damaged = lines.map(|(line, (kind, text))| match kind {
+            0 => format!("{text}\n"),
+            1 => format!("{} = {text}\n", line.split('=').next().unwrap_or_default()),
+            _ => format!("{line}\n"),
+        });
+        let _ = parse(&damaged.collect::<String>(), Path::new("k.toml"), 1);
+    }
+}
