@@ -334,6 +334,19 @@ impl Pool {
         waiters.iter().for_each(|waiter| waiter.fail(AcquireError::Connect(error.clone())));
     }
 
+    /// Somebody waits, nothing is open, and the server may have no more connections.
+    pub fn is_starved(&self) -> bool {
+        let counts = self.counts();
+        counts.waiting > 0 && counts.open == 0 && self.gate.is_full()
+    }
+
+    pub fn give_up_one_idle(&self) {
+        let oldest = self.inner().book.take_oldest_idle();
+        if let Some(conn) = oldest {
+            self.discard(conn);
+        }
+    }
+
     pub fn set_limits(&self, limits: PoolLimits) {
         self.inner().limits = limits;
     }

@@ -79,6 +79,7 @@ impl Pools {
             state.pools.values().cloned().collect()
         };
         pools.iter().for_each(Pool::tick);
+        make_room(&pools);
     }
 
     /// Takes over what can change while connections are open.
@@ -106,6 +107,20 @@ impl Pools {
     pub fn retire_all(&self) {
         let all: Vec<_> = self.state().pools.drain().map(|(_, pool)| pool).collect();
         all.iter().for_each(|pool| pool.retire());
+    }
+}
+
+/// Where a server has all the connections it may have and somebody waits in a pool that has none, another
+/// pool gives up one that is idle.
+fn make_room(pools: &[Arc<Pool>]) {
+    for starved in pools.iter().filter(|pool| pool.is_starved()) {
+        let donor = pools
+            .iter()
+            .filter(|pool| pool.key.server == starved.key.server && pool.counts().idle > 0)
+            .max_by_key(|pool| pool.counts().idle);
+        if let Some(donor) = donor {
+            donor.give_up_one_idle();
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
 use super::access::Access;
-use crate::backend::connect::{self, Credential, Secret};
+use crate::backend::connect::{Credential, Secret};
 use crate::client::auth::ServerLogin;
 use crate::client::handshake::{Authenticated, Outcome, handshake};
 use crate::client::unauthenticated::Unauthenticated;

@@ -23,7 +23,7 @@ use crate::net::Buffer;
 use crate::route::statement::PoolShow;
 use crate::route::{Analysis, Analyzed, Effects, StatementKind};
 use crate::wire::frame::{HEADER_LEN, Header, header, split_cstr};
-use crate::wire::message::{self, Report, TransactionStatus, ready_for_query};
+use crate::wire::message::{self, TransactionStatus, ready_for_query};
 use crate::wire::sqlstate;
 
 /// What became of the message at the front of the input.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Sleep;
 
 use super::batch::Request;
+use super::prepared::NameChange;
 use super::session::{End, Session};
 use super::settings::report;
 use crate::backend::ServerConn;
@@ -46,6 +47,8 @@ pub struct Lease {
     pub preparing_since_ms: Option<u64>,
     /// The client's bytes of this request, as long as it could be asked again elsewhere.
     pub retained: Vec<u8>,
+    /// What the retained request has done to the session's names so far.
+    pub undo: Vec<NameChange>,
     pub request: Option<Request>,
     /// The server is a standby.
     pub is_standby: bool,
@@ -60,6 +63,14 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// The client has begun to see the answer: it cannot be asked again elsewhere.
+    pub fn is_relayed(&mut self) {
+        if !self.retained.is_empty() {
+            self.retained = Vec::new();
+            self.undo = Vec::new();
+        }
+    }
+
     /// Nothing is under way in either direction.
     pub fn is_quiet(&self) -> bool {
         self.conn.expected.is_empty() && self.conn.output.is_empty() && self.marked == 0
@@ -384,6 +395,7 @@ impl Session {
             ours_first,
             preparing_since_ms: ours_first.then(now_ms),
             retained: Vec::new(),
+            undo: Vec::new(),
             request: None,
             is_standby,
             redirect: false,
