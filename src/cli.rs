@@ -36,7 +36,9 @@ pub enum Command {
         limits.shutdown_timeout_ms; a second signal ends them at once.")]
     Serve(Serve),
     /// Run a whole cluster on this machine: PostgreSQL servers and komainu before them
-    #[command(after_help = "Example:\n  komainu sandbox\n\nCtrl-C ends all of it and leaves nothing running.")]
+    #[command(
+        after_help = "Example:\n  komainu sandbox\n\nCtrl-C ends all of it and leaves nothing running."
+    )]
     Sandbox(SandboxArgs),
     /// Check a configuration file, and the files that it names, and report every problem at once
     #[command(after_help = "Example:\n  komainu check-config komainu.toml\n\n\

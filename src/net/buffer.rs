@@ -29,6 +29,9 @@ pub struct Buffer {
     storage: Box<[u8]>,
     start: usize,
     end: usize,
+    /// The last read found nothing. Only then does the socket alone tell whether there is more: TLS may
+    /// hold decrypted bytes back.
+    drained: bool,
 }
 
 impl Buffer {
@@ -118,13 +121,19 @@ impl Buffer {
         self.len() == self.storage.len() && !self.storage.is_empty()
     }
 
-    /// Reads once. `Ready(Ok(0))` is the end of the stream. Must not be called on a full buffer.
+    /// Reads once. `Ready(Ok(0))` is the end of the stream. Must not be called on a full buffer. Takes
+    /// storage only when there is something to read.
     pub fn poll_fill(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.storage.is_empty() && self.drained {
+            ready!(stream.poll_read_ready(cx))?;
+        }
+        self.drained = true;
         let space = self.space();
         debug_assert!(!space.is_empty());
         let mut read = ReadBuf::new(space);
         ready!(Pin::new(stream).poll_read(cx, &mut read))?;
         let count = read.filled().len();
+        self.drained = false;
         self.end += count;
         Poll::Ready(Ok(count))
     }

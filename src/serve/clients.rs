@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
 use super::access::Access;
-use crate::backend::connect::{self, Credential, Secret};
+use crate::backend::connect::{Credential, Secret};
 use crate::client::auth::ServerLogin;
 use crate::client::handshake::{Authenticated, Outcome, handshake};
 use crate::client::unauthenticated::Unauthenticated;
@@ -32,7 +32,9 @@ use crate::wire::startup::{Cancel, Replication};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    #[error("cannot listen on {address}: {source}; choose another address in listen.addresses, or end what uses it")]
+    #[error(
+        "cannot listen on {address}: {source}; choose another address in listen.addresses, or end what uses it"
+    )]
     Tcp { address: SocketAddr, source: io::Error },
     #[error("cannot listen on {}: {source}", path.display())]
     Unix { path: PathBuf, source: io::Error },
@@ -72,8 +74,8 @@ impl Clients {
         });
         let mut clients = Clients { addresses: Vec::new(), tasks: Vec::new(), socket_file: None };
         for &address in &config.listen.addresses {
-            let listener =
-                bind(address, config.listen.backlog).map_err(|source| ListenError::Tcp { address, source })?;
+            let listener = bind(address, config.listen.backlog)
+                .map_err(|source| ListenError::Tcp { address, source })?;
             clients.addresses.push(listener.local_addr().unwrap_or(address));
             clients.tasks.push(tokio::spawn(accept_tcp(listener, door.clone())));
         }

@@ -160,7 +160,8 @@ async fn confirmed(
                 gateway.looks.all();
                 // The server's own word on the user or database; anything else may pass.
                 let passing = error.is_starting_up()
-                    || !matches!(*error, crate::backend::connect::ConnectError::Refused(_)) && !error.is_credential();
+                    || !matches!(*error, crate::backend::connect::ConnectError::Refused(_))
+                        && !error.is_credential();
                 if !passing {
                     return Err(LoginError::new(error.sqlstate(), error.client_message()));
                 }
@@ -225,7 +226,10 @@ async fn ask(
         pool.discard(conn);
         return Err(LoginError::new(
             sqlstate::INVALID_AUTHORIZATION,
-            format!("role \"{}\" is not permitted to log in to database \"{}\"", pool.key.user, pool.key.database),
+            format!(
+                "role \"{}\" is not permitted to log in to database \"{}\"",
+                pool.key.user, pool.key.database
+            ),
         ));
     }
     pool.confirm_login(now_ms());

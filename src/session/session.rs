@@ -98,6 +98,8 @@ pub struct Session {
     pub(super) passing: Passing,
     /// Of our own making, before what is marked in the server connection's input.
     pub(super) to_client: BytesMut,
+    /// TLS may still hold encrypted bytes that the socket did not take.
+    unflushed: bool,
 
     pub(super) identity: Identity,
     pub(super) key: CancelKey,
@@ -170,6 +172,7 @@ impl Session {
             input: Buffer::default(),
             passing: Passing::default(),
             to_client: start.to_client,
+            unflushed: false,
             identity: start.identity,
             key: start.key,
             slot: start.slot,
@@ -280,9 +283,16 @@ impl Session {
     fn obey(&mut self) -> Result<bool, End> {
         match self.handle.order() {
             Order::None => return Ok(false),
-            Order::Look => {}
+            Order::Look => {
+                if self.lease.as_ref().is_some_and(|lease| lease.pool.is_retired()) {
+                    // Its epoch has ended: nothing that comes from this server counts any more.
+                    return self.server_gone(io::ErrorKind::ConnectionAborted.into()).map(|()| true);
+                }
+            }
             Order::Drain => {
-                if self.waiting.is_none() && self.lease.as_ref().is_none_or(|l| l.is_quiet() && self.is_idle()) {
+                if self.waiting.is_none()
+                    && self.lease.as_ref().is_none_or(|l| l.is_quiet() && self.is_idle())
+                {
                     return Err(End::fatal(
                         sqlstate::ADMIN_SHUTDOWN,
                         "terminating connection due to administrator command: komainu is shutting down",
@@ -333,14 +343,6 @@ impl Session {
         if self.input.is_full() || backlog > MAX_TO_SERVER {
             return Ok(false);
         }
-        if self.input.capacity() == 0 {
-            // No buffer is taken before there is something to read.
-            match self.client.poll_read_ready(cx) {
-                Poll::Pending => return Ok(false),
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Err(End::Client(error)),
-            }
-        }
         match self.input.poll_fill(&mut self.client, cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(0)) => Err(End::ClientGone),
@@ -385,9 +387,11 @@ impl Session {
         if wrote > 0 {
             self.to_client.clear();
             self.gateway.counters.bytes(Direction::ToClients, wrote as u64);
-            if self.client.is_tls() {
-                ready!(Pin::new(&mut self.client).poll_flush(cx))?;
-            }
+            self.unflushed = self.client.is_tls();
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.client).poll_flush(cx))?;
+            self.unflushed = false;
         }
         Poll::Ready(Ok(wrote > 0))
     }
