@@ -28,7 +28,7 @@ use super::transaction::Transaction;
 use crate::backend::connect::Credential;
 use crate::clock::now_ms;
 use crate::net::{Buffer, Stream};
-use crate::pool::Pool;
+use crate::pool::{Pool, Waiter};
 use crate::route::Analyzed;
 use crate::telemetry::labels::Direction;
 use crate::topology::Snapshot;
@@ -106,7 +106,9 @@ pub struct Session {
     pub(super) slot: Arc<CancelSlot>,
 
     pub(super) lease: Option<Lease>,
-    pub(super) waiting: Option<Box<Waiting>>,
+    pub(super) waiting: Option<Waiting>,
+    /// Of the last wait that was served, for the next.
+    pub(super) waiter: Option<Arc<Waiter>>,
     /// Statements classified by a look ahead, in the order they will be sent.
     pub(super) batch: Batch,
     /// After an error of ours, the client's messages are dropped up to its next Sync.
@@ -178,6 +180,7 @@ impl Session {
             slot: start.slot,
             lease: None,
             waiting: None,
+            waiter: None,
             batch: Batch::default(),
             discarding: false,
             status: TransactionStatus::Idle,
