@@ -1,13 +1,19 @@
-//! The process's monotonic clock, in milliseconds since it started.
+//! This process's clock: the one place the data path reads the time.
 //!
-//! The one place that reads it for the data path; pure modules get `now_ms` as an argument.
+//! Everything that compares times within a process uses it, the observers of `cluster` too, so that
+//! "seen after" means something. Pure modules get `now_ms` as an argument.
 
 use std::sync::LazyLock;
-use std::time::Instant;
 
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+pub use crate::cluster::clock::Clock;
 
-/// Never zero, so that zero can mean "never".
+static PROCESS: LazyLock<Clock> = LazyLock::new(Clock::start);
+
+pub fn process() -> Clock {
+    *PROCESS
+}
+
+/// Milliseconds since the process started.
 pub fn now_ms() -> u64 {
-    START.elapsed().as_millis() as u64 + 1
+    PROCESS.now_ms()
 }

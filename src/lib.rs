@@ -5,12 +5,17 @@
 
 pub mod admin;
 pub mod backend;
+pub mod cli;
 pub mod client;
+pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod net;
+pub mod pool;
 pub mod route;
 pub mod sandbox;
+pub mod serve;
+pub mod session;
 pub mod telemetry;
 pub mod topology;
 pub mod wire;

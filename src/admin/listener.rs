@@ -21,7 +21,7 @@ use crate::config;
 
 /// Connections at a time, each of the two listeners. Scrapers and load balancers are few; whoever
 /// opens more would otherwise use up the file descriptors that clients need.
-const MAX_CONNECTIONS: usize = 64;
+pub(super) const MAX_CONNECTIONS: usize = 64;
 /// A connection is closed after this, whatever it does: a slow or silent one holds its place no longer.
 const MAX_CONNECTION_LIFE: std::time::Duration = std::time::Duration::from_secs(30);
 

@@ -98,3 +98,6 @@ async fn status(State(state): State<AdminState>) -> Response {
     let view = state.view.borrow().clone();
     Json(status::status(&view, state.clock.now_ms())).into_response()
 }
+
+#[cfg(test)]
+mod tests;

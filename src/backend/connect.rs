@@ -202,3 +202,8 @@ pub async fn cancel(target: &ConnectTarget, pid: i32, key: &[u8]) -> Result<(), 
         Err(_) => Err(ConnectError::Timeout),
     }
 }
+
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod postgres_tests;

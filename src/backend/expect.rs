@@ -112,6 +112,8 @@ pub struct ExpectedReplies {
     skipping: bool,
     /// The server waits for CopyData.
     copy_in: bool,
+    /// The simple Query at the front has failed; its ReadyForQuery is still to come.
+    query_failed: bool,
 }
 
 impl ExpectedReplies {
@@ -143,11 +145,25 @@ impl ExpectedReplies {
 
     /// Whether any reply is owed to the client (rather than to us).
     pub fn owes_client(&self) -> bool {
-        self.skipping || self.owed.iter().any(|owed| owed.audience != For::Us(Question::Floor))
+        self.skipping || self.owed.iter().any(|owed| matches!(owed.audience, For::Client | For::Prelude))
     }
 
-    pub fn len(&self) -> usize {
-        self.owed.len()
+    /// Who the next message of the server is for.
+    pub fn next_audience(&self) -> Option<For> {
+        self.owed.front().map(|owed| owed.audience)
+    }
+
+    /// What the last message that was sent will be answered with.
+    pub fn last_reply(&self) -> Option<Reply> {
+        self.owed.back().map(|owed| owed.reply)
+    }
+
+    /// The connection is lost: nothing owed will come. Last first, as `on_message` does.
+    pub fn abandon(&mut self, mut settle: impl FnMut(Owed, bool)) {
+        for owed in self.owed.drain(..).rev() {
+            settle(owed, false);
+        }
+        self.skipping = false;
     }
 
     /// A reply of ours whose turn has come: to be written to the client now.
@@ -216,6 +232,7 @@ impl ExpectedReplies {
             (b'Z', Reply::Sync | Reply::Query | Reply::FunctionCall) => true,
             (b'E', Reply::Query | Reply::FunctionCall) => {
                 self.copy_in = false;
+                self.query_failed = true;
                 false
             }
             (b'E', _) => {
@@ -226,7 +243,7 @@ impl ExpectedReplies {
             _ => return Err(UnexpectedMessage { tag: char::from(tag), expected: expected(reply) }),
         };
         if finished && let Some(owed) = self.owed.pop_front() {
-            settle(owed, true);
+            settle(owed, !std::mem::take(&mut self.query_failed));
         }
         Ok(verdict)
     }

@@ -120,7 +120,7 @@ impl Session {
 }
 
 /// `server_version` (15.3, "17beta1", "9.6.24 (Debian …)") as `server_version_num`.
-fn version_num(text: &str) -> u32 {
+pub(super) fn version_num(text: &str) -> u32 {
     let mut numbers = text.split('.').map(|part| {
         let digits = part.len() - part.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         // Three digits are more than any version had, and cannot overflow what follows.

@@ -118,6 +118,8 @@ pub struct View {
     pub timeline: u32,
     /// Where the last primary was last seen.
     pub primary_lsn: Lsn,
+    /// When it was asked for that.
+    pub primary_asked_at_ms: u64,
     /// Why `snapshot.primary` is none.
     pub no_primary: Option<Reason>,
     pub changed_at_ms: u64,

@@ -14,22 +14,29 @@ use super::reason::Reason;
 /// What the view that follows `previous` is. `observations` are those of `previous.snapshot.servers`,
 /// in their order; `retries` failures in a row make a server down.
 pub fn next(previous: &View, observations: &[Observation], retries: u32, now_ms: u64) -> View {
-    let identity = identify(previous.identity, observations, retries);
-    let choice = choose(previous, observations, identity, retries);
+    let identity = identify(previous, observations, retries);
+    // What was learnt of another cluster says nothing about this one.
+    let same_cluster = identity.get() == previous.identity.get();
+    let memory = if same_cluster { previous } else { &View::default() };
+    let choice = choose(previous, observations, identity, memory.timeline, retries);
     let chosen = choice.ok().and_then(|index| Some((index, observations[index].facts.as_ref()?)));
 
     let mut view = View {
         snapshot: Snapshot { epoch: previous.snapshot.epoch, primary: None, servers: Vec::new() },
         identity,
+        timeline: memory.timeline,
+        primary_lsn: memory.primary_lsn,
+        primary_asked_at_ms: memory.primary_asked_at_ms,
         no_primary: choice.err(),
+        changed_at_ms: previous.changed_at_ms,
         details: Vec::with_capacity(observations.len()),
-        ..previous.clone()
     };
     if let Some((index, facts)) = chosen {
         view.snapshot.primary = Some(ServerIndex(index as u16));
         view.snapshot.epoch = epoch(previous, index, facts);
         view.timeline = facts.timeline;
         view.primary_lsn = facts.lsn;
+        view.primary_asked_at_ms = facts.asked_at_ms;
     }
     for (index, observation) in observations.iter().enumerate() {
         let judged = judge(&view, index, observation, retries);
@@ -68,9 +75,9 @@ fn current_facts(observation: &Observation, retries: u32) -> Option<&Facts> {
 
 /// The cluster's system identifier is that of most servers. It is pinned once a majority had it, so
 /// that neither the first to answer nor the last to live can make the others strangers.
-fn identify(previous: Identity, observations: &[Observation], retries: u32) -> Identity {
-    if matches!(previous, Identity::Pinned(_)) {
-        return previous;
+fn identify(previous: &View, observations: &[Observation], retries: u32) -> Identity {
+    if matches!(previous.identity, Identity::Pinned(_)) {
+        return previous.identity;
     }
     let mut counts = BTreeMap::<u64, usize>::new();
     for facts in observations.iter().filter_map(|o| current_facts(o, retries)) {
@@ -81,9 +88,9 @@ fn identify(previous: Identity, observations: &[Observation], retries: u32) -> I
     match (leading.next(), leading.next()) {
         (Some(identifier), None) if most > observations.len() / 2 => Identity::Pinned(identifier),
         (Some(identifier), None) => Identity::Provisional(identifier),
-        // A tie that the previous view had decided stays decided.
-        (Some(_), Some(_)) if previous.get().is_some_and(|p| counts.get(&p) == Some(&most)) => previous,
-        (None, _) => previous,
+        (None, _) => previous.identity,
+        // A tie takes nothing away from a primary that was chosen before it.
+        (Some(_), Some(_)) if previous.snapshot.epoch > Epoch::default() => previous.identity,
         (Some(_), Some(_)) => Identity::Unknown,
     }
 }
@@ -92,6 +99,7 @@ fn choose(
     previous: &View,
     observations: &[Observation],
     identity: Identity,
+    last_timeline: u32,
     retries: u32,
 ) -> Result<usize, Reason> {
     let members = || {
@@ -106,7 +114,9 @@ fn choose(
         .filter(|(_, facts)| !facts.in_recovery && Some(facts.timeline) == highest)
         .map(|(index, _)| index)
         .collect();
-    if let Some(current) = current.filter(|index| claimants.contains(index)) {
+    // Lower than it was: at the primary's address somebody else answers now.
+    let current_stays = highest >= Some(last_timeline);
+    if let Some(current) = current.filter(|index| current_stays && claimants.contains(index)) {
         return Ok(current);
     }
     // The first choice would otherwise fall on whoever answers first, an old primary for instance.
@@ -116,7 +126,7 @@ fn choose(
     match claimants[..] {
         [index] => {
             // A standby that follows a later timeline proves a later primary as well as our memory does.
-            let seen = members().map(|(_, facts)| facts.timeline).fold(previous.timeline, u32::max);
+            let seen = members().map(|(_, facts)| facts.timeline).fold(last_timeline, u32::max);
             if highest >= Some(seen) { Ok(index) } else { Err(Reason::OldPrimary) }
         }
         [] => Err(match current {
@@ -200,7 +210,7 @@ fn describe(
         let follows = role == Role::Standby && view.timeline != 0;
         // Without a primary the last one's position still is what a standby lacks at least.
         state.lag_bytes = follows.then(|| lag(facts, view.primary_lsn));
-        state.lag_ms = facts.replay_lag_ms.filter(|_| role == Role::Standby);
+        state.lag_ms = if role == Role::Standby { lag_ms(facts, view) } else { None };
     }
     let sentence = sentence(reason, observation);
     if *state.reason != *sentence {
@@ -234,6 +244,17 @@ fn lag(standby: &Facts, primary: Lsn) -> u64 {
     ahead.0.saturating_sub(standby.lsn.0)
 }
 
+/// What has replayed all that the primary had at some time is no further behind than that time, even
+/// if it has lost its primary and its last transaction is a day old.
+fn lag_ms(standby: &Facts, view: &View) -> Option<u64> {
+    let since = standby.answered_at_ms.saturating_sub(view.primary_asked_at_ms);
+    let bound = (view.timeline != 0 && standby.lsn >= view.primary_lsn).then_some(since);
+    match (standby.replay_lag_ms, bound) {
+        (Some(lag), Some(bound)) => Some(lag.min(bound)),
+        (lag, bound) => lag.or(bound),
+    }
+}
+
 fn sentence(reason: Option<Reason>, observation: &Observation) -> String {
     let Some(reason) = reason else { return String::new() };
     match &observation.failure {
@@ -243,3 +264,6 @@ fn sentence(reason: Option<Reason>, observation: &Observation) -> String {
         _ => reason.sentence().to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,15 +3,17 @@
 //! Owns the rules between keys of the one file. Never opens a file: what the files that it names say is
 //! `references`. Pure. Invariant: a rule is silent about a key whose own value was refused already.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::document::{Document, Table};
 use super::report::Findings;
 use super::{ClientTlsMode, Config, Consistency, PoolLimits, PreferenceTarget, SslMode};
+use crate::telemetry::log::check_level;
 
 pub(super) fn check(document: &Document, config: &Config, findings: &mut Findings) {
     listen(document, config, findings);
+    log(document, config, findings);
     client_tls(document, config, findings);
     server_tls(document, config, findings);
     auth_query(document, config, findings);
@@ -38,6 +40,19 @@ fn listen(document: &Document, config: &Config, findings: &mut Findings) {
                 "choose another port",
             );
         }
+    }
+}
+
+fn log(document: &Document, config: &Config, findings: &mut Findings) {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let table = document.table("log");
+    let level = config.log.level.as_str();
+    // A filter takes any word for the name of a module, and "inof" would log nothing.
+    let is_word = level.chars().all(|c| c.is_ascii_alphanumeric());
+    let unknown = is_word && !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level));
+    if !table.is_bad("level") && (unknown || check_level(level).is_err()) {
+        let remedy = "use \"info\", \"debug\", …, or a filter such as \"info,komainu::pool=debug\"";
+        findings.problem(table.line("level"), "log.level", format!("\"{level}\" is no level"), remedy);
     }
 }
 
@@ -325,9 +340,9 @@ fn preferences(document: &Document, config: &Config, findings: &mut Findings) {
             for (id, _) in
                 servers.iter().filter(|(id, _)| config.servers.iter().all(|server| server.id != *id))
             {
-                let known: Vec<_> = config.servers.iter().map(|server| server.id.as_str()).collect();
+                let known: BTreeSet<_> = config.servers.iter().map(|server| server.id.as_str()).collect();
                 let problem = format!("there is no server \"{id}\"");
-                let remedy = format!("the servers are {}", known.join(", "));
+                let remedy = format!("the servers are {}", Vec::from_iter(known).join(", "));
                 findings.problem(table.line("target"), "split.preference.target", problem, remedy);
             }
         }

@@ -40,6 +40,10 @@ impl<C, W: Waiting<C>> Book<C, W> {
         Some(self.idle.remove(at))
     }
 
+    pub fn take_oldest_idle(&mut self) -> Option<C> {
+        (!self.idle.is_empty()).then(|| self.idle.remove(0))
+    }
+
     pub fn enqueue(&mut self, waiter: W) {
         self.waiters.push_back(waiter);
     }
@@ -127,6 +131,10 @@ impl<C, W: Waiting<C>> Book<C, W> {
 
     pub fn open_count(&self) -> usize {
         self.open
+    }
+
+    pub fn opening_count(&self) -> usize {
+        self.opening
     }
 
     pub fn waiting_count(&self) -> usize {

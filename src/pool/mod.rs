@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 pub use gate::ServerGate;
 pub use pool::{Acquire, Pool, PoolCounts};
-pub use pools::Pools;
+pub use pools::{Pools, limits_for};
 
 use crate::backend::connect::ConnectError;
 use crate::topology::{Epoch, ServerIndex};

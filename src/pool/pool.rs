@@ -14,12 +14,11 @@ use super::book::Book;
 use super::gate::{Permit, ServerGate};
 use super::waiter::Waiter;
 use super::{AcquireError, PoolKey};
+use crate::backend::ServerConn;
 use crate::backend::conn::{IdleLook, NewConn};
 use crate::backend::connect::{ConnectError, ConnectTarget, Credential, Login, connect};
-use crate::backend::ServerConn;
 use crate::clock::now_ms;
 use crate::config::{self, PoolLimits};
-use crate::session::SessionId;
 use crate::session::settings::{Reported, Settings};
 use crate::topology::Epoch;
 
@@ -60,6 +59,7 @@ pub struct Pool {
 pub struct PoolCounts {
     pub open: usize,
     pub idle: usize,
+    pub opening: usize,
     pub waiting: usize,
 }
 
@@ -124,15 +124,13 @@ impl Pool {
         self.inner().confirmed_at_ms = now_ms;
     }
 
-    /// An idle connection at once, if there is one. Prefers one that was last made up as `settings`,
-    /// and of those one that `session` itself used.
-    pub fn try_acquire(&self, session: SessionId, settings: &Settings) -> Option<PooledConn> {
+    /// An idle connection at once, if there is one. Prefers one that was last made up as `settings`.
+    pub fn try_acquire(&self, settings: &Settings) -> Option<PooledConn> {
         loop {
             let mut conn = {
                 let mut inner = self.inner();
                 inner.book.take_idle(|conn| conn.settings.hash() == settings.hash())?
             };
-            conn.last_session_was(session);
             match conn.look_while_idle() {
                 IdleLook::Quiet => return Some(conn),
                 IdleLook::Dead => self.discard(conn),
@@ -194,10 +192,13 @@ impl Pool {
             let mut inner = self.inner();
             let minimum = inner.limits.min;
             let (idle_timeout, lifetime) = (self.config.idle_timeout_ms, self.config.lifetime_ms);
-            let mut expired = inner.book.expire(0, |conn| lifetime != 0 && now - conn.opened_at_ms > lifetime);
-            expired.extend(inner.book.expire(minimum, |conn| {
-                idle_timeout != 0 && now - conn.idle_since_ms > idle_timeout
-            }));
+            let mut expired =
+                inner.book.expire(0, |conn| lifetime != 0 && now - conn.opened_at_ms > lifetime);
+            expired.extend(
+                inner
+                    .book
+                    .expire(minimum, |conn| idle_timeout != 0 && now - conn.idle_since_ms > idle_timeout),
+            );
             let kept = inner.permits.len().saturating_sub(expired.len());
             inner.permits.truncate(kept);
             expired
@@ -318,7 +319,7 @@ impl Pool {
         let waiters = {
             let mut inner = self.inner();
             inner.book.opening_failed();
-            if error.is_credential() && matches!(inner.credential, Credential::ScramKeys { .. }) {
+            if error.is_credential() && matches!(inner.credential, Credential::ScramKeys(_)) {
                 // The verifier has changed on the server; the next login brings a new proof.
                 inner.credential = Credential::None;
                 inner.greeting = None;
@@ -333,6 +334,19 @@ impl Pool {
         waiters.iter().for_each(|waiter| waiter.fail(AcquireError::Connect(error.clone())));
     }
 
+    /// Somebody waits, nothing is open, and the server may have no more connections.
+    pub fn is_starved(&self) -> bool {
+        let counts = self.counts();
+        counts.waiting > 0 && counts.open == 0 && self.gate.is_full()
+    }
+
+    pub fn give_up_one_idle(&self) {
+        let oldest = self.inner().book.take_oldest_idle();
+        if let Some(conn) = oldest {
+            self.discard(conn);
+        }
+    }
+
     pub fn set_limits(&self, limits: PoolLimits) {
         self.inner().limits = limits;
     }
@@ -342,6 +356,7 @@ impl Pool {
         PoolCounts {
             open: inner.book.open_count(),
             idle: inner.book.idle_count(),
+            opening: inner.book.opening_count(),
             waiting: inner.book.waiting_count(),
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use super::catalog::Routed;
-use super::lexer::Shape;
+use super::shape::Shape;
 use super::statement::Analysis;
 
 /// An analysis, and what it comes to with the catalog.
@@ -71,5 +71,33 @@ impl Hasher for ShapeHasher {
     }
     fn write_u128(&mut self, value: u128) {
         self.0 = value as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::{FunctionLists, analyze, resolve};
+
+    fn analyzed(sql: &str) -> Arc<Analyzed> {
+        let analysis = analyze(sql);
+        let routed = resolve(&analysis, None, &FunctionLists::default());
+        Arc::new(Analyzed { analysis, routed })
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first() {
+        let mut cache = RouteCache::new(NonZeroUsize::new(2).unwrap());
+        let (one, two, three) = (Shape(1), Shape(2), Shape(1 << 64));
+        cache.insert(one, analyzed("select 1"));
+        cache.insert(two, analyzed("delete from t"));
+        assert!(cache.get(one).is_some());
+        cache.insert(three, analyzed("begin"));
+        assert!(cache.get(two).is_none());
+        assert_eq!(cache.get(one), Some(&analyzed("select 1")));
+        assert_eq!(cache.get(three), Some(&analyzed("begin")));
+        assert_eq!(cache.len(), 2);
+        cache.clear();
+        assert!(cache.is_empty() && cache.get(one).is_none());
     }
 }

@@ -5,8 +5,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::builtin;
+use super::effects::Effects;
+use super::hint::HintTarget;
 use super::reason::RouteReason;
-use super::statement::{Analysis, Class, QualifiedName};
+use super::statement::{Analysis, Class, QualifiedName, StatementKind};
+use super::words::fold_identifier;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Volatility {
@@ -26,11 +30,26 @@ pub struct FunctionRow {
     pub attribute: bool,
 }
 
+impl Volatility {
+    /// From the query's third column. What is not one of its letters is volatile.
+    pub fn from_letter(letter: &str) -> Volatility {
+        match letter {
+            "i" => Volatility::Immutable,
+            "s" => Volatility::Stable,
+            _ => Volatility::Volatile,
+        }
+    }
+}
+
 /// One database's catalogs, as far as routing needs them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalog {
-    functions: HashMap<Box<str>, HashMap<Box<str>, Volatility>>,
-    primary_only: HashMap<Box<str>, HashSet<Box<str>>>,
+    /// By name, since most calls are unqualified; then what each schema has under it.
+    functions: HashMap<Box<str>, Vec<(Box<str>, Volatility)>>,
+    /// Volatile functions that `x.name` may call.
+    attributes: HashSet<Box<str>>,
+    /// Relations only the primary may serve: name, and the schemas where that is so.
+    primary_only: HashMap<Box<str>, Vec<Box<str>>>,
 }
 
 impl Catalog {
@@ -39,22 +58,91 @@ impl Catalog {
         functions: impl IntoIterator<Item = FunctionRow>,
         relations: impl IntoIterator<Item = (String, String)>,
     ) -> Catalog {
-        let _ = (functions.into_iter().count(), relations.into_iter().count());
-        Catalog::default()
+        let mut catalog = Catalog::default();
+        for row in functions {
+            if row.attribute {
+                catalog.attributes.insert(row.name.as_str().into());
+            }
+            catalog.functions.entry(row.name.into()).or_default().push((row.schema.into(), row.volatility));
+        }
+        for (schema, name) in relations {
+            catalog.primary_only.entry(name.into()).or_default().push(schema.into());
+        }
+        catalog
     }
+
+    /// An unqualified name may mean a function of any schema, since `search_path` is not known here: the
+    /// worst of all counts. `None`: no such function.
+    fn function(&self, name: &QualifiedName) -> Option<Known> {
+        let schemas = self.functions.get(&name.name)?;
+        let meant = schemas.iter().filter(|(schema, _)| name.schema.as_ref().is_none_or(|s| s == schema));
+        meant.fold(None, |worst: Option<Known>, (schema, volatility)| {
+            let volatile = *volatility == Volatility::Volatile;
+            let before = worst.unwrap_or(Known { volatile: false, leaves_state: false });
+            Some(Known {
+                volatile: before.volatile || volatile,
+                leaves_state: before.leaves_state || volatile && &**schema != "pg_catalog",
+            })
+        })
+    }
+
+    fn is_primary_only(&self, name: &QualifiedName) -> bool {
+        self.primary_only
+            .get(&name.name)
+            .is_some_and(|schemas| name.schema.as_ref().is_none_or(|schema| schemas.contains(schema)))
+    }
+}
+
+/// What is known of a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Known {
+    volatile: bool,
+    /// Volatile and outside `pg_catalog`: may set what nobody sees. What functions of `pg_catalog` do to a
+    /// session is in `Effects`.
+    leaves_state: bool,
 }
 
 /// `split.read_only_functions` and `split.write_functions`, prepared.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FunctionLists {
-    read_only: Vec<QualifiedName>,
-    write: Vec<QualifiedName>,
+    read_only: HashSet<QualifiedName>,
+    write: HashSet<QualifiedName>,
 }
 
 impl FunctionLists {
+    /// Names are written as in SQL: `name` or `schema.name`, folded unless quoted.
     pub fn new(read_only: &[String], write: &[String]) -> FunctionLists {
-        let _ = (read_only, write);
-        FunctionLists::default()
+        let names = |list: &[String]| list.iter().map(|text| listed_name(text)).collect();
+        FunctionLists { read_only: names(read_only), write: names(write) }
+    }
+
+    /// An entry without a schema stands for the function of any schema.
+    fn is_read_only(&self, name: &QualifiedName) -> bool {
+        !self.read_only.is_empty()
+            && (self.read_only.contains(name) || self.read_only.contains(&QualifiedName::bare(&name.name)))
+    }
+
+    /// An unqualified call may be of the function that is listed with its schema.
+    fn is_write(&self, name: &QualifiedName) -> bool {
+        self.write.iter().any(|listed| {
+            listed.name == name.name
+                && (listed.schema.is_none() || name.schema.is_none() || listed.schema == name.schema)
+        })
+    }
+}
+
+fn listed_name(text: &str) -> QualifiedName {
+    let mut quoted = false;
+    let dot = text.char_indices().find_map(|(at, c)| {
+        quoted ^= c == '"';
+        (c == '.' && !quoted).then_some(at)
+    });
+    match dot {
+        Some(at) => QualifiedName::in_schema(
+            &fold_identifier(text[..at].trim()),
+            &fold_identifier(text[at + 1..].trim()),
+        ),
+        None => QualifiedName::bare(&fold_identifier(text.trim())),
     }
 }
 
@@ -70,8 +158,199 @@ pub struct Routed {
     pub may_write: bool,
 }
 
-/// Without a catalog only a few well-known functions of `pg_catalog` count as known.
+/// Without a catalog only a few well-known functions of `pg_catalog` count as known, and no relation does:
+/// any might be a view over a volatile function.
 pub fn resolve(analysis: &Analysis, catalog: Option<&Catalog>, lists: &FunctionLists) -> Routed {
-    let _ = (catalog, lists);
-    Routed { class: analysis.class, reason: analysis.reason.clone(), hidden_state: true, may_write: true }
+    let mut routed = Routed {
+        class: analysis.class,
+        reason: analysis.reason.clone(),
+        hidden_state: analysis.effects.intersects(Effects::HIDDEN_STATE),
+        may_write: analysis.effects.intersects(Effects::MAY_WRITE),
+    };
+    for name in &analysis.functions {
+        let known = known(name, catalog);
+        routed.hidden_state |= known.is_none_or(|known| known.leaves_state);
+        if lists.is_write(name) {
+            routed.raise(RouteReason::WriteFunction(name.clone()));
+        } else if !lists.is_read_only(name) {
+            match known {
+                Some(Known { volatile: false, .. }) => {}
+                Some(_) => routed.raise(RouteReason::VolatileFunction(name.clone())),
+                None => routed.raise(RouteReason::UnknownFunction(name.clone())),
+            }
+        }
+    }
+    for name in &analysis.attributes {
+        if catalog.is_some_and(|catalog| catalog.attributes.contains(name)) {
+            routed.hidden_state = true;
+            routed.raise(RouteReason::VolatileAttribute(name.clone()));
+        }
+    }
+    for name in &analysis.relations {
+        match catalog {
+            None => routed.raise(RouteReason::UnknownRelation(name.clone())),
+            Some(catalog) if catalog.is_primary_only(name) || is_temporary(name) => {
+                routed.raise(RouteReason::PrimaryOnlyRelation(name.clone()));
+            }
+            Some(_) => {}
+        }
+    }
+    obey_hint(analysis, &mut routed);
+    routed
+}
+
+fn is_temporary(name: &QualifiedName) -> bool {
+    name.schema.as_ref().is_some_and(|schema| schema.starts_with("pg_temp"))
+}
+
+fn known(name: &QualifiedName, catalog: Option<&Catalog>) -> Option<Known> {
+    let harmless = Known { volatile: false, leaves_state: false };
+    if let Some(found) = catalog.and_then(|catalog| catalog.function(name)) {
+        return Some(found);
+    }
+    let syntax = name.schema.is_none() && builtin::is_syntax(&name.name);
+    let well_known = catalog.is_none() && name.may_be_builtin() && builtin::is_not_volatile(&name.name);
+    (syntax || well_known).then_some(harmless)
+}
+
+impl Routed {
+    /// The first reason stands, unless it leaves more doubt than this one.
+    fn raise(&mut self, reason: RouteReason) {
+        // What a view over a volatile function does is not known either.
+        self.may_write = true;
+        if self.class == Class::Read || is_doubt(&self.reason) && !is_doubt(&reason) {
+            self.class = Class::Write;
+            self.reason = reason;
+        }
+    }
+}
+
+/// Not known to be a read, as against known not to be one.
+fn is_doubt(reason: &RouteReason) -> bool {
+    matches!(
+        reason,
+        RouteReason::VolatileFunction(_)
+            | RouteReason::UnknownFunction(_)
+            | RouteReason::VolatileAttribute(_)
+            | RouteReason::UnknownRelation(_)
+    )
+}
+
+/// A hint to a standby says that what is merely not known to be a read is one. It does not make a read of
+/// what surely writes, or of what no standby can serve.
+fn obey_hint(analysis: &Analysis, routed: &mut Routed) {
+    let hinted = matches!(analysis.hints.target, Some(HintTarget::Standby | HintTarget::Server(_)));
+    let unparsed = matches!(routed.reason, RouteReason::Unparsable | RouteReason::TooComplex)
+        && analysis.kind == StatementKind::Query;
+    if hinted && (unparsed || is_doubt(&routed.reason)) {
+        routed.class = Class::Read;
+        routed.reason = RouteReason::Hint;
+        routed.may_write = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::analyze;
+
+    fn catalog() -> Catalog {
+        let row = |schema: &str, name: &str, letter| FunctionRow {
+            schema: schema.into(),
+            name: name.into(),
+            volatility: Volatility::from_letter(letter),
+            attribute: name == "attribute",
+        };
+        Catalog::new(
+            [
+                row("pg_catalog", "lower", "i"),
+                row("pg_catalog", "shadowed", "i"),
+                row("public", "shadowed", "v"),
+                row("pg_catalog", "random", "v"),
+                row("app", "safe", "s"),
+                row("app", "over", "v"),
+                row("app", "attribute", "v"),
+            ],
+            [("app".to_string(), "secret".to_string())],
+        )
+    }
+
+    fn routed(sql: &str, lists: &FunctionLists) -> Routed {
+        resolve(&analyze(sql), Some(&catalog()), lists)
+    }
+
+    fn lists(read_only: &[&str], write: &[&str]) -> FunctionLists {
+        let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        FunctionLists::new(&owned(read_only), &owned(write))
+    }
+
+    #[test]
+    fn the_worst_of_all_schemas_counts_unless_one_is_named() {
+        let none = FunctionLists::default();
+        let bare = QualifiedName::bare;
+        let cases = [
+            ("select lower('A'), safe()", None),
+            ("select shadowed()", Some(RouteReason::VolatileFunction(bare("shadowed")))),
+            ("select pg_catalog.shadowed()", None),
+            (
+                "select public.lower('A')",
+                Some(RouteReason::UnknownFunction(QualifiedName::in_schema("public", "lower"))),
+            ),
+            ("select missing()", Some(RouteReason::UnknownFunction(bare("missing")))),
+            ("select * from secret", Some(RouteReason::PrimaryOnlyRelation(bare("secret")))),
+            (
+                "select * from app.secret",
+                Some(RouteReason::PrimaryOnlyRelation(QualifiedName::in_schema("app", "secret"))),
+            ),
+            ("select * from public.secret", None),
+            (
+                "select * from pg_temp.t",
+                Some(RouteReason::PrimaryOnlyRelation(QualifiedName::in_schema("pg_temp", "t"))),
+            ),
+            ("select x.attribute from x", Some(RouteReason::VolatileAttribute("attribute".into()))),
+            ("select attribute from x", None),
+            // A function of a word of the grammar's name is believed to be meant.
+            ("select count(*) over () from x", Some(RouteReason::UnknownFunction(bare("count")))),
+            ("select lower('A') over () from x", Some(RouteReason::VolatileFunction(bare("over")))),
+            ("select lower('A') filter (where true) from x", None),
+        ];
+        for (sql, reason) in cases {
+            let routed = routed(sql, &none);
+            let class = if reason.is_some() { Class::Write } else { Class::Read };
+            assert_eq!(
+                (routed.class, routed.reason),
+                (class, reason.unwrap_or(RouteReason::ReadOnly)),
+                "{sql}"
+            );
+        }
+        assert!(!routed("select random()", &none).hidden_state);
+        assert!(routed("select shadowed()", &none).hidden_state);
+        assert!(!routed("select pg_catalog.shadowed()", &none).hidden_state);
+    }
+
+    #[test]
+    fn lists_override_the_catalog() {
+        let class = |sql, read_only: &[&str], write: &[&str]| routed(sql, &lists(read_only, write)).class;
+        assert_eq!(class("select random()", &["RANDOM"], &[]), Class::Read);
+        assert_eq!(class("select \"RANDOM\"()", &["random"], &[]), Class::Write);
+        assert_eq!(class("select app.attribute(x) from y", &["app.attribute"], &[]), Class::Read);
+        // Unqualified, it may be another schema's.
+        assert_eq!(class("select attribute(x) from y", &["app.attribute"], &[]), Class::Write);
+        assert_eq!(class("select lower('A')", &[], &["lower"]), Class::Write);
+        assert_eq!(class("select lower('A')", &[], &["pg_catalog.\"lower\""]), Class::Write);
+        assert_eq!(class("select pg_catalog.lower('A')", &[], &["public.lower"]), Class::Read);
+        assert_eq!(class("select random()", &["random"], &["random"]), Class::Write);
+        // State left behind is left behind all the same.
+        assert!(routed("select shadowed()", &lists(&["shadowed"], &[])).hidden_state);
+    }
+
+    #[test]
+    fn without_a_catalog_little_is_known() {
+        let class = |sql| resolve(&analyze(sql), None, &FunctionLists::default()).class;
+        assert_eq!(class("select now(), lower('A'), pg_catalog.count(*) over ()"), Class::Read);
+        assert_eq!(class("select random()"), Class::Write);
+        assert_eq!(class("select app.lower('A')"), Class::Write);
+        assert_eq!(class("select safe()"), Class::Write);
+        assert_eq!(class("select * from t"), Class::Write);
+    }
 }

@@ -7,26 +7,34 @@
 
 pub mod builtin;
 pub mod cache;
+mod calls;
 pub mod catalog;
 pub mod catalog_sql;
 pub mod classify;
+pub mod decision;
 pub mod effects;
+mod eligible;
 pub mod hint;
 pub mod lexer;
 pub mod policy;
 pub mod prepared;
 pub mod reason;
-pub mod select;
+mod select;
+pub mod shape;
 pub mod statement;
-pub mod token;
-pub mod utility;
+mod utility;
+mod words;
 
 pub use cache::{Analyzed, RouteCache};
 pub use catalog::{Catalog, FunctionLists, Routed, resolve};
 pub use classify::analyze;
+pub use decision::{Decision, DecisionReason, Target};
 pub use effects::Effects;
 pub use hint::{HintTarget, Hints};
-pub use lexer::{Shape, ShapeSeed, shape};
-pub use policy::{Decision, LastRead, Policy, Request, SessionView, Target, route};
+pub use policy::{LastRead, Policy, Request, SessionView, route};
 pub use reason::RouteReason;
+pub use shape::{Shape, ShapeSeed, shape};
 pub use statement::{Analysis, Class, QualifiedName, StatementKind};
+
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,13 @@
 //! Owns where the name is. Never rewrites: the caller does. Invariant: a range is on character boundaries
 //! of the text it was found in, and holds the name with its quotes.
 
-use std::borrow::Cow;
 use std::ops::Range;
+
+use super::classify::{explained, prepared_body, split};
+use super::lexer::{Lexer, TokenKind};
+use super::words::Words;
+
+pub use super::words::fold_identifier;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
@@ -14,7 +19,7 @@ pub enum Verb {
     Deallocate,
 }
 
-/// One use of a name.
+/// One use of a name. `fold_identifier` of the range's text is the name itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqlName {
     pub verb: Verb,
@@ -28,13 +33,41 @@ pub fn sql_name(sql: &str) -> Option<Range<usize>> {
     sql_names(sql).into_iter().next().map(|found| found.name)
 }
 
-/// Every use in a text of one or several statements, in order. `DEALLOCATE ALL` names nothing.
+/// Every use in a text of one or several statements, in order. `DEALLOCATE ALL` names nothing, nor does a
+/// `U&"…"` name.
 pub fn sql_names(sql: &str) -> Vec<SqlName> {
-    let _ = sql;
-    Vec::new()
+    let tokens: Vec<_> = Lexer::new(sql.as_bytes()).filter(|token| token.kind != TokenKind::Hint).collect();
+    split(sql, &tokens).statements.iter().filter_map(|tokens| named(Words { sql, tokens })).collect()
 }
 
-/// The identifier as PostgreSQL keeps it: unquoted or folded, cut at 63 bytes.
-pub fn fold_identifier(text: &str) -> Cow<'_, str> {
-    Cow::Borrowed(text)
+fn named(words: Words<'_>) -> Option<SqlName> {
+    let found = |verb, at: usize| {
+        let token = words.tokens.get(at)?;
+        matches!(token.kind, TokenKind::Word | TokenKind::Quoted).then_some(SqlName {
+            verb,
+            name: token.start..token.end,
+            body: None,
+        })
+    };
+    match words.word(0).as_str() {
+        "prepare" if words.kind(2) != Some(TokenKind::String) => {
+            let body = words.from(prepared_body(words)?);
+            let (first, last) = (body.tokens.first()?, body.tokens.last()?);
+            Some(SqlName { body: Some(first.start..last.end), ..found(Verb::Prepare, 1)? })
+        }
+        "execute" => found(Verb::Execute, 1),
+        "deallocate" => {
+            let name = if words.is(1, "prepare") && words.len() > 2 { 2 } else { 1 };
+            found(Verb::Deallocate, name).filter(|_| !words.is(name, "all"))
+        }
+        "explain" => {
+            let (_, body) = explained(words);
+            named(words.from(body)).filter(|inner| inner.verb == Verb::Execute)
+        }
+        "create" => {
+            let at = words.find_outside(1, |at| words.is(at, "as") && words.is(at + 1, "execute"))?;
+            found(Verb::Execute, at + 2)
+        }
+        _ => None,
+    }
 }

@@ -32,6 +32,8 @@ pub enum RouteReason {
     /// A function named in `split.write_functions`.
     WriteFunction(QualifiedName),
     PrimaryOnlyRelation(QualifiedName),
+    /// There is no catalog yet, so a relation may be a view over anything.
+    UnknownRelation(QualifiedName),
     /// A volatile function that may be called as `x.name`.
     VolatileAttribute(Box<str>),
     Unparsable,
@@ -61,6 +63,7 @@ impl RouteReason {
             RouteReason::UnknownFunction(_) => "unknown_function",
             RouteReason::WriteFunction(_) => "write_function",
             RouteReason::PrimaryOnlyRelation(_) => "primary_only_relation",
+            RouteReason::UnknownRelation(_) => "unknown_relation",
             RouteReason::VolatileAttribute(_) => "volatile_attribute",
             RouteReason::Unparsable => "unparsable",
             RouteReason::TooComplex => "too_complex",
@@ -89,13 +92,18 @@ impl fmt::Display for RouteReason {
             RouteReason::PreparedElsewhere => {
                 f.write_str("EXECUTE runs what was prepared before, which is not known here")
             }
-            RouteReason::VolatileFunction(name) => write!(f, "function {name} is volatile"),
+            RouteReason::VolatileFunction(name) => {
+                write!(f, "function {name} is volatile, or only the primary can serve it")
+            }
             RouteReason::UnknownFunction(name) => write!(f, "function {name} is not known"),
             RouteReason::WriteFunction(name) => {
                 write!(f, "function {name} is listed in split.write_functions")
             }
             RouteReason::PrimaryOnlyRelation(name) => {
                 write!(f, "only the primary can serve relation {name}, or something it is made of")
+            }
+            RouteReason::UnknownRelation(name) => {
+                write!(f, "relation {name} is not known yet: the catalog was not read")
             }
             RouteReason::VolatileAttribute(name) => {
                 write!(f, "\".{name}\" may call the volatile function {name}")

@@ -4,55 +4,11 @@
 //! only when the server says that nothing of it is left.
 
 use crate::route::Effects;
+use crate::telemetry::labels::Label;
+pub use crate::telemetry::labels::PinReason;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum PinReason {
-    /// `pool.mode = "session"`.
-    SessionMode,
-    TemporaryObject,
-    AdvisoryLock,
-    Listen,
-    HoldCursor,
-    Load,
-    /// PREPARE among several statements of one text, or by the extended protocol.
-    SqlPrepare,
-    /// `currval` or `lastval`.
-    SequenceState,
-    /// A statement too long to be inspected, or one whose effects are not known.
-    NotInspected,
-}
-
-impl PinReason {
-    pub const ALL: [PinReason; 9] = [
-        PinReason::SessionMode,
-        PinReason::TemporaryObject,
-        PinReason::AdvisoryLock,
-        PinReason::Listen,
-        PinReason::HoldCursor,
-        PinReason::Load,
-        PinReason::SqlPrepare,
-        PinReason::SequenceState,
-        PinReason::NotInspected,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            PinReason::SessionMode => "session_mode",
-            PinReason::TemporaryObject => "temporary_object",
-            PinReason::AdvisoryLock => "advisory_lock",
-            PinReason::Listen => "listen",
-            PinReason::HoldCursor => "hold_cursor",
-            PinReason::Load => "load",
-            PinReason::SqlPrepare => "sql_prepare",
-            PinReason::SequenceState => "sequence_state",
-            PinReason::NotInspected => "not_inspected",
-        }
-    }
-
-    fn bit(self) -> u16 {
-        1 << self as u16
-    }
+fn bit(reason: PinReason) -> u16 {
+    1 << reason.index()
 }
 
 /// A set of reasons.
@@ -74,18 +30,18 @@ impl Pins {
     }
 
     pub fn has(self, reason: PinReason) -> bool {
-        self.0 & reason.bit() != 0
+        self.0 & bit(reason) != 0
     }
 
     /// Returns whether it is new.
     pub fn insert(&mut self, reason: PinReason) -> bool {
         let new = !self.has(reason);
-        self.0 |= reason.bit();
+        self.0 |= bit(reason);
         new
     }
 
     pub fn iter(self) -> impl Iterator<Item = PinReason> {
-        PinReason::ALL.into_iter().filter(move |reason| self.has(*reason))
+        PinReason::ALL.iter().copied().filter(move |&reason| self.has(reason))
     }
 
     /// The reasons that come with what a text does.
@@ -142,10 +98,10 @@ impl Pins {
             if is_there {
                 left.insert(reason);
             } else {
-                left.0 &= !reason.bit();
+                left.0 &= !bit(reason);
             }
         }
-        left.0 &= !PinReason::NotInspected.bit();
+        left.0 &= !bit(PinReason::NotInspected);
         left
     }
 }

@@ -223,7 +223,13 @@ mod tests {
             types: &[0, 0],
             context: Context { settings, ..Context::default() },
         };
-        store.intern(content, &Arc::new(Analyzed::default()), |_| text.into())
+        store.intern(content, &analyzed(), |_| text.into())
+    }
+
+    fn analyzed() -> Arc<Analyzed> {
+        let analysis = crate::route::analyze("select 1");
+        let routed = crate::route::resolve(&analysis, None, &crate::route::FunctionLists::default());
+        Arc::new(Analyzed { analysis, routed })
     }
 
     #[test]

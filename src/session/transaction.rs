@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use crate::route::statement::{Isolation, TransactionModes};
 use crate::route::{Analyzed, Effects, StatementKind};
-use crate::wire::message::TransactionStatus;
 
 #[derive(Debug, Default)]
 pub struct Transaction {
@@ -17,8 +16,12 @@ pub struct Transaction {
     pub may_write: bool,
     /// The floor was asked for right behind the statement that ends the transaction.
     pub floor_asked: bool,
-    /// DISCARD ALL succeeded or may have.
+    /// DISCARD ALL or DEALLOCATE ALL was sent.
     pub discards_all: bool,
+    /// DEALLOCATE of a name was sent by the extended protocol.
+    pub deallocates: bool,
+    /// The client was sent an error.
+    pub failed: bool,
     /// Statements behind named portals; the unnamed one is first when there is one.
     portals: Vec<(Box<[u8]>, Arc<Analyzed>)>,
 }
@@ -27,7 +30,9 @@ impl Transaction {
     pub fn note(&mut self, analyzed: &Analyzed) {
         self.effects |= analyzed.analysis.effects;
         self.hidden_state |= analyzed.routed.hidden_state;
-        self.may_write |= analyzed.routed.may_write;
+        if analyzed.routed.may_write {
+            self.wrote();
+        }
         self.discards_all |= analyzed.analysis.kind == StatementKind::DiscardAll;
     }
 
@@ -35,7 +40,13 @@ impl Transaction {
     pub fn note_opaque(&mut self) {
         self.effects |= Effects::OPAQUE;
         self.hidden_state = true;
+        self.wrote();
+    }
+
+    /// Something ran that may write: a position asked for before it says nothing of it.
+    pub fn wrote(&mut self) {
         self.may_write = true;
+        self.floor_asked = false;
     }
 
     pub fn bind_portal(&mut self, name: &[u8], analyzed: &Arc<Analyzed>) {
@@ -59,11 +70,6 @@ impl Transaction {
         portals.clear();
         *self = Transaction { portals, ..Transaction::default() };
     }
-
-    /// Gives memory back before a long idle.
-    pub fn shrink(&mut self) {
-        self.portals = Vec::new();
-    }
 }
 
 /// Whether a text opens a transaction, and of which kind.
@@ -82,7 +88,9 @@ impl Opening {
                 read_only: read_only == Some(true),
                 serializable: isolation == Some(Isolation::Serializable),
             },
-            _ => Opening { opens: analyzed.analysis.effects.intersects(Effects::BEGINS), ..Opening::default() },
+            _ => {
+                Opening { opens: analyzed.analysis.effects.intersects(Effects::BEGINS), ..Opening::default() }
+            }
         }
     }
 
@@ -100,9 +108,4 @@ impl Opening {
             serializable: self.serializable || other.serializable,
         }
     }
-}
-
-/// Outside a transaction block.
-pub fn is_idle(status: TransactionStatus) -> bool {
-    status == TransactionStatus::Idle
 }

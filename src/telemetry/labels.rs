@@ -2,6 +2,8 @@
 //!
 //! Pure. Invariant: `index` counts from 0 without gaps, in the order of `ALL`.
 
+use crate::route::DecisionReason;
+
 /// A label whose values are known when komainu is built.
 pub trait Label: Copy + 'static {
     const ALL: &'static [Self];
@@ -33,31 +35,59 @@ macro_rules! labels {
     )*};
 }
 
+impl ReadToPrimary {
+    /// Of a decision for the primary; none if it was not about a read.
+    pub fn of(reason: DecisionReason) -> Option<Self> {
+        Some(match reason {
+            DecisionReason::SplitOff => ReadToPrimary::SplitOff,
+            DecisionReason::ReadWriteTransaction => ReadToPrimary::ReadWriteTransaction,
+            DecisionReason::Serializable => ReadToPrimary::Serializable,
+            DecisionReason::Hint => ReadToPrimary::Hint,
+            DecisionReason::HintUnavailable => ReadToPrimary::HintUnavailable,
+            DecisionReason::Preference => ReadToPrimary::Preference,
+            DecisionReason::FloorPending => ReadToPrimary::FloorPending,
+            DecisionReason::FloorNotReached => ReadToPrimary::FloorNotReached,
+            DecisionReason::NotMonotonic => ReadToPrimary::NotMonotonic,
+            DecisionReason::Lag => ReadToPrimary::Lag,
+            DecisionReason::NoStandby => ReadToPrimary::NoStandby,
+            DecisionReason::Sticky => ReadToPrimary::Sticky,
+            DecisionReason::Drawn => ReadToPrimary::Drawn,
+            DecisionReason::Write | DecisionReason::NoPrimary => return None,
+        })
+    }
+}
+
 labels! {
     /// What a statement was taken for.
     QueryClass { Read "read", Write "write", Other "other", }
     /// Why a session keeps its server connection between transactions.
     PinReason {
-        TemporaryTable "temporary_table",
+        SessionMode "session_mode",
+        TemporaryObject "temporary_object",
         AdvisoryLock "advisory_lock",
         Listen "listen",
         HoldCursor "hold_cursor",
         Load "load",
-        Setting "setting",
-        UninspectedStatement "uninspected_statement",
-        Replication "replication",
+        SqlPrepare "sql_prepare",
+        SequenceState "sequence_state",
+        NotInspected "not_inspected",
     }
-    /// Why a read did not go to a standby.
+    /// Why the primary served a read. The names are those of `DecisionReason`, and `pinned`.
     ReadToPrimary {
-        NoStandby "no_standby",
-        Lag "lag",
-        Floor "floor",
-        Transaction "transaction",
-        UnknownFunction "unknown_function",
-        Preference "preference",
+        SplitOff "split_off",
+        ReadWriteTransaction "read_write_transaction",
+        Serializable "serializable",
         Hint "hint",
+        HintUnavailable "hint_unavailable",
+        Preference "preference",
+        FloorPending "floor_pending",
+        FloorNotReached "floor_not_reached",
+        NotMonotonic "not_monotonic",
+        Lag "lag",
+        NoStandby "no_standby",
+        Sticky "sticky",
+        Drawn "drawn",
         Pinned "pinned",
-        Weight "weight",
     }
     /// Why a client was not let in.
     LoginFailure {
@@ -80,4 +110,31 @@ labels! {
     Direction { ToServers "to_servers", ToClients "to_clients", }
     /// What a server connection is doing.
     ConnectionState { Idle "idle", Active "active", Connecting "connecting", }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_at_the_primary_is_counted_under_the_name_that_explain_route_shows() {
+        for reason in [
+            DecisionReason::SplitOff,
+            DecisionReason::ReadWriteTransaction,
+            DecisionReason::Serializable,
+            DecisionReason::Hint,
+            DecisionReason::HintUnavailable,
+            DecisionReason::Preference,
+            DecisionReason::FloorPending,
+            DecisionReason::FloorNotReached,
+            DecisionReason::NotMonotonic,
+            DecisionReason::Lag,
+            DecisionReason::NoStandby,
+            DecisionReason::Sticky,
+            DecisionReason::Drawn,
+        ] {
+            assert_eq!(ReadToPrimary::of(reason).unwrap().as_str(), reason.name());
+        }
+        assert_eq!(ReadToPrimary::of(DecisionReason::Write), None);
+    }
 }

@@ -42,7 +42,7 @@ metrics! {
     LOGINS_FAILED Counter "komainu_logins_failed_total" ["reason"], "Clients that were not let in.";
     CANCEL_REQUESTS Counter "komainu_cancel_requests_total" ["result"], "Cancel requests of clients.";
     QUERIES Counter "komainu_queries_total" ["server", "class"], "Statements sent to a server.";
-    READS_TO_PRIMARY Counter "komainu_reads_to_primary_total" ["reason"], "Reads that went to the primary instead of a standby.";
+    READS_TO_PRIMARY Counter "komainu_reads_to_primary_total" ["reason"], "Reads that the primary served, by why.";
     BYTES Counter "komainu_bytes_total" ["direction"], "Bytes relayed.";
     SESSIONS_PINNED Gauge "komainu_sessions_pinned" ["reason"], "Sessions that keep their server connection between transactions.";
     PINS Counter "komainu_pins_total" ["reason"], "Times a session was pinned to its server connection.";

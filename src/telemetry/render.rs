@@ -168,3 +168,102 @@ fn seconds(us: u64) -> f64 {
 fn put(out: &mut String, text: std::fmt::Arguments) {
     out.write_fmt(text).expect("a String takes all that is written to it");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::model::View;
+    use crate::config;
+    use crate::telemetry::Counters;
+    use crate::telemetry::labels::{Direction, PinReason};
+    use crate::topology::{Epoch, ServerIndex};
+    use std::collections::BTreeSet;
+
+    /// A page on which every metric has a sample.
+    fn full_page() -> String {
+        let server = |id: &str| config::Server {
+            id: id.to_owned(),
+            host: "localhost".to_owned(),
+            port: 5432,
+            weight: 1,
+            zone: None,
+        };
+        let mut snapshot = View::new(&[server("a"), server("b\\\"\n")]).snapshot;
+        snapshot.primary = Some(ServerIndex(0));
+        snapshot.epoch = Epoch(7);
+        snapshot.servers[0].health = Health::Up;
+        snapshot.servers[0].role = Role::Primary;
+        snapshot.servers[1].health = Health::Up;
+        snapshot.servers[1].role = Role::Standby;
+        snapshot.servers[1].lag_bytes = Some(8192);
+        snapshot.servers[1].lag_ms = Some(1500);
+        let counters = Counters::new(2);
+        counters.query(ServerIndex(1), QueryClass::Read);
+        counters.bytes(Direction::ToClients, 5);
+        counters.pinned(PinReason::Listen);
+        counters.pinned(PinReason::Listen);
+        counters.unpinned(PinReason::Listen);
+        counters.acquired_at_once();
+        counters.acquired_after(Duration::from_millis(2));
+        page(&Numbers {
+            version: "1.2.3",
+            totals: &counters.totals(),
+            census: &PoolCensus { connections: vec![[1, 2, 3]; 2], waiters: 4 },
+            snapshot: &snapshot,
+            process: Process { cpu: Duration::from_millis(1250), resident_bytes: 99 },
+            started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(10),
+        })
+    }
+
+    #[test]
+    fn numbers_are_where_a_scraper_looks_for_them() {
+        let page = full_page();
+        for line in [
+            r#"komainu_queries_total{server="b\\\"\n",class="read"} 1"#,
+            r#"komainu_queries_total{server="a",class="read"} 0"#,
+            r#"komainu_bytes_total{direction="to_clients"} 5"#,
+            r#"komainu_sessions_pinned{reason="listen"} 1"#,
+            r#"komainu_pins_total{reason="listen"} 2"#,
+            r#"komainu_server_connections{server="a",state="active"} 2"#,
+            "komainu_pool_waiters 4",
+            r#"komainu_acquire_seconds_bucket{le="0.0001"} 1"#,
+            r#"komainu_acquire_seconds_bucket{le="0.001"} 1"#,
+            r#"komainu_acquire_seconds_bucket{le="0.005"} 2"#,
+            r#"komainu_acquire_seconds_bucket{le="+Inf"} 2"#,
+            "komainu_acquire_seconds_sum 0.002",
+            "komainu_acquire_seconds_count 2",
+            "komainu_epoch 7",
+            r#"komainu_primary{server="a"} 1"#,
+            r#"komainu_server_up{server="a"} 1"#,
+            r#"komainu_replication_lag_bytes{server="b\\\"\n"} 8192"#,
+            r#"komainu_replication_lag_seconds{server="b\\\"\n"} 1.5"#,
+            r#"komainu_build_info{version="1.2.3"} 1"#,
+            "process_cpu_seconds_total 1.25",
+            "process_resident_memory_bytes 99",
+            "process_start_time_seconds 10",
+        ] {
+            assert!(page.lines().any(|candidate| candidate == line), "{line} is not in\n{page}");
+        }
+        assert!(!page.contains(r#"lag_bytes{server="a"}"#));
+    }
+
+    #[test]
+    fn each_metric_is_declared_once_and_then_sampled_and_no_other_is() {
+        let page = full_page();
+        let mut declared = BTreeSet::new();
+        let mut current = "";
+        let mut sampled = BTreeSet::new();
+        for line in page.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                current = rest.split(' ').next().unwrap();
+                assert!(declared.insert(current), "{current} is declared twice");
+            } else if !line.starts_with('#') {
+                assert!(line.starts_with(current), "{line} does not belong to {current}");
+                sampled.insert(current);
+            }
+        }
+        let known: BTreeSet<&str> = metrics::ALL.iter().map(|metric| metric.name).collect();
+        assert_eq!(declared, known);
+        assert_eq!(sampled, known);
+    }
+}

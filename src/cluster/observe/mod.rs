@@ -1,3 +1,301 @@
 //! Asks the servers, each over a connection of its own, and publishes what it means.
 //!
-//! Owns the probes. Never interprets an answer: that is `primary::next`.
+//! Owns the probes and the thread they run on, which a busy data path cannot starve. Never interprets
+//! an answer: that is `primary::next`. Invariant: what is published changes here only, in order.
+
+pub mod catalog;
+pub mod credential;
+pub mod failure;
+#[cfg(test)]
+mod fake;
+mod probe;
+pub mod question;
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::backend::connect::ConnectTarget;
+use crate::config;
+use crate::net::tls::ServerTlsContext;
+use crate::topology::{Health, ServerIndex, Snapshot};
+
+use super::change::{Change, changes};
+use super::clock::Clock;
+use super::model::{Observation, View};
+use super::primary;
+use super::reason::Reason;
+use credential::HealthLogin;
+use probe::{Look, Probe};
+
+/// Looks not taken in yet; each server has one under way at most.
+const LOOKS_WAITING: usize = 64;
+
+/// What to look at, and how.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub servers: Vec<config::Server>,
+    pub health: config::Health,
+    pub tls: Arc<ServerTlsContext>,
+    pub login: HealthLogin,
+    pub clock: Clock,
+}
+
+/// Looks at the servers until it is dropped.
+#[derive(Debug)]
+pub struct Observer {
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// The same with what only people want to know.
+    pub view: watch::Receiver<Arc<View>>,
+    pub look: LookNow,
+    /// Closing it ends the thread.
+    _stop: oneshot::Sender<()>,
+}
+
+/// Asks for a look without waiting for its turn, for instance when traffic saw an error.
+#[derive(Debug, Clone)]
+pub struct LookNow {
+    wakes: Arc<[Arc<Notify>]>,
+}
+
+impl LookNow {
+    pub fn server(&self, server: ServerIndex) {
+        if let Some(wake) = self.wakes.get(usize::from(server.0)) {
+            wake.notify_one();
+        }
+    }
+
+    /// When not one server is in doubt but who the primary is: SQLSTATE 25006 from it, say.
+    pub fn all(&self) {
+        for wake in self.wakes.iter() {
+            wake.notify_one();
+        }
+    }
+}
+
+impl Observer {
+    /// Starts a thread with a runtime of its own; needs none itself.
+    pub fn start(settings: Settings) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let view = Arc::new(View::new(&settings.servers));
+        let (publish_snapshot, snapshot) = watch::channel(Arc::new(view.snapshot.clone()));
+        let (publish_view, view) = watch::channel(view);
+        let wakes: Arc<[Arc<Notify>]> = settings.servers.iter().map(|_| Arc::default()).collect();
+        let look = LookNow { wakes: wakes.clone() };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let publication = Publication { snapshot: publish_snapshot, view: publish_view };
+        std::thread::Builder::new().name("observe".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = observe(settings, &wakes, publication) => {}
+                    _ = stopped => {}
+                }
+            });
+            // A name being resolved occupies a thread that cannot be stopped; it is not waited for.
+            runtime.shutdown_background();
+        })?;
+        Ok(Observer { snapshot, view, look, _stop: stop })
+    }
+}
+
+struct Publication {
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    view: watch::Sender<Arc<View>>,
+}
+
+async fn observe(settings: Settings, wakes: &[Arc<Notify>], publication: Publication) {
+    let clock = settings.clock;
+    let mut view = publication.view.borrow().clone();
+    let mut observations = vec![Observation::default(); settings.servers.len()];
+    let (looks, mut taken) = mpsc::channel(LOOKS_WAITING);
+    let (unsettled, _) = watch::channel(true);
+    for (server, (config, wake)) in settings.servers.iter().zip(wakes).enumerate() {
+        let probe = Probe {
+            server,
+            id: config.id.as_str().into(),
+            target: ConnectTarget {
+                host: config.host.as_str().into(),
+                port: config.port,
+                tls: settings.tls.clone(),
+            },
+            login: settings.login.clone(),
+            health: settings.health.clone(),
+            clock,
+            looks: looks.clone(),
+            wake: wake.clone(),
+            unsettled: unsettled.subscribe(),
+        };
+        tokio::spawn(probe.run());
+    }
+    drop(looks);
+    while let Some(Look { server, result }) = taken.recv().await {
+        observations[server].record(result);
+        let now_ms = clock.now_ms();
+        let next = primary::next(&view, &observations, settings.health.retries, now_ms);
+        for change in changes(&view, &next) {
+            log(change, &next);
+        }
+        unsettled
+            .send_if_modified(|value| std::mem::replace(value, primary::unsettled(&next, now_ms)) != *value);
+        view = Arc::new(next);
+        publication.snapshot.send_replace(Arc::new(view.snapshot.clone()));
+        publication.view.send_replace(view.clone());
+    }
+}
+
+fn log(change: Change, view: &View) {
+    let id = |index| &*view.snapshot.server(index).id;
+    match change {
+        Change::Server { index, role, health, reason } => {
+            let (server, why, reason) = (id(index), reason, reason.map(Reason::code));
+            let sentence = &*view.snapshot.server(index).reason;
+            match health {
+                _ if why == Some(Reason::StillLooking) => tracing::debug!(server, "server answers"),
+                Health::Up if reason.is_none() => tracing::info!(server, ?role, "server is up"),
+                Health::Up => tracing::warn!(server, reason, sentence, "server is not used"),
+                Health::Down => tracing::warn!(server, reason, sentence, "server is down"),
+                Health::Unknown => tracing::info!(server, reason, sentence, "server does not answer yet"),
+            }
+        }
+        Change::Primary { from, to, epoch } => {
+            tracing::info!(
+                primary = id(to),
+                from = from.map(id),
+                epoch = epoch.0,
+                "the cluster has a primary"
+            );
+        }
+        Change::NoPrimary { from, reason } => {
+            let from = from.map(id);
+            tracing::warn!(from, reason = reason.code(), "the cluster has no primary: {}", reason.sentence());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fake::{FakeServer, Reply, eventually};
+    use super::*;
+    use crate::topology::{Epoch, Lsn, Role};
+
+    fn observe(servers: &[&FakeServer], health: config::Health) -> Observer {
+        let login = HealthLogin::new(&health, Arc::new(|_: &str| None));
+        let config = |(index, server): (usize, &&FakeServer)| server.config(&format!("s{index}"));
+        Observer::start(Settings {
+            servers: servers.iter().enumerate().map(config).collect(),
+            health,
+            tls: Arc::new(ServerTlsContext::disabled()),
+            login,
+            clock: Clock::start(),
+        })
+        .unwrap()
+    }
+
+    /// What PostgreSQL answers to the question.
+    fn primary(lsn: &str) -> Reply {
+        Reply::row_of(&[
+            Some("f"),
+            Some("150004"),
+            Some("77"),
+            Some("000000020000000000000001"),
+            Some("1"),
+            Some(lsn),
+            None,
+            None,
+            None,
+            None,
+            Some("walreceiver"),
+            None,
+            None,
+            Some("8192"),
+            Some("16777216"),
+        ])
+    }
+
+    fn standby(lsn: &str) -> Reply {
+        Reply::row_of(&[
+            Some("t"),
+            Some("150004"),
+            Some("77"),
+            None,
+            Some("2"),
+            None,
+            Some(lsn),
+            Some(lsn),
+            Some("0"),
+            Some("streaming"),
+            Some("walreceiver"),
+            Some("1"),
+            None,
+            Some("8192"),
+            Some("16777216"),
+        ])
+    }
+
+    #[tokio::test]
+    async fn a_cluster_is_found_and_followed_through_a_loss() {
+        let a = FakeServer::start(|_| primary("0/2000100")).await;
+        let b = FakeServer::start(|_| standby("0/2000080")).await;
+        let observer = observe(&[&a, &b], a.health());
+        let view = || observer.view.borrow().clone();
+        eventually("the primary is found", || view().snapshot.primary == Some(ServerIndex(0))).await;
+        let snapshot = observer.snapshot.borrow().clone();
+        assert_eq!(*snapshot, view().snapshot);
+        assert_eq!((snapshot.epoch, snapshot.servers[0].lsn), (Epoch(1), Lsn(0x200_0100)));
+        eventually("lag is known", || view().snapshot.servers[1].lag_bytes == Some(0x80)).await;
+
+        a.reply_with(|_| Reply::Error("57P03"));
+        eventually("the primary is down", || view().no_primary == Some(Reason::PrimaryDown)).await;
+        assert_eq!(view().details[0].reason, Some(Reason::StartingUp));
+        assert!(view().snapshot.servers[1].is_up(Role::Standby));
+        a.reply_with(|_| primary("0/2000100"));
+        eventually("the primary is back", || view().snapshot.primary == Some(ServerIndex(0))).await;
+        assert_eq!(view().snapshot.epoch, Epoch(2));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_ended_is_no_failure_and_silence_is() {
+        let server = FakeServer::start(|_| primary("0/2000100")).await;
+        let observer = observe(&[&server], config::Health { retries: 1, ..server.health() });
+        let state = || observer.snapshot.borrow().servers[0].clone();
+        eventually("it is up", || state().health == Health::Up).await;
+        let (logins, seen) = (server.databases().len(), state().observed_at_ms);
+        server.hang_up();
+        eventually("it was asked anew", || server.databases().len() > logins).await;
+        eventually("it answered", || state().observed_at_ms > seen).await;
+        assert_eq!((state().health, observer.snapshot.borrow().epoch), (Health::Up, Epoch(1)));
+        server.reply_with(|_| Reply::Silence);
+        eventually("it is down", || state().health == Health::Down).await;
+        assert_eq!(observer.view.borrow().details[0].reason, Some(Reason::Timeout));
+    }
+
+    #[tokio::test]
+    async fn a_look_can_be_had_at_once_but_not_in_storms() {
+        let server = FakeServer::start(|_| primary("0/2000100")).await;
+        let health = config::Health { period_ms: 600_000, ..server.health() };
+        let observer = observe(&[&server], health);
+        eventually("it was looked at", || observer.snapshot.borrow().primary.is_some()).await;
+        let asked = server.questions();
+        observer.look.server(ServerIndex(0));
+        eventually("it was looked at again", || server.questions() > asked).await;
+        let (asked, begun) = (server.questions(), std::time::Instant::now());
+        while begun.elapsed().as_millis() < 100 {
+            observer.look.all();
+            tokio::task::yield_now().await;
+        }
+        let (looks, limit) = (server.questions() - asked, begun.elapsed().as_millis() / 20 + 2);
+        assert!((1..=limit).contains(&(looks as u128)), "{looks} looks, at most {limit}");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_looked_at_once_the_observer_is_dropped() {
+        let server = FakeServer::start(|_| primary("0/2000100")).await;
+        let observer = observe(&[&server], server.health());
+        let mut snapshot = observer.snapshot.clone();
+        eventually("it was looked at", || snapshot.borrow().primary.is_some()).await;
+        drop(observer);
+        let closed = async { while snapshot.changed().await.is_ok() {} };
+        tokio::time::timeout(std::time::Duration::from_secs(10), closed).await.expect("the thread ends");
+    }
+}

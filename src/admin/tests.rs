@@ -1,0 +1,190 @@
+//! The admin pages over real sockets.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::config;
+use crate::topology::{Epoch, Health, Role, ServerIndex};
+
+struct Admin {
+    address: std::net::SocketAddr,
+    view: watch::Sender<Arc<View>>,
+    listening: Arc<AtomicBool>,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+fn view() -> View {
+    let server = |id: &str| config::Server {
+        id: id.to_owned(),
+        host: "db.example".to_owned(),
+        port: 5432,
+        weight: 1,
+        zone: Some("eu-1a".to_owned()),
+    };
+    View::new(&[server("pg1"), server("pg2")])
+}
+
+fn with_primary() -> View {
+    let mut view = view();
+    view.snapshot.primary = Some(ServerIndex(0));
+    view.snapshot.epoch = Epoch(3);
+    view.snapshot.servers[0].health = Health::Up;
+    view.snapshot.servers[0].role = Role::Primary;
+    view.no_primary = None;
+    view
+}
+
+async fn start(socket: Option<&Path>) -> Admin {
+    let address = Some("127.0.0.1:0".parse().unwrap());
+    let keys = config::Admin { address, socket: socket.map(Path::to_owned) };
+    let listener = AdminListener::bind(&keys).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (publish, view) = watch::channel(Arc::new(view()));
+    let listening = Arc::new(AtomicBool::new(false));
+    let state = AdminState {
+        view,
+        counters: Arc::new(Counters::new(2)),
+        census: Arc::new(|| PoolCensus { waiters: 12, ..PoolCensus::default() }),
+        listening: listening.clone(),
+        clock: Clock::start(),
+    };
+    let serving = tokio::spawn(serve(listener, router(state)));
+    Admin { address, view: publish, listening, serving }
+}
+
+/// The status code and the body.
+async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> (u16, String) {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+}
+
+impl Admin {
+    async fn get(&self, path: &str) -> (u16, String) {
+        ask(TcpStream::connect(self.address).await.unwrap(), &get(path)).await
+    }
+}
+
+#[tokio::test]
+async fn ready_needs_a_listener_and_a_primary() {
+    let admin = start(None).await;
+    assert_eq!(admin.get("/live").await, (200, "live\n".to_owned()));
+    let reason = |body: String| serde_json::from_str::<Value>(&body).unwrap()["reason"].clone();
+    let (code, body) = admin.get("/ready").await;
+    assert_eq!((code, reason(body)), (503, "not_listening".into()));
+    admin.listening.store(true, Ordering::Relaxed);
+    let (code, body) = admin.get("/ready").await;
+    assert_eq!((code, reason(body)), (503, "still_looking".into()));
+    admin.view.send_replace(Arc::new(with_primary()));
+    assert_eq!(admin.get("/ready").await, (200, "{\"ready\":true}".to_owned()));
+    assert_eq!(admin.get("/nothing").await.0, 404);
+}
+
+#[tokio::test]
+async fn status_and_metrics_show_the_view() {
+    let admin = start(None).await;
+    admin.view.send_replace(Arc::new(with_primary()));
+    let (code, body) = admin.get("/status").await;
+    let status: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(code, 200);
+    assert_eq!((&status["epoch"], &status["primary"]), (&3.into(), &"pg1".into()));
+    assert_eq!(status["servers"][0]["role"], "primary");
+    assert_eq!(status["servers"][1]["health"], "unknown");
+    assert_eq!(status["servers"][1]["reason"], "not_looked_at");
+    assert_eq!(status["servers"][1]["observed_ms"], Value::Null);
+    let (code, page) = admin.get("/metrics").await;
+    assert_eq!(code, 200);
+    assert!(page.contains("komainu_pool_waiters 12\n") && page.contains("komainu_epoch 3\n"));
+}
+
+#[tokio::test]
+async fn a_request_that_will_not_end_is_not_read_to_its_end() {
+    let admin = start(None).await;
+    let request = "POST /live HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n";
+    let mut stream = TcpStream::connect(admin.address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 405");
+    // And nobody waits behind it.
+    assert_eq!(admin.get("/live").await.0, 200);
+}
+
+#[tokio::test]
+async fn the_socket_is_private_and_goes_with_us() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    let admin = start(Some(&path)).await;
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let stream = UnixStream::connect(&path).await.unwrap();
+    assert_eq!(ask(stream, &get("/live")).await.0, 200);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing else is left there");
+
+    let keys = config::Admin { address: None, socket: Some(path.clone()) };
+    let second = AdminListener::bind(&keys).await.unwrap_err();
+    assert!(matches!(second, BindError::InUse { .. }), "{second}");
+    let stream = UnixStream::connect(&path).await.unwrap();
+    assert_eq!(ask(stream, &get("/live")).await.0, 200);
+
+    admin.serving.abort();
+    let gone = async {
+        while path.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the socket file is removed");
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_replaced_and_nothing_else_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    // Dropping the listener leaves the file, as a kill would.
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let _admin = start(Some(&path)).await;
+    let stream = UnixStream::connect(&path).await.unwrap();
+    assert_eq!(ask(stream, &get("/live")).await.0, 200);
+
+    let file = directory.path().join("file");
+    std::fs::write(&file, "precious").unwrap();
+    let keys = config::Admin { address: None, socket: Some(file.clone()) };
+    assert!(matches!(AdminListener::bind(&keys).await.unwrap_err(), BindError::NoSocket { .. }));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+}
+
+#[tokio::test]
+async fn silent_clients_take_a_bounded_number_of_places() {
+    let admin = start(None).await;
+    let mut silent = Vec::new();
+    for _ in 0..listener::MAX_CONNECTIONS {
+        silent.push(TcpStream::connect(admin.address).await.unwrap());
+    }
+    let one_more = admin.get("/live");
+    tokio::pin!(one_more);
+    let refused = tokio::time::timeout(Duration::from_millis(300), &mut one_more).await;
+    assert!(refused.is_err(), "there was a place for one more: {refused:?}");
+    silent.pop();
+    let served = tokio::time::timeout(Duration::from_secs(20), one_more).await;
+    assert_eq!(served.expect("a place is free again").0, 200);
+}

@@ -1,0 +1,167 @@
+//! The command line: what each command is called, takes and answers.
+//!
+//! Owns the arguments and the exit codes. Never does the work: each command is a module of its own.
+//! Invariant: the exit code is 0 for success, 64 for a wrong command line or configuration, else 1.
+
+mod check_config;
+mod password;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::sandbox::{self, SandboxArgs};
+use crate::serve::{self, ServeError};
+
+/// EX_USAGE of sysexits.h: the command line or the configuration is wrong, and trying again is no use.
+pub const EXIT_USAGE: u8 = 64;
+
+/// A PostgreSQL proxy that does not go away: connection pooling, read/write split, read-your-writes.
+#[derive(Debug, Parser)]
+#[command(name = "komainu", version, propagate_version = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 success, 64 wrong command line or configuration, 1 any other failure.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve clients until SIGTERM; SIGHUP reads the configuration again
+    #[command(after_help = "Example:\n  komainu serve --config /etc/komainu/komainu.toml\n\n\
+        SIGTERM and SIGINT drain: no new clients, running transactions may finish within\n\
+        limits.shutdown_timeout_ms; a second signal ends them at once.")]
+    Serve(Serve),
+    /// Run a whole cluster on this machine: PostgreSQL servers and komainu before them
+    #[command(
+        after_help = "Example:\n  komainu sandbox\n\nCtrl-C ends all of it and leaves nothing running."
+    )]
+    Sandbox(SandboxArgs),
+    /// Check a configuration file, and the files that it names, and report every problem at once
+    #[command(after_help = "Example:\n  komainu check-config komainu.toml\n\n\
+        Problems and warnings go to stderr, one a line: `file:line: key: what is wrong; what to do`.\n\
+        Exit codes: 0 no problem (there may be warnings), 64 at least one problem.")]
+    CheckConfig(CheckConfig),
+    /// Make a SCRAM verifier of a password, for the user file or for ALTER ROLE
+    #[command(after_help = "Examples:\n  komainu password --user alice >> users.txt\n  \
+        printf %s \"$PASSWORD\" | komainu password --user alice\n\n\
+        At a terminal the password is asked for twice and not shown. Otherwise it is the first line of\n\
+        standard input. It is never an argument, since arguments are visible to everybody on the machine.")]
+    Password(Password),
+}
+
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckConfig {
+    /// The file to check
+    #[arg(value_name = "FILE", required_unless_present = "config")]
+    pub file: Option<PathBuf>,
+    /// The same, as `serve` takes it
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Password {
+    /// Print a whole line of the user file, for this user
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Rounds of hashing: more make guessing, and each login, slower
+    #[arg(long, value_name = "N", default_value_t = password::DEFAULT_ITERATIONS,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(password::MAX_ITERATIONS)))]
+    pub iterations: u32,
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to tell if even this cannot be printed.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command {
+        Command::Serve(args) => serve(&args),
+        Command::Sandbox(args) => run_sandbox(args),
+        Command::CheckConfig(args) => check_config::run(&args),
+        Command::Password(args) => password::run(&args),
+    }
+}
+
+fn serve(args: &Serve) -> ExitCode {
+    match serve::run(&args.config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(ServeError::Config(report)) => check_config::refuse(&args.config, &report),
+        Err(error) => {
+            eprintln!("komainu: {error}");
+            match error {
+                ServeError::Access(_) => ExitCode::from(EXIT_USAGE),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run_sandbox(args: SandboxArgs) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(sandbox::run(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut cause = std::error::Error::source(&error);
+            while let Some(inner) = cause {
+                text.push_str(": ");
+                text.push_str(&inner.to_string());
+                cause = inner.source();
+            }
+            eprintln!("{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn check_config_takes_the_file_either_way_but_not_both() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["komainu", "check-config"], args].concat());
+        for args in [&["a.toml"][..], &["--config", "a.toml"]] {
+            let Command::CheckConfig(args) = parse(args).unwrap().command else { panic!("another command") };
+            assert_eq!(args.file.or(args.config), Some(PathBuf::from("a.toml")));
+        }
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["a.toml", "--config", "b.toml"]).is_err());
+    }
+
+    #[test]
+    fn a_password_is_never_an_argument() {
+        assert!(Cli::try_parse_from(["komainu", "password", "hunter2"]).is_err());
+        assert!(Cli::try_parse_from(["komainu", "password", "--iterations", "0"]).is_err());
+    }
+}

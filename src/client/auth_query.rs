@@ -1,0 +1,269 @@
+//! Asks the primary who may log in, and with what secret.
+//!
+//! Owns one warm connection for that, which runs under a role and a `search_path` of ours (no client's
+//! startup parameters ever touch it), and a bounded cache of the answers.
+//! Invariant: no answer is no login. A lookup that fails is an error, is not cached, and never lets
+//! another identity take the user's place.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use lru::LruCache;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::secrets::{AskServer, Lookup, LookupError};
+use super::userfile::Secret;
+use crate::backend::connect::{ConnectError, ConnectTarget, Credential, Login};
+use crate::backend::control::{ControlConnection, QueryError};
+use crate::backend::rows::Rows;
+use crate::config;
+
+/// Users whose answers are kept.
+const MAX_CACHED: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+/// Names nobody has are kept apart, so that guessing names drives no real user out.
+const MAX_CACHED_REFUSALS: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
+/// A role that was just made must not be refused for long.
+const REFUSAL_CACHE: Duration = Duration::from_secs(1);
+/// Connecting, waiting for one's turn and asking. Clients' `startup_timeout` is longer.
+const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
+/// `pg_temp` is named, and last, or it would be searched first. The server ends what we gave up on.
+const STARTUP_PARAMETERS: [(&str, &str); 3] = [
+    ("application_name", "komainu"),
+    ("client_encoding", "UTF8"),
+    ("options", "-c search_path=pg_catalog,pg_temp -c statement_timeout=5000"),
+];
+
+/// Where the primary is now; `None`: nobody knows.
+pub type PrimaryTarget = Arc<dyn Fn() -> Option<ConnectTarget> + Send + Sync>;
+
+/// Looks users up on the primary. Cheap to clone; clones share connection and cache.
+#[derive(Clone)]
+pub struct AuthQuery {
+    shared: Arc<Inner>,
+}
+
+struct Inner {
+    query: String,
+    login: Login,
+    cache: Duration,
+    target: PrimaryTarget,
+    connection: Mutex<Option<Warm>>,
+    /// One question at a time: whoever holds it may take `connection`.
+    turn: Semaphore,
+    answers: Mutex<Answers>,
+}
+
+struct Warm {
+    connection: ControlConnection,
+    target: ConnectTarget,
+}
+
+struct Answers {
+    known: LruCache<String, Answer>,
+    refused: LruCache<String, Answer>,
+    /// Being asked right now; whoever wants the same waits for it.
+    flights: HashMap<String, Flight>,
+}
+
+struct Answer {
+    lookup: Lookup,
+    believed_until: Instant,
+}
+
+type Flight = Shared<BoxFuture<'static, Result<Lookup, LookupError>>>;
+
+/// Why there is no answer. Without secrets; for the log.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("no primary is known")]
+    NoPrimary,
+    #[error("no answer within {} seconds", LOOKUP_DEADLINE.as_secs())]
+    Deadline,
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    #[error(
+        "auth.query.query must return two columns, the secret and whether the role may log in, and at most one row"
+    )]
+    Shape,
+    #[error("the secret is a malformed SCRAM verifier")]
+    Secret,
+}
+
+impl AuthQuery {
+    /// `credential` is that of `config.user`.
+    pub fn new(config: &config::AuthQuery, credential: Credential, target: PrimaryTarget) -> Self {
+        let login = Login { user: config.user.clone(), database: config.database.clone(), credential };
+        AuthQuery {
+            shared: Arc::new(Inner {
+                query: config.query.clone(),
+                login,
+                cache: Duration::from_millis(config.cache_ms),
+                target,
+                connection: Mutex::new(None),
+                turn: Semaphore::new(1),
+                answers: Mutex::new(Answers {
+                    known: LruCache::new(MAX_CACHED),
+                    refused: LruCache::new(MAX_CACHED_REFUSALS),
+                    flights: HashMap::new(),
+                }),
+            }),
+        }
+    }
+
+    /// What the primary says of `user`, no older than `cache_ms`.
+    pub async fn lookup(&self, user: &str) -> Result<Lookup, LookupError> {
+        let flight = {
+            let mut answers = self.shared.answers();
+            if let Some(lookup) = answers.believed(user, Instant::now()) {
+                return Ok(lookup);
+            }
+            match answers.flights.get(user) {
+                Some(flight) => flight.clone(),
+                None => {
+                    let flight = self.take_off(user);
+                    answers.flights.insert(user.to_owned(), flight.clone());
+                    flight
+                }
+            }
+        };
+        flight.await
+    }
+
+    /// Whether a user of a warm pool may still log in, by an answer no older than `cache_ms`.
+    pub async fn revalidate(&self, user: &str) -> Result<bool, LookupError> {
+        self.lookup(user).await.map(|lookup| lookup.may_login)
+    }
+
+    /// Forgets what is known of `user`: a server or a client has shown that the secret changed.
+    pub fn forget(&self, user: &str) {
+        let mut answers = self.shared.answers();
+        answers.known.pop(user);
+        answers.refused.pop(user);
+    }
+
+    /// As `Secrets` takes it.
+    pub fn ask_server(&self) -> AskServer {
+        let this = self.clone();
+        Arc::new(move |user: String| {
+            let this = this.clone();
+            async move { this.lookup(&user).await }.boxed()
+        })
+    }
+
+    /// A task of its own: whoever asked first may go away, and an answer nobody waited for must not be
+    /// found later and taken for a fresh one.
+    fn take_off(&self, user: &str) -> Flight {
+        let (shared, user) = (self.shared.clone(), user.to_owned());
+        let task = tokio::spawn({
+            let (shared, user) = (shared.clone(), user.clone());
+            async move {
+                let outcome = match tokio::time::timeout(LOOKUP_DEADLINE, shared.ask(&user)).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Err(Failure::Deadline),
+                };
+                let mut answers = shared.answers();
+                answers.flights.remove(&user);
+                match outcome {
+                    Ok(lookup) => {
+                        answers.keep(&user, &lookup, shared.cache, Instant::now());
+                        Ok(lookup)
+                    }
+                    Err(failure) => Err(LookupError { user, reason: failure.to_string() }),
+                }
+            }
+        });
+        let landed = async move {
+            task.await.unwrap_or_else(|_| {
+                shared.answers().flights.remove(&user);
+                Err(LookupError { user, reason: "the lookup was abandoned".to_owned() })
+            })
+        };
+        landed.boxed().shared()
+    }
+}
+
+impl Inner {
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn warm(&self) -> MutexGuard<'_, Option<Warm>> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask(&self, user: &str) -> Result<Lookup, Failure> {
+        let _turn = self.turn.acquire().await.expect("the semaphore is never closed");
+        let target = (self.target)().ok_or(Failure::NoPrimary)?;
+        let warm = self.warm().take().filter(|warm| warm.is_at(&target));
+        if let Some(mut warm) = warm {
+            match warm.connection.query_params(&self.query, &[user]).await {
+                // It may have been cut while it idled. A refusal that ends it (57P01) is of that kind, too.
+                Err(_) if !warm.connection.is_usable() => {}
+                outcome => {
+                    *self.warm() = Some(warm);
+                    return read_answer(&outcome?);
+                }
+            }
+        }
+        let mut connection = ControlConnection::open(&target, &self.login, &STARTUP_PARAMETERS).await?;
+        let outcome = connection.query_params(&self.query, &[user]).await;
+        if connection.is_usable() {
+            *self.warm() = Some(Warm { connection, target });
+        }
+        read_answer(&outcome?)
+    }
+}
+
+impl Warm {
+    /// The primary may be another by now.
+    fn is_at(&self, target: &ConnectTarget) -> bool {
+        self.target.host == target.host && self.target.port == target.port
+    }
+}
+
+impl Answers {
+    fn believed(&mut self, user: &str, now: Instant) -> Option<Lookup> {
+        let answer = self.known.get(user).or_else(|| self.refused.peek(user))?;
+        (now < answer.believed_until).then(|| answer.lookup.clone())
+    }
+
+    fn keep(&mut self, user: &str, lookup: &Lookup, cache: Duration, now: Instant) {
+        let (kept, other, cache) = match lookup.may_login {
+            true => (&mut self.known, &mut self.refused, cache),
+            false => (&mut self.refused, &mut self.known, cache.min(REFUSAL_CACHE)),
+        };
+        other.pop(user);
+        kept.put(user.to_owned(), Answer { lookup: lookup.clone(), believed_until: now + cache });
+    }
+}
+
+/// No row is no such role. Anything but a plain yes or no is an error: a query that was written for
+/// something else (the user's name first, say) must not turn into logins.
+fn read_answer(rows: &Rows) -> Result<Lookup, Failure> {
+    if rows.columns().len() != 2 || rows.len() > 1 {
+        return Err(Failure::Shape);
+    }
+    if rows.is_empty() {
+        return Ok(Lookup { secret: None, may_login: false });
+    }
+    let may_login = match rows.value(0, 1) {
+        Some(b"t") => true,
+        Some(b"f") | None => false,
+        Some(_) => return Err(Failure::Shape),
+    };
+    let secret = match rows.text(0, 0) {
+        Some("") | None => None,
+        Some(text) => Some(Secret::parse(text.to_owned()).ok_or(Failure::Secret)?),
+    };
+    Ok(Lookup { secret, may_login })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! Lookups at a real server: who may log in, and how long an answer is believed.
+
+use super::*;
+use crate::backend::test_server::TestServer;
+
+/// As the configuration's default.
+const DEFAULT: &str = "SELECT rolpassword, rolcanlogin AND rolconnlimit <> 0 \
+    AND (rolvaliduntil IS NULL OR rolvaliduntil > pg_catalog.now()) \
+    FROM pg_catalog.pg_authid WHERE rolname = $1";
+/// The same, and each question counted.
+const COUNTED: &str = "SELECT rolpassword, rolcanlogin AND pg_catalog.nextval('public.questions') > 0 \
+    FROM pg_catalog.pg_authid WHERE rolname = $1";
+
+struct Bench {
+    server: TestServer,
+    /// Where the primary is said to be.
+    target: Arc<Mutex<Option<ConnectTarget>>>,
+}
+
+impl Bench {
+    fn asking_as(&self, user: &str, query: &str, cache_ms: u64) -> AuthQuery {
+        let config = config::AuthQuery {
+            user: user.to_owned(),
+            database: "postgres".to_owned(),
+            query: query.to_owned(),
+            cache_ms,
+        };
+        let target = self.target.clone();
+        AuthQuery::new(&config, Credential::None, Arc::new(move || target.lock().unwrap().clone()))
+    }
+
+    fn asking(&self, query: &str, cache_ms: u64) -> AuthQuery {
+        self.asking_as("postgres", query, cache_ms)
+    }
+
+    async fn run(&self, sql: &str) -> Rows {
+        self.server.control().await.query(sql).await.unwrap()
+    }
+
+    async fn count(&self, sql: &str) -> u32 {
+        self.run(sql).await.text(0, 0).unwrap().parse().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn lookups_at_a_real_server() {
+    let server = TestServer::start("", &[], &[]).await;
+    let target = Arc::new(Mutex::new(Some(server.socket())));
+    let bench = Bench { server, target };
+    who_may_log_in(&bench).await;
+    the_path_is_ours(&bench).await;
+    a_function_serves_an_ordinary_role(&bench).await;
+    answers_are_believed_for_a_while(&bench).await;
+    one_question_serves_all_who_ask(&bench).await;
+    the_connection_is_kept_and_renewed(&bench).await;
+    failures_are_errors_and_are_not_kept(&bench).await;
+}
+
+async fn who_may_log_in(bench: &Bench) {
+    bench
+        .run(
+            "CREATE ROLE alice LOGIN PASSWORD 'secret';
+             CREATE ROLE until_past LOGIN PASSWORD 'secret' VALID UNTIL '2001-01-01';
+             CREATE ROLE until_later LOGIN PASSWORD 'secret' VALID UNTIL '2900-01-01';
+             CREATE ROLE for_ever LOGIN PASSWORD 'secret' VALID UNTIL 'infinity';
+             CREATE ROLE no_login PASSWORD 'secret';
+             CREATE ROLE no_slot LOGIN PASSWORD 'secret' CONNECTION LIMIT 0;
+             CREATE ROLE no_password LOGIN",
+        )
+        .await;
+    let query = bench.asking(DEFAULT, 0);
+    for (user, may_login, has_secret) in [
+        ("alice", true, true),
+        ("until_past", false, true),
+        ("until_later", true, true),
+        ("for_ever", true, true),
+        ("no_login", false, true),
+        ("no_slot", false, true),
+        ("no_password", true, false),
+        ("nobody", false, false),
+        ("", false, false),
+        ("' OR true --", false, false),
+    ] {
+        let lookup = query.lookup(user).await.unwrap();
+        assert_eq!((lookup.may_login, lookup.secret.is_some()), (may_login, has_secret), "{user}");
+        assert_eq!(query.revalidate(user).await.unwrap(), may_login);
+    }
+    let Some(Secret::Scram(verifier)) = query.lookup("alice").await.unwrap().secret else {
+        panic!("not the role's own verifier");
+    };
+    assert!(verifier.accepts(b"secret").is_some());
+    assert!(query.lookup("nul\0nul").await.is_err());
+}
+
+async fn the_path_is_ours(bench: &Bench) {
+    bench
+        .run(
+            "CREATE TABLE public.pg_authid AS SELECT 'intruder'::name AS rolname, 'md5' || md5('x') AS rolpassword, true AS rolcanlogin;
+             CREATE ROLE asker SUPERUSER LOGIN;
+             ALTER ROLE asker SET search_path = public, pg_catalog",
+        )
+        .await;
+    // Nothing here is qualified.
+    let query =
+        bench.asking_as("asker", "SELECT rolpassword, rolcanlogin FROM pg_authid WHERE rolname = $1", 0);
+    assert!(query.lookup("intruder").await.unwrap().secret.is_none());
+    assert!(query.revalidate("alice").await.unwrap());
+}
+
+async fn a_function_serves_an_ordinary_role(bench: &Bench) {
+    let manual = include_str!("../../../docs/authentication.md");
+    let recipe = manual.split("```sql").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    bench.run(recipe).await;
+    let call = "SELECT secret, may_login FROM komainu.user_lookup($1)";
+    let query = bench.asking_as("komainu_auth", call, 0);
+    let lookup = query.lookup("alice").await.unwrap();
+    assert!(lookup.may_login && lookup.secret.is_some());
+    for user in ["until_past", "no_login", "no_slot", "nobody", "postgres"] {
+        assert!(!query.revalidate(user).await.unwrap(), "{user}");
+    }
+    // And to that role alone.
+    let refused = bench.asking_as("alice", call, 0).lookup("alice").await.unwrap_err();
+    assert!(refused.reason.contains("permission denied"), "{refused}");
+}
+
+async fn answers_are_believed_for_a_while(bench: &Bench) {
+    let (always, cached) = (bench.asking(DEFAULT, 0), bench.asking(DEFAULT, 3_600_000));
+    assert!(cached.revalidate("alice").await.unwrap() && always.revalidate("alice").await.unwrap());
+    bench.run("ALTER ROLE alice NOLOGIN").await;
+    assert!(!always.revalidate("alice").await.unwrap());
+    assert!(cached.revalidate("alice").await.unwrap(), "within cache_ms");
+    cached.forget("alice");
+    assert!(!cached.revalidate("alice").await.unwrap());
+    // A refusal is believed for a second at most, whatever `cache_ms`.
+    bench.run("ALTER ROLE alice LOGIN").await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !cached.revalidate("alice").await.unwrap() {
+        assert!(Instant::now() < deadline, "a refusal is believed for ever");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // An answer ends by itself, too.
+    let brief = bench.asking(DEFAULT, 50);
+    assert!(brief.revalidate("alice").await.unwrap());
+    bench.run("DROP ROLE alice").await;
+    while brief.revalidate("alice").await.unwrap() {
+        assert!(Instant::now() < deadline, "an answer is believed for ever");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bench.run("CREATE ROLE alice LOGIN PASSWORD 'secret'").await;
+}
+
+async fn one_question_serves_all_who_ask(bench: &Bench) {
+    bench.run("CREATE SEQUENCE public.questions").await;
+    let query = bench.asking(COUNTED, 3_600_000);
+    let asked = futures_util::future::join_all((0..50).map(|_| query.lookup("alice"))).await;
+    assert!(asked.into_iter().all(|answer| answer.unwrap().may_login));
+    assert_eq!(bench.count("SELECT last_value FROM public.questions").await, 1);
+    // Whoever asked first went away; the answer is there for the next one.
+    let query = bench.asking(COUNTED, 3_600_000);
+    let gone = tokio::time::timeout(Duration::ZERO, query.lookup("alice")).await;
+    assert!(gone.is_err());
+    assert!(query.lookup("alice").await.unwrap().may_login);
+    assert_eq!(bench.count("SELECT last_value FROM public.questions").await, 2);
+    assert!(query.shared.answers().flights.is_empty());
+}
+
+async fn the_connection_is_kept_and_renewed(bench: &Bench) {
+    const PID: &str = "SELECT pg_catalog.min(pid) FROM pg_catalog.pg_stat_activity \
+        WHERE application_name = 'komainu'";
+    bench.run("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE application_name = 'komainu'").await;
+    let query = bench.asking(DEFAULT, 0);
+    query.lookup("alice").await.unwrap();
+    let first = bench.count(PID).await;
+    query.lookup("nobody").await.unwrap();
+    assert_eq!(bench.count(PID).await, first, "another connection");
+    bench.run(&format!("SELECT pg_catalog.pg_terminate_backend({first})")).await;
+    assert!(query.lookup("alice").await.unwrap().may_login, "does not survive a lost connection");
+    assert_ne!(bench.count(PID).await, first);
+}
+
+async fn failures_are_errors_and_are_not_kept(bench: &Bench) {
+    let query = bench.asking(DEFAULT, 3_600_000);
+    let primary = bench.target.lock().unwrap().take();
+    assert!(query.lookup("alice").await.unwrap_err().reason.contains("no primary"));
+    // A primary that is not there; the warm connection of another query is not used in its place.
+    let elsewhere = primary.clone().map(|target| ConnectTarget { port: 1, ..target });
+    *bench.target.lock().unwrap() = primary.clone();
+    let warm = bench.asking(DEFAULT, 0);
+    warm.lookup("alice").await.unwrap();
+    *bench.target.lock().unwrap() = elsewhere;
+    for query in [&query, &warm] {
+        assert!(query.lookup("alice").await.unwrap_err().reason.contains("cannot reach"));
+    }
+    *bench.target.lock().unwrap() = primary;
+    assert!(query.lookup("alice").await.unwrap().may_login);
+
+    for wrong in [
+        // PgBouncer's own query: its first column is a name, which must not be taken for a secret.
+        "SELECT usename, passwd FROM pg_catalog.pg_shadow WHERE usename = $1",
+        "SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = $1",
+        "SELECT rolpassword, true FROM pg_catalog.pg_authid WHERE rolname <> $1",
+        "SELECT 'SCRAM-SHA-256$broken', true WHERE $1::text IS NOT NULL",
+        "SELECT nonsense",
+    ] {
+        let query = bench.asking(wrong, 3_600_000);
+        let error = query.lookup("alice").await.unwrap_err();
+        assert!(!error.to_string().contains("SCRAM-SHA-256$"), "{error}");
+    }
+    let ask: AskServer = bench.asking(DEFAULT, 0).ask_server();
+    assert!(ask("alice".to_owned()).await.unwrap().may_login);
+}
+
+#[tokio::test]
+async fn a_primary_that_hangs_costs_a_deadline() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = ConnectTarget {
+        host: "127.0.0.1".into(),
+        port: listener.local_addr().unwrap().port(),
+        tls: Arc::new(crate::net::tls::ServerTlsContext::disabled()),
+    };
+    let config = config::AuthQuery {
+        user: "komainu".into(),
+        database: "postgres".into(),
+        query: DEFAULT.into(),
+        cache_ms: 0,
+    };
+    let query = AuthQuery::new(&config, Credential::None, Arc::new(move || Some(target.clone())));
+    let started = Instant::now();
+    let (first, second) = tokio::join!(query.lookup("alice"), query.lookup("bob"));
+    assert!(first.unwrap_err().reason.contains("no answer within"));
+    assert!(second.unwrap_err().reason.contains("no answer within"));
+    assert!(started.elapsed() < LOOKUP_DEADLINE * 2, "each waits for the other's deadline");
+}

@@ -1,0 +1,99 @@
+//! How many connections of one address may be unauthenticated at a time.
+//!
+//! Owns the count. Invariant: a `Guard` is counted for exactly as long as it lives, whatever ends the handshake.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Shared by all listeners. Unix sockets are not counted: their file's permissions say who may come.
+#[derive(Debug)]
+pub struct Unauthenticated {
+    limit: usize,
+    counts: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One connection that has not proved who it is. Drop it when the handshake is over.
+#[derive(Debug)]
+#[must_use = "the connection is no longer counted once this is dropped"]
+pub struct Guard {
+    counts: Arc<Unauthenticated>,
+    address: IpAddr,
+}
+
+impl Unauthenticated {
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Unauthenticated { limit, counts: Mutex::default() })
+    }
+
+    /// None: this address has as many as it may; the connection should be closed without an answer.
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Guard> {
+        let address = origin(address);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_insert(0);
+        if *count >= self.limit {
+            // With a limit of 0 the entry was only just made.
+            if *count == 0 {
+                counts.remove(&address);
+            }
+            return None;
+        }
+        *count += 1;
+        Some(Guard { counts: Arc::clone(self), address })
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut counts = self.counts.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = counts.entry(self.address) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+/// What one machine can vary at will counts as one: the lower half of an IPv6 address.
+fn origin(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_counted_while_its_guards_live() {
+        let unauthenticated = Unauthenticated::new(2);
+        let admit = |address: &str| unauthenticated.admit(address.parse().unwrap());
+        let first = admit("192.0.2.1").unwrap();
+        let _second = admit("::ffff:192.0.2.1").unwrap();
+        assert!(admit("192.0.2.1").is_none());
+        assert!(admit("192.0.2.2").is_some());
+        drop(first);
+        assert!(admit("192.0.2.1").is_some());
+        assert_eq!(unauthenticated.counts.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn one_ipv6_network_counts_as_one() {
+        let unauthenticated = Unauthenticated::new(1);
+        let admit = |address: &str| unauthenticated.admit(address.parse().unwrap());
+        let _guard = admit("2001:db8::1").unwrap();
+        assert!(admit("2001:db8::2:3:4:5").is_none());
+        assert!(admit("2001:db8:0:1::1").is_some());
+    }
+
+    #[test]
+    fn a_limit_of_zero_admits_nobody_and_remembers_nobody() {
+        let unauthenticated = Unauthenticated::new(0);
+        assert!(unauthenticated.admit("192.0.2.1".parse().unwrap()).is_none());
+        assert!(unauthenticated.counts.lock().unwrap().is_empty());
+    }
+}

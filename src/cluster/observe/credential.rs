@@ -1,0 +1,116 @@
+//! The health user's secret, read anew for each login: it may be rotated at any time.
+//!
+//! Invariant: a secret is never kept here, nor printed.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::backend::connect::{Credential, Login, Secret};
+use crate::config;
+
+/// Asked for the plain secret of a user in the user file, if there is one.
+pub type PlainSecret = Arc<dyn Fn(&str) -> Option<Secret> + Send + Sync>;
+
+/// How komainu's own connections log in.
+#[derive(Clone)]
+pub struct HealthLogin {
+    user: String,
+    database: String,
+    password_file: Option<PathBuf>,
+    plain_secret: PlainSecret,
+}
+
+impl HealthLogin {
+    /// `plain_secret` is asked where the configuration names no password file.
+    pub fn new(health: &config::Health, plain_secret: PlainSecret) -> Self {
+        HealthLogin {
+            user: health.user.clone(),
+            database: health.database.clone(),
+            password_file: health.password_file.clone(),
+            plain_secret,
+        }
+    }
+
+    /// To the database of the health checks.
+    pub fn login(&self) -> io::Result<Login> {
+        self.login_to(&self.database)
+    }
+
+    /// Without any secret the server may still let us in, by `trust` or `peer`.
+    pub fn login_to(&self, database: &str) -> io::Result<Login> {
+        let secret = match &self.password_file {
+            Some(path) => Some(Secret::new(first_line(&std::fs::read_to_string(path)?))),
+            None => (self.plain_secret)(&self.user),
+        };
+        Ok(Login {
+            user: self.user.clone(),
+            database: database.to_owned(),
+            credential: secret.map_or(Credential::None, Credential::Password),
+        })
+    }
+}
+
+impl fmt::Debug for HealthLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HealthLogin")
+            .field("user", &self.user)
+            .field("database", &self.database)
+            .field("password_file", &self.password_file)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Editors end files with a newline, which belongs to no password.
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or("")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn health(password_file: Option<PathBuf>) -> config::Health {
+        config::Health {
+            user: "komainu".to_owned(),
+            password_file,
+            database: "postgres".to_owned(),
+            period_ms: 1000,
+            timeout_ms: 1000,
+            retries: 3,
+        }
+    }
+
+    fn secret(login: &Login) -> Option<&str> {
+        match &login.credential {
+            Credential::Password(secret) => Some(secret.expose()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_rotated_password_file_is_read_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "o ne\n").unwrap();
+        let from_user_file: PlainSecret = Arc::new(|_: &str| panic!("the file has it"));
+        let login = HealthLogin::new(&health(Some(file.path().to_owned())), from_user_file);
+        assert_eq!(secret(&login.login().unwrap()), Some("o ne"));
+        std::fs::write(file.path(), "two").unwrap();
+        assert_eq!(secret(&login.login_to("app").unwrap()), Some("two"));
+        assert!(!format!("{login:?} {:?}", login.login().unwrap()).contains("two"));
+        drop(file);
+        assert!(login.login().is_err());
+    }
+
+    #[test]
+    fn the_user_file_is_asked_without_one() {
+        let from_user_file: PlainSecret =
+            Arc::new(|user: &str| (user == "komainu").then(|| Secret::new("plain")));
+        let login = HealthLogin::new(&health(None), from_user_file).login().unwrap();
+        assert_eq!((login.user.as_str(), login.database.as_str()), ("komainu", "postgres"));
+        assert_eq!(secret(&login), Some("plain"));
+        let none = HealthLogin::new(&health(None), Arc::new(|_: &str| None)).login().unwrap();
+        assert!(matches!(none.credential, Credential::None));
+    }
+}

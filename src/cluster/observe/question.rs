@@ -1,0 +1,259 @@
+//! The one question a probe asks, and how its answer is read.
+//!
+//! Pure. One statement, so one round trip and one moment. It works on PostgreSQL 11 to 18 for a member
+//! of `pg_monitor`. Invariant: every name is qualified, so no schema of a database can answer for the catalog.
+
+use crate::cluster::model::{Facts, Receiver, Sender};
+use crate::topology::Lsn;
+
+/// One row of fifteen columns.
+///
+/// - The timeline of a primary is the one it inserts into, which the name of its WAL file tells: the
+///   control file may still have the old one until the checkpoint after a promotion.
+/// - The timeline of a standby is the highest it has proof of; its control file alone lags behind.
+/// - `pg_current_wal_insert_lsn` and `pg_walfile_name` fail in recovery, hence the CASEs.
+/// - A standby that has replayed all it received is not behind, however long nothing was written; a
+///   transaction's age says something only when there is more to replay, or nobody to receive from.
+pub const QUESTION: &str = r"
+SELECT s.recovering,
+       pg_catalog.current_setting('server_version_num'),
+       i.system_identifier,
+       CASE WHEN NOT s.recovering THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END,
+       GREATEST(CASE WHEN w.status = 'streaming' THEN w.received_tli END,
+                r.min_recovery_end_timeline, c.timeline_id),
+       CASE WHEN NOT s.recovering THEN pg_catalog.pg_current_wal_insert_lsn() END,
+       s.replayed,
+       s.received,
+       CASE WHEN w.status = 'streaming' AND s.replayed >= s.received THEN 0
+            ELSE pg_catalog.floor(1000 * GREATEST(0, pg_catalog.date_part('epoch',
+                     pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp())))::pg_catalog.int8
+       END,
+       w.status,
+       COALESCE(pg_catalog.substring(w.conninfo, '(?:^| )application_name=([^ ]+)'),
+                CASE WHEN pg_catalog.current_setting('server_version_num')::pg_catalog.int4 >= 120000
+                     THEN NULLIF(pg_catalog.current_setting('cluster_name'), '') END,
+                'walreceiver'),
+       pg_catalog.floor(1000 * GREATEST(0, pg_catalog.date_part('epoch',
+           pg_catalog.clock_timestamp() - w.last_msg_receipt_time)))::pg_catalog.int8,
+       (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(t.application_name, t.state, t.sync_state))
+          FROM pg_catalog.pg_stat_replication t),
+       b.wal_block_size,
+       b.bytes_per_wal_segment
+  FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering,
+               pg_catalog.pg_last_wal_receive_lsn() AS received,
+               pg_catalog.pg_last_wal_replay_lsn() AS replayed
+        OFFSET 0) s
+ CROSS JOIN pg_catalog.pg_control_system() i
+ CROSS JOIN pg_catalog.pg_control_checkpoint() c
+ CROSS JOIN pg_catalog.pg_control_recovery() r
+ CROSS JOIN pg_catalog.pg_control_init() b
+  LEFT JOIN pg_catalog.pg_stat_wal_receiver w ON true";
+
+/// A column that is missing, NULL where it must not be, or no such value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("column {0} of the answer is not understood")]
+pub struct AnswerError(usize);
+
+/// Reads the row, whose columns `text` gives as text; `None` is NULL.
+pub fn answer<'a>(
+    text: impl Fn(usize) -> Option<&'a str>,
+    asked_at_ms: u64,
+    answered_at_ms: u64,
+) -> Result<Facts, AnswerError> {
+    let in_recovery = match text(0) {
+        Some("t") => true,
+        Some("f") => false,
+        _ => return Err(AnswerError(0)),
+    };
+    let (timeline, lsn) = if in_recovery {
+        // A standby that has nothing to replay yet answers NULL.
+        (required(&text, 4)?, optional(&text, 6)?.unwrap_or_default())
+    } else {
+        let (block, segment) = (required(&text, 13)?, required(&text, 14)?);
+        let timeline = text(3).and_then(timeline_of_wal_file).ok_or(AnswerError(3))?;
+        (timeline, end_of_record(required(&text, 5)?, block, segment))
+    };
+    let receiver = match text(9).filter(|_| in_recovery) {
+        Some(status) => Some(Receiver {
+            status: status.to_owned(),
+            name: text(10).ok_or(AnswerError(10))?.to_owned(),
+            message_age_ms: optional(&text, 11)?,
+        }),
+        None => None,
+    };
+    let senders: Vec<[Option<String>; 3]> = match text(12) {
+        Some(json) => serde_json::from_str(json).map_err(|_| AnswerError(12))?,
+        None => Vec::new(),
+    };
+    Ok(Facts {
+        asked_at_ms,
+        answered_at_ms,
+        in_recovery,
+        timeline,
+        lsn,
+        received_lsn: optional::<Lsn>(&text, 7)?.filter(|_| in_recovery),
+        replay_lag_ms: optional::<u64>(&text, 8)?.filter(|_| in_recovery),
+        system_identifier: required(&text, 2)?,
+        version: required(&text, 1)?,
+        receiver,
+        // Without pg_monitor the states are hidden: such a row says nothing.
+        senders: senders
+            .into_iter()
+            .filter_map(|[name, state, sync_state]| {
+                Some(Sender { name: name?, state: state?, sync_state: sync_state? })
+            })
+            .collect(),
+    })
+}
+
+/// Where the last record ends, of a position to insert at. They differ when a record, or a switch to
+/// the next segment, has filled a page: the next record goes behind the header of the next page, a
+/// position no standby reports before there is a next record.
+pub fn end_of_record(insert: Lsn, block: u64, segment: u64) -> Lsn {
+    const LONG_HEADER: u64 = 40;
+    const SHORT_HEADER: u64 = 24;
+    let into = |unit: u64| insert.0.checked_rem(unit);
+    match (into(block), into(segment)) {
+        (_, Some(LONG_HEADER)) => Lsn(insert.0 - LONG_HEADER),
+        (Some(SHORT_HEADER), _) => Lsn(insert.0 - SHORT_HEADER),
+        _ => insert,
+    }
+}
+
+fn optional<'a, T: std::str::FromStr>(
+    text: impl Fn(usize) -> Option<&'a str>,
+    column: usize,
+) -> Result<Option<T>, AnswerError> {
+    text(column).map(|value| value.parse().map_err(|_| AnswerError(column))).transpose()
+}
+
+fn required<'a, T: std::str::FromStr>(
+    text: impl Fn(usize) -> Option<&'a str>,
+    column: usize,
+) -> Result<T, AnswerError> {
+    optional(text, column)?.ok_or(AnswerError(column))
+}
+
+/// The first eight of its 24 hexadecimal digits.
+fn timeline_of_wal_file(name: &str) -> Option<u32> {
+    (name.len() == 24).then(|| u32::from_str_radix(name.get(..8)?, 16).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Row = [Option<&'static str>; 15];
+
+    const PRIMARY: Row = [
+        Some("f"),
+        Some("150004"),
+        Some("7573209450985230341"),
+        Some("0000000A0000000000000003"),
+        Some("9"),
+        Some("0/3000148"),
+        Some("0/2000000"),
+        Some("0/2000000"),
+        Some("12"),
+        None,
+        Some("walreceiver"),
+        None,
+        Some(r#"[["s1", "streaming", "async"], ["hidden", null, null]]"#),
+        Some("8192"),
+        Some("16777216"),
+    ];
+    const STANDBY: Row = [
+        Some("t"),
+        Some("110022"),
+        Some("7573209450985230341"),
+        None,
+        Some("2"),
+        None,
+        Some("0/3000000"),
+        Some("0/3000148"),
+        Some("1500"),
+        Some("streaming"),
+        Some("s1"),
+        Some("40"),
+        None,
+        Some("8192"),
+        Some("16777216"),
+    ];
+
+    fn read(row: Row) -> Result<Facts, AnswerError> {
+        answer(|column| row[column], 5, 8)
+    }
+
+    #[test]
+    fn a_primary_and_a_standby_are_understood() {
+        let sender =
+            Sender { name: "s1".to_owned(), state: "streaming".to_owned(), sync_state: "async".to_owned() };
+        let primary = Facts {
+            asked_at_ms: 5,
+            answered_at_ms: 8,
+            in_recovery: false,
+            timeline: 10,
+            lsn: Lsn(0x300_0148),
+            received_lsn: None,
+            replay_lag_ms: None,
+            system_identifier: 7573209450985230341,
+            version: 150004,
+            receiver: None,
+            senders: vec![sender],
+        };
+        assert_eq!(read(PRIMARY), Ok(primary));
+        let receiver =
+            Receiver { status: "streaming".to_owned(), name: "s1".to_owned(), message_age_ms: Some(40) };
+        let standby = Facts {
+            asked_at_ms: 5,
+            answered_at_ms: 8,
+            in_recovery: true,
+            timeline: 2,
+            lsn: Lsn(0x300_0000),
+            received_lsn: Some(Lsn(0x300_0148)),
+            replay_lag_ms: Some(1500),
+            system_identifier: 7573209450985230341,
+            version: 110022,
+            receiver: Some(receiver),
+            senders: Vec::new(),
+        };
+        assert_eq!(read(STANDBY), Ok(standby));
+        let silent = [7, 8, 9, 11].into_iter().fold(STANDBY, |row, column| without(row, column));
+        let facts = read(silent).unwrap();
+        assert_eq!((facts.receiver, facts.received_lsn, facts.replay_lag_ms), (None, None, None));
+    }
+
+    fn without(mut row: Row, column: usize) -> Row {
+        row[column] = None;
+        row
+    }
+
+    #[test]
+    fn nonsense_is_named_by_its_column() {
+        for (row, columns) in [(PRIMARY, &[0, 1, 2, 3, 5, 13, 14][..]), (STANDBY, &[0, 1, 2, 4])] {
+            for &column in columns {
+                assert_eq!(read(without(row, column)), Err(AnswerError(column)));
+            }
+            for column in (0..15).filter(|&column| row[column].is_some() && ![9, 10].contains(&column)) {
+                let mut wrong = row;
+                wrong[column] = Some("x");
+                let used = if row == PRIMARY { ![4, 6].contains(&column) } else { column < 13 };
+                assert_eq!(read(wrong).err(), used.then_some(AnswerError(column)), "{column}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_filled_page_ends_before_the_next_header() {
+        for (insert, end) in [
+            ("0/3000028", "0/3000000"),
+            ("0/3002018", "0/3002000"),
+            ("0/3002028", "0/3002028"),
+            ("0/3000148", "0/3000148"),
+            ("0/0", "0/0"),
+        ] {
+            assert_eq!(end_of_record(insert.parse().unwrap(), 8192, 16 << 20).to_string(), end);
+        }
+        assert_eq!(end_of_record(Lsn(5), 0, 0), Lsn(5));
+    }
+}

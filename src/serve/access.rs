@@ -1,0 +1,132 @@
+//! Who may come in: HBA rules, secrets and certificates, read at start and again on SIGHUP.
+//!
+//! Invariant: a reload that fails leaves all three as they were.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use crate::backend::connect::{ConnectTarget, Credential, Secret};
+use crate::client::auth_query::AuthQuery;
+use crate::client::handshake::HandshakeContext;
+use crate::client::hba::Hba;
+use crate::client::secrets::{ProcessSecrets, Secrets};
+use crate::client::userfile::{self, UserFile};
+use crate::cluster::observe::credential::PlainSecret;
+use crate::config::file::read_text;
+use crate::config::{self, Config};
+use crate::net::tls::{ClientTlsContext, ServerTlsContext, TlsConfigError};
+use crate::session::Gateway;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    #[error("{}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{}: {problems}", path.display())]
+    Invalid { path: PathBuf, problems: String },
+    #[error("TLS to clients: {0}")]
+    Tls(#[from] TlsConfigError),
+}
+
+pub struct Access {
+    process: Arc<ProcessSecrets>,
+    current: RwLock<Current>,
+}
+
+#[derive(Clone)]
+struct Current {
+    context: Arc<HandshakeContext>,
+    users: Arc<UserFile>,
+}
+
+impl Access {
+    pub fn load(
+        config: &Config,
+        gateway: &Arc<Gateway>,
+        server_tls: &Arc<ServerTlsContext>,
+    ) -> Result<Arc<Self>, AccessError> {
+        let process = ProcessSecrets::new();
+        let current = read(config, gateway, server_tls, &process)?;
+        Ok(Arc::new(Access { process, current: RwLock::new(current) }))
+    }
+
+    pub fn reload(
+        &self,
+        config: &Config,
+        gateway: &Arc<Gateway>,
+        server_tls: &Arc<ServerTlsContext>,
+    ) -> Result<(), AccessError> {
+        let new = read(config, gateway, server_tls, &self.process)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+
+    fn current(&self) -> Current {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn context(&self) -> Arc<HandshakeContext> {
+        self.current().context
+    }
+
+    /// The secret the user file has for servers, for clients that proved themselves without one.
+    pub fn plain_secret(&self, user: &str) -> Option<Secret> {
+        plain(&self.current().users, user)
+    }
+}
+
+fn plain(users: &UserFile, user: &str) -> Option<Secret> {
+    match users.get(user) {
+        Some(userfile::Secret::Plain(password)) => Some(Secret::new(password.clone())),
+        _ => None,
+    }
+}
+
+fn read(
+    config: &Config,
+    gateway: &Arc<Gateway>,
+    server_tls: &Arc<ServerTlsContext>,
+    process: &Arc<ProcessSecrets>,
+) -> Result<Current, AccessError> {
+    let hba = Hba::parse(&text(&config.auth.hba_file)?).map_err(|e| invalid(&config.auth.hba_file, &e))?;
+    let users = user_file(&config.auth)?;
+    let query = config.auth.query.as_ref().map(|query| {
+        let credential = plain(&users, &query.user).map_or(Credential::None, Credential::Password);
+        let topology = gateway.topology.clone();
+        let tls = server_tls.clone();
+        let primary = move || {
+            let snapshot = topology.borrow();
+            let server = snapshot.server(snapshot.primary?);
+            Some(ConnectTarget { host: server.host.clone(), port: server.port, tls: tls.clone() })
+        };
+        AuthQuery::new(query, credential, Arc::new(primary)).ask_server()
+    });
+    let secrets = Secrets::new(users.clone(), query, process.clone());
+    let tls = ClientTlsContext::load(&config.client_tls)?;
+    let timeout = Duration::from_millis(config.limits.startup_timeout_ms);
+    let context = HandshakeContext::new(Arc::new(hba), Arc::new(secrets), tls, timeout);
+    Ok(Current { context: Arc::new(context), users: Arc::new(users) })
+}
+
+fn user_file(auth: &config::Auth) -> Result<UserFile, AccessError> {
+    match &auth.user_file {
+        Some(path) => UserFile::parse(&text(path)?).map_err(|e| invalid(path, &e)),
+        None => UserFile::parse("").map_err(|e| invalid(Path::new("user_file"), &e)),
+    }
+}
+
+/// For komainu's own logins: read anew each time, so that a rotated secret is used at once.
+pub fn plain_secret(auth: &config::Auth) -> PlainSecret {
+    let auth = auth.clone();
+    Arc::new(move |user: &str| plain(&user_file(&auth).ok()?, user))
+}
+
+fn text(path: &Path) -> Result<String, AccessError> {
+    read_text(path).map_err(|source| AccessError::Unreadable { path: path.to_owned(), source })
+}
+
+fn invalid<E: std::fmt::Display>(path: &Path, problems: &[E]) -> AccessError {
+    let problems = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    AccessError::Invalid { path: path.to_owned(), problems }
+}

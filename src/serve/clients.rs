@@ -1,0 +1,277 @@
+//! Where clients arrive: sockets, their limits, and a task for each.
+//!
+//! Invariant: `max_client_connections` counts everybody from the accept to the end of the session, and
+//! whoever is over it is told so.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use socket2::{Domain, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinHandle;
+
+use super::access::Access;
+use crate::backend::connect::{Credential, Secret};
+use crate::client::auth::ServerLogin;
+use crate::client::handshake::{Authenticated, Outcome, handshake};
+use crate::client::unauthenticated::Unauthenticated;
+use crate::config::Config;
+use crate::net::{Stream, sockopt};
+use crate::session::login::{Newcomer, log_in, send_last};
+use crate::session::{Gateway, Session};
+use crate::telemetry::labels::{CancelResult, LoginFailure};
+use crate::wire::message::Report;
+use crate::wire::sqlstate;
+use crate::wire::startup::{Cancel, Replication};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error(
+        "cannot listen on {address}: {source}; choose another address in listen.addresses, or end what uses it"
+    )]
+    Tcp { address: SocketAddr, source: io::Error },
+    #[error("cannot listen on {}: {source}", path.display())]
+    Unix { path: PathBuf, source: io::Error },
+}
+
+/// The listening sockets; dropping it stops accepting.
+pub struct Clients {
+    addresses: Vec<SocketAddr>,
+    tasks: Vec<JoinHandle<()>>,
+    socket_file: Option<PathBuf>,
+}
+
+struct Door {
+    gateway: Arc<Gateway>,
+    access: Arc<Access>,
+    unauthenticated: Arc<Unauthenticated>,
+    present: AtomicUsize,
+}
+
+/// One place under `max_client_connections`.
+struct Place(Arc<Door>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.present.fetch_sub(1, Ordering::AcqRel);
+        self.0.gateway.counters.client_gone();
+    }
+}
+
+impl Clients {
+    pub fn listen(config: &Config, gateway: Arc<Gateway>, access: Arc<Access>) -> Result<Self, ListenError> {
+        let door = Arc::new(Door {
+            gateway,
+            access,
+            unauthenticated: Unauthenticated::new(config.limits.max_unauthenticated_per_address),
+            present: AtomicUsize::new(0),
+        });
+        let mut clients = Clients { addresses: Vec::new(), tasks: Vec::new(), socket_file: None };
+        for &address in &config.listen.addresses {
+            let listener = bind(address, config.listen.backlog)
+                .map_err(|source| ListenError::Tcp { address, source })?;
+            clients.addresses.push(listener.local_addr().unwrap_or(address));
+            clients.tasks.push(tokio::spawn(accept_tcp(listener, door.clone())));
+        }
+        if let Some(directory) = &config.listen.unix_socket_directory {
+            let port = config.listen.addresses.first().map_or(5432, SocketAddr::port);
+            let path = directory.join(format!(".s.PGSQL.{port}"));
+            let listener = bind_unix(&path, config.listen.unix_socket_mode)
+                .map_err(|source| ListenError::Unix { path: path.clone(), source })?;
+            clients.socket_file = Some(path);
+            clients.tasks.push(tokio::spawn(accept_unix(listener, door)));
+        }
+        Ok(clients)
+    }
+
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        if let Some(path) = &self.socket_file {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // An IPv4 address is listened on when it is named, not by accident.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    TcpListener::from_std(socket.into())
+}
+
+fn bind_unix(path: &std::path::Path, mode: u32) -> io::Result<UnixListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    Ok(listener)
+}
+
+async fn accept_tcp(listener: TcpListener, door: Arc<Door>) {
+    loop {
+        match listener.accept().await {
+            Ok((tcp, address)) => {
+                if sockopt::configure(&tcp).is_ok() {
+                    tokio::spawn(receive(Stream::Tcp(tcp), Some(address), door.clone()));
+                }
+            }
+            Err(error) => accept_failed(&error).await,
+        }
+    }
+}
+
+async fn accept_unix(listener: UnixListener, door: Arc<Door>) {
+    loop {
+        match listener.accept().await {
+            Ok((unix, _)) => {
+                tokio::spawn(receive(Stream::Unix(unix), None, door.clone()));
+            }
+            Err(error) => accept_failed(&error).await,
+        }
+    }
+}
+
+/// Out of files or memory: trying at once would only burn the processor.
+async fn accept_failed(error: &io::Error) {
+    tracing::warn!(%error, "cannot accept a client");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+async fn receive(mut stream: Stream, address: Option<SocketAddr>, door: Arc<Door>) {
+    door.gateway.counters.client_connected();
+    let present = door.present.fetch_add(1, Ordering::AcqRel);
+    let place = Place(door.clone());
+    let max = door.gateway.settled().config.limits.max_client_connections;
+    if present >= max {
+        door.gateway.counters.login_failed(LoginFailure::TooManyConnections);
+        let mut out = BytesMut::new();
+        Report::fatal(sqlstate::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
+            .hint("limits.max_client_connections is the limit")
+            .encode(&mut out);
+        return Box::pin(send_last(&mut stream, &out)).await;
+    }
+    let guard = match address {
+        Some(address) => match door.unauthenticated.admit(address.ip()) {
+            Some(guard) => Some(guard),
+            None => {
+                door.gateway.counters.login_failed(LoginFailure::TooManyConnections);
+                return;
+            }
+        },
+        None => None,
+    };
+    let peer = address.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
+    // What is large and short-lived is boxed here and below: it is gone when the session begins.
+    let context = door.access.context();
+    let outcome = Box::pin(handshake(stream, &context)).await;
+    drop(context);
+    drop(guard);
+    match outcome {
+        Ok(Outcome::Cancel(request, stream)) => Box::pin(cancel(&door.gateway, &request, stream)).await,
+        Ok(Outcome::Client(authenticated)) => {
+            let Some(session) = Box::pin(admit(&door, authenticated, peer)).await else { return };
+            drop(door);
+            let end = session.run().await;
+            tracing::debug!(%end, "client left");
+            drop(place);
+        }
+        Err(error) => door.gateway.counters.login_failed(failure(&error)),
+    }
+}
+
+fn failure(error: &crate::client::error::HandshakeError) -> LoginFailure {
+    match error.answer().map(|answer| answer.state) {
+        Some(sqlstate::INVALID_PASSWORD) => LoginFailure::Password,
+        Some(sqlstate::INVALID_AUTHORIZATION) => LoginFailure::Hba,
+        Some(sqlstate::CONNECTION_FAILURE) => LoginFailure::Server,
+        Some(_) => LoginFailure::Protocol,
+        None => LoginFailure::Timeout,
+    }
+}
+
+async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<Box<Session>> {
+    let client = *client;
+    let gateway = door.gateway.clone();
+    let credential = credential(&door.access, &client);
+    let mut newcomer = Newcomer {
+        stream: client.stream,
+        user: client.user,
+        database: client.database,
+        parameters: client.parameters,
+        protocol_minor: u32::from(client.protocol_minor) as u16,
+        credential,
+        peer,
+        pending: client.pending,
+        received: client.received,
+    };
+    if !matches!(client.replication, Replication::No) {
+        let mut out = std::mem::take(&mut newcomer.pending);
+        Report::fatal(sqlstate::FEATURE_NOT_SUPPORTED, "komainu does not pass replication connections on")
+            .hint("connect to the PostgreSQL server itself")
+            .encode(&mut out);
+        send_last(&mut newcomer.stream, &out).await;
+        return None;
+    }
+    let (user, database, peer) = (newcomer.user.clone(), newcomer.database.clone(), newcomer.peer.clone());
+    match log_in(gateway.clone(), newcomer).await {
+        Ok(session) => {
+            tracing::debug!(user, database, peer, "client logged in");
+            Some(session)
+        }
+        Err(error) => {
+            gateway.counters.login_failed(LoginFailure::Server);
+            tracing::warn!(user, database, peer, state = %error.state, %error, "login refused");
+            None
+        }
+    }
+}
+
+/// What the client's proof, or else the user file, lets us log in to servers with.
+fn credential(access: &Access, client: &Authenticated) -> Credential {
+    match &client.login {
+        ServerLogin::Password(password) => Credential::Password(Secret::new(password.clone())),
+        ServerLogin::ScramKeys(keys) => Credential::ScramKeys(keys.clone()),
+        ServerLogin::Md5(_) | ServerLogin::None => {
+            access.plain_secret(&client.user).map_or(Credential::None, Credential::Password)
+        }
+    }
+}
+
+async fn cancel(gateway: &Gateway, request: &Cancel, stream: Stream) {
+    let Some(slot) = gateway.cancels.find(request.pid.cast_signed(), &request.key) else {
+        gateway.counters.cancel_request(CancelResult::UnknownKey);
+        return;
+    };
+    let Some(under_way) = slot.begin_cancel() else {
+        gateway.counters.cancel_request(CancelResult::Idle);
+        return;
+    };
+    let result = gateway.cancel_on_server(&under_way.address).await;
+    drop(under_way);
+    gateway.counters.cancel_request(if result { CancelResult::Sent } else { CancelResult::Failed });
+    // The client takes the end of this connection for the sign that it is done.
+    drop(stream);
+}

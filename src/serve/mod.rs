@@ -1,0 +1,280 @@
+//! `komainu serve`: puts the parts together, and takes them apart again in order.
+//!
+//! Owns start, reload and shutdown. Invariant: nobody is told that komainu is ready before clients can be
+//! served, and when it drains, new clients are turned away before running ones are waited for.
+
+mod access;
+mod clients;
+mod ticks;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::admin::{self, AdminListener, AdminState, BindError};
+use crate::clock;
+use crate::cluster::observe::catalog::{CatalogSettings, CatalogSource};
+use crate::cluster::observe::credential::HealthLogin;
+use crate::cluster::observe::{Observer, Settings};
+use crate::config::{self, Config};
+use crate::net::tls::{ServerTlsContext, TlsConfigError};
+use crate::pool::Pools;
+use crate::session::gateway::{Gateway, Parts};
+use crate::session::registry::Order;
+use crate::telemetry::log::{LogControl, LogError};
+use crate::telemetry::{Counters, log};
+
+use access::{Access, AccessError};
+use clients::{Clients, ListenError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("{0}")]
+    Config(#[from] config::report::Report),
+    #[error("cannot begin to log: {0}")]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Admin(#[from] BindError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    #[error("TLS to servers: {0}")]
+    ServerTls(#[from] TlsConfigError),
+    #[error("cannot start: {0}")]
+    Start(#[from] io::Error),
+}
+
+/// Serves until it is told to end.
+pub fn run(path: &Path) -> Result<(), ServeError> {
+    let (config, warnings) = config::file::load(path)?;
+    let log = log::init(&config.log)?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    raise_file_limit(
+        config.limits.max_client_connections + config.pool.max_server_connections * config.servers.len(),
+    );
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.workers)
+        .thread_name("komainu-worker")
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(path, config, log))
+}
+
+async fn serve(path: &Path, config: Config, log: LogControl) -> Result<(), ServeError> {
+    // Signals first: one that comes while we start is not lost.
+    let mut signals = Signals::new()?;
+    let server_tls = Arc::new(ServerTlsContext::load(&config.server_tls)?);
+    let admin_listener = AdminListener::bind(&config.admin).await?;
+    let listening = Arc::new(AtomicBool::new(false));
+
+    let health = HealthLogin::new(&config.health, access::plain_secret(&config.auth));
+    let observer = Observer::start(Settings {
+        servers: config.servers.clone(),
+        health: config.health.clone(),
+        tls: server_tls.clone(),
+        login: health.clone(),
+        clock: clock::process(),
+    })?;
+    let catalogs = Arc::new(CatalogSource::new(CatalogSettings {
+        snapshot: observer.snapshot.clone(),
+        tls: server_tls.clone(),
+        login: health,
+        max_age: Duration::from_millis(config.split.catalog_max_age_ms),
+    }));
+    let counters = Arc::new(Counters::new(config.servers.len()));
+    let config = Arc::new(config);
+    let gateway = Arc::new(Gateway::new(Parts {
+        config: config.clone(),
+        topology: observer.snapshot.clone(),
+        view: observer.view.clone(),
+        pools: Pools::new(config.pool.clone(), server_tls.clone()),
+        counters: counters.clone(),
+        catalogs,
+        looks: observer.look.clone(),
+    }));
+    let access = Access::load(&config, &gateway, &server_tls)?;
+
+    let census = {
+        let gateway = gateway.clone();
+        Arc::new(move || ticks::census(&gateway))
+    };
+    let router = admin::router(AdminState {
+        view: observer.view.clone(),
+        counters,
+        census,
+        listening: listening.clone(),
+        clock: clock::process(),
+    });
+    let admin = tokio::spawn(admin::serve(admin_listener, router));
+    let housekeeping = tokio::spawn(ticks::keep_house(gateway.clone()));
+
+    let clients = Clients::listen(&config, gateway.clone(), access.clone())?;
+    listening.store(true, Ordering::Release);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), addresses = ?clients.addresses(), servers = config.servers.len(), "komainu is listening");
+
+    let mut current = config;
+    loop {
+        match signals.next().await {
+            Told::Reload => {
+                if let Some(new) = reload(path, &current, &gateway, &access, &log) {
+                    current = new;
+                }
+            }
+            Told::End => break,
+        }
+    }
+    listening.store(false, Ordering::Release);
+    drain(&current, &gateway, clients, &mut signals).await;
+    housekeeping.abort();
+    admin.abort();
+    gateway.pools.retire_all();
+    tracing::info!("komainu has ended");
+    Ok(())
+}
+
+/// Ends every session as soon as it is outside a transaction, and all of them after the deadline.
+async fn drain(config: &Config, gateway: &Gateway, clients: Clients, signals: &mut Signals) {
+    gateway.draining.store(true, Ordering::Release);
+    drop(clients);
+    let timeout = Duration::from_millis(config.limits.shutdown_timeout_ms);
+    tracing::info!(
+        clients = gateway.sessions.len(),
+        timeout_ms = config.limits.shutdown_timeout_ms,
+        "draining"
+    );
+    let all_gone = async {
+        // Told again and again: one that was busy when told first is idle some time later.
+        while !gateway.sessions.is_empty() {
+            gateway.sessions.tell_all(Order::Drain);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = all_gone => return,
+        () = tokio::time::sleep(timeout) => {}
+        _ = signals.next_end() => {}
+    }
+    let left = gateway.sessions.len();
+    tracing::warn!(clients = left, "ending the sessions that are left");
+    gateway.sessions.tell_all(Order::Stop);
+    let last_words = async {
+        while !gateway.sessions.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(2), last_words).await;
+}
+
+/// Reads the configuration again. A bad one changes nothing.
+fn reload(
+    path: &Path,
+    current: &Arc<Config>,
+    gateway: &Arc<Gateway>,
+    access: &Arc<Access>,
+    log: &LogControl,
+) -> Option<Arc<Config>> {
+    let (new, warnings) = match config::file::load(path) {
+        Ok(loaded) => loaded,
+        Err(report) => {
+            tracing::error!("the configuration was not reloaded:\n{report}");
+            return None;
+        }
+    };
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let changes = config::reload::diff(current, &new);
+    let fixed: Vec<_> =
+        changes.iter().filter(|change| !change.live).map(|change| change.key.as_str()).collect();
+    let live: Vec<_> =
+        changes.iter().filter(|change| change.live).map(|change| change.key.as_str()).collect();
+    let new = Arc::new(config::reload::live_part(current, new));
+    let tls = match ServerTlsContext::load(&new.server_tls) {
+        Ok(tls) => Arc::new(tls),
+        Err(error) => {
+            tracing::error!(%error, "the configuration was not reloaded: TLS to servers");
+            return None;
+        }
+    };
+    if let Err(error) = access.reload(&new, gateway, &tls) {
+        tracing::error!(%error, "the configuration was not reloaded");
+        return None;
+    }
+    if let Err(error) = log.reload(&new.log.level) {
+        tracing::error!(%error, "the log level was not changed");
+    }
+    gateway.pools.reconfigure(new.pool.clone(), tls);
+    gateway.reconfigure(new.clone());
+    tracing::info!(changed = ?live, "configuration reloaded");
+    if !fixed.is_empty() {
+        tracing::warn!(keys = ?fixed, "these keys change only with a restart");
+    }
+    Some(new)
+}
+
+/// As many open files as we may have, and at least as many as the configuration needs.
+fn raise_file_limit(connections: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum;
+    if limit.current != wanted {
+        let raised = Rlimit { current: wanted, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "cannot raise the limit of open files");
+        }
+    }
+    // Logs, admin connections, probes and the like.
+    const OTHERS: u64 = 64;
+    let needed = connections as u64 + OTHERS;
+    if let Some(now) = getrlimit(Resource::Nofile).current
+        && now < needed
+    {
+        tracing::warn!(
+            limit = now,
+            needed,
+            "fewer files may be open than max_client_connections and the pools need: raise LimitNOFILE or lower the limits"
+        );
+    }
+}
+
+enum Told {
+    Reload,
+    End,
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.hangup.recv() => Told::Reload,
+            _ = self.terminate.recv() => Told::End,
+            _ = self.interrupt.recv() => Told::End,
+        }
+    }
+
+    /// A second wish to end, while draining: no more patience.
+    async fn next_end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

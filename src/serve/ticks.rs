@@ -1,0 +1,73 @@
+//! Housekeeping by coarse ticks: deadlines, expiry, catalogs, epochs.
+//!
+//! Invariant: no tick does more than a bounded amount of work for each session or pool.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::now_ms;
+use crate::session::Gateway;
+use crate::session::registry::Order;
+use crate::telemetry::labels::{ConnectionState, Label};
+use crate::telemetry::render::PoolCensus;
+
+/// Deadlines are kept to this precision.
+const TICK: Duration = Duration::from_millis(100);
+/// Between two looks at what can be forgotten, in ticks.
+const SWEEP_EVERY: u32 = 100;
+/// Between two looks at the pools, in ticks.
+const POOLS_EVERY: u32 = 2;
+
+pub async fn keep_house(gateway: Arc<Gateway>) {
+    let mut topology = gateway.topology.clone();
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut epoch = topology.borrow_and_update().epoch;
+    let mut count = 0u32;
+    loop {
+        tokio::select! {
+            _ = interval.tick() => {
+                count = count.wrapping_add(1);
+                gateway.sessions.tick(now_ms());
+                gateway.refresh_catalogs();
+                if count.is_multiple_of(POOLS_EVERY) {
+                    gateway.pools.tick();
+                }
+                if count.is_multiple_of(SWEEP_EVERY) {
+                    gateway.statements.sweep();
+                    gateway.databases.sweep();
+                }
+            }
+            changed = topology.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let now = topology.borrow_and_update().epoch;
+                if now != epoch {
+                    // A new primary: nothing of the old one's is used again.
+                    epoch = now;
+                    gateway.pools.retire_other_epochs(epoch);
+                    gateway.sessions.tell_all(Order::Look);
+                } else {
+                    gateway.sessions.look_if_waiting();
+                }
+            }
+        }
+    }
+}
+
+/// What the pools hold now.
+pub fn census(gateway: &Gateway) -> PoolCensus {
+    let servers = gateway.topology.borrow().servers.len();
+    let mut connections = vec![[0; ConnectionState::COUNT]; servers];
+    let mut waiters = 0;
+    for (key, counts) in gateway.pools.counts() {
+        waiters += counts.waiting as u64;
+        if let Some(server) = connections.get_mut(usize::from(key.server.0)) {
+            server[ConnectionState::Idle.index()] += counts.idle as u64;
+            server[ConnectionState::Connecting.index()] += counts.opening as u64;
+            server[ConnectionState::Active.index()] += (counts.open - counts.idle - counts.opening) as u64;
+        }
+    }
+    PoolCensus { connections, waiters }
+}

@@ -1,0 +1,145 @@
+//! What becomes of the server connection when its client leaves.
+//!
+//! Invariant: no transaction stays open and no lock is held for longer than it takes to say so. A statement
+//! outside a transaction may finish: its client asked for it and may rely on it.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::cancel::CancelSlot;
+use super::lease::Lease;
+use super::session::Session;
+use crate::backend::conn::MAX_INSPECTED;
+use crate::backend::connect;
+use crate::backend::expect::{Question, Reply};
+use crate::wire::frame::{HEADER_LEN, header};
+use crate::wire::message::{self, TransactionStatus};
+
+/// How long a statement outside a transaction may run on after its client has left.
+const FINISH_DEADLINE: Duration = Duration::from_secs(60);
+/// How long ROLLBACK, or the end of a cancelled statement, may take.
+const ROLLBACK_DEADLINE: Duration = Duration::from_secs(5);
+
+impl Session {
+    /// Gives back or cleans up whatever the session holds.
+    pub(super) fn leave(&mut self) {
+        self.waiting = None;
+        let Some(mut lease) = self.lease.take() else { return };
+        // Half a message of the client's can neither be finished nor taken back; nor can half of ours to
+        // it matter any more.
+        if self.passing.left > 0 && self.passing.forward {
+            lease.conn.doomed = true;
+        }
+        if !self.pins.is_empty() || self.transaction.hidden_state {
+            lease.conn.leftover_of = Some(self.id);
+        }
+        let unmarked = lease.marked;
+        lease.conn.input.consume(unmarked);
+        lease.marked = 0;
+        if lease.conn.is_clean() || lease.conn.doomed {
+            self.slot.release(&lease.pool, lease.conn);
+            return;
+        }
+        tokio::spawn(clean_up(lease, self.slot.clone()));
+    }
+}
+
+async fn clean_up(mut lease: Lease, slot: Arc<CancelSlot>) {
+    if lease.conn.expected.is_copy_in() {
+        message::frame(&mut lease.conn.output, b'f', |out| out.extend_from_slice(b"client left\0"))
+            .expect("a short text fits");
+        lease.conn.expected.copy_in_ended();
+    }
+    if lease.conn.expected.is_skipping() || has_open_batch(&lease) {
+        lease.conn.push_sync(Question::Rollback);
+    }
+    let in_transaction = lease.conn.status != TransactionStatus::Idle;
+    if in_transaction && !lease.conn.expected.is_empty() {
+        // It will be rolled back anyway; waiting for its end would only hold its locks.
+        let address = lease.conn.cancel.clone();
+        let _ = connect::cancel(lease.pool.target(), address.pid, &address.key).await;
+    }
+    let deadline = if in_transaction { ROLLBACK_DEADLINE } else { FINISH_DEADLINE };
+    let mut finished = drained(&mut lease, deadline).await;
+    if finished && lease.conn.status != TransactionStatus::Idle {
+        lease.conn.ask_simple(Question::Rollback, b"ROLLBACK");
+        finished = drained(&mut lease, ROLLBACK_DEADLINE).await;
+    }
+    if !finished {
+        let address = lease.conn.cancel.clone();
+        let _ = connect::cancel(lease.pool.target(), address.pid, &address.key).await;
+        lease.conn.doomed = true;
+    }
+    slot.release(&lease.pool, lease.conn);
+}
+
+/// Messages were sent that no Sync has followed yet.
+fn has_open_batch(lease: &Lease) -> bool {
+    !matches!(lease.conn.expected.last_reply(), None | Some(Reply::Sync | Reply::Query | Reply::FunctionCall))
+}
+
+async fn drained(lease: &mut Lease, deadline: Duration) -> bool {
+    let drain = poll_fn(|cx| poll_drain(lease, cx));
+    matches!(tokio::time::timeout(deadline, drain).await, Ok(Ok(())))
+}
+
+/// Reads and drops what the server still has to say, until it owes nothing.
+fn poll_drain(lease: &mut Lease, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let _ = lease.conn.poll_flush(cx)?;
+    loop {
+        drop_messages(lease)?;
+        if lease.conn.expected.is_empty() && lease.conn.output.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let conn = &mut *lease.conn;
+        match conn.input.poll_fill(&mut conn.stream, cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+        }
+    }
+}
+
+fn drop_messages(lease: &mut Lease) -> io::Result<()> {
+    let conn = &mut *lease.conn;
+    loop {
+        if lease.server_passing > 0 {
+            let count = lease.server_passing.min(conn.input.len());
+            conn.input.consume(count);
+            lease.server_passing -= count;
+            if lease.server_passing > 0 {
+                return Ok(());
+            }
+        }
+        let bytes = conn.input.bytes();
+        let found = match header(bytes, 1 << 31) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        };
+        if found.tag == b'Z' {
+            let Some(&status) = bytes.get(HEADER_LEN) else { return Ok(()) };
+            conn.status = TransactionStatus::from_byte(status).unwrap_or(TransactionStatus::Failed);
+        }
+        if found.tag == b'S' && bytes.len() < found.len && found.len <= MAX_INSPECTED {
+            conn.input.reserve(found.len);
+            return Ok(());
+        }
+        let mut doomed = conn.doomed;
+        let mut forgotten = Vec::new();
+        let verdict = conn.expected.on_message(found.tag, |owed, done| {
+            if !done {
+                forgotten.extend(owed.learns);
+            }
+        });
+        doomed |= verdict.is_err();
+        forgotten.into_iter().for_each(|id| conn.known.remove(id));
+        while conn.expected.pop_own().is_some() {}
+        conn.doomed = doomed;
+        lease.server_passing = found.len;
+    }
+}

@@ -1,0 +1,127 @@
+//! What a session has written and read, so that it never sees less than that again.
+//!
+//! Pure. Invariant: from the moment a transaction that may have written ends until its position is known,
+//! `pending` is true, and reads go to the primary.
+
+use crate::route::LastRead;
+use crate::topology::{Epoch, Lsn, ServerIndex, Snapshot};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Floor {
+    known: Option<(Epoch, Lsn)>,
+    pub pending: bool,
+    pub last_read: Option<LastRead>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a consistency token: expected `<epoch>:<log position>` as in 3:16/B374D848")]
+pub struct InvalidToken;
+
+impl Floor {
+    pub fn known(&self) -> Option<(Epoch, Lsn)> {
+        self.known
+    }
+
+    /// A server answered what the position was after the session's write.
+    pub fn raise(&mut self, epoch: Epoch, lsn: Lsn) {
+        self.pending = false;
+        if self.known.is_none_or(|known| known < (epoch, lsn)) {
+            self.known = Some((epoch, lsn));
+        }
+    }
+
+    /// A statement that only reads was answered by `server`.
+    pub fn read_from(&mut self, epoch: Epoch, server: ServerIndex, now_ms: u64) {
+        self.last_read = Some(LastRead { epoch, server, at_ms: now_ms, bound: None });
+    }
+
+    /// Learns from a newer snapshot how far the server of the last read was at most: what it had replayed
+    /// when it was looked at after that read.
+    pub fn learn(&mut self, snapshot: &Snapshot) {
+        let Some(last) = &mut self.last_read else { return };
+        let Some(server) = snapshot.servers.get(usize::from(last.server.0)) else { return };
+        if last.bound.is_none() && server.observed_at_ms > last.at_ms {
+            last.bound = Some(server.lsn);
+        }
+    }
+
+    /// The session's position, for another session to continue from.
+    pub fn token(&self) -> String {
+        let (epoch, lsn) = self.known.unwrap_or_default();
+        format!("{}:{lsn}", epoch.0)
+    }
+
+    /// Takes over another session's position.
+    pub fn take_token(&mut self, token: &str) -> Result<(), InvalidToken> {
+        let (epoch, lsn) = token.split_once(':').ok_or(InvalidToken)?;
+        let epoch = Epoch(epoch.parse().map_err(|_| InvalidToken)?);
+        let lsn = lsn.parse().map_err(|_| InvalidToken)?;
+        let pending = self.pending;
+        self.raise(epoch, lsn);
+        self.pending = pending;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_floor_only_rises_and_an_older_epoch_is_lower() {
+        let mut floor = Floor::default();
+        floor.pending = true;
+        floor.raise(Epoch(2), Lsn(10));
+        assert!(!floor.pending);
+        floor.raise(Epoch(2), Lsn(5));
+        floor.raise(Epoch(1), Lsn(99));
+        assert_eq!(floor.known(), Some((Epoch(2), Lsn(10))));
+        floor.raise(Epoch(3), Lsn(1));
+        assert_eq!(floor.known(), Some((Epoch(3), Lsn(1))));
+    }
+
+    #[test]
+    fn a_token_carries_the_floor_to_another_session() {
+        let (mut writer, mut reader) = (Floor::default(), Floor::default());
+        writer.raise(Epoch(4), Lsn(0x1_0000_00A0));
+        assert_eq!(writer.token(), "4:1/A0");
+        reader.pending = true;
+        reader.take_token(&writer.token()).unwrap();
+        assert_eq!(reader.known(), writer.known());
+        assert!(reader.pending, "its own write is still unknown");
+        for nonsense in ["", "4", "x:1/A0", "4:1", "4:1/A0:"] {
+            assert_eq!(reader.take_token(nonsense), Err(InvalidToken), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_bound_comes_only_from_a_later_look() {
+        let mut floor = Floor::default();
+        floor.read_from(Epoch(1), ServerIndex(0), 100);
+        let mut snapshot = Snapshot::default();
+        snapshot.servers.push(crate::session::floor::tests::server(100, 7));
+        floor.learn(&snapshot);
+        assert_eq!(floor.last_read.unwrap().bound, None);
+        snapshot.servers[0].observed_at_ms = 101;
+        floor.learn(&snapshot);
+        assert_eq!(floor.last_read.unwrap().bound, Some(Lsn(7)));
+    }
+
+    fn server(observed_at_ms: u64, lsn: u64) -> crate::topology::ServerState {
+        crate::topology::ServerState {
+            id: "a".into(),
+            host: "h".into(),
+            port: 1,
+            weight: 1,
+            zone: None,
+            role: crate::topology::Role::Standby,
+            health: crate::topology::Health::Up,
+            timeline: 1,
+            lsn: Lsn(lsn),
+            lag_bytes: None,
+            lag_ms: None,
+            observed_at_ms,
+            reason: "".into(),
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! What all sessions of this process share.
+//!
+//! Owns references only; each part guards itself. Nothing here is global: whoever needs it is given it.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use foldhash::fast::RandomState;
+use tokio::sync::watch;
+
+use super::cancel::CancelKeys;
+use super::prepared::StatementStore;
+use super::registry::SessionRegistry;
+use crate::backend::conn::CancelAddress;
+use crate::backend::connect;
+use crate::cluster::model::View;
+use crate::cluster::observe::LookNow;
+use crate::cluster::observe::catalog::CatalogSource;
+use crate::config::Config;
+use crate::pool::Pools;
+use crate::route::{
+    Analysis, Analyzed, Catalog, FunctionLists, Policy, RouteCache, ShapeSeed, analyze, resolve, shape,
+};
+use crate::telemetry::Counters;
+use crate::topology::Snapshot;
+
+/// Shapes remembered for each database: an application has hundreds, a hostile one any number.
+const SHAPES_PER_DATABASE: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
+
+/// What follows from the configuration, exchanged as one when it is reloaded.
+#[derive(Debug)]
+pub struct Settled {
+    pub config: Arc<Config>,
+    pub policy: Policy,
+    pub functions: FunctionLists,
+}
+
+impl Settled {
+    pub fn new(config: Arc<Config>) -> Arc<Self> {
+        Arc::new(Settled {
+            policy: Policy::new(&config.split, &config.servers, config.zone.as_deref()),
+            functions: FunctionLists::new(&config.split.read_only_functions, &config.split.write_functions),
+            config,
+        })
+    }
+}
+
+pub struct Gateway {
+    settled: RwLock<Arc<Settled>>,
+    pub topology: watch::Receiver<Arc<Snapshot>>,
+    pub view: watch::Receiver<Arc<View>>,
+    pub pools: Pools,
+    pub statements: StatementStore,
+    pub databases: Databases,
+    pub cancels: CancelKeys,
+    pub sessions: SessionRegistry,
+    pub counters: Arc<Counters>,
+    pub catalogs: Arc<CatalogSource>,
+    /// Asks for an immediate look at the cluster.
+    pub looks: LookNow,
+    pub draining: AtomicBool,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").finish_non_exhaustive()
+    }
+}
+
+/// The parts a `Gateway` is made of.
+pub struct Parts {
+    pub config: Arc<Config>,
+    pub topology: watch::Receiver<Arc<Snapshot>>,
+    pub view: watch::Receiver<Arc<View>>,
+    pub pools: Pools,
+    pub counters: Arc<Counters>,
+    pub catalogs: Arc<CatalogSource>,
+    pub looks: LookNow,
+}
+
+impl Gateway {
+    pub fn new(parts: Parts) -> Self {
+        Gateway {
+            settled: RwLock::new(Settled::new(parts.config)),
+            topology: parts.topology,
+            view: parts.view,
+            pools: parts.pools,
+            statements: StatementStore::default(),
+            databases: Databases::default(),
+            cancels: CancelKeys::default(),
+            sessions: SessionRegistry::default(),
+            counters: parts.counters,
+            catalogs: parts.catalogs,
+            looks: parts.looks,
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    pub fn settled(&self) -> Arc<Settled> {
+        self.settled.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn reconfigure(&self, config: Arc<Config>) {
+        *self.settled.write().unwrap_or_else(PoisonError::into_inner) = Settled::new(config);
+        self.databases.forget_shapes();
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Asks a server to end what a connection runs. Returns once the server has taken it.
+    pub async fn cancel_on_server(&self, address: &CancelAddress) -> bool {
+        let topology = self.topology.borrow().clone();
+        let Some(server) = topology.servers.get(usize::from(address.server.0)) else { return false };
+        let target = self.pools.target(server);
+        connect::cancel(&target, address.pid, &address.key).await.is_ok()
+    }
+
+    /// Brings the databases' catalogs up to date; called by a coarse tick.
+    pub fn refresh_catalogs(&self) {
+        for database in self.databases.all() {
+            database.set_catalog(self.catalogs.get(&database.name));
+        }
+    }
+}
+
+/// What is known of one database's statements.
+pub struct Database {
+    pub name: Arc<str>,
+    pub id: u64,
+    schema_generation: AtomicU64,
+    seed: ShapeSeed,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    shapes: RouteCache,
+    catalog: Option<Arc<Catalog>>,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Database {
+    fn new(name: &str, id: u64) -> Arc<Self> {
+        let mut random = [0; 32];
+        aws_lc_rs::rand::fill(&mut random).expect("the operating system's random source works");
+        let word = |i: usize| {
+            let bytes = random[i * 8..][..8].try_into().expect("eight bytes of thirty-two");
+            u64::from_ne_bytes(bytes)
+        };
+        Arc::new(Database {
+            name: name.into(),
+            id,
+            schema_generation: AtomicU64::new(0),
+            seed: ShapeSeed([word(0), word(1), word(2), word(3)]),
+            known: Mutex::new(Known { shapes: RouteCache::new(SHAPES_PER_DATABASE), catalog: None }),
+        })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this text is and does.
+    pub fn classify(&self, sql: &[u8], settled: &Settled) -> Arc<Analyzed> {
+        let shape = shape(sql, &self.seed);
+        let mut known = self.known();
+        if let Some(found) = known.shapes.get(shape) {
+            return found.clone();
+        }
+        let catalog = known.catalog.clone();
+        drop(known);
+        // Off the lock: this takes up to a hundred microseconds, once for each shape.
+        let analysis = std::str::from_utf8(sql).map_or_else(|_| Analysis::opaque(), analyze);
+        let routed = resolve(&analysis, catalog.as_deref(), &settled.functions);
+        let analyzed = Arc::new(Analyzed { analysis, routed });
+        let mut known = self.known();
+        let same_catalog = match (&known.catalog, &catalog) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        if same_catalog {
+            known.shapes.insert(shape, analyzed.clone());
+        }
+        analyzed
+    }
+
+    pub fn schema_generation(&self) -> u64 {
+        self.schema_generation.load(Ordering::Acquire)
+    }
+
+    /// The schema has changed under our eyes: what was known of its names is not, and statements prepared
+    /// from now on are others than those prepared before.
+    pub fn schema_changed(&self) {
+        self.schema_generation.fetch_add(1, Ordering::AcqRel);
+        self.set_catalog(None);
+    }
+
+    fn set_catalog(&self, catalog: Option<Arc<Catalog>>) {
+        let mut known = self.known();
+        let same = match (&known.catalog, &catalog) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        if !same {
+            known.catalog = catalog;
+            known.shapes.clear();
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Databases {
+    by_name: Mutex<HashMap<Arc<str>, Arc<Database>, RandomState>>,
+    next: AtomicU64,
+}
+
+impl Databases {
+    fn by_name(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Database>, RandomState>> {
+        self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be called with names a server has accepted only, else clients could grow the map.
+    pub fn get(&self, name: &str) -> Arc<Database> {
+        let mut by_name = self.by_name();
+        if let Some(database) = by_name.get(name) {
+            return database.clone();
+        }
+        let database = Database::new(name, self.next.fetch_add(1, Ordering::Relaxed));
+        by_name.insert(database.name.clone(), database.clone());
+        database
+    }
+
+    fn all(&self) -> Vec<Arc<Database>> {
+        self.by_name().values().cloned().collect()
+    }
+
+    fn forget_shapes(&self) {
+        self.all().iter().for_each(|database| database.known().shapes.clear());
+    }
+
+    /// Drops databases no session uses.
+    pub fn sweep(&self) {
+        self.by_name().retain(|_, database| Arc::strong_count(database) > 1);
+    }
+}

@@ -1,0 +1,467 @@
+//! Getting a server connection for a request, and making it what the session needs.
+//!
+//! Invariant: no byte of the client's is sent before the connection has the session's settings and nothing
+//! of another session's is left on it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Sleep;
+
+use super::batch::Request;
+use super::prepared::NameChange;
+use super::session::{End, Session};
+use super::settings::report;
+use crate::backend::ServerConn;
+use crate::backend::conn::OwnStatement;
+use crate::backend::connect::ConnectError;
+use crate::backend::expect::Question;
+use crate::clock::now_ms;
+use crate::config::Consistency;
+use crate::pool::{Acquire, AcquireError, Pool, PoolKey};
+use crate::route::{self, Class, SessionView, Target};
+use crate::telemetry::labels::QueryClass;
+use crate::topology::ServerIndex;
+use crate::wire::message::{self, Report};
+use crate::wire::sqlstate::{self, SqlState};
+
+/// How long a connection may take to become what the session needs; it is a matter of one round trip.
+pub(super) const PREPARE_DEADLINE_MS: u64 = 5_000;
+/// Between two tries to reach the primary.
+const RETRY_MS: u64 = 100;
+
+/// A server connection while this session has it.
+#[derive(Debug)]
+pub struct Lease {
+    pub conn: Box<ServerConn>,
+    pub pool: Arc<Pool>,
+    /// Bytes at the front of the connection's input that go to the client as they are.
+    pub marked: usize,
+    /// Bytes of the server's present message still to come, which go to the client unseen.
+    pub server_passing: usize,
+    /// Questions of ours are under way that the client's next message must wait for.
+    pub ours_first: bool,
+    /// When the connection began to be prepared; `None` once it is.
+    pub preparing_since_ms: Option<u64>,
+    /// The client's bytes of this request, as long as it could be asked again elsewhere.
+    pub retained: Vec<u8>,
+    /// What the retained request has done to the session's names so far.
+    pub undo: Vec<NameChange>,
+    pub request: Option<Request>,
+    /// The server is a standby.
+    pub is_standby: bool,
+    /// The request was sent to its end to a standby: what the client sends next is routed anew, once this
+    /// is answered and unless it has opened a transaction.
+    pub is_complete: bool,
+    /// The standby has refused the request; what it still says is dropped and the primary is asked.
+    pub redirect: bool,
+    /// Rows of a question of ours.
+    pub collected: Vec<(Box<str>, Box<str>)>,
+    pub settings_asked: bool,
+    /// Why the connection could not be given the session's settings.
+    pub apply_error: Option<(SqlState, String)>,
+    pub login_right: Option<bool>,
+}
+
+impl Lease {
+    /// The client has begun to see the answer: it cannot be asked again elsewhere.
+    pub fn is_relayed(&mut self) {
+        if !self.retained.is_empty() {
+            self.retained = Vec::new();
+            self.undo = Vec::new();
+        }
+    }
+
+    /// Nothing is under way in either direction.
+    pub fn is_quiet(&self) -> bool {
+        self.conn.expected.is_empty() && self.conn.output.is_empty() && self.marked == 0
+    }
+}
+
+/// What a request waits for before it has a connection.
+#[derive(Debug)]
+pub struct Waiting {
+    pub request: Request,
+    since_ms: u64,
+    timeout_ms: u64,
+    on: On,
+}
+
+#[derive(Debug)]
+enum On {
+    Connection(Acquire, Arc<Pool>, bool),
+    /// For a newer topology, or a moment.
+    Pause(Pin<Box<Sleep>>, &'static str),
+    /// For a standby to replay the session's floor.
+    Floor(Pin<Box<Sleep>>),
+}
+
+impl Waiting {
+    pub fn wake_at_ms(&self) -> u64 {
+        self.since_ms + self.timeout_ms
+    }
+}
+
+impl Session {
+    /// Whether the position of this session's writes matters to anybody.
+    pub(super) fn tracks_floor(&self) -> bool {
+        let split = &self.settled.config.split;
+        split.enabled && split.consistency == Consistency::Session && self.topology.servers.len() > 1
+    }
+
+    /// Finds a server for the request and begins to get a connection to it.
+    pub(super) fn begin_request(&mut self, request: Request) -> Result<(), End> {
+        self.begin_request_since(request, now_ms(), true)
+    }
+
+    fn begin_request_since(&mut self, request: Request, since_ms: u64, may_wait: bool) -> Result<(), End> {
+        self.look_at_topology();
+        let (target, reason) = self.choose(&request, may_wait);
+        let wait = |on| {
+            Some(Box::new(Waiting {
+                request: request.clone(),
+                since_ms,
+                timeout_ms: self.acquire_timeout(),
+                on,
+            }))
+        };
+        match target {
+            Target::Primary => match self.topology.primary {
+                Some(primary) => self.acquire(primary, request, since_ms),
+                None => {
+                    self.waiting = wait(On::Pause(pause(RETRY_MS), "no primary is known"));
+                    Ok(())
+                }
+            },
+            Target::Server(server) => self.acquire(server, request, since_ms),
+            Target::WaitForFloor { .. } => {
+                self.gateway.looks.all();
+                let floor_wait = self.settled.config.split.floor_wait_ms;
+                self.waiting = wait(On::Floor(pause(floor_wait)));
+                Ok(())
+            }
+            Target::None => {
+                tracing::debug!(session = self.id.0, ?reason, "request waits: no server can take it");
+                self.waiting = wait(On::Pause(pause(RETRY_MS), "no primary is known"));
+                Ok(())
+            }
+        }
+    }
+
+    fn acquire_timeout(&self) -> u64 {
+        self.settled.config.pool.acquire_timeout_ms
+    }
+
+    fn choose(
+        &mut self,
+        request: &Request,
+        may_wait: bool,
+    ) -> (Target, Option<route::policy::DecisionReason>) {
+        if self.force_primary || !self.settled.config.split.enabled || self.identity.session_mode {
+            return (Target::Primary, None);
+        }
+        let hint = request.decisive.as_ref().and_then(|analyzed| analyzed.analysis.hints.target.as_ref());
+        let class = if request.decisive.is_some() || request.whole { request.class } else { Class::Write };
+        let now = now_ms();
+        let seed = match self.settled.config.split.consistency {
+            Consistency::Session => self.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15),
+            // Any well-mixed number will do; it need not be secret.
+            _ => self.next_seed(),
+        };
+        let view = SessionView {
+            in_transaction: request.opening.opens || !request.whole,
+            read_only: request.whole
+                && (request.opening.read_only
+                    || self.settings.get("default_transaction_read_only") == Some("on")),
+            serializable: request.opening.serializable
+                || self.settings.get("default_transaction_isolation") == Some("serializable"),
+            floor: self.floor.known(),
+            floor_pending: self.floor.pending,
+            last_read: self.floor.last_read,
+            database: &self.identity.database.name,
+            user: &self.identity.user,
+            application_name: self.settings.get("application_name").unwrap_or(""),
+        };
+        let wanted = route::Request { class, hint, may_wait };
+        let decision = route::route(&wanted, &view, &self.topology, &self.settled.policy, seed, now);
+        (decision.target, Some(decision.reason))
+    }
+
+    fn next_seed(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.seed;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// In words, for `SHOW ROUTE` and the explain hint: where a request would go, and why.
+    pub(super) fn explain(&mut self, request: &Request) -> (String, String) {
+        self.look_at_topology();
+        let (target, reason) = self.choose(request, false);
+        let name = |index: ServerIndex| self.topology.server(index).id.to_string();
+        let server = match target {
+            Target::Primary => self.topology.primary.map_or_else(|| "none".to_owned(), name),
+            Target::Server(index) | Target::WaitForFloor { server: index, .. } => name(index),
+            Target::None => "none".to_owned(),
+        };
+        let because = match (reason, &request.decisive) {
+            (None, _) => "splitting is off for this session".to_owned(),
+            (Some(reason), Some(analyzed)) => format!("{reason:?}: {}", analyzed.routed.reason),
+            (Some(reason), None) => format!("{reason:?}"),
+        };
+        (server, because)
+    }
+
+    pub(super) fn pool_for(&mut self, server: ServerIndex) -> Arc<Pool> {
+        let epoch = self.topology.epoch;
+        self.pools.retain(|pool| pool.epoch() == epoch && !pool.is_retired());
+        if let Some(pool) = self.pools.iter().find(|pool| pool.key.server == server) {
+            return pool.clone();
+        }
+        let key = PoolKey {
+            server,
+            epoch,
+            database: self.identity.database.name.clone(),
+            user: self.identity.user.clone(),
+        };
+        let pool = self.gateway.pools.get(&key, &self.topology, &self.identity.credential);
+        self.pools.push(pool.clone());
+        pool
+    }
+
+    fn acquire(&mut self, server: ServerIndex, request: Request, since_ms: u64) -> Result<(), End> {
+        let pool = self.pool_for(server);
+        let is_standby = self.topology.primary != Some(server);
+        if let Some(conn) = pool.try_acquire(&self.settings) {
+            self.gateway.counters.acquired_at_once();
+            return self.begin_lease(conn, pool, request, is_standby);
+        }
+        let on = On::Connection(pool.wait(), pool, is_standby);
+        let timeout_ms = self.acquire_timeout();
+        self.waiting = Some(Box::new(Waiting { request, since_ms, timeout_ms, on }));
+        Ok(())
+    }
+
+    /// Moves on what waits for a connection.
+    pub(super) fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let Some(waiting) = &mut self.waiting else { return Ok(false) };
+        let expired = now_ms() >= waiting.since_ms + waiting.timeout_ms;
+        match &mut waiting.on {
+            On::Connection(acquire, _, _) => match acquire.poll(cx) {
+                Poll::Pending if !expired => return Ok(false),
+                Poll::Pending => {
+                    let waiting = self.waiting.take().expect("looked at above");
+                    self.acquire_expired(*waiting);
+                }
+                Poll::Ready(result) => {
+                    let waiting = *self.waiting.take().expect("looked at above");
+                    let On::Connection(_, pool, is_standby) = waiting.on else {
+                        unreachable!("matched above")
+                    };
+                    match result {
+                        Ok(conn) => {
+                            let waited = now_ms() - waiting.since_ms;
+                            self.gateway.counters.acquired_after(Duration::from_millis(waited));
+                            self.begin_lease(conn, pool, waiting.request, is_standby)?;
+                        }
+                        Err(error) => {
+                            self.acquire_failed(error, waiting.request, waiting.since_ms, is_standby)?
+                        }
+                    }
+                }
+            },
+            On::Floor(sleep) => {
+                let over = sleep.as_mut().poll(cx).is_ready();
+                let before = self.topology.clone();
+                self.look_at_topology();
+                if !over && Arc::ptr_eq(&before, &self.topology) {
+                    return Ok(false);
+                }
+                let waiting = *self.waiting.take().expect("looked at above");
+                self.begin_request_since(waiting.request, waiting.since_ms, !over)?;
+            }
+            On::Pause(sleep, why) => {
+                if expired {
+                    let message =
+                        format!("no server could take the statement within {} ms: {why}", waiting.timeout_ms);
+                    let waiting = *self.waiting.take().expect("looked at above");
+                    self.refuse(&waiting.request, &Report::error(sqlstate::CANNOT_CONNECT_NOW, &message));
+                    return Ok(true);
+                }
+                let over = sleep.as_mut().poll(cx).is_ready();
+                let before = self.topology.clone();
+                self.look_at_topology();
+                if !over && Arc::ptr_eq(&before, &self.topology) {
+                    return Ok(false);
+                }
+                let waiting = *self.waiting.take().expect("looked at above");
+                self.begin_request_since(waiting.request, waiting.since_ms, true)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn acquire_expired(&mut self, waiting: Waiting) {
+        let On::Connection(acquire, pool, _) = waiting.on else { return };
+        drop(acquire);
+        let counts = pool.counts();
+        let message = format!(
+            "no server connection became free within {} ms: {} are open for user \"{}\" and database \"{}\", {} clients wait",
+            waiting.timeout_ms, counts.open, pool.key.user, pool.key.database, counts.waiting
+        );
+        let hint = "raise pool.size or pool.acquire_timeout_ms, or look for transactions left open";
+        self.refuse(&waiting.request, &Report::error(sqlstate::TOO_MANY_CONNECTIONS, &message).hint(hint));
+    }
+
+    fn acquire_failed(
+        &mut self,
+        error: AcquireError,
+        request: Request,
+        since_ms: u64,
+        is_standby: bool,
+    ) -> Result<(), End> {
+        let error = match error {
+            AcquireError::Retired => return self.begin_request_since(request, since_ms, true),
+            AcquireError::Connect(error) => error,
+        };
+        self.gateway.looks.all();
+        if is_standby {
+            // A new database, role or password may not be replayed yet; or the standby is down.
+            self.force_primary = true;
+            return self.begin_request_since(request, since_ms, false);
+        }
+        if let ConnectError::Refused(refusal) = &*error
+            && !error.is_starting_up()
+        {
+            let message = error.client_message();
+            self.refuse(&request, &Report::error(refusal.sqlstate, &message));
+            return Ok(());
+        }
+        if !error.is_credential() && now_ms() < since_ms + self.acquire_timeout() {
+            let timeout_ms = self.acquire_timeout();
+            let on = On::Pause(pause(RETRY_MS), "the primary could not be reached");
+            self.waiting = Some(Box::new(Waiting { request, since_ms, timeout_ms, on }));
+            return Ok(());
+        }
+        let message = error.client_message();
+        self.refuse(&request, &Report::error(error.sqlstate(), &message));
+        Ok(())
+    }
+
+    /// Takes the connection over, and asks for whatever it lacks.
+    fn begin_lease(
+        &mut self,
+        mut conn: Box<ServerConn>,
+        pool: Arc<Pool>,
+        request: Request,
+        is_standby: bool,
+    ) -> Result<(), End> {
+        let now = if self.settled.config.pool.check_after_idle_ms != 0 { now_ms() } else { 0 };
+        if conn.leftover_of.is_some_and(|session| session != self.id) {
+            conn.ask_simple(Question::Reset, b"DISCARD ALL");
+            conn.forget_everything();
+        } else if request.effects.intersects(route::Effects::USES_SEQUENCE_STATE)
+            && conn.last_session != self.id
+        {
+            // Better PostgreSQL's own "not yet defined in this session" than another client's value.
+            conn.ask_simple(Question::Reset, b"DISCARD SEQUENCES");
+        }
+        let mut ours_first = false;
+        if conn.settings.hash() != self.settings.hash() {
+            let present = conn.settings.clone();
+            for change in self.settings.changes_from(&present) {
+                let parameters = [Some(change.name.as_bytes()), change.value.map(str::as_bytes)];
+                conn.ask_without_sync(Question::Apply, OwnStatement::Apply, &parameters);
+            }
+            conn.push_sync(Question::Apply);
+            conn.settings = self.settings.clone();
+            ours_first = true;
+        } else if now != 0 && now - conn.idle_since_ms > self.settled.config.pool.check_after_idle_ms {
+            conn.push_sync(Question::Liveness);
+            ours_first = true;
+        }
+        conn.last_session = self.id;
+        self.slot.lease_began(&conn.cancel);
+        let class = match request.class {
+            Class::Read => QueryClass::Read,
+            Class::Write => QueryClass::Write,
+        };
+        self.gateway.counters.query(conn.server, class);
+        let mut lease = Lease {
+            conn,
+            pool,
+            marked: 0,
+            server_passing: 0,
+            ours_first,
+            preparing_since_ms: ours_first.then(now_ms),
+            retained: Vec::new(),
+            undo: Vec::new(),
+            request: None,
+            is_standby,
+            is_complete: false,
+            redirect: false,
+            collected: Vec::new(),
+            settings_asked: false,
+            apply_error: None,
+            login_right: None,
+        };
+        if is_standby && request.whole && !request.opening.opens {
+            lease.retained.extend_from_slice(&self.input.bytes()[..request.len]);
+        }
+        lease.request = Some(request);
+        self.lease = Some(lease);
+        self.force_primary = false;
+        if !ours_first {
+            self.tell_what_differs();
+        }
+        Ok(())
+    }
+
+    /// Brings the client's picture of the server's parameters up to date with this server connection.
+    pub(super) fn tell_what_differs(&mut self) {
+        let Some(lease) = &self.lease else { return };
+        if lease.conn.reported.hash() == self.believed.hash() {
+            return;
+        }
+        let reported = lease.conn.reported.clone();
+        for (name, value) in reported.iter() {
+            if report(&mut self.believed, name, value) {
+                message::parameter_status(&mut self.to_client, name, value);
+            }
+        }
+        // Sharing one value keeps the next comparison, and the memory of many sessions, small.
+        if self.believed.hash() == reported.hash() {
+            self.believed = reported;
+        }
+    }
+
+    /// The connection did not become what the session needs in time.
+    pub(super) fn is_preparing_too_long(&self) -> bool {
+        self.lease
+            .as_ref()
+            .and_then(|lease| lease.preparing_since_ms)
+            .is_some_and(|since| now_ms() > since + PREPARE_DEADLINE_MS)
+    }
+
+    /// Gives the connection back.
+    pub(super) fn end_lease(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.slot.release(&lease.pool, lease.conn);
+        }
+    }
+
+    /// Throws the connection away.
+    pub(super) fn abandon_lease(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            lease.conn.doomed = true;
+        }
+        self.end_lease();
+    }
+}
+
+fn pause(ms: u64) -> Pin<Box<Sleep>> {
+    Box::pin(tokio::time::sleep(Duration::from_millis(ms)))
+}

@@ -1,0 +1,290 @@
+//! From an authenticated client to a session: what it asked for at startup, and the greeting.
+//!
+//! A client is greeted with what a server said to us, so that it learns the truth about encodings,
+//! versions and its own settings. Invariant: nobody is greeted before a server has accepted the user for
+//! that database, no longer ago than `LOGIN_BELIEVED_MS`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+
+use super::converse::{Said, converse};
+use super::gateway::{Gateway, Settled};
+use super::pins::PinReason;
+use super::session::{Identity, Session, SessionStart};
+use super::settings::{IN_HOT_STANDBY, Reported, Settings};
+use crate::backend::ServerConn;
+use crate::backend::conn::OwnStatement;
+use crate::backend::connect::Credential;
+use crate::backend::expect::Question;
+use crate::clock::now_ms;
+use crate::config::PoolMode;
+use crate::net::Stream;
+use crate::pool::{AcquireError, Pool, PoolKey, limits_for};
+use crate::wire::message::{self, Report, TransactionStatus};
+use crate::wire::sqlstate::{self, SqlState};
+
+/// A server's word that a role may log in is believed for this long. Then it is asked again: a role that
+/// was dropped, expired or lost its right to connect is out no later than this.
+pub const LOGIN_BELIEVED_MS: u64 = 10_000;
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Who has proved to be somebody.
+pub struct Newcomer {
+    pub stream: Stream,
+    pub user: String,
+    pub database: String,
+    /// Run-time parameters asked for at startup.
+    pub parameters: Vec<(String, String)>,
+    pub protocol_minor: u16,
+    pub credential: Credential,
+    pub peer: String,
+    /// Ends with AuthenticationOk; not yet sent.
+    pub pending: BytesMut,
+    /// Sent ahead by the client.
+    pub received: BytesMut,
+}
+
+/// Why a login ends after authentication; the client is told.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct LoginError {
+    pub state: SqlState,
+    pub message: String,
+}
+
+impl LoginError {
+    fn new(state: SqlState, message: impl Into<String>) -> Self {
+        LoginError { state, message: message.into() }
+    }
+}
+
+/// Makes a session of a newcomer, or tells it why not.
+pub async fn log_in(gateway: Arc<Gateway>, mut newcomer: Newcomer) -> Result<Box<Session>, LoginError> {
+    match begin(&gateway, &mut newcomer).await {
+        Ok(greeted) => Ok(start(gateway, newcomer, greeted)),
+        Err(error) => {
+            let mut out = std::mem::take(&mut newcomer.pending);
+            Report::fatal(error.state, &error.message).encode(&mut out);
+            send_last(&mut newcomer.stream, &out).await;
+            Err(error)
+        }
+    }
+}
+
+/// The last words to a client that gets no session, with a deadline.
+pub async fn send_last(stream: &mut Stream, bytes: &[u8]) {
+    use tokio::io::AsyncWriteExt;
+    const DEADLINE: Duration = Duration::from_secs(1);
+    let _ = tokio::time::timeout(DEADLINE, async {
+        let _ = stream.write_all(bytes).await;
+        let _ = stream.shutdown().await;
+    })
+    .await;
+}
+
+struct Greeted {
+    settled: Arc<Settled>,
+    settings: Arc<Settings>,
+    believed: Arc<Reported>,
+    session_mode: bool,
+}
+
+async fn begin(gateway: &Arc<Gateway>, newcomer: &mut Newcomer) -> Result<Greeted, LoginError> {
+    let settled = gateway.settled();
+    let limits = limits_for(&settled.config.pool, &newcomer.database, &newcomer.user);
+    let session_mode = limits.mode == PoolMode::Session;
+    let settings = startup_settings(&newcomer.parameters);
+    let deadline = Duration::from_millis(settled.config.pool.acquire_timeout_ms);
+    let believed = tokio::time::timeout(deadline, confirmed(gateway, newcomer, &settings))
+        .await
+        .unwrap_or_else(|_| {
+            Err(LoginError::new(
+                sqlstate::CANNOT_CONNECT_NOW,
+                format!("no server could take the login within {} ms", deadline.as_millis()),
+            ))
+        })?;
+    Ok(Greeted { settled, settings: Arc::new(settings), believed, session_mode })
+}
+
+/// The settings of a startup packet: all but who and what.
+fn startup_settings(parameters: &[(String, String)]) -> Settings {
+    let mut entries: Vec<(Box<str>, Box<str>)> = Vec::new();
+    for (name, value) in parameters {
+        let name = name.to_ascii_lowercase().into_boxed_str();
+        // As in PostgreSQL the last one counts.
+        entries.retain(|(present, _)| *present != name);
+        entries.push((name, value.as_str().into()));
+    }
+    Settings::new(entries)
+}
+
+/// What the client is to believe of its parameters, once a server has accepted it.
+async fn confirmed(
+    gateway: &Arc<Gateway>,
+    newcomer: &Newcomer,
+    settings: &Settings,
+) -> Result<Arc<Reported>, LoginError> {
+    loop {
+        let topology = gateway.topology.borrow().clone();
+        let Some(primary) = topology.primary else {
+            wait_for_primary(gateway).await;
+            continue;
+        };
+        let key = PoolKey {
+            server: primary,
+            epoch: topology.epoch,
+            database: newcomer.database.as_str().into(),
+            user: newcomer.user.as_str().into(),
+        };
+        let pool = gateway.pools.get(&key, &topology, &newcomer.credential);
+        pool.offer_credential(newcomer.credential.clone());
+        if let Some((greeting, confirmed_at)) = pool.greeting()
+            && now_ms() < confirmed_at + LOGIN_BELIEVED_MS
+            && let Some(believed) = plainly(&greeting, settings)
+        {
+            return Ok(believed);
+        }
+        let acquired = match pool.try_acquire(settings) {
+            Some(conn) => Ok(conn),
+            None => pool.wait().served().await,
+        };
+        match acquired {
+            Ok(conn) => match ask(&pool, conn, settings).await? {
+                Some(believed) => return Ok(believed),
+                None => continue,
+            },
+            Err(AcquireError::Retired) => {}
+            Err(AcquireError::Connect(error)) => {
+                gateway.looks.all();
+                // The server's own word on the user or database; anything else may pass.
+                let passing = error.is_starting_up()
+                    || !matches!(*error, crate::backend::connect::ConnectError::Refused(_))
+                        && !error.is_credential();
+                if !passing {
+                    return Err(LoginError::new(error.sqlstate(), error.client_message()));
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+async fn wait_for_primary(gateway: &Gateway) {
+    let mut topology = gateway.topology.clone();
+    gateway.looks.all();
+    let _ = tokio::time::timeout(RETRY, topology.wait_for(|snapshot| snapshot.primary.is_some())).await;
+}
+
+/// The common case: nothing asked for but a name, which PostgreSQL takes as it is.
+fn plainly(greeting: &Arc<Reported>, settings: &Settings) -> Option<Arc<Reported>> {
+    let mut believed = greeting.clone();
+    for (name, value) in settings.iter() {
+        if name != "application_name" || !value.bytes().all(|b| (32..127).contains(&b)) {
+            return None;
+        }
+        super::settings::report(&mut believed, name, value);
+    }
+    Some(believed)
+}
+
+/// Has a server try the client's settings and confirm its right to log in. `None`: the connection was
+/// lost, another may do.
+async fn ask(
+    pool: &Arc<Pool>,
+    mut conn: Box<ServerConn>,
+    settings: &Settings,
+) -> Result<Option<Arc<Reported>>, LoginError> {
+    if conn.leftover_of.is_some() {
+        conn.ask_simple(Question::Reset, b"DISCARD ALL");
+        conn.forget_everything();
+    }
+    let changes = settings.changes_from(&conn.settings).len();
+    for change in settings.changes_from(&conn.settings.clone()) {
+        let parameters = [Some(change.name.as_bytes()), change.value.map(str::as_bytes)];
+        conn.ask_without_sync(Question::Apply, OwnStatement::Apply, &parameters);
+    }
+    conn.settings = Arc::new(settings.clone());
+    conn.ask(Question::LoginRight, OwnStatement::LoginRight, &[]);
+    let said: Said = match converse(&mut conn).await {
+        Ok(said) => said,
+        Err(error) => {
+            tracing::debug!(%error, changes, "server connection lost at login");
+            pool.discard(conn);
+            return Ok(None);
+        }
+    };
+    if let Some((state, message)) = said.error {
+        // Half of the settings may have been made.
+        pool.discard(conn);
+        return Err(LoginError::new(state, message));
+    }
+    let allowed = said.rows.iter().any(|(q, v)| *q == Question::LoginRight && v.as_deref() == Some("t"));
+    let believed = conn.reported.clone();
+    if !allowed {
+        pool.discard(conn);
+        return Err(LoginError::new(
+            sqlstate::INVALID_AUTHORIZATION,
+            format!(
+                "role \"{}\" is not permitted to log in to database \"{}\"",
+                pool.key.user, pool.key.database
+            ),
+        ));
+    }
+    pool.confirm_login(now_ms());
+    pool.release(conn);
+    Ok(Some(believed))
+}
+
+fn start(gateway: Arc<Gateway>, newcomer: Newcomer, greeted: Greeted) -> Box<Session> {
+    let (id, handle) = gateway.sessions.register();
+    let (key, slot) = gateway.cancels.issue(u32::from(newcomer.protocol_minor));
+    let mut out = newcomer.pending;
+    for (name, value) in greeted.believed.iter() {
+        message::parameter_status(&mut out, name, value);
+    }
+    if knows_hot_standby(&greeted.believed) {
+        message::parameter_status(&mut out, IN_HOT_STANDBY, "off");
+    }
+    message::frame(&mut out, b'K', |out| {
+        out.put_i32(key.pid);
+        out.put_slice(&key.secret);
+    })
+    .expect("a key is short");
+    message::ready_for_query(&mut out, TransactionStatus::Idle);
+    let identity = Identity {
+        user: newcomer.user.into(),
+        database: gateway.databases.get(&newcomer.database),
+        credential: newcomer.credential,
+        session_mode: greeted.session_mode,
+        peer: newcomer.peer,
+    };
+    let mut session = Box::new(Session::new(SessionStart {
+        gateway,
+        settled: greeted.settled,
+        id,
+        handle,
+        client: newcomer.stream,
+        identity,
+        key,
+        slot,
+        settings: greeted.settings,
+        believed: greeted.believed,
+        to_client: out,
+    }));
+    session.received(&newcomer.received);
+    if greeted.session_mode {
+        session.pin(PinReason::SessionMode);
+    }
+    session
+}
+
+/// Reported by PostgreSQL from version 14 on.
+fn knows_hot_standby(reported: &Reported) -> bool {
+    let major = reported.get("server_version").and_then(|version| {
+        let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
+        version[..digits].parse::<u32>().ok()
+    });
+    major.is_some_and(|major| major >= 14)
+}

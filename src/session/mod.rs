@@ -1,0 +1,38 @@
+//! One client's conversation with the servers behind komainu.
+//!
+//! Owns a session's state: prepared statements, settings, pins, what it has written and read. `Session`
+//! polls; `inbound` and `outbound` change state. Never chooses a server (`route` does) and never opens a
+//! connection (`pool` does). Invariant: a server connection is given back only when no reply is owed on it
+//! and no transaction is open.
+
+pub mod answers;
+mod batch;
+pub mod cancel;
+mod converse;
+mod farewell;
+mod floor;
+pub mod gateway;
+mod inbound;
+mod lease;
+pub mod login;
+mod outbound;
+pub mod pins;
+pub mod prepared;
+pub mod registry;
+mod rewrite;
+#[expect(clippy::module_inception, reason = "the file is named after its one type")]
+mod session;
+pub mod settings;
+mod transaction;
+
+pub use gateway::Gateway;
+pub use session::{Session, SessionStart};
+
+/// Unique within a process, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionId(pub u64);
+
+impl SessionId {
+    /// No session.
+    pub const NONE: SessionId = SessionId(0);
+}

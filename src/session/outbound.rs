@@ -1,0 +1,579 @@
+//! From the server to the client: whole runs of messages passed on, a few looked into.
+//!
+//! Invariant: what is marked for the client is what the server sent, in its order; whatever is taken out
+//! or put in is ours.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use super::pins::Found;
+use super::session::{End, Session};
+use super::settings::{IN_HOT_STANDBY, Settings, report};
+use crate::backend::conn::{MAX_INSPECTED, OwnStatement, parameter_status};
+use crate::backend::expect::{For, Owed, Question, Reply, Verdict};
+use crate::clock::now_ms;
+use crate::cluster::observe::question::end_of_record;
+use crate::net::buffer::{LARGE, SMALL};
+use crate::route::Effects;
+use crate::session::prepared::{NAME_PREFIX, NameChange, Names, StatementId};
+use crate::topology::Lsn;
+use crate::wire::fields;
+use crate::wire::frame::{HEADER_LEN, header};
+use crate::wire::message::{self, TransactionStatus, ready_for_query};
+use crate::wire::sqlstate::{self, SqlState};
+
+/// Longest message a server may send; the protocol's own limit.
+const MAX_SERVER_MESSAGE: usize = 1 << 31;
+/// PostgreSQL's defaults; another segment size costs a floor that is met a little late, never one too low.
+const WAL_BLOCK: u64 = 8192;
+const WAL_SEGMENT: u64 = 16 * 1024 * 1024;
+/// A standby ends a read that its replay conflicts with by this code; the primary has no such conflict.
+const RECOVERY_CONFLICT: SqlState = SqlState(*b"40001");
+
+impl Session {
+    /// Sends what waits for the server.
+    pub(super) fn flush_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let Some(lease) = &mut self.lease else { return Ok(false) };
+        if lease.conn.output.is_empty() && !lease.conn.unflushed {
+            return Ok(false);
+        }
+        let before = lease.conn.output.len();
+        match lease.conn.poll_flush(cx) {
+            Poll::Ready(Err(error)) => self.server_gone(error).map(|()| true),
+            _ => Ok(self.lease.as_ref().is_some_and(|lease| lease.conn.output.len() < before)),
+        }
+    }
+
+    pub(super) fn read_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if !self.client_keeps_up() {
+            return Ok(false);
+        }
+        let Some(lease) = &mut self.lease else { return Ok(false) };
+        let conn = &mut *lease.conn;
+        if conn.input.is_full() {
+            // All of it is marked, and the client does not take it.
+            return Ok(false);
+        }
+        match conn.input.poll_fill(&mut conn.stream, cx) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(0)) => {
+                return self.server_gone(io::ErrorKind::UnexpectedEof.into()).map(|()| true);
+            }
+            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Err(error)) => return self.server_gone(error).map(|()| true),
+        }
+        if conn.input.is_full() && conn.input.capacity() == SMALL {
+            // The server has more than one read takes: a stream of rows.
+            conn.input.reserve(LARGE);
+        }
+        self.process_server()?;
+        Ok(true)
+    }
+
+    /// Looks at what the server has sent, message by message.
+    fn process_server(&mut self) -> Result<(), End> {
+        while let Some(lease) = &mut self.lease {
+            let conn = &mut *lease.conn;
+            let rest = &conn.input.bytes()[lease.marked..];
+            if lease.server_passing > 0 {
+                let count = lease.server_passing.min(rest.len());
+                if count == 0 {
+                    return Ok(());
+                }
+                lease.marked += count;
+                lease.server_passing -= count;
+                continue;
+            }
+            let found = match header(rest, MAX_SERVER_MESSAGE) {
+                Ok(Some(found)) => found,
+                Ok(None) => return Ok(()),
+                Err(error) => return self.server_violation(error.to_string()),
+            };
+            let complete = rest.len() >= found.len;
+            let looked_into = match found.tag {
+                b'Z' | b'S' | b'E' | b'N' => true,
+                _ => !matches!(conn.expected.next_audience(), Some(For::Client)),
+            };
+            if !complete && (looked_into || lease.redirect) && found.len <= MAX_INSPECTED {
+                let room = lease.marked + found.len;
+                conn.input.reserve(room);
+                return Ok(());
+            }
+            if found.tag == b'E' {
+                self.note_error(found.len.min(MAX_INSPECTED));
+            }
+            let Some(lease) = &mut self.lease else { return Ok(()) };
+            let conn = &mut *lease.conn;
+            let undo = if lease.retained.is_empty() { None } else { Some(&mut lease.undo) };
+            let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false, undo };
+            let verdict = conn.expected.on_message(found.tag, |owed, done| settled.settle(owed, done));
+            let (forgotten, doom) = (settled.forgotten, settled.doom);
+            forgotten.into_iter().for_each(|id| conn.known.remove(id));
+            conn.doomed |= doom;
+            let verdict = match verdict {
+                Ok(verdict) => verdict,
+                Err(error) => return self.server_violation(error.to_string()),
+            };
+            if !complete && verdict != Verdict::Forward {
+                return self
+                    .server_violation("a message of the server's is too long to be looked into".into());
+            }
+            let verdict = if lease.redirect { Verdict::Swallow } else { verdict };
+            match (found.tag, verdict) {
+                (b'S', _) => self.parameter_reported(found.len),
+                (b'Z', verdict) => {
+                    let status = conn.input.bytes()[lease.marked + HEADER_LEN];
+                    let Some(status) = TransactionStatus::from_byte(status) else {
+                        return self.server_violation("ReadyForQuery with an unknown status".into());
+                    };
+                    conn.status = status;
+                    self.status = status;
+                    match verdict {
+                        Verdict::Forward => self.mark(found.len),
+                        _ => self.take_out(found.len),
+                    }
+                    self.drain_own_replies();
+                    self.ready()?;
+                    continue;
+                }
+                (b'E', Verdict::Forward) if complete => self.forward_error(found.len),
+                (_, Verdict::Forward) if complete => self.mark(found.len),
+                (_, Verdict::Forward) => {
+                    let have = rest_len(lease.conn.input.len(), lease.marked);
+                    lease.server_passing = found.len - have;
+                    self.mark(have);
+                }
+                (_, Verdict::Swallow) => self.take_out(found.len),
+                (tag, Verdict::Answer(question)) => {
+                    self.answered(question, tag, found.len);
+                    self.take_out(found.len);
+                }
+            }
+            self.drain_own_replies();
+        }
+        Ok(())
+    }
+
+    /// Passes a message on as it is.
+    fn mark(&mut self, len: usize) {
+        let Some(lease) = &mut self.lease else { return };
+        lease.marked += len;
+        lease.is_relayed();
+    }
+
+    /// Takes a message out of the stream.
+    fn take_out(&mut self, len: usize) {
+        self.unmark();
+        if let Some(lease) = &mut self.lease {
+            lease.conn.input.consume(len);
+        }
+    }
+
+    /// Copies what is marked out of the server's input, so that something of ours can follow it.
+    fn unmark(&mut self) {
+        let Some(lease) = &mut self.lease else { return };
+        if lease.marked > 0 {
+            self.to_client.extend_from_slice(&lease.conn.input.bytes()[..lease.marked]);
+            lease.conn.input.consume(lease.marked);
+            lease.marked = 0;
+        }
+    }
+
+    /// Writes the replies of ours whose turn has come.
+    pub(super) fn drain_own_replies(&mut self) {
+        loop {
+            let Some(lease) = &mut self.lease else { return };
+            let Some(owed) = lease.conn.expected.pop_own() else { return };
+            if lease.redirect {
+                continue;
+            }
+            self.unmark();
+            match owed.reply {
+                Reply::OwnParseComplete => message::parse_complete(&mut self.to_client),
+                _ => message::close_complete(&mut self.to_client),
+            }
+        }
+    }
+
+    fn parameter_reported(&mut self, len: usize) {
+        let Some(lease) = &mut self.lease else { return };
+        let conn = &mut *lease.conn;
+        let ours = matches!(conn.expected.next_audience(), Some(For::Us(_)));
+        let body = &conn.input.bytes()[lease.marked + HEADER_LEN..lease.marked + len];
+        let mut tell = false;
+        if let Some((name, value)) = parameter_status(body)
+            && name != IN_HOT_STANDBY
+        {
+            report(&mut conn.reported, name, value);
+            // What changes while we make the connection fit is told when it fits.
+            tell = !ours && !lease.redirect && report(&mut self.believed, name, value);
+        }
+        if tell {
+            lease.marked += len;
+        } else {
+            self.take_out(len);
+        }
+    }
+
+    /// Looks at an error before anything else does.
+    fn note_error(&mut self, have: usize) {
+        let Some(lease) = &mut self.lease else { return };
+        let end = lease.conn.input.len().min(lease.marked + have);
+        let body = &lease.conn.input.bytes()[lease.marked + HEADER_LEN..end];
+        let state = fields::sqlstate(body);
+        if fields::is_fatal(body) {
+            lease.conn.doomed = true;
+        }
+        if state == sqlstate::READ_ONLY_SQL_TRANSACTION {
+            self.gateway.looks.all();
+        }
+        let for_client = !matches!(lease.conn.expected.next_audience(), Some(For::Us(_)) | None);
+        if !for_client {
+            return;
+        }
+        let refused = state == sqlstate::READ_ONLY_SQL_TRANSACTION || state == RECOVERY_CONFLICT;
+        if lease.is_standby && !lease.retained.is_empty() && refused {
+            lease.redirect = true;
+        } else {
+            self.transaction.failed = true;
+        }
+    }
+
+    /// Passes an error on, with the client's name for a statement instead of ours.
+    fn forward_error(&mut self, len: usize) {
+        let Some(lease) = &mut self.lease else { return };
+        let body = &lease.conn.input.bytes()[lease.marked + HEADER_LEN..lease.marked + len];
+        if !contains(body, NAME_PREFIX.as_bytes()) {
+            return self.mark(len);
+        }
+        let renamed = rename(body, &self.names);
+        lease.is_relayed();
+        self.take_out(len);
+        message::frame(&mut self.to_client, b'E', |out| out.extend_from_slice(&renamed))
+            .expect("names are bounded, so a bounded text stays one");
+    }
+
+    /// A row, or an error, of a question of ours.
+    fn answered(&mut self, question: Question, tag: u8, len: usize) {
+        let Some(lease) = &mut self.lease else { return };
+        let body = &lease.conn.input.bytes()[lease.marked + HEADER_LEN..lease.marked + len];
+        if tag == b'E' {
+            let state = fields::sqlstate(body);
+            let text =
+                fields::field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+            lease.conn.doomed = true;
+            tracing::warn!(session = self.id.0, ?question, %state, text, "a question of komainu's own failed");
+            if question == Question::Apply {
+                lease.apply_error = Some((state, text));
+            }
+            return;
+        }
+        let columns = row(body);
+        let column = |i: usize| columns.get(i).copied().flatten().and_then(|v| std::str::from_utf8(v).ok());
+        match question {
+            Question::Floor => {
+                if let Some(lsn) = column(0).and_then(|text| text.parse::<Lsn>().ok()) {
+                    // A position behind a page's header is one no standby reports until there is more.
+                    self.floor.raise(lease.conn.epoch, end_of_record(lsn, WAL_BLOCK, WAL_SEGMENT));
+                }
+            }
+            Question::Settings => {
+                if let (Some(name), Some(value)) = (column(0), column(1)) {
+                    lease.collected.push((name.to_ascii_lowercase().into(), value.into()));
+                }
+            }
+            Question::Pins => {
+                let is = |i| column(i) == Some("t");
+                let found = Found {
+                    temporary_objects: is(0),
+                    advisory_locks: is(1),
+                    listening: is(2),
+                    hold_cursors: is(3),
+                };
+                let left = self.pins.after(found);
+                for gone in self.pins.without(left).iter() {
+                    self.gateway.counters.unpinned(gone);
+                }
+                self.pins = left;
+            }
+            Question::LoginRight => lease.login_right = Some(column(0) == Some("t")),
+            Question::Apply | Question::Reset | Question::Liveness | Question::Rollback => {}
+        }
+    }
+
+    /// ReadyForQuery has come. If it ends the transaction and nothing of the client's is under way, asks
+    /// what must be known before the connection may serve somebody else.
+    fn ready(&mut self) -> Result<(), End> {
+        let tracks_floor = self.tracks_floor();
+        let Some(lease) = &mut self.lease else { return Ok(()) };
+        let conn = &mut *lease.conn;
+        if conn.status != TransactionStatus::Idle {
+            lease.is_complete = false;
+            return Ok(());
+        }
+        if conn.expected.owes_client() || lease.ours_first || lease.redirect {
+            return Ok(());
+        }
+        let done = &self.transaction;
+        let effects = done.effects;
+        if tracks_floor && !done.may_write {
+            self.floor.read_from(conn.epoch, conn.server, now_ms());
+        }
+        if done.discards_all {
+            if done.failed {
+                // Which of several statements failed is not known; a new connection knows nothing.
+                conn.doomed = true;
+            } else {
+                conn.forget_everything();
+            }
+            self.names.clear();
+            if effects.intersects(Effects::DISCARDS_ALL) && !done.failed {
+                self.unnamed = None;
+                self.settings = self.startup_settings.clone();
+            }
+        }
+        if done.deallocates {
+            conn.doomed = true;
+        }
+        if done.hidden_state || !self.pins.is_empty() {
+            conn.leftover_of = Some(self.id);
+        }
+        if effects.intersects(Effects::DDL) {
+            self.identity.database.schema_changed();
+            self.gateway.catalogs.invalidate(&self.identity.database.name);
+        }
+        let discarded = effects.intersects(Effects::DISCARDS_ALL) && !done.failed;
+        if effects.intersects(Effects::CHANGES_SETTINGS | Effects::UNKNOWN_EFFECTS) && !discarded {
+            lease.collected.clear();
+            conn.ask(Question::Settings, OwnStatement::Settings, &[Some(self.identity.user.as_bytes())]);
+            lease.settings_asked = true;
+            lease.ours_first = true;
+        }
+        const MAY_UNPIN: Effects = Effects::TEMP_OBJECT
+            .union(Effects::LISTENS)
+            .union(Effects::UNLISTENS)
+            .union(Effects::HOLD_CURSOR)
+            .union(Effects::SESSION_ADVISORY_LOCK)
+            .union(Effects::ADVISORY_UNLOCK)
+            .union(Effects::DDL)
+            .union(Effects::DISCARDS_SOME)
+            .union(Effects::DISCARDS_ALL)
+            .union(Effects::UNKNOWN_EFFECTS);
+        if (self.pins.can_end() || done.hidden_state) && effects.intersects(MAY_UNPIN) {
+            conn.ask(Question::Pins, OwnStatement::Pins, &[]);
+            lease.ours_first = true;
+        }
+        if done.may_write && tracks_floor && !done.floor_asked && !lease.is_standby {
+            self.floor.pending = true;
+            conn.ask(Question::Floor, OwnStatement::Floor, &[]);
+            lease.ours_first = true;
+        }
+        self.transaction.end();
+        Ok(())
+    }
+
+    /// What there is to do once nothing is under way: the connection has become what we need, a refused
+    /// read is asked again, or the connection goes back.
+    pub(super) fn settle(&mut self) -> Result<bool, End> {
+        let Some(lease) = &mut self.lease else { return Ok(false) };
+        if !lease.conn.expected.is_empty() || !lease.conn.output.is_empty() {
+            return Ok(false);
+        }
+        if lease.preparing_since_ms.take().is_some() {
+            lease.ours_first = false;
+            if let Some((state, text)) = lease.apply_error.take() {
+                let request = lease.request.take();
+                self.abandon_lease();
+                if let Some(request) = request {
+                    self.refuse(&request, &message::Report::error(state, &text));
+                }
+                return Ok(true);
+            }
+            self.tell_what_differs();
+            return Ok(true);
+        }
+        if lease.redirect {
+            return self.ask_again().map(|()| true);
+        }
+        if lease.settings_asked {
+            lease.settings_asked = false;
+            let collected = std::mem::take(&mut lease.collected);
+            let settings = std::sync::Arc::new(Settings::new(collected));
+            lease.conn.settings = settings.clone();
+            self.settings = settings;
+        }
+        let was_ours = std::mem::take(&mut lease.ours_first);
+        if lease.marked > 0 || lease.conn.status != TransactionStatus::Idle || !self.pins.is_empty() {
+            if !self.pins.is_empty() && lease.conn.doomed && lease.marked == 0 {
+                return self.server_gone(io::ErrorKind::UnexpectedEof.into()).map(|()| true);
+            }
+            return Ok(was_ours);
+        }
+        if !lease.conn.input.is_empty() {
+            return Ok(was_ours);
+        }
+        self.end_lease();
+        Ok(true)
+    }
+
+    /// Asks the primary what a standby has refused.
+    fn ask_again(&mut self) -> Result<(), End> {
+        let Some(lease) = &mut self.lease else { return Ok(()) };
+        let retained = std::mem::take(&mut lease.retained);
+        for change in std::mem::take(&mut lease.undo).into_iter().rev() {
+            self.names.undo(change);
+        }
+        self.end_lease();
+        self.transaction.end();
+        self.batch.clear();
+        self.force_primary = true;
+        self.status = TransactionStatus::Idle;
+        self.input.prepend(&retained);
+        Ok(())
+    }
+
+    fn server_violation(&mut self, what: String) -> Result<(), End> {
+        tracing::error!(session = self.id.0, what, "server broke the protocol");
+        self.server_gone(io::Error::new(io::ErrorKind::InvalidData, what))
+    }
+
+    /// The server connection is lost. Says what is known of what was under way; no more and no less.
+    pub(super) fn server_gone(&mut self, error: io::Error) -> Result<(), End> {
+        self.gateway.looks.all();
+        let Some(lease) = &mut self.lease else { return Ok(()) };
+        let server = lease.pool.key.server;
+        tracing::warn!(session = self.id.0, server = %self.topology.servers.get(usize::from(server.0))
+            .map_or("?", |s| &s.id), %error, "server connection lost");
+        let owes = lease.conn.expected.owes_client();
+        let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false, undo: None };
+        let mut ready_due = 0;
+        lease.conn.expected.abandon(|owed, done| {
+            let ends = matches!(owed.reply, Reply::Sync | Reply::Query | Reply::FunctionCall);
+            ready_due += usize::from(ends && owed.audience == For::Client);
+            settled.settle(owed, done);
+        });
+        let was_preparing = lease.preparing_since_ms.is_some();
+        let nothing_sent_of_clients = was_preparing && !owes;
+        let request = lease.request.clone();
+        if nothing_sent_of_clients && let Some(request) = request {
+            // Not a byte of the client's was sent: another connection serves as well.
+            self.abandon_lease();
+            return self.begin_request(request);
+        }
+        if owes && !lease.retained.is_empty() {
+            lease.conn.doomed = true;
+            lease.redirect = true;
+            return self.ask_again();
+        }
+        let cut_short = lease.server_passing > 0;
+        let in_transaction = lease.conn.status != TransactionStatus::Idle;
+        let is_pinned = !self.pins.is_empty();
+        let may_have_written = self.transaction.may_write;
+        self.unmark();
+        self.abandon_lease();
+        self.transaction.end();
+        self.batch.clear();
+        if !owes && !in_transaction && !is_pinned {
+            return Ok(());
+        }
+        let name = "the connection to the PostgreSQL server was lost";
+        if cut_short || in_transaction || is_pinned {
+            // What the client believes to have (a transaction, a lock, a half-sent row) is gone with it.
+            return Err(End::fatal(sqlstate::CONNECTION_FAILURE, format!("{name}; reconnect and try again")));
+        }
+        let report = if may_have_written {
+            message::Report::error(
+                sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
+                "the connection to the PostgreSQL server was lost before it answered: whether the statement took effect is not known",
+            )
+        } else {
+            message::Report::error(sqlstate::CONNECTION_FAILURE, name)
+        };
+        self.status = TransactionStatus::Idle;
+        // Each Query or Sync that was sent gets its own answer.
+        for _ in 0..ready_due {
+            report.encode(&mut self.to_client);
+            ready_for_query(&mut self.to_client, self.status);
+        }
+        if ready_due == 0 {
+            report.encode(&mut self.to_client);
+            self.discarding = true;
+        }
+        Ok(())
+    }
+}
+
+fn rest_len(len: usize, marked: usize) -> usize {
+    len - marked
+}
+
+/// What settling replies changes.
+struct Settling<'a> {
+    names: &'a mut Names,
+    forgotten: Vec<StatementId>,
+    doom: bool,
+    /// Where changes that were made go, while the request may still have to be asked again.
+    undo: Option<&'a mut Vec<NameChange>>,
+}
+
+impl Settling<'_> {
+    fn settle(&mut self, owed: Owed, succeeded: bool) {
+        if succeeded {
+            if let (Some(undo), Some(change)) = (&mut self.undo, owed.change) {
+                undo.push(*change);
+            }
+            return;
+        }
+        if owed.audience == For::Prelude && owed.reply == Reply::CloseComplete {
+            // The server still knows what we believe it has forgotten.
+            self.doom = true;
+        }
+        self.forgotten.extend(owed.learns);
+        if let Some(change) = owed.change {
+            self.names.undo(*change);
+        }
+    }
+}
+
+/// The columns of a DataRow; a broken one ends early.
+fn row(body: &[u8]) -> Vec<Option<&[u8]>> {
+    let mut columns = Vec::new();
+    let mut rest = body.get(2..).unwrap_or_default();
+    while let Some((len, after)) = rest.split_first_chunk::<4>() {
+        match usize::try_from(i32::from_be_bytes(*len)) {
+            Err(_) => {
+                columns.push(None);
+                rest = after;
+            }
+            Ok(len) if len <= after.len() => {
+                columns.push(Some(&after[..len]));
+                rest = &after[len..];
+            }
+            Ok(_) => break,
+        }
+    }
+    columns
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+/// Replaces our names of statements by the client's in the fields of an error.
+fn rename(body: &[u8], names: &Names) -> Vec<u8> {
+    let mut out = Vec::with_capacity(body.len());
+    let mut rest = body;
+    while !rest.is_empty() {
+        if rest.starts_with(NAME_PREFIX.as_bytes()) {
+            let end =
+                rest.iter().position(|b| !b.is_ascii_alphanumeric() && *b != b'_').unwrap_or(rest.len());
+            let ours = &rest[..end];
+            out.extend_from_slice(names.client_name(ours).unwrap_or(ours));
+            rest = &rest[end..];
+        } else {
+            out.push(rest[0]);
+            rest = &rest[1..];
+        }
+    }
+    out
+}

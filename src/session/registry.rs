@@ -1,0 +1,145 @@
+//! All sessions of this process, for what concerns them from outside: deadlines, shutdown, a changed
+//! topology.
+//!
+//! Owns the coarse tick: a session writes down when it began to wait, and one task looks at all of them
+//! now and then, so that no query needs a timer. Invariant: what a session is told here it sees at its
+//! next poll, and it is woken for it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use foldhash::fast::RandomState;
+
+use super::SessionId;
+
+/// What a session is told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Order {
+    None = 0,
+    /// Look again: time has passed or the topology has changed.
+    Look = 1,
+    /// End once no transaction is open.
+    Drain = 2,
+    /// End now.
+    Stop = 3,
+}
+
+/// One session as others see it.
+#[derive(Debug, Default)]
+pub struct SessionHandle {
+    order: AtomicU8,
+    /// When the session wants to be looked at, by its own reckoning; 0: never.
+    wake_at_ms: AtomicU64,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl SessionHandle {
+    /// To be called once, by the session's own task.
+    pub fn attach(&self, waker: &Waker) {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+    }
+
+    pub fn wake_at(&self, at_ms: u64) {
+        self.wake_at_ms.store(at_ms, Ordering::Relaxed);
+    }
+
+    /// What it was told since it last asked. `Drain` and `Stop` stay.
+    pub fn order(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::None,
+            1 => {
+                let _ = self.order.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Acquire);
+                Order::Look
+            }
+            2 => Order::Drain,
+            _ => Order::Stop,
+        }
+    }
+
+    fn tell(&self, order: Order) {
+        self.order.fetch_max(order as u8, Ordering::AcqRel);
+        if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct SessionRegistry {
+    sessions: Mutex<HashMap<SessionId, Arc<SessionHandle>, RandomState>>,
+    next: AtomicU64,
+}
+
+impl SessionRegistry {
+    fn sessions(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<SessionHandle>, RandomState>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn register(&self) -> (SessionId, Arc<SessionHandle>) {
+        let id = SessionId(self.next.fetch_add(1, Ordering::Relaxed) + 1);
+        let handle = Arc::<SessionHandle>::default();
+        self.sessions().insert(id, handle.clone());
+        (id, handle)
+    }
+
+    pub fn forget(&self, id: SessionId) {
+        self.sessions().remove(&id);
+    }
+
+    pub fn len(&self) -> usize {
+        self.sessions().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Wakes the sessions whose time has come.
+    pub fn tick(&self, now_ms: u64) {
+        for handle in self.sessions().values() {
+            let at = handle.wake_at_ms.load(Ordering::Relaxed);
+            if at != 0 && at <= now_ms {
+                handle.tell(Order::Look);
+            }
+        }
+    }
+
+    pub fn tell_all(&self, order: Order) {
+        self.sessions().values().for_each(|handle| handle.tell(order));
+    }
+
+    /// Wakes those who wait for something; the others need not know.
+    pub fn look_if_waiting(&self) {
+        for handle in self.sessions().values() {
+            if handle.wake_at_ms.load(Ordering::Relaxed) != 0 {
+                handle.tell(Order::Look);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_those_whose_time_has_come_are_told_to_look() {
+        let registry = SessionRegistry::default();
+        let (a, early) = registry.register();
+        let (b, late) = registry.register();
+        assert_ne!(a, b);
+        early.wake_at(10);
+        late.wake_at(20);
+        registry.tick(15);
+        assert_eq!((early.order(), late.order()), (Order::Look, Order::None));
+        assert_eq!(early.order(), Order::None, "told once");
+        registry.tell_all(Order::Stop);
+        registry.tell_all(Order::Drain);
+        assert_eq!(late.order(), Order::Stop, "a weaker order does not take back a stronger one");
+        registry.forget(a);
+        assert_eq!(registry.len(), 1);
+    }
+}

@@ -1,0 +1,62 @@
+//! Names of SQL-level prepared statements, replaced in the text that uses them.
+//!
+//! Pure. Invariant: nothing but the names changes, byte for byte.
+
+use crate::route::prepared::{fold_identifier, sql_names};
+
+/// The first name in the text, as PostgreSQL keeps it.
+pub fn first_name(sql: &[u8]) -> Option<String> {
+    let sql = std::str::from_utf8(sql).ok()?;
+    let found = sql_names(sql).into_iter().next()?;
+    Some(fold_identifier(&sql[found.name]).into_owned())
+}
+
+/// The statement a PREPARE prepares.
+pub fn prepared_body(sql: &[u8]) -> Option<&[u8]> {
+    let text = std::str::from_utf8(sql).ok()?;
+    let body = sql_names(text).into_iter().next()?.body?;
+    Some(&sql[body])
+}
+
+/// The text with its first name replaced.
+pub fn with_name(sql: &[u8], name: impl AsRef<[u8]>) -> Vec<u8> {
+    let mut name = Some(name.as_ref().to_vec());
+    names(sql, |_| name.take())
+}
+
+/// The text with each name replaced for which `replace` gives another.
+pub fn names(sql: &[u8], mut replace: impl FnMut(&str) -> Option<Vec<u8>>) -> Vec<u8> {
+    let Ok(text) = std::str::from_utf8(sql) else { return sql.to_vec() };
+    let mut out = Vec::with_capacity(sql.len() + 16);
+    let mut copied = 0;
+    for found in sql_names(text) {
+        if let Some(new) = replace(&fold_identifier(&text[found.name.clone()])) {
+            out.extend_from_slice(&sql[copied..found.name.start]);
+            out.extend_from_slice(&new);
+            copied = found.name.end;
+        }
+    }
+    out.extend_from_slice(&sql[copied..]);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_name_is_replaced() {
+        let sql = b"PREPARE \"My Plan\" (int) AS SELECT 'EXECUTE x', $1";
+        assert_eq!(first_name(sql).as_deref(), Some("My Plan"));
+        assert_eq!(with_name(sql, b"_k1"), b"PREPARE _k1 (int) AS SELECT 'EXECUTE x', $1");
+        assert_eq!(prepared_body(sql), Some(&b"SELECT 'EXECUTE x', $1"[..]));
+        assert_eq!(with_name(b"execute Foo(1, 'foo')", b"_k2"), b"execute _k2(1, 'foo')");
+        assert_eq!(first_name(b"deallocate PREPARE Foo").as_deref(), Some("foo"));
+    }
+
+    #[test]
+    fn a_name_nobody_replaces_stays() {
+        let sql = b"EXPLAIN EXECUTE a(1)";
+        assert_eq!(names(sql, |_| None), sql);
+    }
+}

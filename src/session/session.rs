@@ -1,0 +1,431 @@
+//! The session itself: its state, and the one loop that moves it.
+//!
+//! Invariant: each turn of the loop either makes progress or has registered for whatever could bring it.
+//! Nothing is awaited here: client, server, queue and orders are polled side by side, because any of them
+//! may be the next to move.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::AsyncWrite;
+use tokio::sync::watch;
+
+use super::SessionId;
+use super::batch::{Batch, Request};
+use super::cancel::{CancelKey, CancelSlot};
+use super::floor::Floor;
+use super::gateway::{Database, Gateway, Settled};
+use super::lease::{Lease, PREPARE_DEADLINE_MS, Waiting};
+use super::pins::Pins;
+use super::prepared::Names;
+use super::registry::{Order, SessionHandle};
+use super::settings::{Reported, Settings};
+use super::transaction::Transaction;
+use crate::backend::connect::Credential;
+use crate::clock::now_ms;
+use crate::net::{Buffer, Stream};
+use crate::pool::Pool;
+use crate::route::Analyzed;
+use crate::telemetry::labels::Direction;
+use crate::topology::Snapshot;
+use crate::wire::message::{Report, TransactionStatus};
+use crate::wire::sqlstate::{self, SqlState};
+
+/// Bytes to the server that may wait before the client is not read any more.
+pub(super) const MAX_TO_SERVER: usize = 256 * 1024;
+/// Messages of ours to the client that may wait before the server is not read any more.
+const MAX_TO_CLIENT: usize = 256 * 1024;
+
+/// Who a session is; settled by login.
+#[derive(Debug)]
+pub struct Identity {
+    pub user: Arc<str>,
+    pub database: Arc<Database>,
+    /// What its server connections log in with.
+    pub credential: Credential,
+    pub session_mode: bool,
+    pub peer: String,
+}
+
+/// Everything a session begins with.
+pub struct SessionStart {
+    pub gateway: Arc<Gateway>,
+    pub settled: Arc<Settled>,
+    pub id: SessionId,
+    pub handle: Arc<SessionHandle>,
+    pub client: Stream,
+    pub identity: Identity,
+    pub key: CancelKey,
+    pub slot: Arc<CancelSlot>,
+    pub settings: Arc<Settings>,
+    pub believed: Arc<Reported>,
+    /// Greeting bytes not yet sent.
+    pub to_client: BytesMut,
+}
+
+/// The last unnamed statement of the client, kept to be parsed again on another server connection.
+#[derive(Debug)]
+pub(super) struct Unnamed {
+    /// What a server connection remembers it by.
+    pub id: u64,
+    /// The Parse message's body.
+    pub body: Box<[u8]>,
+    pub analyzed: Arc<Analyzed>,
+}
+
+/// The rest of a message that goes by without being looked at.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Passing {
+    pub left: usize,
+    /// False: it is dropped.
+    pub forward: bool,
+}
+
+pub struct Session {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) settled: Arc<Settled>,
+    pub(super) id: SessionId,
+    handle: Arc<SessionHandle>,
+    topology_changes: watch::Receiver<Arc<Snapshot>>,
+    pub(super) topology: Arc<Snapshot>,
+
+    pub(super) client: Stream,
+    pub(super) input: Buffer,
+    pub(super) passing: Passing,
+    /// Of our own making, before what is marked in the server connection's input.
+    pub(super) to_client: BytesMut,
+    /// TLS may still hold encrypted bytes that the socket did not take.
+    unflushed: bool,
+
+    pub(super) identity: Identity,
+    pub(super) key: CancelKey,
+    pub(super) slot: Arc<CancelSlot>,
+
+    pub(super) lease: Option<Lease>,
+    pub(super) waiting: Option<Box<Waiting>>,
+    /// Statements classified by a look ahead, in the order they will be sent.
+    pub(super) batch: Batch,
+    /// After an error of ours, the client's messages are dropped up to its next Sync.
+    pub(super) discarding: bool,
+
+    pub(super) status: TransactionStatus,
+    pub(super) transaction: Transaction,
+    pub(super) names: Names,
+    pub(super) unnamed: Option<Unnamed>,
+    pub(super) next_unnamed: u64,
+    pub(super) pins: Pins,
+    pub(super) settings: Arc<Settings>,
+    pub(super) startup_settings: Arc<Settings>,
+    pub(super) believed: Arc<Reported>,
+    pub(super) floor: Floor,
+    /// Why the last statement went where it did, for `SHOW ROUTE`.
+    pub(super) last_route: Option<(String, String)>,
+    /// The next request goes to the primary whatever it is: a standby has refused it.
+    pub(super) force_primary: bool,
+    /// For choices that need not be the same each time.
+    pub(super) seed: u64,
+    /// Pools this session has used in the present epoch.
+    pub(super) pools: Vec<Arc<Pool>>,
+    pub(super) idle_since_ms: u64,
+}
+
+/// Why a session ends.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    #[error("the client hung up")]
+    ClientGone,
+    #[error("the client said goodbye")]
+    Terminated,
+    #[error("the client's connection failed: {0}")]
+    Client(io::Error),
+    /// The client is told why.
+    #[error("{message}")]
+    Fatal { state: SqlState, message: String },
+}
+
+impl End {
+    pub(super) fn fatal(state: SqlState, message: impl Into<String>) -> Self {
+        End::Fatal { state, message: message.into() }
+    }
+
+    pub(super) fn violation(message: impl Into<String>) -> Self {
+        End::fatal(sqlstate::PROTOCOL_VIOLATION, message)
+    }
+}
+
+impl Session {
+    pub fn new(start: SessionStart) -> Self {
+        let topology_changes = start.gateway.topology.clone();
+        let topology = topology_changes.borrow().clone();
+        Session {
+            topology_changes,
+            topology,
+            gateway: start.gateway,
+            settled: start.settled,
+            id: start.id,
+            handle: start.handle,
+            client: start.client,
+            input: Buffer::default(),
+            passing: Passing::default(),
+            to_client: start.to_client,
+            unflushed: false,
+            identity: start.identity,
+            key: start.key,
+            slot: start.slot,
+            lease: None,
+            waiting: None,
+            batch: Batch::default(),
+            discarding: false,
+            status: TransactionStatus::Idle,
+            transaction: Transaction::default(),
+            names: Names::default(),
+            unnamed: None,
+            next_unnamed: 0,
+            pins: Pins::default(),
+            startup_settings: start.settings.clone(),
+            settings: start.settings,
+            believed: start.believed,
+            floor: Floor::default(),
+            last_route: None,
+            force_primary: false,
+            seed: start.id.0,
+            pools: Vec::new(),
+            idle_since_ms: now_ms(),
+        }
+    }
+
+    /// Bytes the client sent before it was greeted.
+    pub(super) fn received(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.input.prepend(bytes);
+        }
+    }
+
+    /// Serves the client until it leaves or must. Whatever is open is then cleaned up by a task of its own.
+    /// Boxed: an idle client costs its session once, not once for every future around it.
+    pub async fn run(mut self: Box<Self>) -> End {
+        poll_fn(|cx| {
+            self.handle.attach(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
+        let end = loop {
+            match poll_fn(|cx| self.poll_turn(cx)).await {
+                Ok(()) => {}
+                Err(end) => break end,
+            }
+        };
+        if let End::Fatal { state, message } = &end {
+            Box::pin(self.say_goodbye(*state, message)).await;
+        }
+        self.gateway.sessions.forget(self.id);
+        self.gateway.cancels.forget(&self.key);
+        self.leave();
+        end
+    }
+
+    /// One turn: moves whatever can move. `Ready(Ok)` asks for another turn after yielding to others.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        // A session whose client and server are both fast must not starve the others of its thread.
+        const TURNS: usize = 32;
+        for _ in 0..TURNS {
+            let mut progress = self.obey()?;
+            progress |= self.read_client(cx)?;
+            progress |= self.poll_waiting(cx)?;
+            progress |= self.process_client()?;
+            progress |= self.flush_server(cx)?;
+            progress |= self.read_server(cx)?;
+            progress |= self.settle()?;
+            progress |= self.flush_client(cx)?;
+            if !progress {
+                self.rest();
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Gives back what is not needed while nothing moves, and says when to be looked at.
+    fn rest(&mut self) {
+        self.input.release();
+        if self.waiting.is_some() {
+            // A thousand clients that wait for a few connections must not hold a thousand buffers.
+            self.input.shrink();
+        }
+        if let Some(lease) = &mut self.lease {
+            lease.conn.input.release();
+        }
+        if self.to_client.is_empty() && self.to_client.capacity() > 0 && self.lease.is_none() {
+            self.to_client = BytesMut::new();
+        }
+        self.handle.wake_at(self.wake_at());
+    }
+
+    /// The next moment a deadline could have passed; 0: none.
+    fn wake_at(&self) -> u64 {
+        if let Some(waiting) = &self.waiting {
+            return waiting.wake_at_ms();
+        }
+        if let Some(since) = self.lease.as_ref().and_then(|lease| lease.preparing_since_ms) {
+            return since + PREPARE_DEADLINE_MS;
+        }
+        let limits = &self.settled.config.limits;
+        let timeout = match (&self.lease, self.status) {
+            (None, _) => limits.client_idle_timeout_ms,
+            (Some(lease), TransactionStatus::Idle) if lease.is_quiet() => limits.client_idle_timeout_ms,
+            (Some(lease), _) if lease.is_quiet() => limits.idle_in_transaction_timeout_ms,
+            _ => 0,
+        };
+        if timeout == 0 { 0 } else { self.idle_since_ms + timeout }
+    }
+
+    /// Orders from outside, and deadlines that have passed.
+    fn obey(&mut self) -> Result<bool, End> {
+        match self.handle.order() {
+            Order::None => return Ok(false),
+            Order::Look => {
+                if self.lease.as_ref().is_some_and(|lease| lease.pool.is_retired()) {
+                    // Its epoch has ended: nothing that comes from this server counts any more.
+                    return self.server_gone(io::ErrorKind::ConnectionAborted.into()).map(|()| true);
+                }
+            }
+            Order::Drain => {
+                if self.waiting.is_none()
+                    && self.lease.as_ref().is_none_or(|l| l.is_quiet() && self.is_idle())
+                {
+                    return Err(End::fatal(
+                        sqlstate::ADMIN_SHUTDOWN,
+                        "terminating connection due to administrator command: komainu is shutting down",
+                    ));
+                }
+            }
+            Order::Stop => {
+                return Err(End::fatal(
+                    sqlstate::ADMIN_SHUTDOWN,
+                    "terminating connection due to administrator command: komainu is shutting down",
+                ));
+            }
+        }
+        if self.waiting.is_some() {
+            return Ok(true);
+        }
+        if self.is_preparing_too_long() {
+            return self.server_gone(io::ErrorKind::TimedOut.into()).map(|()| true);
+        }
+        let at = self.wake_at();
+        if at == 0 || now_ms() < at {
+            return Ok(false);
+        }
+        Err(if self.is_idle() {
+            End::fatal(sqlstate::IDLE_SESSION_TIMEOUT, "terminating connection due to idle-session timeout")
+        } else {
+            End::fatal(
+                sqlstate::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+                "terminating connection due to idle-in-transaction timeout",
+            )
+        })
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.status == TransactionStatus::Idle
+    }
+
+    /// The newest topology; costs one atomic load when nothing has changed.
+    pub(super) fn look_at_topology(&mut self) {
+        if self.topology_changes.has_changed().unwrap_or(false) {
+            self.topology = self.topology_changes.borrow_and_update().clone();
+            self.floor.learn(&self.topology);
+        }
+    }
+
+    fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let backlog = self.lease.as_ref().map_or(0, |lease| lease.conn.output.len());
+        if self.input.is_full() || backlog > MAX_TO_SERVER {
+            return Ok(false);
+        }
+        match self.input.poll_fill(&mut self.client, cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(0)) => Err(End::ClientGone),
+            Poll::Ready(Ok(count)) => {
+                self.gateway.counters.bytes(Direction::ToServers, count as u64);
+                if self.settled.config.limits.client_idle_timeout_ms != 0
+                    || self.settled.config.limits.idle_in_transaction_timeout_ms != 0
+                {
+                    self.idle_since_ms = now_ms();
+                }
+                Ok(true)
+            }
+            Poll::Ready(Err(error)) => Err(End::Client(error)),
+        }
+    }
+
+    fn flush_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        match self.poll_flush_client(cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(wrote)) => Ok(wrote),
+            Poll::Ready(Err(error)) => Err(End::Client(error)),
+        }
+    }
+
+    /// Writes what is of our making, then what is marked in the server's input. Ready when nothing is left.
+    fn poll_flush_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut wrote = 0;
+        while !self.to_client.is_empty() {
+            let count = ready!(Pin::new(&mut self.client).poll_write(cx, &self.to_client))?;
+            self.to_client.advance(count);
+            wrote += count;
+        }
+        if let Some(lease) = &mut self.lease {
+            while lease.marked > 0 {
+                let bytes = &lease.conn.input.bytes()[..lease.marked];
+                let count = ready!(Pin::new(&mut self.client).poll_write(cx, bytes))?;
+                lease.conn.input.consume(count);
+                lease.marked -= count;
+                wrote += count;
+            }
+        }
+        if wrote > 0 {
+            self.to_client.clear();
+            self.gateway.counters.bytes(Direction::ToClients, wrote as u64);
+            self.unflushed = self.client.is_tls();
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.client).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(wrote > 0))
+    }
+
+    /// Whether the client takes what it is sent; if not, the server is not read.
+    pub(super) fn client_keeps_up(&self) -> bool {
+        self.to_client.len() < MAX_TO_CLIENT
+    }
+
+    /// The last message, with a deadline: a client that does not read must not keep the session.
+    async fn say_goodbye(&mut self, state: SqlState, message: &str) {
+        const DEADLINE: std::time::Duration = std::time::Duration::from_secs(1);
+        // Behind a message that was cut short nothing can be said.
+        if self.lease.as_ref().is_none_or(|lease| lease.server_passing == 0) {
+            let mut goodbye = BytesMut::new();
+            Report::fatal(state, message).encode(&mut goodbye);
+            let _ = tokio::time::timeout(DEADLINE, async {
+                let _ = poll_fn(|cx| self.poll_flush_client(cx)).await;
+                self.to_client = goodbye;
+                let _ = poll_fn(|cx| self.poll_flush_client(cx)).await;
+                let _ = poll_fn(|cx| Pin::new(&mut self.client).poll_shutdown(cx)).await;
+            })
+            .await;
+        }
+    }
+
+    /// Answers a request that cannot be served with an error, and is ready for the next.
+    pub(super) fn refuse(&mut self, request: &Request, report: &Report<'_>) {
+        report.encode(&mut self.to_client);
+        self.drop_request(request);
+    }
+}
