@@ -43,13 +43,9 @@ fn prose(text: &str) -> String {
     prose
 }
 
-/// Fenced blocks of one language.
-fn blocks(text: &str, language: &str) -> Vec<String> {
-    let opening = format!("```{language}\n");
-    text.split(&opening)
-        .skip(1)
-        .map(|rest| rest.split("\n```").next().unwrap_or_default().to_owned())
-        .collect()
+/// What stands between `opening` and `closing`, each time.
+fn between<'a>(text: &'a str, opening: &str, closing: &str) -> Vec<&'a str> {
+    text.split(opening).skip(1).map(|rest| rest.split(closing).next().unwrap_or_default()).collect()
 }
 
 /// The anchors of a page's headings, made as GitHub makes them.
@@ -116,10 +112,12 @@ fn every_path_of_the_source_that_a_page_names_exists() {
 fn every_whole_configuration_that_a_page_shows_is_accepted() {
     let mut whole = 0;
     for page in pages() {
-        for block in blocks(&fs::read_to_string(&page).unwrap(), "toml") {
+        let text = fs::read_to_string(&page).unwrap();
+        let here = between(&text, "cat > komainu.toml <<'END'\n", "\nEND\n");
+        for block in between(&text, "```toml\n", "\n```").into_iter().chain(here) {
             if block.contains("[listen]") {
                 whole += 1;
-                if let Err(report) = file::parse(&block, Path::new("/etc/komainu/komainu.toml"), 2) {
+                if let Err(report) = file::parse(block, Path::new("/etc/komainu/komainu.toml"), 2) {
                     panic!("{}:\n{report}", page.display());
                 }
             }
