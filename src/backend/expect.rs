@@ -114,11 +114,31 @@ pub struct ExpectedReplies {
     copy_in: bool,
     /// The simple Query at the front has failed; its ReadyForQuery is still to come.
     query_failed: bool,
+    /// Messages of the extended protocol were sent that no Sync has followed yet: even when all of them are
+    /// answered, their transaction is open.
+    open_batch: bool,
 }
 
 impl ExpectedReplies {
     pub fn is_empty(&self) -> bool {
+        self.is_answered() && !self.open_batch
+    }
+
+    /// Whatever was sent is answered; but the transaction of a batch without its Sync may be open.
+    pub fn is_answered(&self) -> bool {
         self.owed.is_empty() && !self.skipping
+    }
+
+    /// A Sync is missing.
+    pub fn has_open_batch(&self) -> bool {
+        self.open_batch
+    }
+
+    /// Whether a COPY from the client may be about to begin.
+    pub fn may_begin_copy(&self) -> bool {
+        self.owed.iter().any(|owed| {
+            owed.audience == For::Client && matches!(owed.reply, Reply::Query | Reply::Execution)
+        })
     }
 
     /// The server ignores whatever is sent until a Sync.
@@ -137,8 +157,12 @@ impl ExpectedReplies {
 
     /// Something was sent that `owed` will answer.
     pub fn push(&mut self, owed: Owed) {
-        if owed.reply == Reply::Sync {
-            self.skipping = false;
+        match owed.reply {
+            Reply::Sync => (self.skipping, self.open_batch) = (false, false),
+            Reply::Query | Reply::FunctionCall => self.open_batch = false,
+            // Nothing is sent for these.
+            Reply::OwnParseComplete | Reply::OwnCloseComplete => {}
+            _ => self.open_batch = true,
         }
         self.owed.push_back(owed);
     }
@@ -153,17 +177,12 @@ impl ExpectedReplies {
         self.owed.front().map(|owed| owed.audience)
     }
 
-    /// What the last message that was sent will be answered with.
-    pub fn last_reply(&self) -> Option<Reply> {
-        self.owed.back().map(|owed| owed.reply)
-    }
-
     /// The connection is lost: nothing owed will come. Last first, as `on_message` does.
     pub fn abandon(&mut self, mut settle: impl FnMut(Owed, bool)) {
         for owed in self.owed.drain(..).rev() {
             settle(owed, false);
         }
-        self.skipping = false;
+        (self.skipping, self.open_batch) = (false, false);
     }
 
     /// A reply of ours whose turn has come: to be written to the client now.

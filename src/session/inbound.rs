@@ -185,7 +185,7 @@ impl Session {
             return self.send_copy_data(found, input);
         }
         // The server ignores everything up to the Sync, so what was sent need not reach it.
-        if expected.is_skipping() && !matches!(found.tag, b'S' | b'X') {
+        if expected.is_skipping() && is_known(found.tag) && !matches!(found.tag, b'S' | b'X') {
             return Ok(self.drop_message(found));
         }
         match found.tag {
@@ -217,6 +217,8 @@ impl Session {
                 self.passing = Passing { left: found.len, forward: true };
                 Ok(Step::Done)
             }
+            // Sent ahead: whether it belongs to a COPY is known when the server has answered.
+            b'd' | b'c' | b'f' if expected.may_begin_copy() => Ok(Step::Wait),
             b'd' | b'c' | b'f' => Ok(self.drop_message(found)),
             b'X' => Err(End::Terminated),
             other => Err(unexpected(other)),
@@ -320,7 +322,7 @@ impl Session {
         input: &mut Buffer,
         analyzed: &Arc<Analyzed>,
     ) -> Result<Step, End> {
-        if self.lease.as_ref().is_some_and(|lease| !lease.conn.expected.is_empty()) {
+        if self.lease.as_ref().is_some_and(|lease| !lease.conn.expected.is_answered()) {
             self.batch.clear();
             return Ok(Step::Wait);
         }
@@ -588,7 +590,14 @@ impl Session {
         let Session { lease, names, unnamed, pins, .. } = self;
         let conn = &mut lease.as_mut().expect("called with a lease").conn;
         if name.is_empty() {
-            let Some(unnamed) = unnamed else { return (Cow::Borrowed(b""), None) };
+            let Some(unnamed) = unnamed else {
+                // The server may have another client's.
+                if conn.unnamed.take().is_some() {
+                    message::close_statement(&mut conn.output, b"").expect(FITS);
+                    conn.expected.push(Owed::prelude(Reply::CloseComplete));
+                }
+                return (Cow::Borrowed(b""), None);
+            };
             if conn.unnamed != Some(unnamed.id) && !unnamed.body.is_empty() {
                 message::frame(&mut conn.output, b'P', |out| out.extend_from_slice(&unnamed.body))
                     .expect(FITS);
@@ -910,6 +919,11 @@ fn require_empty(found: Header) -> Result<(), End> {
         0 => Ok(()),
         _ => Err(End::violation(format!("invalid message format: {:?} has no body", char::from(found.tag)))),
     }
+}
+
+/// What a client may send once it is logged in.
+fn is_known(tag: u8) -> bool {
+    matches!(tag, b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'S' | b'H' | b'F' | b'd' | b'c' | b'f' | b'X')
 }
 
 fn unexpected(tag: u8) -> End {

@@ -6,5 +6,6 @@
 mod support;
 
 mod cli;
+mod differential;
 mod documentation;
 mod sandbox;
