@@ -11,7 +11,7 @@ use bytes::{BufMut, BytesMut};
 use super::answers::rows_as_select;
 use super::batch::{Context, Request, Scan, text};
 use super::pins::{PinReason, Pins};
-use super::prepared::{self, Content, Origin, Prepared, UNKNOWN_NAME};
+use super::prepared::{self, Content, Origin, Prepared, UNKNOWN_PREFIX};
 use super::rewrite;
 use super::session::{End, MAX_TO_SERVER, Passing, Session, Unnamed};
 use crate::admin::show;
@@ -189,6 +189,7 @@ impl Session {
             return Ok(self.drop_message(found));
         }
         match found.tag {
+            b'P' | b'B' | b'D' | b'C' if expected.has_unsettled_batch() => Ok(Step::Wait),
             b'Q' => self.send_query(found, input),
             b'P' => self.send_parse(found, input),
             b'B' => self.send_bind(found, input),
@@ -400,7 +401,9 @@ impl Session {
                 Some(prepared.server_name.to_vec())
             }
             // Another client's statement has such a name on the server; no client's own may.
-            None if name.starts_with(prepared::NAME_PREFIX) && !raw_is_fine => Some(UNKNOWN_NAME.to_vec()),
+            None if name.starts_with(prepared::NAME_PREFIX) && !raw_is_fine => {
+                Some(format!("\"{UNKNOWN_PREFIX}{}\"", name.replace('"', "\"\"")).into_bytes())
+            }
             None => None,
         })
     }
@@ -443,6 +446,9 @@ impl Session {
             let (name, sql, types) = (name.to_vec(), sql.to_vec(), types.to_vec());
             if analyzed.analysis.effects.intersects(Effects::SQL_PREPARE) {
                 self.pin(PinReason::SqlPrepare);
+            }
+            if analyzed.analysis.kind == (StatementKind::Deallocate { all: false }) {
+                self.transaction.deallocated.extend(rewrite::first_name(&sql));
             }
             let rewritten = self.rewrite_names(&sql);
             self.parse_as(&name, &rewritten, &types, &analyzed)?;
@@ -559,7 +565,7 @@ impl Session {
             None if pins.has(PinReason::SqlPrepare) || !name.starts_with(prepared::NAME_PREFIX.as_bytes()) => {
                 (Cow::Owned(name.to_vec()), None)
             }
-            None => (Cow::Borrowed(UNKNOWN_NAME), None),
+            None => (Cow::Owned([UNKNOWN_PREFIX.as_bytes(), name].concat()), None),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::clock::now_ms;
 use crate::cluster::observe::question::end_of_record;
 use crate::net::buffer::{LARGE, SMALL};
 use crate::route::Effects;
-use crate::session::prepared::{NAME_PREFIX, Names, StatementId};
+use crate::session::prepared::{NAME_PREFIX, Names, StatementId, UNKNOWN_PREFIX};
 use crate::topology::Lsn;
 use crate::wire::fields;
 use crate::wire::frame::{HEADER_LEN, header};
@@ -30,6 +30,9 @@ const WAL_BLOCK: u64 = 8192;
 const WAL_SEGMENT: u64 = 16 * 1024 * 1024;
 /// A standby ends a read that its replay conflicts with by this code; the primary has no such conflict.
 const RECOVERY_CONFLICT: SqlState = SqlState(*b"40001");
+/// The routine that refuses a prepared statement whose result would have other columns than it had
+/// (SQLSTATE 0A000, which by itself says much else).
+const CACHED_PLAN_CHANGED: &[u8] = b"RevalidateCachedQuery";
 
 impl Session {
     /// Sends what waits for the server.
@@ -239,6 +242,10 @@ impl Session {
         if !for_client {
             return;
         }
+        if fields::field(body, b'R') == Some(CACHED_PLAN_CHANGED) {
+            // The schema was changed past us: what is prepared from now on is another statement.
+            self.identity.database.schema_changed();
+        }
         let refused = state == sqlstate::READ_ONLY_SQL_TRANSACTION || state == RECOVERY_CONFLICT;
         if lease.is_standby && !lease.retained.is_empty() && refused {
             lease.redirect = true;
@@ -325,7 +332,9 @@ impl Session {
         if tracks_floor && !done.may_write {
             self.floor.read_from(conn.epoch, conn.server, now_ms());
         }
-        if done.discards_all {
+        // In a transaction block DISCARD ALL is refused, so nothing is discarded.
+        let refused = effects.contains(Effects::BEGINS | Effects::DISCARDS_ALL) && done.failed;
+        if done.discards_all && !refused {
             if done.failed {
                 // Which of several statements failed is not known; a new connection knows nothing.
                 conn.doomed = true;
@@ -340,6 +349,9 @@ impl Session {
         }
         if done.deallocates {
             conn.doomed = true;
+            if !done.failed {
+                done.deallocated.iter().for_each(|name| drop(self.names.remove(name.as_bytes())));
+            }
         }
         if done.hidden_state || !self.pins.is_empty() {
             conn.leftover_of = Some(self.id);
@@ -559,11 +571,16 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 
 /// Replaces our names of statements by the client's in the fields of an error.
 fn rename(body: &[u8], names: &Names) -> Vec<u8> {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
     let mut out = Vec::with_capacity(body.len());
     let mut rest = body;
     while !rest.is_empty() {
-        if rest.starts_with(NAME_PREFIX.as_bytes()) {
-            let end = rest.iter().position(|b| !b.is_ascii_alphanumeric() && *b != b'_').unwrap_or(rest.len());
+        // Only a whole word is a name: `tab_key` has none.
+        let begins = !out.last().is_some_and(is_part);
+        if begins && rest.starts_with(UNKNOWN_PREFIX.as_bytes()) {
+            rest = &rest[UNKNOWN_PREFIX.len()..];
+        } else if begins && rest.starts_with(NAME_PREFIX.as_bytes()) {
+            let end = rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len());
             let ours = &rest[..end];
             out.extend_from_slice(names.client_name(ours).unwrap_or(ours));
             rest = &rest[end..];
@@ -574,4 +591,3 @@ fn rename(body: &[u8], names: &Names) -> Vec<u8> {
     }
     out
 }
-
