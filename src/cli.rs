@@ -36,7 +36,9 @@ pub enum Command {
         limits.shutdown_timeout_ms; a second signal ends them at once.")]
     Serve(Serve),
     /// Run a whole cluster on this machine: PostgreSQL servers and komainu before them
-    #[command(after_help = "Example:\n  komainu sandbox\n\nCtrl-C ends all of it and leaves nothing running.")]
+    #[command(
+        after_help = "Example:\n  komainu sandbox\n\nCtrl-C ends all of it and leaves nothing running."
+    )]
     Sandbox(SandboxArgs),
     /// Check a configuration file, and the files that it names, and report every problem at once
     #[command(after_help = "Example:\n  komainu check-config komainu.toml\n\n\
@@ -100,10 +102,11 @@ pub fn run() -> ExitCode {
 fn serve(args: &Serve) -> ExitCode {
     match serve::run(&args.config) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(ServeError::Config(report)) => check_config::refuse(&args.config, &report),
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("komainu: {error}");
             match error {
-                ServeError::Config(_) | ServeError::Access(_) => ExitCode::from(EXIT_USAGE),
+                ServeError::Access(_) => ExitCode::from(EXIT_USAGE),
                 _ => ExitCode::FAILURE,
             }
         }

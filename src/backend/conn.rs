@@ -159,6 +159,8 @@ pub struct ServerConn {
     pub input: Buffer,
     /// To be sent.
     pub output: BytesMut,
+    /// TLS may still hold encrypted bytes that the socket did not take.
+    pub unflushed: bool,
     pub expected: ExpectedReplies,
     pub status: TransactionStatus,
     pub reported: Arc<Reported>,
@@ -194,6 +196,7 @@ impl ServerConn {
             && self.status == TransactionStatus::Idle
             && self.input.is_empty()
             && self.output.is_empty()
+            && !self.unflushed
     }
 
     /// Asks a question of ours behind whatever was sent before.
@@ -248,9 +251,11 @@ impl ServerConn {
         }
         if wrote {
             self.output.clear();
-            if self.stream.is_tls() {
-                return Pin::new(&mut self.stream).poll_flush(cx);
-            }
+            self.unflushed = self.stream.is_tls();
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
         }
         Poll::Ready(Ok(()))
     }
@@ -334,6 +339,7 @@ impl From<NewConn> for ServerConn {
             stream: new.stream,
             input: Buffer::default(),
             output: BytesMut::new(),
+            unflushed: false,
             expected: ExpectedReplies::default(),
             status: TransactionStatus::Idle,
             reported: Arc::new(reported),

@@ -29,6 +29,9 @@ pub struct Buffer {
     storage: Box<[u8]>,
     start: usize,
     end: usize,
+    /// The last read found nothing. Only then does the socket alone tell whether there is more: TLS may
+    /// hold decrypted bytes back.
+    drained: bool,
 }
 
 impl Buffer {
@@ -103,6 +106,16 @@ impl Buffer {
         }
     }
 
+    /// Moves a little that has to wait into storage of its own size.
+    pub fn shrink(&mut self) {
+        const LITTLE: usize = 2 * 1024;
+        // Some room is left, so that the end of the stream is still noticed.
+        const ROOM: usize = 64;
+        if self.storage.len() > LITTLE && self.len() + ROOM <= LITTLE {
+            self.replace_storage(self.len() + ROOM);
+        }
+    }
+
     /// Room behind the filled part.
     fn space(&mut self) -> &mut [u8] {
         if self.storage.is_empty() {
@@ -118,13 +131,19 @@ impl Buffer {
         self.len() == self.storage.len() && !self.storage.is_empty()
     }
 
-    /// Reads once. `Ready(Ok(0))` is the end of the stream. Must not be called on a full buffer.
+    /// Reads once. `Ready(Ok(0))` is the end of the stream. Must not be called on a full buffer. Takes
+    /// storage only when there is something to read.
     pub fn poll_fill(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.storage.is_empty() && self.drained {
+            ready!(stream.poll_read_ready(cx))?;
+        }
+        self.drained = true;
         let space = self.space();
         debug_assert!(!space.is_empty());
         let mut read = ReadBuf::new(space);
         ready!(Pin::new(stream).poll_read(cx, &mut read))?;
         let count = read.filled().len();
+        self.drained = false;
         self.end += count;
         Poll::Ready(Ok(count))
     }
@@ -159,6 +178,17 @@ mod tests {
         buffer.consume(3);
         buffer.release();
         assert_eq!(buffer.capacity(), 0);
+    }
+
+    #[test]
+    fn little_is_kept_small_and_can_grow_again() {
+        let mut buffer = filled(b"abcdef");
+        buffer.consume(2);
+        buffer.shrink();
+        assert_eq!((buffer.bytes(), buffer.capacity()), (&b"cdef"[..], 68));
+        assert!(!buffer.is_full());
+        buffer.reserve(SMALL);
+        assert_eq!((buffer.bytes(), buffer.capacity()), (&b"cdef"[..], SMALL));
     }
 
     #[test]

@@ -74,6 +74,10 @@ impl ServerGate {
         *self.pacing.lock().unwrap_or_else(PoisonError::into_inner) = Pacing::new(per_second);
     }
 
+    pub fn is_full(&self) -> bool {
+        self.open_count() >= self.max_connections.load(Ordering::Relaxed)
+    }
+
     pub fn open_count(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }

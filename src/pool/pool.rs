@@ -14,9 +14,9 @@ use super::book::Book;
 use super::gate::{Permit, ServerGate};
 use super::waiter::Waiter;
 use super::{AcquireError, PoolKey};
+use crate::backend::ServerConn;
 use crate::backend::conn::{IdleLook, NewConn};
 use crate::backend::connect::{ConnectError, ConnectTarget, Credential, Login, connect};
-use crate::backend::ServerConn;
 use crate::clock::now_ms;
 use crate::config::{self, PoolLimits};
 use crate::session::settings::{Reported, Settings};
@@ -192,10 +192,13 @@ impl Pool {
             let mut inner = self.inner();
             let minimum = inner.limits.min;
             let (idle_timeout, lifetime) = (self.config.idle_timeout_ms, self.config.lifetime_ms);
-            let mut expired = inner.book.expire(0, |conn| lifetime != 0 && now - conn.opened_at_ms > lifetime);
-            expired.extend(inner.book.expire(minimum, |conn| {
-                idle_timeout != 0 && now - conn.idle_since_ms > idle_timeout
-            }));
+            let mut expired =
+                inner.book.expire(0, |conn| lifetime != 0 && now - conn.opened_at_ms > lifetime);
+            expired.extend(
+                inner
+                    .book
+                    .expire(minimum, |conn| idle_timeout != 0 && now - conn.idle_since_ms > idle_timeout),
+            );
             let kept = inner.permits.len().saturating_sub(expired.len());
             inner.permits.truncate(kept);
             expired
@@ -329,6 +332,19 @@ impl Pool {
         };
         let error = Arc::new(error);
         waiters.iter().for_each(|waiter| waiter.fail(AcquireError::Connect(error.clone())));
+    }
+
+    /// Somebody waits, nothing is open, and the server may have no more connections.
+    pub fn is_starved(&self) -> bool {
+        let counts = self.counts();
+        counts.waiting > 0 && counts.open == 0 && self.gate.is_full()
+    }
+
+    pub fn give_up_one_idle(&self) {
+        let oldest = self.inner().book.take_oldest_idle();
+        if let Some(conn) = oldest {
+            self.discard(conn);
+        }
     }
 
     pub fn set_limits(&self, limits: PoolLimits) {

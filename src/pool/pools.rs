@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 
+use super::PoolKey;
 use super::gate::ServerGate;
 use super::pool::{Pool, PoolCounts};
-use super::PoolKey;
 use crate::backend::connect::{ConnectTarget, Credential};
 use crate::clock::now_ms;
 use crate::config::{self, PoolLimits};
@@ -34,9 +34,7 @@ const FORGET_AFTER_MS: u64 = 10 * 60 * 1000;
 
 impl Pools {
     pub fn new(config: config::Pool, tls: Arc<ServerTlsContext>) -> Self {
-        Pools {
-            state: Mutex::new(State { config, tls, gates: HashMap::new(), pools: HashMap::default() }),
-        }
+        Pools { state: Mutex::new(State { config, tls, gates: HashMap::new(), pools: HashMap::default() }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -65,7 +63,8 @@ impl Pools {
 
     /// Ends the pools of every other epoch.
     pub fn retire_other_epochs(&self, epoch: Epoch) {
-        let old: Vec<_> = self.state().pools.extract_if(|key, _| key.epoch != epoch).map(|(_, pool)| pool).collect();
+        let old: Vec<_> =
+            self.state().pools.extract_if(|key, _| key.epoch != epoch).map(|(_, pool)| pool).collect();
         old.iter().for_each(|pool| pool.retire());
     }
 
@@ -80,6 +79,7 @@ impl Pools {
             state.pools.values().cloned().collect()
         };
         pools.iter().for_each(Pool::tick);
+        make_room(&pools);
     }
 
     /// Takes over what can change while connections are open.
@@ -107,6 +107,20 @@ impl Pools {
     pub fn retire_all(&self) {
         let all: Vec<_> = self.state().pools.drain().map(|(_, pool)| pool).collect();
         all.iter().for_each(|pool| pool.retire());
+    }
+}
+
+/// Where a server has all the connections it may have and somebody waits in a pool that has none, another
+/// pool gives up one that is idle.
+fn make_room(pools: &[Arc<Pool>]) {
+    for starved in pools.iter().filter(|pool| pool.is_starved()) {
+        let donor = pools
+            .iter()
+            .filter(|pool| pool.key.server == starved.key.server && pool.counts().idle > 0)
+            .max_by_key(|pool| pool.counts().idle);
+        if let Some(donor) = donor {
+            donor.give_up_one_idle();
+        }
     }
 }
 

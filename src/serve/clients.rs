@@ -17,14 +17,14 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
 use super::access::Access;
-use crate::backend::connect::{self, Credential, Secret};
+use crate::backend::connect::{Credential, Secret};
 use crate::client::auth::ServerLogin;
 use crate::client::handshake::{Authenticated, Outcome, handshake};
 use crate::client::unauthenticated::Unauthenticated;
 use crate::config::Config;
 use crate::net::{Stream, sockopt};
-use crate::session::Gateway;
 use crate::session::login::{Newcomer, log_in, send_last};
+use crate::session::{Gateway, Session};
 use crate::telemetry::labels::{CancelResult, LoginFailure};
 use crate::wire::message::Report;
 use crate::wire::sqlstate;
@@ -32,7 +32,9 @@ use crate::wire::startup::{Cancel, Replication};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    #[error("cannot listen on {address}: {source}; choose another address in listen.addresses, or end what uses it")]
+    #[error(
+        "cannot listen on {address}: {source}; choose another address in listen.addresses, or end what uses it"
+    )]
     Tcp { address: SocketAddr, source: io::Error },
     #[error("cannot listen on {}: {source}", path.display())]
     Unix { path: PathBuf, source: io::Error },
@@ -72,8 +74,8 @@ impl Clients {
         });
         let mut clients = Clients { addresses: Vec::new(), tasks: Vec::new(), socket_file: None };
         for &address in &config.listen.addresses {
-            let listener =
-                bind(address, config.listen.backlog).map_err(|source| ListenError::Tcp { address, source })?;
+            let listener = bind(address, config.listen.backlog)
+                .map_err(|source| ListenError::Tcp { address, source })?;
             clients.addresses.push(listener.local_addr().unwrap_or(address));
             clients.tasks.push(tokio::spawn(accept_tcp(listener, door.clone())));
         }
@@ -189,7 +191,14 @@ async fn receive(mut stream: Stream, address: Option<SocketAddr>, door: Arc<Door
     drop(guard);
     match outcome {
         Ok(Outcome::Cancel(request, stream)) => cancel(&door.gateway, &request, stream).await,
-        Ok(Outcome::Client(authenticated)) => Box::pin(serve(door, *authenticated, peer, place)).await,
+        Ok(Outcome::Client(authenticated)) => {
+            // Boxed for the same reason: only the session itself stays.
+            let Some(session) = Box::pin(admit(&door, authenticated, peer)).await else { return };
+            drop(door);
+            let end = session.run().await;
+            tracing::debug!(%end, "client left");
+            drop(place);
+        }
         Err(error) => door.gateway.counters.login_failed(failure(&error)),
     }
 }
@@ -204,7 +213,8 @@ fn failure(error: &crate::client::error::HandshakeError) -> LoginFailure {
     }
 }
 
-async fn serve(door: Arc<Door>, client: Authenticated, peer: String, place: Place) {
+async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<Box<Session>> {
+    let client = *client;
     let gateway = door.gateway.clone();
     let credential = credential(&door.access, &client);
     let mut newcomer = Newcomer {
@@ -223,22 +233,21 @@ async fn serve(door: Arc<Door>, client: Authenticated, peer: String, place: Plac
         Report::fatal(sqlstate::FEATURE_NOT_SUPPORTED, "komainu does not pass replication connections on")
             .hint("connect to the PostgreSQL server itself")
             .encode(&mut out);
-        return send_last(&mut newcomer.stream, &out).await;
+        send_last(&mut newcomer.stream, &out).await;
+        return None;
     }
     let (user, database, peer) = (newcomer.user.clone(), newcomer.database.clone(), newcomer.peer.clone());
-    drop(door);
-    match Box::pin(log_in(gateway.clone(), newcomer)).await {
+    match log_in(gateway.clone(), newcomer).await {
         Ok(session) => {
             tracing::debug!(user, database, peer, "client logged in");
-            let end = session.run().await;
-            tracing::debug!(user, database, peer, %end, "client left");
+            Some(session)
         }
         Err(error) => {
             gateway.counters.login_failed(LoginFailure::Server);
             tracing::warn!(user, database, peer, state = %error.state, %error, "login refused");
+            None
         }
     }
-    drop(place);
 }
 
 /// What the client's proof, or else the user file, lets us log in to servers with.

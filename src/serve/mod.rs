@@ -57,7 +57,9 @@ pub fn run(path: &Path) -> Result<(), ServeError> {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    raise_file_limit(config.limits.max_client_connections + config.pool.max_server_connections * config.servers.len());
+    raise_file_limit(
+        config.limits.max_client_connections + config.pool.max_server_connections * config.servers.len(),
+    );
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.workers)
         .thread_name("komainu-worker")
@@ -143,7 +145,11 @@ async fn drain(config: &Config, gateway: &Gateway, clients: Clients, signals: &m
     gateway.draining.store(true, Ordering::Release);
     drop(clients);
     let timeout = Duration::from_millis(config.limits.shutdown_timeout_ms);
-    tracing::info!(clients = gateway.sessions.len(), timeout_ms = config.limits.shutdown_timeout_ms, "draining");
+    tracing::info!(
+        clients = gateway.sessions.len(),
+        timeout_ms = config.limits.shutdown_timeout_ms,
+        "draining"
+    );
     let all_gone = async {
         // Told again and again: one that was busy when told first is idle some time later.
         while !gateway.sessions.is_empty() {
@@ -184,8 +190,10 @@ fn reload(
     };
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let changes = config::reload::diff(current, &new);
-    let fixed: Vec<_> = changes.iter().filter(|change| !change.live).map(|change| change.key.as_str()).collect();
-    let live: Vec<_> = changes.iter().filter(|change| change.live).map(|change| change.key.as_str()).collect();
+    let fixed: Vec<_> =
+        changes.iter().filter(|change| !change.live).map(|change| change.key.as_str()).collect();
+    let live: Vec<_> =
+        changes.iter().filter(|change| change.live).map(|change| change.key.as_str()).collect();
     let new = Arc::new(config::reload::live_part(current, new));
     let tls = match ServerTlsContext::load(&new.server_tls) {
         Ok(tls) => Arc::new(tls),

@@ -55,7 +55,9 @@ pub struct Request {
 #[derive(Debug)]
 pub enum Scan {
     /// The input must hold this many bytes first.
-    NeedMore { room: usize },
+    NeedMore {
+        room: usize,
+    },
     Request(Request),
 }
 
@@ -93,7 +95,10 @@ impl Batch {
                 // A Flush wants its answers now: what follows cannot be seen.
                 _ => return Ok(Scan::Request(fold.request(false, 0))),
             }
-            if !complete && at + found.len <= LOOK_AHEAD.max(limits.max_inspected_statement_bytes) && at < LOOK_AHEAD {
+            if !complete
+                && at + found.len <= LOOK_AHEAD.max(limits.max_inspected_statement_bytes)
+                && at < LOOK_AHEAD
+            {
                 return Ok(Scan::NeedMore { room: at + found.len });
             }
             if !complete && found.tag == b'P' {

@@ -20,7 +20,9 @@ use crate::cluster::observe::LookNow;
 use crate::cluster::observe::catalog::CatalogSource;
 use crate::config::Config;
 use crate::pool::Pools;
-use crate::route::{Analysis, Analyzed, Catalog, FunctionLists, Policy, RouteCache, ShapeSeed, analyze, resolve, shape};
+use crate::route::{
+    Analysis, Analyzed, Catalog, FunctionLists, Policy, RouteCache, ShapeSeed, analyze, resolve, shape,
+};
 use crate::telemetry::Counters;
 use crate::topology::Snapshot;
 

@@ -23,7 +23,7 @@ use crate::net::Buffer;
 use crate::route::statement::PoolShow;
 use crate::route::{Analysis, Analyzed, Effects, StatementKind};
 use crate::wire::frame::{HEADER_LEN, Header, header, split_cstr};
-use crate::wire::message::{self, Report, TransactionStatus, ready_for_query};
+use crate::wire::message::{self, TransactionStatus, ready_for_query};
 use crate::wire::sqlstate;
 
 /// What became of the message at the front of the input.
@@ -313,7 +313,12 @@ impl Session {
     }
 
     /// PREPARE, EXECUTE and DEALLOCATE: the names in the text are the client's, the server has ours.
-    fn send_query_by_name(&mut self, found: Header, input: &mut Buffer, analyzed: &Arc<Analyzed>) -> Result<Step, End> {
+    fn send_query_by_name(
+        &mut self,
+        found: Header,
+        input: &mut Buffer,
+        analyzed: &Arc<Analyzed>,
+    ) -> Result<Step, End> {
         if self.lease.as_ref().is_some_and(|lease| !lease.conn.expected.is_empty()) {
             self.batch.clear();
             return Ok(Step::Wait);
@@ -326,7 +331,9 @@ impl Session {
         input.consume(found.len);
         self.unnamed = None;
         match analyzed.analysis.kind {
-            StatementKind::Deallocate { all: true } if self.status != TransactionStatus::Failed && self.pins_no_sql() => {
+            StatementKind::Deallocate { all: true }
+                if self.status != TransactionStatus::Failed && self.pins_no_sql() =>
+            {
                 self.names.clear();
                 message::command_complete(&mut self.to_client, "DEALLOCATE ALL");
                 ready_for_query(&mut self.to_client, self.status);
@@ -363,7 +370,12 @@ impl Session {
     }
 
     /// Makes a virtual statement of a PREPARE; the text with the server's name for it.
-    fn rewrite_prepare(&mut self, sql: &[u8], analyzed: &Arc<Analyzed>, owed: &mut Owed) -> Result<Vec<u8>, End> {
+    fn rewrite_prepare(
+        &mut self,
+        sql: &[u8],
+        analyzed: &Arc<Analyzed>,
+        owed: &mut Owed,
+    ) -> Result<Vec<u8>, End> {
         let Some(name) = rewrite::first_name(sql) else { return Ok(sql.to_vec()) };
         if let Some(present) = self.names.get(name.as_bytes()).cloned() {
             // The server says that it exists, once it does there.
@@ -379,9 +391,10 @@ impl Session {
         // SQL PREPARE answers with an error where the server knows the name, so it is never shared.
         context.database = context.database.wrapping_mul(31).wrapping_add(self.id.0);
         let content = Content { origin: Origin::Sql, text: sql, types: name.as_bytes(), context };
-        let prepared = self.gateway.statements.intern(content, &analyzed, |server_name| {
-            rewrite::with_name(sql, server_name.as_bytes()).into()
-        });
+        let prepared = self
+            .gateway
+            .statements
+            .intern(content, &analyzed, |server_name| rewrite::with_name(sql, server_name.as_bytes()).into());
         let change = self.add_name(name.as_bytes(), prepared.clone())?;
         let lease = self.lease.as_mut().expect("called with a lease");
         note_known(&mut lease.conn, &prepared);
@@ -419,7 +432,12 @@ impl Session {
     fn add_name(&mut self, name: &[u8], prepared: Arc<Prepared>) -> Result<prepared::NameChange, End> {
         let limits = &self.settled.config.limits;
         self.names
-            .insert(name, prepared, limits.max_prepared_statements_per_session, limits.max_prepared_bytes_per_session)
+            .insert(
+                name,
+                prepared,
+                limits.max_prepared_statements_per_session,
+                limits.max_prepared_bytes_per_session,
+            )
             .map_err(|e| End::fatal(sqlstate::PROGRAM_LIMIT_EXCEEDED, e.to_string()))
     }
 
@@ -477,7 +495,13 @@ impl Session {
     }
 
     /// A Parse of `sql` under the client's `name`, virtual unless unnamed.
-    fn parse_as(&mut self, name: &[u8], sql: &[u8], types: &[u8], analyzed: &Arc<Analyzed>) -> Result<(), End> {
+    fn parse_as(
+        &mut self,
+        name: &[u8],
+        sql: &[u8],
+        types: &[u8],
+        analyzed: &Arc<Analyzed>,
+    ) -> Result<(), End> {
         if name.is_empty() {
             self.next_unnamed += 1;
             let id = unnamed_id(self.id.0, self.next_unnamed);
@@ -527,14 +551,18 @@ impl Session {
             let limit = self.settled.config.limits.max_inspected_statement_bytes;
             return Err(End::fatal(
                 sqlstate::PROGRAM_LIMIT_EXCEEDED,
-                format!("a named prepared statement of {} bytes is longer than the limit of {limit}", found.len),
+                format!(
+                    "a named prepared statement of {} bytes is longer than the limit of {limit}",
+                    found.len
+                ),
             ));
         }
         self.next_unnamed += 1;
         let id = unnamed_id(self.id.0, self.next_unnamed);
         let analysis = Analysis::opaque();
         let routed = crate::route::resolve(&analysis, None, &self.settled.functions);
-        self.unnamed = Some(Unnamed { id, body: Box::default(), analyzed: Arc::new(Analyzed { analysis, routed }) });
+        self.unnamed =
+            Some(Unnamed { id, body: Box::default(), analyzed: Arc::new(Analyzed { analysis, routed }) });
         self.pin(PinReason::NotInspected);
         let lease = self.lease.as_mut().expect("called with a lease");
         lease.conn.unnamed = Some(id);
@@ -550,7 +578,8 @@ impl Session {
         if name.is_empty() {
             let Some(unnamed) = unnamed else { return (Cow::Borrowed(b""), None) };
             if conn.unnamed != Some(unnamed.id) && !unnamed.body.is_empty() {
-                message::frame(&mut conn.output, b'P', |out| out.extend_from_slice(&unnamed.body)).expect(FITS);
+                message::frame(&mut conn.output, b'P', |out| out.extend_from_slice(&unnamed.body))
+                    .expect(FITS);
                 conn.expected.push(Owed::prelude(Reply::ParseComplete));
                 conn.unnamed = Some(unnamed.id);
             }
@@ -562,7 +591,9 @@ impl Session {
                 (Cow::Owned(prepared.server_name.to_vec()), Some(prepared.analyzed.clone()))
             }
             // Prepared by SQL on this very connection, or unknown: the server knows which.
-            None if pins.has(PinReason::SqlPrepare) || !name.starts_with(prepared::NAME_PREFIX.as_bytes()) => {
+            None if pins.has(PinReason::SqlPrepare)
+                || !name.starts_with(prepared::NAME_PREFIX.as_bytes()) =>
+            {
                 (Cow::Owned(name.to_vec()), None)
             }
             None => (Cow::Owned([UNKNOWN_PREFIX.as_bytes(), name].concat()), None),
@@ -815,7 +846,8 @@ fn teach(conn: &mut ServerConn, prepared: &Arc<Prepared>) {
     note_known(conn, prepared);
     let mut owed = match prepared.origin {
         Origin::Parse => {
-            message::parse(&mut conn.output, &prepared.server_name, &prepared.text, &prepared.types).expect(FITS);
+            message::parse(&mut conn.output, &prepared.server_name, &prepared.text, &prepared.types)
+                .expect(FITS);
             Owed::prelude(Reply::ParseComplete)
         }
         Origin::Sql => {
@@ -871,4 +903,3 @@ fn require_empty(found: Header) -> Result<(), End> {
 fn unexpected(tag: u8) -> End {
     End::violation(format!("invalid frontend message type {tag}"))
 }
-

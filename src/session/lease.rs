@@ -11,11 +11,12 @@ use std::time::Duration;
 use tokio::time::Sleep;
 
 use super::batch::Request;
+use super::prepared::NameChange;
 use super::session::{End, Session};
 use super::settings::report;
 use crate::backend::ServerConn;
-use crate::backend::connect::ConnectError;
 use crate::backend::conn::OwnStatement;
+use crate::backend::connect::ConnectError;
 use crate::backend::expect::Question;
 use crate::clock::now_ms;
 use crate::config::Consistency;
@@ -46,6 +47,8 @@ pub struct Lease {
     pub preparing_since_ms: Option<u64>,
     /// The client's bytes of this request, as long as it could be asked again elsewhere.
     pub retained: Vec<u8>,
+    /// What the retained request has done to the session's names so far.
+    pub undo: Vec<NameChange>,
     pub request: Option<Request>,
     /// The server is a standby.
     pub is_standby: bool,
@@ -60,6 +63,14 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// The client has begun to see the answer: it cannot be asked again elsewhere.
+    pub fn is_relayed(&mut self) {
+        if !self.retained.is_empty() {
+            self.retained = Vec::new();
+            self.undo = Vec::new();
+        }
+    }
+
     /// Nothing is under way in either direction.
     pub fn is_quiet(&self) -> bool {
         self.conn.expected.is_empty() && self.conn.output.is_empty() && self.marked == 0
@@ -105,7 +116,14 @@ impl Session {
     fn begin_request_since(&mut self, request: Request, since_ms: u64, may_wait: bool) -> Result<(), End> {
         self.look_at_topology();
         let (target, reason) = self.choose(&request, may_wait);
-        let wait = |on| Some(Box::new(Waiting { request: request.clone(), since_ms, timeout_ms: self.acquire_timeout(), on }));
+        let wait = |on| {
+            Some(Box::new(Waiting {
+                request: request.clone(),
+                since_ms,
+                timeout_ms: self.acquire_timeout(),
+                on,
+            }))
+        };
         match target {
             Target::Primary => match self.topology.primary {
                 Some(primary) => self.acquire(primary, request, since_ms),
@@ -133,7 +151,11 @@ impl Session {
         self.settled.config.pool.acquire_timeout_ms
     }
 
-    fn choose(&mut self, request: &Request, may_wait: bool) -> (Target, Option<route::policy::DecisionReason>) {
+    fn choose(
+        &mut self,
+        request: &Request,
+        may_wait: bool,
+    ) -> (Target, Option<route::policy::DecisionReason>) {
         if self.force_primary || !self.settled.config.split.enabled || self.identity.session_mode {
             return (Target::Primary, None);
         }
@@ -233,14 +255,18 @@ impl Session {
                 }
                 Poll::Ready(result) => {
                     let waiting = *self.waiting.take().expect("looked at above");
-                    let On::Connection(_, pool, is_standby) = waiting.on else { unreachable!("matched above") };
+                    let On::Connection(_, pool, is_standby) = waiting.on else {
+                        unreachable!("matched above")
+                    };
                     match result {
                         Ok(conn) => {
                             let waited = now_ms() - waiting.since_ms;
                             self.gateway.counters.acquired_after(Duration::from_millis(waited));
                             self.begin_lease(conn, pool, waiting.request, is_standby)?;
                         }
-                        Err(error) => self.acquire_failed(error, waiting.request, waiting.since_ms, is_standby)?,
+                        Err(error) => {
+                            self.acquire_failed(error, waiting.request, waiting.since_ms, is_standby)?
+                        }
                     }
                 }
             },
@@ -256,7 +282,8 @@ impl Session {
             }
             On::Pause(sleep, why) => {
                 if expired {
-                    let message = format!("no server could take the statement within {} ms: {why}", waiting.timeout_ms);
+                    let message =
+                        format!("no server could take the statement within {} ms: {why}", waiting.timeout_ms);
                     let waiting = *self.waiting.take().expect("looked at above");
                     self.refuse(&waiting.request, &Report::error(sqlstate::CANNOT_CONNECT_NOW, &message));
                     return Ok(true);
@@ -333,7 +360,9 @@ impl Session {
         if conn.leftover_of.is_some_and(|session| session != self.id) {
             conn.ask_simple(Question::Reset, b"DISCARD ALL");
             conn.forget_everything();
-        } else if request.effects.intersects(route::Effects::USES_SEQUENCE_STATE) && conn.last_session != self.id {
+        } else if request.effects.intersects(route::Effects::USES_SEQUENCE_STATE)
+            && conn.last_session != self.id
+        {
             // Better PostgreSQL's own "not yet defined in this session" than another client's value.
             conn.ask_simple(Question::Reset, b"DISCARD SEQUENCES");
         }
@@ -366,6 +395,7 @@ impl Session {
             ours_first,
             preparing_since_ms: ours_first.then(now_ms),
             retained: Vec::new(),
+            undo: Vec::new(),
             request: None,
             is_standby,
             redirect: false,

@@ -9,14 +9,17 @@ use std::task::{Context, Poll};
 use super::pins::Found;
 use super::session::{End, Session};
 use super::settings::{IN_HOT_STANDBY, Settings, report};
-use crate::backend::ServerConn;
 use crate::backend::conn::{MAX_INSPECTED, OwnStatement, parameter_status};
 use crate::backend::expect::{For, Owed, Question, Reply, Verdict};
 use crate::clock::now_ms;
 use crate::cluster::observe::question::end_of_record;
 use crate::net::buffer::{LARGE, SMALL};
 use crate::route::Effects;
+<<<<<<< HEAD
 use crate::session::prepared::{NAME_PREFIX, Names, StatementId, UNKNOWN_PREFIX};
+=======
+use crate::session::prepared::{NAME_PREFIX, NameChange, Names, StatementId};
+>>>>>>> main
 use crate::topology::Lsn;
 use crate::wire::fields;
 use crate::wire::frame::{HEADER_LEN, header};
@@ -38,7 +41,7 @@ impl Session {
     /// Sends what waits for the server.
     pub(super) fn flush_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let Some(lease) = &mut self.lease else { return Ok(false) };
-        if lease.conn.output.is_empty() {
+        if lease.conn.output.is_empty() && !lease.conn.unflushed {
             return Ok(false);
         }
         let before = lease.conn.output.len();
@@ -55,16 +58,8 @@ impl Session {
         let Some(lease) = &mut self.lease else { return Ok(false) };
         let conn = &mut *lease.conn;
         if conn.input.is_full() {
-            // All of it is marked and the client does not take it, or a message needs more room.
-            if lease.marked > 0 {
-                return Ok(false);
-            }
-        } else if conn.input.capacity() == 0 {
-            match conn.stream.poll_read_ready(cx) {
-                Poll::Pending => return Ok(false),
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return self.server_gone(error).map(|()| true),
-            }
+            // All of it is marked, and the client does not take it.
+            return Ok(false);
         }
         match conn.input.poll_fill(&mut conn.stream, cx) {
             Poll::Pending => return Ok(false),
@@ -116,7 +111,8 @@ impl Session {
             }
             let Some(lease) = &mut self.lease else { return Ok(()) };
             let conn = &mut *lease.conn;
-            let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false };
+            let undo = if lease.retained.is_empty() { None } else { Some(&mut lease.undo) };
+            let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false, undo };
             let verdict = conn.expected.on_message(found.tag, |owed, done| settled.settle(owed, done));
             let (forgotten, doom) = (settled.forgotten, settled.doom);
             forgotten.into_iter().for_each(|id| conn.known.remove(id));
@@ -126,7 +122,8 @@ impl Session {
                 Err(error) => return self.server_violation(error.to_string()),
             };
             if !complete && verdict != Verdict::Forward {
-                return self.server_violation("a message of the server's is too long to be looked into".into());
+                return self
+                    .server_violation("a message of the server's is too long to be looked into".into());
             }
             let verdict = if lease.redirect { Verdict::Swallow } else { verdict };
             match (found.tag, verdict) {
@@ -168,8 +165,7 @@ impl Session {
     fn mark(&mut self, len: usize) {
         let Some(lease) = &mut self.lease else { return };
         lease.marked += len;
-        // What the client has begun to see cannot be asked again elsewhere.
-        lease.retained.clear();
+        lease.is_relayed();
     }
 
     /// Takes a message out of the stream.
@@ -262,7 +258,7 @@ impl Session {
             return self.mark(len);
         }
         let renamed = rename(body, &self.names);
-        lease.retained.clear();
+        lease.is_relayed();
         self.take_out(len);
         message::frame(&mut self.to_client, b'E', |out| out.extend_from_slice(&renamed))
             .expect("names are bounded, so a bounded text stays one");
@@ -274,7 +270,8 @@ impl Session {
         let body = &lease.conn.input.bytes()[lease.marked + HEADER_LEN..lease.marked + len];
         if tag == b'E' {
             let state = fields::sqlstate(body);
-            let text = fields::field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+            let text =
+                fields::field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default().into_owned();
             lease.conn.doomed = true;
             tracing::warn!(session = self.id.0, ?question, %state, text, "a question of komainu's own failed");
             if question == Question::Apply {
@@ -438,6 +435,9 @@ impl Session {
     fn ask_again(&mut self) -> Result<(), End> {
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let retained = std::mem::take(&mut lease.retained);
+        for change in std::mem::take(&mut lease.undo).into_iter().rev() {
+            self.names.undo(change);
+        }
         self.end_lease();
         self.transaction.end();
         self.batch.clear();
@@ -460,7 +460,7 @@ impl Session {
         tracing::warn!(session = self.id.0, server = %self.topology.servers.get(usize::from(server.0))
             .map_or("?", |s| &s.id), %error, "server connection lost");
         let owes = lease.conn.expected.owes_client();
-        let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false };
+        let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false, undo: None };
         let mut ready_due = 0;
         lease.conn.expected.abandon(|owed, done| {
             let ends = matches!(owed.reply, Reply::Sync | Reply::Query | Reply::FunctionCall);
@@ -527,11 +527,16 @@ struct Settling<'a> {
     names: &'a mut Names,
     forgotten: Vec<StatementId>,
     doom: bool,
+    /// Where changes that were made go, while the request may still have to be asked again.
+    undo: Option<&'a mut Vec<NameChange>>,
 }
 
 impl Settling<'_> {
     fn settle(&mut self, owed: Owed, succeeded: bool) {
         if succeeded {
+            if let (Some(undo), Some(change)) = (&mut self.undo, owed.change) {
+                undo.push(*change);
+            }
             return;
         }
         if owed.audience == For::Prelude && owed.reply == Reply::CloseComplete {
@@ -575,12 +580,18 @@ fn rename(body: &[u8], names: &Names) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len());
     let mut rest = body;
     while !rest.is_empty() {
+<<<<<<< HEAD
         // Only a whole word is a name: `tab_key` has none.
         let begins = !out.last().is_some_and(is_part);
         if begins && rest.starts_with(UNKNOWN_PREFIX.as_bytes()) {
             rest = &rest[UNKNOWN_PREFIX.len()..];
         } else if begins && rest.starts_with(NAME_PREFIX.as_bytes()) {
             let end = rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len());
+=======
+        if rest.starts_with(NAME_PREFIX.as_bytes()) {
+            let end =
+                rest.iter().position(|b| !b.is_ascii_alphanumeric() && *b != b'_').unwrap_or(rest.len());
+>>>>>>> main
             let ours = &rest[..end];
             out.extend_from_slice(names.client_name(ours).unwrap_or(ours));
             rest = &rest[end..];

@@ -4,8 +4,8 @@
 //! only when the server says that nothing of it is left.
 
 use crate::route::Effects;
-pub use crate::telemetry::labels::PinReason;
 use crate::telemetry::labels::Label;
+pub use crate::telemetry::labels::PinReason;
 
 fn bit(reason: PinReason) -> u16 {
     1 << reason.index()

@@ -98,6 +98,8 @@ pub struct Session {
     pub(super) passing: Passing,
     /// Of our own making, before what is marked in the server connection's input.
     pub(super) to_client: BytesMut,
+    /// TLS may still hold encrypted bytes that the socket did not take.
+    unflushed: bool,
 
     pub(super) identity: Identity,
     pub(super) key: CancelKey,
@@ -170,6 +172,7 @@ impl Session {
             input: Buffer::default(),
             passing: Passing::default(),
             to_client: start.to_client,
+            unflushed: false,
             identity: start.identity,
             key: start.key,
             slot: start.slot,
@@ -203,7 +206,8 @@ impl Session {
     }
 
     /// Serves the client until it leaves or must. Whatever is open is then cleaned up by a task of its own.
-    pub async fn run(mut self) -> End {
+    /// Boxed: an idle client costs its session once, not once for every future around it.
+    pub async fn run(mut self: Box<Self>) -> End {
         poll_fn(|cx| {
             self.handle.attach(cx.waker());
             Poll::Ready(())
@@ -249,6 +253,10 @@ impl Session {
     /// Gives back what is not needed while nothing moves, and says when to be looked at.
     fn rest(&mut self) {
         self.input.release();
+        if self.waiting.is_some() {
+            // A thousand clients that wait for a few connections must not hold a thousand buffers.
+            self.input.shrink();
+        }
         if let Some(lease) = &mut self.lease {
             lease.conn.input.release();
         }
@@ -280,9 +288,16 @@ impl Session {
     fn obey(&mut self) -> Result<bool, End> {
         match self.handle.order() {
             Order::None => return Ok(false),
-            Order::Look => {}
+            Order::Look => {
+                if self.lease.as_ref().is_some_and(|lease| lease.pool.is_retired()) {
+                    // Its epoch has ended: nothing that comes from this server counts any more.
+                    return self.server_gone(io::ErrorKind::ConnectionAborted.into()).map(|()| true);
+                }
+            }
             Order::Drain => {
-                if self.waiting.is_none() && self.lease.as_ref().is_none_or(|l| l.is_quiet() && self.is_idle()) {
+                if self.waiting.is_none()
+                    && self.lease.as_ref().is_none_or(|l| l.is_quiet() && self.is_idle())
+                {
                     return Err(End::fatal(
                         sqlstate::ADMIN_SHUTDOWN,
                         "terminating connection due to administrator command: komainu is shutting down",
@@ -333,14 +348,6 @@ impl Session {
         if self.input.is_full() || backlog > MAX_TO_SERVER {
             return Ok(false);
         }
-        if self.input.capacity() == 0 {
-            // No buffer is taken before there is something to read.
-            match self.client.poll_read_ready(cx) {
-                Poll::Pending => return Ok(false),
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Err(End::Client(error)),
-            }
-        }
         match self.input.poll_fill(&mut self.client, cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(0)) => Err(End::ClientGone),
@@ -385,9 +392,11 @@ impl Session {
         if wrote > 0 {
             self.to_client.clear();
             self.gateway.counters.bytes(Direction::ToClients, wrote as u64);
-            if self.client.is_tls() {
-                ready!(Pin::new(&mut self.client).poll_flush(cx))?;
-            }
+            self.unflushed = self.client.is_tls();
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.client).poll_flush(cx))?;
+            self.unflushed = false;
         }
         Poll::Ready(Ok(wrote > 0))
     }

@@ -43,7 +43,8 @@ impl Settings {
         entries.sort();
         entries.dedup_by(|later, first| later.0 == first.0);
         let hash = if entries.is_empty() { 0 } else { hash_of(&entries) };
-        let semantic = hash_of(entries.iter().filter(|(name, _)| &**name != "application_name").collect::<Vec<_>>());
+        let semantic =
+            hash_of(entries.iter().filter(|(name, _)| &**name != "application_name").collect::<Vec<_>>());
         Settings { entries, hash, semantic }
     }
 

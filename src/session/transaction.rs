@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use crate::route::statement::{Isolation, TransactionModes};
 use crate::route::{Analyzed, Effects, StatementKind};
-use crate::wire::message::TransactionStatus;
 
 #[derive(Debug, Default)]
 pub struct Transaction {
@@ -65,11 +64,6 @@ impl Transaction {
         portals.clear();
         *self = Transaction { portals, ..Transaction::default() };
     }
-
-    /// Gives memory back before a long idle.
-    pub fn shrink(&mut self) {
-        self.portals = Vec::new();
-    }
 }
 
 /// Whether a text opens a transaction, and of which kind.
@@ -88,7 +82,9 @@ impl Opening {
                 read_only: read_only == Some(true),
                 serializable: isolation == Some(Isolation::Serializable),
             },
-            _ => Opening { opens: analyzed.analysis.effects.intersects(Effects::BEGINS), ..Opening::default() },
+            _ => {
+                Opening { opens: analyzed.analysis.effects.intersects(Effects::BEGINS), ..Opening::default() }
+            }
         }
     }
 
@@ -106,9 +102,4 @@ impl Opening {
             serializable: self.serializable || other.serializable,
         }
     }
-}
-
-/// Outside a transaction block.
-pub fn is_idle(status: TransactionStatus) -> bool {
-    status == TransactionStatus::Idle
 }
