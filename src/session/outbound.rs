@@ -15,11 +15,7 @@ use crate::clock::now_ms;
 use crate::cluster::observe::question::end_of_record;
 use crate::net::buffer::{LARGE, SMALL};
 use crate::route::Effects;
-<<<<<<< HEAD
-use crate::session::prepared::{NAME_PREFIX, Names, StatementId, UNKNOWN_PREFIX};
-=======
-use crate::session::prepared::{NAME_PREFIX, NameChange, Names, StatementId};
->>>>>>> main
+use crate::session::prepared::{NAME_PREFIX, NameChange, Names, StatementId, UNKNOWN_PREFIX};
 use crate::topology::Lsn;
 use crate::wire::fields;
 use crate::wire::frame::{HEADER_LEN, header};
@@ -580,18 +576,12 @@ fn rename(body: &[u8], names: &Names) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len());
     let mut rest = body;
     while !rest.is_empty() {
-<<<<<<< HEAD
         // Only a whole word is a name: `tab_key` has none.
         let begins = !out.last().is_some_and(is_part);
         if begins && rest.starts_with(UNKNOWN_PREFIX.as_bytes()) {
             rest = &rest[UNKNOWN_PREFIX.len()..];
         } else if begins && rest.starts_with(NAME_PREFIX.as_bytes()) {
             let end = rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len());
-=======
-        if rest.starts_with(NAME_PREFIX.as_bytes()) {
-            let end =
-                rest.iter().position(|b| !b.is_ascii_alphanumeric() && *b != b'_').unwrap_or(rest.len());
->>>>>>> main
             let ours = &rest[..end];
             out.extend_from_slice(names.client_name(ours).unwrap_or(ours));
             rest = &rest[end..];

@@ -5,5 +5,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod prepared;
 mod cli;
+mod clients;
+mod looking_in;
+mod pooling;
+mod prepared;
+mod session_state;

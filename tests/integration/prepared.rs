@@ -47,18 +47,6 @@ impl Pair {
     }
 }
 
-/// A conversation with PostgreSQL itself and through komainu must read the same.
-#[track_caller]
-fn same_as_postgresql(database: &str, talk: impl Fn(&mut Wire) -> Vec<Message>) -> String {
-    let mut direct = Wire::connect(Cluster::shared().primary().port());
-    direct.login(APP_USER, APP_PASSWORD, database);
-    let expected = transcript(&talk(&mut direct));
-    let mut pair = Pair::new(shared(), database);
-    let told = transcript(&talk(&mut pair.client));
-    assert_same(&told, &expected);
-    expected
-}
-
 #[test]
 fn a_statement_follows_its_client_to_another_backend() {
     let database = Cluster::shared().database();
@@ -123,7 +111,7 @@ fn two_clients_share_a_text_and_close_it_apart() {
 #[test]
 fn errors_read_as_postgresql_says_them() {
     let database = Cluster::shared().database();
-    let told = same_as_postgresql(&database, |wire| {
+    let told = same_as_postgresql(shared(), &database, |wire| {
         let mut all = Vec::new();
         let mut ask = |pipeline: Pipeline| all.extend(wire.pipeline(pipeline));
         // A name that is taken, one that is not known, one that only looks like komainu's own.
@@ -154,7 +142,7 @@ fn errors_read_as_postgresql_says_them() {
 #[test]
 fn errors_of_sql_level_statements_read_as_postgresql_says_them() {
     let database = Cluster::shared().database();
-    same_as_postgresql(&database, |wire| {
+    same_as_postgresql(shared(), &database, |wire| {
         let mut all = Vec::new();
         for sql in [
             "PREPARE p (int) AS SELECT $1 + 1",
@@ -226,7 +214,7 @@ fn what_is_deallocated_by_any_means_is_gone() {
         |wire| wire.pipeline(Pipeline::new().parse("d", "DEALLOCATE ALL").run("d", &[])),
     ];
     for deallocate in deallocate_by {
-        same_as_postgresql(&database, |wire| {
+        same_as_postgresql(shared(), &database, |wire| {
             let mut all = wire.pipeline(Pipeline::new().parse("s", "SELECT 'before'").sync());
             all.extend(wire.pipeline(Pipeline::new().run("s", &[])));
             all.extend(deallocate(wire));
@@ -241,7 +229,7 @@ fn what_is_deallocated_by_any_means_is_gone() {
 #[test]
 fn a_discard_that_fails_forgets_nothing() {
     let database = Cluster::shared().database();
-    same_as_postgresql(&database, |wire| {
+    same_as_postgresql(shared(), &database, |wire| {
         let mut all = wire.pipeline(Pipeline::new().parse("s", "SELECT 'still here'").sync());
         all.extend(wire.query("BEGIN"));
         all.extend(wire.query("DISCARD ALL"));
@@ -254,7 +242,7 @@ fn a_discard_that_fails_forgets_nothing() {
 #[test]
 fn the_unnamed_statement_lives_until_the_next_one() {
     let database = Cluster::shared().database();
-    let told = same_as_postgresql(&database, |wire| {
+    let told = same_as_postgresql(shared(), &database, |wire| {
         let mut all = wire.pipeline(Pipeline::new().parse("", "SELECT 'unnamed ' || $1").sync());
         all.extend(wire.pipeline(Pipeline::new().run("", &["1"])));
         all.extend(wire.pipeline(Pipeline::new().run("", &["2"])));
@@ -299,7 +287,7 @@ fn the_unnamed_statement_follows_its_client() {
 #[test]
 fn a_pipeline_with_an_error_ends_at_its_sync() {
     let database = Cluster::shared().database();
-    same_as_postgresql(&database, |wire| {
+    same_as_postgresql(shared(), &database, |wire| {
         wire.send_pipeline(
             Pipeline::new()
                 .parse("one", "SELECT 1")
@@ -326,7 +314,7 @@ fn a_pipeline_with_an_error_ends_at_its_sync() {
 #[test]
 fn a_statement_prepared_in_a_transaction_that_fails_is_still_prepared() {
     let database = Cluster::shared().database();
-    same_as_postgresql(&database, |wire| {
+    same_as_postgresql(shared(), &database, |wire| {
         let mut all = wire.query("BEGIN");
         all.extend(wire.pipeline(Pipeline::new().parse("s", "SELECT 'prepared'").sync()));
         all.extend(wire.query("PREPARE p AS SELECT 'prepared by SQL'"));
@@ -382,7 +370,7 @@ fn a_client_holds_a_bounded_number() {
 #[test]
 fn after_ddl_a_statement_fails_as_in_postgresql_and_can_be_prepared_anew() {
     let database = Cluster::shared().database();
-    same_as_postgresql(&database, |wire| {
+    same_as_postgresql(shared(), &database, |wire| {
         wire.query("DROP TABLE IF EXISTS t");
         let mut all = wire.query("CREATE TABLE t (a int); INSERT INTO t VALUES (1)");
         all.extend(wire.pipeline(Pipeline::new().parse("s", "SELECT * FROM t").sync()));

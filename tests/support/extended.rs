@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use postgres_protocol::IsNull;
 use postgres_protocol::message::frontend;
 
-use super::{Message, Wire};
+use super::{APP_PASSWORD, APP_USER, Cluster, Komainu, Message, Wire};
 
 /// A pipeline. Ends where the test says, with or without a Sync.
 #[derive(Default)]
@@ -121,4 +121,19 @@ pub fn assert_same(komainu: &str, postgresql: &str) {
             theirs[at.saturating_sub(8)..at.min(theirs.len())].join("\n")
         );
     }
+}
+
+/// A conversation with PostgreSQL itself and the same through komainu must read the same. Returns it.
+#[track_caller]
+pub fn same_as_postgresql(
+    komainu: &Komainu,
+    database: &str,
+    talk: impl Fn(&mut Wire) -> Vec<Message>,
+) -> String {
+    let mut direct = Wire::connect(Cluster::shared().primary().port());
+    direct.login(APP_USER, APP_PASSWORD, database);
+    let expected = transcript(&talk(&mut direct));
+    let told = transcript(&talk(&mut komainu.login(database)));
+    assert_same(&told, &expected);
+    expected
 }

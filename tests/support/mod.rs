@@ -17,7 +17,7 @@ mod wire;
 pub use certificates::Certificates;
 pub use clients::{Finished, connect, pgbench, psql, python, run};
 pub use cluster::{APP_PASSWORD, APP_USER, Cluster};
-pub use extended::{Pipeline, assert_same, first_value, transcript};
+pub use extended::{Pipeline, assert_same, first_value, same_as_postgresql, transcript};
 pub use node::{Komainu, KomainuBuilder};
 pub use wire::{Message, Wire, tags};
 
