@@ -171,7 +171,7 @@ async fn receive(mut stream: Stream, address: Option<SocketAddr>, door: Arc<Door
         Report::fatal(sqlstate::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
             .hint("limits.max_client_connections is the limit")
             .encode(&mut out);
-        return send_last(&mut stream, &out).await;
+        return Box::pin(send_last(&mut stream, &out)).await;
     }
     let guard = match address {
         Some(address) => match door.unauthenticated.admit(address.ip()) {
@@ -184,15 +184,14 @@ async fn receive(mut stream: Stream, address: Option<SocketAddr>, door: Arc<Door
         None => None,
     };
     let peer = address.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
-    // The handshake's state is large and short-lived: on the heap it is gone when the session begins.
+    // What is large and short-lived is boxed here and below: it is gone when the session begins.
     let context = door.access.context();
     let outcome = Box::pin(handshake(stream, &context)).await;
     drop(context);
     drop(guard);
     match outcome {
-        Ok(Outcome::Cancel(request, stream)) => cancel(&door.gateway, &request, stream).await,
+        Ok(Outcome::Cancel(request, stream)) => Box::pin(cancel(&door.gateway, &request, stream)).await,
         Ok(Outcome::Client(authenticated)) => {
-            // Boxed for the same reason: only the session itself stays.
             let Some(session) = Box::pin(admit(&door, authenticated, peer)).await else { return };
             drop(door);
             let end = session.run().await;

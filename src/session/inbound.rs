@@ -64,7 +64,7 @@ impl Session {
                 continue;
             }
             let step = match &self.lease {
-                Some(lease) if lease.ours_first || lease.redirect => return Ok(()),
+                Some(lease) if lease.ours_first || lease.redirect || lease.is_complete => return Ok(()),
                 Some(lease) if lease.conn.output.len() > MAX_TO_SERVER => return Ok(()),
                 Some(_) => self.send_on(input)?,
                 None => self.without_server(input)?,
@@ -201,6 +201,7 @@ impl Session {
                 input.consume(found.len);
                 message::sync(&mut lease.conn.output);
                 lease.conn.expected.push(Owed::client(Reply::Sync));
+                lease.is_complete = lease.is_standby;
                 self.batch.clear();
                 Ok(Step::Done)
             }
@@ -300,6 +301,7 @@ impl Session {
         lease.conn.expected.push(Owed::client(Reply::Query));
         // A simple Query ends the unnamed statement, here and in the client's eyes.
         lease.conn.unnamed = None;
+        lease.is_complete = lease.is_standby;
         self.unnamed = None;
         input.consume(found.len);
         self.note_statement(&analyzed);
@@ -361,8 +363,24 @@ impl Session {
         message::query(&mut lease.conn.output, &rewritten).expect(FITS);
         lease.conn.unnamed = None;
         lease.conn.expected.push(owed);
+        lease.is_complete = lease.is_standby;
         self.note_statement(analyzed);
+        if analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE) {
+            self.note_executed(&sql);
+        }
         Ok(Step::Done)
+    }
+
+    /// What the statements that a text executes do.
+    fn note_executed(&mut self, sql: &[u8]) {
+        let mut executed = Vec::new();
+        rewrite::names(sql, |name| {
+            executed.extend(self.names.get(name.as_bytes()).map(|prepared| prepared.analyzed.clone()));
+            None
+        });
+        for analyzed in executed {
+            self.note_statement(&analyzed);
+        }
     }
 
     fn pins_no_sql(&self) -> bool {
@@ -695,7 +713,7 @@ impl Session {
             }
         } else {
             // Not bound in our sight: a cursor of DECLARE, or nothing at all.
-            self.transaction.may_write = true;
+            self.transaction.wrote();
         }
         let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
         conn.output.extend_from_slice(&input.bytes()[..found.len]);

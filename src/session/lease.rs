@@ -52,6 +52,9 @@ pub struct Lease {
     pub request: Option<Request>,
     /// The server is a standby.
     pub is_standby: bool,
+    /// The request was sent to its end to a standby: what the client sends next is routed anew, once this
+    /// is answered and unless it has opened a transaction.
+    pub is_complete: bool,
     /// The standby has refused the request; what it still says is dropped and the primary is asked.
     pub redirect: bool,
     /// Rows of a question of ours.
@@ -398,6 +401,7 @@ impl Session {
             undo: Vec::new(),
             request: None,
             is_standby,
+            is_complete: false,
             redirect: false,
             collected: Vec::new(),
             settings_asked: false,

@@ -220,7 +220,7 @@ impl Session {
             }
         };
         if let End::Fatal { state, message } = &end {
-            self.say_goodbye(*state, message).await;
+            Box::pin(self.say_goodbye(*state, message)).await;
         }
         self.gateway.sessions.forget(self.id);
         self.gateway.cancels.forget(&self.key);
