@@ -15,6 +15,7 @@ use super::session::Session;
 use crate::backend::conn::MAX_INSPECTED;
 use crate::backend::connect;
 use crate::backend::expect::{Question, Reply};
+use crate::route::Effects;
 use crate::wire::frame::{HEADER_LEN, header};
 use crate::wire::message::{self, TransactionStatus};
 
@@ -33,8 +34,15 @@ impl Session {
         if self.passing.left > 0 && self.passing.forward {
             lease.conn.doomed = true;
         }
-        if !self.pins.is_empty() || self.transaction.hidden_state {
+        // Sent, and perhaps done, but what it has done is not known yet.
+        let effects = self.transaction.effects;
+        let changing =
+            lease.settings_asked || effects.intersects(Effects::CHANGES_SETTINGS | Effects::UNKNOWN_EFFECTS);
+        if !self.pins.is_empty() || self.transaction.hidden_state || changing {
             lease.conn.leftover_of = Some(self.id);
+        }
+        if self.transaction.discards_all || self.transaction.deallocates {
+            lease.conn.doomed = true;
         }
         let unmarked = lease.marked;
         lease.conn.input.consume(unmarked);

@@ -292,6 +292,8 @@ impl Session {
         if effects.intersects(BY_NAME) {
             return self.send_query_by_name(found, input, &analyzed);
         }
+        self.note_custom_settings(text(&input.bytes()[HEADER_LEN..found.len]), effects);
+        self.discard_foreign_sequences(effects, true);
         let ends_surely = effects.contains(Effects::IS_SURE_END)
             && (self.is_idle() || matches!(analyzed.analysis.kind, StatementKind::Commit { .. }));
         let wants_floor = self.tracks_floor();
@@ -327,6 +329,8 @@ impl Session {
         }
         let sql = text(&input.bytes()[HEADER_LEN..found.len]).to_vec();
         let one_prepare = analyzed.analysis.kind == StatementKind::Prepare;
+        self.note_custom_settings(&sql, analyzed.analysis.effects);
+        self.discard_foreign_sequences(self.effects_of_executed(&sql), true);
         if analyzed.analysis.effects.intersects(Effects::SQL_PREPARE) && !one_prepare {
             self.pin(PinReason::SqlPrepare);
         }
@@ -373,13 +377,48 @@ impl Session {
 
     /// What the statements that a text executes do.
     fn note_executed(&mut self, sql: &[u8]) {
+        for analyzed in self.executed(sql) {
+            self.note_statement(&analyzed);
+        }
+    }
+
+    fn executed(&self, sql: &[u8]) -> Vec<Arc<Analyzed>> {
         let mut executed = Vec::new();
         rewrite::names(sql, |name| {
             executed.extend(self.names.get(name.as_bytes()).map(|prepared| prepared.analyzed.clone()));
             None
         });
-        for analyzed in executed {
-            self.note_statement(&analyzed);
+        executed
+    }
+
+    fn effects_of_executed(&self, sql: &[u8]) -> Effects {
+        self.executed(sql).iter().fold(Effects::NONE, |effects, one| effects | one.analysis.effects)
+    }
+
+    /// Remembers the names of settings that servers do not list, to ask for them later.
+    fn note_custom_settings(&mut self, sql: &[u8], effects: Effects) {
+        if effects.intersects(Effects::CHANGES_SETTINGS | Effects::SQL_PREPARE) {
+            self.custom.get_or_insert_default().note(sql);
+        }
+    }
+
+    /// Better PostgreSQL's own "not yet defined in this session" than another client's value. Not where
+    /// this transaction has drawn values already: those are asked for.
+    fn discard_foreign_sequences(&mut self, effects: Effects, simple: bool) {
+        if !effects.intersects(Effects::USES_SEQUENCE_STATE)
+            || self.transaction.effects.intersects(Effects::ADVANCES_SEQUENCE)
+            || self.status == TransactionStatus::Failed
+        {
+            return;
+        }
+        let Some(conn) = self.lease.as_mut().map(|lease| &mut lease.conn) else { return };
+        if !std::mem::take(&mut conn.foreign_sequences) {
+            return;
+        }
+        if simple {
+            conn.ask_simple(Question::Reset, b"DISCARD SEQUENCES");
+        } else {
+            conn.ask_without_sync(Question::Reset, OwnStatement::DiscardSequences, &[]);
         }
     }
 
@@ -472,6 +511,7 @@ impl Session {
         let (sql, types) = split_cstr(rest).ok_or_else(malformed)?;
         check_types(types).ok_or_else(malformed)?;
         let analyzed = self.classify(sql);
+        self.note_custom_settings(sql, analyzed.analysis.effects);
         const BY_NAME: Effects =
             Effects::SQL_PREPARE.union(Effects::SQL_EXECUTE).union(Effects::SQL_DEALLOCATE);
         if analyzed.analysis.hints.explain || matches!(analyzed.analysis.kind, StatementKind::ShowPool(_)) {
@@ -631,6 +671,8 @@ impl Session {
             && conn_unnamed == Some(unnamed.id)
         {
             self.transaction.bind_portal(portal, &unnamed.analyzed);
+            let effects = unnamed.analyzed.analysis.effects;
+            self.discard_foreign_sequences(effects, false);
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             conn.output.extend_from_slice(&input.bytes()[..have]);
             conn.expected.push(Owed::client(Reply::BindComplete));
@@ -639,6 +681,7 @@ impl Session {
             let (server_name, analyzed) = self.resolve_name(&name);
             if let Some(analyzed) = &analyzed {
                 self.transaction.bind_portal(&portal, analyzed);
+                self.discard_foreign_sequences(analyzed.analysis.effects, false);
             }
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             let len = found.len - 1 - name.len() + server_name.len();

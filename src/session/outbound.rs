@@ -6,6 +6,7 @@
 use std::io;
 use std::task::{Context, Poll};
 
+use super::custom::CustomSettings;
 use super::pins::Found;
 use super::session::{End, Session};
 use super::settings::{IN_HOT_STANDBY, Settings, report};
@@ -347,7 +348,9 @@ impl Session {
                 done.deallocated.iter().for_each(|name| drop(self.names.remove(name.as_bytes())));
             }
         }
-        if done.hidden_state || !self.pins.is_empty() {
+        let unseen = effects.intersects(Effects::CHANGES_SETTINGS)
+            && self.custom.as_ref().is_some_and(|custom| custom.unseen);
+        if done.hidden_state || unseen || !self.pins.is_empty() {
             conn.leftover_of = Some(self.id);
         }
         if effects.intersects(Effects::DDL) {
@@ -357,7 +360,10 @@ impl Session {
         let discarded = effects.intersects(Effects::DISCARDS_ALL) && !done.failed;
         if effects.intersects(Effects::CHANGES_SETTINGS | Effects::UNKNOWN_EFFECTS) && !discarded {
             lease.collected.clear();
-            conn.ask(Question::Settings, OwnStatement::Settings, &[Some(self.identity.user.as_bytes())]);
+            let names = self.settings.iter().map(|(name, _)| name);
+            let custom = CustomSettings::array(self.custom.as_deref(), names);
+            let parameters = [Some(self.identity.user.as_bytes()), Some(custom.as_bytes())];
+            conn.ask(Question::Settings, OwnStatement::Settings, &parameters);
             lease.settings_asked = true;
             lease.ours_first = true;
         }
@@ -365,6 +371,7 @@ impl Session {
             .union(Effects::LISTENS)
             .union(Effects::UNLISTENS)
             .union(Effects::HOLD_CURSOR)
+            .union(Effects::CLOSES_CURSOR)
             .union(Effects::SESSION_ADVISORY_LOCK)
             .union(Effects::ADVISORY_UNLOCK)
             .union(Effects::DDL)
@@ -410,9 +417,15 @@ impl Session {
         if lease.settings_asked {
             lease.settings_asked = false;
             let collected = std::mem::take(&mut lease.collected);
-            let settings = std::sync::Arc::new(Settings::new(collected));
-            lease.conn.settings = settings.clone();
-            self.settings = settings;
+            let present = Settings::new(collected);
+            // RESET goes back to what the session began with, which the server connection does not know.
+            self.settings = std::sync::Arc::new(present.over(&self.startup_settings));
+            lease.conn.settings = std::sync::Arc::new(present);
+        }
+        let is_idle = lease.conn.status == TransactionStatus::Idle;
+        if is_idle && !lease.conn.doomed && lease.conn.settings.hash() != self.settings.hash() {
+            self.apply_settings();
+            return Ok(true);
         }
         let was_ours = std::mem::take(&mut lease.ours_first);
         if lease.marked > 0 || lease.conn.status != TransactionStatus::Idle || !self.pins.is_empty() {
@@ -536,8 +549,10 @@ impl Settling<'_> {
             }
             return;
         }
-        if owed.audience == For::Prelude && owed.reply == Reply::CloseComplete {
-            // The server still knows what we believe it has forgotten.
+        let of_ours = matches!(owed.audience, For::Us(_));
+        if of_ours || owed.audience == For::Prelude && owed.reply == Reply::CloseComplete {
+            // The connection is not what we believe it to be: a question was skipped, or the server still
+            // knows what it should have forgotten.
             self.doom = true;
         }
         self.forgotten.extend(owed.learns);
