@@ -11,7 +11,7 @@ use bytes::{BufMut, BytesMut};
 use super::answers::rows_as_select;
 use super::batch::{Context, Request, Scan, text};
 use super::pins::{PinReason, Pins};
-use super::prepared::{self, Content, Origin, Prepared, UNKNOWN_NAME};
+use super::prepared::{self, Content, Origin, Prepared, UNKNOWN_PREFIX};
 use super::rewrite;
 use super::session::{End, MAX_TO_SERVER, Passing, Session, Unnamed};
 use crate::admin::show;
@@ -189,6 +189,7 @@ impl Session {
             return Ok(self.drop_message(found));
         }
         match found.tag {
+            b'P' | b'B' | b'D' | b'C' if expected.has_unsettled_batch() => Ok(Step::Wait),
             b'Q' => self.send_query(found, input),
             b'P' => self.send_parse(found, input),
             b'B' => self.send_bind(found, input),
@@ -293,6 +294,8 @@ impl Session {
         if effects.intersects(BY_NAME) {
             return self.send_query_by_name(found, input, &analyzed);
         }
+        self.note_custom_settings(text(&input.bytes()[HEADER_LEN..found.len]), effects);
+        self.discard_foreign_sequences(effects, true);
         let ends_surely = effects.contains(Effects::IS_SURE_END)
             && (self.is_idle() || matches!(analyzed.analysis.kind, StatementKind::Commit { .. }));
         let wants_floor = self.tracks_floor();
@@ -328,6 +331,8 @@ impl Session {
         }
         let sql = text(&input.bytes()[HEADER_LEN..found.len]).to_vec();
         let one_prepare = analyzed.analysis.kind == StatementKind::Prepare;
+        self.note_custom_settings(&sql, analyzed.analysis.effects);
+        self.discard_foreign_sequences(self.effects_of_executed(&sql), true);
         if analyzed.analysis.effects.intersects(Effects::SQL_PREPARE) && !one_prepare {
             self.pin(PinReason::SqlPrepare);
         }
@@ -374,13 +379,48 @@ impl Session {
 
     /// What the statements that a text executes do.
     fn note_executed(&mut self, sql: &[u8]) {
+        for analyzed in self.executed(sql) {
+            self.note_statement(&analyzed);
+        }
+    }
+
+    fn executed(&self, sql: &[u8]) -> Vec<Arc<Analyzed>> {
         let mut executed = Vec::new();
         rewrite::names(sql, |name| {
             executed.extend(self.names.get(name.as_bytes()).map(|prepared| prepared.analyzed.clone()));
             None
         });
-        for analyzed in executed {
-            self.note_statement(&analyzed);
+        executed
+    }
+
+    fn effects_of_executed(&self, sql: &[u8]) -> Effects {
+        self.executed(sql).iter().fold(Effects::NONE, |effects, one| effects | one.analysis.effects)
+    }
+
+    /// Remembers the names of settings that servers do not list, to ask for them later.
+    fn note_custom_settings(&mut self, sql: &[u8], effects: Effects) {
+        if effects.intersects(Effects::CHANGES_SETTINGS | Effects::SQL_PREPARE) {
+            self.custom.get_or_insert_default().note(sql);
+        }
+    }
+
+    /// Better PostgreSQL's own "not yet defined in this session" than another client's value. Not where
+    /// this transaction has drawn values already: those are asked for.
+    fn discard_foreign_sequences(&mut self, effects: Effects, simple: bool) {
+        if !effects.intersects(Effects::USES_SEQUENCE_STATE)
+            || self.transaction.effects.intersects(Effects::ADVANCES_SEQUENCE)
+            || self.status == TransactionStatus::Failed
+        {
+            return;
+        }
+        let Some(conn) = self.lease.as_mut().map(|lease| &mut lease.conn) else { return };
+        if !std::mem::take(&mut conn.foreign_sequences) {
+            return;
+        }
+        if simple {
+            conn.ask_simple(Question::Reset, b"DISCARD SEQUENCES");
+        } else {
+            conn.ask_without_sync(Question::Reset, OwnStatement::DiscardSequences, &[]);
         }
     }
 
@@ -433,7 +473,9 @@ impl Session {
                 Some(prepared.server_name.to_vec())
             }
             // Another client's statement has such a name on the server; no client's own may.
-            None if name.starts_with(prepared::NAME_PREFIX) && !raw_is_fine => Some(UNKNOWN_NAME.to_vec()),
+            None if name.starts_with(prepared::NAME_PREFIX) && !raw_is_fine => {
+                Some(format!("\"{UNKNOWN_PREFIX}{}\"", name.replace('"', "\"\"")).into_bytes())
+            }
             None => None,
         })
     }
@@ -471,6 +513,7 @@ impl Session {
         let (sql, types) = split_cstr(rest).ok_or_else(malformed)?;
         check_types(types).ok_or_else(malformed)?;
         let analyzed = self.classify(sql);
+        self.note_custom_settings(sql, analyzed.analysis.effects);
         const BY_NAME: Effects =
             Effects::SQL_PREPARE.union(Effects::SQL_EXECUTE).union(Effects::SQL_DEALLOCATE);
         if analyzed.analysis.hints.explain || matches!(analyzed.analysis.kind, StatementKind::ShowPool(_)) {
@@ -481,6 +524,9 @@ impl Session {
             let (name, sql, types) = (name.to_vec(), sql.to_vec(), types.to_vec());
             if analyzed.analysis.effects.intersects(Effects::SQL_PREPARE) {
                 self.pin(PinReason::SqlPrepare);
+            }
+            if analyzed.analysis.kind == (StatementKind::Deallocate { all: false }) {
+                self.transaction.deallocated.extend(rewrite::first_name(&sql));
             }
             let rewritten = self.rewrite_names(&sql);
             self.parse_as(&name, &rewritten, &types, &analyzed)?;
@@ -617,7 +663,7 @@ impl Session {
             {
                 (Cow::Owned(name.to_vec()), None)
             }
-            None => (Cow::Borrowed(UNKNOWN_NAME), None),
+            None => (Cow::Owned([UNKNOWN_PREFIX.as_bytes(), name].concat()), None),
         }
     }
 
@@ -634,6 +680,8 @@ impl Session {
             && conn_unnamed == Some(unnamed.id)
         {
             self.transaction.bind_portal(portal, &unnamed.analyzed);
+            let effects = unnamed.analyzed.analysis.effects;
+            self.discard_foreign_sequences(effects, false);
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             conn.output.extend_from_slice(&input.bytes()[..have]);
             conn.expected.push(Owed::client(Reply::BindComplete));
@@ -642,6 +690,7 @@ impl Session {
             let (server_name, analyzed) = self.resolve_name(&name);
             if let Some(analyzed) = &analyzed {
                 self.transaction.bind_portal(&portal, analyzed);
+                self.discard_foreign_sequences(analyzed.analysis.effects, false);
             }
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             let len = found.len - 1 - name.len() + server_name.len();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
+use super::SessionId;
 use super::batch::Request;
 use super::prepared::NameChange;
 use super::session::{End, Session};
@@ -370,11 +371,8 @@ impl Session {
         if conn.leftover_of.is_some_and(|session| session != self.id) {
             conn.ask_simple(Question::Reset, b"DISCARD ALL");
             conn.forget_everything();
-        } else if request.effects.intersects(route::Effects::USES_SEQUENCE_STATE)
-            && conn.last_session != self.id
-        {
-            // Better PostgreSQL's own "not yet defined in this session" than another client's value.
-            conn.ask_simple(Question::Reset, b"DISCARD SEQUENCES");
+        } else if ![self.id, SessionId::NONE].contains(&conn.last_session) {
+            conn.foreign_sequences = true;
         }
         let mut ours_first = false;
         if conn.settings.hash() != self.settings.hash() {
@@ -425,6 +423,22 @@ impl Session {
             self.tell_what_differs();
         }
         Ok(())
+    }
+
+    /// Makes the connection, which this session keeps, what the session's settings now say.
+    pub(super) fn apply_settings(&mut self) {
+        let Some(lease) = &mut self.lease else { return };
+        let present = lease.conn.settings.clone();
+        for change in self.settings.changes_from(&present) {
+            let parameters = [Some(change.name.as_bytes()), change.value.map(str::as_bytes)];
+            lease.conn.ask_without_sync(Question::Apply, OwnStatement::Apply, &parameters);
+        }
+        lease.conn.push_sync(Question::Apply);
+        lease.conn.settings = self.settings.clone();
+        lease.ours_first = true;
+        lease.preparing_since_ms = Some(now_ms());
+        // It was answered: whatever becomes of this, it is not to be sent again.
+        lease.request = None;
     }
 
     /// Brings the client's picture of the server's parameters up to date with this server connection.

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::SessionId;
 use super::batch::{Batch, Request};
 use super::cancel::{CancelKey, CancelSlot};
+use super::custom::CustomSettings;
 use super::floor::Floor;
 use super::gateway::{Database, Gateway, Settled};
 use super::lease::{Lease, PREPARE_DEADLINE_MS, Waiting};
@@ -122,6 +123,8 @@ pub struct Session {
     pub(super) pins: Pins,
     pub(super) settings: Arc<Settings>,
     pub(super) startup_settings: Arc<Settings>,
+    /// Names only: settings that servers do not list.
+    pub(super) custom: Option<Box<CustomSettings>>,
     pub(super) believed: Arc<Reported>,
     pub(super) floor: Floor,
     /// Why the last statement went where it did, for `SHOW ROUTE`.
@@ -190,6 +193,7 @@ impl Session {
             next_unnamed: 0,
             pins: Pins::default(),
             startup_settings: start.settings.clone(),
+            custom: None,
             settings: start.settings,
             believed: start.believed,
             floor: Floor::default(),

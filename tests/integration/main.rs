@@ -6,6 +6,11 @@
 mod support;
 
 mod cli;
+mod clients;
 mod differential;
 mod documentation;
+mod looking_in;
+mod pooling;
+mod prepared;
 mod sandbox;
+mod session_state;
