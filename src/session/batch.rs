@@ -145,8 +145,11 @@ impl Batch {
                 return Some(analyzed.clone());
             }
             match name {
-                b"" => context.unnamed.map(|unnamed| unnamed.analyzed.clone()),
-                _ => context.names.get(name).map(|prepared| prepared.analyzed.clone()),
+                b"" => context.unnamed.map(|unnamed| unnamed.classify(context.database, context.settled)),
+                _ => {
+                    let prepared = context.names.get(name)?;
+                    Some(context.database.classify_prepared(prepared, context.settled))
+                }
             }
         };
         match tag {

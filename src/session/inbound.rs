@@ -556,7 +556,7 @@ impl Session {
         let analysis = Analysis::opaque();
         let routed = crate::route::resolve(&analysis, None, &self.settled.functions);
         self.unnamed =
-            Some(Unnamed { id, body: Box::default(), analyzed: Arc::new(Analyzed { analysis, routed }) });
+            Some(Unnamed { id, body: Box::default(), analyzed: Arc::new(Analyzed { analysis, routed, generation: 0 }) });
         self.pin(PinReason::NotInspected);
         let lease = self.lease.as_mut().expect("called with a lease");
         lease.conn.unnamed = Some(id);
@@ -565,9 +565,18 @@ impl Session {
         Ok(Step::Done)
     }
 
+    fn renew_unnamed(&mut self) {
+        if let Some(unnamed) = &mut self.unnamed
+            && !self.identity.database.is_current(&unnamed.analyzed)
+        {
+            unnamed.analyzed = unnamed.classify(&self.identity.database, &self.settled);
+        }
+    }
+
     /// The server's name for the client's, made known there first; and what is behind it.
     fn resolve_name(&mut self, name: &[u8]) -> (Cow<'static, [u8]>, Option<Arc<Analyzed>>) {
-        let Session { lease, names, unnamed, pins, .. } = self;
+        self.renew_unnamed();
+        let Session { lease, names, unnamed, pins, identity, settled, .. } = self;
         let conn = &mut lease.as_mut().expect("called with a lease").conn;
         if name.is_empty() {
             let Some(unnamed) = unnamed else { return (Cow::Borrowed(b""), None) };
@@ -582,7 +591,8 @@ impl Session {
         match names.get(name) {
             Some(prepared) => {
                 teach(conn, prepared);
-                (Cow::Owned(prepared.server_name.to_vec()), Some(prepared.analyzed.clone()))
+                let analyzed = identity.database.classify_prepared(prepared, settled);
+                (Cow::Owned(prepared.server_name.to_vec()), Some(analyzed))
             }
             // Prepared by SQL on this very connection, or unknown: the server knows which.
             None if pins.has(PinReason::SqlPrepare)
@@ -600,6 +610,9 @@ impl Session {
         let Some((portal, rest)) = split_cstr(body) else { return self.more_of_names(found, have) };
         let Some((name, rest)) = split_cstr(rest) else { return self.more_of_names(found, have) };
         let rest_at = have - rest.len();
+        if name.is_empty() {
+            self.renew_unnamed();
+        }
         // The common case by far: both unnamed, and parsed on this connection.
         let conn_unnamed = self.lease.as_ref().and_then(|lease| lease.conn.unnamed);
         if name.is_empty()

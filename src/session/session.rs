@@ -32,6 +32,7 @@ use crate::pool::Pool;
 use crate::route::Analyzed;
 use crate::telemetry::labels::Direction;
 use crate::topology::Snapshot;
+use crate::wire::frame::split_cstr;
 use crate::wire::message::{Report, TransactionStatus};
 use crate::wire::sqlstate::{self, SqlState};
 
@@ -75,6 +76,18 @@ pub(super) struct Unnamed {
     /// The Parse message's body.
     pub body: Box<[u8]>,
     pub analyzed: Arc<Analyzed>,
+}
+
+impl Unnamed {
+    /// What it is and does now: the catalog may have changed since it was parsed.
+    pub fn classify(&self, database: &Database, settled: &Settled) -> Arc<Analyzed> {
+        // Without a body it was too long to be kept, and counts as anything.
+        let sql = split_cstr(&self.body).and_then(|(_, rest)| split_cstr(rest)).map(|(sql, _)| sql);
+        match sql {
+            Some(sql) if !database.is_current(&self.analyzed) => database.classify(sql, settled),
+            _ => self.analyzed.clone(),
+        }
+    }
 }
 
 /// The rest of a message that goes by without being looked at.
