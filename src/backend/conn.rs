@@ -71,7 +71,9 @@ impl OwnStatement {
                   UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
                   WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none' \
                   UNION ALL SELECT 'session_authorization', session_user \
-                  WHERE session_user OPERATOR(pg_catalog.<>) $1::pg_catalog.name"
+                  WHERE session_user OPERATOR(pg_catalog.<>) $1::pg_catalog.name \
+                  UNION ALL SELECT 'komainu.token', pg_catalog.current_setting('komainu.token', true) \
+                  WHERE pg_catalog.current_setting('komainu.token', true) OPERATOR(pg_catalog.<>) ''"
             }
             OwnStatement::Pins => {
                 b"SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class \

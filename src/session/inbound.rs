@@ -10,6 +10,8 @@ use bytes::{BufMut, BytesMut};
 
 use super::answers::rows_as_select;
 use super::batch::{Context, Request, Scan, text};
+use super::floor::{InvalidToken, TOKEN, read_token};
+use super::lease::Route;
 use super::pins::{PinReason, Pins};
 use super::prepared::{self, Content, Origin, Prepared, UNKNOWN_NAME};
 use super::rewrite;
@@ -23,7 +25,7 @@ use crate::net::Buffer;
 use crate::route::statement::PoolShow;
 use crate::route::{Analysis, Analyzed, Effects, StatementKind};
 use crate::wire::frame::{HEADER_LEN, Header, header, split_cstr};
-use crate::wire::message::{self, TransactionStatus, ready_for_query};
+use crate::wire::message::{self, Report, TransactionStatus, ready_for_query};
 use crate::wire::sqlstate;
 
 /// What became of the message at the front of the input.
@@ -275,8 +277,11 @@ impl Session {
         let sql = text(body);
         let analyzed = self.classify(sql);
         let effects = analyzed.analysis.effects;
-        if analyzed.analysis.hints.explain || matches!(analyzed.analysis.kind, StatementKind::ShowPool(_)) {
-            let answer = self.own_answer(&analyzed);
+        if self.waits_for_floor(&analyzed) {
+            return Ok(Step::Wait);
+        }
+        self.report_hints(&analyzed);
+        if let Some(answer) = self.own_answer(&analyzed, sql) {
             let lease = self.lease.as_mut().expect("called with a lease");
             message::query(&mut lease.conn.output, answer.as_bytes()).expect(FITS);
             lease.conn.expected.push(Owed::client(Reply::Query));
@@ -453,9 +458,12 @@ impl Session {
         let analyzed = self.classify(sql);
         const BY_NAME: Effects =
             Effects::SQL_PREPARE.union(Effects::SQL_EXECUTE).union(Effects::SQL_DEALLOCATE);
-        if analyzed.analysis.hints.explain || matches!(analyzed.analysis.kind, StatementKind::ShowPool(_)) {
+        if self.waits_for_floor(&analyzed) {
+            return Ok(Step::Wait);
+        }
+        self.report_hints(&analyzed);
+        if let Some(answer) = self.own_answer(&analyzed, sql) {
             let (name, types) = (name.to_vec(), types.to_vec());
-            let answer = self.own_answer(&analyzed);
             self.parse_as(&name, answer.as_bytes(), &types, &analyzed)?;
         } else if analyzed.analysis.effects.intersects(BY_NAME) {
             let (name, sql, types) = (name.to_vec(), sql.to_vec(), types.to_vec());
@@ -761,8 +769,45 @@ impl Session {
         }
     }
 
-    /// What komainu itself answers, as a query for the server.
-    fn own_answer(&mut self, analyzed: &Arc<Analyzed>) -> String {
+    /// The session's token is asked for before the position of its last write is known.
+    fn waits_for_floor(&mut self, analyzed: &Analyzed) -> bool {
+        let wants = matches!(&analyzed.analysis.kind,
+            StatementKind::ShowPool(PoolShow::Komainu(name)) if **name == *"token");
+        if !wants || !self.floor.pending || !self.is_idle() {
+            return false;
+        }
+        let Some(lease) = &mut self.lease else { return false };
+        if lease.conn.expected.is_empty() && !lease.is_standby {
+            // The answer was lost with the connection it was asked on.
+            lease.conn.ask(Question::Floor, OwnStatement::Floor, &[]);
+            lease.ours_first = true;
+        }
+        self.batch.clear();
+        !lease.is_standby
+    }
+
+    /// A comment that looks like a hint and is none must not be ignored in silence.
+    fn report_hints(&mut self, analyzed: &Analyzed) {
+        if let Some(error) = &analyzed.analysis.hints.error {
+            self.notify_client(&Report::warning(sqlstate::INVALID_PARAMETER_VALUE, &error.to_string()));
+        }
+    }
+
+    /// What komainu itself answers, as a query for the server; `None` if it is not asked.
+    fn own_answer(&mut self, analyzed: &Arc<Analyzed>, sql: &[u8]) -> Option<String> {
+        match &analyzed.analysis.kind {
+            StatementKind::ShowPool(_) => {}
+            StatementKind::Set { name, .. } if **name == *TOKEN => {
+                let token = rewrite::set_value(sql).filter(|value| !value.is_empty())?;
+                return read_token(&token).is_err().then(|| invalid_token(&token));
+            }
+            _ if analyzed.analysis.hints.explain => {}
+            _ => return None,
+        }
+        Some(self.own_rows(analyzed))
+    }
+
+    fn own_rows(&mut self, analyzed: &Arc<Analyzed>) -> String {
         if analyzed.analysis.hints.explain {
             let request = Request {
                 class: analyzed.routed.class,
@@ -773,8 +818,8 @@ impl Session {
                 is_query: true,
                 len: 0,
             };
-            let (server, reason) = self.explain(&request);
-            return rows_as_select(&["server", "reason"], &[vec![server, reason]]);
+            let route = self.would_go(&request);
+            return self.show_route(Some(&route));
         }
         match &analyzed.analysis.kind {
             StatementKind::ShowPool(PoolShow::Nodes) => {
@@ -794,8 +839,8 @@ impl Session {
                 rows_as_select(&["clients"], &[vec![clients]])
             }
             StatementKind::ShowPool(PoolShow::Route) => {
-                let (server, reason) = self.last_route.clone().unwrap_or_default();
-                rows_as_select(&["server", "reason"], &[vec![server, reason]])
+                self.look_at_topology();
+                self.show_route(self.last_route.as_ref())
             }
             StatementKind::ShowPool(PoolShow::Komainu(name)) => match &**name {
                 "token" => rows_as_select(&["token"], &[vec![self.floor.token()]]),
@@ -810,6 +855,15 @@ impl Session {
             },
             _ => rows_as_select(&["answer"], &[]),
         }
+    }
+
+    fn show_route(&self, route: Option<&Route>) -> String {
+        let row = |route: &Route| {
+            let server = route.server.and_then(|at| self.topology.servers.get(usize::from(at.0)));
+            vec![server.map_or_else(|| "none".to_owned(), |server| server.id.to_string()), route.why()]
+        };
+        let rows: Vec<_> = route.map(row).into_iter().collect();
+        rows_as_select(&["server", "reason"], &rows)
     }
 
     fn show_pools(&self) -> String {
@@ -833,6 +887,19 @@ impl Session {
         rows.sort();
         rows_as_select(&["server", "database", "user", "open", "idle", "waiting"], &rows)
     }
+}
+
+/// Fails on any server, with the effect an error has on the transaction.
+fn invalid_token(token: &str) -> String {
+    let message = format!("invalid value for parameter \"{TOKEN}\": \"{token}\"").replace('\'', "''");
+    let mut tag = String::from("k");
+    while message.contains(&tag) {
+        tag.push('k');
+    }
+    format!(
+        "DO ${tag}$ BEGIN RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = '{message}', \
+         HINT = '{InvalidToken}'; END ${tag}$ LANGUAGE plpgsql"
+    )
 }
 
 fn label(reason: PinReason) -> String {

@@ -21,10 +21,10 @@ use crate::backend::expect::Question;
 use crate::clock::now_ms;
 use crate::config::Consistency;
 use crate::pool::{Acquire, AcquireError, Pool, PoolKey};
-use crate::route::{self, Class, SessionView, Target};
-use crate::telemetry::labels::QueryClass;
-use crate::topology::ServerIndex;
-use crate::wire::message::{self, Report};
+use crate::route::{self, Analyzed, Class, DecisionReason, SessionView, StatementKind, Target};
+use crate::telemetry::labels::{QueryClass, ReadToPrimary};
+use crate::topology::{Lsn, ServerIndex};
+use crate::wire::message::{self, Report, TransactionStatus};
 use crate::wire::sqlstate::{self, SqlState};
 
 /// How long a connection may take to become what the session needs; it is a matter of one round trip.
@@ -57,6 +57,9 @@ pub struct Lease {
     /// Rows of a question of ours.
     pub collected: Vec<(Box<str>, Box<str>)>,
     pub settings_asked: bool,
+    /// The primary serves a read only because the session must not see less than it has: once it is known
+    /// how much that is, standbys may serve it again.
+    pub stands_in: bool,
     /// Why the connection could not be given the session's settings.
     pub apply_error: Option<(SqlState, String)>,
     pub login_right: Option<bool>,
@@ -86,6 +89,30 @@ pub struct Waiting {
     on: On,
 }
 
+/// Where a request went, and why.
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub server: Option<ServerIndex>,
+    /// None: a standby had refused it, so it was asked again on the primary.
+    pub reason: Option<DecisionReason>,
+    /// The statement that decided.
+    pub decisive: Option<Arc<Analyzed>>,
+}
+
+impl Route {
+    /// In words, for `SHOW ROUTE` and the explain hint.
+    pub fn why(&self) -> String {
+        let reason = self.reason.map_or_else(
+            || "refused: the server first asked refused it or could not be reached".to_owned(),
+            |reason| format!("{}: {reason}", reason.name()),
+        );
+        match &self.decisive {
+            Some(analyzed) => format!("{reason} ({})", analyzed.routed.reason),
+            None => reason,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum On {
     Connection(Acquire, Arc<Pool>, bool),
@@ -108,6 +135,14 @@ impl Session {
         split.enabled && split.consistency == Consistency::Session && self.topology.servers.len() > 1
     }
 
+    /// Whether a standby was seen to have replayed all that the session is known to have written.
+    pub(super) fn standby_has_floor(&self) -> bool {
+        let floor = self.floor.known().map_or(Lsn(0), |(_, lsn)| lsn);
+        self.topology.standbys().any(|(index, server)| {
+            server.lsn >= floor && self.topology.primary != Some(index)
+        })
+    }
+
     /// Finds a server for the request and begins to get a connection to it.
     pub(super) fn begin_request(&mut self, request: Request) -> Result<(), End> {
         self.begin_request_since(request, now_ms(), true)
@@ -116,6 +151,7 @@ impl Session {
     fn begin_request_since(&mut self, request: Request, since_ms: u64, may_wait: bool) -> Result<(), End> {
         self.look_at_topology();
         let (target, reason) = self.choose(&request, may_wait);
+        self.route_reason = reason;
         let wait = |on| {
             Some(Box::new(Waiting {
                 request: request.clone(),
@@ -155,9 +191,12 @@ impl Session {
         &mut self,
         request: &Request,
         may_wait: bool,
-    ) -> (Target, Option<route::policy::DecisionReason>) {
-        if self.force_primary || !self.settled.config.split.enabled || self.identity.session_mode {
+    ) -> (Target, Option<DecisionReason>) {
+        if self.force_primary {
             return (Target::Primary, None);
+        }
+        if !self.settled.config.split.enabled || self.identity.session_mode {
+            return (Target::Primary, Some(DecisionReason::SplitOff));
         }
         let hint = request.decisive.as_ref().and_then(|analyzed| analyzed.analysis.hints.target.as_ref());
         let class = if request.decisive.is_some() || request.whole { request.class } else { Class::Write };
@@ -194,22 +233,23 @@ impl Session {
         mixed ^ (mixed >> 31)
     }
 
-    /// In words, for `SHOW ROUTE` and the explain hint: where a request would go, and why.
-    pub(super) fn explain(&mut self, request: &Request) -> (String, String) {
+    /// Where a request would go now.
+    pub(super) fn would_go(&mut self, request: &Request) -> Route {
         self.look_at_topology();
+        let decisive = request.decisive.clone();
+        if let Some(lease) = &self.lease
+            && lease.conn.status != TransactionStatus::Idle
+        {
+            // A transaction stays where it began.
+            return Route { server: Some(lease.conn.server), reason: self.route_reason, decisive };
+        }
         let (target, reason) = self.choose(request, false);
-        let name = |index: ServerIndex| self.topology.server(index).id.to_string();
         let server = match target {
-            Target::Primary => self.topology.primary.map_or_else(|| "none".to_owned(), name),
-            Target::Server(index) | Target::WaitForFloor { server: index, .. } => name(index),
-            Target::None => "none".to_owned(),
+            Target::Primary => self.topology.primary,
+            Target::Server(index) | Target::WaitForFloor { server: index, .. } => Some(index),
+            Target::None => None,
         };
-        let because = match (reason, &request.decisive) {
-            (None, _) => "splitting is off for this session".to_owned(),
-            (Some(reason), Some(analyzed)) => format!("{reason:?}: {}", analyzed.routed.reason),
-            (Some(reason), None) => format!("{reason:?}"),
-        };
-        (server, because)
+        Route { server, reason, decisive }
     }
 
     pub(super) fn pool_for(&mut self, server: ServerIndex) -> Arc<Pool> {
@@ -382,11 +422,16 @@ impl Session {
         }
         conn.last_session = self.id;
         self.slot.lease_began(&conn.cancel);
-        let class = match request.class {
-            Class::Read => QueryClass::Read,
-            Class::Write => QueryClass::Write,
-        };
-        self.gateway.counters.query(conn.server, class);
+        self.note_route(&conn, &request, is_standby);
+        let stands_in = !is_standby
+            && matches!(
+                self.route_reason,
+                Some(
+                    DecisionReason::FloorPending
+                        | DecisionReason::FloorNotReached
+                        | DecisionReason::NotMonotonic
+                )
+            );
         let mut lease = Lease {
             conn,
             pool,
@@ -401,6 +446,7 @@ impl Session {
             redirect: false,
             collected: Vec::new(),
             settings_asked: false,
+            stands_in,
             apply_error: None,
             login_right: None,
         };
@@ -414,6 +460,33 @@ impl Session {
             self.tell_what_differs();
         }
         Ok(())
+    }
+
+    /// Counts where a request goes, and remembers why.
+    fn note_route(&mut self, conn: &ServerConn, request: &Request, is_standby: bool) {
+        let counters = &self.gateway.counters;
+        let class = match (&request.decisive, request.class) {
+            (Some(_), Class::Read) => QueryClass::Read,
+            (_, Class::Write) => QueryClass::Write,
+            // Not looked into: splitting is off, or there is no statement in it.
+            (None, Class::Read) => QueryClass::Other,
+        };
+        counters.query(conn.server, class);
+        let reason = match self.route_reason {
+            Some(reason) => ReadToPrimary::of(reason),
+            None => Some(ReadToPrimary::Refused),
+        };
+        if let Some(reason) = reason.filter(|_| class == QueryClass::Read && !is_standby) {
+            counters.read_to_primary(reason);
+        }
+        let asks_for_route = request
+            .decisive
+            .as_ref()
+            .is_some_and(|a| matches!(a.analysis.kind, StatementKind::ShowPool(_)));
+        if !asks_for_route {
+            let decisive = request.decisive.clone();
+            self.last_route = Some(Route { server: Some(conn.server), reason: self.route_reason, decisive });
+        }
     }
 
     /// Brings the client's picture of the server's parameters up to date with this server connection.

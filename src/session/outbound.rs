@@ -6,6 +6,7 @@
 use std::io;
 use std::task::{Context, Poll};
 
+use super::floor::{InvalidToken, TOKEN};
 use super::pins::Found;
 use super::session::{End, Session};
 use super::settings::{IN_HOT_STANDBY, Settings, report};
@@ -305,6 +306,8 @@ impl Session {
     /// what must be known before the connection may serve somebody else.
     fn ready(&mut self) -> Result<(), End> {
         let tracks_floor = self.tracks_floor();
+        let stands_in = self.lease.as_ref().is_some_and(|lease| lease.stands_in);
+        let standby_has_floor = tracks_floor && stands_in && self.standby_has_floor();
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let conn = &mut *lease.conn;
         if conn.status != TransactionStatus::Idle || conn.expected.owes_client() || lease.ours_first {
@@ -315,9 +318,15 @@ impl Session {
         }
         let done = &self.transaction;
         let effects = done.effects;
+        let mut asks_floor = done.may_write && tracks_floor && !done.floor_asked && !lease.is_standby;
         if tracks_floor && !done.may_write {
             self.floor.read_from(conn.epoch, conn.server, now_ms());
+            // Else a session that reads more often than servers are looked at never leaves the primary.
+            // Not while no standby has even what the session wrote: the answer would only be too old.
+            asks_floor = standby_has_floor;
         }
+        // What follows on this connection before the position is known is read here too.
+        lease.stands_in |= done.may_write;
         if done.discards_all {
             if done.failed {
                 // Which of several statements failed is not known; a new connection knows nothing.
@@ -362,7 +371,7 @@ impl Session {
             conn.ask(Question::Pins, OwnStatement::Pins, &[]);
             lease.ours_first = true;
         }
-        if done.may_write && tracks_floor && !done.floor_asked && !lease.is_standby {
+        if asks_floor {
             self.floor.pending = true;
             conn.ask(Question::Floor, OwnStatement::Floor, &[]);
             lease.ours_first = true;
@@ -396,11 +405,18 @@ impl Session {
         }
         if lease.settings_asked {
             lease.settings_asked = false;
-            let collected = std::mem::take(&mut lease.collected);
-            let settings = std::sync::Arc::new(Settings::new(collected));
+            let mut collected = std::mem::take(&mut lease.collected);
+            let mut settings = std::sync::Arc::new(Settings::new(collected.clone()));
+            // The connection has it until it is made to fit again; the session does not keep it.
             lease.conn.settings = settings.clone();
+            if let Some(at) = collected.iter().position(|(name, _)| **name == *TOKEN) {
+                let (_, token) = collected.swap_remove(at);
+                settings = std::sync::Arc::new(Settings::new(collected));
+                self.take_token(&token);
+            }
             self.settings = settings;
         }
+        let Some(lease) = &mut self.lease else { return Ok(false) };
         let was_ours = std::mem::take(&mut lease.ours_first);
         if lease.marked > 0 || lease.conn.status != TransactionStatus::Idle || !self.pins.is_empty() {
             if !self.pins.is_empty() && lease.conn.doomed && lease.marked == 0 {
@@ -413,6 +429,27 @@ impl Session {
         }
         self.end_lease();
         Ok(true)
+    }
+
+    /// The session has set `komainu.token`: see [`super::floor`].
+    fn take_token(&mut self, token: &str) {
+        if self.floor.take_token(token).is_ok() {
+            return;
+        }
+        // A plain SET is checked before it is sent; `set_config` and texts of several statements are not,
+        // and theirs is done already.
+        let message = format!("parameter \"{TOKEN}\" was set to {token:?}, which is ignored: {InvalidToken}");
+        self.notify_client(&message::Report::warning(sqlstate::INVALID_PARAMETER_VALUE, &message));
+    }
+
+    /// Puts a notice into the stream to the client, unless a message is half through.
+    pub(super) fn notify_client(&mut self, report: &message::Report<'_>) {
+        if self.lease.as_ref().is_some_and(|lease| lease.server_passing > 0) {
+            tracing::info!(session = self.id.0, message = report.message, "client is not told");
+            return;
+        }
+        self.unmark();
+        report.encode(&mut self.to_client);
     }
 
     /// Asks the primary what a standby has refused.

@@ -19,7 +19,7 @@ use super::batch::{Batch, Request};
 use super::cancel::{CancelKey, CancelSlot};
 use super::floor::Floor;
 use super::gateway::{Database, Gateway, Settled};
-use super::lease::{Lease, PREPARE_DEADLINE_MS, Waiting};
+use super::lease::{Lease, PREPARE_DEADLINE_MS, Route, Waiting};
 use super::pins::Pins;
 use super::prepared::Names;
 use super::registry::{Order, SessionHandle};
@@ -29,7 +29,7 @@ use crate::backend::connect::Credential;
 use crate::clock::now_ms;
 use crate::net::{Buffer, Stream};
 use crate::pool::Pool;
-use crate::route::Analyzed;
+use crate::route::{Analyzed, DecisionReason};
 use crate::telemetry::labels::Direction;
 use crate::topology::Snapshot;
 use crate::wire::frame::split_cstr;
@@ -135,8 +135,10 @@ pub struct Session {
     pub(super) startup_settings: Arc<Settings>,
     pub(super) believed: Arc<Reported>,
     pub(super) floor: Floor,
-    /// Why the last statement went where it did, for `SHOW ROUTE`.
-    pub(super) last_route: Option<(String, String)>,
+    /// Why the last request went where it did, for `SHOW ROUTE`.
+    pub(super) last_route: Option<Route>,
+    /// Why the present one goes where it goes.
+    pub(super) route_reason: Option<DecisionReason>,
     /// The next request goes to the primary whatever it is: a standby has refused it.
     pub(super) force_primary: bool,
     /// For choices that need not be the same each time.
@@ -204,6 +206,7 @@ impl Session {
             believed: start.believed,
             floor: Floor::default(),
             last_route: None,
+            route_reason: None,
             force_primary: false,
             seed: start.id.0,
             pools: Vec::new(),
