@@ -65,12 +65,15 @@ impl Session {
                 }
                 continue;
             }
+            let before = input.len();
             let step = match &self.lease {
                 Some(lease) if lease.ours_first || lease.redirect => return Ok(()),
+                Some(lease) if self.pins.is_empty() && lease.is_to_be_answered_first() => return Ok(()),
                 Some(lease) if lease.conn.output.len() > MAX_TO_SERVER => return Ok(()),
                 Some(_) => self.send_on(input)?,
                 None => self.without_server(input)?,
             };
+            self.taken(before - input.len());
             match step {
                 Step::Done => {}
                 Step::NeedMore { room } => {
@@ -98,7 +101,14 @@ impl Session {
         }
         input.consume(count);
         self.passing.left -= count;
+        self.taken(count);
         true
+    }
+
+    fn taken(&mut self, count: usize) {
+        if let Some(lease) = &mut self.lease {
+            lease.request_left = lease.request_left.saturating_sub(count);
+        }
     }
 
     fn drop_message(&mut self, found: Header) -> Step {
@@ -145,6 +155,7 @@ impl Session {
             names: &self.names,
             unnamed: self.unnamed.as_ref(),
             classify: self.settled.config.split.enabled && !self.identity.session_mode,
+            read_only: self.settings.get("default_transaction_read_only") == Some("on"),
         };
         let scanned = batch.scan(input, &context);
         self.batch = batch;
@@ -563,8 +574,11 @@ impl Session {
         let id = unnamed_id(self.id.0, self.next_unnamed);
         let analysis = Analysis::opaque();
         let routed = crate::route::resolve(&analysis, None, &self.settled.functions);
-        self.unnamed =
-            Some(Unnamed { id, body: Box::default(), analyzed: Arc::new(Analyzed { analysis, routed, generation: 0 }) });
+        self.unnamed = Some(Unnamed {
+            id,
+            body: Box::default(),
+            analyzed: Arc::new(Analyzed { analysis, routed, generation: 0 }),
+        });
         self.pin(PinReason::NotInspected);
         let lease = self.lease.as_mut().expect("called with a lease");
         lease.conn.unnamed = Some(id);

@@ -17,7 +17,7 @@ use super::settings::report;
 use crate::backend::ServerConn;
 use crate::backend::conn::OwnStatement;
 use crate::backend::connect::ConnectError;
-use crate::backend::expect::Question;
+use crate::backend::expect::{Question, Reply};
 use crate::clock::now_ms;
 use crate::config::Consistency;
 use crate::pool::{Acquire, AcquireError, Pool, PoolKey};
@@ -47,6 +47,11 @@ pub struct Lease {
     pub preparing_since_ms: Option<u64>,
     /// The client's bytes of this request, as long as it could be asked again elsewhere.
     pub retained: Vec<u8>,
+    /// From here on what waits for the client belongs to the retained request: it is not sent while that
+    /// could be asked again.
+    pub held_from: usize,
+    /// Bytes of the request not yet taken from the client's input.
+    pub request_left: usize,
     /// What the retained request has done to the session's names so far.
     pub undo: Vec<NameChange>,
     pub request: Option<Request>,
@@ -72,6 +77,17 @@ impl Lease {
             self.retained = Vec::new();
             self.undo = Vec::new();
         }
+    }
+
+    /// Nothing more may be sent until this standby has said how the transaction stands: what the client
+    /// sends behind its end may have to go elsewhere.
+    pub fn is_to_be_answered_first(&self) -> bool {
+        let ended = self.conn.status == TransactionStatus::Idle
+            || matches!(
+                self.conn.expected.last_reply(),
+                Some(Reply::Sync | Reply::Query | Reply::FunctionCall)
+            );
+        self.is_standby && self.request_left == 0 && ended
     }
 
     /// Nothing is under way in either direction.
@@ -138,9 +154,9 @@ impl Session {
     /// Whether a standby was seen to have replayed all that the session is known to have written.
     pub(super) fn standby_has_floor(&self) -> bool {
         let floor = self.floor.known().map_or(Lsn(0), |(_, lsn)| lsn);
-        self.topology.standbys().any(|(index, server)| {
-            server.lsn >= floor && self.topology.primary != Some(index)
-        })
+        self.topology
+            .standbys()
+            .any(|(index, server)| server.lsn >= floor && self.topology.primary != Some(index))
     }
 
     /// Finds a server for the request and begins to get a connection to it.
@@ -187,11 +203,7 @@ impl Session {
         self.settled.config.pool.acquire_timeout_ms
     }
 
-    fn choose(
-        &mut self,
-        request: &Request,
-        may_wait: bool,
-    ) -> (Target, Option<DecisionReason>) {
+    fn choose(&mut self, request: &Request, may_wait: bool) -> (Target, Option<DecisionReason>) {
         if self.force_primary {
             return (Target::Primary, None);
         }
@@ -440,6 +452,8 @@ impl Session {
             ours_first,
             preparing_since_ms: ours_first.then(now_ms),
             retained: Vec::new(),
+            held_from: 0,
+            request_left: if request.whole { request.len } else { 0 },
             undo: Vec::new(),
             request: None,
             is_standby,
@@ -458,6 +472,9 @@ impl Session {
         self.force_primary = false;
         if !ours_first {
             self.tell_what_differs();
+        }
+        if let Some(lease) = &mut self.lease {
+            lease.held_from = self.to_client.len();
         }
         Ok(())
     }
@@ -479,10 +496,8 @@ impl Session {
         if let Some(reason) = reason.filter(|_| class == QueryClass::Read && !is_standby) {
             counters.read_to_primary(reason);
         }
-        let asks_for_route = request
-            .decisive
-            .as_ref()
-            .is_some_and(|a| matches!(a.analysis.kind, StatementKind::ShowPool(_)));
+        let asks_for_route =
+            request.decisive.as_ref().is_some_and(|a| matches!(a.analysis.kind, StatementKind::ShowPool(_)));
         if !asks_for_route {
             let decisive = request.decisive.clone();
             self.last_route = Some(Route { server: Some(conn.server), reason: self.route_reason, decisive });

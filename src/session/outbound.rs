@@ -138,6 +138,10 @@ impl Session {
                     continue;
                 }
                 (b'E', Verdict::Forward) if complete => self.forward_error(found.len),
+                // What comes before anything was done does not bind us to this server.
+                (b'1' | b'2' | b'3' | b'T' | b't' | b'n', Verdict::Forward) if complete => {
+                    lease.marked += found.len;
+                }
                 (_, Verdict::Forward) if complete => self.mark(found.len),
                 (_, Verdict::Forward) => {
                     let have = rest_len(lease.conn.input.len(), lease.marked);
@@ -210,7 +214,7 @@ impl Session {
             tell = !ours && !lease.redirect && report(&mut self.believed, name, value);
         }
         if tell {
-            lease.marked += len;
+            self.mark(len);
         } else {
             self.take_out(len);
         }
@@ -398,6 +402,9 @@ impl Session {
                 return Ok(true);
             }
             self.tell_what_differs();
+            if let Some(lease) = &mut self.lease {
+                lease.held_from = self.to_client.len();
+            }
             return Ok(true);
         }
         if lease.redirect {
@@ -456,6 +463,7 @@ impl Session {
     fn ask_again(&mut self) -> Result<(), End> {
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let retained = std::mem::take(&mut lease.retained);
+        self.to_client.truncate(lease.held_from);
         for change in std::mem::take(&mut lease.undo).into_iter().rev() {
             self.names.undo(change);
         }

@@ -43,7 +43,9 @@ pub fn names(sql: &[u8], mut replace: impl FnMut(&str) -> Option<Vec<u8>>) -> Ve
 
 /// The value a SET gives in a plain literal; `None`: by other means, or DEFAULT.
 pub fn set_value(sql: &[u8]) -> Option<String> {
-    let last = Lexer::new(sql).filter(|token| !matches!(token.kind, TokenKind::Semicolon | TokenKind::Hint)).last()?;
+    let last = Lexer::new(sql)
+        .filter(|token| !matches!(token.kind, TokenKind::Semicolon | TokenKind::Hint))
+        .last()?;
     let literal = sql[last.start..last.end].strip_prefix(b"'")?.strip_suffix(b"'")?;
     Some(std::str::from_utf8(literal).ok()?.replace("''", "'"))
 }

@@ -386,6 +386,10 @@ impl Session {
     /// Writes what is of our making, then what is marked in the server's input. Ready when nothing is left.
     fn poll_flush_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut wrote = 0;
+        if self.lease.as_ref().is_some_and(|lease| !lease.retained.is_empty() && !lease.ours_first) {
+            // The request may still be asked again elsewhere.
+            return Poll::Ready(Ok(false));
+        }
         while !self.to_client.is_empty() {
             let count = ready!(Pin::new(&mut self.client).poll_write(cx, &self.to_client))?;
             self.to_client.advance(count);
