@@ -12,5 +12,6 @@ mod documentation;
 mod looking_in;
 mod pooling;
 mod prepared;
+mod routing;
 mod sandbox;
 mod session_state;
