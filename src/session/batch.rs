@@ -44,7 +44,6 @@ pub struct Request {
     /// The statement that decides, if there is one.
     pub decisive: Option<Arc<Analyzed>>,
     pub opening: Opening,
-    pub effects: Effects,
     /// Seen to its end: a Query, or all up to a Sync.
     pub whole: bool,
     /// A simple Query rather than a batch of the extended protocol.
@@ -197,7 +196,6 @@ struct Fold {
     class: Option<Class>,
     decisive: Option<Arc<Analyzed>>,
     opening: Opening,
-    effects: Effects,
 }
 
 impl Fold {
@@ -216,7 +214,6 @@ impl Fold {
             self.decisive = Some(analyzed.clone());
         }
         self.opening = self.opening.and(Opening::of(analyzed));
-        self.effects |= analyzed.analysis.effects;
     }
 
     fn write(mut self) -> Self {
@@ -229,7 +226,6 @@ impl Fold {
             class: self.class.unwrap_or(Class::Read),
             decisive: self.decisive,
             opening: self.opening,
-            effects: self.effects,
             whole: false,
             is_query,
             len,

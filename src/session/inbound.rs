@@ -900,7 +900,6 @@ impl Session {
                 class: analyzed.routed.class,
                 decisive: Some(analyzed.clone()),
                 opening: super::transaction::Opening::of(analyzed),
-                effects: analyzed.analysis.effects,
                 whole: true,
                 is_query: true,
                 len: 0,
