@@ -148,11 +148,16 @@ impl ExpectedReplies {
         self.open_batch && !self.owed.is_empty() && !std::mem::replace(&mut self.flushed, true)
     }
 
+    /// Whether what the name means depends on answers still to come.
+    pub fn may_change(&self, name: &[u8]) -> bool {
+        self.owed.iter().any(|owed| owed.change.as_ref().is_some_and(|change| *change.name == *name))
+    }
+
     /// Whether a COPY from the client may be about to begin.
     pub fn may_begin_copy(&self) -> bool {
-        self.owed.iter().any(|owed| {
-            owed.audience == For::Client && matches!(owed.reply, Reply::Query | Reply::Execution)
-        })
+        self.owed
+            .iter()
+            .any(|owed| owed.audience == For::Client && matches!(owed.reply, Reply::Query | Reply::Execution))
     }
 
     /// The server ignores whatever is sent until a Sync.

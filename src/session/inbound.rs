@@ -480,7 +480,7 @@ impl Session {
         let (name, rest) = split_cstr(&bytes[HEADER_LEN..]).ok_or_else(malformed)?;
         let (sql, types) = split_cstr(rest).ok_or_else(malformed)?;
         check_types(types).ok_or_else(malformed)?;
-        if self.names.get(name).is_some() && self.lease.as_ref().is_some_and(|l| !l.conn.expected.is_answered()) {
+        if !name.is_empty() && self.lease.as_ref().is_some_and(|lease| lease.conn.expected.may_change(name)) {
             // Whether the name is taken depends on a Parse or Close that is still under way.
             return Ok(self.wait_for_answers());
         }

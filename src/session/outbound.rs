@@ -107,7 +107,13 @@ impl Session {
             let Some(lease) = &mut self.lease else { return Ok(()) };
             let conn = &mut *lease.conn;
             let undo = if lease.retained.is_empty() { None } else { Some(&mut lease.undo) };
-            let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false, undo, unnamed: Vec::new() };
+            let mut settled = Settling {
+                names: &mut self.names,
+                forgotten: Vec::new(),
+                doom: false,
+                undo,
+                unnamed: Vec::new(),
+            };
             let verdict = conn.expected.on_message(found.tag, |owed, done| settled.settle(owed, done));
             let (forgotten, doom, unnamed) = (settled.forgotten, settled.doom, settled.unnamed);
             forgotten.into_iter().for_each(|id| conn.known.remove(id));
@@ -116,7 +122,10 @@ impl Session {
                     // It has none, an older one, or another client's.
                     conn.unnamed = Some(UNKNOWN_UNNAMED);
                 }
-                if audience == For::Client && id.is_some() && self.unnamed.as_ref().map(|unnamed| unnamed.id) == id {
+                if audience == For::Client
+                    && id.is_some()
+                    && self.unnamed.as_ref().map(|unnamed| unnamed.id) == id
+                {
                     self.unnamed = None;
                 }
             }
@@ -132,7 +141,9 @@ impl Session {
             let verdict = if lease.redirect { Verdict::Swallow } else { verdict };
             let verdict = match (found.tag, verdict) {
                 // The server goes, the client may stay: what that means for it is said when the end has come.
-                (b'E', Verdict::Forward) if complete && is_shutdown(&conn.input.bytes()[lease.marked + HEADER_LEN..]) => {
+                (b'E', Verdict::Forward)
+                    if complete && is_shutdown(&conn.input.bytes()[lease.marked + HEADER_LEN..]) =>
+                {
                     Verdict::Swallow
                 }
                 _ => verdict,
@@ -470,7 +481,13 @@ impl Session {
             return Err(End::Terminated);
         }
         let owes = lease.conn.expected.owes_client();
-        let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false, undo: None, unnamed: Vec::new() };
+        let mut settled = Settling {
+            names: &mut self.names,
+            forgotten: Vec::new(),
+            doom: false,
+            undo: None,
+            unnamed: Vec::new(),
+        };
         let mut ready_due = 0;
         lease.conn.expected.abandon(|owed, done| {
             let ends = matches!(owed.reply, Reply::Sync | Reply::Query | Reply::FunctionCall);

@@ -26,9 +26,6 @@ pub enum Step {
     Read,
     /// Reads on to so many ReadyForQuery.
     Ready(usize),
-    HalfClose,
-    /// The connection is ended by the server.
-    End,
 }
 
 /// Two databases that are alike, to the object identifiers.
@@ -51,7 +48,13 @@ impl Twins {
 
 /// Runs the steps against both, each over a new connection, and compares.
 #[track_caller]
-pub fn compare(cluster: &Cluster, komainu: &Komainu, twins: &Twins, what: &str, steps: &[Step]) -> Vec<Message> {
+pub fn compare(
+    cluster: &Cluster,
+    komainu: &Komainu,
+    twins: &Twins,
+    what: &str,
+    steps: &[Step],
+) -> Vec<Message> {
     let mut direct = Wire::connect(cluster.primary().port());
     login(&mut direct, &twins.direct);
     let mut proxied = komainu.wire();
@@ -67,18 +70,12 @@ pub fn compare(cluster: &Cluster, komainu: &Komainu, twins: &Twins, what: &str, 
                 let _ = proxied.try_send(bytes);
                 continue;
             }
-            Step::HalfClose => {
-                direct.half_close();
-                proxied.half_close();
-                continue;
-            }
             Step::Read => {
                 let theirs = until_quiet(&mut direct);
                 let ours = take(&mut proxied, theirs.len());
                 (theirs, ours)
             }
             Step::Ready(count) => (until_ready(&mut direct, *count), until_ready(&mut proxied, *count)),
-            Step::End => (direct.expect_end(), proxied.expect_end()),
         };
         let (theirs_shown, mut ours_shown) = (shown(&theirs), shown(&ours));
         for (ours, theirs) in ours_shown.iter_mut().zip(&theirs_shown) {
@@ -89,7 +86,8 @@ pub fn compare(cluster: &Cluster, komainu: &Komainu, twins: &Twins, what: &str, 
             }
         }
         assert_eq!(
-            ours_shown, theirs_shown,
+            ours_shown,
+            theirs_shown,
             "\n{what}, step {at}: komainu (left) differs from PostgreSQL (right) after\n  {}",
             sent.join("\n  ")
         );
@@ -151,13 +149,17 @@ fn shown(messages: &[Message]) -> Vec<String> {
 fn show(message: &Message) -> String {
     match message.tag {
         'E' | 'N' => {
-            let fields: Vec<_> = message.error().into_iter().filter(|(tag, _)| !"FLR".contains(*tag)).collect();
+            let fields: Vec<_> =
+                message.error().into_iter().filter(|(tag, _)| !"FLR".contains(*tag)).collect();
             format!("{} {fields:?}", message.tag)
         }
         'T' => format!("T {:?}", columns(&message.body)),
         'A' => format!("A {:?}", String::from_utf8_lossy(&message.body[4..])),
         tag if message.body.len() > 200 => {
-            let sum = message.body.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+            let sum = message
+                .body
+                .iter()
+                .fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
             format!("{tag} {} bytes, {sum:x}", message.body.len())
         }
         tag => format!("{tag} {:?}", String::from_utf8_lossy(&message.body)),
@@ -258,11 +260,6 @@ impl Messages {
         self.message('f', format!("{why}\0").as_bytes())
     }
 
-    pub fn raw(mut self, bytes: &[u8]) -> Self {
-        self.0.extend_from_slice(bytes);
-        self
-    }
-
     pub fn send(self) -> Step {
         Step::Send(self.0.to_vec())
     }
@@ -358,8 +355,6 @@ const STATEMENTS: &[(&str, usize)] = &[
     ("SHOW application_name", 0),
     ("SELECT current_setting('application_name')", 0),
     ("DO $$ BEGIN RAISE NOTICE 'noticed'; END $$", 0),
-
-
     ("COPY (SELECT n FROM TBL ORDER BY n) TO STDOUT", 0),
 ];
 const NAMES: &[&str] = &["", "", "a", "b"];
@@ -428,13 +423,20 @@ fn flight(random: &mut Random, table: &str, steps: &mut Vec<Step>) {
                 let values = &["1", "2"][..count];
                 let (portal, name) = (random.one_of(PORTALS), random.one_of(NAMES));
                 // An unnamed statement from before a batch that failed is not compared: komainu may have lost it.
-                let messages =
-                    if name.is_empty() || random.below(4) > 0 { messages.parse(name, &sql.replace("TBL", table)) } else { messages };
+                let messages = if name.is_empty() || random.below(4) > 0 {
+                    messages.parse(name, &sql.replace("TBL", table))
+                } else {
+                    messages
+                };
                 let messages = messages.bind(portal, name, values);
                 let messages = if random.below(2) == 0 { messages.describe(b'P', portal) } else { messages };
                 messages.execute(portal, random.below(3) as i32)
             }
-            7 => messages.bind(random.one_of(PORTALS), random.one_of(&NAMES[2..]), &["1", "2"][..random.below(3)]),
+            7 => messages.bind(
+                random.one_of(PORTALS),
+                random.one_of(&NAMES[2..]),
+                &["1", "2"][..random.below(3)],
+            ),
             8 => messages.describe(b'S', random.one_of(&NAMES[2..])),
             9 => messages.describe(b'P', random.one_of(PORTALS)),
             10 | 11 => messages.execute(random.one_of(PORTALS), random.below(3) as i32),

@@ -5,5 +5,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cancel;
 mod cli;
 mod differential;
+mod hostile_messages;
+mod hostile_startup;
+mod limits;
+mod purity;
