@@ -11,7 +11,7 @@ use bytes::{BufMut, BytesMut};
 use super::answers::rows_as_select;
 use super::batch::{Context, Request, Scan, text};
 use super::pins::{PinReason, Pins};
-use super::prepared::{self, Content, Origin, Prepared, UNKNOWN_NAME};
+use super::prepared::{self, Content, Origin, Prepared, UNKNOWN_PREFIX};
 use super::rewrite;
 use super::session::{End, MAX_TO_SERVER, Passing, Session, Unnamed};
 use crate::admin::show;
@@ -185,10 +185,11 @@ impl Session {
             return self.send_copy_data(found, input);
         }
         // The server ignores everything up to the Sync, so what was sent need not reach it.
-        if expected.is_skipping() && !matches!(found.tag, b'S' | b'X') {
+        if expected.is_skipping() && is_known(found.tag) && !matches!(found.tag, b'S' | b'X') {
             return Ok(self.drop_message(found));
         }
         match found.tag {
+            b'P' | b'B' | b'D' | b'C' if expected.has_unsettled_batch() => Ok(Step::Wait),
             b'Q' => self.send_query(found, input),
             b'P' => self.send_parse(found, input),
             b'B' => self.send_bind(found, input),
@@ -217,6 +218,8 @@ impl Session {
                 self.passing = Passing { left: found.len, forward: true };
                 Ok(Step::Done)
             }
+            // Sent ahead: whether it belongs to a COPY is known when the server has answered.
+            b'd' | b'c' | b'f' if expected.may_begin_copy() => Ok(Step::Wait),
             b'd' | b'c' | b'f' => Ok(self.drop_message(found)),
             b'X' => Err(End::Terminated),
             other => Err(unexpected(other)),
@@ -291,6 +294,8 @@ impl Session {
         if effects.intersects(BY_NAME) {
             return self.send_query_by_name(found, input, &analyzed);
         }
+        self.note_custom_settings(text(&input.bytes()[HEADER_LEN..found.len]), effects);
+        self.discard_foreign_sequences(effects, true);
         let ends_surely = effects.contains(Effects::IS_SURE_END)
             && (self.is_idle() || matches!(analyzed.analysis.kind, StatementKind::Commit { .. }));
         let wants_floor = self.tracks_floor();
@@ -320,12 +325,14 @@ impl Session {
         input: &mut Buffer,
         analyzed: &Arc<Analyzed>,
     ) -> Result<Step, End> {
-        if self.lease.as_ref().is_some_and(|lease| !lease.conn.expected.is_empty()) {
+        if self.lease.as_ref().is_some_and(|lease| !lease.conn.expected.is_answered()) {
             self.batch.clear();
             return Ok(Step::Wait);
         }
         let sql = text(&input.bytes()[HEADER_LEN..found.len]).to_vec();
         let one_prepare = analyzed.analysis.kind == StatementKind::Prepare;
+        self.note_custom_settings(&sql, analyzed.analysis.effects);
+        self.discard_foreign_sequences(self.effects_of_executed(&sql), true);
         if analyzed.analysis.effects.intersects(Effects::SQL_PREPARE) && !one_prepare {
             self.pin(PinReason::SqlPrepare);
         }
@@ -372,13 +379,48 @@ impl Session {
 
     /// What the statements that a text executes do.
     fn note_executed(&mut self, sql: &[u8]) {
+        for analyzed in self.executed(sql) {
+            self.note_statement(&analyzed);
+        }
+    }
+
+    fn executed(&self, sql: &[u8]) -> Vec<Arc<Analyzed>> {
         let mut executed = Vec::new();
         rewrite::names(sql, |name| {
             executed.extend(self.names.get(name.as_bytes()).map(|prepared| prepared.analyzed.clone()));
             None
         });
-        for analyzed in executed {
-            self.note_statement(&analyzed);
+        executed
+    }
+
+    fn effects_of_executed(&self, sql: &[u8]) -> Effects {
+        self.executed(sql).iter().fold(Effects::NONE, |effects, one| effects | one.analysis.effects)
+    }
+
+    /// Remembers the names of settings that servers do not list, to ask for them later.
+    fn note_custom_settings(&mut self, sql: &[u8], effects: Effects) {
+        if effects.intersects(Effects::CHANGES_SETTINGS | Effects::SQL_PREPARE) {
+            self.custom.get_or_insert_default().note(sql);
+        }
+    }
+
+    /// Better PostgreSQL's own "not yet defined in this session" than another client's value. Not where
+    /// this transaction has drawn values already: those are asked for.
+    fn discard_foreign_sequences(&mut self, effects: Effects, simple: bool) {
+        if !effects.intersects(Effects::USES_SEQUENCE_STATE)
+            || self.transaction.effects.intersects(Effects::ADVANCES_SEQUENCE)
+            || self.status == TransactionStatus::Failed
+        {
+            return;
+        }
+        let Some(conn) = self.lease.as_mut().map(|lease| &mut lease.conn) else { return };
+        if !std::mem::take(&mut conn.foreign_sequences) {
+            return;
+        }
+        if simple {
+            conn.ask_simple(Question::Reset, b"DISCARD SEQUENCES");
+        } else {
+            conn.ask_without_sync(Question::Reset, OwnStatement::DiscardSequences, &[]);
         }
     }
 
@@ -431,7 +473,9 @@ impl Session {
                 Some(prepared.server_name.to_vec())
             }
             // Another client's statement has such a name on the server; no client's own may.
-            None if name.starts_with(prepared::NAME_PREFIX) && !raw_is_fine => Some(UNKNOWN_NAME.to_vec()),
+            None if name.starts_with(prepared::NAME_PREFIX) && !raw_is_fine => {
+                Some(format!("\"{UNKNOWN_PREFIX}{}\"", name.replace('"', "\"\"")).into_bytes())
+            }
             None => None,
         })
     }
@@ -469,6 +513,7 @@ impl Session {
         let (sql, types) = split_cstr(rest).ok_or_else(malformed)?;
         check_types(types).ok_or_else(malformed)?;
         let analyzed = self.classify(sql);
+        self.note_custom_settings(sql, analyzed.analysis.effects);
         const BY_NAME: Effects =
             Effects::SQL_PREPARE.union(Effects::SQL_EXECUTE).union(Effects::SQL_DEALLOCATE);
         if analyzed.analysis.hints.explain || matches!(analyzed.analysis.kind, StatementKind::ShowPool(_)) {
@@ -479,6 +524,9 @@ impl Session {
             let (name, sql, types) = (name.to_vec(), sql.to_vec(), types.to_vec());
             if analyzed.analysis.effects.intersects(Effects::SQL_PREPARE) {
                 self.pin(PinReason::SqlPrepare);
+            }
+            if analyzed.analysis.kind == (StatementKind::Deallocate { all: false }) {
+                self.transaction.deallocated.extend(rewrite::first_name(&sql));
             }
             let rewritten = self.rewrite_names(&sql);
             self.parse_as(&name, &rewritten, &types, &analyzed)?;
@@ -588,7 +636,14 @@ impl Session {
         let Session { lease, names, unnamed, pins, .. } = self;
         let conn = &mut lease.as_mut().expect("called with a lease").conn;
         if name.is_empty() {
-            let Some(unnamed) = unnamed else { return (Cow::Borrowed(b""), None) };
+            let Some(unnamed) = unnamed else {
+                // The server may have another client's.
+                if conn.unnamed.take().is_some() {
+                    message::close_statement(&mut conn.output, b"").expect(FITS);
+                    conn.expected.push(Owed::prelude(Reply::CloseComplete));
+                }
+                return (Cow::Borrowed(b""), None);
+            };
             if conn.unnamed != Some(unnamed.id) && !unnamed.body.is_empty() {
                 message::frame(&mut conn.output, b'P', |out| out.extend_from_slice(&unnamed.body))
                     .expect(FITS);
@@ -608,7 +663,7 @@ impl Session {
             {
                 (Cow::Owned(name.to_vec()), None)
             }
-            None => (Cow::Borrowed(UNKNOWN_NAME), None),
+            None => (Cow::Owned([UNKNOWN_PREFIX.as_bytes(), name].concat()), None),
         }
     }
 
@@ -625,6 +680,8 @@ impl Session {
             && conn_unnamed == Some(unnamed.id)
         {
             self.transaction.bind_portal(portal, &unnamed.analyzed);
+            let effects = unnamed.analyzed.analysis.effects;
+            self.discard_foreign_sequences(effects, false);
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             conn.output.extend_from_slice(&input.bytes()[..have]);
             conn.expected.push(Owed::client(Reply::BindComplete));
@@ -633,6 +690,7 @@ impl Session {
             let (server_name, analyzed) = self.resolve_name(&name);
             if let Some(analyzed) = &analyzed {
                 self.transaction.bind_portal(&portal, analyzed);
+                self.discard_foreign_sequences(analyzed.analysis.effects, false);
             }
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             let len = found.len - 1 - name.len() + server_name.len();
@@ -910,6 +968,11 @@ fn require_empty(found: Header) -> Result<(), End> {
         0 => Ok(()),
         _ => Err(End::violation(format!("invalid message format: {:?} has no body", char::from(found.tag)))),
     }
+}
+
+/// What a client may send once it is logged in.
+fn is_known(tag: u8) -> bool {
+    matches!(tag, b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'S' | b'H' | b'F' | b'd' | b'c' | b'f' | b'X')
 }
 
 fn unexpected(tag: u8) -> End {

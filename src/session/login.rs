@@ -114,7 +114,8 @@ async fn begin(gateway: &Arc<Gateway>, newcomer: &mut Newcomer) -> Result<Greete
 
 /// The settings of a startup packet: all but who and what.
 fn startup_settings(parameters: &[(String, String)]) -> Settings {
-    let mut entries: Vec<(Box<str>, Box<str>)> = Vec::new();
+    // A client that gives no name has none, whatever our connections are called while nobody has them.
+    let mut entries: Vec<(Box<str>, Box<str>)> = vec![("application_name".into(), "".into())];
     for (name, value) in parameters {
         let name = name.to_ascii_lowercase().into_boxed_str();
         // As in PostgreSQL the last one counts.

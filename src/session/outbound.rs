@@ -6,6 +6,7 @@
 use std::io;
 use std::task::{Context, Poll};
 
+use super::custom::CustomSettings;
 use super::pins::Found;
 use super::session::{End, Session};
 use super::settings::{IN_HOT_STANDBY, Settings, report};
@@ -15,7 +16,7 @@ use crate::clock::now_ms;
 use crate::cluster::observe::question::end_of_record;
 use crate::net::buffer::{LARGE, SMALL};
 use crate::route::Effects;
-use crate::session::prepared::{NAME_PREFIX, NameChange, Names, StatementId};
+use crate::session::prepared::{NAME_PREFIX, NameChange, Names, StatementId, UNKNOWN_PREFIX};
 use crate::topology::Lsn;
 use crate::wire::fields;
 use crate::wire::frame::{HEADER_LEN, header};
@@ -29,6 +30,9 @@ const WAL_BLOCK: u64 = 8192;
 const WAL_SEGMENT: u64 = 16 * 1024 * 1024;
 /// A standby ends a read that its replay conflicts with by this code; the primary has no such conflict.
 const RECOVERY_CONFLICT: SqlState = SqlState(*b"40001");
+/// The routine that refuses a prepared statement whose result would have other columns than it had
+/// (SQLSTATE 0A000, which by itself says much else).
+const CACHED_PLAN_CHANGED: &[u8] = b"RevalidateCachedQuery";
 
 const UNKNOWN_OUTCOME: &str = "the connection to the PostgreSQL server was lost before it answered: \
                                whether the statement took effect is not known";
@@ -234,6 +238,10 @@ impl Session {
         if !for_client {
             return;
         }
+        if fields::field(body, b'R') == Some(CACHED_PLAN_CHANGED) {
+            // The schema was changed past us: what is prepared from now on is another statement.
+            self.identity.database.schema_changed();
+        }
         let refused = state == sqlstate::READ_ONLY_SQL_TRANSACTION || state == RECOVERY_CONFLICT;
         if lease.is_standby && !lease.retained.is_empty() && refused {
             lease.redirect = true;
@@ -322,7 +330,9 @@ impl Session {
         if tracks_floor && !done.may_write {
             self.floor.read_from(conn.epoch, conn.server, now_ms());
         }
-        if done.discards_all {
+        // In a transaction block DISCARD ALL is refused, so nothing is discarded.
+        let refused = effects.contains(Effects::BEGINS | Effects::DISCARDS_ALL) && done.failed;
+        if done.discards_all && !refused {
             if done.failed {
                 // Which of several statements failed is not known; a new connection knows nothing.
                 conn.doomed = true;
@@ -337,8 +347,13 @@ impl Session {
         }
         if done.deallocates {
             conn.doomed = true;
+            if !done.failed {
+                done.deallocated.iter().for_each(|name| drop(self.names.remove(name.as_bytes())));
+            }
         }
-        if done.hidden_state || !self.pins.is_empty() {
+        let unseen = effects.intersects(Effects::CHANGES_SETTINGS)
+            && self.custom.as_ref().is_some_and(|custom| custom.unseen);
+        if done.hidden_state || unseen || !self.pins.is_empty() {
             conn.leftover_of = Some(self.id);
         }
         if effects.intersects(Effects::DDL) {
@@ -348,7 +363,10 @@ impl Session {
         let discarded = effects.intersects(Effects::DISCARDS_ALL) && !done.failed;
         if effects.intersects(Effects::CHANGES_SETTINGS | Effects::UNKNOWN_EFFECTS) && !discarded {
             lease.collected.clear();
-            conn.ask(Question::Settings, OwnStatement::Settings, &[Some(self.identity.user.as_bytes())]);
+            let names = self.settings.iter().map(|(name, _)| name);
+            let custom = CustomSettings::array(self.custom.as_deref(), names);
+            let parameters = [Some(self.identity.user.as_bytes()), Some(custom.as_bytes())];
+            conn.ask(Question::Settings, OwnStatement::Settings, &parameters);
             lease.settings_asked = true;
             lease.ours_first = true;
         }
@@ -356,6 +374,7 @@ impl Session {
             .union(Effects::LISTENS)
             .union(Effects::UNLISTENS)
             .union(Effects::HOLD_CURSOR)
+            .union(Effects::CLOSES_CURSOR)
             .union(Effects::SESSION_ADVISORY_LOCK)
             .union(Effects::ADVISORY_UNLOCK)
             .union(Effects::DDL)
@@ -401,9 +420,15 @@ impl Session {
         if lease.settings_asked {
             lease.settings_asked = false;
             let collected = std::mem::take(&mut lease.collected);
-            let settings = std::sync::Arc::new(Settings::new(collected));
-            lease.conn.settings = settings.clone();
-            self.settings = settings;
+            let present = Settings::new(collected);
+            // RESET goes back to what the session began with, which the server connection does not know.
+            self.settings = std::sync::Arc::new(present.over(&self.startup_settings));
+            lease.conn.settings = std::sync::Arc::new(present);
+        }
+        let is_idle = lease.conn.status == TransactionStatus::Idle;
+        if is_idle && !lease.conn.doomed && lease.conn.settings.hash() != self.settings.hash() {
+            self.apply_settings();
+            return Ok(true);
         }
         let was_ours = std::mem::take(&mut lease.ours_first);
         if lease.marked > 0 || lease.conn.status != TransactionStatus::Idle || !self.pins.is_empty() {
@@ -529,8 +554,10 @@ impl Settling<'_> {
             }
             return;
         }
-        if owed.audience == For::Prelude && owed.reply == Reply::CloseComplete {
-            // The server still knows what we believe it has forgotten.
+        let of_ours = matches!(owed.audience, For::Us(_));
+        if of_ours || owed.audience == For::Prelude && owed.reply == Reply::CloseComplete {
+            // The connection is not what we believe it to be: a question was skipped, or the server still
+            // knows what it should have forgotten.
             self.doom = true;
         }
         self.forgotten.extend(owed.learns);
@@ -566,12 +593,16 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 
 /// Replaces our names of statements by the client's in the fields of an error.
 fn rename(body: &[u8], names: &Names) -> Vec<u8> {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
     let mut out = Vec::with_capacity(body.len());
     let mut rest = body;
     while !rest.is_empty() {
-        if rest.starts_with(NAME_PREFIX.as_bytes()) {
-            let end =
-                rest.iter().position(|b| !b.is_ascii_alphanumeric() && *b != b'_').unwrap_or(rest.len());
+        // Only a whole word is a name: `tab_key` has none.
+        let begins = !out.last().is_some_and(is_part);
+        if begins && rest.starts_with(UNKNOWN_PREFIX.as_bytes()) {
+            rest = &rest[UNKNOWN_PREFIX.len()..];
+        } else if begins && rest.starts_with(NAME_PREFIX.as_bytes()) {
+            let end = rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len());
             let ours = &rest[..end];
             out.extend_from_slice(names.client_name(ours).unwrap_or(ours));
             rest = &rest[end..];

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::SessionId;
 use super::batch::{Batch, Request};
 use super::cancel::{CancelKey, CancelSlot};
+use super::custom::CustomSettings;
 use super::floor::Floor;
 use super::gateway::{Database, Gateway, Settled};
 use super::lease::{Lease, PREPARE_DEADLINE_MS, Waiting};
@@ -28,7 +29,7 @@ use super::transaction::Transaction;
 use crate::backend::connect::Credential;
 use crate::clock::now_ms;
 use crate::net::{Buffer, Stream};
-use crate::pool::Pool;
+use crate::pool::{Pool, Waiter};
 use crate::route::Analyzed;
 use crate::telemetry::labels::Direction;
 use crate::topology::Snapshot;
@@ -106,7 +107,9 @@ pub struct Session {
     pub(super) slot: Arc<CancelSlot>,
 
     pub(super) lease: Option<Lease>,
-    pub(super) waiting: Option<Box<Waiting>>,
+    pub(super) waiting: Option<Waiting>,
+    /// Of the last wait that was served, for the next.
+    pub(super) waiter: Option<Arc<Waiter>>,
     /// Statements classified by a look ahead, in the order they will be sent.
     pub(super) batch: Batch,
     /// After an error of ours, the client's messages are dropped up to its next Sync.
@@ -120,6 +123,8 @@ pub struct Session {
     pub(super) pins: Pins,
     pub(super) settings: Arc<Settings>,
     pub(super) startup_settings: Arc<Settings>,
+    /// Names only: settings that servers do not list.
+    pub(super) custom: Option<Box<CustomSettings>>,
     pub(super) believed: Arc<Reported>,
     pub(super) floor: Floor,
     /// Why the last statement went where it did, for `SHOW ROUTE`.
@@ -178,6 +183,7 @@ impl Session {
             slot: start.slot,
             lease: None,
             waiting: None,
+            waiter: None,
             batch: Batch::default(),
             discarding: false,
             status: TransactionStatus::Idle,
@@ -187,6 +193,7 @@ impl Session {
             next_unnamed: 0,
             pins: Pins::default(),
             startup_settings: start.settings.clone(),
+            custom: None,
             settings: start.settings,
             believed: start.believed,
             floor: Floor::default(),

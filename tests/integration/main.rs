@@ -6,5 +6,12 @@
 mod support;
 
 mod cli;
+mod clients;
+mod differential;
 mod documentation;
 mod lost_servers;
+mod looking_in;
+mod pooling;
+mod prepared;
+mod sandbox;
+mod session_state;
