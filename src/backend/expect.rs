@@ -142,9 +142,9 @@ impl ExpectedReplies {
 
     /// Whether a COPY from the client may be about to begin.
     pub fn may_begin_copy(&self) -> bool {
-        self.owed.iter().any(|owed| {
-            owed.audience == For::Client && matches!(owed.reply, Reply::Query | Reply::Execution)
-        })
+        self.owed
+            .iter()
+            .any(|owed| owed.audience == For::Client && matches!(owed.reply, Reply::Query | Reply::Execution))
     }
 
     /// The server ignores whatever is sent until a Sync.

@@ -7,6 +7,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::custom::CustomSettings;
+use super::floor::{InvalidToken, TOKEN};
 use super::pins::Found;
 use super::session::{End, Session};
 use super::settings::{IN_HOT_STANDBY, Settings, report};
@@ -144,6 +145,10 @@ impl Session {
                     continue;
                 }
                 (b'E', Verdict::Forward) if complete => self.forward_error(found.len),
+                // What comes before anything was done does not bind us to this server.
+                (b'1' | b'2' | b'3' | b'T' | b't' | b'n', Verdict::Forward) if complete => {
+                    lease.marked += found.len;
+                }
                 (_, Verdict::Forward) if complete => self.mark(found.len),
                 (_, Verdict::Forward) => {
                     let have = rest_len(lease.conn.input.len(), lease.marked);
@@ -216,7 +221,7 @@ impl Session {
             tell = !ours && !lease.redirect && report(&mut self.believed, name, value);
         }
         if tell {
-            lease.marked += len;
+            self.mark(len);
         } else {
             self.take_out(len);
         }
@@ -316,20 +321,28 @@ impl Session {
     /// what must be known before the connection may serve somebody else.
     fn ready(&mut self) -> Result<(), End> {
         let tracks_floor = self.tracks_floor();
+        let stands_in = self.lease.as_ref().is_some_and(|lease| lease.stands_in);
+        let standby_has_floor = tracks_floor && stands_in && self.standby_has_floor();
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let conn = &mut *lease.conn;
-        if conn.status != TransactionStatus::Idle {
-            lease.is_complete = false;
-            return Ok(());
-        }
-        if conn.expected.owes_client() || lease.ours_first || lease.redirect {
+        if conn.status != TransactionStatus::Idle
+            || conn.expected.owes_client()
+            || lease.ours_first
+            || lease.redirect
+        {
             return Ok(());
         }
         let done = &self.transaction;
         let effects = done.effects;
+        let mut asks_floor = done.may_write && tracks_floor && !done.floor_asked && !lease.is_standby;
         if tracks_floor && !done.may_write {
             self.floor.read_from(conn.epoch, conn.server, now_ms());
+            // Else a session that reads more often than servers are looked at never leaves the primary.
+            // Not while no standby has even what the session wrote: the answer would only be too old.
+            asks_floor = standby_has_floor;
         }
+        // What follows on this connection before the position is known is read here too.
+        lease.stands_in |= done.may_write;
         // In a transaction block DISCARD ALL is refused, so nothing is discarded.
         let refused = effects.contains(Effects::BEGINS | Effects::DISCARDS_ALL) && done.failed;
         if done.discards_all && !refused {
@@ -385,7 +398,7 @@ impl Session {
             conn.ask(Question::Pins, OwnStatement::Pins, &[]);
             lease.ours_first = true;
         }
-        if done.may_write && tracks_floor && !done.floor_asked && !lease.is_standby {
+        if asks_floor {
             self.floor.pending = true;
             conn.ask(Question::Floor, OwnStatement::Floor, &[]);
             lease.ours_first = true;
@@ -412,6 +425,9 @@ impl Session {
                 return Ok(true);
             }
             self.tell_what_differs();
+            if let Some(lease) = &mut self.lease {
+                lease.held_from = self.to_client.len();
+            }
             return Ok(true);
         }
         if lease.redirect {
@@ -419,17 +435,25 @@ impl Session {
         }
         if lease.settings_asked {
             lease.settings_asked = false;
-            let collected = std::mem::take(&mut lease.collected);
-            let present = Settings::new(collected);
-            // RESET goes back to what the session began with, which the server connection does not know.
-            self.settings = std::sync::Arc::new(present.over(&self.startup_settings));
+            let mut collected = std::mem::take(&mut lease.collected);
+            let present = Settings::new(collected.clone());
+            let token = collected.iter().position(|(name, _)| **name == *TOKEN);
+            let token = token.map(|at| collected.swap_remove(at).1);
+            // RESET goes back to what the session began with, which the server connection does not know;
+            // and the connection has the token until it is made to fit again: the session does not keep it.
+            self.settings = std::sync::Arc::new(Settings::new(collected).over(&self.startup_settings));
             lease.conn.settings = std::sync::Arc::new(present);
+            if let Some(token) = token {
+                self.take_token(&token);
+            }
         }
+        let Some(lease) = &mut self.lease else { return Ok(false) };
         let is_idle = lease.conn.status == TransactionStatus::Idle;
         if is_idle && !lease.conn.doomed && lease.conn.settings.hash() != self.settings.hash() {
             self.apply_settings();
             return Ok(true);
         }
+        let Some(lease) = &mut self.lease else { return Ok(false) };
         let was_ours = std::mem::take(&mut lease.ours_first);
         if lease.marked > 0 || lease.conn.status != TransactionStatus::Idle || !self.pins.is_empty() {
             if !self.pins.is_empty() && lease.conn.doomed && lease.marked == 0 {
@@ -444,10 +468,32 @@ impl Session {
         Ok(true)
     }
 
+    /// The session has set `komainu.token`: see [`super::floor`].
+    fn take_token(&mut self, token: &str) {
+        if self.floor.take_token(token).is_ok() {
+            return;
+        }
+        // A plain SET is checked before it is sent; `set_config` and texts of several statements are not,
+        // and theirs is done already.
+        let message = format!("parameter \"{TOKEN}\" was set to {token:?}, which is ignored: {InvalidToken}");
+        self.notify_client(&message::Report::warning(sqlstate::INVALID_PARAMETER_VALUE, &message));
+    }
+
+    /// Puts a notice into the stream to the client, unless a message is half through.
+    pub(super) fn notify_client(&mut self, report: &message::Report<'_>) {
+        if self.lease.as_ref().is_some_and(|lease| lease.server_passing > 0) {
+            tracing::info!(session = self.id.0, message = report.message, "client is not told");
+            return;
+        }
+        self.unmark();
+        report.encode(&mut self.to_client);
+    }
+
     /// Asks the primary what a standby has refused.
     fn ask_again(&mut self) -> Result<(), End> {
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let retained = std::mem::take(&mut lease.retained);
+        self.to_client.truncate(lease.held_from);
         for change in std::mem::take(&mut lease.undo).into_iter().rev() {
             self.names.undo(change);
         }

@@ -51,7 +51,13 @@ impl Twins {
 
 /// Runs the steps against both, each over a new connection, and compares.
 #[track_caller]
-pub fn compare(cluster: &Cluster, komainu: &Komainu, twins: &Twins, what: &str, steps: &[Step]) -> Vec<Message> {
+pub fn compare(
+    cluster: &Cluster,
+    komainu: &Komainu,
+    twins: &Twins,
+    what: &str,
+    steps: &[Step],
+) -> Vec<Message> {
     let mut direct = Wire::connect(cluster.primary().port());
     login(&mut direct, &twins.direct);
     let mut proxied = komainu.wire();
@@ -82,7 +88,8 @@ pub fn compare(cluster: &Cluster, komainu: &Komainu, twins: &Twins, what: &str, 
         };
         let (theirs_shown, ours_shown) = (shown(&theirs), shown(&ours));
         assert_eq!(
-            ours_shown, theirs_shown,
+            ours_shown,
+            theirs_shown,
             "\n{what}, step {at}: komainu (left) differs from PostgreSQL (right) after\n  {}",
             sent.join("\n  ")
         );
@@ -144,13 +151,17 @@ fn shown(messages: &[Message]) -> Vec<String> {
 fn show(message: &Message) -> String {
     match message.tag {
         'E' | 'N' => {
-            let fields: Vec<_> = message.error().into_iter().filter(|(tag, _)| !"FLR".contains(*tag)).collect();
+            let fields: Vec<_> =
+                message.error().into_iter().filter(|(tag, _)| !"FLR".contains(*tag)).collect();
             format!("{} {fields:?}", message.tag)
         }
         'T' => format!("T {:?}", columns(&message.body)),
         'A' => format!("A {:?}", String::from_utf8_lossy(&message.body[4..])),
         tag if message.body.len() > 200 => {
-            let sum = message.body.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+            let sum = message
+                .body
+                .iter()
+                .fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
             format!("{tag} {} bytes, {sum:x}", message.body.len())
         }
         tag => format!("{tag} {:?}", String::from_utf8_lossy(&message.body)),
@@ -421,8 +432,11 @@ fn flight(random: &mut Random, table: &str, steps: &mut Vec<Step>) {
                 let (sql, count) = STATEMENTS[random.below(STATEMENTS.len())];
                 let values = &["1", "2"][..count];
                 let (portal, name) = (random.one_of(PORTALS), random.one_of(NAMES));
-                let messages =
-                    if random.below(4) > 0 { messages.parse(name, &sql.replace("TBL", table)) } else { messages };
+                let messages = if random.below(4) > 0 {
+                    messages.parse(name, &sql.replace("TBL", table))
+                } else {
+                    messages
+                };
                 let messages = messages.bind(portal, name, values);
                 let messages = if random.below(2) == 0 { messages.describe(b'P', portal) } else { messages };
                 messages.execute(portal, random.below(3) as i32)

@@ -13,5 +13,6 @@ mod lost_servers;
 mod looking_in;
 mod pooling;
 mod prepared;
+mod routing;
 mod sandbox;
 mod session_state;
