@@ -37,6 +37,9 @@ const RECOVERY_CONFLICT: SqlState = SqlState(*b"40001");
 /// (SQLSTATE 0A000, which by itself says much else).
 const CACHED_PLAN_CHANGED: &[u8] = b"RevalidateCachedQuery";
 
+const UNKNOWN_OUTCOME: &str = "the connection to the PostgreSQL server was lost before it answered: \
+                               whether the statement took effect is not known";
+
 impl Session {
     /// Sends what waits for the server.
     pub(super) fn flush_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
@@ -581,7 +584,9 @@ impl Session {
         let cut_short = lease.server_passing > 0;
         let in_transaction = lease.conn.status != TransactionStatus::Idle;
         let is_pinned = !self.pins.is_empty();
-        let may_have_written = self.transaction.may_write;
+        // Inside a transaction block nothing is lasting before its end was sent.
+        let ended = !in_transaction || self.transaction.effects.intersects(Effects::ENDS_TRANSACTION);
+        let outcome_unknown = owes && ended && self.transaction.may_write;
         self.unmark();
         self.abandon_lease();
         self.transaction.end();
@@ -592,13 +597,13 @@ impl Session {
         let name = "the connection to the PostgreSQL server was lost";
         if cut_short || in_transaction || is_pinned {
             // What the client believes to have (a transaction, a lock, a half-sent row) is gone with it.
+            if outcome_unknown {
+                return Err(End::fatal(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME));
+            }
             return Err(End::fatal(sqlstate::CONNECTION_FAILURE, format!("{name}; reconnect and try again")));
         }
-        let report = if may_have_written {
-            message::Report::error(
-                sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
-                "the connection to the PostgreSQL server was lost before it answered: whether the statement took effect is not known",
-            )
+        let report = if outcome_unknown {
+            message::Report::error(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME)
         } else {
             message::Report::error(sqlstate::CONNECTION_FAILURE, name)
         };

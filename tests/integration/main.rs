@@ -13,6 +13,7 @@ mod documentation;
 mod hostile_messages;
 mod hostile_startup;
 mod limits;
+mod lost_servers;
 mod looking_in;
 mod pooling;
 mod prepared;
