@@ -73,19 +73,26 @@ pub struct Owed {
     pub learns: Option<StatementId>,
     /// What this did to the session's names, to be undone if the server skips it.
     pub change: Option<Box<NameChange>>,
+    /// The unnamed statement that the server has once this succeeds.
+    pub unnamed: Option<u64>,
 }
 
 impl Owed {
     pub fn client(reply: Reply) -> Self {
-        Owed { reply, audience: For::Client, learns: None, change: None }
+        Owed { reply, audience: For::Client, learns: None, change: None, unnamed: None }
     }
 
     pub fn us(reply: Reply, question: Question) -> Self {
-        Owed { reply, audience: For::Us(question), learns: None, change: None }
+        Owed { reply, audience: For::Us(question), learns: None, change: None, unnamed: None }
+    }
+
+    pub fn parses_unnamed(mut self, id: u64) -> Self {
+        self.unnamed = Some(id);
+        self
     }
 
     pub fn prelude(reply: Reply) -> Self {
-        Owed { reply, audience: For::Prelude, learns: None, change: None }
+        Owed { reply, audience: For::Prelude, learns: None, change: None, unnamed: None }
     }
 
     fn is_unsettled(&self) -> bool {
@@ -120,11 +127,43 @@ pub struct ExpectedReplies {
     copy_in: bool,
     /// The simple Query at the front has failed; its ReadyForQuery is still to come.
     query_failed: bool,
+    /// Messages of the extended protocol were sent that no Sync has followed yet: even when all of them are
+    /// answered, their transaction is open.
+    open_batch: bool,
+    /// Nothing was sent since the server was told to say what it has to say.
+    flushed: bool,
 }
 
 impl ExpectedReplies {
     pub fn is_empty(&self) -> bool {
+        self.is_answered() && !self.open_batch
+    }
+
+    /// Whatever was sent is answered; but the transaction of a batch without its Sync may be open.
+    pub fn is_answered(&self) -> bool {
         self.owed.is_empty() && !self.skipping
+    }
+
+    /// A Sync is missing.
+    pub fn has_open_batch(&self) -> bool {
+        self.open_batch
+    }
+
+    /// Whether the server must be told to flush before its answers can be waited for; true once.
+    pub fn must_flush(&mut self) -> bool {
+        self.open_batch && !self.owed.is_empty() && !std::mem::replace(&mut self.flushed, true)
+    }
+
+    /// Whether what the name means depends on answers still to come.
+    pub fn may_change(&self, name: &[u8]) -> bool {
+        self.owed.iter().any(|owed| owed.change.as_ref().is_some_and(|change| *change.name == *name))
+    }
+
+    /// Whether a COPY from the client may be about to begin.
+    pub fn may_begin_copy(&self) -> bool {
+        self.owed
+            .iter()
+            .any(|owed| owed.audience == For::Client && matches!(owed.reply, Reply::Query | Reply::Execution))
     }
 
     /// The server ignores whatever is sent until a Sync.
@@ -143,10 +182,15 @@ impl ExpectedReplies {
 
     /// Something was sent that `owed` will answer.
     pub fn push(&mut self, owed: Owed) {
-        if owed.reply == Reply::Sync {
-            self.skipping = false;
+        match owed.reply {
+            Reply::Sync => (self.skipping, self.open_batch) = (false, false),
+            Reply::Query | Reply::FunctionCall => self.open_batch = false,
+            // Nothing is sent for these.
+            Reply::OwnParseComplete | Reply::OwnCloseComplete => {}
+            _ => self.open_batch = true,
         }
         self.unsettled += usize::from(owed.is_unsettled());
+        self.flushed = false;
         self.owed.push_back(owed);
     }
 
@@ -171,18 +215,13 @@ impl ExpectedReplies {
         self.owed.front().map(|owed| owed.audience)
     }
 
-    /// What the last message that was sent will be answered with.
-    pub fn last_reply(&self) -> Option<Reply> {
-        self.owed.back().map(|owed| owed.reply)
-    }
-
     /// The connection is lost: nothing owed will come. Last first, as `on_message` does.
     pub fn abandon(&mut self, mut settle: impl FnMut(Owed, bool)) {
         for owed in self.owed.drain(..).rev() {
             settle(owed, false);
         }
+        (self.skipping, self.open_batch) = (false, false);
         self.unsettled = 0;
-        self.skipping = false;
     }
 
     /// A reply of ours whose turn has come: to be written to the client now.

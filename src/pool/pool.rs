@@ -11,13 +11,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::book::Book;
+use super::book::Waiting;
 use super::gate::{Permit, ServerGate};
 use super::waiter::Waiter;
 use super::{AcquireError, PoolKey};
 use crate::backend::ServerConn;
 use crate::backend::conn::{IdleLook, NewConn};
 use crate::backend::connect::{ConnectError, ConnectTarget, Credential, Login, connect};
-use crate::clock::now_ms;
+use crate::clock::{coarse_ms, now_ms};
 use crate::config::{self, PoolLimits};
 use crate::session::settings::{Reported, Settings};
 use crate::topology::Epoch;
@@ -140,7 +141,12 @@ impl Pool {
 
     /// A connection, waiting for one in turn. Cancel safe: dropping it leaves the queue.
     pub fn wait(self: &Arc<Self>) -> Acquire {
-        let waiter = Waiter::new(now_ms());
+        self.wait_as(Waiter::new())
+    }
+
+    /// The same with a waiter that has been served before, and so stands in no queue any more.
+    pub fn wait_as(self: &Arc<Self>, waiter: Arc<Waiter>) -> Acquire {
+        waiter.begin(now_ms());
         self.inner().book.enqueue(waiter.clone());
         self.open_for_waiters();
         Acquire { pool: self.clone(), waiter }
@@ -148,8 +154,9 @@ impl Pool {
 
     /// Takes a connection back. What is not clean is closed.
     pub fn release(self: &Arc<Self>, mut conn: PooledConn) {
-        let now = now_ms();
-        let expired = self.config.lifetime_ms != 0 && now - conn.opened_at_ms > self.config.lifetime_ms;
+        let now = coarse_ms();
+        let age = now.saturating_sub(conn.opened_at_ms);
+        let expired = self.config.lifetime_ms != 0 && age > self.config.lifetime_ms;
         if self.is_retired() || expired || !conn.is_clean() {
             self.discard(conn);
             self.open_for_waiters();
@@ -192,13 +199,12 @@ impl Pool {
             let mut inner = self.inner();
             let minimum = inner.limits.min;
             let (idle_timeout, lifetime) = (self.config.idle_timeout_ms, self.config.lifetime_ms);
-            let mut expired =
-                inner.book.expire(0, |conn| lifetime != 0 && now - conn.opened_at_ms > lifetime);
-            expired.extend(
-                inner
-                    .book
-                    .expire(minimum, |conn| idle_timeout != 0 && now - conn.idle_since_ms > idle_timeout),
-            );
+            let mut expired = inner
+                .book
+                .expire(0, |conn| lifetime != 0 && now.saturating_sub(conn.opened_at_ms) > lifetime);
+            expired.extend(inner.book.expire(minimum, |conn| {
+                idle_timeout != 0 && now.saturating_sub(conn.idle_since_ms) > idle_timeout
+            }));
             let kept = inner.permits.len().saturating_sub(expired.len());
             inner.permits.truncate(kept);
             expired
@@ -364,7 +370,8 @@ impl Pool {
     /// Nothing open, nobody waiting, unused for long: the registry may forget it.
     pub fn is_forgettable(&self, now_ms: u64, after_ms: u64) -> bool {
         let counts = self.counts();
-        counts == PoolCounts::default() && now_ms - self.last_used_ms.load(Ordering::Relaxed) > after_ms
+        counts == PoolCounts::default()
+            && now_ms.saturating_sub(self.last_used_ms.load(Ordering::Relaxed)) > after_ms
     }
 }
 
@@ -378,6 +385,19 @@ pub struct Acquire {
 impl Acquire {
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<PooledConn, AcquireError>> {
         self.waiter.poll(cx)
+    }
+
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    pub fn since_ms(&self) -> u64 {
+        self.waiter.since_ms()
+    }
+
+    /// The waiter of one that was served, for the next wait.
+    pub fn into_waiter(self) -> Arc<Waiter> {
+        self.waiter.clone()
     }
 
     pub async fn served(mut self) -> Result<PooledConn, AcquireError> {

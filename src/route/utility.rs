@@ -321,6 +321,10 @@ fn show(words: Words<'_>) -> Verdict {
     }
     match parameter(words) {
         Some((parameter, end)) if end == words.len() => match &*parameter {
+            // Drivers ask these to find out whether they may write; by komainu they may.
+            "transaction_read_only" | "in_hot_standby" => {
+                Verdict::primary("SHOW of it", StatementKind::Show { name: parameter }, Effects::NONE)
+            }
             "pool_nodes" => ours(PoolShow::Nodes),
             "pool_version" => ours(PoolShow::Version),
             "pool_processes" => ours(PoolShow::Processes),

@@ -60,11 +60,16 @@ pub fn run(path: &Path) -> Result<(), ServeError> {
     raise_file_limit(
         config.limits.max_client_connections + config.pool.max_server_connections * config.servers.len(),
     );
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.workers)
-        .thread_name("komainu-worker")
-        .enable_all()
-        .build()?;
+    let runtime = match config.workers {
+        // One worker needs no queues that others steal from.
+        1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+        workers => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(workers)
+            .thread_name("komainu-worker")
+            .enable_all()
+            .build()?,
+    };
+    clock::tick();
     runtime.block_on(serve(path, config, log))
 }
 

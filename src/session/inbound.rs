@@ -10,6 +10,8 @@ use bytes::{BufMut, BytesMut};
 
 use super::answers::rows_as_select;
 use super::batch::{Context, Request, Scan, text};
+use super::floor::{InvalidToken, TOKEN, read_token};
+use super::lease::Route;
 use super::pins::{PinReason, Pins};
 use super::prepared::{self, Content, Origin, Prepared, UNKNOWN_PREFIX};
 use super::rewrite;
@@ -23,7 +25,7 @@ use crate::net::Buffer;
 use crate::route::statement::PoolShow;
 use crate::route::{Analysis, Analyzed, Effects, StatementKind};
 use crate::wire::frame::{HEADER_LEN, Header, header, split_cstr};
-use crate::wire::message::{self, TransactionStatus, ready_for_query};
+use crate::wire::message::{self, Report, TransactionStatus, ready_for_query};
 use crate::wire::sqlstate;
 
 /// What became of the message at the front of the input.
@@ -63,12 +65,15 @@ impl Session {
                 }
                 continue;
             }
+            let before = input.len();
             let step = match &self.lease {
-                Some(lease) if lease.ours_first || lease.redirect || lease.is_complete => return Ok(()),
+                Some(lease) if lease.ours_first || lease.redirect => return Ok(()),
+                Some(lease) if self.pins.is_empty() && lease.is_to_be_answered_first() => return Ok(()),
                 Some(lease) if lease.conn.output.len() > MAX_TO_SERVER => return Ok(()),
                 Some(_) => self.send_on(input)?,
                 None => self.without_server(input)?,
             };
+            self.taken(before - input.len());
             match step {
                 Step::Done => {}
                 Step::NeedMore { room } => {
@@ -96,7 +101,14 @@ impl Session {
         }
         input.consume(count);
         self.passing.left -= count;
+        self.taken(count);
         true
+    }
+
+    fn taken(&mut self, count: usize) {
+        if let Some(lease) = &mut self.lease {
+            lease.request_left = lease.request_left.saturating_sub(count);
+        }
     }
 
     fn drop_message(&mut self, found: Header) -> Step {
@@ -143,6 +155,7 @@ impl Session {
             names: &self.names,
             unnamed: self.unnamed.as_ref(),
             classify: self.settled.config.split.enabled && !self.identity.session_mode,
+            read_only: self.settings.get("default_transaction_read_only") == Some("on"),
         };
         let scanned = batch.scan(input, &context);
         self.batch = batch;
@@ -185,7 +198,7 @@ impl Session {
             return self.send_copy_data(found, input);
         }
         // The server ignores everything up to the Sync, so what was sent need not reach it.
-        if expected.is_skipping() && !matches!(found.tag, b'S' | b'X') {
+        if expected.is_skipping() && is_known(found.tag) && !matches!(found.tag, b'S' | b'X') {
             return Ok(self.drop_message(found));
         }
         match found.tag {
@@ -201,7 +214,6 @@ impl Session {
                 input.consume(found.len);
                 message::sync(&mut lease.conn.output);
                 lease.conn.expected.push(Owed::client(Reply::Sync));
-                lease.is_complete = lease.is_standby;
                 self.batch.clear();
                 Ok(Step::Done)
             }
@@ -218,10 +230,23 @@ impl Session {
                 self.passing = Passing { left: found.len, forward: true };
                 Ok(Step::Done)
             }
+            // Sent ahead: whether it belongs to a COPY is known when the server has answered.
+            b'd' | b'c' | b'f' if expected.may_begin_copy() => Ok(self.wait_for_answers()),
             b'd' | b'c' | b'f' => Ok(self.drop_message(found)),
             b'X' => Err(End::Terminated),
             other => Err(unexpected(other)),
         }
+    }
+
+    /// The next message depends on how those before it fare.
+    fn wait_for_answers(&mut self) -> Step {
+        self.batch.clear();
+        if let Some(lease) = &mut self.lease
+            && lease.conn.expected.must_flush()
+        {
+            lease.conn.output.extend_from_slice(&[b'H', 0, 0, 0, 4]);
+        }
+        Step::Wait
     }
 
     fn send_copy_data(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
@@ -277,8 +302,11 @@ impl Session {
         let sql = text(body);
         let analyzed = self.classify(sql);
         let effects = analyzed.analysis.effects;
-        if analyzed.analysis.hints.explain || matches!(analyzed.analysis.kind, StatementKind::ShowPool(_)) {
-            let answer = self.own_answer(&analyzed);
+        if self.waits_for_floor(&analyzed) {
+            return Ok(Step::Wait);
+        }
+        self.report_hints(&analyzed);
+        if let Some(answer) = self.own_answer(&analyzed, sql) {
             let lease = self.lease.as_mut().expect("called with a lease");
             message::query(&mut lease.conn.output, answer.as_bytes()).expect(FITS);
             lease.conn.expected.push(Owed::client(Reply::Query));
@@ -303,7 +331,6 @@ impl Session {
         lease.conn.expected.push(Owed::client(Reply::Query));
         // A simple Query ends the unnamed statement, here and in the client's eyes.
         lease.conn.unnamed = None;
-        lease.is_complete = lease.is_standby;
         self.unnamed = None;
         input.consume(found.len);
         self.note_statement(&analyzed);
@@ -323,9 +350,8 @@ impl Session {
         input: &mut Buffer,
         analyzed: &Arc<Analyzed>,
     ) -> Result<Step, End> {
-        if self.lease.as_ref().is_some_and(|lease| !lease.conn.expected.is_empty()) {
-            self.batch.clear();
-            return Ok(Step::Wait);
+        if self.lease.as_ref().is_some_and(|lease| !lease.conn.expected.is_answered()) {
+            return Ok(self.wait_for_answers());
         }
         let sql = text(&input.bytes()[HEADER_LEN..found.len]).to_vec();
         let one_prepare = analyzed.analysis.kind == StatementKind::Prepare;
@@ -367,7 +393,6 @@ impl Session {
         message::query(&mut lease.conn.output, &rewritten).expect(FITS);
         lease.conn.unnamed = None;
         lease.conn.expected.push(owed);
-        lease.is_complete = lease.is_standby;
         self.note_statement(analyzed);
         if analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE) {
             self.note_executed(&sql);
@@ -385,7 +410,7 @@ impl Session {
     fn executed(&self, sql: &[u8]) -> Vec<Arc<Analyzed>> {
         let mut executed = Vec::new();
         rewrite::names(sql, |name| {
-            executed.extend(self.names.get(name.as_bytes()).map(|prepared| prepared.analyzed.clone()));
+            executed.extend(self.names.get(name.as_bytes()).map(|prepared| prepared.analyzed()));
             None
         });
         executed
@@ -510,13 +535,20 @@ impl Session {
         let (name, rest) = split_cstr(&bytes[HEADER_LEN..]).ok_or_else(malformed)?;
         let (sql, types) = split_cstr(rest).ok_or_else(malformed)?;
         check_types(types).ok_or_else(malformed)?;
+        if !name.is_empty() && self.lease.as_ref().is_some_and(|lease| lease.conn.expected.may_change(name)) {
+            // Whether the name is taken depends on a Parse or Close that is still under way.
+            return Ok(self.wait_for_answers());
+        }
         let analyzed = self.classify(sql);
         self.note_custom_settings(sql, analyzed.analysis.effects);
         const BY_NAME: Effects =
             Effects::SQL_PREPARE.union(Effects::SQL_EXECUTE).union(Effects::SQL_DEALLOCATE);
-        if analyzed.analysis.hints.explain || matches!(analyzed.analysis.kind, StatementKind::ShowPool(_)) {
+        if self.waits_for_floor(&analyzed) {
+            return Ok(Step::Wait);
+        }
+        self.report_hints(&analyzed);
+        if let Some(answer) = self.own_answer(&analyzed, sql) {
             let (name, types) = (name.to_vec(), types.to_vec());
-            let answer = self.own_answer(&analyzed);
             self.parse_as(&name, answer.as_bytes(), &types, &analyzed)?;
         } else if analyzed.analysis.effects.intersects(BY_NAME) {
             let (name, sql, types) = (name.to_vec(), sql.to_vec(), types.to_vec());
@@ -534,7 +566,7 @@ impl Session {
             let lease = self.lease.as_mut().expect("called with a lease");
             lease.conn.output.extend_from_slice(bytes);
             lease.conn.unnamed = Some(id);
-            lease.conn.expected.push(Owed::client(Reply::ParseComplete));
+            lease.conn.expected.push(Owed::client(Reply::ParseComplete).parses_unnamed(id));
             let body = &bytes[HEADER_LEN..];
             match &mut self.unnamed {
                 // The same text again: no new copy.
@@ -566,7 +598,7 @@ impl Session {
             let lease = self.lease.as_mut().expect("called with a lease");
             message::parse(&mut lease.conn.output, b"", sql, types).expect(FITS);
             lease.conn.unnamed = Some(id);
-            lease.conn.expected.push(Owed::client(Reply::ParseComplete));
+            lease.conn.expected.push(Owed::client(Reply::ParseComplete).parses_unnamed(id));
             let mut body = vec![0];
             body.extend_from_slice(sql);
             body.push(0);
@@ -619,26 +651,45 @@ impl Session {
         let id = unnamed_id(self.id.0, self.next_unnamed);
         let analysis = Analysis::opaque();
         let routed = crate::route::resolve(&analysis, None, &self.settled.functions);
-        self.unnamed =
-            Some(Unnamed { id, body: Box::default(), analyzed: Arc::new(Analyzed { analysis, routed }) });
+        self.unnamed = Some(Unnamed {
+            id,
+            body: Box::default(),
+            analyzed: Arc::new(Analyzed { analysis, routed, generation: 0 }),
+        });
         self.pin(PinReason::NotInspected);
         let lease = self.lease.as_mut().expect("called with a lease");
         lease.conn.unnamed = Some(id);
-        lease.conn.expected.push(Owed::client(Reply::ParseComplete));
+        lease.conn.expected.push(Owed::client(Reply::ParseComplete).parses_unnamed(id));
         self.passing = Passing { left: found.len, forward: true };
         Ok(Step::Done)
     }
 
+    fn renew_unnamed(&mut self) {
+        if let Some(unnamed) = &mut self.unnamed
+            && !self.identity.database.is_current(&unnamed.analyzed)
+        {
+            unnamed.analyzed = unnamed.classify(&self.identity.database, &self.settled);
+        }
+    }
+
     /// The server's name for the client's, made known there first; and what is behind it.
     fn resolve_name(&mut self, name: &[u8]) -> (Cow<'static, [u8]>, Option<Arc<Analyzed>>) {
-        let Session { lease, names, unnamed, pins, .. } = self;
+        self.renew_unnamed();
+        let Session { lease, names, unnamed, pins, identity, settled, .. } = self;
         let conn = &mut lease.as_mut().expect("called with a lease").conn;
         if name.is_empty() {
-            let Some(unnamed) = unnamed else { return (Cow::Borrowed(b""), None) };
+            let Some(unnamed) = unnamed else {
+                // The server may have another client's.
+                if conn.unnamed.take().is_some() {
+                    message::close_statement(&mut conn.output, b"").expect(FITS);
+                    conn.expected.push(Owed::prelude(Reply::CloseComplete));
+                }
+                return (Cow::Borrowed(b""), None);
+            };
             if conn.unnamed != Some(unnamed.id) && !unnamed.body.is_empty() {
                 message::frame(&mut conn.output, b'P', |out| out.extend_from_slice(&unnamed.body))
                     .expect(FITS);
-                conn.expected.push(Owed::prelude(Reply::ParseComplete));
+                conn.expected.push(Owed::prelude(Reply::ParseComplete).parses_unnamed(unnamed.id));
                 conn.unnamed = Some(unnamed.id);
             }
             return (Cow::Borrowed(b""), Some(unnamed.analyzed.clone()));
@@ -646,7 +697,8 @@ impl Session {
         match names.get(name) {
             Some(prepared) => {
                 teach(conn, prepared);
-                (Cow::Owned(prepared.server_name.to_vec()), Some(prepared.analyzed.clone()))
+                let analyzed = identity.database.classify_prepared(prepared, settled);
+                (Cow::Owned(prepared.server_name.to_vec()), Some(analyzed))
             }
             // Prepared by SQL on this very connection, or unknown: the server knows which.
             None if pins.has(PinReason::SqlPrepare)
@@ -664,6 +716,9 @@ impl Session {
         let Some((portal, rest)) = split_cstr(body) else { return self.more_of_names(found, have) };
         let Some((name, rest)) = split_cstr(rest) else { return self.more_of_names(found, have) };
         let rest_at = have - rest.len();
+        if name.is_empty() {
+            self.renew_unnamed();
+        }
         // The common case by far: both unnamed, and parsed on this connection.
         let conn_unnamed = self.lease.as_ref().and_then(|lease| lease.conn.unnamed);
         if name.is_empty()
@@ -815,20 +870,56 @@ impl Session {
         }
     }
 
-    /// What komainu itself answers, as a query for the server.
-    fn own_answer(&mut self, analyzed: &Arc<Analyzed>) -> String {
+    /// The session's token is asked for before the position of its last write is known.
+    fn waits_for_floor(&mut self, analyzed: &Analyzed) -> bool {
+        let wants = matches!(&analyzed.analysis.kind,
+            StatementKind::ShowPool(PoolShow::Komainu(name)) if **name == *"token");
+        if !wants || !self.floor.pending || !self.is_idle() {
+            return false;
+        }
+        let Some(lease) = &mut self.lease else { return false };
+        if lease.conn.expected.is_empty() && !lease.is_standby {
+            // The answer was lost with the connection it was asked on.
+            lease.conn.ask(Question::Floor, OwnStatement::Floor, &[]);
+            lease.ours_first = true;
+        }
+        self.batch.clear();
+        !lease.is_standby
+    }
+
+    /// A comment that looks like a hint and is none must not be ignored in silence.
+    fn report_hints(&mut self, analyzed: &Analyzed) {
+        if let Some(error) = &analyzed.analysis.hints.error {
+            self.notify_client(&Report::warning(sqlstate::INVALID_PARAMETER_VALUE, &error.to_string()));
+        }
+    }
+
+    /// What komainu itself answers, as a query for the server; `None` if it is not asked.
+    fn own_answer(&mut self, analyzed: &Arc<Analyzed>, sql: &[u8]) -> Option<String> {
+        match &analyzed.analysis.kind {
+            StatementKind::ShowPool(_) => {}
+            StatementKind::Set { name, .. } if **name == *TOKEN => {
+                let token = rewrite::set_value(sql).filter(|value| !value.is_empty())?;
+                return read_token(&token).is_err().then(|| invalid_token(&token));
+            }
+            _ if analyzed.analysis.hints.explain => {}
+            _ => return None,
+        }
+        Some(self.own_rows(analyzed))
+    }
+
+    fn own_rows(&mut self, analyzed: &Arc<Analyzed>) -> String {
         if analyzed.analysis.hints.explain {
             let request = Request {
                 class: analyzed.routed.class,
                 decisive: Some(analyzed.clone()),
                 opening: super::transaction::Opening::of(analyzed),
-                effects: analyzed.analysis.effects,
                 whole: true,
                 is_query: true,
                 len: 0,
             };
-            let (server, reason) = self.explain(&request);
-            return rows_as_select(&["server", "reason"], &[vec![server, reason]]);
+            let route = self.would_go(&request);
+            return self.show_route(Some(&route));
         }
         match &analyzed.analysis.kind {
             StatementKind::ShowPool(PoolShow::Nodes) => {
@@ -848,8 +939,8 @@ impl Session {
                 rows_as_select(&["clients"], &[vec![clients]])
             }
             StatementKind::ShowPool(PoolShow::Route) => {
-                let (server, reason) = self.last_route.clone().unwrap_or_default();
-                rows_as_select(&["server", "reason"], &[vec![server, reason]])
+                self.look_at_topology();
+                self.show_route(self.last_route.as_ref())
             }
             StatementKind::ShowPool(PoolShow::Komainu(name)) => match &**name {
                 "token" => rows_as_select(&["token"], &[vec![self.floor.token()]]),
@@ -864,6 +955,15 @@ impl Session {
             },
             _ => rows_as_select(&["answer"], &[]),
         }
+    }
+
+    fn show_route(&self, route: Option<&Route>) -> String {
+        let row = |route: &Route| {
+            let server = route.server.and_then(|at| self.topology.servers.get(usize::from(at.0)));
+            vec![server.map_or_else(|| "none".to_owned(), |server| server.id.to_string()), route.why()]
+        };
+        let rows: Vec<_> = route.map(row).into_iter().collect();
+        rows_as_select(&["server", "reason"], &rows)
     }
 
     fn show_pools(&self) -> String {
@@ -887,6 +987,19 @@ impl Session {
         rows.sort();
         rows_as_select(&["server", "database", "user", "open", "idle", "waiting"], &rows)
     }
+}
+
+/// Fails on any server, with the effect an error has on the transaction.
+fn invalid_token(token: &str) -> String {
+    let message = format!("invalid value for parameter \"{TOKEN}\": \"{token}\"").replace('\'', "''");
+    let mut tag = String::from("k");
+    while message.contains(&tag) {
+        tag.push('k');
+    }
+    format!(
+        "DO ${tag}$ BEGIN RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = '{message}', \
+         HINT = '{InvalidToken}'; END ${tag}$ LANGUAGE plpgsql"
+    )
 }
 
 fn label(reason: PinReason) -> String {
@@ -959,6 +1072,11 @@ fn require_empty(found: Header) -> Result<(), End> {
         0 => Ok(()),
         _ => Err(End::violation(format!("invalid message format: {:?} has no body", char::from(found.tag)))),
     }
+}
+
+/// What a client may send once it is logged in.
+fn is_known(tag: u8) -> bool {
+    matches!(tag, b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'S' | b'H' | b'F' | b'd' | b'c' | b'f' | b'X')
 }
 
 fn unexpected(tag: u8) -> End {

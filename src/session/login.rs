@@ -100,9 +100,13 @@ async fn begin(gateway: &Arc<Gateway>, newcomer: &mut Newcomer) -> Result<Greete
     let believed = tokio::time::timeout(deadline, confirmed(gateway, newcomer, &settings))
         .await
         .unwrap_or_else(|_| {
+            let why = match gateway.view.borrow().no_primary {
+                Some(reason) => reason.sentence(),
+                None => "the primary could not be reached, or had no connection free",
+            };
             Err(LoginError::new(
                 sqlstate::CANNOT_CONNECT_NOW,
-                format!("no server could take the login within {} ms", deadline.as_millis()),
+                format!("no server could take the login within {} ms: {why}", deadline.as_millis()),
             ))
         })?;
     Ok(Greeted { settled, settings: Arc::new(settings), believed, session_mode })

@@ -44,12 +44,21 @@ pub struct Prepared {
     pub text: Box<[u8]>,
     /// The tail of the Parse message: parameter type count and OIDs.
     pub types: Box<[u8]>,
-    pub analyzed: Arc<Analyzed>,
+    /// As of the catalog that was known last; see `Database::classify_prepared`.
+    analyzed: Mutex<Arc<Analyzed>>,
 }
 
 impl Prepared {
     pub fn bytes(&self) -> usize {
         self.text.len() + self.types.len()
+    }
+
+    pub fn analyzed(&self) -> Arc<Analyzed> {
+        self.analyzed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn renew(&self, analyzed: &Arc<Analyzed>) {
+        *self.analyzed.lock().unwrap_or_else(PoisonError::into_inner) = analyzed.clone();
     }
 }
 
@@ -91,6 +100,7 @@ impl StatementStore {
         let key = self.key(&content);
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = entries.get(&key).and_then(Weak::upgrade) {
+            found.renew(analyzed);
             return found;
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
@@ -101,7 +111,7 @@ impl StatementStore {
             server_name: server_name.into_bytes().into(),
             origin: content.origin,
             types: content.types.into(),
-            analyzed: analyzed.clone(),
+            analyzed: Mutex::new(analyzed.clone()),
         });
         entries.insert(key, Arc::downgrade(&prepared));
         prepared
@@ -230,7 +240,7 @@ mod tests {
     fn analyzed() -> Arc<Analyzed> {
         let analysis = crate::route::analyze("select 1");
         let routed = crate::route::resolve(&analysis, None, &crate::route::FunctionLists::default());
-        Arc::new(Analyzed { analysis, routed })
+        Arc::new(Analyzed { analysis, routed, generation: 0 })
     }
 
     #[test]
