@@ -168,7 +168,8 @@ impl Session {
                     };
                     conn.status = status;
                     self.status = status;
-                    if self.settled.config.limits.idle_in_transaction_timeout_ms != 0 {
+                    let limits = &self.settled.config.limits;
+                    if limits.idle_in_transaction_timeout_ms != 0 || limits.client_idle_timeout_ms != 0 {
                         // Idle begins when the answer is complete, however long it took.
                         self.idle_since_ms = now_ms();
                     }
