@@ -45,7 +45,8 @@ fn psql_rolls_back_to_its_own_savepoints() {
                   SELECT $1::int + 1 \\bind 41 \\g\n";
     let file = shared().directory().join(format!("{database}.sql"));
     // PostgreSQL 15's psql has no \bind; what it has is enough.
-    std::fs::write(&file, script.replace("SELECT $1::int + 1 \\bind 41 \\g\n", "SELECT 41 + 1 \\gset\n")).unwrap();
+    std::fs::write(&file, script.replace("SELECT $1::int + 1 \\bind 41 \\g\n", "SELECT 41 + 1 \\gset\n"))
+        .unwrap();
     let urls = [shared().url(&database), direct_url(&Cluster::shared().database())];
     let [told, expected] = urls.map(|url| {
         let mut command = std::process::Command::new("timeout");
@@ -219,7 +220,8 @@ async fn tokio_postgres_cancels_its_own_query_only() {
     assert_eq!(slept.unwrap_err().code().unwrap().code(), "57014");
     // Idle: nothing to cancel, and nobody else's query is hit.
     token.cancel_query(NoTls).await.unwrap();
-    let undisturbed = future::join_all((0..4).map(|_| other.query_one("SELECT 1 FROM pg_sleep(0.2)", &[]))).await;
+    let undisturbed =
+        future::join_all((0..4).map(|_| other.query_one("SELECT 1 FROM pg_sleep(0.2)", &[]))).await;
     assert!(undisturbed.iter().all(Result::is_ok), "{undisturbed:?}");
     assert!(client.query_one("SELECT 1", &[]).await.is_ok());
 }

@@ -20,9 +20,11 @@ fn on_primary(sql: &str) -> String {
 }
 
 fn backends(database: &str) -> usize {
-    on_primary(&format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND usename = 'app'"))
-        .parse()
-        .unwrap()
+    on_primary(&format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND usename = 'app'"
+    ))
+    .parse()
+    .unwrap()
 }
 
 fn pid(wire: &mut Wire) -> String {
@@ -66,8 +68,12 @@ fn clients_that_wait_are_served_in_order() {
     let mut others: Vec<_> = (0..6).map(|_| komainu.login(&database)).collect();
     first.query("BEGIN");
     for (n, wire) in others.iter_mut().enumerate() {
-        wire.encode(|b| postgres_protocol::message::frontend::query(&format!("INSERT INTO t VALUES ({n})"), b));
-        eventually(PATIENCE, "the client waits", || komainu.metric("komainu_pool_waiters") == Some(n as f64 + 1.0));
+        wire.encode(|b| {
+            postgres_protocol::message::frontend::query(&format!("INSERT INTO t VALUES ({n})"), b)
+        });
+        eventually(PATIENCE, "the client waits", || {
+            komainu.metric("komainu_pool_waiters") == Some(n as f64 + 1.0)
+        });
     }
     first.query("COMMIT");
     for wire in &mut others {
@@ -87,7 +93,7 @@ fn a_client_that_waited_too_long_is_told_so_and_goes_on() {
     assert_eq!(state, "53300");
     assert!(text.contains("no server connection became free within 1000 ms"), "{text}");
     assert!(text.contains(&database), "{text}");
-    assert!((950..6000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert!((800..6000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
     // The same in the extended protocol, where the rest of the batch is skipped.
     let refused = waiter.pipeline(Pipeline::new().parse("s", "SELECT 1").run("s", &[]));
     assert_eq!((tags(&refused), error_of(&refused).0), ("EZ".into(), "53300".into()));
@@ -127,7 +133,9 @@ fn connections_end_after_their_idle_time_and_their_life() {
     wire.query("BEGIN");
     eventually(PATIENCE, "another connection", || {
         assert_eq!(pid(&mut wire), first, "in a transaction it stays");
-        on_primary(&format!("SELECT now() - backend_start > '700 ms' FROM pg_stat_activity WHERE pid = {first}")) == "t"
+        on_primary(&format!(
+            "SELECT now() - backend_start > '700 ms' FROM pg_stat_activity WHERE pid = {first}"
+        )) == "t"
     });
     wire.query("COMMIT");
     assert_ne!(pid(&mut wire), first);
@@ -155,7 +163,9 @@ fn new_connections_are_paced_after_all_were_killed() {
         }
     };
     sleep(&mut wires);
-    on_primary(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"));
+    on_primary(&format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
+    ));
     eventually(PATIENCE, "all are gone", || backends(&database) == 0);
     sleep(&mut wires);
     // Of the new ones, by their own word, no more than a second's burst and then the rate.
@@ -198,7 +208,8 @@ fn all_pools_together_keep_to_the_servers_limit() {
     let databases = [cluster.database(), cluster.database()];
     let komainu = komainu("size = 3\nmax_server_connections = 3\nacquire_timeout_ms = 1000\n");
     let mut wires: Vec<_> = (0..6).map(|n| komainu.login(&databases[n % 2])).collect();
-    let refused = wires.iter_mut().filter_map(|wire| Some(error_of(&wire.query("BEGIN")).0).filter(|s| !s.is_empty()));
+    let refused =
+        wires.iter_mut().filter_map(|wire| Some(error_of(&wire.query("BEGIN")).0).filter(|s| !s.is_empty()));
     assert_eq!(refused.collect::<Vec<_>>(), ["53300"; 3]);
     assert_eq!(databases.iter().map(|database| backends(database)).sum::<usize>(), 3);
     wires.iter_mut().for_each(|wire| drop(wire.query("ROLLBACK")));
@@ -208,10 +219,9 @@ fn all_pools_together_keep_to_the_servers_limit() {
 #[test]
 fn clients_that_idle_too_long_are_ended() {
     let database = Cluster::shared().database();
-    let komainu = komainu(
-        "size = 1\n[limits]\nidle_in_transaction_timeout_ms = 600\nclient_idle_timeout_ms = 1200\n",
-    );
-    let (mut a, mut b) = (komainu.login(&database), komainu.login(&database));
+    let komainu =
+        komainu("size = 1\n[limits]\nidle_in_transaction_timeout_ms = 600\nclient_idle_timeout_ms = 1200\n");
+    let mut a = komainu.login(&database);
     a.query("CREATE TABLE t (n int)");
     a.query("BEGIN");
     // What runs longer than the timeout is not idle, and time begins when it ends.
@@ -219,7 +229,9 @@ fn clients_that_idle_too_long_are_ended() {
     assert_eq!(tags(&a.query("INSERT INTO t VALUES (1)")), "CZ");
     let end = a.expect_end();
     assert_eq!((end.len(), end[0].field('S'), end[0].sqlstate()), (1, "FATAL".into(), "25P03".into()));
-    assert_eq!(b.query_value("SELECT count(*) FROM t"), "0");
+    let mut b = komainu.login(&database);
+    assert_eq!(b.query_value("SELECT count(*) FROM t WHERE pg_sleep(1.3) IS NOT NULL"), "0");
+    assert_eq!(b.query_value("SELECT count(*) FROM t, pg_sleep(1.3)"), "0");
     let began = Instant::now();
     let end = b.expect_end();
     assert_eq!((end.len(), end[0].field('S'), end[0].sqlstate()), (1, "FATAL".into(), "57P05".into()));
@@ -269,7 +281,8 @@ fn a_write_whose_connection_dies_has_an_unknown_outcome() {
     wire.encode(|b| {
         postgres_protocol::message::frontend::query("INSERT INTO t SELECT 1 FROM pg_sleep(20)", b)
     });
-    let running = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'INSERT INTO t SELECT%' AND state = 'active'";
+    let running =
+        "SELECT pid FROM pg_stat_activity WHERE query LIKE 'INSERT INTO t SELECT%' AND state = 'active'";
     let mut pid = String::new();
     eventually(PATIENCE, "it runs", || {
         pid = cluster.primary().psql("postgres", running).unwrap();
@@ -336,7 +349,9 @@ fn sigterm_lets_transactions_finish_and_tells_the_others() {
     busy.query("INSERT INTO t VALUES (1)");
     running.encode(|b| postgres_protocol::message::frontend::query("SELECT 'done' FROM pg_sleep(1)", b));
     eventually(PATIENCE, "it runs", || {
-        on_primary("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT ''done''%' AND state = 'active'") != "0"
+        on_primary(
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT ''done''%' AND state = 'active'",
+        ) != "0"
     });
     komainu.signal(Signal::TERM);
     let end = idle.expect_end();
@@ -423,7 +438,9 @@ fn a_storm_of_clients_that_come_and_go_leaves_the_pool_as_it_was() {
                     let mut wire = komainu.login(database);
                     match (n + round) % 4 {
                         0 => drop(wire.query("BEGIN; SELECT 1")),
-                        1 => wire.encode(|b| postgres_protocol::message::frontend::query("SELECT pg_sleep(0.05)", b)),
+                        1 => wire.encode(|b| {
+                            postgres_protocol::message::frontend::query("SELECT pg_sleep(0.05)", b)
+                        }),
                         2 => wire.send_pipeline(Pipeline::new().parse("s", "SELECT 1").bind("", "s", &[])),
                         _ => drop(wire.query("SELECT 1")),
                     }
