@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Sleep;
 
 use super::batch::Request;
+use super::pins::Pins;
 use super::prepared::NameChange;
 use super::session::{End, Session};
 use super::settings::report;
@@ -165,7 +166,8 @@ impl Session {
             return (Target::Primary, None);
         }
         let hint = request.decisive.as_ref().and_then(|analyzed| analyzed.analysis.hints.target.as_ref());
-        let class = if request.decisive.is_some() || request.whole { request.class } else { Class::Write };
+        let known = request.decisive.is_some() || request.whole;
+        let class = if known && !pins(request) { request.class } else { Class::Write };
         let now = now_ms();
         let seed = match self.settled.config.split.consistency {
             Consistency::Session => self.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15),
@@ -463,6 +465,15 @@ impl Session {
         }
         self.end_lease();
     }
+}
+
+/// Whether the session will stay with the server connection, which must then be one to the primary.
+fn pins(request: &Request) -> bool {
+    let is_prepare =
+        |analyzed: &Arc<route::Analyzed>| analyzed.analysis.kind == route::StatementKind::Prepare;
+    let is_virtual = request.is_query && request.decisive.as_ref().is_some_and(is_prepare);
+    !Pins::from_effects(request.effects).is_empty()
+        || request.effects.intersects(route::Effects::SQL_PREPARE) && !is_virtual
 }
 
 fn pause(ms: u64) -> Pin<Box<Sleep>> {

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod authentication;
 mod cancel;
 mod cli;
 mod differential;
@@ -12,3 +13,4 @@ mod hostile_messages;
 mod hostile_startup;
 mod limits;
 mod purity;
+mod tls;
