@@ -102,10 +102,11 @@ pub fn run() -> ExitCode {
 fn serve(args: &Serve) -> ExitCode {
     match serve::run(&args.config) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(ServeError::Config(report)) => check_config::refuse(&args.config, &report),
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("komainu: {error}");
             match error {
-                ServeError::Config(_) | ServeError::Access(_) => ExitCode::from(EXIT_USAGE),
+                ServeError::Access(_) => ExitCode::from(EXIT_USAGE),
                 _ => ExitCode::FAILURE,
             }
         }

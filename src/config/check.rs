@@ -3,7 +3,7 @@
 //! Owns the rules between keys of the one file. Never opens a file: what the files that it names say is
 //! `references`. Pure. Invariant: a rule is silent about a key whose own value was refused already.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::document::{Document, Table};
@@ -340,9 +340,9 @@ fn preferences(document: &Document, config: &Config, findings: &mut Findings) {
             for (id, _) in
                 servers.iter().filter(|(id, _)| config.servers.iter().all(|server| server.id != *id))
             {
-                let known: Vec<_> = config.servers.iter().map(|server| server.id.as_str()).collect();
+                let known: BTreeSet<_> = config.servers.iter().map(|server| server.id.as_str()).collect();
                 let problem = format!("there is no server \"{id}\"");
-                let remedy = format!("the servers are {}", known.join(", "));
+                let remedy = format!("the servers are {}", Vec::from_iter(known).join(", "));
                 findings.problem(table.line("target"), "split.preference.target", problem, remedy);
             }
         }

@@ -272,7 +272,9 @@ fn report_unknown(section: &Section, key: &str, value: &DeValue<'_>, line: usize
     let qualified = section.qualified(key);
     let (problem, remedy) = if nested {
         let near = closest(&qualified, SECTIONS.iter().filter(|s| s.shape != Shape::Top).map(|s| s.name));
-        let remedy = near.and_then(keys::section).map(|near| format!("did you mean {}?", near.header()));
+        let remedy = near
+            .and_then(|(near, _)| keys::section(near))
+            .map(|near| format!("did you mean {}?", near.header()));
         ("there is no such section", remedy)
     } else {
         ("there is no such key", near_key(section, key))
@@ -281,10 +283,15 @@ fn report_unknown(section: &Section, key: &str, value: &DeValue<'_>, line: usize
     findings.problem(Some(line), qualified, problem, remedy);
 }
 
-/// The key meant: the same one of another section, or one of nearly the same name.
+/// The key meant: one of nearly the same name, or the same one of another section.
 fn near_key(section: &Section, key: &str) -> Option<String> {
-    if let Some(near) = closest(key, section.keys.iter().map(|key| key.name)) {
-        return Some(format!("did you mean {near}?"));
+    if section.name == "listen" && matches!(key, "host" | "port" | "address") {
+        return Some("write addresses = [\"127.0.0.1:9999\"]".to_owned());
+    }
+    let (near, alike) = closest(key, section.keys.iter().map(|key| key.name)).unzip();
+    let did_you_mean = near.map(|near| format!("did you mean {near}?"));
+    if alike.is_some_and(|alike| alike > SURELY_ALIKE) {
+        return did_you_mean;
     }
     let elsewhere: Vec<_> =
         SECTIONS.iter().filter(|other| other.key(key).is_some()).map(Section::header).collect();
@@ -292,16 +299,21 @@ fn near_key(section: &Section, key: &str) -> Option<String> {
         let places = if head.is_empty() { last.clone() } else { format!("{} or {last}", head.join(", ")) };
         return Some(format!("it belongs in {places}"));
     }
-    let all = SECTIONS.iter().flat_map(|other| other.keys.iter().map(move |key| (other, key.name)));
-    let near = closest(key, all.clone().map(|(_, name)| name))?;
-    let (other, _) = all.into_iter().find(|(_, name)| *name == near)?;
-    Some(format!("did you mean {near} in {}?", other.header()))
+    did_you_mean.or_else(|| {
+        let (near, _) =
+            closest(key, SECTIONS.iter().flat_map(|other| other.keys.iter().map(|key| key.name)))?;
+        let other = SECTIONS.iter().find(|other| other.key(near).is_some())?;
+        Some(format!("did you mean {near} in {}?", other.header()))
+    })
 }
 
-fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    const ALIKE: f64 = 0.8;
+const ALIKE: f64 = 0.8;
+const SURELY_ALIKE: f64 = 0.93;
+
+/// The known word most like this one, and how much alike they are, from 0 to 1.
+fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<(&'a str, f64)> {
     let word = word.to_ascii_lowercase().replace('-', "_");
     let close =
-        known.map(|name| (strsim::jaro_winkler(&word, name), name)).filter(|(alike, _)| *alike > ALIKE);
-    close.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+        known.map(|name| (name, strsim::jaro_winkler(&word, name))).filter(|(_, alike)| *alike > ALIKE);
+    close.max_by(|a, b| a.1.total_cmp(&b.1))
 }

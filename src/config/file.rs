@@ -29,7 +29,9 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), Report> {
         }
     };
     let (document, config, mut findings) = validate(&text, path, cpus());
-    references::check(&document, &config, &mut findings);
+    if document.is_complete() {
+        references::check(&document, &config, &mut findings);
+    }
     findings.conclude().map(|warnings| (config, warnings))
 }
 

@@ -176,16 +176,4 @@ mod tests {
         assert_eq!(key("workers").map(|key| key.live), Some(false));
         assert!(key("pool.sise").is_none() && key("size").is_none());
     }
-
-    #[test]
-    fn only_what_is_bound_at_start_waits_for_a_restart() {
-        let restart: Vec<_> = SECTIONS
-            .iter()
-            .flat_map(|section| {
-                section.keys.iter().filter(|key| !key.live).map(|key| section.qualified(key.name))
-            })
-            .filter(|name| !name.starts_with("listen.") && !name.starts_with("admin."))
-            .collect();
-        assert_eq!(restart, ["workers", "log.format", "limits.max_client_connections"]);
-    }
 }

@@ -57,21 +57,34 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
 
 /// `new`, with everything that waits for a restart as it is in `old`.
 pub fn live_part(old: &Config, new: Config) -> Config {
-    let limits = super::Limits { max_client_connections: old.limits.max_client_connections, ..new.limits };
+    let limits = Limits {
+        max_client_connections: old.limits.max_client_connections,
+        max_unauthenticated_per_address: old.limits.max_unauthenticated_per_address,
+        ..new.limits
+    };
     Config {
         listen: old.listen.clone(),
         admin: old.admin.clone(),
+        log: Log { format: old.log.format, ..new.log },
+        limits,
+        split: Split { catalog_max_age_ms: old.split.catalog_max_age_ms, ..new.split },
         health: old.health.clone(),
         servers: old.servers.clone(),
         workers: old.workers,
-        limits,
         ..new
     }
 }
 
 fn changed<T: PartialEq>(changes: &mut Vec<Change>, key: &str, old: &T, new: &T) {
+    changed_as(changes, key, key, old, new);
+}
+
+/// As `changed`, for one that the table knows under another name: `server.s1.weight` is `server.weight`.
+fn changed_as<T: PartialEq>(changes: &mut Vec<Change>, key: &str, known_as: &str, old: &T, new: &T) {
     if old != new {
-        let live = keys::key(key).is_none_or(|key| key.live);
+        let section =
+            || keys::section(known_as).is_some_and(|section| section.keys.iter().all(|key| key.live));
+        let live = keys::key(known_as).map_or_else(section, |key| key.live);
         changes.push(Change { key: key.to_owned(), live });
     }
 }
@@ -137,13 +150,21 @@ fn servers(changes: &mut Vec<Change>, old: &[Server], new: &[Server]) {
         match (find(old).map(|at| &old[at]), find(new).map(|at| &new[at])) {
             (Some(old), Some(new)) => {
                 let Server { id: _, host, port, weight, zone } = old;
-                let key = |field: &str| format!("server.{id}.{field}");
-                changed(changes, &key("host"), host, &new.host);
-                changed(changes, &key("port"), port, &new.port);
-                changed(changes, &key("weight"), weight, &new.weight);
-                changed(changes, &key("zone"), zone, &new.zone);
+                let mut field = |name: &str, differs: bool| {
+                    changed_as(
+                        changes,
+                        &format!("server.{id}.{name}"),
+                        &format!("server.{name}"),
+                        &differs,
+                        &false,
+                    );
+                };
+                field("host", *host != new.host);
+                field("port", *port != new.port);
+                field("weight", *weight != new.weight);
+                field("zone", *zone != new.zone);
             }
-            (old, new) => changed(changes, &format!("server.{id}"), &old, &new),
+            (old, new) => changed_as(changes, &format!("server.{id}"), "server", &old, &new),
         }
     }
 }
@@ -172,28 +193,58 @@ mod tests {
     }
 
     #[test]
-    fn each_change_is_named_with_whether_it_is_live() {
-        let text = "workers = 2\n[listen]\naddresses = ['127.0.0.1:2']\n[auth]\nhba_file = 'hba'\nuser_file = 'users'\n\
-                    [auth.query]\nuser = 'q'\n[pool]\nsize = 7\n[[pool.override]]\nuser = 'x'\nsize = 1\n\
-                    [split]\nenabled = false\n\
-                    [[server]]\nid = 's1'\nhost = 'db1'\nweight = 3\n[[server]]\nid = 's2'\nhost = 'db2'\n";
-        let expected = [
-            ("workers", false),
-            ("listen.addresses", false),
-            ("auth.query", true),
-            ("pool.size", true),
-            ("pool.override", true),
-            ("split.enabled", true),
-            ("server.s1.weight", true),
-            ("server.s2", true),
-        ];
-        assert_eq!(diff_of(text), expected.map(|(key, live)| (key.to_owned(), live)));
+    fn a_server_that_comes_or_goes_is_named() {
+        let both = format!("{SMALLEST}[[server]]\nid = 's2'\nhost = 'db2'\n");
+        let expected = [Change { key: "server.s2".to_owned(), live: false }];
+        assert_eq!(diff(&config(SMALLEST), &config(&both)), expected);
+        assert_eq!(diff(&config(&both), &config(SMALLEST)), expected);
     }
 
     #[test]
-    fn a_server_that_goes_is_named() {
-        let both = format!("{SMALLEST}[[server]]\nid = 's2'\nhost = 'db2'\n");
-        let changes = diff(&config(&both), &config(SMALLEST));
-        assert_eq!(changes, [Change { key: "server.s2".to_owned(), live: true }]);
+    fn a_section_that_comes_is_one_change() {
+        let text = SMALLEST.replace("[[server]]", "[auth.query]\nuser = 'q'\n[[server]]");
+        assert_eq!(diff_of(&text), [("auth.query".to_owned(), true)]);
+    }
+
+    /// Each key with another value than its default, or than `before`.
+    const AFTER: &str = "zone = 'b'\nworkers = 2\n\
+        [listen]\naddresses = ['127.0.0.1:2']\nunix_socket_directory = '/s'\nunix_socket_mode = 0o700\nbacklog = 9\n\
+        [admin]\naddress = '127.0.0.1:3'\nsocket = '/s/a'\n[log]\nlevel = 'debug'\nformat = 'json'\n\
+        [limits]\nmax_client_connections = 9\nmax_unauthenticated_per_address = 9\nstartup_timeout_ms = 9\n\
+        client_idle_timeout_ms = 9\nidle_in_transaction_timeout_ms = 9\nshutdown_timeout_ms = 9\n\
+        max_message_bytes = 99999\nmax_inspected_statement_bytes = 9999\n\
+        max_prepared_statements_per_session = 9\nmax_prepared_bytes_per_session = 9999\n\
+        [client_tls]\nmode = 'allow'\ncert_file = 'c'\nkey_file = 'k'\nclient_ca_file = 'a'\n\
+        [server_tls]\nmode = 'verify-ca'\nca_file = 'a'\ncert_file = 'c'\nkey_file = 'k'\n\
+        [auth]\nhba_file = 'h'\nuser_file = 'u'\n\
+        [auth.query]\nuser = 'r'\ndatabase = 'd'\nquery = 'select $1'\ncache_ms = 9\n\
+        [pool]\nmode = 'session'\nsize = 9\nmin = 8\nreserve = 1\nreserve_after_ms = 8\n\
+        max_server_connections = 99\nacquire_timeout_ms = 9\nconnect_timeout_ms = 9\nconnect_rate = 9\n\
+        idle_timeout_ms = 9\nlifetime_ms = 9\ncheck_after_idle_ms = 9\nmax_prepared_statements = 9\n\
+        max_prepared_bytes = 9999\n[[pool.override]]\nuser = 'x'\n\
+        [split]\nenabled = false\nconsistency = 'eventual'\nmax_lag_bytes = 9\nmax_lag_ms = 9\nfloor_wait_ms = 9\n\
+        prefer_same_zone = true\nprefer_least_lag = true\nread_only_functions = ['f']\nwrite_functions = ['g']\n\
+        catalog_max_age_ms = 9999\n[[split.preference]]\ntarget = 'primary'\n\
+        [health]\nuser = 'x'\npassword_file = 'p'\ndatabase = 'd'\nperiod_ms = 99\ntimeout_ms = 99\nretries = 9\n\
+        [[server]]\nid = 's1'\nhost = 'db2'\nport = 9\nweight = 9\nzone = 'b'\n";
+
+    #[test]
+    fn every_key_is_compared_and_applied_as_the_documentation_says() {
+        let before = config(&SMALLEST.replace("[[server]]", "[auth.query]\nuser = 'q'\n[[server]]"));
+        let after = config(AFTER);
+        let changes = diff(&before, &after);
+        let named: BTreeSet<_> = changes.iter().map(|change| change.key.replace(".s1.", ".")).collect();
+        for section in keys::SECTIONS {
+            let whole = matches!(section.name, "pool.override" | "split.preference");
+            for key in
+                section.keys.iter().map(|key| section.qualified(key.name)).filter(|key| key != "server.id")
+            {
+                assert!(named.contains(if whole { section.name } else { &key }), "{key} is not compared");
+            }
+        }
+        let part = live_part(&before, after.clone());
+        let (live, restart): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| change.live);
+        assert_eq!(diff(&before, &part), live, "applied live");
+        assert_eq!(diff(&part, &after), restart, "kept until a restart");
     }
 }

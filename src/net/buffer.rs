@@ -106,6 +106,16 @@ impl Buffer {
         }
     }
 
+    /// Moves a little that has to wait into storage of its own size.
+    pub fn shrink(&mut self) {
+        const LITTLE: usize = 2 * 1024;
+        // Some room is left, so that the end of the stream is still noticed.
+        const ROOM: usize = 64;
+        if self.storage.len() > LITTLE && self.len() + ROOM <= LITTLE {
+            self.replace_storage(self.len() + ROOM);
+        }
+    }
+
     /// Room behind the filled part.
     fn space(&mut self) -> &mut [u8] {
         if self.storage.is_empty() {
@@ -168,6 +178,17 @@ mod tests {
         buffer.consume(3);
         buffer.release();
         assert_eq!(buffer.capacity(), 0);
+    }
+
+    #[test]
+    fn little_is_kept_small_and_can_grow_again() {
+        let mut buffer = filled(b"abcdef");
+        buffer.consume(2);
+        buffer.shrink();
+        assert_eq!((buffer.bytes(), buffer.capacity()), (&b"cdef"[..], 68));
+        assert!(!buffer.is_full());
+        buffer.reserve(SMALL);
+        assert_eq!((buffer.bytes(), buffer.capacity()), (&b"cdef"[..], SMALL));
     }
 
     #[test]

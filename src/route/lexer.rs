@@ -79,7 +79,8 @@ const BRACKET_CLOSE: u8 = 16;
 const COMMA: u8 = 17;
 const SEMICOLON: u8 = 18;
 
-static CLASS: [u8; 256] = classes();
+const CLASSES: [u8; 256] = classes();
+static CLASS: [u8; 256] = CLASSES;
 
 const fn classes() -> [u8; 256] {
     let mut table = [0u8; 256];
@@ -121,10 +122,17 @@ fn is_operator(byte: u8) -> bool {
     matches!(class(byte), OPERATOR | DASH | SLASH)
 }
 
-/// May stand within a word.
-#[inline(always)]
-fn is_word(byte: u8) -> bool {
-    matches!(class(byte), WORD | PREFIX | DIGIT | DOLLAR)
+/// May stand within a word: a table of its own, since most bytes of SQL are asked just this.
+static IN_WORD: [bool; 256] = in_word();
+
+const fn in_word() -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(CLASSES[byte], WORD | PREFIX | DIGIT | DOLLAR);
+        byte += 1;
+    }
+    table
 }
 
 impl<'a> Lexer<'a> {
@@ -219,11 +227,8 @@ impl<'a> Lexer<'a> {
 
     #[inline(always)]
     fn word_end(&self, from: usize) -> usize {
-        let mut at = from;
-        while at < self.sql.len() && is_word(self.sql[at]) {
-            at += 1;
-        }
-        at
+        let rest = &self.sql[from..];
+        from + rest.iter().position(|byte| !IN_WORD[usize::from(*byte)]).unwrap_or(rest.len())
     }
 
     fn delimited(&mut self, kind: TokenKind, start: usize, end: Option<usize>) -> Option<Token> {

@@ -309,7 +309,7 @@ impl Postgres {
     fn configuration(&self) -> String {
         let mut text = format!("\n# server {}\n", self.id);
         let socket_directory = self.socket_directory.to_string_lossy();
-        let fixed: [(&str, &str); 15] = [
+        let fixed: [(&str, &str); 16] = [
             ("listen_addresses", self.host()),
             ("port", &self.port().to_string()),
             ("unix_socket_directories", &socket_directory),
@@ -323,6 +323,8 @@ impl Postgres {
             ("wal_receiver_status_interval", "1s"),
             // The default of 5 s is how long a standby would wait before it dials again.
             ("wal_retrieve_retry_interval", "200ms"),
+            // Two base backups at a time: the checkpoint of one may remove what the other's slot is about to keep.
+            ("wal_keep_size", "64MB"),
             ("shared_buffers", "32MB"),
             ("ssl", "off"),
             ("jit", "off"),

@@ -23,8 +23,8 @@ use crate::client::handshake::{Authenticated, Outcome, handshake};
 use crate::client::unauthenticated::Unauthenticated;
 use crate::config::Config;
 use crate::net::{Stream, sockopt};
-use crate::session::Gateway;
 use crate::session::login::{Newcomer, log_in, send_last};
+use crate::session::{Gateway, Session};
 use crate::telemetry::labels::{CancelResult, LoginFailure};
 use crate::wire::message::Report;
 use crate::wire::sqlstate;
@@ -171,7 +171,7 @@ async fn receive(mut stream: Stream, address: Option<SocketAddr>, door: Arc<Door
         Report::fatal(sqlstate::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
             .hint("limits.max_client_connections is the limit")
             .encode(&mut out);
-        return send_last(&mut stream, &out).await;
+        return Box::pin(send_last(&mut stream, &out)).await;
     }
     let guard = match address {
         Some(address) => match door.unauthenticated.admit(address.ip()) {
@@ -184,14 +184,20 @@ async fn receive(mut stream: Stream, address: Option<SocketAddr>, door: Arc<Door
         None => None,
     };
     let peer = address.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
-    // The handshake's state is large and short-lived: on the heap it is gone when the session begins.
+    // What is large and short-lived is boxed here and below: it is gone when the session begins.
     let context = door.access.context();
     let outcome = Box::pin(handshake(stream, &context)).await;
     drop(context);
     drop(guard);
     match outcome {
-        Ok(Outcome::Cancel(request, stream)) => cancel(&door.gateway, &request, stream).await,
-        Ok(Outcome::Client(authenticated)) => Box::pin(serve(door, *authenticated, peer, place)).await,
+        Ok(Outcome::Cancel(request, stream)) => Box::pin(cancel(&door.gateway, &request, stream)).await,
+        Ok(Outcome::Client(authenticated)) => {
+            let Some(session) = Box::pin(admit(&door, authenticated, peer)).await else { return };
+            drop(door);
+            let end = session.run().await;
+            tracing::debug!(%end, "client left");
+            drop(place);
+        }
         Err(error) => door.gateway.counters.login_failed(failure(&error)),
     }
 }
@@ -206,7 +212,8 @@ fn failure(error: &crate::client::error::HandshakeError) -> LoginFailure {
     }
 }
 
-async fn serve(door: Arc<Door>, client: Authenticated, peer: String, place: Place) {
+async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<Box<Session>> {
+    let client = *client;
     let gateway = door.gateway.clone();
     let credential = credential(&door.access, &client);
     let mut newcomer = Newcomer {
@@ -225,22 +232,21 @@ async fn serve(door: Arc<Door>, client: Authenticated, peer: String, place: Plac
         Report::fatal(sqlstate::FEATURE_NOT_SUPPORTED, "komainu does not pass replication connections on")
             .hint("connect to the PostgreSQL server itself")
             .encode(&mut out);
-        return send_last(&mut newcomer.stream, &out).await;
+        send_last(&mut newcomer.stream, &out).await;
+        return None;
     }
     let (user, database, peer) = (newcomer.user.clone(), newcomer.database.clone(), newcomer.peer.clone());
-    drop(door);
-    match Box::pin(log_in(gateway.clone(), newcomer)).await {
+    match log_in(gateway.clone(), newcomer).await {
         Ok(session) => {
             tracing::debug!(user, database, peer, "client logged in");
-            let end = session.run().await;
-            tracing::debug!(user, database, peer, %end, "client left");
+            Some(session)
         }
         Err(error) => {
             gateway.counters.login_failed(LoginFailure::Server);
             tracing::warn!(user, database, peer, state = %error.state, %error, "login refused");
+            None
         }
     }
-    drop(place);
 }
 
 /// What the client's proof, or else the user file, lets us log in to servers with.

@@ -17,7 +17,7 @@ use super::settings::report;
 use crate::backend::ServerConn;
 use crate::backend::conn::OwnStatement;
 use crate::backend::connect::ConnectError;
-use crate::backend::expect::{Question, Reply};
+use crate::backend::expect::Question;
 use crate::clock::now_ms;
 use crate::config::Consistency;
 use crate::pool::{Acquire, AcquireError, Pool, PoolKey};
@@ -50,13 +50,14 @@ pub struct Lease {
     /// From here on what waits for the client belongs to the retained request: it is not sent while that
     /// could be asked again.
     pub held_from: usize,
-    /// Bytes of the request not yet taken from the client's input.
-    pub request_left: usize,
     /// What the retained request has done to the session's names so far.
     pub undo: Vec<NameChange>,
     pub request: Option<Request>,
     /// The server is a standby.
     pub is_standby: bool,
+    /// The request was sent to its end to a standby: what the client sends next is routed anew, once this
+    /// is answered and unless it has opened a transaction.
+    pub is_complete: bool,
     /// The standby has refused the request; what it still says is dropped and the primary is asked.
     pub redirect: bool,
     /// Rows of a question of ours.
@@ -77,17 +78,6 @@ impl Lease {
             self.retained = Vec::new();
             self.undo = Vec::new();
         }
-    }
-
-    /// Nothing more may be sent until this standby has said how the transaction stands: what the client
-    /// sends behind its end may have to go elsewhere.
-    pub fn is_to_be_answered_first(&self) -> bool {
-        let ended = self.conn.status == TransactionStatus::Idle
-            || matches!(
-                self.conn.expected.last_reply(),
-                Some(Reply::Sync | Reply::Query | Reply::FunctionCall)
-            );
-        self.is_standby && self.request_left == 0 && ended
     }
 
     /// Nothing is under way in either direction.
@@ -453,10 +443,10 @@ impl Session {
             preparing_since_ms: ours_first.then(now_ms),
             retained: Vec::new(),
             held_from: 0,
-            request_left: if request.whole { request.len } else { 0 },
             undo: Vec::new(),
             request: None,
             is_standby,
+            is_complete: false,
             redirect: false,
             collected: Vec::new(),
             settings_asked: false,

@@ -61,7 +61,7 @@ impl LoginError {
 }
 
 /// Makes a session of a newcomer, or tells it why not.
-pub async fn log_in(gateway: Arc<Gateway>, mut newcomer: Newcomer) -> Result<Session, LoginError> {
+pub async fn log_in(gateway: Arc<Gateway>, mut newcomer: Newcomer) -> Result<Box<Session>, LoginError> {
     match begin(&gateway, &mut newcomer).await {
         Ok(greeted) => Ok(start(gateway, newcomer, greeted)),
         Err(error) => {
@@ -237,7 +237,7 @@ async fn ask(
     Ok(Some(believed))
 }
 
-fn start(gateway: Arc<Gateway>, newcomer: Newcomer, greeted: Greeted) -> Session {
+fn start(gateway: Arc<Gateway>, newcomer: Newcomer, greeted: Greeted) -> Box<Session> {
     let (id, handle) = gateway.sessions.register();
     let (key, slot) = gateway.cancels.issue(u32::from(newcomer.protocol_minor));
     let mut out = newcomer.pending;
@@ -260,7 +260,7 @@ fn start(gateway: Arc<Gateway>, newcomer: Newcomer, greeted: Greeted) -> Session
         session_mode: greeted.session_mode,
         peer: newcomer.peer,
     };
-    let mut session = Session::new(SessionStart {
+    let mut session = Box::new(Session::new(SessionStart {
         gateway,
         settled: greeted.settled,
         id,
@@ -272,7 +272,7 @@ fn start(gateway: Arc<Gateway>, newcomer: Newcomer, greeted: Greeted) -> Session
         settings: greeted.settings,
         believed: greeted.believed,
         to_client: out,
-    });
+    }));
     session.received(&newcomer.received);
     if greeted.session_mode {
         session.pin(PinReason::SessionMode);

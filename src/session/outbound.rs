@@ -314,10 +314,11 @@ impl Session {
         let standby_has_floor = tracks_floor && stands_in && self.standby_has_floor();
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let conn = &mut *lease.conn;
-        if conn.status != TransactionStatus::Idle || conn.expected.owes_client() || lease.ours_first {
+        if conn.status != TransactionStatus::Idle {
+            lease.is_complete = false;
             return Ok(());
         }
-        if lease.redirect {
+        if conn.expected.owes_client() || lease.ours_first || lease.redirect {
             return Ok(());
         }
         let done = &self.transaction;

@@ -222,7 +222,8 @@ impl Session {
     }
 
     /// Serves the client until it leaves or must. Whatever is open is then cleaned up by a task of its own.
-    pub async fn run(mut self) -> End {
+    /// Boxed: an idle client costs its session once, not once for every future around it.
+    pub async fn run(mut self: Box<Self>) -> End {
         poll_fn(|cx| {
             self.handle.attach(cx.waker());
             Poll::Ready(())
@@ -235,7 +236,7 @@ impl Session {
             }
         };
         if let End::Fatal { state, message } = &end {
-            self.say_goodbye(*state, message).await;
+            Box::pin(self.say_goodbye(*state, message)).await;
         }
         self.gateway.sessions.forget(self.id);
         self.gateway.cancels.forget(&self.key);
@@ -268,6 +269,10 @@ impl Session {
     /// Gives back what is not needed while nothing moves, and says when to be looked at.
     fn rest(&mut self) {
         self.input.release();
+        if self.waiting.is_some() {
+            // A thousand clients that wait for a few connections must not hold a thousand buffers.
+            self.input.shrink();
+        }
         if let Some(lease) = &mut self.lease {
             lease.conn.input.release();
         }

@@ -30,7 +30,9 @@ impl Transaction {
     pub fn note(&mut self, analyzed: &Analyzed) {
         self.effects |= analyzed.analysis.effects;
         self.hidden_state |= analyzed.routed.hidden_state;
-        self.may_write |= analyzed.routed.may_write;
+        if analyzed.routed.may_write {
+            self.wrote();
+        }
         self.discards_all |= analyzed.analysis.kind == StatementKind::DiscardAll;
     }
 
@@ -38,7 +40,13 @@ impl Transaction {
     pub fn note_opaque(&mut self) {
         self.effects |= Effects::OPAQUE;
         self.hidden_state = true;
+        self.wrote();
+    }
+
+    /// Something ran that may write: a position asked for before it says nothing of it.
+    pub fn wrote(&mut self) {
         self.may_write = true;
+        self.floor_asked = false;
     }
 
     pub fn bind_portal(&mut self, name: &[u8], analyzed: &Arc<Analyzed>) {

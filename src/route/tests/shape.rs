@@ -59,6 +59,18 @@ fn all_else_counts() {
     }
 }
 
+/// At every place of the eight-byte blocks that words are hashed in.
+#[test]
+fn every_character_of_a_long_word_counts() {
+    let name = "abcdefghijklmnopqrstuvwxyz";
+    for at in 0..name.len() {
+        for other in ["_", "0", "c", "q", "$"].into_iter().filter(|other| *other != &name[at..at + 1]) {
+            let changed = format!("select x{}{other}{}", &name[..at], &name[at + 1..]);
+            assert_ne!(of(&changed), of(&format!("select x{name}")), "{changed}");
+        }
+    }
+}
+
 #[test]
 fn another_seed_gives_another_shape() {
     let other = ShapeSeed([1, 2, 3, 4]);
