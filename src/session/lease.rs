@@ -21,7 +21,7 @@ use crate::backend::expect::Question;
 use crate::clock::now_ms;
 use crate::config::Consistency;
 use crate::pool::{Acquire, AcquireError, Pool, PoolKey};
-use crate::route::{self, Analyzed, Class, DecisionReason, SessionView, StatementKind, Target};
+use crate::route::{self, Analyzed, Class, DecisionReason, SessionView, Target};
 use crate::telemetry::labels::{QueryClass, ReadToPrimary};
 use crate::topology::{Lsn, ServerIndex};
 use crate::wire::message::{self, Report, TransactionStatus};
@@ -141,8 +141,12 @@ impl Session {
         split.enabled && split.consistency == Consistency::Session && self.topology.servers.len() > 1
     }
 
-    /// Whether a standby was seen to have replayed all that the session is known to have written.
-    pub(super) fn standby_has_floor(&self) -> bool {
+    /// Whether asking the primary for its position may bring the session back to standbys: one of them was
+    /// seen to have replayed all that the session is known to have written. Not for every read, though.
+    pub(super) fn position_is_worth_asking(&self) -> bool {
+        if now_ms() < self.floor.asked_at_ms + self.settled.config.health.period_ms {
+            return false;
+        }
         let floor = self.floor.known().map_or(Lsn(0), |(_, lsn)| lsn);
         self.topology
             .standbys()
@@ -156,6 +160,8 @@ impl Session {
 
     fn begin_request_since(&mut self, request: Request, since_ms: u64, may_wait: bool) -> Result<(), End> {
         self.look_at_topology();
+        // What komainu itself answers shows nothing that a standby could lack.
+        let may_wait = may_wait && !request.is_for_komainu();
         let (target, reason) = self.choose(&request, may_wait);
         self.route_reason = reason;
         let wait = |on| {
@@ -177,8 +183,9 @@ impl Session {
             Target::Server(server) => self.acquire(server, request, since_ms),
             Target::WaitForFloor { .. } => {
                 self.gateway.looks.all();
-                let floor_wait = self.settled.config.split.floor_wait_ms;
-                self.waiting = wait(On::Floor(pause(floor_wait)));
+                // Of all the time there is, what is left: every look at the servers leads here again.
+                let until = since_ms + self.settled.config.split.floor_wait_ms;
+                self.waiting = wait(On::Floor(pause(until.saturating_sub(now_ms()))));
                 Ok(())
             }
             Target::None => {
@@ -486,9 +493,7 @@ impl Session {
         if let Some(reason) = reason.filter(|_| class == QueryClass::Read && !is_standby) {
             counters.read_to_primary(reason);
         }
-        let asks_for_route =
-            request.decisive.as_ref().is_some_and(|a| matches!(a.analysis.kind, StatementKind::ShowPool(_)));
-        if !asks_for_route {
+        if !request.is_for_komainu() {
             let decisive = request.decisive.clone();
             self.last_route = Some(Route { server: Some(conn.server), reason: self.route_reason, decisive });
         }

@@ -6,5 +6,5 @@
 mod support;
 
 mod cli;
-mod routing;
 mod consistency;
+mod routing;
