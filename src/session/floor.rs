@@ -21,6 +21,8 @@ pub struct Floor {
     known: Option<(Epoch, Lsn)>,
     pub pending: bool,
     pub last_read: Option<LastRead>,
+    /// When the primary was last asked behind a read or a transaction.
+    pub asked_at_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

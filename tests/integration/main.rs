@@ -9,6 +9,7 @@ mod authentication;
 mod cancel;
 mod cli;
 mod clients;
+mod consistency;
 mod differential;
 mod documentation;
 mod hostile_messages;
