@@ -14,7 +14,7 @@ use super::transaction::Opening;
 use crate::net::Buffer;
 use crate::net::buffer::SMALL;
 use crate::route::statement::{Isolation, TransactionModes};
-use crate::route::{Analyzed, Class, Effects, StatementKind};
+use crate::route::{Analyzed, Class, StatementKind};
 use crate::wire::frame::{HEADER_LEN, Header, header, split_cstr};
 
 /// A batch longer than this is routed by what has been seen of it.
