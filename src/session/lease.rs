@@ -69,6 +69,8 @@ pub struct Lease {
     /// Why the connection could not be given the session's settings.
     pub apply_error: Option<(SqlState, String)>,
     pub login_right: Option<bool>,
+    /// The client was sent the FATAL with which the server ends the connection.
+    pub told_fatal: bool,
 }
 
 impl Lease {
@@ -466,6 +468,7 @@ impl Session {
             stands_in,
             apply_error: None,
             login_right: None,
+            told_fatal: false,
         };
         if is_standby && request.whole && !request.opening.opens {
             lease.retained.extend_from_slice(&self.input.bytes()[..request.len]);

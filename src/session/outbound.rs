@@ -29,6 +29,8 @@ const MAX_SERVER_MESSAGE: usize = 1 << 31;
 /// PostgreSQL's defaults; another segment size costs a floor that is met a little late, never one too low.
 const WAL_BLOCK: u64 = 8192;
 const WAL_SEGMENT: u64 = 16 * 1024 * 1024;
+/// An unnamed statement that is nobody's for certain.
+pub(super) const UNKNOWN_UNNAMED: u64 = u64::MAX;
 /// A standby ends a read that its replay conflicts with by this code; the primary has no such conflict.
 const RECOVERY_CONFLICT: SqlState = SqlState(*b"40001");
 /// The routine that refuses a prepared statement whose result would have other columns than it had
@@ -113,10 +115,28 @@ impl Session {
             let Some(lease) = &mut self.lease else { return Ok(()) };
             let conn = &mut *lease.conn;
             let undo = if lease.retained.is_empty() { None } else { Some(&mut lease.undo) };
-            let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false, undo };
+            let mut settled = Settling {
+                names: &mut self.names,
+                forgotten: Vec::new(),
+                doom: false,
+                undo,
+                unnamed: Vec::new(),
+            };
             let verdict = conn.expected.on_message(found.tag, |owed, done| settled.settle(owed, done));
-            let (forgotten, doom) = (settled.forgotten, settled.doom);
+            let (forgotten, doom, unnamed) = (settled.forgotten, settled.doom, settled.unnamed);
             forgotten.into_iter().for_each(|id| conn.known.remove(id));
+            for (id, audience) in unnamed {
+                if conn.unnamed == id {
+                    // It has none, an older one, or another client's.
+                    conn.unnamed = Some(UNKNOWN_UNNAMED);
+                }
+                if audience == For::Client
+                    && id.is_some()
+                    && self.unnamed.as_ref().map(|unnamed| unnamed.id) == id
+                {
+                    self.unnamed = None;
+                }
+            }
             conn.doomed |= doom;
             let verdict = match verdict {
                 Ok(verdict) => verdict,
@@ -127,6 +147,18 @@ impl Session {
                     .server_violation("a message of the server's is too long to be looked into".into());
             }
             let verdict = if lease.redirect { Verdict::Swallow } else { verdict };
+            let verdict = match (found.tag, verdict) {
+                // The server goes, the client may stay: what that means for it is said when the end has come.
+                (b'E', Verdict::Forward)
+                    if complete && is_shutdown(&conn.input.bytes()[lease.marked + HEADER_LEN..]) =>
+                {
+                    Verdict::Swallow
+                }
+                _ => verdict,
+            };
+            if found.tag == b'E' && verdict == Verdict::Forward && complete {
+                lease.told_fatal = fields::is_fatal(&conn.input.bytes()[lease.marked + HEADER_LEN..]);
+            }
             match (found.tag, verdict) {
                 (b'S', _) => self.parameter_reported(found.len),
                 (b'Z', verdict) => {
@@ -518,8 +550,18 @@ impl Session {
         let server = lease.pool.key.server;
         tracing::warn!(session = self.id.0, server = %self.topology.servers.get(usize::from(server.0))
             .map_or("?", |s| &s.id), %error, "server connection lost");
+        if lease.told_fatal {
+            // As with PostgreSQL, that was the last word.
+            return Err(End::Terminated);
+        }
         let owes = lease.conn.expected.owes_client();
-        let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false, undo: None };
+        let mut settled = Settling {
+            names: &mut self.names,
+            forgotten: Vec::new(),
+            doom: false,
+            undo: None,
+            unnamed: Vec::new(),
+        };
         let mut ready_due = 0;
         lease.conn.expected.abandon(|owed, done| {
             let ends = matches!(owed.reply, Reply::Sync | Reply::Query | Reply::FunctionCall);
@@ -579,6 +621,11 @@ impl Session {
     }
 }
 
+/// A FATAL of a server that is shut down or was told to end the connection.
+fn is_shutdown(body: &[u8]) -> bool {
+    fields::is_fatal(body) && fields::sqlstate(body).0.starts_with(b"57P")
+}
+
 fn rest_len(len: usize, marked: usize) -> usize {
     len - marked
 }
@@ -588,6 +635,8 @@ struct Settling<'a> {
     names: &'a mut Names,
     forgotten: Vec<StatementId>,
     doom: bool,
+    /// Unnamed statements that were not parsed after all; `None`: what would have ended one did not succeed.
+    unnamed: Vec<(Option<u64>, For)>,
     /// Where changes that were made go, while the request may still have to be asked again.
     undo: Option<&'a mut Vec<NameChange>>,
 }
@@ -599,6 +648,9 @@ impl Settling<'_> {
                 undo.push(*change);
             }
             return;
+        }
+        if matches!(owed.reply, Reply::Query | Reply::CloseComplete) || owed.unnamed.is_some() {
+            self.unnamed.push((owed.unnamed, owed.audience));
         }
         let of_ours = matches!(owed.audience, For::Us(_));
         if of_ours || owed.audience == For::Prelude && owed.reply == Reply::CloseComplete {

@@ -5,14 +5,19 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cancel;
 mod cli;
 mod clients;
 mod differential;
 mod documentation;
+mod hostile_messages;
+mod hostile_startup;
+mod limits;
 mod looking_in;
 mod lost_servers;
 mod pooling;
 mod prepared;
+mod purity;
 mod routing;
 mod sandbox;
 mod session_state;
