@@ -12,6 +12,7 @@ use tokio::time::Sleep;
 
 use super::SessionId;
 use super::batch::Request;
+use super::pins::Pins;
 use super::prepared::NameChange;
 use super::session::{End, Session};
 use super::settings::report;
@@ -208,7 +209,8 @@ impl Session {
             return (Target::Primary, Some(DecisionReason::SplitOff));
         }
         let hint = request.decisive.as_ref().and_then(|analyzed| analyzed.analysis.hints.target.as_ref());
-        let class = if request.decisive.is_some() || request.whole { request.class } else { Class::Write };
+        let known = request.decisive.is_some() || request.whole;
+        let class = if known && !pins(request) { request.class } else { Class::Write };
         let now = match self.settled.config.split.consistency {
             // The age of an observation counts against a bound.
             Consistency::Bounded => now_ms(),
@@ -566,6 +568,15 @@ impl Session {
         }
         self.end_lease();
     }
+}
+
+/// Whether the session will stay with the server connection, which must then be one to the primary.
+fn pins(request: &Request) -> bool {
+    let is_prepare =
+        |analyzed: &Arc<route::Analyzed>| analyzed.analysis.kind == route::StatementKind::Prepare;
+    let is_virtual = request.is_query && request.decisive.as_ref().is_some_and(is_prepare);
+    !Pins::from_effects(request.effects).is_empty()
+        || request.effects.intersects(route::Effects::SQL_PREPARE) && !is_virtual
 }
 
 fn pause(ms: u64) -> Pin<Box<Sleep>> {

@@ -168,6 +168,11 @@ impl Session {
                     };
                     conn.status = status;
                     self.status = status;
+                    let limits = &self.settled.config.limits;
+                    if limits.idle_in_transaction_timeout_ms != 0 || limits.client_idle_timeout_ms != 0 {
+                        // Idle begins when the answer is complete, however long it took.
+                        self.idle_since_ms = now_ms();
+                    }
                     match verdict {
                         Verdict::Forward => self.mark(found.len),
                         _ => self.take_out(found.len),

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod authentication;
 mod cancel;
 mod cli;
 mod clients;
@@ -21,3 +22,4 @@ mod purity;
 mod routing;
 mod sandbox;
 mod session_state;
+mod tls;
