@@ -73,19 +73,26 @@ pub struct Owed {
     pub learns: Option<StatementId>,
     /// What this did to the session's names, to be undone if the server skips it.
     pub change: Option<Box<NameChange>>,
+    /// The unnamed statement that the server has once this succeeds.
+    pub unnamed: Option<u64>,
 }
 
 impl Owed {
     pub fn client(reply: Reply) -> Self {
-        Owed { reply, audience: For::Client, learns: None, change: None }
+        Owed { reply, audience: For::Client, learns: None, change: None, unnamed: None }
     }
 
     pub fn us(reply: Reply, question: Question) -> Self {
-        Owed { reply, audience: For::Us(question), learns: None, change: None }
+        Owed { reply, audience: For::Us(question), learns: None, change: None, unnamed: None }
+    }
+
+    pub fn parses_unnamed(mut self, id: u64) -> Self {
+        self.unnamed = Some(id);
+        self
     }
 
     pub fn prelude(reply: Reply) -> Self {
-        Owed { reply, audience: For::Prelude, learns: None, change: None }
+        Owed { reply, audience: For::Prelude, learns: None, change: None, unnamed: None }
     }
 
     fn is_unsettled(&self) -> bool {
@@ -123,6 +130,8 @@ pub struct ExpectedReplies {
     /// Messages of the extended protocol were sent that no Sync has followed yet: even when all of them are
     /// answered, their transaction is open.
     open_batch: bool,
+    /// Nothing was sent since the server was told to say what it has to say.
+    flushed: bool,
 }
 
 impl ExpectedReplies {
@@ -138,6 +147,16 @@ impl ExpectedReplies {
     /// A Sync is missing.
     pub fn has_open_batch(&self) -> bool {
         self.open_batch
+    }
+
+    /// Whether the server must be told to flush before its answers can be waited for; true once.
+    pub fn must_flush(&mut self) -> bool {
+        self.open_batch && !self.owed.is_empty() && !std::mem::replace(&mut self.flushed, true)
+    }
+
+    /// Whether what the name means depends on answers still to come.
+    pub fn may_change(&self, name: &[u8]) -> bool {
+        self.owed.iter().any(|owed| owed.change.as_ref().is_some_and(|change| *change.name == *name))
     }
 
     /// Whether a COPY from the client may be about to begin.
@@ -171,6 +190,7 @@ impl ExpectedReplies {
             _ => self.open_batch = true,
         }
         self.unsettled += usize::from(owed.is_unsettled());
+        self.flushed = false;
         self.owed.push_back(owed);
     }
 

@@ -147,7 +147,14 @@ impl Pool {
     /// The same with a waiter that has been served before, and so stands in no queue any more.
     pub fn wait_as(self: &Arc<Self>, waiter: Arc<Waiter>) -> Acquire {
         waiter.begin(now_ms());
-        self.inner().book.enqueue(waiter.clone());
+        {
+            let mut inner = self.inner();
+            inner.book.enqueue(waiter.clone());
+            // One may have come back since none was found idle; who waits longest gets it.
+            if let Some(conn) = inner.book.take_idle(|_| true) {
+                inner.book.give_back(conn);
+            }
+        }
         self.open_for_waiters();
         Acquire { pool: self.clone(), waiter }
     }
@@ -165,7 +172,14 @@ impl Pool {
         conn.input.release();
         conn.idle_since_ms = now;
         self.last_used_ms.store(now, Ordering::Relaxed);
-        self.inner().book.give_back(conn);
+        let mut inner = self.inner();
+        let Inner { book, limits, .. } = &mut *inner;
+        if book.open_count() > limits.size && book.excess(limits, now) > 0 {
+            // The size was lowered, or the reserve is not needed any more.
+            drop(inner);
+            return self.discard(conn);
+        }
+        inner.book.give_back(conn);
     }
 
     /// A connection that is not to be used again.
@@ -205,6 +219,8 @@ impl Pool {
             expired.extend(inner.book.expire(minimum, |conn| {
                 idle_timeout != 0 && now.saturating_sub(conn.idle_since_ms) > idle_timeout
             }));
+            let size = inner.limits.size;
+            expired.extend(inner.book.expire(size, |_| true));
             let kept = inner.permits.len().saturating_sub(expired.len());
             inner.permits.truncate(kept);
             expired

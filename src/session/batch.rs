@@ -238,6 +238,11 @@ impl Fold {
 }
 
 impl Request {
+    pub fn is_for_komainu(&self) -> bool {
+        let decisive = self.decisive.as_ref();
+        decisive.is_some_and(|analyzed| matches!(analyzed.analysis.kind, StatementKind::ShowPool(_)))
+    }
+
     fn whole(mut self) -> Self {
         self.whole = true;
         self

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::cancel::CancelSlot;
 use super::lease::Lease;
+use super::outbound::UNKNOWN_UNNAMED;
 use super::session::Session;
 use crate::backend::conn::MAX_INSPECTED;
 use crate::backend::connect;
@@ -138,9 +139,12 @@ fn drop_messages(lease: &mut Lease) -> io::Result<()> {
         }
         let mut doomed = conn.doomed;
         let mut forgotten = Vec::new();
+        let unnamed = &mut conn.unnamed;
         let verdict = conn.expected.on_message(found.tag, |owed, done| {
             if !done {
                 forgotten.extend(owed.learns);
+                // What the server has by now is nobody's for certain.
+                *unnamed = Some(UNKNOWN_UNNAMED);
             }
         });
         doomed |= verdict.is_err();

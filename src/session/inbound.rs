@@ -65,15 +65,13 @@ impl Session {
                 }
                 continue;
             }
-            let before = input.len();
             let step = match &self.lease {
                 Some(lease) if lease.ours_first || lease.redirect => return Ok(()),
-                Some(lease) if self.pins.is_empty() && lease.is_to_be_answered_first() => return Ok(()),
+                Some(lease) if lease.is_complete && self.pins.is_empty() => return Ok(()),
                 Some(lease) if lease.conn.output.len() > MAX_TO_SERVER => return Ok(()),
                 Some(_) => self.send_on(input)?,
                 None => self.without_server(input)?,
             };
-            self.taken(before - input.len());
             match step {
                 Step::Done => {}
                 Step::NeedMore { room } => {
@@ -101,14 +99,7 @@ impl Session {
         }
         input.consume(count);
         self.passing.left -= count;
-        self.taken(count);
         true
-    }
-
-    fn taken(&mut self, count: usize) {
-        if let Some(lease) = &mut self.lease {
-            lease.request_left = lease.request_left.saturating_sub(count);
-        }
     }
 
     fn drop_message(&mut self, found: Header) -> Step {
@@ -214,6 +205,7 @@ impl Session {
                 input.consume(found.len);
                 message::sync(&mut lease.conn.output);
                 lease.conn.expected.push(Owed::client(Reply::Sync));
+                lease.is_complete = lease.is_standby;
                 self.batch.clear();
                 Ok(Step::Done)
             }
@@ -231,11 +223,22 @@ impl Session {
                 Ok(Step::Done)
             }
             // Sent ahead: whether it belongs to a COPY is known when the server has answered.
-            b'd' | b'c' | b'f' if expected.may_begin_copy() => Ok(Step::Wait),
+            b'd' | b'c' | b'f' if expected.may_begin_copy() => Ok(self.wait_for_answers()),
             b'd' | b'c' | b'f' => Ok(self.drop_message(found)),
             b'X' => Err(End::Terminated),
             other => Err(unexpected(other)),
         }
+    }
+
+    /// The next message depends on how those before it fare.
+    fn wait_for_answers(&mut self) -> Step {
+        self.batch.clear();
+        if let Some(lease) = &mut self.lease
+            && lease.conn.expected.must_flush()
+        {
+            lease.conn.output.extend_from_slice(&[b'H', 0, 0, 0, 4]);
+        }
+        Step::Wait
     }
 
     fn send_copy_data(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
@@ -299,6 +302,7 @@ impl Session {
             let lease = self.lease.as_mut().expect("called with a lease");
             message::query(&mut lease.conn.output, answer.as_bytes()).expect(FITS);
             lease.conn.expected.push(Owed::client(Reply::Query));
+            lease.is_complete = lease.is_standby;
             lease.conn.unnamed = None;
             self.unnamed = None;
             input.consume(found.len);
@@ -320,6 +324,7 @@ impl Session {
         lease.conn.expected.push(Owed::client(Reply::Query));
         // A simple Query ends the unnamed statement, here and in the client's eyes.
         lease.conn.unnamed = None;
+        lease.is_complete = lease.is_standby;
         self.unnamed = None;
         input.consume(found.len);
         self.note_statement(&analyzed);
@@ -340,8 +345,7 @@ impl Session {
         analyzed: &Arc<Analyzed>,
     ) -> Result<Step, End> {
         if self.lease.as_ref().is_some_and(|lease| !lease.conn.expected.is_answered()) {
-            self.batch.clear();
-            return Ok(Step::Wait);
+            return Ok(self.wait_for_answers());
         }
         let sql = text(&input.bytes()[HEADER_LEN..found.len]).to_vec();
         let one_prepare = analyzed.analysis.kind == StatementKind::Prepare;
@@ -383,6 +387,7 @@ impl Session {
         message::query(&mut lease.conn.output, &rewritten).expect(FITS);
         lease.conn.unnamed = None;
         lease.conn.expected.push(owed);
+        lease.is_complete = lease.is_standby;
         self.note_statement(analyzed);
         if analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE) {
             self.note_executed(&sql);
@@ -400,7 +405,11 @@ impl Session {
     fn executed(&self, sql: &[u8]) -> Vec<Arc<Analyzed>> {
         let mut executed = Vec::new();
         rewrite::names(sql, |name| {
-            executed.extend(self.names.get(name.as_bytes()).map(|prepared| prepared.analyzed()));
+            executed.extend(
+                self.names
+                    .get(name.as_bytes())
+                    .map(|prepared| self.identity.database.classify_prepared(prepared, &self.settled)),
+            );
             None
         });
         executed
@@ -525,6 +534,10 @@ impl Session {
         let (name, rest) = split_cstr(&bytes[HEADER_LEN..]).ok_or_else(malformed)?;
         let (sql, types) = split_cstr(rest).ok_or_else(malformed)?;
         check_types(types).ok_or_else(malformed)?;
+        if !name.is_empty() && self.lease.as_ref().is_some_and(|lease| lease.conn.expected.may_change(name)) {
+            // Whether the name is taken depends on a Parse or Close that is still under way.
+            return Ok(self.wait_for_answers());
+        }
         let analyzed = self.classify(sql);
         self.note_custom_settings(sql, analyzed.analysis.effects);
         const BY_NAME: Effects =
@@ -552,7 +565,7 @@ impl Session {
             let lease = self.lease.as_mut().expect("called with a lease");
             lease.conn.output.extend_from_slice(bytes);
             lease.conn.unnamed = Some(id);
-            lease.conn.expected.push(Owed::client(Reply::ParseComplete));
+            lease.conn.expected.push(Owed::client(Reply::ParseComplete).parses_unnamed(id));
             let body = &bytes[HEADER_LEN..];
             match &mut self.unnamed {
                 // The same text again: no new copy.
@@ -584,7 +597,7 @@ impl Session {
             let lease = self.lease.as_mut().expect("called with a lease");
             message::parse(&mut lease.conn.output, b"", sql, types).expect(FITS);
             lease.conn.unnamed = Some(id);
-            lease.conn.expected.push(Owed::client(Reply::ParseComplete));
+            lease.conn.expected.push(Owed::client(Reply::ParseComplete).parses_unnamed(id));
             let mut body = vec![0];
             body.extend_from_slice(sql);
             body.push(0);
@@ -645,7 +658,7 @@ impl Session {
         self.pin(PinReason::NotInspected);
         let lease = self.lease.as_mut().expect("called with a lease");
         lease.conn.unnamed = Some(id);
-        lease.conn.expected.push(Owed::client(Reply::ParseComplete));
+        lease.conn.expected.push(Owed::client(Reply::ParseComplete).parses_unnamed(id));
         self.passing = Passing { left: found.len, forward: true };
         Ok(Step::Done)
     }
@@ -675,7 +688,7 @@ impl Session {
             if conn.unnamed != Some(unnamed.id) && !unnamed.body.is_empty() {
                 message::frame(&mut conn.output, b'P', |out| out.extend_from_slice(&unnamed.body))
                     .expect(FITS);
-                conn.expected.push(Owed::prelude(Reply::ParseComplete));
+                conn.expected.push(Owed::prelude(Reply::ParseComplete).parses_unnamed(unnamed.id));
                 conn.unnamed = Some(unnamed.id);
             }
             return (Cow::Borrowed(b""), Some(unnamed.analyzed.clone()));

@@ -29,11 +29,16 @@ const MAX_SERVER_MESSAGE: usize = 1 << 31;
 /// PostgreSQL's defaults; another segment size costs a floor that is met a little late, never one too low.
 const WAL_BLOCK: u64 = 8192;
 const WAL_SEGMENT: u64 = 16 * 1024 * 1024;
+/// An unnamed statement that is nobody's for certain.
+pub(super) const UNKNOWN_UNNAMED: u64 = u64::MAX;
 /// A standby ends a read that its replay conflicts with by this code; the primary has no such conflict.
 const RECOVERY_CONFLICT: SqlState = SqlState(*b"40001");
 /// The routine that refuses a prepared statement whose result would have other columns than it had
 /// (SQLSTATE 0A000, which by itself says much else).
 const CACHED_PLAN_CHANGED: &[u8] = b"RevalidateCachedQuery";
+
+const UNKNOWN_OUTCOME: &str = "the connection to the PostgreSQL server was lost before it answered: \
+                               whether the statement took effect is not known";
 
 impl Session {
     /// Sends what waits for the server.
@@ -110,10 +115,28 @@ impl Session {
             let Some(lease) = &mut self.lease else { return Ok(()) };
             let conn = &mut *lease.conn;
             let undo = if lease.retained.is_empty() { None } else { Some(&mut lease.undo) };
-            let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false, undo };
+            let mut settled = Settling {
+                names: &mut self.names,
+                forgotten: Vec::new(),
+                doom: false,
+                undo,
+                unnamed: Vec::new(),
+            };
             let verdict = conn.expected.on_message(found.tag, |owed, done| settled.settle(owed, done));
-            let (forgotten, doom) = (settled.forgotten, settled.doom);
+            let (forgotten, doom, unnamed) = (settled.forgotten, settled.doom, settled.unnamed);
             forgotten.into_iter().for_each(|id| conn.known.remove(id));
+            for (id, audience) in unnamed {
+                if conn.unnamed == id {
+                    // It has none, an older one, or another client's.
+                    conn.unnamed = Some(UNKNOWN_UNNAMED);
+                }
+                if audience == For::Client
+                    && id.is_some()
+                    && self.unnamed.as_ref().map(|unnamed| unnamed.id) == id
+                {
+                    self.unnamed = None;
+                }
+            }
             conn.doomed |= doom;
             let verdict = match verdict {
                 Ok(verdict) => verdict,
@@ -124,6 +147,18 @@ impl Session {
                     .server_violation("a message of the server's is too long to be looked into".into());
             }
             let verdict = if lease.redirect { Verdict::Swallow } else { verdict };
+            let verdict = match (found.tag, verdict) {
+                // The server goes, the client may stay: what that means for it is said when the end has come.
+                (b'E', Verdict::Forward)
+                    if complete && is_shutdown(&conn.input.bytes()[lease.marked + HEADER_LEN..]) =>
+                {
+                    Verdict::Swallow
+                }
+                _ => verdict,
+            };
+            if found.tag == b'E' && verdict == Verdict::Forward && complete {
+                lease.told_fatal = fields::is_fatal(&conn.input.bytes()[lease.marked + HEADER_LEN..]);
+            }
             match (found.tag, verdict) {
                 (b'S', _) => self.parameter_reported(found.len),
                 (b'Z', verdict) => {
@@ -133,6 +168,11 @@ impl Session {
                     };
                     conn.status = status;
                     self.status = status;
+                    let limits = &self.settled.config.limits;
+                    if limits.idle_in_transaction_timeout_ms != 0 || limits.client_idle_timeout_ms != 0 {
+                        // Idle begins when the answer is complete, however long it took.
+                        self.idle_since_ms = now_ms();
+                    }
                     match verdict {
                         Verdict::Forward => self.mark(found.len),
                         _ => self.take_out(found.len),
@@ -319,24 +359,24 @@ impl Session {
     fn ready(&mut self) -> Result<(), End> {
         let tracks_floor = self.tracks_floor();
         let stands_in = self.lease.as_ref().is_some_and(|lease| lease.stands_in);
-        let standby_has_floor = tracks_floor && stands_in && self.standby_has_floor();
+        let is_worth_asking = tracks_floor && stands_in && self.position_is_worth_asking();
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let conn = &mut *lease.conn;
-        if conn.status != TransactionStatus::Idle
-            || conn.expected.owes_client()
-            || lease.ours_first
-            || lease.redirect
-        {
+        if conn.status != TransactionStatus::Idle {
+            lease.is_complete = false;
+            return Ok(());
+        }
+        if conn.expected.owes_client() || lease.ours_first || lease.redirect {
             return Ok(());
         }
         let done = &self.transaction;
         let effects = done.effects;
         let mut asks_floor = done.may_write && tracks_floor && !done.floor_asked && !lease.is_standby;
-        if tracks_floor && !done.may_write {
+        if tracks_floor && !done.may_write && done.ran {
             self.floor.read_from(conn.epoch, conn.server, now_ms());
             // Else a session that reads more often than servers are looked at never leaves the primary.
             // Not while no standby has even what the session wrote: the answer would only be too old.
-            asks_floor = standby_has_floor;
+            asks_floor = is_worth_asking;
         }
         // What follows on this connection before the position is known is read here too.
         lease.stands_in |= done.may_write;
@@ -397,6 +437,7 @@ impl Session {
         }
         if asks_floor {
             self.floor.pending = true;
+            self.floor.asked_at_ms = now_ms();
             conn.ask(Question::Floor, OwnStatement::Floor, &[]);
             lease.ours_first = true;
         }
@@ -515,8 +556,18 @@ impl Session {
         let server = lease.pool.key.server;
         tracing::warn!(session = self.id.0, server = %self.topology.servers.get(usize::from(server.0))
             .map_or("?", |s| &s.id), %error, "server connection lost");
+        if lease.told_fatal {
+            // As with PostgreSQL, that was the last word.
+            return Err(End::Terminated);
+        }
         let owes = lease.conn.expected.owes_client();
-        let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false, undo: None };
+        let mut settled = Settling {
+            names: &mut self.names,
+            forgotten: Vec::new(),
+            doom: false,
+            undo: None,
+            unnamed: Vec::new(),
+        };
         let mut ready_due = 0;
         lease.conn.expected.abandon(|owed, done| {
             let ends = matches!(owed.reply, Reply::Sync | Reply::Query | Reply::FunctionCall);
@@ -539,7 +590,9 @@ impl Session {
         let cut_short = lease.server_passing > 0;
         let in_transaction = lease.conn.status != TransactionStatus::Idle;
         let is_pinned = !self.pins.is_empty();
-        let may_have_written = self.transaction.may_write;
+        // Inside a transaction block nothing is lasting before its end was sent.
+        let ended = !in_transaction || self.transaction.effects.intersects(Effects::ENDS_TRANSACTION);
+        let outcome_unknown = owes && ended && self.transaction.may_write;
         self.unmark();
         self.abandon_lease();
         self.transaction.end();
@@ -550,13 +603,13 @@ impl Session {
         let name = "the connection to the PostgreSQL server was lost";
         if cut_short || in_transaction || is_pinned {
             // What the client believes to have (a transaction, a lock, a half-sent row) is gone with it.
+            if outcome_unknown {
+                return Err(End::fatal(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME));
+            }
             return Err(End::fatal(sqlstate::CONNECTION_FAILURE, format!("{name}; reconnect and try again")));
         }
-        let report = if may_have_written {
-            message::Report::error(
-                sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
-                "the connection to the PostgreSQL server was lost before it answered: whether the statement took effect is not known",
-            )
+        let report = if outcome_unknown {
+            message::Report::error(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME)
         } else {
             message::Report::error(sqlstate::CONNECTION_FAILURE, name)
         };
@@ -574,6 +627,11 @@ impl Session {
     }
 }
 
+/// A FATAL of a server that is shut down or was told to end the connection.
+fn is_shutdown(body: &[u8]) -> bool {
+    fields::is_fatal(body) && fields::sqlstate(body).0.starts_with(b"57P")
+}
+
 fn rest_len(len: usize, marked: usize) -> usize {
     len - marked
 }
@@ -583,6 +641,8 @@ struct Settling<'a> {
     names: &'a mut Names,
     forgotten: Vec<StatementId>,
     doom: bool,
+    /// Unnamed statements that were not parsed after all; `None`: what would have ended one did not succeed.
+    unnamed: Vec<(Option<u64>, For)>,
     /// Where changes that were made go, while the request may still have to be asked again.
     undo: Option<&'a mut Vec<NameChange>>,
 }
@@ -594,6 +654,9 @@ impl Settling<'_> {
                 undo.push(*change);
             }
             return;
+        }
+        if matches!(owed.reply, Reply::Query | Reply::CloseComplete) || owed.unnamed.is_some() {
+            self.unnamed.push((owed.unnamed, owed.audience));
         }
         let of_ours = matches!(owed.audience, For::Us(_));
         if of_ours || owed.audience == For::Prelude && owed.reply == Reply::CloseComplete {

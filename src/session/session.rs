@@ -335,7 +335,8 @@ impl Session {
             }
         }
         if self.waiting.is_some() {
-            return Ok(true);
+            // Its deadline is looked at with it.
+            return Ok(false);
         }
         if self.is_preparing_too_long() {
             return self.server_gone(io::ErrorKind::TimedOut.into()).map(|()| true);

@@ -323,7 +323,7 @@ fn pins_and_unpins(reason: &str, pin: &[&str], still_there: (&str, &str), unpin:
     let database = Cluster::shared().database();
     let komainu = Komainu::start_with(
         Cluster::shared(),
-        "[split]\nenabled = false\n[pool]\nsize = 1\nacquire_timeout_ms = 300\n",
+        "[split]\nenabled = false\n[pool]\nsize = 1\nacquire_timeout_ms = 1000\n",
     );
     let (mut a, mut b) = (komainu.login(&database), komainu.login(&database));
     for sql in pin {
