@@ -3,7 +3,7 @@
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt, TryStreamExt, future, pin_mut};
+use futures_util::{SinkExt, TryStreamExt, future, pin_mut};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Config, NoTls, SimpleQueryMessage};
 
