@@ -152,10 +152,6 @@ impl KnownStatements {
         self.by_id.clear();
         self.bytes = 0;
     }
-
-    pub fn len(&self) -> usize {
-        self.by_id.len()
-    }
 }
 
 #[derive(Debug)]

@@ -208,6 +208,9 @@ fn set(words: Words<'_>) -> Verdict {
     if words.is(0, "session") && words.is(1, "characteristics") {
         let modes = words.is(2, "as") && words.is(3, "transaction");
         return match transaction_modes(words.from(4)).filter(|_| modes) {
+            Some(modes) if modes.isolation == Some(Isolation::Serializable) => {
+                Verdict::primary("SET", K::SetCharacteristics(modes), Effects::CHANGES_SETTINGS)
+            }
             Some(modes) => Verdict::any_server(K::SetCharacteristics(modes), Effects::CHANGES_SETTINGS),
             None => Verdict::unknown(),
         };
@@ -260,6 +263,10 @@ fn set_parameter(name: Box<str>, local: bool, lasting: Effects) -> Verdict {
         // Their values may be strings, which are masked, and a standby refuses some of them.
         "transaction_isolation" | "transaction_read_only" | "transaction_deferrable" => {
             Verdict::primary("SET", StatementKind::Set { local, name }, Effects::SETTINGS_LOCAL)
+        }
+        // Under SERIALIZABLE a standby refuses whatever follows.
+        "default_transaction_isolation" => {
+            Verdict::primary("SET", StatementKind::Set { local, name }, lasting)
         }
         _ => Verdict::any_server(StatementKind::Set { local, name }, lasting),
     }

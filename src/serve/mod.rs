@@ -126,14 +126,9 @@ async fn serve(path: &Path, config: Config, log: LogControl) -> Result<(), Serve
     tracing::info!(version = env!("CARGO_PKG_VERSION"), addresses = ?clients.addresses(), servers = config.servers.len(), "komainu is listening");
 
     let mut current = config;
-    loop {
-        match signals.next().await {
-            Told::Reload => {
-                if let Some(new) = reload(path, &current, &gateway, &access, &log) {
-                    current = new;
-                }
-            }
-            Told::End => break,
+    while let Told::Reload = signals.next().await {
+        if let Some(new) = reload(path, &current, &gateway, &access, &log) {
+            current = new;
         }
     }
     listening.store(false, Ordering::Release);

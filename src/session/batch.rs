@@ -14,7 +14,7 @@ use super::transaction::Opening;
 use crate::net::Buffer;
 use crate::net::buffer::SMALL;
 use crate::route::statement::{Isolation, TransactionModes};
-use crate::route::{Analyzed, Class, StatementKind};
+use crate::route::{Analyzed, Class, Effects, StatementKind};
 use crate::wire::frame::{HEADER_LEN, Header, header, split_cstr};
 
 /// A batch longer than this is routed by what has been seen of it.
@@ -44,6 +44,7 @@ pub struct Request {
     /// The statement that decides, if there is one.
     pub decisive: Option<Arc<Analyzed>>,
     pub opening: Opening,
+    pub effects: Effects,
     /// Seen to its end: a Query, or all up to a Sync.
     pub whole: bool,
     /// A simple Query rather than a batch of the extended protocol.
@@ -196,6 +197,7 @@ struct Fold {
     class: Option<Class>,
     decisive: Option<Arc<Analyzed>>,
     opening: Opening,
+    effects: Effects,
 }
 
 impl Fold {
@@ -214,6 +216,7 @@ impl Fold {
             self.decisive = Some(analyzed.clone());
         }
         self.opening = self.opening.and(Opening::of(analyzed));
+        self.effects |= analyzed.analysis.effects;
     }
 
     fn write(mut self) -> Self {
@@ -226,6 +229,7 @@ impl Fold {
             class: self.class.unwrap_or(Class::Read),
             decisive: self.decisive,
             opening: self.opening,
+            effects: self.effects,
             whole: false,
             is_query,
             len,
@@ -234,6 +238,11 @@ impl Fold {
 }
 
 impl Request {
+    pub fn is_for_komainu(&self) -> bool {
+        let decisive = self.decisive.as_ref();
+        decisive.is_some_and(|analyzed| matches!(analyzed.analysis.kind, StatementKind::ShowPool(_)))
+    }
+
     fn whole(mut self) -> Self {
         self.whole = true;
         self

@@ -21,6 +21,8 @@ pub struct Floor {
     known: Option<(Epoch, Lsn)>,
     pub pending: bool,
     pub last_read: Option<LastRead>,
+    /// When the primary was last asked behind a read or a transaction.
+    pub asked_at_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,8 +89,7 @@ mod tests {
 
     #[test]
     fn a_floor_only_rises_and_an_older_epoch_is_lower() {
-        let mut floor = Floor::default();
-        floor.pending = true;
+        let mut floor = Floor { pending: true, ..Floor::default() };
         floor.raise(Epoch(2), Lsn(10));
         assert!(!floor.pending);
         floor.raise(Epoch(2), Lsn(5));

@@ -66,15 +66,13 @@ impl Session {
                 }
                 continue;
             }
-            let before = input.len();
             let step = match &self.lease {
                 Some(lease) if lease.ours_first || lease.redirect => return Ok(()),
-                Some(lease) if self.pins.is_empty() && lease.is_to_be_answered_first() => return Ok(()),
+                Some(lease) if lease.is_complete && self.pins.is_empty() => return Ok(()),
                 Some(lease) if lease.conn.output.len() > MAX_TO_SERVER => return Ok(()),
                 Some(_) => self.send_on(input)?,
                 None => self.without_server(input)?,
             };
-            self.taken(before - input.len());
             match step {
                 Step::Done => {}
                 Step::NeedMore { room } => {
@@ -102,14 +100,7 @@ impl Session {
         }
         input.consume(count);
         self.passing.left -= count;
-        self.taken(count);
         true
-    }
-
-    fn taken(&mut self, count: usize) {
-        if let Some(lease) = &mut self.lease {
-            lease.request_left = lease.request_left.saturating_sub(count);
-        }
     }
 
     fn drop_message(&mut self, found: Header) -> Step {
@@ -215,6 +206,7 @@ impl Session {
                 input.consume(found.len);
                 message::sync(&mut lease.conn.output);
                 lease.conn.expected.push(Owed::client(Reply::Sync));
+                lease.is_complete = lease.is_standby;
                 self.batch.clear();
                 Ok(Step::Done)
             }
@@ -311,6 +303,7 @@ impl Session {
             let lease = self.lease.as_mut().expect("called with a lease");
             message::query(&mut lease.conn.output, answer.as_bytes()).expect(FITS);
             lease.conn.expected.push(Owed::client(Reply::Query));
+            lease.is_complete = lease.is_standby;
             lease.conn.unnamed = None;
             self.unnamed = None;
             input.consume(found.len);
@@ -332,6 +325,7 @@ impl Session {
         lease.conn.expected.push(Owed::client(Reply::Query));
         // A simple Query ends the unnamed statement, here and in the client's eyes.
         lease.conn.unnamed = None;
+        lease.is_complete = lease.is_standby;
         self.unnamed = None;
         input.consume(found.len);
         self.note_statement(&analyzed);
@@ -394,6 +388,7 @@ impl Session {
         message::query(&mut lease.conn.output, &rewritten).expect(FITS);
         lease.conn.unnamed = None;
         lease.conn.expected.push(owed);
+        lease.is_complete = lease.is_standby;
         self.note_statement(analyzed);
         if analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE) {
             self.note_executed(&sql);
@@ -411,7 +406,11 @@ impl Session {
     fn executed(&self, sql: &[u8]) -> Vec<Arc<Analyzed>> {
         let mut executed = Vec::new();
         rewrite::names(sql, |name| {
-            executed.extend(self.names.get(name.as_bytes()).map(|prepared| prepared.analyzed()));
+            executed.extend(
+                self.names
+                    .get(name.as_bytes())
+                    .map(|prepared| self.identity.database.classify_prepared(prepared, &self.settled)),
+            );
             None
         });
         executed
@@ -915,6 +914,7 @@ impl Session {
                 class: analyzed.routed.class,
                 decisive: Some(analyzed.clone()),
                 opening: super::transaction::Opening::of(analyzed),
+                effects: analyzed.analysis.effects,
                 whole: true,
                 is_query: true,
                 len: 0,

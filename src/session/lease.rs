@@ -12,6 +12,7 @@ use tokio::time::Sleep;
 
 use super::SessionId;
 use super::batch::Request;
+use super::pins::Pins;
 use super::prepared::NameChange;
 use super::session::{End, Session};
 use super::settings::report;
@@ -22,7 +23,7 @@ use crate::backend::expect::Question;
 use crate::clock::{coarse_ms, now_ms};
 use crate::config::Consistency;
 use crate::pool::{Acquire, AcquireError, Pool, PoolKey};
-use crate::route::{self, Analyzed, Class, DecisionReason, SessionView, StatementKind, Target};
+use crate::route::{self, Analyzed, Class, DecisionReason, SessionView, Target};
 use crate::telemetry::labels::{QueryClass, ReadToPrimary};
 use crate::topology::{Lsn, ServerIndex};
 use crate::wire::message::{self, Report, TransactionStatus};
@@ -51,13 +52,14 @@ pub struct Lease {
     /// From here on what waits for the client belongs to the retained request: it is not sent while that
     /// could be asked again.
     pub held_from: usize,
-    /// Bytes of the request not yet taken from the client's input.
-    pub request_left: usize,
     /// What the retained request has done to the session's names so far.
     pub undo: Vec<NameChange>,
     pub request: Option<Request>,
     /// The server is a standby.
     pub is_standby: bool,
+    /// The request was sent to its end to a standby: what the client sends next is routed anew, once this
+    /// is answered and unless it has opened a transaction.
+    pub is_complete: bool,
     /// The standby has refused the request; what it still says is dropped and the primary is asked.
     pub redirect: bool,
     /// Rows of a question of ours.
@@ -80,15 +82,6 @@ impl Lease {
             self.retained = Vec::new();
             self.undo = Vec::new();
         }
-    }
-
-    /// Nothing more may be sent until this standby has said how the transaction stands: what the client
-    /// sends behind its end may have to go elsewhere.
-    pub fn is_to_be_answered_first(&self) -> bool {
-        let expected = &self.conn.expected;
-        let ended = self.conn.status == TransactionStatus::Idle
-            || !expected.is_answered() && !expected.has_open_batch();
-        self.is_standby && self.request_left == 0 && ended
     }
 
     /// Nothing is under way in either direction.
@@ -154,8 +147,12 @@ impl Session {
         split.enabled && split.consistency == Consistency::Session && self.topology.servers.len() > 1
     }
 
-    /// Whether a standby was seen to have replayed all that the session is known to have written.
-    pub(super) fn standby_has_floor(&self) -> bool {
+    /// Whether asking the primary for its position may bring the session back to standbys: one of them was
+    /// seen to have replayed all that the session is known to have written. Not for every read, though.
+    pub(super) fn position_is_worth_asking(&self) -> bool {
+        if now_ms() < self.floor.asked_at_ms + self.settled.config.health.period_ms {
+            return false;
+        }
         let floor = self.floor.known().map_or(Lsn(0), |(_, lsn)| lsn);
         self.topology
             .standbys()
@@ -169,6 +166,8 @@ impl Session {
 
     fn begin_request_since(&mut self, request: Request, since_ms: u64, may_wait: bool) -> Result<(), End> {
         self.look_at_topology();
+        // What komainu itself answers shows nothing that a standby could lack.
+        let may_wait = may_wait && !request.is_for_komainu();
         let (target, reason) = self.choose(&request, may_wait);
         self.route_reason = reason;
         let wait =
@@ -184,8 +183,9 @@ impl Session {
             Target::Server(server) => self.acquire(server, request, since_ms),
             Target::WaitForFloor { .. } => {
                 self.gateway.looks.all();
-                let floor_wait = self.settled.config.split.floor_wait_ms;
-                self.waiting = wait(On::Floor(pause(floor_wait)));
+                // Of all the time there is, what is left: every look at the servers leads here again.
+                let until = since_ms + self.settled.config.split.floor_wait_ms;
+                self.waiting = wait(On::Floor(pause(until.saturating_sub(now_ms()))));
                 Ok(())
             }
             Target::None => {
@@ -208,7 +208,8 @@ impl Session {
             return (Target::Primary, Some(DecisionReason::SplitOff));
         }
         let hint = request.decisive.as_ref().and_then(|analyzed| analyzed.analysis.hints.target.as_ref());
-        let class = if request.decisive.is_some() || request.whole { request.class } else { Class::Write };
+        let known = request.decisive.is_some() || request.whole;
+        let class = if known && !pins(request) { request.class } else { Class::Write };
         let now = match self.settled.config.split.consistency {
             // The age of an observation counts against a bound.
             Consistency::Bounded => now_ms(),
@@ -458,10 +459,10 @@ impl Session {
             preparing_since_ms: ours_first.then(coarse_ms),
             retained: Vec::new(),
             held_from: 0,
-            request_left: if request.whole { request.len } else { 0 },
             undo: Vec::new(),
             request: None,
             is_standby,
+            is_complete: false,
             redirect: false,
             collected: Vec::new(),
             settings_asked: false,
@@ -518,9 +519,7 @@ impl Session {
         if let Some(reason) = reason.filter(|_| class == QueryClass::Read && !is_standby) {
             counters.read_to_primary(reason);
         }
-        let asks_for_route =
-            request.decisive.as_ref().is_some_and(|a| matches!(a.analysis.kind, StatementKind::ShowPool(_)));
-        if !asks_for_route {
+        if !request.is_for_komainu() {
             let decisive = request.decisive.clone();
             self.last_route = Some(Route { server: Some(conn.server), reason: self.route_reason, decisive });
         }
@@ -566,6 +565,15 @@ impl Session {
         }
         self.end_lease();
     }
+}
+
+/// Whether the session will stay with the server connection, which must then be one to the primary.
+fn pins(request: &Request) -> bool {
+    let is_prepare =
+        |analyzed: &Arc<route::Analyzed>| analyzed.analysis.kind == route::StatementKind::Prepare;
+    let is_virtual = request.is_query && request.decisive.as_ref().is_some_and(is_prepare);
+    !Pins::from_effects(request.effects).is_empty()
+        || request.effects.intersects(route::Effects::SQL_PREPARE) && !is_virtual
 }
 
 fn pause(ms: u64) -> Pin<Box<Sleep>> {

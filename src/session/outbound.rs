@@ -359,24 +359,24 @@ impl Session {
     fn ready(&mut self) -> Result<(), End> {
         let tracks_floor = self.tracks_floor();
         let stands_in = self.lease.as_ref().is_some_and(|lease| lease.stands_in);
-        let standby_has_floor = tracks_floor && stands_in && self.standby_has_floor();
+        let is_worth_asking = tracks_floor && stands_in && self.position_is_worth_asking();
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let conn = &mut *lease.conn;
-        if conn.status != TransactionStatus::Idle
-            || conn.expected.owes_client()
-            || lease.ours_first
-            || lease.redirect
-        {
+        if conn.status != TransactionStatus::Idle {
+            lease.is_complete = false;
+            return Ok(());
+        }
+        if conn.expected.owes_client() || lease.ours_first || lease.redirect {
             return Ok(());
         }
         let done = &self.transaction;
         let effects = done.effects;
         let mut asks_floor = done.may_write && tracks_floor && !done.floor_asked && !lease.is_standby;
-        if tracks_floor && !done.may_write {
+        if tracks_floor && !done.may_write && done.ran {
             self.floor.read_from(conn.epoch, conn.server, now_ms());
             // Else a session that reads more often than servers are looked at never leaves the primary.
             // Not while no standby has even what the session wrote: the answer would only be too old.
-            asks_floor = standby_has_floor;
+            asks_floor = is_worth_asking;
         }
         // What follows on this connection before the position is known is read here too.
         lease.stands_in |= done.may_write;
@@ -437,6 +437,7 @@ impl Session {
         }
         if asks_floor {
             self.floor.pending = true;
+            self.floor.asked_at_ms = now_ms();
             conn.ask(Question::Floor, OwnStatement::Floor, &[]);
             lease.ours_first = true;
         }

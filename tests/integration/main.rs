@@ -5,9 +5,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod authentication;
 mod cancel;
 mod cli;
 mod clients;
+mod consistency;
 mod differential;
 mod documentation;
 mod hostile_messages;
@@ -21,3 +23,4 @@ mod purity;
 mod routing;
 mod sandbox;
 mod session_state;
+mod tls;

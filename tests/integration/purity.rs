@@ -116,12 +116,14 @@ fn impurities(text: &str) -> Vec<String> {
     let is_in = |what: &&&str| match what.strip_suffix('!') {
         Some(_) => code.contains(**what),
         None => paths.iter().any(|path| {
-            path.strip_prefix(**what).is_some_and(|rest| {
-                rest.is_empty()
-                    || rest.starts_with("::")
-                    || rest.starts_with('!')
-                    || what.contains("std::net")
-            })
+            // Names of labels are plain data.
+            !path.starts_with("crate::telemetry::labels")
+                && path.strip_prefix(**what).is_some_and(|rest| {
+                    rest.is_empty()
+                        || rest.starts_with("::")
+                        || rest.starts_with('!')
+                        || what.contains("std::net")
+                })
         }),
     };
     FORBIDDEN.iter().filter(is_in).map(|what| (*what).to_owned()).collect()
