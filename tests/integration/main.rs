@@ -9,6 +9,7 @@ mod authentication;
 mod cancel;
 mod cli;
 mod differential;
+mod fake_server;
 mod hostile_messages;
 mod hostile_startup;
 mod limits;
