@@ -131,7 +131,10 @@ fn a_server_that_breaks_the_protocol_costs_one_statement() {
                 }
             }
             assert_eq!(bystander.query_value("SELECT 42"), "42", "after {what}");
-            assert_eq!(komainu.login("postgres").query_value("SELECT 43"), "43", "after {what}");
+            // One that looks sound is lent once more before the relay has closed it.
+            eventually(PATIENCE, &format!("others are served after {what}"), || {
+                komainu.login("postgres").query("SELECT 43").iter().any(|message| message.tag == 'D')
+            });
         }
     }
     assert_eq!(bystander.query("COMMIT").len(), 2);
