@@ -12,6 +12,7 @@ mod clients;
 mod consistency;
 mod differential;
 mod documentation;
+mod fake_server;
 mod hostile_messages;
 mod hostile_startup;
 mod limits;
