@@ -236,7 +236,10 @@ impl Session {
         if !for_client {
             return;
         }
-        let refused = state == sqlstate::READ_ONLY_SQL_TRANSACTION || state == RECOVERY_CONFLICT;
+        // A fatal error says that the server goes, not that the statement is wrong.
+        let refused = state == sqlstate::READ_ONLY_SQL_TRANSACTION
+            || state == RECOVERY_CONFLICT
+            || fields::is_fatal(body);
         if lease.is_standby && !lease.retained.is_empty() && refused {
             lease.redirect = true;
         } else {

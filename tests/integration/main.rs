@@ -8,3 +8,4 @@ mod support;
 mod cli;
 mod consistency;
 mod routing;
+mod standbys;
