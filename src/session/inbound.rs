@@ -193,6 +193,11 @@ impl Session {
             return Ok(self.drop_message(found));
         }
         match found.tag {
+            b'S' | b'Q' => lease.batch_open = false,
+            b'P' | b'B' | b'D' | b'E' | b'C' => lease.batch_open = true,
+            _ => {}
+        }
+        match found.tag {
             b'Q' => self.send_query(found, input),
             b'P' => self.send_parse(found, input),
             b'B' => self.send_bind(found, input),

@@ -58,6 +58,9 @@ pub struct Lease {
     /// The request was sent to its end to a standby: what the client sends next is routed anew, once this
     /// is answered and unless it has opened a transaction.
     pub is_complete: bool,
+    /// Messages of the extended protocol were sent, and no Sync yet: the transaction they run in is open,
+    /// though no ReadyForQuery has said so.
+    pub batch_open: bool,
     /// The standby has refused the request; what it still says is dropped and the primary is asked.
     pub redirect: bool,
     /// Rows of a question of ours.
@@ -454,6 +457,7 @@ impl Session {
             request: None,
             is_standby,
             is_complete: false,
+            batch_open: false,
             redirect: false,
             collected: Vec::new(),
             settings_asked: false,

@@ -107,6 +107,7 @@ impl Session {
             let conn = &mut *lease.conn;
             let undo = if lease.retained.is_empty() { None } else { Some(&mut lease.undo) };
             let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false, undo };
+            let unasked = conn.expected.next_audience().is_none();
             let verdict = conn.expected.on_message(found.tag, |owed, done| settled.settle(owed, done));
             let (forgotten, doom) = (settled.forgotten, settled.doom);
             forgotten.into_iter().for_each(|id| conn.known.remove(id));
@@ -136,6 +137,16 @@ impl Session {
                     self.drain_own_replies();
                     self.ready()?;
                     continue;
+                }
+                // Said to whoever has the connection, and that is over: the client's session goes on.
+                (b'E', Verdict::Forward)
+                    if complete
+                        && unasked
+                        && lease.conn.status == TransactionStatus::Idle
+                        && self.pins.is_empty() =>
+                {
+                    lease.conn.doomed = true;
+                    self.take_out(found.len);
                 }
                 (b'E', Verdict::Forward) if complete => self.forward_error(found.len),
                 // What comes before anything was done does not bind us to this server.
@@ -430,7 +441,8 @@ impl Session {
         }
         let Some(lease) = &mut self.lease else { return Ok(false) };
         let was_ours = std::mem::take(&mut lease.ours_first);
-        if lease.marked > 0 || lease.conn.status != TransactionStatus::Idle || !self.pins.is_empty() {
+        let in_transaction = lease.batch_open || lease.conn.status != TransactionStatus::Idle;
+        if lease.marked > 0 || in_transaction || !self.pins.is_empty() {
             if !self.pins.is_empty() && lease.conn.doomed && lease.marked == 0 {
                 return self.server_gone(io::ErrorKind::UnexpectedEof.into()).map(|()| true);
             }
