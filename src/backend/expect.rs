@@ -73,19 +73,30 @@ pub struct Owed {
     pub learns: Option<StatementId>,
     /// What this did to the session's names, to be undone if the server skips it.
     pub change: Option<Box<NameChange>>,
+    /// The unnamed statement that the server has once this succeeds.
+    pub unnamed: Option<u64>,
 }
 
 impl Owed {
     pub fn client(reply: Reply) -> Self {
-        Owed { reply, audience: For::Client, learns: None, change: None }
+        Owed { reply, audience: For::Client, learns: None, change: None, unnamed: None }
     }
 
     pub fn us(reply: Reply, question: Question) -> Self {
-        Owed { reply, audience: For::Us(question), learns: None, change: None }
+        Owed { reply, audience: For::Us(question), learns: None, change: None, unnamed: None }
+    }
+
+    pub fn parses_unnamed(mut self, id: u64) -> Self {
+        self.unnamed = Some(id);
+        self
     }
 
     pub fn prelude(reply: Reply) -> Self {
-        Owed { reply, audience: For::Prelude, learns: None, change: None }
+        Owed { reply, audience: For::Prelude, learns: None, change: None, unnamed: None }
+    }
+
+    fn is_unsettled(&self) -> bool {
+        self.learns.is_some() || self.change.is_some()
     }
 }
 
@@ -108,17 +119,51 @@ pub struct UnexpectedMessage {
 #[derive(Debug, Default)]
 pub struct ExpectedReplies {
     owed: VecDeque<Owed>,
+    /// How many of them change what statements there are.
+    unsettled: usize,
     /// An error came and no Sync was sent yet: the server ignores all until it is.
     skipping: bool,
     /// The server waits for CopyData.
     copy_in: bool,
     /// The simple Query at the front has failed; its ReadyForQuery is still to come.
     query_failed: bool,
+    /// Messages of the extended protocol were sent that no Sync has followed yet: even when all of them are
+    /// answered, their transaction is open.
+    open_batch: bool,
+    /// Nothing was sent since the server was told to say what it has to say.
+    flushed: bool,
 }
 
 impl ExpectedReplies {
     pub fn is_empty(&self) -> bool {
+        self.is_answered() && !self.open_batch
+    }
+
+    /// Whatever was sent is answered; but the transaction of a batch without its Sync may be open.
+    pub fn is_answered(&self) -> bool {
         self.owed.is_empty() && !self.skipping
+    }
+
+    /// A Sync is missing.
+    pub fn has_open_batch(&self) -> bool {
+        self.open_batch
+    }
+
+    /// Whether the server must be told to flush before its answers can be waited for; true once.
+    pub fn must_flush(&mut self) -> bool {
+        self.open_batch && !self.owed.is_empty() && !std::mem::replace(&mut self.flushed, true)
+    }
+
+    /// Whether what the name means depends on answers still to come.
+    pub fn may_change(&self, name: &[u8]) -> bool {
+        self.owed.iter().any(|owed| owed.change.as_ref().is_some_and(|change| *change.name == *name))
+    }
+
+    /// Whether a COPY from the client may be about to begin.
+    pub fn may_begin_copy(&self) -> bool {
+        self.owed
+            .iter()
+            .any(|owed| owed.audience == For::Client && matches!(owed.reply, Reply::Query | Reply::Execution))
     }
 
     /// The server ignores whatever is sent until a Sync.
@@ -137,10 +182,27 @@ impl ExpectedReplies {
 
     /// Something was sent that `owed` will answer.
     pub fn push(&mut self, owed: Owed) {
-        if owed.reply == Reply::Sync {
-            self.skipping = false;
+        match owed.reply {
+            Reply::Sync => (self.skipping, self.open_batch) = (false, false),
+            Reply::Query | Reply::FunctionCall => self.open_batch = false,
+            // Nothing is sent for these.
+            Reply::OwnParseComplete | Reply::OwnCloseComplete => {}
+            _ => self.open_batch = true,
         }
+        self.unsettled += usize::from(owed.is_unsettled());
+        self.flushed = false;
         self.owed.push_back(owed);
+    }
+
+    /// Something sent before the last Sync changes what statements there are, and may yet fail and change
+    /// nothing. What comes behind that Sync can be given its names only once that is known.
+    pub fn has_unsettled_batch(&self) -> bool {
+        if self.unsettled == 0 {
+            return false;
+        }
+        let ends = |owed: &Owed| matches!(owed.reply, Reply::Sync | Reply::Query | Reply::FunctionCall);
+        let last = self.owed.iter().rposition(ends);
+        last.is_some_and(|last| self.owed.range(..=last).any(Owed::is_unsettled))
     }
 
     /// Whether any reply is owed to the client (rather than to us).
@@ -153,25 +215,27 @@ impl ExpectedReplies {
         self.owed.front().map(|owed| owed.audience)
     }
 
-    /// What the last message that was sent will be answered with.
-    pub fn last_reply(&self) -> Option<Reply> {
-        self.owed.back().map(|owed| owed.reply)
-    }
-
     /// The connection is lost: nothing owed will come. Last first, as `on_message` does.
     pub fn abandon(&mut self, mut settle: impl FnMut(Owed, bool)) {
         for owed in self.owed.drain(..).rev() {
             settle(owed, false);
         }
-        self.skipping = false;
+        (self.skipping, self.open_batch) = (false, false);
+        self.unsettled = 0;
     }
 
     /// A reply of ours whose turn has come: to be written to the client now.
     pub fn pop_own(&mut self) -> Option<Owed> {
         match self.owed.front()?.reply {
-            Reply::OwnParseComplete | Reply::OwnCloseComplete => self.owed.pop_front(),
+            Reply::OwnParseComplete | Reply::OwnCloseComplete => self.pop_front(),
             _ => None,
         }
+    }
+
+    fn pop_front(&mut self) -> Option<Owed> {
+        let owed = self.owed.pop_front()?;
+        self.unsettled -= usize::from(owed.is_unsettled());
+        Some(owed)
     }
 
     /// Judges one message of the server. Whatever is thereby finished or skipped goes to `settle`, with
@@ -242,7 +306,7 @@ impl ExpectedReplies {
             }
             _ => return Err(UnexpectedMessage { tag: char::from(tag), expected: expected(reply) }),
         };
-        if finished && let Some(owed) = self.owed.pop_front() {
+        if finished && let Some(owed) = self.pop_front() {
             settle(owed, !std::mem::take(&mut self.query_failed));
         }
         Ok(verdict)
@@ -253,6 +317,7 @@ impl ExpectedReplies {
         self.skipping = sync.is_none();
         let skipped = sync.unwrap_or(self.owed.len());
         for owed in self.owed.drain(..skipped).rev() {
+            self.unsettled -= usize::from(owed.is_unsettled());
             settle(owed, false);
         }
     }
@@ -325,6 +390,24 @@ mod tests {
         assert!(q.is_skipping() && !q.is_empty());
         q.push(Owed::client(Sync));
         assert!(!q.is_skipping());
+        feed(&mut q, b"Z");
+        assert!(q.is_empty());
+    }
+
+    #[test]
+    fn what_an_earlier_batch_changes_is_unsettled_until_it_is_answered() {
+        use Reply::*;
+        let mut q = queue(&[BindComplete]);
+        let mut parse = Owed::client(ParseComplete);
+        parse.learns = Some(StatementId(1));
+        q.push(parse);
+        assert!(!q.has_unsettled_batch(), "what follows in the same batch fails with it");
+        q.push(Owed::client(Sync));
+        assert!(q.has_unsettled_batch());
+        feed(&mut q, b"2");
+        assert!(q.has_unsettled_batch());
+        feed(&mut q, b"E");
+        assert!(!q.has_unsettled_batch());
         feed(&mut q, b"Z");
         assert!(q.is_empty());
     }

@@ -74,9 +74,10 @@ pub(super) fn recognise(words: Words<'_>) -> Option<Verdict> {
         }
         "notify" => Verdict::primary("NOTIFY", K::Notify, Effects::NOTIFIES),
         "fetch" | "move" => Verdict::any_server(K::Fetch, Effects::NONE),
-        "close" => {
-            Verdict::any_server(K::Close { all: words.is(1, "all") && words.len() == 2 }, Effects::NONE)
-        }
+        "close" => Verdict::any_server(
+            K::Close { all: words.is(1, "all") && words.len() == 2 },
+            Effects::CLOSES_CURSOR,
+        ),
         "load" => Verdict::primary("LOAD", K::Load, Effects::LOADS),
         "do" => Verdict::primary("DO", K::Do, Effects::HIDDEN_STATE | Effects::MAY_WRITE),
         "call" => Verdict::primary("CALL", K::Call, Effects::HIDDEN_STATE | Effects::MAY_WRITE),

@@ -12,6 +12,7 @@ use std::process::{ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -108,7 +109,11 @@ pub async fn run(args: SandboxArgs) -> Result<(), SandboxError> {
         let args = args.clone();
         move || Sandbox::start(&args)
     });
-    let mut sandbox = started.await.map_err(|_| SandboxError::Panicked)??;
+    let mut sandbox = match started.await.map_err(|_| SandboxError::Panicked)? {
+        // Ctrl-C reaches the programs that are waited for, too: that they failed is what was asked for.
+        Err(_) if stop.received().now_or_never().is_some() => return Ok(()),
+        started => started?,
+    };
     let outcome = tokio::select! {
         () = stop.received() => Ok(()),
         result = live(&mut sandbox, &args, begun) => result,

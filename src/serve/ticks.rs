@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::now_ms;
+use crate::clock;
 use crate::session::Gateway;
 use crate::session::registry::Order;
 use crate::telemetry::labels::{ConnectionState, Label};
@@ -30,7 +30,7 @@ pub async fn keep_house(gateway: Arc<Gateway>) {
         tokio::select! {
             _ = interval.tick() => {
                 count = count.wrapping_add(1);
-                gateway.sessions.tick(now_ms());
+                gateway.sessions.tick(clock::tick());
                 gateway.refresh_catalogs();
                 if count.is_multiple_of(POOLS_EVERY) {
                     gateway.pools.tick();

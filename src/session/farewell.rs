@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use super::cancel::CancelSlot;
 use super::lease::Lease;
+use super::outbound::UNKNOWN_UNNAMED;
 use super::session::Session;
 use crate::backend::conn::MAX_INSPECTED;
 use crate::backend::connect;
-use crate::backend::expect::{Question, Reply};
+use crate::backend::expect::Question;
+use crate::route::Effects;
 use crate::wire::frame::{HEADER_LEN, header};
 use crate::wire::message::{self, TransactionStatus};
 
@@ -33,8 +35,14 @@ impl Session {
         if self.passing.left > 0 && self.passing.forward {
             lease.conn.doomed = true;
         }
-        if !self.pins.is_empty() || self.transaction.hidden_state {
+        // What became of its settings was to be asked when the transaction ends; nobody will.
+        const UNKNOWN: Effects = Effects::CHANGES_SETTINGS.union(Effects::UNKNOWN_EFFECTS);
+        let settings_unknown = lease.settings_asked || self.transaction.effects.intersects(UNKNOWN);
+        if !self.pins.is_empty() || self.transaction.hidden_state || settings_unknown {
             lease.conn.leftover_of = Some(self.id);
+        }
+        if self.transaction.discards_all || self.transaction.deallocates {
+            lease.conn.doomed = true;
         }
         let unmarked = lease.marked;
         lease.conn.input.consume(unmarked);
@@ -53,7 +61,12 @@ async fn clean_up(mut lease: Lease, slot: Arc<CancelSlot>) {
             .expect("a short text fits");
         lease.conn.expected.copy_in_ended();
     }
-    if lease.conn.expected.is_skipping() || has_open_batch(&lease) {
+    if lease.conn.expected.has_open_batch() {
+        // A Sync alone would commit what its client never asked to be committed. After an error the server
+        // ignores the ROLLBACK, up to the Sync.
+        lease.conn.ask_simple(Question::Rollback, b"ROLLBACK");
+        lease.conn.push_sync(Question::Rollback);
+    } else if lease.conn.expected.is_skipping() {
         lease.conn.push_sync(Question::Rollback);
     }
     let in_transaction = lease.conn.status != TransactionStatus::Idle;
@@ -74,11 +87,6 @@ async fn clean_up(mut lease: Lease, slot: Arc<CancelSlot>) {
         lease.conn.doomed = true;
     }
     slot.release(&lease.pool, lease.conn);
-}
-
-/// Messages were sent that no Sync has followed yet.
-fn has_open_batch(lease: &Lease) -> bool {
-    !matches!(lease.conn.expected.last_reply(), None | Some(Reply::Sync | Reply::Query | Reply::FunctionCall))
 }
 
 async fn drained(lease: &mut Lease, deadline: Duration) -> bool {
@@ -131,9 +139,12 @@ fn drop_messages(lease: &mut Lease) -> io::Result<()> {
         }
         let mut doomed = conn.doomed;
         let mut forgotten = Vec::new();
+        let unnamed = &mut conn.unnamed;
         let verdict = conn.expected.on_message(found.tag, |owed, done| {
             if !done {
                 forgotten.extend(owed.learns);
+                // What the server has by now is nobody's for certain.
+                *unnamed = Some(UNKNOWN_UNNAMED);
             }
         });
         doomed |= verdict.is_err();

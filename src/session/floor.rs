@@ -89,8 +89,7 @@ mod tests {
 
     #[test]
     fn a_floor_only_rises_and_an_older_epoch_is_lower() {
-        let mut floor = Floor::default();
-        floor.pending = true;
+        let mut floor = Floor { pending: true, ..Floor::default() };
         floor.raise(Epoch(2), Lsn(10));
         assert!(!floor.pending);
         floor.raise(Epoch(2), Lsn(5));

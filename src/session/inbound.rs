@@ -13,7 +13,7 @@ use super::batch::{Context, Request, Scan, text};
 use super::floor::{InvalidToken, TOKEN, read_token};
 use super::lease::Route;
 use super::pins::{PinReason, Pins};
-use super::prepared::{self, Content, Origin, Prepared, UNKNOWN_NAME};
+use super::prepared::{self, Content, Origin, Prepared, UNKNOWN_PREFIX};
 use super::rewrite;
 use super::session::{End, MAX_TO_SERVER, Passing, Session, Unnamed};
 use crate::admin::show;
@@ -189,15 +189,11 @@ impl Session {
             return self.send_copy_data(found, input);
         }
         // The server ignores everything up to the Sync, so what was sent need not reach it.
-        if expected.is_skipping() && !matches!(found.tag, b'S' | b'X') {
+        if expected.is_skipping() && is_known(found.tag) && !matches!(found.tag, b'S' | b'X') {
             return Ok(self.drop_message(found));
         }
         match found.tag {
-            b'S' | b'Q' => lease.batch_open = false,
-            b'P' | b'B' | b'D' | b'E' | b'C' => lease.batch_open = true,
-            _ => {}
-        }
-        match found.tag {
+            b'P' | b'B' | b'D' | b'C' if expected.has_unsettled_batch() => Ok(Step::Wait),
             b'Q' => self.send_query(found, input),
             b'P' => self.send_parse(found, input),
             b'B' => self.send_bind(found, input),
@@ -226,10 +222,23 @@ impl Session {
                 self.passing = Passing { left: found.len, forward: true };
                 Ok(Step::Done)
             }
+            // Sent ahead: whether it belongs to a COPY is known when the server has answered.
+            b'd' | b'c' | b'f' if expected.may_begin_copy() => Ok(self.wait_for_answers()),
             b'd' | b'c' | b'f' => Ok(self.drop_message(found)),
             b'X' => Err(End::Terminated),
             other => Err(unexpected(other)),
         }
+    }
+
+    /// The next message depends on how those before it fare.
+    fn wait_for_answers(&mut self) -> Step {
+        self.batch.clear();
+        if let Some(lease) = &mut self.lease
+            && lease.conn.expected.must_flush()
+        {
+            lease.conn.output.extend_from_slice(&[b'H', 0, 0, 0, 4]);
+        }
+        Step::Wait
     }
 
     fn send_copy_data(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
@@ -304,6 +313,8 @@ impl Session {
         if effects.intersects(BY_NAME) {
             return self.send_query_by_name(found, input, &analyzed);
         }
+        self.note_custom_settings(text(&input.bytes()[HEADER_LEN..found.len]), effects);
+        self.discard_foreign_sequences(effects, true);
         let ends_surely = effects.contains(Effects::IS_SURE_END)
             && (self.is_idle() || matches!(analyzed.analysis.kind, StatementKind::Commit { .. }));
         let wants_floor = self.tracks_floor();
@@ -333,12 +344,13 @@ impl Session {
         input: &mut Buffer,
         analyzed: &Arc<Analyzed>,
     ) -> Result<Step, End> {
-        if self.lease.as_ref().is_some_and(|lease| !lease.conn.expected.is_empty()) {
-            self.batch.clear();
-            return Ok(Step::Wait);
+        if self.lease.as_ref().is_some_and(|lease| !lease.conn.expected.is_answered()) {
+            return Ok(self.wait_for_answers());
         }
         let sql = text(&input.bytes()[HEADER_LEN..found.len]).to_vec();
         let one_prepare = analyzed.analysis.kind == StatementKind::Prepare;
+        self.note_custom_settings(&sql, analyzed.analysis.effects);
+        self.discard_foreign_sequences(self.effects_of_executed(&sql), true);
         if analyzed.analysis.effects.intersects(Effects::SQL_PREPARE) && !one_prepare {
             self.pin(PinReason::SqlPrepare);
         }
@@ -385,6 +397,12 @@ impl Session {
 
     /// What the statements that a text executes do.
     fn note_executed(&mut self, sql: &[u8]) {
+        for analyzed in self.executed(sql) {
+            self.note_statement(&analyzed);
+        }
+    }
+
+    fn executed(&self, sql: &[u8]) -> Vec<Arc<Analyzed>> {
         let mut executed = Vec::new();
         rewrite::names(sql, |name| {
             executed.extend(
@@ -394,8 +412,37 @@ impl Session {
             );
             None
         });
-        for analyzed in executed {
-            self.note_statement(&analyzed);
+        executed
+    }
+
+    fn effects_of_executed(&self, sql: &[u8]) -> Effects {
+        self.executed(sql).iter().fold(Effects::NONE, |effects, one| effects | one.analysis.effects)
+    }
+
+    /// Remembers the names of settings that servers do not list, to ask for them later.
+    fn note_custom_settings(&mut self, sql: &[u8], effects: Effects) {
+        if effects.intersects(Effects::CHANGES_SETTINGS | Effects::SQL_PREPARE) {
+            self.custom.get_or_insert_default().note(sql);
+        }
+    }
+
+    /// Better PostgreSQL's own "not yet defined in this session" than another client's value. Not where
+    /// this transaction has drawn values already: those are asked for.
+    fn discard_foreign_sequences(&mut self, effects: Effects, simple: bool) {
+        if !effects.intersects(Effects::USES_SEQUENCE_STATE)
+            || self.transaction.effects.intersects(Effects::ADVANCES_SEQUENCE)
+            || self.status == TransactionStatus::Failed
+        {
+            return;
+        }
+        let Some(conn) = self.lease.as_mut().map(|lease| &mut lease.conn) else { return };
+        if !std::mem::take(&mut conn.foreign_sequences) {
+            return;
+        }
+        if simple {
+            conn.ask_simple(Question::Reset, b"DISCARD SEQUENCES");
+        } else {
+            conn.ask_without_sync(Question::Reset, OwnStatement::DiscardSequences, &[]);
         }
     }
 
@@ -448,7 +495,9 @@ impl Session {
                 Some(prepared.server_name.to_vec())
             }
             // Another client's statement has such a name on the server; no client's own may.
-            None if name.starts_with(prepared::NAME_PREFIX) && !raw_is_fine => Some(UNKNOWN_NAME.to_vec()),
+            None if name.starts_with(prepared::NAME_PREFIX) && !raw_is_fine => {
+                Some(format!("\"{UNKNOWN_PREFIX}{}\"", name.replace('"', "\"\"")).into_bytes())
+            }
             None => None,
         })
     }
@@ -485,7 +534,12 @@ impl Session {
         let (name, rest) = split_cstr(&bytes[HEADER_LEN..]).ok_or_else(malformed)?;
         let (sql, types) = split_cstr(rest).ok_or_else(malformed)?;
         check_types(types).ok_or_else(malformed)?;
+        if !name.is_empty() && self.lease.as_ref().is_some_and(|lease| lease.conn.expected.may_change(name)) {
+            // Whether the name is taken depends on a Parse or Close that is still under way.
+            return Ok(self.wait_for_answers());
+        }
         let analyzed = self.classify(sql);
+        self.note_custom_settings(sql, analyzed.analysis.effects);
         const BY_NAME: Effects =
             Effects::SQL_PREPARE.union(Effects::SQL_EXECUTE).union(Effects::SQL_DEALLOCATE);
         if self.waits_for_floor(&analyzed) {
@@ -500,6 +554,9 @@ impl Session {
             if analyzed.analysis.effects.intersects(Effects::SQL_PREPARE) {
                 self.pin(PinReason::SqlPrepare);
             }
+            if analyzed.analysis.kind == (StatementKind::Deallocate { all: false }) {
+                self.transaction.deallocated.extend(rewrite::first_name(&sql));
+            }
             let rewritten = self.rewrite_names(&sql);
             self.parse_as(&name, &rewritten, &types, &analyzed)?;
         } else if name.is_empty() {
@@ -508,7 +565,7 @@ impl Session {
             let lease = self.lease.as_mut().expect("called with a lease");
             lease.conn.output.extend_from_slice(bytes);
             lease.conn.unnamed = Some(id);
-            lease.conn.expected.push(Owed::client(Reply::ParseComplete));
+            lease.conn.expected.push(Owed::client(Reply::ParseComplete).parses_unnamed(id));
             let body = &bytes[HEADER_LEN..];
             match &mut self.unnamed {
                 // The same text again: no new copy.
@@ -540,7 +597,7 @@ impl Session {
             let lease = self.lease.as_mut().expect("called with a lease");
             message::parse(&mut lease.conn.output, b"", sql, types).expect(FITS);
             lease.conn.unnamed = Some(id);
-            lease.conn.expected.push(Owed::client(Reply::ParseComplete));
+            lease.conn.expected.push(Owed::client(Reply::ParseComplete).parses_unnamed(id));
             let mut body = vec![0];
             body.extend_from_slice(sql);
             body.push(0);
@@ -601,7 +658,7 @@ impl Session {
         self.pin(PinReason::NotInspected);
         let lease = self.lease.as_mut().expect("called with a lease");
         lease.conn.unnamed = Some(id);
-        lease.conn.expected.push(Owed::client(Reply::ParseComplete));
+        lease.conn.expected.push(Owed::client(Reply::ParseComplete).parses_unnamed(id));
         self.passing = Passing { left: found.len, forward: true };
         Ok(Step::Done)
     }
@@ -620,11 +677,18 @@ impl Session {
         let Session { lease, names, unnamed, pins, identity, settled, .. } = self;
         let conn = &mut lease.as_mut().expect("called with a lease").conn;
         if name.is_empty() {
-            let Some(unnamed) = unnamed else { return (Cow::Borrowed(b""), None) };
+            let Some(unnamed) = unnamed else {
+                // The server may have another client's.
+                if conn.unnamed.take().is_some() {
+                    message::close_statement(&mut conn.output, b"").expect(FITS);
+                    conn.expected.push(Owed::prelude(Reply::CloseComplete));
+                }
+                return (Cow::Borrowed(b""), None);
+            };
             if conn.unnamed != Some(unnamed.id) && !unnamed.body.is_empty() {
                 message::frame(&mut conn.output, b'P', |out| out.extend_from_slice(&unnamed.body))
                     .expect(FITS);
-                conn.expected.push(Owed::prelude(Reply::ParseComplete));
+                conn.expected.push(Owed::prelude(Reply::ParseComplete).parses_unnamed(unnamed.id));
                 conn.unnamed = Some(unnamed.id);
             }
             return (Cow::Borrowed(b""), Some(unnamed.analyzed.clone()));
@@ -641,7 +705,7 @@ impl Session {
             {
                 (Cow::Owned(name.to_vec()), None)
             }
-            None => (Cow::Borrowed(UNKNOWN_NAME), None),
+            None => (Cow::Owned([UNKNOWN_PREFIX.as_bytes(), name].concat()), None),
         }
     }
 
@@ -661,6 +725,8 @@ impl Session {
             && conn_unnamed == Some(unnamed.id)
         {
             self.transaction.bind_portal(portal, &unnamed.analyzed);
+            let effects = unnamed.analyzed.analysis.effects;
+            self.discard_foreign_sequences(effects, false);
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             conn.output.extend_from_slice(&input.bytes()[..have]);
             conn.expected.push(Owed::client(Reply::BindComplete));
@@ -669,6 +735,7 @@ impl Session {
             let (server_name, analyzed) = self.resolve_name(&name);
             if let Some(analyzed) = &analyzed {
                 self.transaction.bind_portal(&portal, analyzed);
+                self.discard_foreign_sequences(analyzed.analysis.effects, false);
             }
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             let len = found.len - 1 - name.len() + server_name.len();
@@ -1005,6 +1072,11 @@ fn require_empty(found: Header) -> Result<(), End> {
         0 => Ok(()),
         _ => Err(End::violation(format!("invalid message format: {:?} has no body", char::from(found.tag)))),
     }
+}
+
+/// What a client may send once it is logged in.
+fn is_known(tag: u8) -> bool {
+    matches!(tag, b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'S' | b'H' | b'F' | b'd' | b'c' | b'f' | b'X')
 }
 
 fn unexpected(tag: u8) -> End {

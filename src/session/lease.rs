@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
+use super::SessionId;
 use super::batch::Request;
+use super::pins::Pins;
 use super::prepared::NameChange;
 use super::session::{End, Session};
 use super::settings::report;
@@ -18,7 +20,7 @@ use crate::backend::ServerConn;
 use crate::backend::conn::OwnStatement;
 use crate::backend::connect::ConnectError;
 use crate::backend::expect::Question;
-use crate::clock::now_ms;
+use crate::clock::{coarse_ms, now_ms};
 use crate::config::Consistency;
 use crate::pool::{Acquire, AcquireError, Pool, PoolKey};
 use crate::route::{self, Analyzed, Class, DecisionReason, SessionView, Target};
@@ -58,9 +60,6 @@ pub struct Lease {
     /// The request was sent to its end to a standby: what the client sends next is routed anew, once this
     /// is answered and unless it has opened a transaction.
     pub is_complete: bool,
-    /// Messages of the extended protocol were sent, and no Sync yet: the transaction they run in is open,
-    /// though no ReadyForQuery has said so.
-    pub batch_open: bool,
     /// The standby has refused the request; what it still says is dropped and the primary is asked.
     pub redirect: bool,
     /// Rows of a question of ours.
@@ -72,6 +71,8 @@ pub struct Lease {
     /// Why the connection could not be given the session's settings.
     pub apply_error: Option<(SqlState, String)>,
     pub login_right: Option<bool>,
+    /// The client was sent the FATAL with which the server ends the connection.
+    pub told_fatal: bool,
 }
 
 impl Lease {
@@ -93,6 +94,7 @@ impl Lease {
 #[derive(Debug)]
 pub struct Waiting {
     pub request: Request,
+    /// By the coarse clock.
     since_ms: u64,
     timeout_ms: u64,
     on: On,
@@ -124,7 +126,8 @@ impl Route {
 
 #[derive(Debug)]
 enum On {
-    Connection(Acquire, Arc<Pool>, bool),
+    /// And whether it is one to a standby.
+    Connection(Acquire, bool),
     /// For a newer topology, or a moment.
     Pause(Pin<Box<Sleep>>, &'static str),
     /// For a standby to replay the session's floor.
@@ -158,7 +161,7 @@ impl Session {
 
     /// Finds a server for the request and begins to get a connection to it.
     pub(super) fn begin_request(&mut self, request: Request) -> Result<(), End> {
-        self.begin_request_since(request, now_ms(), true)
+        self.begin_request_since(request, coarse_ms(), true)
     }
 
     fn begin_request_since(&mut self, request: Request, since_ms: u64, may_wait: bool) -> Result<(), End> {
@@ -167,14 +170,8 @@ impl Session {
         let may_wait = may_wait && !request.is_for_komainu();
         let (target, reason) = self.choose(&request, may_wait);
         self.route_reason = reason;
-        let wait = |on| {
-            Some(Box::new(Waiting {
-                request: request.clone(),
-                since_ms,
-                timeout_ms: self.acquire_timeout(),
-                on,
-            }))
-        };
+        let wait =
+            |on| Some(Waiting { request: request.clone(), since_ms, timeout_ms: self.acquire_timeout(), on });
         match target {
             Target::Primary => match self.topology.primary {
                 Some(primary) => self.acquire(primary, request, since_ms),
@@ -211,8 +208,13 @@ impl Session {
             return (Target::Primary, Some(DecisionReason::SplitOff));
         }
         let hint = request.decisive.as_ref().and_then(|analyzed| analyzed.analysis.hints.target.as_ref());
-        let class = if request.decisive.is_some() || request.whole { request.class } else { Class::Write };
-        let now = now_ms();
+        let known = request.decisive.is_some() || request.whole;
+        let class = if known && !pins(request) { request.class } else { Class::Write };
+        let now = match self.settled.config.split.consistency {
+            // The age of an observation counts against a bound.
+            Consistency::Bounded => now_ms(),
+            _ => coarse_ms(),
+        };
         let seed = match self.settled.config.split.consistency {
             Consistency::Session => self.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15),
             // Any well-mixed number will do; it need not be secret.
@@ -288,31 +290,37 @@ impl Session {
             self.gateway.counters.acquired_at_once();
             return self.begin_lease(conn, pool, request, is_standby);
         }
-        let on = On::Connection(pool.wait(), pool, is_standby);
+        let acquire = match self.waiter.take() {
+            Some(waiter) => pool.wait_as(waiter),
+            None => pool.wait(),
+        };
+        let on = On::Connection(acquire, is_standby);
         let timeout_ms = self.acquire_timeout();
-        self.waiting = Some(Box::new(Waiting { request, since_ms, timeout_ms, on }));
+        self.waiting = Some(Waiting { request, since_ms, timeout_ms, on });
         Ok(())
     }
 
     /// Moves on what waits for a connection.
     pub(super) fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let Some(waiting) = &mut self.waiting else { return Ok(false) };
-        let expired = now_ms() >= waiting.since_ms + waiting.timeout_ms;
+        let expired = coarse_ms() >= waiting.since_ms + waiting.timeout_ms;
         match &mut waiting.on {
-            On::Connection(acquire, _, _) => match acquire.poll(cx) {
+            On::Connection(acquire, _) => match acquire.poll(cx) {
                 Poll::Pending if !expired => return Ok(false),
                 Poll::Pending => {
                     let waiting = self.waiting.take().expect("looked at above");
-                    self.acquire_expired(*waiting);
+                    self.acquire_expired(waiting);
                 }
                 Poll::Ready(result) => {
-                    let waiting = *self.waiting.take().expect("looked at above");
-                    let On::Connection(_, pool, is_standby) = waiting.on else {
+                    let waiting = self.waiting.take().expect("looked at above");
+                    let On::Connection(acquire, is_standby) = waiting.on else {
                         unreachable!("matched above")
                     };
                     match result {
                         Ok(conn) => {
-                            let waited = now_ms() - waiting.since_ms;
+                            let waited = now_ms().saturating_sub(acquire.since_ms());
+                            let pool = acquire.pool().clone();
+                            self.waiter = Some(acquire.into_waiter());
                             self.gateway.counters.acquired_after(Duration::from_millis(waited));
                             self.begin_lease(conn, pool, waiting.request, is_standby)?;
                         }
@@ -329,14 +337,14 @@ impl Session {
                 if !over && Arc::ptr_eq(&before, &self.topology) {
                     return Ok(false);
                 }
-                let waiting = *self.waiting.take().expect("looked at above");
+                let waiting = self.waiting.take().expect("looked at above");
                 self.begin_request_since(waiting.request, waiting.since_ms, !over)?;
             }
             On::Pause(sleep, why) => {
                 if expired {
                     let message =
                         format!("no server could take the statement within {} ms: {why}", waiting.timeout_ms);
-                    let waiting = *self.waiting.take().expect("looked at above");
+                    let waiting = self.waiting.take().expect("looked at above");
                     self.refuse(&waiting.request, &Report::error(sqlstate::CANNOT_CONNECT_NOW, &message));
                     return Ok(true);
                 }
@@ -346,7 +354,7 @@ impl Session {
                 if !over && Arc::ptr_eq(&before, &self.topology) {
                     return Ok(false);
                 }
-                let waiting = *self.waiting.take().expect("looked at above");
+                let waiting = self.waiting.take().expect("looked at above");
                 self.begin_request_since(waiting.request, waiting.since_ms, true)?;
             }
         }
@@ -354,7 +362,8 @@ impl Session {
     }
 
     fn acquire_expired(&mut self, waiting: Waiting) {
-        let On::Connection(acquire, pool, _) = waiting.on else { return };
+        let On::Connection(acquire, _) = waiting.on else { return };
+        let pool = acquire.pool().clone();
         drop(acquire);
         let counts = pool.counts();
         let message = format!(
@@ -389,10 +398,10 @@ impl Session {
             self.refuse(&request, &Report::error(refusal.sqlstate, &message));
             return Ok(());
         }
-        if !error.is_credential() && now_ms() < since_ms + self.acquire_timeout() {
+        if !error.is_credential() && coarse_ms() < since_ms + self.acquire_timeout() {
             let timeout_ms = self.acquire_timeout();
             let on = On::Pause(pause(RETRY_MS), "the primary could not be reached");
-            self.waiting = Some(Box::new(Waiting { request, since_ms, timeout_ms, on }));
+            self.waiting = Some(Waiting { request, since_ms, timeout_ms, on });
             return Ok(());
         }
         let message = error.client_message();
@@ -408,15 +417,12 @@ impl Session {
         request: Request,
         is_standby: bool,
     ) -> Result<(), End> {
-        let now = if self.settled.config.pool.check_after_idle_ms != 0 { now_ms() } else { 0 };
+        let idled = coarse_ms().saturating_sub(conn.idle_since_ms);
         if conn.leftover_of.is_some_and(|session| session != self.id) {
             conn.ask_simple(Question::Reset, b"DISCARD ALL");
             conn.forget_everything();
-        } else if request.effects.intersects(route::Effects::USES_SEQUENCE_STATE)
-            && conn.last_session != self.id
-        {
-            // Better PostgreSQL's own "not yet defined in this session" than another client's value.
-            conn.ask_simple(Question::Reset, b"DISCARD SEQUENCES");
+        } else if ![self.id, SessionId::NONE].contains(&conn.last_session) {
+            conn.foreign_sequences = true;
         }
         let mut ours_first = false;
         if conn.settings.hash() != self.settings.hash() {
@@ -428,7 +434,7 @@ impl Session {
             conn.push_sync(Question::Apply);
             conn.settings = self.settings.clone();
             ours_first = true;
-        } else if now != 0 && now - conn.idle_since_ms > self.settled.config.pool.check_after_idle_ms {
+        } else if idled >= self.settled.config.pool.check_after_idle_ms {
             conn.push_sync(Question::Liveness);
             ours_first = true;
         }
@@ -450,20 +456,20 @@ impl Session {
             marked: 0,
             server_passing: 0,
             ours_first,
-            preparing_since_ms: ours_first.then(now_ms),
+            preparing_since_ms: ours_first.then(coarse_ms),
             retained: Vec::new(),
             held_from: 0,
             undo: Vec::new(),
             request: None,
             is_standby,
             is_complete: false,
-            batch_open: false,
             redirect: false,
             collected: Vec::new(),
             settings_asked: false,
             stands_in,
             apply_error: None,
             login_right: None,
+            told_fatal: false,
         };
         if is_standby && request.whole && !request.opening.opens {
             lease.retained.extend_from_slice(&self.input.bytes()[..request.len]);
@@ -478,6 +484,22 @@ impl Session {
             lease.held_from = self.to_client.len();
         }
         Ok(())
+    }
+
+    /// Makes the connection, which this session keeps, what the session's settings now say.
+    pub(super) fn apply_settings(&mut self) {
+        let Some(lease) = &mut self.lease else { return };
+        let present = lease.conn.settings.clone();
+        for change in self.settings.changes_from(&present) {
+            let parameters = [Some(change.name.as_bytes()), change.value.map(str::as_bytes)];
+            lease.conn.ask_without_sync(Question::Apply, OwnStatement::Apply, &parameters);
+        }
+        lease.conn.push_sync(Question::Apply);
+        lease.conn.settings = self.settings.clone();
+        lease.ours_first = true;
+        lease.preparing_since_ms = Some(now_ms());
+        // It was answered: whatever becomes of this, it is not to be sent again.
+        lease.request = None;
     }
 
     /// Counts where a request goes, and remembers why.
@@ -526,7 +548,7 @@ impl Session {
         self.lease
             .as_ref()
             .and_then(|lease| lease.preparing_since_ms)
-            .is_some_and(|since| now_ms() > since + PREPARE_DEADLINE_MS)
+            .is_some_and(|since| coarse_ms() > since + PREPARE_DEADLINE_MS)
     }
 
     /// Gives the connection back.
@@ -543,6 +565,15 @@ impl Session {
         }
         self.end_lease();
     }
+}
+
+/// Whether the session will stay with the server connection, which must then be one to the primary.
+fn pins(request: &Request) -> bool {
+    let is_prepare =
+        |analyzed: &Arc<route::Analyzed>| analyzed.analysis.kind == route::StatementKind::Prepare;
+    let is_virtual = request.is_query && request.decisive.as_ref().is_some_and(is_prepare);
+    !Pins::from_effects(request.effects).is_empty()
+        || request.effects.intersects(route::Effects::SQL_PREPARE) && !is_virtual
 }
 
 fn pause(ms: u64) -> Pin<Box<Sleep>> {

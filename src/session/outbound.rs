@@ -6,6 +6,7 @@
 use std::io;
 use std::task::{Context, Poll};
 
+use super::custom::CustomSettings;
 use super::floor::{InvalidToken, TOKEN};
 use super::pins::Found;
 use super::session::{End, Session};
@@ -16,7 +17,7 @@ use crate::clock::now_ms;
 use crate::cluster::observe::question::end_of_record;
 use crate::net::buffer::{LARGE, SMALL};
 use crate::route::Effects;
-use crate::session::prepared::{NAME_PREFIX, NameChange, Names, StatementId};
+use crate::session::prepared::{NAME_PREFIX, NameChange, Names, StatementId, UNKNOWN_PREFIX};
 use crate::topology::Lsn;
 use crate::wire::fields;
 use crate::wire::frame::{HEADER_LEN, header};
@@ -28,8 +29,16 @@ const MAX_SERVER_MESSAGE: usize = 1 << 31;
 /// PostgreSQL's defaults; another segment size costs a floor that is met a little late, never one too low.
 const WAL_BLOCK: u64 = 8192;
 const WAL_SEGMENT: u64 = 16 * 1024 * 1024;
+/// An unnamed statement that is nobody's for certain.
+pub(super) const UNKNOWN_UNNAMED: u64 = u64::MAX;
 /// A standby ends a read that its replay conflicts with by this code; the primary has no such conflict.
 const RECOVERY_CONFLICT: SqlState = SqlState(*b"40001");
+/// The routine that refuses a prepared statement whose result would have other columns than it had
+/// (SQLSTATE 0A000, which by itself says much else).
+const CACHED_PLAN_CHANGED: &[u8] = b"RevalidateCachedQuery";
+
+const UNKNOWN_OUTCOME: &str = "the connection to the PostgreSQL server was lost before it answered: \
+                               whether the statement took effect is not known";
 
 impl Session {
     /// Sends what waits for the server.
@@ -106,11 +115,28 @@ impl Session {
             let Some(lease) = &mut self.lease else { return Ok(()) };
             let conn = &mut *lease.conn;
             let undo = if lease.retained.is_empty() { None } else { Some(&mut lease.undo) };
-            let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false, undo };
-            let unasked = conn.expected.next_audience().is_none();
+            let mut settled = Settling {
+                names: &mut self.names,
+                forgotten: Vec::new(),
+                doom: false,
+                undo,
+                unnamed: Vec::new(),
+            };
             let verdict = conn.expected.on_message(found.tag, |owed, done| settled.settle(owed, done));
-            let (forgotten, doom) = (settled.forgotten, settled.doom);
+            let (forgotten, doom, unnamed) = (settled.forgotten, settled.doom, settled.unnamed);
             forgotten.into_iter().for_each(|id| conn.known.remove(id));
+            for (id, audience) in unnamed {
+                if conn.unnamed == id {
+                    // It has none, an older one, or another client's.
+                    conn.unnamed = Some(UNKNOWN_UNNAMED);
+                }
+                if audience == For::Client
+                    && id.is_some()
+                    && self.unnamed.as_ref().map(|unnamed| unnamed.id) == id
+                {
+                    self.unnamed = None;
+                }
+            }
             conn.doomed |= doom;
             let verdict = match verdict {
                 Ok(verdict) => verdict,
@@ -121,6 +147,18 @@ impl Session {
                     .server_violation("a message of the server's is too long to be looked into".into());
             }
             let verdict = if lease.redirect { Verdict::Swallow } else { verdict };
+            let verdict = match (found.tag, verdict) {
+                // The server goes, the client may stay: what that means for it is said when the end has come.
+                (b'E', Verdict::Forward)
+                    if complete && is_shutdown(&conn.input.bytes()[lease.marked + HEADER_LEN..]) =>
+                {
+                    Verdict::Swallow
+                }
+                _ => verdict,
+            };
+            if found.tag == b'E' && verdict == Verdict::Forward && complete {
+                lease.told_fatal = fields::is_fatal(&conn.input.bytes()[lease.marked + HEADER_LEN..]);
+            }
             match (found.tag, verdict) {
                 (b'S', _) => self.parameter_reported(found.len),
                 (b'Z', verdict) => {
@@ -130,6 +168,11 @@ impl Session {
                     };
                     conn.status = status;
                     self.status = status;
+                    let limits = &self.settled.config.limits;
+                    if limits.idle_in_transaction_timeout_ms != 0 || limits.client_idle_timeout_ms != 0 {
+                        // Idle begins when the answer is complete, however long it took.
+                        self.idle_since_ms = now_ms();
+                    }
                     match verdict {
                         Verdict::Forward => self.mark(found.len),
                         _ => self.take_out(found.len),
@@ -137,16 +180,6 @@ impl Session {
                     self.drain_own_replies();
                     self.ready()?;
                     continue;
-                }
-                // Said to whoever has the connection, and that is over: the client's session goes on.
-                (b'E', Verdict::Forward)
-                    if complete
-                        && unasked
-                        && lease.conn.status == TransactionStatus::Idle
-                        && self.pins.is_empty() =>
-                {
-                    lease.conn.doomed = true;
-                    self.take_out(found.len);
                 }
                 (b'E', Verdict::Forward) if complete => self.forward_error(found.len),
                 // What comes before anything was done does not bind us to this server.
@@ -247,10 +280,11 @@ impl Session {
         if !for_client {
             return;
         }
-        // A fatal error says that the server goes, not that the statement is wrong.
-        let refused = state == sqlstate::READ_ONLY_SQL_TRANSACTION
-            || state == RECOVERY_CONFLICT
-            || fields::is_fatal(body);
+        if fields::field(body, b'R') == Some(CACHED_PLAN_CHANGED) {
+            // The schema was changed past us: what is prepared from now on is another statement.
+            self.identity.database.schema_changed();
+        }
+        let refused = state == sqlstate::READ_ONLY_SQL_TRANSACTION || state == RECOVERY_CONFLICT;
         if lease.is_standby && !lease.retained.is_empty() && refused {
             lease.redirect = true;
         } else {
@@ -346,7 +380,9 @@ impl Session {
         }
         // What follows on this connection before the position is known is read here too.
         lease.stands_in |= done.may_write;
-        if done.discards_all {
+        // In a transaction block DISCARD ALL is refused, so nothing is discarded.
+        let refused = effects.contains(Effects::BEGINS | Effects::DISCARDS_ALL) && done.failed;
+        if done.discards_all && !refused {
             if done.failed {
                 // Which of several statements failed is not known; a new connection knows nothing.
                 conn.doomed = true;
@@ -361,8 +397,13 @@ impl Session {
         }
         if done.deallocates {
             conn.doomed = true;
+            if !done.failed {
+                done.deallocated.iter().for_each(|name| drop(self.names.remove(name.as_bytes())));
+            }
         }
-        if done.hidden_state || !self.pins.is_empty() {
+        let unseen = effects.intersects(Effects::CHANGES_SETTINGS)
+            && self.custom.as_ref().is_some_and(|custom| custom.unseen);
+        if done.hidden_state || unseen || !self.pins.is_empty() {
             conn.leftover_of = Some(self.id);
         }
         if effects.intersects(Effects::DDL) {
@@ -372,7 +413,10 @@ impl Session {
         let discarded = effects.intersects(Effects::DISCARDS_ALL) && !done.failed;
         if effects.intersects(Effects::CHANGES_SETTINGS | Effects::UNKNOWN_EFFECTS) && !discarded {
             lease.collected.clear();
-            conn.ask(Question::Settings, OwnStatement::Settings, &[Some(self.identity.user.as_bytes())]);
+            let names = self.settings.iter().map(|(name, _)| name);
+            let custom = CustomSettings::array(self.custom.as_deref(), names);
+            let parameters = [Some(self.identity.user.as_bytes()), Some(custom.as_bytes())];
+            conn.ask(Question::Settings, OwnStatement::Settings, &parameters);
             lease.settings_asked = true;
             lease.ours_first = true;
         }
@@ -380,6 +424,7 @@ impl Session {
             .union(Effects::LISTENS)
             .union(Effects::UNLISTENS)
             .union(Effects::HOLD_CURSOR)
+            .union(Effects::CLOSES_CURSOR)
             .union(Effects::SESSION_ADVISORY_LOCK)
             .union(Effects::ADVISORY_UNLOCK)
             .union(Effects::DDL)
@@ -429,20 +474,26 @@ impl Session {
         if lease.settings_asked {
             lease.settings_asked = false;
             let mut collected = std::mem::take(&mut lease.collected);
-            let mut settings = std::sync::Arc::new(Settings::new(collected.clone()));
-            // The connection has it until it is made to fit again; the session does not keep it.
-            lease.conn.settings = settings.clone();
-            if let Some(at) = collected.iter().position(|(name, _)| **name == *TOKEN) {
-                let (_, token) = collected.swap_remove(at);
-                settings = std::sync::Arc::new(Settings::new(collected));
+            let present = Settings::new(collected.clone());
+            let token = collected.iter().position(|(name, _)| **name == *TOKEN);
+            let token = token.map(|at| collected.swap_remove(at).1);
+            // RESET goes back to what the session began with, which the server connection does not know;
+            // and the connection has the token until it is made to fit again: the session does not keep it.
+            self.settings = std::sync::Arc::new(Settings::new(collected).over(&self.startup_settings));
+            lease.conn.settings = std::sync::Arc::new(present);
+            if let Some(token) = token {
                 self.take_token(&token);
             }
-            self.settings = settings;
+        }
+        let Some(lease) = &mut self.lease else { return Ok(false) };
+        let is_idle = lease.conn.status == TransactionStatus::Idle;
+        if is_idle && !lease.conn.doomed && lease.conn.settings.hash() != self.settings.hash() {
+            self.apply_settings();
+            return Ok(true);
         }
         let Some(lease) = &mut self.lease else { return Ok(false) };
         let was_ours = std::mem::take(&mut lease.ours_first);
-        let in_transaction = lease.batch_open || lease.conn.status != TransactionStatus::Idle;
-        if lease.marked > 0 || in_transaction || !self.pins.is_empty() {
+        if lease.marked > 0 || lease.conn.status != TransactionStatus::Idle || !self.pins.is_empty() {
             if !self.pins.is_empty() && lease.conn.doomed && lease.marked == 0 {
                 return self.server_gone(io::ErrorKind::UnexpectedEof.into()).map(|()| true);
             }
@@ -505,8 +556,18 @@ impl Session {
         let server = lease.pool.key.server;
         tracing::warn!(session = self.id.0, server = %self.topology.servers.get(usize::from(server.0))
             .map_or("?", |s| &s.id), %error, "server connection lost");
+        if lease.told_fatal {
+            // As with PostgreSQL, that was the last word.
+            return Err(End::Terminated);
+        }
         let owes = lease.conn.expected.owes_client();
-        let mut settled = Settling { names: &mut self.names, forgotten: Vec::new(), doom: false, undo: None };
+        let mut settled = Settling {
+            names: &mut self.names,
+            forgotten: Vec::new(),
+            doom: false,
+            undo: None,
+            unnamed: Vec::new(),
+        };
         let mut ready_due = 0;
         lease.conn.expected.abandon(|owed, done| {
             let ends = matches!(owed.reply, Reply::Sync | Reply::Query | Reply::FunctionCall);
@@ -529,7 +590,9 @@ impl Session {
         let cut_short = lease.server_passing > 0;
         let in_transaction = lease.conn.status != TransactionStatus::Idle;
         let is_pinned = !self.pins.is_empty();
-        let may_have_written = self.transaction.may_write;
+        // Inside a transaction block nothing is lasting before its end was sent.
+        let ended = !in_transaction || self.transaction.effects.intersects(Effects::ENDS_TRANSACTION);
+        let outcome_unknown = owes && ended && self.transaction.may_write;
         self.unmark();
         self.abandon_lease();
         self.transaction.end();
@@ -540,13 +603,13 @@ impl Session {
         let name = "the connection to the PostgreSQL server was lost";
         if cut_short || in_transaction || is_pinned {
             // What the client believes to have (a transaction, a lock, a half-sent row) is gone with it.
+            if outcome_unknown {
+                return Err(End::fatal(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME));
+            }
             return Err(End::fatal(sqlstate::CONNECTION_FAILURE, format!("{name}; reconnect and try again")));
         }
-        let report = if may_have_written {
-            message::Report::error(
-                sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
-                "the connection to the PostgreSQL server was lost before it answered: whether the statement took effect is not known",
-            )
+        let report = if outcome_unknown {
+            message::Report::error(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME)
         } else {
             message::Report::error(sqlstate::CONNECTION_FAILURE, name)
         };
@@ -564,6 +627,11 @@ impl Session {
     }
 }
 
+/// A FATAL of a server that is shut down or was told to end the connection.
+fn is_shutdown(body: &[u8]) -> bool {
+    fields::is_fatal(body) && fields::sqlstate(body).0.starts_with(b"57P")
+}
+
 fn rest_len(len: usize, marked: usize) -> usize {
     len - marked
 }
@@ -573,6 +641,8 @@ struct Settling<'a> {
     names: &'a mut Names,
     forgotten: Vec<StatementId>,
     doom: bool,
+    /// Unnamed statements that were not parsed after all; `None`: what would have ended one did not succeed.
+    unnamed: Vec<(Option<u64>, For)>,
     /// Where changes that were made go, while the request may still have to be asked again.
     undo: Option<&'a mut Vec<NameChange>>,
 }
@@ -585,8 +655,13 @@ impl Settling<'_> {
             }
             return;
         }
-        if owed.audience == For::Prelude && owed.reply == Reply::CloseComplete {
-            // The server still knows what we believe it has forgotten.
+        if matches!(owed.reply, Reply::Query | Reply::CloseComplete) || owed.unnamed.is_some() {
+            self.unnamed.push((owed.unnamed, owed.audience));
+        }
+        let of_ours = matches!(owed.audience, For::Us(_));
+        if of_ours || owed.audience == For::Prelude && owed.reply == Reply::CloseComplete {
+            // The connection is not what we believe it to be: a question was skipped, or the server still
+            // knows what it should have forgotten.
             self.doom = true;
         }
         self.forgotten.extend(owed.learns);
@@ -622,12 +697,16 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 
 /// Replaces our names of statements by the client's in the fields of an error.
 fn rename(body: &[u8], names: &Names) -> Vec<u8> {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
     let mut out = Vec::with_capacity(body.len());
     let mut rest = body;
     while !rest.is_empty() {
-        if rest.starts_with(NAME_PREFIX.as_bytes()) {
-            let end =
-                rest.iter().position(|b| !b.is_ascii_alphanumeric() && *b != b'_').unwrap_or(rest.len());
+        // Only a whole word is a name: `tab_key` has none.
+        let begins = !out.last().is_some_and(is_part);
+        if begins && rest.starts_with(UNKNOWN_PREFIX.as_bytes()) {
+            rest = &rest[UNKNOWN_PREFIX.len()..];
+        } else if begins && rest.starts_with(NAME_PREFIX.as_bytes()) {
+            let end = rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len());
             let ours = &rest[..end];
             out.extend_from_slice(names.client_name(ours).unwrap_or(ours));
             rest = &rest[end..];

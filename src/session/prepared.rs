@@ -20,9 +20,10 @@ pub struct StatementId(pub u64);
 /// The prefix of every statement name komainu gives on a server.
 pub const NAME_PREFIX: &str = "_k";
 
-/// A name no server ever knows: what is sent for a client's name that does not exist, so that the
-/// server itself says so, with the right effect on the transaction.
-pub const UNKNOWN_NAME: &[u8] = b"_k_unknown";
+/// What begins a name no server ever knows, with the client's own name behind it: sent for a name that does
+/// not exist here but might exist there, so that the server itself says so, with the right effect on the
+/// transaction.
+pub const UNKNOWN_PREFIX: &str = "_k?";
 
 /// How the statement was made, which is how it is made again elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

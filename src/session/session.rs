@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::SessionId;
 use super::batch::{Batch, Request};
 use super::cancel::{CancelKey, CancelSlot};
+use super::custom::CustomSettings;
 use super::floor::Floor;
 use super::gateway::{Database, Gateway, Settled};
 use super::lease::{Lease, PREPARE_DEADLINE_MS, Route, Waiting};
@@ -28,7 +29,7 @@ use super::transaction::Transaction;
 use crate::backend::connect::Credential;
 use crate::clock::now_ms;
 use crate::net::{Buffer, Stream};
-use crate::pool::Pool;
+use crate::pool::{Pool, Waiter};
 use crate::route::{Analyzed, DecisionReason};
 use crate::telemetry::labels::Direction;
 use crate::topology::{Role, Snapshot};
@@ -119,7 +120,9 @@ pub struct Session {
     pub(super) slot: Arc<CancelSlot>,
 
     pub(super) lease: Option<Lease>,
-    pub(super) waiting: Option<Box<Waiting>>,
+    pub(super) waiting: Option<Waiting>,
+    /// Of the last wait that was served, for the next.
+    pub(super) waiter: Option<Arc<Waiter>>,
     /// Statements classified by a look ahead, in the order they will be sent.
     pub(super) batch: Batch,
     /// After an error of ours, the client's messages are dropped up to its next Sync.
@@ -133,6 +136,8 @@ pub struct Session {
     pub(super) pins: Pins,
     pub(super) settings: Arc<Settings>,
     pub(super) startup_settings: Arc<Settings>,
+    /// Names only: settings that servers do not list.
+    pub(super) custom: Option<Box<CustomSettings>>,
     pub(super) believed: Arc<Reported>,
     pub(super) floor: Floor,
     /// Why the last request went where it did, for `SHOW ROUTE`.
@@ -193,6 +198,7 @@ impl Session {
             slot: start.slot,
             lease: None,
             waiting: None,
+            waiter: None,
             batch: Batch::default(),
             discarding: false,
             status: TransactionStatus::Idle,
@@ -202,6 +208,7 @@ impl Session {
             next_unnamed: 0,
             pins: Pins::default(),
             startup_settings: start.settings.clone(),
+            custom: None,
             settings: start.settings,
             believed: start.believed,
             floor: Floor::default(),
@@ -336,7 +343,8 @@ impl Session {
             }
         }
         if self.waiting.is_some() {
-            return Ok(true);
+            // Its deadline is looked at with it.
+            return Ok(false);
         }
         if self.is_preparing_too_long() {
             return self.server_gone(io::ErrorKind::TimedOut.into()).map(|()| true);

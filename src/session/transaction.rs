@@ -22,6 +22,8 @@ pub struct Transaction {
     pub discards_all: bool,
     /// DEALLOCATE of a name was sent by the extended protocol.
     pub deallocates: bool,
+    /// The names that statements parsed in this transaction deallocate, if they are executed.
+    pub deallocated: Vec<String>,
     /// The client was sent an error.
     pub failed: bool,
     /// Statements behind named portals; the unnamed one is first when there is one.

@@ -5,7 +5,23 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod authentication;
+mod cancel;
 mod cli;
+mod clients;
 mod consistency;
+mod differential;
+mod documentation;
+mod hostile_messages;
+mod hostile_startup;
+mod limits;
+mod looking_in;
+mod lost_servers;
+mod pooling;
+mod prepared;
+mod purity;
 mod routing;
+mod sandbox;
+mod session_state;
 mod standbys;
+mod tls;

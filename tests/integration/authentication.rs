@@ -1,0 +1,260 @@
+//! Who gets in: every method with every kind of secret, and when a right is lost.
+
+use std::time::Duration;
+
+use super::support::{APP_PASSWORD, APP_USER, Certificates, Cluster, Komainu, Wire, eventually, psql};
+
+const PASSWORD: &str = "s3cret of matrix";
+/// The longest that a lost right may go on working.
+const STATED: Duration = Duration::from_secs(12);
+
+fn verifier(cluster: &Cluster, user: &str) -> String {
+    cluster
+        .primary()
+        .psql("postgres", &format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{user}'"))
+        .unwrap()
+}
+
+/// `Ok` when a session begins, else SQLSTATE and text.
+fn try_login(mut wire: Wire, user: &str, password: &str, database: &str) -> Result<Wire, (String, String)> {
+    wire.startup(&[("user", user), ("database", database)]);
+    let last = wire.authenticate(user, password);
+    if last.tag == 'Z' { Ok(wire) } else { Err((last.sqlstate(), last.text())) }
+}
+
+#[test]
+fn no_method_lets_in_without_proof() {
+    let cluster = Cluster::shared();
+    let (user, md5_user) = ("matrix", "matrix_md5");
+    for (name, encryption) in [(user, "scram-sha-256"), (md5_user, "md5")] {
+        let sql = format!(
+            "SET password_encryption = '{encryption}'; CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'"
+        );
+        cluster.prepare("postgres", &sql);
+    }
+    let secrets = [
+        ("plain", user, PASSWORD.to_owned()),
+        ("verifier", user, verifier(cluster, user)),
+        ("md5", md5_user, verifier(cluster, md5_user)),
+    ];
+    for (kind, user, secret) in &secrets {
+        let builder = Komainu::builder(cluster);
+        let certificates = Certificates::create(builder.directory());
+        let (certificate, key) = certificates.server("gate");
+        let hba: String = ["trust", "reject", "scram-sha-256", "md5", "password", "cert"]
+            .iter()
+            .zip(["d_trust", "d_reject", "d_scram", "d_md5", "d_password", "d_cert"])
+            .map(|(method, database)| {
+                let kind = if *method == "cert" { "hostssl" } else { "host" };
+                format!("{kind} {database} all all {method}\n")
+            })
+            .collect();
+        let komainu = builder
+            .hba(&hba)
+            .user(user, secret)
+            .config(&format!(
+                "[client_tls]\nmode = \"allow\"\ncert_file = {certificate:?}\nkey_file = {key:?}\nclient_ca_file = {:?}\n",
+                certificates.authority_file()
+            ))
+            .start();
+        for database in ["d_reject", "d_scram", "d_md5", "d_password", "d_cert"] {
+            for tls in [false, true] {
+                for password in ["wrong", "", secret.as_str()] {
+                    if password == PASSWORD {
+                        continue;
+                    }
+                    let wire = if tls {
+                        Wire::tls(komainu.port(), certificates.authority_pem())
+                    } else {
+                        komainu.wire()
+                    };
+                    let result = try_login(wire, user, password, database);
+                    let (state, _) = result.err().unwrap_or_else(|| panic!("{kind} let in by {database}"));
+                    assert!(state.starts_with("28"), "{kind} {database} tls {tls}: {state}");
+                }
+            }
+        }
+        // The right password goes as far as the server, which has no such database.
+        let right: Vec<(&str, bool)> = match *kind {
+            "plain" => vec![("d_scram", false), ("d_scram", true), ("d_md5", false), ("d_password", true)],
+            "verifier" => vec![("d_scram", false), ("d_scram", true), ("d_md5", false), ("d_password", true)],
+            _ => vec![("d_md5", false), ("d_password", true)],
+        };
+        for (database, tls) in right {
+            let wire =
+                if tls { Wire::tls(komainu.port(), certificates.authority_pem()) } else { komainu.wire() };
+            let (state, text) = try_login(wire, user, PASSWORD, database).err().unwrap();
+            assert!(state != "28P01", "{kind} {database} tls {tls}: {state} {text}");
+        }
+        let plain_password = try_login(komainu.wire(), user, PASSWORD, "d_password").err().unwrap();
+        assert!(plain_password.0.starts_with("28"), "a password in clear needs TLS: {plain_password:?}");
+    }
+}
+
+#[test]
+fn a_verifier_is_enough_for_both_sides() {
+    let cluster = Cluster::shared();
+    cluster.prepare("postgres", &format!("CREATE ROLE passing LOGIN PASSWORD '{PASSWORD}'"));
+    let komainu = Komainu::builder(cluster).user("passing", &verifier(cluster, "passing")).start();
+    let mut wire = try_login(komainu.wire(), "passing", PASSWORD, "postgres").ok().unwrap();
+    assert_eq!(wire.query_value("SELECT current_user || '/' || session_user"), "passing/passing");
+    assert!(try_login(komainu.wire(), "passing", "wrong", "postgres").is_err());
+}
+
+#[test]
+fn an_unknown_user_reads_what_a_wrong_password_reads() {
+    let cluster = Cluster::shared();
+    let komainu = Komainu::start(cluster);
+    let known = try_login(komainu.wire(), APP_USER, "wrong", "postgres").err().unwrap();
+    let unknown = try_login(komainu.wire(), "nobody_at_all", "wrong", "postgres").err().unwrap();
+    assert_eq!(known.0, "28P01");
+    assert_eq!(unknown.0, known.0);
+    assert_eq!(unknown.1.replace("nobody_at_all", APP_USER), known.1);
+}
+
+#[test]
+fn the_first_rule_that_matches_decides() {
+    let cluster = Cluster::shared();
+    let builder = Komainu::builder(cluster);
+    let certificates = Certificates::create(builder.directory());
+    let (certificate, key) = certificates.server("gate");
+    let komainu = builder
+        .hba(
+            "local all all scram-sha-256\n\
+             host postgres postgres 127.0.0.1/32 reject\n\
+             hostssl all all 0.0.0.0/0 scram-sha-256\n\
+             hostnossl all all 0.0.0.0/0 reject\n\
+             host all all all trust\n",
+        )
+        .config(&format!("[client_tls]\nmode = \"allow\"\ncert_file = {certificate:?}\nkey_file = {key:?}\n"))
+        .start();
+    let plain = try_login(komainu.wire(), APP_USER, APP_PASSWORD, "postgres").err().unwrap();
+    assert_eq!(plain.0, "28000");
+    let tls = || Wire::tls(komainu.port(), certificates.authority_pem());
+    assert!(try_login(tls(), APP_USER, APP_PASSWORD, "postgres").is_ok());
+    let superuser = cluster.primary().password();
+    assert_eq!(try_login(tls(), "postgres", superuser, "postgres").err().unwrap().0, "28000");
+    assert!(
+        try_login(Wire::unix(komainu.directory(), komainu.port()), APP_USER, APP_PASSWORD, "postgres")
+            .is_ok()
+    );
+}
+
+/// A lookup on the servers, with roles of the test's own.
+fn with_query(cluster: &Cluster, cache_ms: u64) -> Komainu {
+    Komainu::start_with(
+        cluster,
+        &format!(
+            "[auth.query]\nuser = \"postgres\"\ndatabase = \"postgres\"\ncache_ms = {cache_ms}\n[pool]\nsize = 2\n"
+        ),
+    )
+}
+
+#[test]
+fn a_lost_right_ends_within_the_stated_time_on_warm_pools_too() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let komainu = with_query(cluster, 500);
+    let losses = [
+        ("expired", "ALTER ROLE lost_expired VALID UNTIL '2001-01-01'"),
+        ("nologin", "ALTER ROLE lost_nologin NOLOGIN"),
+        ("changed", "ALTER ROLE lost_changed PASSWORD 'another'"),
+        ("dropped", "DROP ROLE lost_dropped"),
+        ("unlimited", "ALTER ROLE lost_unlimited CONNECTION LIMIT 0"),
+    ];
+    let mut held = Vec::new();
+    for (what, _) in losses {
+        let user = format!("lost_{what}");
+        cluster.prepare("postgres", &format!("CREATE ROLE {user} LOGIN PASSWORD '{PASSWORD}'"));
+        let mut wire = try_login(komainu.wire(), &user, PASSWORD, &database).ok().unwrap();
+        assert_eq!(wire.query_value("SELECT current_user"), user, "the client is who it says");
+        held.push(wire);
+    }
+    cluster.prepare("postgres", &format!("CREATE ROLE lost_connect LOGIN PASSWORD '{PASSWORD}'"));
+    held.push(try_login(komainu.wire(), "lost_connect", PASSWORD, &database).ok().unwrap());
+    for (_, sql) in losses {
+        cluster.prepare("postgres", sql);
+    }
+    cluster.prepare(&database, &format!("REVOKE CONNECT ON DATABASE {database} FROM PUBLIC"));
+    for user in losses.map(|(what, _)| format!("lost_{what}")).into_iter().chain(["lost_connect".into()]) {
+        eventually(STATED, &format!("{user} is refused"), || {
+            try_login(komainu.wire(), &user, PASSWORD, &database).is_err()
+        });
+    }
+    assert!(try_login(komainu.wire(), APP_USER, APP_PASSWORD, &database).is_ok());
+}
+
+#[test]
+fn a_hostile_schema_does_not_reach_komainus_own_queries() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    // Whoever may create in public shadows what komainu's own queries use.
+    cluster.prepare(
+        &database,
+        "CREATE TABLE public.trace (who text); GRANT ALL ON public.trace TO PUBLIC;
+         CREATE FUNCTION public.current_setting(text) RETURNS text LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO public.trace VALUES (current_user); RETURN 'evil'; END $$;
+         CREATE FUNCTION public.set_config(text, text, boolean) RETURNS text LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO public.trace VALUES (current_user); RETURN 'evil'; END $$;
+         CREATE FUNCTION public.pg_current_wal_insert_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO public.trace VALUES (current_user); RETURN '0/0'; END $$;
+         CREATE VIEW public.pg_settings AS SELECT 'role'::text AS name, 'postgres'::text AS setting, 'session'::text AS source;
+         CREATE VIEW public.pg_roles AS SELECT 'app'::name AS rolname, false AS rolcanlogin;
+         CREATE VIEW public.pg_authid AS SELECT 'app'::name AS rolname;",
+    );
+    let komainu = with_query(cluster, 500);
+    let mut wire = komainu.wire();
+    wire.startup(&[
+        ("user", APP_USER),
+        ("database", &database),
+        ("options", "-c search_path=public,pg_catalog"),
+    ]);
+    assert_eq!(wire.authenticate(APP_USER, APP_PASSWORD).tag, 'Z');
+    assert_eq!(wire.query_value("SELECT pg_catalog.current_setting('search_path')"), "public,pg_catalog");
+    wire.query("CREATE TABLE mine (n int)");
+    wire.query("SET work_mem = '1MB'");
+    assert_eq!(wire.query_value("SELECT current_user"), APP_USER);
+    let mut next = komainu.login(&database);
+    assert_eq!(next.query_value("SELECT current_user"), APP_USER);
+    assert_eq!(next.query_value("SELECT count(*) FROM trace"), "0", "a function of the client's ran");
+}
+
+#[test]
+fn secrets_are_nowhere_to_be_read() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    cluster.prepare("postgres", &format!("CREATE ROLE discreet LOGIN PASSWORD '{PASSWORD}'"));
+    let secret = verifier(cluster, "discreet");
+    let komainu = Komainu::builder(cluster).user("discreet", &secret).config("log.level = \"trace\"").start();
+    let mut wire = try_login(komainu.wire(), "discreet", PASSWORD, &database).ok().unwrap();
+    let _ = try_login(komainu.wire(), "discreet", "mistyped secret", &database);
+    let url = komainu.url(&database);
+    psql(&url, &["SELECT 'bound value'", "SELEC"]);
+    let mut outputs = vec![("the log".to_owned(), komainu.log())];
+    for path in ["/status", "/metrics", "/ready"] {
+        outputs.push((path.into(), komainu.admin(path).unwrap().body));
+    }
+    for show in ["POOL_NODES", "POOL_POOLS", "POOL_PROCESSES", "POOL_VERSION", "KOMAINU pins"] {
+        let rows = wire.query(&format!("SHOW {show}"));
+        outputs
+            .push((show.into(), rows.iter().map(|message| String::from_utf8_lossy(&message.body)).collect()));
+    }
+    let verifier_keys = secret.rsplit('$').next().unwrap().to_owned();
+    let cancel_key = wire.secret_key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    for (what, output) in outputs {
+        assert!(!output.is_empty(), "{what} is empty");
+        for hidden in [
+            PASSWORD,
+            APP_PASSWORD,
+            cluster.primary().password(),
+            "mistyped secret",
+            "bound value",
+            &verifier_keys,
+            &cancel_key,
+        ] {
+            assert!(!output.contains(hidden), "{what} shows {hidden:?}");
+        }
+    }
+    let command = std::fs::read(format!("/proc/{}/cmdline", komainu.pid())).unwrap();
+    assert!(!String::from_utf8_lossy(&command).contains("secret"));
+}
