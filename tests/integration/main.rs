@@ -24,4 +24,5 @@ mod purity;
 mod routing;
 mod sandbox;
 mod session_state;
+mod standbys;
 mod tls;
