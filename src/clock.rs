@@ -4,6 +4,7 @@
 //! "seen after" means something. Pure modules get `now_ms` as an argument.
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use crate::cluster::clock::Clock;
 
@@ -11,6 +12,21 @@ static PROCESS: LazyLock<Clock> = LazyLock::new(Clock::start);
 
 pub fn process() -> Clock {
     *PROCESS
+}
+
+static COARSE: AtomicU64 = AtomicU64::new(0);
+
+/// Milliseconds since the process started, as of the last tick: for deadlines of seconds, at the price of
+/// one load. Late by up to a tick, never early.
+pub fn coarse_ms() -> u64 {
+    COARSE.load(Ordering::Relaxed)
+}
+
+/// To be called by the one task that ticks.
+pub fn tick() -> u64 {
+    let now = now_ms();
+    COARSE.store(now, Ordering::Relaxed);
+    now
 }
 
 /// Milliseconds since the process started.

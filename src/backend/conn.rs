@@ -42,6 +42,7 @@ pub enum OwnStatement {
     Pins,
     Apply,
     LoginRight,
+    DiscardSequences,
 }
 
 impl OwnStatement {
@@ -56,6 +57,7 @@ impl OwnStatement {
             OwnStatement::Pins => b"_kq_pins",
             OwnStatement::Apply => b"_kq_apply",
             OwnStatement::LoginRight => b"_kq_login",
+            OwnStatement::DiscardSequences => b"_kq_sequences",
         }
     }
 
@@ -71,7 +73,10 @@ impl OwnStatement {
                   UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
                   WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none' \
                   UNION ALL SELECT 'session_authorization', session_user \
-                  WHERE session_user OPERATOR(pg_catalog.<>) $1::pg_catalog.name"
+                  WHERE session_user OPERATOR(pg_catalog.<>) $1::pg_catalog.name \
+                  UNION ALL SELECT n, pg_catalog.current_setting(n, true) \
+                  FROM pg_catalog.unnest($2::pg_catalog.text[]) AS n \
+                  WHERE pg_catalog.current_setting(n, true) IS NOT NULL"
             }
             OwnStatement::Pins => {
                 b"SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class \
@@ -81,6 +86,7 @@ impl OwnStatement {
                   EXISTS (SELECT 1 FROM pg_catalog.pg_listening_channels()), \
                   EXISTS (SELECT 1 FROM pg_catalog.pg_cursors WHERE is_holdable)"
             }
+            OwnStatement::DiscardSequences => b"DISCARD SEQUENCES",
             OwnStatement::Apply => b"SELECT pg_catalog.set_config($1, $2, false)",
             OwnStatement::LoginRight => {
                 b"SELECT r.rolcanlogin AND (r.rolvaliduntil IS NULL OR r.rolvaliduntil \
@@ -146,10 +152,6 @@ impl KnownStatements {
         self.by_id.clear();
         self.bytes = 0;
     }
-
-    pub fn len(&self) -> usize {
-        self.by_id.len()
-    }
 }
 
 #[derive(Debug)]
@@ -172,6 +174,8 @@ pub struct ServerConn {
     /// The session whose hidden state (set inside functions, temporary objects) may be left here.
     pub leftover_of: Option<SessionId>,
     pub last_session: SessionId,
+    /// `currval` may show a value that another session than the last drew.
+    pub foreign_sequences: bool,
     pub server: ServerIndex,
     pub epoch: Epoch,
     pub cancel: Arc<CancelAddress>,
@@ -237,6 +241,7 @@ impl ServerConn {
         self.unnamed = None;
         self.settings = Arc::default();
         self.leftover_of = None;
+        self.foreign_sequences = false;
     }
 
     /// Sends what is to be sent; ready when nothing is left.
@@ -349,6 +354,7 @@ impl From<NewConn> for ServerConn {
             own: 0,
             leftover_of: None,
             last_session: SessionId::NONE,
+            foreign_sequences: false,
             server: new.server,
             epoch: new.epoch,
             cancel: Arc::new(CancelAddress { server: new.server, pid: new.pid, key: new.key }),

@@ -94,6 +94,10 @@ impl Owed {
     pub fn prelude(reply: Reply) -> Self {
         Owed { reply, audience: For::Prelude, learns: None, change: None, unnamed: None }
     }
+
+    fn is_unsettled(&self) -> bool {
+        self.learns.is_some() || self.change.is_some()
+    }
 }
 
 /// What to do with a message of the server.
@@ -115,6 +119,8 @@ pub struct UnexpectedMessage {
 #[derive(Debug, Default)]
 pub struct ExpectedReplies {
     owed: VecDeque<Owed>,
+    /// How many of them change what statements there are.
+    unsettled: usize,
     /// An error came and no Sync was sent yet: the server ignores all until it is.
     skipping: bool,
     /// The server waits for CopyData.
@@ -183,8 +189,20 @@ impl ExpectedReplies {
             Reply::OwnParseComplete | Reply::OwnCloseComplete => {}
             _ => self.open_batch = true,
         }
+        self.unsettled += usize::from(owed.is_unsettled());
         self.flushed = false;
         self.owed.push_back(owed);
+    }
+
+    /// Something sent before the last Sync changes what statements there are, and may yet fail and change
+    /// nothing. What comes behind that Sync can be given its names only once that is known.
+    pub fn has_unsettled_batch(&self) -> bool {
+        if self.unsettled == 0 {
+            return false;
+        }
+        let ends = |owed: &Owed| matches!(owed.reply, Reply::Sync | Reply::Query | Reply::FunctionCall);
+        let last = self.owed.iter().rposition(ends);
+        last.is_some_and(|last| self.owed.range(..=last).any(Owed::is_unsettled))
     }
 
     /// Whether any reply is owed to the client (rather than to us).
@@ -203,14 +221,21 @@ impl ExpectedReplies {
             settle(owed, false);
         }
         (self.skipping, self.open_batch) = (false, false);
+        self.unsettled = 0;
     }
 
     /// A reply of ours whose turn has come: to be written to the client now.
     pub fn pop_own(&mut self) -> Option<Owed> {
         match self.owed.front()?.reply {
-            Reply::OwnParseComplete | Reply::OwnCloseComplete => self.owed.pop_front(),
+            Reply::OwnParseComplete | Reply::OwnCloseComplete => self.pop_front(),
             _ => None,
         }
+    }
+
+    fn pop_front(&mut self) -> Option<Owed> {
+        let owed = self.owed.pop_front()?;
+        self.unsettled -= usize::from(owed.is_unsettled());
+        Some(owed)
     }
 
     /// Judges one message of the server. Whatever is thereby finished or skipped goes to `settle`, with
@@ -281,7 +306,7 @@ impl ExpectedReplies {
             }
             _ => return Err(UnexpectedMessage { tag: char::from(tag), expected: expected(reply) }),
         };
-        if finished && let Some(owed) = self.owed.pop_front() {
+        if finished && let Some(owed) = self.pop_front() {
             settle(owed, !std::mem::take(&mut self.query_failed));
         }
         Ok(verdict)
@@ -292,6 +317,7 @@ impl ExpectedReplies {
         self.skipping = sync.is_none();
         let skipped = sync.unwrap_or(self.owed.len());
         for owed in self.owed.drain(..skipped).rev() {
+            self.unsettled -= usize::from(owed.is_unsettled());
             settle(owed, false);
         }
     }
@@ -364,6 +390,24 @@ mod tests {
         assert!(q.is_skipping() && !q.is_empty());
         q.push(Owed::client(Sync));
         assert!(!q.is_skipping());
+        feed(&mut q, b"Z");
+        assert!(q.is_empty());
+    }
+
+    #[test]
+    fn what_an_earlier_batch_changes_is_unsettled_until_it_is_answered() {
+        use Reply::*;
+        let mut q = queue(&[BindComplete]);
+        let mut parse = Owed::client(ParseComplete);
+        parse.learns = Some(StatementId(1));
+        q.push(parse);
+        assert!(!q.has_unsettled_batch(), "what follows in the same batch fails with it");
+        q.push(Owed::client(Sync));
+        assert!(q.has_unsettled_batch());
+        feed(&mut q, b"2");
+        assert!(q.has_unsettled_batch());
+        feed(&mut q, b"E");
+        assert!(!q.has_unsettled_batch());
         feed(&mut q, b"Z");
         assert!(q.is_empty());
     }

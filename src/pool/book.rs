@@ -72,6 +72,17 @@ impl<C, W: Waiting<C>> Book<C, W> {
         missing.min(size.saturating_sub(self.open))
     }
 
+    /// How many are open above what the limits allow; the reserve counts as in `wanted`.
+    pub fn excess(&mut self, limits: &PoolLimits, now_ms: u64) -> usize {
+        while self.waiters.front().is_some_and(Waiting::is_gone) {
+            self.waiters.pop_front();
+        }
+        let waited = self.waiters.front().map(|first| now_ms.saturating_sub(first.since_ms()));
+        let reserve =
+            if waited.is_some_and(|waited| waited >= limits.reserve_after_ms) { limits.reserve } else { 0 };
+        self.open.saturating_sub(limits.size + reserve)
+    }
+
     /// How many to open to keep `limits.min`.
     pub fn below_minimum(&self, limits: &PoolLimits) -> usize {
         limits.min.min(limits.size).saturating_sub(self.open)
@@ -217,6 +228,16 @@ mod tests {
         assert_eq!(book.wanted(&limits(3, 0, 1), 1000), 1, "the reserve, after a long wait");
         book.opening_failed();
         assert_eq!(book.wanted(&limits(3, 0, 0), 10), 1);
+    }
+
+    #[test]
+    fn what_is_above_the_limits_is_excess() {
+        let mut book: Book<u32, Rc<Seat>> = Book::default();
+        (1..=4).for_each(|conn| opened(&mut book, conn));
+        assert_eq!(book.excess(&limits(4, 0, 0), 0), 0);
+        assert_eq!(book.excess(&limits(2, 0, 1), 2000), 2);
+        book.enqueue(Rc::new(Seat { since: 0, ..Seat::default() }));
+        assert_eq!(book.excess(&limits(2, 0, 1), 2000), 1, "the reserve serves who waits long");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod gate;
 mod pool;
 mod pools;
 mod waiter;
+pub use waiter::Waiter;
 
 use std::sync::Arc;
 

@@ -11,13 +11,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::book::Book;
+use super::book::Waiting;
 use super::gate::{Permit, ServerGate};
 use super::waiter::Waiter;
 use super::{AcquireError, PoolKey};
 use crate::backend::ServerConn;
 use crate::backend::conn::{IdleLook, NewConn};
 use crate::backend::connect::{ConnectError, ConnectTarget, Credential, Login, connect};
-use crate::clock::now_ms;
+use crate::clock::{coarse_ms, now_ms};
 use crate::config::{self, PoolLimits};
 use crate::session::settings::{Reported, Settings};
 use crate::topology::Epoch;
@@ -140,16 +141,29 @@ impl Pool {
 
     /// A connection, waiting for one in turn. Cancel safe: dropping it leaves the queue.
     pub fn wait(self: &Arc<Self>) -> Acquire {
-        let waiter = Waiter::new(now_ms());
-        self.inner().book.enqueue(waiter.clone());
+        self.wait_as(Waiter::new())
+    }
+
+    /// The same with a waiter that has been served before, and so stands in no queue any more.
+    pub fn wait_as(self: &Arc<Self>, waiter: Arc<Waiter>) -> Acquire {
+        waiter.begin(now_ms());
+        {
+            let mut inner = self.inner();
+            inner.book.enqueue(waiter.clone());
+            // One may have come back since none was found idle; who waits longest gets it.
+            if let Some(conn) = inner.book.take_idle(|_| true) {
+                inner.book.give_back(conn);
+            }
+        }
         self.open_for_waiters();
         Acquire { pool: self.clone(), waiter }
     }
 
     /// Takes a connection back. What is not clean is closed.
     pub fn release(self: &Arc<Self>, mut conn: PooledConn) {
-        let now = now_ms();
-        let expired = self.config.lifetime_ms != 0 && now - conn.opened_at_ms > self.config.lifetime_ms;
+        let now = coarse_ms();
+        let age = now.saturating_sub(conn.opened_at_ms);
+        let expired = self.config.lifetime_ms != 0 && age > self.config.lifetime_ms;
         if self.is_retired() || expired || !conn.is_clean() {
             self.discard(conn);
             self.open_for_waiters();
@@ -158,7 +172,14 @@ impl Pool {
         conn.input.release();
         conn.idle_since_ms = now;
         self.last_used_ms.store(now, Ordering::Relaxed);
-        self.inner().book.give_back(conn);
+        let mut inner = self.inner();
+        let Inner { book, limits, .. } = &mut *inner;
+        if book.open_count() > limits.size && book.excess(limits, now) > 0 {
+            // The size was lowered, or the reserve is not needed any more.
+            drop(inner);
+            return self.discard(conn);
+        }
+        inner.book.give_back(conn);
     }
 
     /// A connection that is not to be used again.
@@ -192,13 +213,14 @@ impl Pool {
             let mut inner = self.inner();
             let minimum = inner.limits.min;
             let (idle_timeout, lifetime) = (self.config.idle_timeout_ms, self.config.lifetime_ms);
-            let mut expired =
-                inner.book.expire(0, |conn| lifetime != 0 && now - conn.opened_at_ms > lifetime);
-            expired.extend(
-                inner
-                    .book
-                    .expire(minimum, |conn| idle_timeout != 0 && now - conn.idle_since_ms > idle_timeout),
-            );
+            let mut expired = inner
+                .book
+                .expire(0, |conn| lifetime != 0 && now.saturating_sub(conn.opened_at_ms) > lifetime);
+            expired.extend(inner.book.expire(minimum, |conn| {
+                idle_timeout != 0 && now.saturating_sub(conn.idle_since_ms) > idle_timeout
+            }));
+            let size = inner.limits.size;
+            expired.extend(inner.book.expire(size, |_| true));
             let kept = inner.permits.len().saturating_sub(expired.len());
             inner.permits.truncate(kept);
             expired
@@ -364,7 +386,8 @@ impl Pool {
     /// Nothing open, nobody waiting, unused for long: the registry may forget it.
     pub fn is_forgettable(&self, now_ms: u64, after_ms: u64) -> bool {
         let counts = self.counts();
-        counts == PoolCounts::default() && now_ms - self.last_used_ms.load(Ordering::Relaxed) > after_ms
+        counts == PoolCounts::default()
+            && now_ms.saturating_sub(self.last_used_ms.load(Ordering::Relaxed)) > after_ms
     }
 }
 
@@ -378,6 +401,19 @@ pub struct Acquire {
 impl Acquire {
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<PooledConn, AcquireError>> {
         self.waiter.poll(cx)
+    }
+
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    pub fn since_ms(&self) -> u64 {
+        self.waiter.since_ms()
+    }
+
+    /// The waiter of one that was served, for the next wait.
+    pub fn into_waiter(self) -> Arc<Waiter> {
+        self.waiter.clone()
     }
 
     pub async fn served(mut self) -> Result<PooledConn, AcquireError> {

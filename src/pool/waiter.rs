@@ -3,6 +3,7 @@
 //! Invariant: a connection delivered to a waiter that leaves is given back by whoever sees it last;
 //! none is lost between the two.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -12,7 +13,7 @@ use crate::backend::ServerConn;
 
 #[derive(Debug)]
 pub struct Waiter {
-    since_ms: u64,
+    since_ms: AtomicU64,
     seat: Mutex<Seat>,
 }
 
@@ -24,8 +25,14 @@ enum Seat {
 }
 
 impl Waiter {
-    pub fn new(since_ms: u64) -> Arc<Self> {
-        Arc::new(Waiter { since_ms, seat: Mutex::new(Seat::Waiting(None)) })
+    pub fn new() -> Arc<Self> {
+        Arc::new(Waiter { since_ms: AtomicU64::new(0), seat: Mutex::new(Seat::Gone) })
+    }
+
+    /// Takes a seat. Only for a waiter that stands in no queue.
+    pub fn begin(&self, since_ms: u64) {
+        self.since_ms.store(since_ms, Ordering::Relaxed);
+        *self.seat() = Seat::Waiting(None);
     }
 
     fn seat(&self) -> MutexGuard<'_, Seat> {
@@ -36,8 +43,9 @@ impl Waiter {
         let mut seat = self.seat();
         match std::mem::replace(&mut *seat, Seat::Gone) {
             Seat::Served(result) => Poll::Ready(result),
-            Seat::Waiting(_) => {
-                *seat = Seat::Waiting(Some(cx.waker().clone()));
+            Seat::Waiting(waker) => {
+                let waker = waker.filter(|waker| waker.will_wake(cx.waker()));
+                *seat = Seat::Waiting(Some(waker.unwrap_or_else(|| cx.waker().clone())));
                 Poll::Pending
             }
             Seat::Gone => Poll::Pending,
@@ -80,7 +88,7 @@ impl Waiting<Box<ServerConn>> for Arc<Waiter> {
     }
 
     fn since_ms(&self) -> u64 {
-        self.since_ms
+        self.since_ms.load(Ordering::Relaxed)
     }
 
     fn is_gone(&self) -> bool {

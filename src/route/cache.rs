@@ -18,6 +18,9 @@ use super::statement::Analysis;
 pub struct Analyzed {
     pub analysis: Analysis,
     pub routed: Routed,
+    /// Which of its database's catalogs `routed` was resolved with, counted; whoever keeps an `Analyzed`
+    /// across statements has to look whether that is still the one in force.
+    pub generation: u64,
 }
 
 /// Least recently used shapes go first.
@@ -82,7 +85,7 @@ mod tests {
     fn analyzed(sql: &str) -> Arc<Analyzed> {
         let analysis = analyze(sql);
         let routed = resolve(&analysis, None, &FunctionLists::default());
-        Arc::new(Analyzed { analysis, routed })
+        Arc::new(Analyzed { analysis, routed, generation: 0 })
     }
 
     #[test]

@@ -212,7 +212,10 @@ fn locks_rows(words: Words<'_>, at: usize) -> bool {
 fn changing(words: Words<'_>) -> Effects {
     let inserts = (0..words.len()).any(|at| words.is_any(at, &["insert", "merge"]));
     let sequence = if inserts { Effects::ADVANCES_SEQUENCE } else { Effects::NONE };
-    Effects::MAY_WRITE | sequence
+    // An UPDATE of this view is a SET, by a rule of PostgreSQL's.
+    let sets = (0..words.len()).any(|at| words.is(at, "pg_settings"));
+    let settings = if sets { Effects::CHANGES_SETTINGS } else { Effects::NONE };
+    Effects::MAY_WRITE | sequence | settings
 }
 
 /// SELECT … INTO [LOCAL|GLOBAL] [TEMP|UNLOGGED] [TABLE] name

@@ -86,6 +86,8 @@ effects! {
     CHANGES_USER = 28;
     /// DISCARD TEMP, SEQUENCES or PLANS.
     DISCARDS_SOME = 29;
+    /// CLOSE, of a cursor that may be one WITH HOLD.
+    CLOSES_CURSOR = 30;
 }
 
 impl Effects {

@@ -74,9 +74,10 @@ pub(super) fn recognise(words: Words<'_>) -> Option<Verdict> {
         }
         "notify" => Verdict::primary("NOTIFY", K::Notify, Effects::NOTIFIES),
         "fetch" | "move" => Verdict::any_server(K::Fetch, Effects::NONE),
-        "close" => {
-            Verdict::any_server(K::Close { all: words.is(1, "all") && words.len() == 2 }, Effects::NONE)
-        }
+        "close" => Verdict::any_server(
+            K::Close { all: words.is(1, "all") && words.len() == 2 },
+            Effects::CLOSES_CURSOR,
+        ),
         "load" => Verdict::primary("LOAD", K::Load, Effects::LOADS),
         "do" => Verdict::primary("DO", K::Do, Effects::HIDDEN_STATE | Effects::MAY_WRITE),
         "call" => Verdict::primary("CALL", K::Call, Effects::HIDDEN_STATE | Effects::MAY_WRITE),
@@ -207,6 +208,9 @@ fn set(words: Words<'_>) -> Verdict {
     if words.is(0, "session") && words.is(1, "characteristics") {
         let modes = words.is(2, "as") && words.is(3, "transaction");
         return match transaction_modes(words.from(4)).filter(|_| modes) {
+            Some(modes) if modes.isolation == Some(Isolation::Serializable) => {
+                Verdict::primary("SET", K::SetCharacteristics(modes), Effects::CHANGES_SETTINGS)
+            }
             Some(modes) => Verdict::any_server(K::SetCharacteristics(modes), Effects::CHANGES_SETTINGS),
             None => Verdict::unknown(),
         };
@@ -259,6 +263,10 @@ fn set_parameter(name: Box<str>, local: bool, lasting: Effects) -> Verdict {
         // Their values may be strings, which are masked, and a standby refuses some of them.
         "transaction_isolation" | "transaction_read_only" | "transaction_deferrable" => {
             Verdict::primary("SET", StatementKind::Set { local, name }, Effects::SETTINGS_LOCAL)
+        }
+        // Under SERIALIZABLE a standby refuses whatever follows.
+        "default_transaction_isolation" => {
+            Verdict::primary("SET", StatementKind::Set { local, name }, lasting)
         }
         _ => Verdict::any_server(StatementKind::Set { local, name }, lasting),
     }
@@ -320,6 +328,10 @@ fn show(words: Words<'_>) -> Verdict {
     }
     match parameter(words) {
         Some((parameter, end)) if end == words.len() => match &*parameter {
+            // Drivers ask these to find out whether they may write; by komainu they may.
+            "transaction_read_only" | "in_hot_standby" => {
+                Verdict::primary("SHOW of it", StatementKind::Show { name: parameter }, Effects::NONE)
+            }
             "pool_nodes" => ours(PoolShow::Nodes),
             "pool_version" => ours(PoolShow::Version),
             "pool_processes" => ours(PoolShow::Processes),

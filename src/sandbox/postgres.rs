@@ -382,12 +382,15 @@ impl Postgres {
     fn signal_all(&self, signal: Signal) {
         let process = self.process();
         let Some(postmaster) = process.as_ref().map(Child::id) else { return };
+        // A killed parent has no children any more, and frozen ones do not notice that it is gone.
+        let mut children = process::children_of(postmaster);
         // Stop or kill the parent first, or it would start others meanwhile; wake it last, so that
         // it does not take its frozen children for dead.
         if signal != Signal::CONT {
             process::signal(postmaster, signal);
         }
-        for child in process::children_of(postmaster) {
+        children.extend(process::children_of(postmaster));
+        for child in children {
             process::signal(child, signal);
         }
         if signal == Signal::CONT {

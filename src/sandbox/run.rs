@@ -12,6 +12,7 @@ use std::process::{ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -24,6 +25,7 @@ use super::postgres::{Postgres, PostgresError, PostgresOptions};
 use super::ready::{Ready, ReadyNode, ReadyServer, Summary};
 use super::scratch::Scratch;
 use super::servers::{Servers, literal};
+use super::traffic;
 
 const APP_ROLE: &str = "app";
 const HEALTH_ROLE: &str = "komainu_health";
@@ -108,7 +110,11 @@ pub async fn run(args: SandboxArgs) -> Result<(), SandboxError> {
         let args = args.clone();
         move || Sandbox::start(&args)
     });
-    let mut sandbox = started.await.map_err(|_| SandboxError::Panicked)??;
+    let mut sandbox = match started.await.map_err(|_| SandboxError::Panicked)? {
+        // Ctrl-C reaches the programs that are waited for, too: that they failed is what was asked for.
+        Err(_) if stop.received().now_or_never().is_some() => return Ok(()),
+        started => started?,
+    };
     let outcome = tokio::select! {
         () = stop.received() => Ok(()),
         result = live(&mut sandbox, &args, begun) => result,
@@ -127,8 +133,11 @@ async fn live(sandbox: &mut Sandbox, args: &SandboxArgs, begun: Instant) -> Resu
     } else {
         announce(&sandbox.summary(&ready, begun.elapsed()).to_string());
         let log = sandbox.node.log_file();
-        // Not waited for: it ends with the process, or when nobody reads our stderr any more.
-        thread::spawn(move || follow(&log, |line| writeln!(io::stderr(), "{line}")));
+        let socket = sandbox.node.admin_socket().to_owned();
+        // Not waited for: they end with the process, or when nobody reads our stderr any more.
+        let say = |line: &str| writeln!(io::stderr(), "{line}");
+        thread::spawn(move || follow(&log, say));
+        thread::spawn(move || traffic::follow(&socket, say));
     }
     sandbox.supervise().await
 }

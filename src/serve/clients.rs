@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use super::access::Access;
 use crate::backend::connect::{Credential, Secret};
 use crate::client::auth::ServerLogin;
+use crate::client::error::HandshakeError;
 use crate::client::handshake::{Authenticated, Outcome, handshake};
 use crate::client::unauthenticated::Unauthenticated;
 use crate::config::Config;
@@ -198,18 +199,29 @@ async fn receive(mut stream: Stream, address: Option<SocketAddr>, door: Arc<Door
             tracing::debug!(%end, "client left");
             drop(place);
         }
-        Err(error) => door.gateway.counters.login_failed(failure(&error)),
+        Err(error) => {
+            if let Some(failure) = failure(&error) {
+                door.gateway.counters.login_failed(failure);
+            }
+        }
     }
 }
 
-fn failure(error: &crate::client::error::HandshakeError) -> LoginFailure {
-    match error.answer().map(|answer| answer.state) {
-        Some(sqlstate::INVALID_PASSWORD) => LoginFailure::Password,
-        Some(sqlstate::INVALID_AUTHORIZATION) => LoginFailure::Hba,
-        Some(sqlstate::CONNECTION_FAILURE) => LoginFailure::Server,
-        Some(_) => LoginFailure::Protocol,
-        None => LoginFailure::Timeout,
+/// None: a client that just left, as psql does to ask for a password, was not refused.
+fn failure(error: &HandshakeError) -> Option<LoginFailure> {
+    if error.is_hang_up() {
+        return None;
     }
+    Some(match error {
+        HandshakeError::Timeout => LoginFailure::Timeout,
+        HandshakeError::TlsRequired | HandshakeError::PasswordWithoutTls => LoginFailure::TlsRequired,
+        other => match other.answer().map(|answer| answer.state) {
+            Some(sqlstate::INVALID_PASSWORD) => LoginFailure::Password,
+            Some(sqlstate::INVALID_AUTHORIZATION) => LoginFailure::Hba,
+            Some(sqlstate::CONNECTION_FAILURE) => LoginFailure::Server,
+            _ => LoginFailure::Protocol,
+        },
+    })
 }
 
 async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<Box<Session>> {
@@ -274,4 +286,27 @@ async fn cancel(gateway: &Gateway, request: &Cancel, stream: Stream) {
     gateway.counters.cancel_request(if result { CancelResult::Sent } else { CancelResult::Failed });
     // The client takes the end of this connection for the sign that it is done.
     drop(stream);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_counted_under_its_cause_and_a_client_that_left_is_none() {
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        let garbage = io::Error::from(io::ErrorKind::InvalidData);
+        let cases = [
+            (HandshakeError::Disconnected, None),
+            (HandshakeError::Io(reset), None),
+            (HandshakeError::Tls(garbage), Some(LoginFailure::Protocol)),
+            (HandshakeError::Timeout, Some(LoginFailure::Timeout)),
+            (HandshakeError::TlsRequired, Some(LoginFailure::TlsRequired)),
+            (HandshakeError::MayNotLogIn { user: "u".into() }, Some(LoginFailure::Hba)),
+            (HandshakeError::Mechanism, Some(LoginFailure::Protocol)),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(failure(&error), expected, "{error}");
+        }
+    }
 }

@@ -60,11 +60,16 @@ pub fn run(path: &Path) -> Result<(), ServeError> {
     raise_file_limit(
         config.limits.max_client_connections + config.pool.max_server_connections * config.servers.len(),
     );
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.workers)
-        .thread_name("komainu-worker")
-        .enable_all()
-        .build()?;
+    let runtime = match config.workers {
+        // One worker needs no queues that others steal from.
+        1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+        workers => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(workers)
+            .thread_name("komainu-worker")
+            .enable_all()
+            .build()?,
+    };
+    clock::tick();
     runtime.block_on(serve(path, config, log))
 }
 
@@ -121,14 +126,9 @@ async fn serve(path: &Path, config: Config, log: LogControl) -> Result<(), Serve
     tracing::info!(version = env!("CARGO_PKG_VERSION"), addresses = ?clients.addresses(), servers = config.servers.len(), "komainu is listening");
 
     let mut current = config;
-    loop {
-        match signals.next().await {
-            Told::Reload => {
-                if let Some(new) = reload(path, &current, &gateway, &access, &log) {
-                    current = new;
-                }
-            }
-            Told::End => break,
+    while let Told::Reload = signals.next().await {
+        if let Some(new) = reload(path, &current, &gateway, &access, &log) {
+            current = new;
         }
     }
     listening.store(false, Ordering::Release);

@@ -13,7 +13,8 @@ use super::session::{End, Unnamed};
 use super::transaction::Opening;
 use crate::net::Buffer;
 use crate::net::buffer::SMALL;
-use crate::route::{Analyzed, Class, Effects};
+use crate::route::statement::{Isolation, TransactionModes};
+use crate::route::{Analyzed, Class, Effects, StatementKind};
 use crate::wire::frame::{HEADER_LEN, Header, header, split_cstr};
 
 /// A batch longer than this is routed by what has been seen of it.
@@ -69,6 +70,8 @@ pub struct Context<'a> {
     pub unnamed: Option<&'a Unnamed>,
     /// Whether classes matter yet: not where everything goes to the primary.
     pub classify: bool,
+    /// `default_transaction_read_only`, which a BEGIN that does not say otherwise goes by.
+    pub read_only: bool,
 }
 
 impl Batch {
@@ -126,7 +129,7 @@ impl Batch {
         if context.classify {
             let sql = text(&rest[HEADER_LEN..found.len]);
             let analyzed = context.database.classify(sql, context.settled);
-            fold.add(&analyzed);
+            fold.add(&analyzed, context);
             self.known.push_back(analyzed);
         }
         Scan::Request(fold.request(true, found.len).whole())
@@ -145,8 +148,11 @@ impl Batch {
                 return Some(analyzed.clone());
             }
             match name {
-                b"" => context.unnamed.map(|unnamed| unnamed.analyzed.clone()),
-                _ => context.names.get(name).map(|prepared| prepared.analyzed.clone()),
+                b"" => context.unnamed.map(|unnamed| unnamed.classify(context.database, context.settled)),
+                _ => {
+                    let prepared = context.names.get(name)?;
+                    Some(context.database.classify_prepared(prepared, context.settled))
+                }
             }
         };
         match tag {
@@ -154,19 +160,19 @@ impl Batch {
                 let Some((name, rest)) = split_cstr(body) else { return };
                 let Some((sql, _)) = split_cstr(rest) else { return };
                 let analyzed = context.database.classify(sql, context.settled);
-                fold.add(&analyzed);
+                fold.add(&analyzed, context);
                 self.known.push_back(analyzed.clone());
                 prepared_here.push((name, analyzed));
             }
             b'B' => {
                 let name = split_cstr(body).and_then(|(_, rest)| split_cstr(rest)).map(|(name, _)| name);
                 if let Some(analyzed) = name.and_then(lookup) {
-                    fold.add(&analyzed);
+                    fold.add(&analyzed, context);
                 }
             }
             b'D' if body.first() == Some(&b'S') => {
                 if let Some(analyzed) = split_cstr(&body[1..]).and_then(|(name, _)| lookup(name)) {
-                    fold.add(&analyzed);
+                    fold.add(&analyzed, context);
                 }
             }
             _ => {}
@@ -195,8 +201,16 @@ struct Fold {
 }
 
 impl Fold {
-    fn add(&mut self, analyzed: &Arc<Analyzed>) {
-        let class = analyzed.routed.class;
+    fn add(&mut self, analyzed: &Arc<Analyzed>, context: &Context<'_>) {
+        let begins_by_default = matches!(
+            analyzed.analysis.kind,
+            StatementKind::Begin(TransactionModes { read_only: None, isolation, .. })
+                if isolation != Some(Isolation::Serializable)
+        );
+        let class = match analyzed.routed.class {
+            _ if begins_by_default && context.read_only => Class::Read,
+            class => class,
+        };
         if self.class.is_none_or(|present| present < class) {
             self.class = Some(class);
             self.decisive = Some(analyzed.clone());
@@ -224,6 +238,11 @@ impl Fold {
 }
 
 impl Request {
+    pub fn is_for_komainu(&self) -> bool {
+        let decisive = self.decisive.as_ref();
+        decisive.is_some_and(|analyzed| matches!(analyzed.analysis.kind, StatementKind::ShowPool(_)))
+    }
+
     fn whole(mut self) -> Self {
         self.whole = true;
         self

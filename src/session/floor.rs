@@ -1,16 +1,28 @@
 //! What a session has written and read, so that it never sees less than that again.
 //!
+//! A session's position can be carried to another by the application: `SHOW komainu.token` in one gives it,
+//! once the last write's is known; `SET komainu.token = '…'` in the other takes it over. It holds from the
+//! end of the transaction that set it (a ROLLBACK or SET LOCAL takes over nothing), only raises the floor,
+//! is not kept as a setting, and says where the first session's *writes* are, not what it has read. It
+//! matters in consistency `session` only; another komainu, or one that was started anew, may count epochs
+//! otherwise, and then sends the session's reads to the primary rather than too early to a standby.
+//!
 //! Pure. Invariant: from the moment a transaction that may have written ends until its position is known,
 //! `pending` is true, and reads go to the primary.
 
 use crate::route::LastRead;
 use crate::topology::{Epoch, Lsn, ServerIndex, Snapshot};
 
+/// The parameter a position is carried by.
+pub const TOKEN: &str = "komainu.token";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Floor {
     known: Option<(Epoch, Lsn)>,
     pub pending: bool,
     pub last_read: Option<LastRead>,
+    /// When the primary was last asked behind a read or a transaction.
+    pub asked_at_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,9 +34,15 @@ impl Floor {
         self.known
     }
 
-    /// A server answered what the position was after the session's write.
+    /// The primary answered what its position was after all that the session has done so far, which covers
+    /// what it has read, too.
     pub fn raise(&mut self, epoch: Epoch, lsn: Lsn) {
         self.pending = false;
+        self.last_read = None;
+        self.rise(epoch, lsn);
+    }
+
+    fn rise(&mut self, epoch: Epoch, lsn: Lsn) {
         if self.known.is_none_or(|known| known < (epoch, lsn)) {
             self.known = Some((epoch, lsn));
         }
@@ -53,14 +71,16 @@ impl Floor {
 
     /// Takes over another session's position.
     pub fn take_token(&mut self, token: &str) -> Result<(), InvalidToken> {
-        let (epoch, lsn) = token.split_once(':').ok_or(InvalidToken)?;
-        let epoch = Epoch(epoch.parse().map_err(|_| InvalidToken)?);
-        let lsn = lsn.parse().map_err(|_| InvalidToken)?;
-        let pending = self.pending;
-        self.raise(epoch, lsn);
-        self.pending = pending;
+        let (epoch, lsn) = read_token(token)?;
+        self.rise(epoch, lsn);
         Ok(())
     }
+}
+
+pub fn read_token(token: &str) -> Result<(Epoch, Lsn), InvalidToken> {
+    let (epoch, lsn) = token.split_once(':').ok_or(InvalidToken)?;
+    let epoch = epoch.parse().map_err(|_| InvalidToken)?;
+    Ok((Epoch(epoch), lsn.parse().map_err(|_| InvalidToken)?))
 }
 
 #[cfg(test)]
@@ -69,8 +89,7 @@ mod tests {
 
     #[test]
     fn a_floor_only_rises_and_an_older_epoch_is_lower() {
-        let mut floor = Floor::default();
-        floor.pending = true;
+        let mut floor = Floor { pending: true, ..Floor::default() };
         floor.raise(Epoch(2), Lsn(10));
         assert!(!floor.pending);
         floor.raise(Epoch(2), Lsn(5));

@@ -11,8 +11,9 @@ use foldhash::fast::RandomState;
 use tokio::sync::watch;
 
 use super::cancel::CancelKeys;
-use super::prepared::StatementStore;
+use super::prepared::{Origin, Prepared, StatementStore};
 use super::registry::SessionRegistry;
+use super::rewrite;
 use crate::backend::conn::CancelAddress;
 use crate::backend::connect;
 use crate::cluster::model::View;
@@ -132,6 +133,8 @@ pub struct Database {
     pub name: Arc<str>,
     pub id: u64,
     schema_generation: AtomicU64,
+    /// Counts what `known` was resolved with: changes of it that leave every earlier answer in doubt.
+    generation: AtomicU64,
     seed: ShapeSeed,
     known: Mutex<Known>,
 }
@@ -159,6 +162,7 @@ impl Database {
             name: name.into(),
             id,
             schema_generation: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
             seed: ShapeSeed([word(0), word(1), word(2), word(3)]),
             known: Mutex::new(Known { shapes: RouteCache::new(SHAPES_PER_DATABASE), catalog: None }),
         })
@@ -176,20 +180,36 @@ impl Database {
             return found.clone();
         }
         let catalog = known.catalog.clone();
+        let generation = self.generation.load(Ordering::Acquire);
         drop(known);
         // Off the lock: this takes up to a hundred microseconds, once for each shape.
         let analysis = std::str::from_utf8(sql).map_or_else(|_| Analysis::opaque(), analyze);
         let routed = resolve(&analysis, catalog.as_deref(), &settled.functions);
-        let analyzed = Arc::new(Analyzed { analysis, routed });
+        let analyzed = Arc::new(Analyzed { analysis, routed, generation });
         let mut known = self.known();
-        let same_catalog = match (&known.catalog, &catalog) {
-            (None, None) => true,
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            _ => false,
-        };
-        if same_catalog {
+        if self.is_current(&analyzed) {
             known.shapes.insert(shape, analyzed.clone());
         }
+        analyzed
+    }
+
+    /// Whether an answer of `classify` is what it would answer now.
+    pub fn is_current(&self, analyzed: &Analyzed) -> bool {
+        analyzed.generation == self.generation.load(Ordering::Acquire)
+    }
+
+    /// What a prepared statement is and does now: the catalog may have changed since it was prepared.
+    pub fn classify_prepared(&self, prepared: &Prepared, settled: &Settled) -> Arc<Analyzed> {
+        let analyzed = prepared.analyzed();
+        if self.is_current(&analyzed) {
+            return analyzed;
+        }
+        let sql = match prepared.origin {
+            Origin::Parse => &*prepared.text,
+            Origin::Sql => rewrite::prepared_body(&prepared.text).unwrap_or(&prepared.text),
+        };
+        let analyzed = self.classify(sql, settled);
+        prepared.renew(&analyzed);
         analyzed
     }
 
@@ -213,8 +233,17 @@ impl Database {
         };
         if !same {
             known.catalog = catalog;
-            known.shapes.clear();
+            self.forget(&mut known);
         }
+    }
+
+    fn forget_shapes(&self) {
+        self.forget(&mut self.known());
+    }
+
+    fn forget(&self, known: &mut Known) {
+        known.shapes.clear();
+        self.generation.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -245,7 +274,7 @@ impl Databases {
     }
 
     fn forget_shapes(&self) {
-        self.all().iter().for_each(|database| database.known().shapes.clear());
+        self.all().iter().for_each(|database| database.forget_shapes());
     }
 
     /// Drops databases no session uses.

@@ -10,8 +10,10 @@ use bytes::{BufMut, BytesMut};
 
 use super::answers::rows_as_select;
 use super::batch::{Context, Request, Scan, text};
+use super::floor::{InvalidToken, TOKEN, read_token};
+use super::lease::Route;
 use super::pins::{PinReason, Pins};
-use super::prepared::{self, Content, Origin, Prepared, UNKNOWN_NAME};
+use super::prepared::{self, Content, Origin, Prepared, UNKNOWN_PREFIX};
 use super::rewrite;
 use super::session::{End, MAX_TO_SERVER, Passing, Session, Unnamed};
 use crate::admin::show;
@@ -23,7 +25,7 @@ use crate::net::Buffer;
 use crate::route::statement::PoolShow;
 use crate::route::{Analysis, Analyzed, Effects, StatementKind};
 use crate::wire::frame::{HEADER_LEN, Header, header, split_cstr};
-use crate::wire::message::{self, TransactionStatus, ready_for_query};
+use crate::wire::message::{self, Report, TransactionStatus, ready_for_query};
 use crate::wire::sqlstate;
 
 /// What became of the message at the front of the input.
@@ -45,9 +47,10 @@ impl Session {
             return Ok(false);
         }
         let mut input = std::mem::take(&mut self.input);
-        let before = input.len();
+        let before = (input.len(), input.capacity());
         let result = self.process_input(&mut input);
-        let progress = input.len() != before || self.waiting.is_some();
+        // New room counts: while there was none the client was not listened to.
+        let progress = (input.len(), input.capacity()) != before || self.waiting.is_some();
         // The input may have been put back by a request that has to be asked again.
         debug_assert!(self.input.is_empty());
         self.input = input;
@@ -64,7 +67,8 @@ impl Session {
                 continue;
             }
             let step = match &self.lease {
-                Some(lease) if lease.ours_first || lease.redirect || lease.is_complete => return Ok(()),
+                Some(lease) if lease.ours_first || lease.redirect => return Ok(()),
+                Some(lease) if lease.is_complete && self.pins.is_empty() => return Ok(()),
                 Some(lease) if lease.conn.output.len() > MAX_TO_SERVER => return Ok(()),
                 Some(_) => self.send_on(input)?,
                 None => self.without_server(input)?,
@@ -143,6 +147,7 @@ impl Session {
             names: &self.names,
             unnamed: self.unnamed.as_ref(),
             classify: self.settled.config.split.enabled && !self.identity.session_mode,
+            read_only: self.settings.get("default_transaction_read_only") == Some("on"),
         };
         let scanned = batch.scan(input, &context);
         self.batch = batch;
@@ -189,6 +194,7 @@ impl Session {
             return Ok(self.drop_message(found));
         }
         match found.tag {
+            b'P' | b'B' | b'D' | b'C' if expected.has_unsettled_batch() => Ok(Step::Wait),
             b'Q' => self.send_query(found, input),
             b'P' => self.send_parse(found, input),
             b'B' => self.send_bind(found, input),
@@ -289,11 +295,15 @@ impl Session {
         let sql = text(body);
         let analyzed = self.classify(sql);
         let effects = analyzed.analysis.effects;
-        if analyzed.analysis.hints.explain || matches!(analyzed.analysis.kind, StatementKind::ShowPool(_)) {
-            let answer = self.own_answer(&analyzed);
+        if self.waits_for_floor(&analyzed) {
+            return Ok(Step::Wait);
+        }
+        self.report_hints(&analyzed);
+        if let Some(answer) = self.own_answer(&analyzed, sql) {
             let lease = self.lease.as_mut().expect("called with a lease");
             message::query(&mut lease.conn.output, answer.as_bytes()).expect(FITS);
             lease.conn.expected.push(Owed::client(Reply::Query));
+            lease.is_complete = lease.is_standby;
             lease.conn.unnamed = None;
             self.unnamed = None;
             input.consume(found.len);
@@ -304,6 +314,8 @@ impl Session {
         if effects.intersects(BY_NAME) {
             return self.send_query_by_name(found, input, &analyzed);
         }
+        self.note_custom_settings(text(&input.bytes()[HEADER_LEN..found.len]), effects);
+        self.discard_foreign_sequences(effects, true);
         let ends_surely = effects.contains(Effects::IS_SURE_END)
             && (self.is_idle() || matches!(analyzed.analysis.kind, StatementKind::Commit { .. }));
         let wants_floor = self.tracks_floor();
@@ -338,6 +350,8 @@ impl Session {
         }
         let sql = text(&input.bytes()[HEADER_LEN..found.len]).to_vec();
         let one_prepare = analyzed.analysis.kind == StatementKind::Prepare;
+        self.note_custom_settings(&sql, analyzed.analysis.effects);
+        self.discard_foreign_sequences(self.effects_of_executed(&sql), true);
         if analyzed.analysis.effects.intersects(Effects::SQL_PREPARE) && !one_prepare {
             self.pin(PinReason::SqlPrepare);
         }
@@ -384,13 +398,52 @@ impl Session {
 
     /// What the statements that a text executes do.
     fn note_executed(&mut self, sql: &[u8]) {
+        for analyzed in self.executed(sql) {
+            self.note_statement(&analyzed);
+        }
+    }
+
+    fn executed(&self, sql: &[u8]) -> Vec<Arc<Analyzed>> {
         let mut executed = Vec::new();
         rewrite::names(sql, |name| {
-            executed.extend(self.names.get(name.as_bytes()).map(|prepared| prepared.analyzed.clone()));
+            executed.extend(
+                self.names
+                    .get(name.as_bytes())
+                    .map(|prepared| self.identity.database.classify_prepared(prepared, &self.settled)),
+            );
             None
         });
-        for analyzed in executed {
-            self.note_statement(&analyzed);
+        executed
+    }
+
+    fn effects_of_executed(&self, sql: &[u8]) -> Effects {
+        self.executed(sql).iter().fold(Effects::NONE, |effects, one| effects | one.analysis.effects)
+    }
+
+    /// Remembers the names of settings that servers do not list, to ask for them later.
+    fn note_custom_settings(&mut self, sql: &[u8], effects: Effects) {
+        if effects.intersects(Effects::CHANGES_SETTINGS | Effects::SQL_PREPARE) {
+            self.custom.get_or_insert_default().note(sql);
+        }
+    }
+
+    /// Better PostgreSQL's own "not yet defined in this session" than another client's value. Not where
+    /// this transaction has drawn values already: those are asked for.
+    fn discard_foreign_sequences(&mut self, effects: Effects, simple: bool) {
+        if !effects.intersects(Effects::USES_SEQUENCE_STATE)
+            || self.transaction.effects.intersects(Effects::ADVANCES_SEQUENCE)
+            || self.status == TransactionStatus::Failed
+        {
+            return;
+        }
+        let Some(conn) = self.lease.as_mut().map(|lease| &mut lease.conn) else { return };
+        if !std::mem::take(&mut conn.foreign_sequences) {
+            return;
+        }
+        if simple {
+            conn.ask_simple(Question::Reset, b"DISCARD SEQUENCES");
+        } else {
+            conn.ask_without_sync(Question::Reset, OwnStatement::DiscardSequences, &[]);
         }
     }
 
@@ -443,7 +496,9 @@ impl Session {
                 Some(prepared.server_name.to_vec())
             }
             // Another client's statement has such a name on the server; no client's own may.
-            None if name.starts_with(prepared::NAME_PREFIX) && !raw_is_fine => Some(UNKNOWN_NAME.to_vec()),
+            None if name.starts_with(prepared::NAME_PREFIX) && !raw_is_fine => {
+                Some(format!("\"{UNKNOWN_PREFIX}{}\"", name.replace('"', "\"\"")).into_bytes())
+            }
             None => None,
         })
     }
@@ -485,16 +540,23 @@ impl Session {
             return Ok(self.wait_for_answers());
         }
         let analyzed = self.classify(sql);
+        self.note_custom_settings(sql, analyzed.analysis.effects);
         const BY_NAME: Effects =
             Effects::SQL_PREPARE.union(Effects::SQL_EXECUTE).union(Effects::SQL_DEALLOCATE);
-        if analyzed.analysis.hints.explain || matches!(analyzed.analysis.kind, StatementKind::ShowPool(_)) {
+        if self.waits_for_floor(&analyzed) {
+            return Ok(Step::Wait);
+        }
+        self.report_hints(&analyzed);
+        if let Some(answer) = self.own_answer(&analyzed, sql) {
             let (name, types) = (name.to_vec(), types.to_vec());
-            let answer = self.own_answer(&analyzed);
             self.parse_as(&name, answer.as_bytes(), &types, &analyzed)?;
         } else if analyzed.analysis.effects.intersects(BY_NAME) {
             let (name, sql, types) = (name.to_vec(), sql.to_vec(), types.to_vec());
             if analyzed.analysis.effects.intersects(Effects::SQL_PREPARE) {
                 self.pin(PinReason::SqlPrepare);
+            }
+            if analyzed.analysis.kind == (StatementKind::Deallocate { all: false }) {
+                self.transaction.deallocated.extend(rewrite::first_name(&sql));
             }
             let rewritten = self.rewrite_names(&sql);
             self.parse_as(&name, &rewritten, &types, &analyzed)?;
@@ -589,8 +651,11 @@ impl Session {
         let id = unnamed_id(self.id.0, self.next_unnamed);
         let analysis = Analysis::opaque();
         let routed = crate::route::resolve(&analysis, None, &self.settled.functions);
-        self.unnamed =
-            Some(Unnamed { id, body: Box::default(), analyzed: Arc::new(Analyzed { analysis, routed }) });
+        self.unnamed = Some(Unnamed {
+            id,
+            body: Box::default(),
+            analyzed: Arc::new(Analyzed { analysis, routed, generation: 0 }),
+        });
         self.pin(PinReason::NotInspected);
         let lease = self.lease.as_mut().expect("called with a lease");
         lease.conn.unnamed = Some(id);
@@ -599,9 +664,18 @@ impl Session {
         Ok(Step::Done)
     }
 
+    fn renew_unnamed(&mut self) {
+        if let Some(unnamed) = &mut self.unnamed
+            && !self.identity.database.is_current(&unnamed.analyzed)
+        {
+            unnamed.analyzed = unnamed.classify(&self.identity.database, &self.settled);
+        }
+    }
+
     /// The server's name for the client's, made known there first; and what is behind it.
     fn resolve_name(&mut self, name: &[u8]) -> (Cow<'static, [u8]>, Option<Arc<Analyzed>>) {
-        let Session { lease, names, unnamed, pins, .. } = self;
+        self.renew_unnamed();
+        let Session { lease, names, unnamed, pins, identity, settled, .. } = self;
         let conn = &mut lease.as_mut().expect("called with a lease").conn;
         if name.is_empty() {
             let Some(unnamed) = unnamed else {
@@ -623,7 +697,8 @@ impl Session {
         match names.get(name) {
             Some(prepared) => {
                 teach(conn, prepared);
-                (Cow::Owned(prepared.server_name.to_vec()), Some(prepared.analyzed.clone()))
+                let analyzed = identity.database.classify_prepared(prepared, settled);
+                (Cow::Owned(prepared.server_name.to_vec()), Some(analyzed))
             }
             // Prepared by SQL on this very connection, or unknown: the server knows which.
             None if pins.has(PinReason::SqlPrepare)
@@ -631,7 +706,7 @@ impl Session {
             {
                 (Cow::Owned(name.to_vec()), None)
             }
-            None => (Cow::Borrowed(UNKNOWN_NAME), None),
+            None => (Cow::Owned([UNKNOWN_PREFIX.as_bytes(), name].concat()), None),
         }
     }
 
@@ -641,6 +716,9 @@ impl Session {
         let Some((portal, rest)) = split_cstr(body) else { return self.more_of_names(found, have) };
         let Some((name, rest)) = split_cstr(rest) else { return self.more_of_names(found, have) };
         let rest_at = have - rest.len();
+        if name.is_empty() {
+            self.renew_unnamed();
+        }
         // The common case by far: both unnamed, and parsed on this connection.
         let conn_unnamed = self.lease.as_ref().and_then(|lease| lease.conn.unnamed);
         if name.is_empty()
@@ -648,6 +726,8 @@ impl Session {
             && conn_unnamed == Some(unnamed.id)
         {
             self.transaction.bind_portal(portal, &unnamed.analyzed);
+            let effects = unnamed.analyzed.analysis.effects;
+            self.discard_foreign_sequences(effects, false);
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             conn.output.extend_from_slice(&input.bytes()[..have]);
             conn.expected.push(Owed::client(Reply::BindComplete));
@@ -656,6 +736,7 @@ impl Session {
             let (server_name, analyzed) = self.resolve_name(&name);
             if let Some(analyzed) = &analyzed {
                 self.transaction.bind_portal(&portal, analyzed);
+                self.discard_foreign_sequences(analyzed.analysis.effects, false);
             }
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             let len = found.len - 1 - name.len() + server_name.len();
@@ -789,8 +870,45 @@ impl Session {
         }
     }
 
-    /// What komainu itself answers, as a query for the server.
-    fn own_answer(&mut self, analyzed: &Arc<Analyzed>) -> String {
+    /// The session's token is asked for before the position of its last write is known.
+    fn waits_for_floor(&mut self, analyzed: &Analyzed) -> bool {
+        let wants = matches!(&analyzed.analysis.kind,
+            StatementKind::ShowPool(PoolShow::Komainu(name)) if **name == *"token");
+        if !wants || !self.floor.pending || !self.is_idle() {
+            return false;
+        }
+        let Some(lease) = &mut self.lease else { return false };
+        if lease.conn.expected.is_empty() && !lease.is_standby {
+            // The answer was lost with the connection it was asked on.
+            lease.conn.ask(Question::Floor, OwnStatement::Floor, &[]);
+            lease.ours_first = true;
+        }
+        self.batch.clear();
+        !lease.is_standby
+    }
+
+    /// A comment that looks like a hint and is none must not be ignored in silence.
+    fn report_hints(&mut self, analyzed: &Analyzed) {
+        if let Some(error) = &analyzed.analysis.hints.error {
+            self.notify_client(&Report::warning(sqlstate::INVALID_PARAMETER_VALUE, &error.to_string()));
+        }
+    }
+
+    /// What komainu itself answers, as a query for the server; `None` if it is not asked.
+    fn own_answer(&mut self, analyzed: &Arc<Analyzed>, sql: &[u8]) -> Option<String> {
+        match &analyzed.analysis.kind {
+            StatementKind::ShowPool(_) => {}
+            StatementKind::Set { name, .. } if **name == *TOKEN => {
+                let token = rewrite::set_value(sql).filter(|value| !value.is_empty())?;
+                return read_token(&token).is_err().then(|| invalid_token(&token));
+            }
+            _ if analyzed.analysis.hints.explain => {}
+            _ => return None,
+        }
+        Some(self.own_rows(analyzed))
+    }
+
+    fn own_rows(&mut self, analyzed: &Arc<Analyzed>) -> String {
         if analyzed.analysis.hints.explain {
             let request = Request {
                 class: analyzed.routed.class,
@@ -801,8 +919,8 @@ impl Session {
                 is_query: true,
                 len: 0,
             };
-            let (server, reason) = self.explain(&request);
-            return rows_as_select(&["server", "reason"], &[vec![server, reason]]);
+            let route = self.would_go(&request);
+            return self.show_route(Some(&route));
         }
         match &analyzed.analysis.kind {
             StatementKind::ShowPool(PoolShow::Nodes) => {
@@ -822,8 +940,8 @@ impl Session {
                 rows_as_select(&["clients"], &[vec![clients]])
             }
             StatementKind::ShowPool(PoolShow::Route) => {
-                let (server, reason) = self.last_route.clone().unwrap_or_default();
-                rows_as_select(&["server", "reason"], &[vec![server, reason]])
+                self.look_at_topology();
+                self.show_route(self.last_route.as_ref())
             }
             StatementKind::ShowPool(PoolShow::Komainu(name)) => match &**name {
                 "token" => rows_as_select(&["token"], &[vec![self.floor.token()]]),
@@ -838,6 +956,15 @@ impl Session {
             },
             _ => rows_as_select(&["answer"], &[]),
         }
+    }
+
+    fn show_route(&self, route: Option<&Route>) -> String {
+        let row = |route: &Route| {
+            let server = route.server.and_then(|at| self.topology.servers.get(usize::from(at.0)));
+            vec![server.map_or_else(|| "none".to_owned(), |server| server.id.to_string()), route.why()]
+        };
+        let rows: Vec<_> = route.map(row).into_iter().collect();
+        rows_as_select(&["server", "reason"], &rows)
     }
 
     fn show_pools(&self) -> String {
@@ -861,6 +988,19 @@ impl Session {
         rows.sort();
         rows_as_select(&["server", "database", "user", "open", "idle", "waiting"], &rows)
     }
+}
+
+/// Fails on any server, with the effect an error has on the transaction.
+fn invalid_token(token: &str) -> String {
+    let message = format!("invalid value for parameter \"{TOKEN}\": \"{token}\"").replace('\'', "''");
+    let mut tag = String::from("k");
+    while message.contains(&tag) {
+        tag.push('k');
+    }
+    format!(
+        "DO ${tag}$ BEGIN RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = '{message}', \
+         HINT = '{InvalidToken}'; END ${tag}$ LANGUAGE plpgsql"
+    )
 }
 
 fn label(reason: PinReason) -> String {

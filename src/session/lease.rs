@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
+use super::SessionId;
 use super::batch::Request;
 use super::pins::Pins;
 use super::prepared::NameChange;
@@ -19,13 +20,13 @@ use crate::backend::ServerConn;
 use crate::backend::conn::OwnStatement;
 use crate::backend::connect::ConnectError;
 use crate::backend::expect::Question;
-use crate::clock::now_ms;
+use crate::clock::{coarse_ms, now_ms};
 use crate::config::Consistency;
 use crate::pool::{Acquire, AcquireError, Pool, PoolKey};
-use crate::route::{self, Class, SessionView, Target};
-use crate::telemetry::labels::QueryClass;
-use crate::topology::ServerIndex;
-use crate::wire::message::{self, Report};
+use crate::route::{self, Analyzed, Class, DecisionReason, SessionView, Target};
+use crate::telemetry::labels::{QueryClass, ReadToPrimary};
+use crate::topology::{Lsn, ServerIndex};
+use crate::wire::message::{self, Report, TransactionStatus};
 use crate::wire::sqlstate::{self, SqlState};
 
 /// How long a connection may take to become what the session needs; it is a matter of one round trip.
@@ -48,6 +49,9 @@ pub struct Lease {
     pub preparing_since_ms: Option<u64>,
     /// The client's bytes of this request, as long as it could be asked again elsewhere.
     pub retained: Vec<u8>,
+    /// From here on what waits for the client belongs to the retained request: it is not sent while that
+    /// could be asked again.
+    pub held_from: usize,
     /// What the retained request has done to the session's names so far.
     pub undo: Vec<NameChange>,
     pub request: Option<Request>,
@@ -61,6 +65,9 @@ pub struct Lease {
     /// Rows of a question of ours.
     pub collected: Vec<(Box<str>, Box<str>)>,
     pub settings_asked: bool,
+    /// The primary serves a read only because the session must not see less than it has: once it is known
+    /// how much that is, standbys may serve it again.
+    pub stands_in: bool,
     /// Why the connection could not be given the session's settings.
     pub apply_error: Option<(SqlState, String)>,
     pub login_right: Option<bool>,
@@ -87,14 +94,40 @@ impl Lease {
 #[derive(Debug)]
 pub struct Waiting {
     pub request: Request,
+    /// By the coarse clock.
     since_ms: u64,
     timeout_ms: u64,
     on: On,
 }
 
+/// Where a request went, and why.
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub server: Option<ServerIndex>,
+    /// None: a standby had refused it, so it was asked again on the primary.
+    pub reason: Option<DecisionReason>,
+    /// The statement that decided.
+    pub decisive: Option<Arc<Analyzed>>,
+}
+
+impl Route {
+    /// In words, for `SHOW ROUTE` and the explain hint.
+    pub fn why(&self) -> String {
+        let reason = self.reason.map_or_else(
+            || "refused: the server first asked refused it or could not be reached".to_owned(),
+            |reason| format!("{}: {reason}", reason.name()),
+        );
+        match &self.decisive {
+            Some(analyzed) => format!("{reason} ({})", analyzed.routed.reason),
+            None => reason,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum On {
-    Connection(Acquire, Arc<Pool>, bool),
+    /// And whether it is one to a standby.
+    Connection(Acquire, bool),
     /// For a newer topology, or a moment.
     Pause(Pin<Box<Sleep>>, &'static str),
     /// For a standby to replay the session's floor.
@@ -114,22 +147,31 @@ impl Session {
         split.enabled && split.consistency == Consistency::Session && self.topology.servers.len() > 1
     }
 
+    /// Whether asking the primary for its position may bring the session back to standbys: one of them was
+    /// seen to have replayed all that the session is known to have written. Not for every read, though.
+    pub(super) fn position_is_worth_asking(&self) -> bool {
+        if now_ms() < self.floor.asked_at_ms + self.settled.config.health.period_ms {
+            return false;
+        }
+        let floor = self.floor.known().map_or(Lsn(0), |(_, lsn)| lsn);
+        self.topology
+            .standbys()
+            .any(|(index, server)| server.lsn >= floor && self.topology.primary != Some(index))
+    }
+
     /// Finds a server for the request and begins to get a connection to it.
     pub(super) fn begin_request(&mut self, request: Request) -> Result<(), End> {
-        self.begin_request_since(request, now_ms(), true)
+        self.begin_request_since(request, coarse_ms(), true)
     }
 
     fn begin_request_since(&mut self, request: Request, since_ms: u64, may_wait: bool) -> Result<(), End> {
         self.look_at_topology();
+        // What komainu itself answers shows nothing that a standby could lack.
+        let may_wait = may_wait && !request.is_for_komainu();
         let (target, reason) = self.choose(&request, may_wait);
-        let wait = |on| {
-            Some(Box::new(Waiting {
-                request: request.clone(),
-                since_ms,
-                timeout_ms: self.acquire_timeout(),
-                on,
-            }))
-        };
+        self.route_reason = reason;
+        let wait =
+            |on| Some(Waiting { request: request.clone(), since_ms, timeout_ms: self.acquire_timeout(), on });
         match target {
             Target::Primary => match self.topology.primary {
                 Some(primary) => self.acquire(primary, request, since_ms),
@@ -141,8 +183,9 @@ impl Session {
             Target::Server(server) => self.acquire(server, request, since_ms),
             Target::WaitForFloor { .. } => {
                 self.gateway.looks.all();
-                let floor_wait = self.settled.config.split.floor_wait_ms;
-                self.waiting = wait(On::Floor(pause(floor_wait)));
+                // Of all the time there is, what is left: every look at the servers leads here again.
+                let until = since_ms + self.settled.config.split.floor_wait_ms;
+                self.waiting = wait(On::Floor(pause(until.saturating_sub(now_ms()))));
                 Ok(())
             }
             Target::None => {
@@ -157,18 +200,21 @@ impl Session {
         self.settled.config.pool.acquire_timeout_ms
     }
 
-    fn choose(
-        &mut self,
-        request: &Request,
-        may_wait: bool,
-    ) -> (Target, Option<route::policy::DecisionReason>) {
-        if self.force_primary || !self.settled.config.split.enabled || self.identity.session_mode {
+    fn choose(&mut self, request: &Request, may_wait: bool) -> (Target, Option<DecisionReason>) {
+        if self.force_primary {
             return (Target::Primary, None);
+        }
+        if !self.settled.config.split.enabled || self.identity.session_mode {
+            return (Target::Primary, Some(DecisionReason::SplitOff));
         }
         let hint = request.decisive.as_ref().and_then(|analyzed| analyzed.analysis.hints.target.as_ref());
         let known = request.decisive.is_some() || request.whole;
         let class = if known && !pins(request) { request.class } else { Class::Write };
-        let now = now_ms();
+        let now = match self.settled.config.split.consistency {
+            // The age of an observation counts against a bound.
+            Consistency::Bounded => now_ms(),
+            _ => coarse_ms(),
+        };
         let seed = match self.settled.config.split.consistency {
             Consistency::Session => self.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15),
             // Any well-mixed number will do; it need not be secret.
@@ -201,22 +247,23 @@ impl Session {
         mixed ^ (mixed >> 31)
     }
 
-    /// In words, for `SHOW ROUTE` and the explain hint: where a request would go, and why.
-    pub(super) fn explain(&mut self, request: &Request) -> (String, String) {
+    /// Where a request would go now.
+    pub(super) fn would_go(&mut self, request: &Request) -> Route {
         self.look_at_topology();
+        let decisive = request.decisive.clone();
+        if let Some(lease) = &self.lease
+            && lease.conn.status != TransactionStatus::Idle
+        {
+            // A transaction stays where it began.
+            return Route { server: Some(lease.conn.server), reason: self.route_reason, decisive };
+        }
         let (target, reason) = self.choose(request, false);
-        let name = |index: ServerIndex| self.topology.server(index).id.to_string();
         let server = match target {
-            Target::Primary => self.topology.primary.map_or_else(|| "none".to_owned(), name),
-            Target::Server(index) | Target::WaitForFloor { server: index, .. } => name(index),
-            Target::None => "none".to_owned(),
+            Target::Primary => self.topology.primary,
+            Target::Server(index) | Target::WaitForFloor { server: index, .. } => Some(index),
+            Target::None => None,
         };
-        let because = match (reason, &request.decisive) {
-            (None, _) => "splitting is off for this session".to_owned(),
-            (Some(reason), Some(analyzed)) => format!("{reason:?}: {}", analyzed.routed.reason),
-            (Some(reason), None) => format!("{reason:?}"),
-        };
-        (server, because)
+        Route { server, reason, decisive }
     }
 
     pub(super) fn pool_for(&mut self, server: ServerIndex) -> Arc<Pool> {
@@ -243,31 +290,37 @@ impl Session {
             self.gateway.counters.acquired_at_once();
             return self.begin_lease(conn, pool, request, is_standby);
         }
-        let on = On::Connection(pool.wait(), pool, is_standby);
+        let acquire = match self.waiter.take() {
+            Some(waiter) => pool.wait_as(waiter),
+            None => pool.wait(),
+        };
+        let on = On::Connection(acquire, is_standby);
         let timeout_ms = self.acquire_timeout();
-        self.waiting = Some(Box::new(Waiting { request, since_ms, timeout_ms, on }));
+        self.waiting = Some(Waiting { request, since_ms, timeout_ms, on });
         Ok(())
     }
 
     /// Moves on what waits for a connection.
     pub(super) fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let Some(waiting) = &mut self.waiting else { return Ok(false) };
-        let expired = now_ms() >= waiting.since_ms + waiting.timeout_ms;
+        let expired = coarse_ms() >= waiting.since_ms + waiting.timeout_ms;
         match &mut waiting.on {
-            On::Connection(acquire, _, _) => match acquire.poll(cx) {
+            On::Connection(acquire, _) => match acquire.poll(cx) {
                 Poll::Pending if !expired => return Ok(false),
                 Poll::Pending => {
                     let waiting = self.waiting.take().expect("looked at above");
-                    self.acquire_expired(*waiting);
+                    self.acquire_expired(waiting);
                 }
                 Poll::Ready(result) => {
-                    let waiting = *self.waiting.take().expect("looked at above");
-                    let On::Connection(_, pool, is_standby) = waiting.on else {
+                    let waiting = self.waiting.take().expect("looked at above");
+                    let On::Connection(acquire, is_standby) = waiting.on else {
                         unreachable!("matched above")
                     };
                     match result {
                         Ok(conn) => {
-                            let waited = now_ms() - waiting.since_ms;
+                            let waited = now_ms().saturating_sub(acquire.since_ms());
+                            let pool = acquire.pool().clone();
+                            self.waiter = Some(acquire.into_waiter());
                             self.gateway.counters.acquired_after(Duration::from_millis(waited));
                             self.begin_lease(conn, pool, waiting.request, is_standby)?;
                         }
@@ -284,14 +337,14 @@ impl Session {
                 if !over && Arc::ptr_eq(&before, &self.topology) {
                     return Ok(false);
                 }
-                let waiting = *self.waiting.take().expect("looked at above");
+                let waiting = self.waiting.take().expect("looked at above");
                 self.begin_request_since(waiting.request, waiting.since_ms, !over)?;
             }
             On::Pause(sleep, why) => {
                 if expired {
                     let message =
                         format!("no server could take the statement within {} ms: {why}", waiting.timeout_ms);
-                    let waiting = *self.waiting.take().expect("looked at above");
+                    let waiting = self.waiting.take().expect("looked at above");
                     self.refuse(&waiting.request, &Report::error(sqlstate::CANNOT_CONNECT_NOW, &message));
                     return Ok(true);
                 }
@@ -301,7 +354,7 @@ impl Session {
                 if !over && Arc::ptr_eq(&before, &self.topology) {
                     return Ok(false);
                 }
-                let waiting = *self.waiting.take().expect("looked at above");
+                let waiting = self.waiting.take().expect("looked at above");
                 self.begin_request_since(waiting.request, waiting.since_ms, true)?;
             }
         }
@@ -309,7 +362,8 @@ impl Session {
     }
 
     fn acquire_expired(&mut self, waiting: Waiting) {
-        let On::Connection(acquire, pool, _) = waiting.on else { return };
+        let On::Connection(acquire, _) = waiting.on else { return };
+        let pool = acquire.pool().clone();
         drop(acquire);
         let counts = pool.counts();
         let message = format!(
@@ -344,10 +398,10 @@ impl Session {
             self.refuse(&request, &Report::error(refusal.sqlstate, &message));
             return Ok(());
         }
-        if !error.is_credential() && now_ms() < since_ms + self.acquire_timeout() {
+        if !error.is_credential() && coarse_ms() < since_ms + self.acquire_timeout() {
             let timeout_ms = self.acquire_timeout();
             let on = On::Pause(pause(RETRY_MS), "the primary could not be reached");
-            self.waiting = Some(Box::new(Waiting { request, since_ms, timeout_ms, on }));
+            self.waiting = Some(Waiting { request, since_ms, timeout_ms, on });
             return Ok(());
         }
         let message = error.client_message();
@@ -363,15 +417,12 @@ impl Session {
         request: Request,
         is_standby: bool,
     ) -> Result<(), End> {
-        let now = if self.settled.config.pool.check_after_idle_ms != 0 { now_ms() } else { 0 };
+        let idled = coarse_ms().saturating_sub(conn.idle_since_ms);
         if conn.leftover_of.is_some_and(|session| session != self.id) {
             conn.ask_simple(Question::Reset, b"DISCARD ALL");
             conn.forget_everything();
-        } else if request.effects.intersects(route::Effects::USES_SEQUENCE_STATE)
-            && conn.last_session != self.id
-        {
-            // Better PostgreSQL's own "not yet defined in this session" than another client's value.
-            conn.ask_simple(Question::Reset, b"DISCARD SEQUENCES");
+        } else if ![self.id, SessionId::NONE].contains(&conn.last_session) {
+            conn.foreign_sequences = true;
         }
         let mut ours_first = false;
         if conn.settings.hash() != self.settings.hash() {
@@ -383,25 +434,31 @@ impl Session {
             conn.push_sync(Question::Apply);
             conn.settings = self.settings.clone();
             ours_first = true;
-        } else if now != 0 && now - conn.idle_since_ms > self.settled.config.pool.check_after_idle_ms {
+        } else if idled >= self.settled.config.pool.check_after_idle_ms {
             conn.push_sync(Question::Liveness);
             ours_first = true;
         }
         conn.last_session = self.id;
         self.slot.lease_began(&conn.cancel);
-        let class = match request.class {
-            Class::Read => QueryClass::Read,
-            Class::Write => QueryClass::Write,
-        };
-        self.gateway.counters.query(conn.server, class);
+        self.note_route(&conn, &request, is_standby);
+        let stands_in = !is_standby
+            && matches!(
+                self.route_reason,
+                Some(
+                    DecisionReason::FloorPending
+                        | DecisionReason::FloorNotReached
+                        | DecisionReason::NotMonotonic
+                )
+            );
         let mut lease = Lease {
             conn,
             pool,
             marked: 0,
             server_passing: 0,
             ours_first,
-            preparing_since_ms: ours_first.then(now_ms),
+            preparing_since_ms: ours_first.then(coarse_ms),
             retained: Vec::new(),
+            held_from: 0,
             undo: Vec::new(),
             request: None,
             is_standby,
@@ -409,6 +466,7 @@ impl Session {
             redirect: false,
             collected: Vec::new(),
             settings_asked: false,
+            stands_in,
             apply_error: None,
             login_right: None,
             told_fatal: false,
@@ -422,7 +480,49 @@ impl Session {
         if !ours_first {
             self.tell_what_differs();
         }
+        if let Some(lease) = &mut self.lease {
+            lease.held_from = self.to_client.len();
+        }
         Ok(())
+    }
+
+    /// Makes the connection, which this session keeps, what the session's settings now say.
+    pub(super) fn apply_settings(&mut self) {
+        let Some(lease) = &mut self.lease else { return };
+        let present = lease.conn.settings.clone();
+        for change in self.settings.changes_from(&present) {
+            let parameters = [Some(change.name.as_bytes()), change.value.map(str::as_bytes)];
+            lease.conn.ask_without_sync(Question::Apply, OwnStatement::Apply, &parameters);
+        }
+        lease.conn.push_sync(Question::Apply);
+        lease.conn.settings = self.settings.clone();
+        lease.ours_first = true;
+        lease.preparing_since_ms = Some(now_ms());
+        // It was answered: whatever becomes of this, it is not to be sent again.
+        lease.request = None;
+    }
+
+    /// Counts where a request goes, and remembers why.
+    fn note_route(&mut self, conn: &ServerConn, request: &Request, is_standby: bool) {
+        let counters = &self.gateway.counters;
+        let class = match (&request.decisive, request.class) {
+            (Some(_), Class::Read) => QueryClass::Read,
+            (_, Class::Write) => QueryClass::Write,
+            // Not looked into: splitting is off, or there is no statement in it.
+            (None, Class::Read) => QueryClass::Other,
+        };
+        counters.query(conn.server, class);
+        let reason = match self.route_reason {
+            Some(reason) => ReadToPrimary::of(reason),
+            None => Some(ReadToPrimary::Refused),
+        };
+        if let Some(reason) = reason.filter(|_| class == QueryClass::Read && !is_standby) {
+            counters.read_to_primary(reason);
+        }
+        if !request.is_for_komainu() {
+            let decisive = request.decisive.clone();
+            self.last_route = Some(Route { server: Some(conn.server), reason: self.route_reason, decisive });
+        }
     }
 
     /// Brings the client's picture of the server's parameters up to date with this server connection.
@@ -448,7 +548,7 @@ impl Session {
         self.lease
             .as_ref()
             .and_then(|lease| lease.preparing_since_ms)
-            .is_some_and(|since| now_ms() > since + PREPARE_DEADLINE_MS)
+            .is_some_and(|since| coarse_ms() > since + PREPARE_DEADLINE_MS)
     }
 
     /// Gives the connection back.

@@ -100,9 +100,13 @@ async fn begin(gateway: &Arc<Gateway>, newcomer: &mut Newcomer) -> Result<Greete
     let believed = tokio::time::timeout(deadline, confirmed(gateway, newcomer, &settings))
         .await
         .unwrap_or_else(|_| {
+            let why = match gateway.view.borrow().no_primary {
+                Some(reason) => reason.sentence(),
+                None => "the primary could not be reached, or had no connection free",
+            };
             Err(LoginError::new(
                 sqlstate::CANNOT_CONNECT_NOW,
-                format!("no server could take the login within {} ms", deadline.as_millis()),
+                format!("no server could take the login within {} ms: {why}", deadline.as_millis()),
             ))
         })?;
     Ok(Greeted { settled, settings: Arc::new(settings), believed, session_mode })
@@ -110,7 +114,8 @@ async fn begin(gateway: &Arc<Gateway>, newcomer: &mut Newcomer) -> Result<Greete
 
 /// The settings of a startup packet: all but who and what.
 fn startup_settings(parameters: &[(String, String)]) -> Settings {
-    let mut entries: Vec<(Box<str>, Box<str>)> = Vec::new();
+    // A client that gives no name has none, whatever our connections are called while nobody has them.
+    let mut entries: Vec<(Box<str>, Box<str>)> = vec![("application_name".into(), "".into())];
     for (name, value) in parameters {
         let name = name.to_ascii_lowercase().into_boxed_str();
         // As in PostgreSQL the last one counts.

@@ -9,6 +9,7 @@ pub mod answers;
 mod batch;
 pub mod cancel;
 mod converse;
+mod custom;
 mod farewell;
 mod floor;
 pub mod gateway;

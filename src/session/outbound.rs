@@ -6,6 +6,8 @@
 use std::io;
 use std::task::{Context, Poll};
 
+use super::custom::CustomSettings;
+use super::floor::{InvalidToken, TOKEN};
 use super::pins::Found;
 use super::session::{End, Session};
 use super::settings::{IN_HOT_STANDBY, Settings, report};
@@ -15,7 +17,7 @@ use crate::clock::now_ms;
 use crate::cluster::observe::question::end_of_record;
 use crate::net::buffer::{LARGE, SMALL};
 use crate::route::Effects;
-use crate::session::prepared::{NAME_PREFIX, NameChange, Names, StatementId};
+use crate::session::prepared::{NAME_PREFIX, NameChange, Names, StatementId, UNKNOWN_PREFIX};
 use crate::topology::Lsn;
 use crate::wire::fields;
 use crate::wire::frame::{HEADER_LEN, header};
@@ -31,6 +33,12 @@ const WAL_SEGMENT: u64 = 16 * 1024 * 1024;
 pub(super) const UNKNOWN_UNNAMED: u64 = u64::MAX;
 /// A standby ends a read that its replay conflicts with by this code; the primary has no such conflict.
 const RECOVERY_CONFLICT: SqlState = SqlState(*b"40001");
+/// The routine that refuses a prepared statement whose result would have other columns than it had
+/// (SQLSTATE 0A000, which by itself says much else).
+const CACHED_PLAN_CHANGED: &[u8] = b"RevalidateCachedQuery";
+
+const UNKNOWN_OUTCOME: &str = "the connection to the PostgreSQL server was lost before it answered: \
+                               whether the statement took effect is not known";
 
 impl Session {
     /// Sends what waits for the server.
@@ -160,6 +168,11 @@ impl Session {
                     };
                     conn.status = status;
                     self.status = status;
+                    let limits = &self.settled.config.limits;
+                    if limits.idle_in_transaction_timeout_ms != 0 || limits.client_idle_timeout_ms != 0 {
+                        // Idle begins when the answer is complete, however long it took.
+                        self.idle_since_ms = now_ms();
+                    }
                     match verdict {
                         Verdict::Forward => self.mark(found.len),
                         _ => self.take_out(found.len),
@@ -169,6 +182,10 @@ impl Session {
                     continue;
                 }
                 (b'E', Verdict::Forward) if complete => self.forward_error(found.len),
+                // What comes before anything was done does not bind us to this server.
+                (b'1' | b'2' | b'3' | b'T' | b't' | b'n', Verdict::Forward) if complete => {
+                    lease.marked += found.len;
+                }
                 (_, Verdict::Forward) if complete => self.mark(found.len),
                 (_, Verdict::Forward) => {
                     let have = rest_len(lease.conn.input.len(), lease.marked);
@@ -241,7 +258,7 @@ impl Session {
             tell = !ours && !lease.redirect && report(&mut self.believed, name, value);
         }
         if tell {
-            lease.marked += len;
+            self.mark(len);
         } else {
             self.take_out(len);
         }
@@ -262,6 +279,10 @@ impl Session {
         let for_client = !matches!(lease.conn.expected.next_audience(), Some(For::Us(_)) | None);
         if !for_client {
             return;
+        }
+        if fields::field(body, b'R') == Some(CACHED_PLAN_CHANGED) {
+            // The schema was changed past us: what is prepared from now on is another statement.
+            self.identity.database.schema_changed();
         }
         let refused = state == sqlstate::READ_ONLY_SQL_TRANSACTION || state == RECOVERY_CONFLICT;
         if lease.is_standby && !lease.retained.is_empty() && refused {
@@ -337,6 +358,8 @@ impl Session {
     /// what must be known before the connection may serve somebody else.
     fn ready(&mut self) -> Result<(), End> {
         let tracks_floor = self.tracks_floor();
+        let stands_in = self.lease.as_ref().is_some_and(|lease| lease.stands_in);
+        let is_worth_asking = tracks_floor && stands_in && self.position_is_worth_asking();
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let conn = &mut *lease.conn;
         if conn.status != TransactionStatus::Idle {
@@ -348,10 +371,18 @@ impl Session {
         }
         let done = &self.transaction;
         let effects = done.effects;
-        if tracks_floor && !done.may_write {
+        let mut asks_floor = done.may_write && tracks_floor && !done.floor_asked && !lease.is_standby;
+        if tracks_floor && !done.may_write && done.ran {
             self.floor.read_from(conn.epoch, conn.server, now_ms());
+            // Else a session that reads more often than servers are looked at never leaves the primary.
+            // Not while no standby has even what the session wrote: the answer would only be too old.
+            asks_floor = is_worth_asking;
         }
-        if done.discards_all {
+        // What follows on this connection before the position is known is read here too.
+        lease.stands_in |= done.may_write;
+        // In a transaction block DISCARD ALL is refused, so nothing is discarded.
+        let refused = effects.contains(Effects::BEGINS | Effects::DISCARDS_ALL) && done.failed;
+        if done.discards_all && !refused {
             if done.failed {
                 // Which of several statements failed is not known; a new connection knows nothing.
                 conn.doomed = true;
@@ -366,8 +397,13 @@ impl Session {
         }
         if done.deallocates {
             conn.doomed = true;
+            if !done.failed {
+                done.deallocated.iter().for_each(|name| drop(self.names.remove(name.as_bytes())));
+            }
         }
-        if done.hidden_state || !self.pins.is_empty() {
+        let unseen = effects.intersects(Effects::CHANGES_SETTINGS)
+            && self.custom.as_ref().is_some_and(|custom| custom.unseen);
+        if done.hidden_state || unseen || !self.pins.is_empty() {
             conn.leftover_of = Some(self.id);
         }
         if effects.intersects(Effects::DDL) {
@@ -377,7 +413,10 @@ impl Session {
         let discarded = effects.intersects(Effects::DISCARDS_ALL) && !done.failed;
         if effects.intersects(Effects::CHANGES_SETTINGS | Effects::UNKNOWN_EFFECTS) && !discarded {
             lease.collected.clear();
-            conn.ask(Question::Settings, OwnStatement::Settings, &[Some(self.identity.user.as_bytes())]);
+            let names = self.settings.iter().map(|(name, _)| name);
+            let custom = CustomSettings::array(self.custom.as_deref(), names);
+            let parameters = [Some(self.identity.user.as_bytes()), Some(custom.as_bytes())];
+            conn.ask(Question::Settings, OwnStatement::Settings, &parameters);
             lease.settings_asked = true;
             lease.ours_first = true;
         }
@@ -385,6 +424,7 @@ impl Session {
             .union(Effects::LISTENS)
             .union(Effects::UNLISTENS)
             .union(Effects::HOLD_CURSOR)
+            .union(Effects::CLOSES_CURSOR)
             .union(Effects::SESSION_ADVISORY_LOCK)
             .union(Effects::ADVISORY_UNLOCK)
             .union(Effects::DDL)
@@ -395,8 +435,9 @@ impl Session {
             conn.ask(Question::Pins, OwnStatement::Pins, &[]);
             lease.ours_first = true;
         }
-        if done.may_write && tracks_floor && !done.floor_asked && !lease.is_standby {
+        if asks_floor {
             self.floor.pending = true;
+            self.floor.asked_at_ms = now_ms();
             conn.ask(Question::Floor, OwnStatement::Floor, &[]);
             lease.ours_first = true;
         }
@@ -422,6 +463,9 @@ impl Session {
                 return Ok(true);
             }
             self.tell_what_differs();
+            if let Some(lease) = &mut self.lease {
+                lease.held_from = self.to_client.len();
+            }
             return Ok(true);
         }
         if lease.redirect {
@@ -429,11 +473,25 @@ impl Session {
         }
         if lease.settings_asked {
             lease.settings_asked = false;
-            let collected = std::mem::take(&mut lease.collected);
-            let settings = std::sync::Arc::new(Settings::new(collected));
-            lease.conn.settings = settings.clone();
-            self.settings = settings;
+            let mut collected = std::mem::take(&mut lease.collected);
+            let present = Settings::new(collected.clone());
+            let token = collected.iter().position(|(name, _)| **name == *TOKEN);
+            let token = token.map(|at| collected.swap_remove(at).1);
+            // RESET goes back to what the session began with, which the server connection does not know;
+            // and the connection has the token until it is made to fit again: the session does not keep it.
+            self.settings = std::sync::Arc::new(Settings::new(collected).over(&self.startup_settings));
+            lease.conn.settings = std::sync::Arc::new(present);
+            if let Some(token) = token {
+                self.take_token(&token);
+            }
         }
+        let Some(lease) = &mut self.lease else { return Ok(false) };
+        let is_idle = lease.conn.status == TransactionStatus::Idle;
+        if is_idle && !lease.conn.doomed && lease.conn.settings.hash() != self.settings.hash() {
+            self.apply_settings();
+            return Ok(true);
+        }
+        let Some(lease) = &mut self.lease else { return Ok(false) };
         let was_ours = std::mem::take(&mut lease.ours_first);
         if lease.marked > 0 || lease.conn.status != TransactionStatus::Idle || !self.pins.is_empty() {
             if !self.pins.is_empty() && lease.conn.doomed && lease.marked == 0 {
@@ -448,10 +506,32 @@ impl Session {
         Ok(true)
     }
 
+    /// The session has set `komainu.token`: see [`super::floor`].
+    fn take_token(&mut self, token: &str) {
+        if self.floor.take_token(token).is_ok() {
+            return;
+        }
+        // A plain SET is checked before it is sent; `set_config` and texts of several statements are not,
+        // and theirs is done already.
+        let message = format!("parameter \"{TOKEN}\" was set to {token:?}, which is ignored: {InvalidToken}");
+        self.notify_client(&message::Report::warning(sqlstate::INVALID_PARAMETER_VALUE, &message));
+    }
+
+    /// Puts a notice into the stream to the client, unless a message is half through.
+    pub(super) fn notify_client(&mut self, report: &message::Report<'_>) {
+        if self.lease.as_ref().is_some_and(|lease| lease.server_passing > 0) {
+            tracing::info!(session = self.id.0, message = report.message, "client is not told");
+            return;
+        }
+        self.unmark();
+        report.encode(&mut self.to_client);
+    }
+
     /// Asks the primary what a standby has refused.
     fn ask_again(&mut self) -> Result<(), End> {
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let retained = std::mem::take(&mut lease.retained);
+        self.to_client.truncate(lease.held_from);
         for change in std::mem::take(&mut lease.undo).into_iter().rev() {
             self.names.undo(change);
         }
@@ -510,7 +590,9 @@ impl Session {
         let cut_short = lease.server_passing > 0;
         let in_transaction = lease.conn.status != TransactionStatus::Idle;
         let is_pinned = !self.pins.is_empty();
-        let may_have_written = self.transaction.may_write;
+        // Inside a transaction block nothing is lasting before its end was sent.
+        let ended = !in_transaction || self.transaction.effects.intersects(Effects::ENDS_TRANSACTION);
+        let outcome_unknown = owes && ended && self.transaction.may_write;
         self.unmark();
         self.abandon_lease();
         self.transaction.end();
@@ -521,13 +603,13 @@ impl Session {
         let name = "the connection to the PostgreSQL server was lost";
         if cut_short || in_transaction || is_pinned {
             // What the client believes to have (a transaction, a lock, a half-sent row) is gone with it.
+            if outcome_unknown {
+                return Err(End::fatal(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME));
+            }
             return Err(End::fatal(sqlstate::CONNECTION_FAILURE, format!("{name}; reconnect and try again")));
         }
-        let report = if may_have_written {
-            message::Report::error(
-                sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
-                "the connection to the PostgreSQL server was lost before it answered: whether the statement took effect is not known",
-            )
+        let report = if outcome_unknown {
+            message::Report::error(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME)
         } else {
             message::Report::error(sqlstate::CONNECTION_FAILURE, name)
         };
@@ -576,8 +658,10 @@ impl Settling<'_> {
         if matches!(owed.reply, Reply::Query | Reply::CloseComplete) || owed.unnamed.is_some() {
             self.unnamed.push((owed.unnamed, owed.audience));
         }
-        if owed.audience == For::Prelude && owed.reply == Reply::CloseComplete {
-            // The server still knows what we believe it has forgotten.
+        let of_ours = matches!(owed.audience, For::Us(_));
+        if of_ours || owed.audience == For::Prelude && owed.reply == Reply::CloseComplete {
+            // The connection is not what we believe it to be: a question was skipped, or the server still
+            // knows what it should have forgotten.
             self.doom = true;
         }
         self.forgotten.extend(owed.learns);
@@ -613,12 +697,16 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 
 /// Replaces our names of statements by the client's in the fields of an error.
 fn rename(body: &[u8], names: &Names) -> Vec<u8> {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
     let mut out = Vec::with_capacity(body.len());
     let mut rest = body;
     while !rest.is_empty() {
-        if rest.starts_with(NAME_PREFIX.as_bytes()) {
-            let end =
-                rest.iter().position(|b| !b.is_ascii_alphanumeric() && *b != b'_').unwrap_or(rest.len());
+        // Only a whole word is a name: `tab_key` has none.
+        let begins = !out.last().is_some_and(is_part);
+        if begins && rest.starts_with(UNKNOWN_PREFIX.as_bytes()) {
+            rest = &rest[UNKNOWN_PREFIX.len()..];
+        } else if begins && rest.starts_with(NAME_PREFIX.as_bytes()) {
+            let end = rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len());
             let ours = &rest[..end];
             out.extend_from_slice(names.client_name(ours).unwrap_or(ours));
             rest = &rest[end..];

@@ -20,9 +20,10 @@ pub struct StatementId(pub u64);
 /// The prefix of every statement name komainu gives on a server.
 pub const NAME_PREFIX: &str = "_k";
 
-/// A name no server ever knows: what is sent for a client's name that does not exist, so that the
-/// server itself says so, with the right effect on the transaction.
-pub const UNKNOWN_NAME: &[u8] = b"_k_unknown";
+/// What begins a name no server ever knows, with the client's own name behind it: sent for a name that does
+/// not exist here but might exist there, so that the server itself says so, with the right effect on the
+/// transaction.
+pub const UNKNOWN_PREFIX: &str = "_k?";
 
 /// How the statement was made, which is how it is made again elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,12 +44,21 @@ pub struct Prepared {
     pub text: Box<[u8]>,
     /// The tail of the Parse message: parameter type count and OIDs.
     pub types: Box<[u8]>,
-    pub analyzed: Arc<Analyzed>,
+    /// As of the catalog that was known last; see `Database::classify_prepared`.
+    analyzed: Mutex<Arc<Analyzed>>,
 }
 
 impl Prepared {
     pub fn bytes(&self) -> usize {
         self.text.len() + self.types.len()
+    }
+
+    pub fn analyzed(&self) -> Arc<Analyzed> {
+        self.analyzed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn renew(&self, analyzed: &Arc<Analyzed>) {
+        *self.analyzed.lock().unwrap_or_else(PoisonError::into_inner) = analyzed.clone();
     }
 }
 
@@ -90,6 +100,7 @@ impl StatementStore {
         let key = self.key(&content);
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = entries.get(&key).and_then(Weak::upgrade) {
+            found.renew(analyzed);
             return found;
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
@@ -100,7 +111,7 @@ impl StatementStore {
             server_name: server_name.into_bytes().into(),
             origin: content.origin,
             types: content.types.into(),
-            analyzed: analyzed.clone(),
+            analyzed: Mutex::new(analyzed.clone()),
         });
         entries.insert(key, Arc::downgrade(&prepared));
         prepared
@@ -229,7 +240,7 @@ mod tests {
     fn analyzed() -> Arc<Analyzed> {
         let analysis = crate::route::analyze("select 1");
         let routed = crate::route::resolve(&analysis, None, &crate::route::FunctionLists::default());
-        Arc::new(Analyzed { analysis, routed })
+        Arc::new(Analyzed { analysis, routed, generation: 0 })
     }
 
     #[test]

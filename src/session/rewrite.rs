@@ -2,6 +2,7 @@
 //!
 //! Pure. Invariant: nothing but the names changes, byte for byte.
 
+use crate::route::lexer::{Lexer, TokenKind};
 use crate::route::prepared::{fold_identifier, sql_names};
 
 /// The first name in the text, as PostgreSQL keeps it.
@@ -40,6 +41,15 @@ pub fn names(sql: &[u8], mut replace: impl FnMut(&str) -> Option<Vec<u8>>) -> Ve
     out
 }
 
+/// The value a SET gives in a plain literal; `None`: by other means, or DEFAULT.
+pub fn set_value(sql: &[u8]) -> Option<String> {
+    let last = Lexer::new(sql)
+        .filter(|token| !matches!(token.kind, TokenKind::Semicolon | TokenKind::Hint))
+        .last()?;
+    let literal = sql[last.start..last.end].strip_prefix(b"'")?.strip_suffix(b"'")?;
+    Some(std::str::from_utf8(literal).ok()?.replace("''", "'"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +62,13 @@ mod tests {
         assert_eq!(prepared_body(sql), Some(&b"SELECT 'EXECUTE x', $1"[..]));
         assert_eq!(with_name(b"execute Foo(1, 'foo')", b"_k2"), b"execute _k2(1, 'foo')");
         assert_eq!(first_name(b"deallocate PREPARE Foo").as_deref(), Some("foo"));
+    }
+
+    #[test]
+    fn the_value_of_a_set_is_its_literal() {
+        assert_eq!(set_value(b"SET a.b TO '1:2''3' /* x */ ;").as_deref(), Some("1:2'3"));
+        assert_eq!(set_value(b"set a.b = ''").as_deref(), Some(""));
+        assert_eq!(set_value(b"set a.b = default"), None);
     }
 
     #[test]

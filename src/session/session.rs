@@ -17,9 +17,10 @@ use tokio::sync::watch;
 use super::SessionId;
 use super::batch::{Batch, Request};
 use super::cancel::{CancelKey, CancelSlot};
+use super::custom::CustomSettings;
 use super::floor::Floor;
 use super::gateway::{Database, Gateway, Settled};
-use super::lease::{Lease, PREPARE_DEADLINE_MS, Waiting};
+use super::lease::{Lease, PREPARE_DEADLINE_MS, Route, Waiting};
 use super::pins::Pins;
 use super::prepared::Names;
 use super::registry::{Order, SessionHandle};
@@ -28,10 +29,11 @@ use super::transaction::Transaction;
 use crate::backend::connect::Credential;
 use crate::clock::now_ms;
 use crate::net::{Buffer, Stream};
-use crate::pool::Pool;
-use crate::route::Analyzed;
+use crate::pool::{Pool, Waiter};
+use crate::route::{Analyzed, DecisionReason};
 use crate::telemetry::labels::Direction;
-use crate::topology::Snapshot;
+use crate::topology::{Role, Snapshot};
+use crate::wire::frame::split_cstr;
 use crate::wire::message::{Report, TransactionStatus};
 use crate::wire::sqlstate::{self, SqlState};
 
@@ -77,6 +79,18 @@ pub(super) struct Unnamed {
     pub analyzed: Arc<Analyzed>,
 }
 
+impl Unnamed {
+    /// What it is and does now: the catalog may have changed since it was parsed.
+    pub fn classify(&self, database: &Database, settled: &Settled) -> Arc<Analyzed> {
+        // Without a body it was too long to be kept, and counts as anything.
+        let sql = split_cstr(&self.body).and_then(|(_, rest)| split_cstr(rest)).map(|(sql, _)| sql);
+        match sql {
+            Some(sql) if !database.is_current(&self.analyzed) => database.classify(sql, settled),
+            _ => self.analyzed.clone(),
+        }
+    }
+}
+
 /// The rest of a message that goes by without being looked at.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Passing {
@@ -106,7 +120,9 @@ pub struct Session {
     pub(super) slot: Arc<CancelSlot>,
 
     pub(super) lease: Option<Lease>,
-    pub(super) waiting: Option<Box<Waiting>>,
+    pub(super) waiting: Option<Waiting>,
+    /// Of the last wait that was served, for the next.
+    pub(super) waiter: Option<Arc<Waiter>>,
     /// Statements classified by a look ahead, in the order they will be sent.
     pub(super) batch: Batch,
     /// After an error of ours, the client's messages are dropped up to its next Sync.
@@ -120,10 +136,14 @@ pub struct Session {
     pub(super) pins: Pins,
     pub(super) settings: Arc<Settings>,
     pub(super) startup_settings: Arc<Settings>,
+    /// Names only: settings that servers do not list.
+    pub(super) custom: Option<Box<CustomSettings>>,
     pub(super) believed: Arc<Reported>,
     pub(super) floor: Floor,
-    /// Why the last statement went where it did, for `SHOW ROUTE`.
-    pub(super) last_route: Option<(String, String)>,
+    /// Why the last request went where it did, for `SHOW ROUTE`.
+    pub(super) last_route: Option<Route>,
+    /// Why the present one goes where it goes.
+    pub(super) route_reason: Option<DecisionReason>,
     /// The next request goes to the primary whatever it is: a standby has refused it.
     pub(super) force_primary: bool,
     /// For choices that need not be the same each time.
@@ -178,6 +198,7 @@ impl Session {
             slot: start.slot,
             lease: None,
             waiting: None,
+            waiter: None,
             batch: Batch::default(),
             discarding: false,
             status: TransactionStatus::Idle,
@@ -187,10 +208,12 @@ impl Session {
             next_unnamed: 0,
             pins: Pins::default(),
             startup_settings: start.settings.clone(),
+            custom: None,
             settings: start.settings,
             believed: start.believed,
             floor: Floor::default(),
             last_route: None,
+            route_reason: None,
             force_primary: false,
             seed: start.id.0,
             pools: Vec::new(),
@@ -293,6 +316,14 @@ impl Session {
                     // Its epoch has ended: nothing that comes from this server counts any more.
                     return self.server_gone(io::ErrorKind::ConnectionAborted.into()).map(|()| true);
                 }
+                self.look_at_topology();
+                if let Some(lease) = &self.lease
+                    && !lease.retained.is_empty()
+                    && !self.topology.server(lease.conn.server).is_up(Role::Standby)
+                {
+                    // It hangs, or is cut off, and nothing of its answer was passed on: another is asked.
+                    return self.server_gone(io::ErrorKind::TimedOut.into()).map(|()| true);
+                }
             }
             Order::Drain => {
                 if self.waiting.is_none()
@@ -312,7 +343,8 @@ impl Session {
             }
         }
         if self.waiting.is_some() {
-            return Ok(true);
+            // Its deadline is looked at with it.
+            return Ok(false);
         }
         if self.is_preparing_too_long() {
             return self.server_gone(io::ErrorKind::TimedOut.into()).map(|()| true);
@@ -375,6 +407,10 @@ impl Session {
     /// Writes what is of our making, then what is marked in the server's input. Ready when nothing is left.
     fn poll_flush_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut wrote = 0;
+        if self.lease.as_ref().is_some_and(|lease| !lease.retained.is_empty() && !lease.ours_first) {
+            // The request may still be asked again elsewhere.
+            return Poll::Ready(Ok(false));
+        }
         while !self.to_client.is_empty() {
             let count = ready!(Pin::new(&mut self.client).poll_write(cx, &self.to_client))?;
             self.to_client.advance(count);

@@ -70,6 +70,13 @@ impl Settings {
         Some(&self.entries[at].1)
     }
 
+    /// With what is missing here as it is in `defaults`.
+    pub fn over(&self, defaults: &Settings) -> Settings {
+        let missing = defaults.iter().filter(|(name, _)| self.get(name).is_none());
+        let all = self.iter().chain(missing).map(|(name, value)| (name.into(), value.into()));
+        Settings::new(all.collect())
+    }
+
     /// What to change on a connection that has `present` so that it has `self`.
     pub fn changes_from<'a>(&'a self, present: &'a Settings) -> Vec<Change<'a>> {
         let gone = present.iter().filter(|(name, _)| self.get(name).is_none());

@@ -14,12 +14,16 @@ pub struct Transaction {
     /// A function may have left what nobody can see.
     pub hidden_state: bool,
     pub may_write: bool,
+    /// A statement of the client's was sent, not only what komainu itself answers.
+    pub ran: bool,
     /// The floor was asked for right behind the statement that ends the transaction.
     pub floor_asked: bool,
     /// DISCARD ALL or DEALLOCATE ALL was sent.
     pub discards_all: bool,
     /// DEALLOCATE of a name was sent by the extended protocol.
     pub deallocates: bool,
+    /// The names that statements parsed in this transaction deallocate, if they are executed.
+    pub deallocated: Vec<String>,
     /// The client was sent an error.
     pub failed: bool,
     /// Statements behind named portals; the unnamed one is first when there is one.
@@ -28,6 +32,7 @@ pub struct Transaction {
 
 impl Transaction {
     pub fn note(&mut self, analyzed: &Analyzed) {
+        self.ran = true;
         self.effects |= analyzed.analysis.effects;
         self.hidden_state |= analyzed.routed.hidden_state;
         if analyzed.routed.may_write {

@@ -72,7 +72,8 @@ labels! {
         SequenceState "sequence_state",
         NotInspected "not_inspected",
     }
-    /// Why the primary served a read. The names are those of `DecisionReason`, and `pinned`.
+    /// Why the primary served a read. The names are those of `DecisionReason`, `pinned`, and `refused`: a
+    /// standby refused it or could not be reached.
     ReadToPrimary {
         SplitOff "split_off",
         ReadWriteTransaction "read_write_transaction",
@@ -88,6 +89,7 @@ labels! {
         Sticky "sticky",
         Drawn "drawn",
         Pinned "pinned",
+        Refused "refused",
     }
     /// Why a client was not let in.
     LoginFailure {

@@ -75,6 +75,10 @@ impl<'a> Report<'a> {
         Report { severity: Severity::Fatal, ..Report::error(state, message) }
     }
 
+    pub fn warning(state: SqlState, message: &'a str) -> Self {
+        Report { severity: Severity::Warning, ..Report::error(state, message) }
+    }
+
     pub fn hint(self, hint: &'a str) -> Self {
         Report { hint: Some(hint), ..self }
     }

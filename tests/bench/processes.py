@@ -51,7 +51,8 @@ class Workplace:
 
     def adopt(self, program, name):
         """A copy the unprivileged user can run wherever the original is."""
-        path = self.path / name
+        path = self.path / "programs" / name
+        path.parent.mkdir(mode=0o755, exist_ok=True)
         shutil.copy2(program, path)
         path.chmod(0o755)
         return path

@@ -526,7 +526,7 @@ fn converse(config: &str, seeds: std::ops::Range<u64>) {
 #[track_caller]
 fn leaves_nothing(komainu: &Komainu, twins: &Twins, what: &str) {
     let mut next = komainu.login(&twins.proxied);
-    for (name, value) in [("application_name", "komainu"), ("datestyle", "ISO, MDY")] {
+    for (name, value) in [("application_name", ""), ("datestyle", "ISO, MDY")] {
         assert_eq!(next.query_value(&format!("SHOW {name}")), value, "after {what}: {name} was left");
     }
     let described = next_reply(&mut next, Messages::default().describe(b'S', "").sync());

@@ -33,7 +33,7 @@ fn nonsense_before_the_login_ends_that_client_only() {
         ("protocol 9", startup_of(9, &[0, 9, 0, 0, 0])),
         ("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()),
         ("TLS without being asked", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
-        ("random", (0..200_u32).map(|n| (n * n * 31 >> 3) as u8).collect()),
+        ("random", (0..200_u32).map(|n| ((n * n * 31) >> 3) as u8).collect()),
         ("a query", b"Q\0\0\0\x0dSELECT 1\0".to_vec()),
         ("a Sync", b"S\0\0\0\x04".to_vec()),
         ("an empty option", startup_of(40, &parameters(b"user\0app\0options\0-c=\0database\0ap\0\0"))),

@@ -9,6 +9,7 @@
 mod certificates;
 mod clients;
 mod cluster;
+mod extended;
 mod node;
 mod tests;
 mod wire;
@@ -16,6 +17,7 @@ mod wire;
 pub use certificates::Certificates;
 pub use clients::{Finished, connect, pgbench, psql, python, run};
 pub use cluster::{APP_PASSWORD, APP_USER, Cluster};
+pub use extended::{Pipeline, assert_same, first_value, same_as_postgresql, transcript};
 pub use node::{Komainu, KomainuBuilder};
 pub use wire::{Message, Wire, tags};
 

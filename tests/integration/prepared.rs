@@ -1,0 +1,420 @@
+//! Prepared statements in transaction pooling: what a client has prepared is there, whatever backend it gets.
+
+use std::sync::OnceLock;
+
+use super::support::*;
+
+/// Before everything on the primary, with a pool of this size.
+fn komainu(size: usize, config: &str) -> Komainu {
+    let config = format!("[split]\nenabled = false\n[pool]\nsize = {size}\n{config}");
+    Komainu::start_with(Cluster::shared(), &config)
+}
+
+/// One for all tests that need no other; its own database keeps them apart.
+fn shared() -> &'static Komainu {
+    static SHARED: OnceLock<Komainu> = OnceLock::new();
+    SHARED.get_or_init(|| komainu(2, ""))
+}
+
+/// Two clients of a pool of two. Whenever `other` is in a transaction, `client` gets the other backend.
+struct Pair {
+    client: Wire,
+    other: Wire,
+}
+
+impl Pair {
+    fn new(komainu: &Komainu, database: &str) -> Self {
+        Self { client: komainu.login(database), other: komainu.login(database) }
+    }
+
+    /// From now on the client gets a backend that it did not have before.
+    fn hop(&mut self) {
+        let before = self.client.query_value("SELECT pg_backend_pid()");
+        if tags(&self.other.query("ROLLBACK")).contains('E') {
+            panic!("cannot roll back");
+        }
+        // The pool lends what was used last: the client's.
+        let taken = loop {
+            self.client.query("SELECT 1");
+            let taken = self.other.query("BEGIN; SELECT pg_backend_pid()");
+            let taken = first_value(&taken).unwrap();
+            if taken == before {
+                break taken;
+            }
+            self.other.query("ROLLBACK");
+        };
+        assert_ne!(self.client.query_value("SELECT pg_backend_pid()"), taken);
+    }
+}
+
+#[test]
+fn a_statement_follows_its_client_to_another_backend() {
+    let database = Cluster::shared().database();
+    let mut pair = Pair::new(shared(), &database);
+    let prepared = pair.client.pipeline(Pipeline::new().parse("s", "SELECT $1::int + 1").sync());
+    assert_eq!(tags(&prepared), "1Z");
+    assert_eq!(pair.client.run_prepared("s", &["1"]), "2");
+    for n in 0..3 {
+        pair.hop();
+        assert_eq!(pair.client.run_prepared("s", &[&n.to_string()]), (n + 1).to_string());
+    }
+}
+
+#[test]
+fn a_description_is_the_same_on_every_backend() {
+    let database = Cluster::shared().database();
+    Cluster::shared().prepare(&database, "CREATE TABLE t (id int, name text)");
+    let mut pair = Pair::new(shared(), &database);
+    let describe = || Pipeline::new().describe('S', "s").sync();
+    let sql = "SELECT id, name, $1::numeric AS n FROM t WHERE id > $2";
+    let parsed = pair.client.pipeline(Pipeline::new().parse("s", sql).describe('S', "s").sync());
+    let expected = transcript(&parsed[1..]);
+    assert_eq!(tags(&parsed), "1tTZ");
+    pair.hop();
+    assert_eq!(transcript(&pair.client.pipeline(describe())), expected);
+    pair.hop();
+    assert_eq!(transcript(&pair.client.pipeline(describe())), expected);
+}
+
+#[test]
+fn two_clients_mean_different_statements_by_one_name() {
+    let database = Cluster::shared().database();
+    let komainu = komainu(1, "");
+    let (mut a, mut b) = (komainu.login(&database), komainu.login(&database));
+    a.pipeline(Pipeline::new().parse("s", "SELECT 'a' || $1").sync());
+    b.pipeline(Pipeline::new().parse("s", "SELECT 'b' || $1").sync());
+    for _ in 0..3 {
+        assert_eq!(a.run_prepared("s", &["1"]), "a1");
+        assert_eq!(b.run_prepared("s", &["2"]), "b2");
+    }
+    a.pipeline(Pipeline::new().close('S', "s").sync());
+    assert_eq!(b.run_prepared("s", &["3"]), "b3", "another client's Close closes only its own");
+    let gone = a.pipeline(Pipeline::new().run("s", &["4"]));
+    assert_eq!(gone[0].sqlstate(), "26000");
+}
+
+#[test]
+fn two_clients_share_a_text_and_close_it_apart() {
+    let database = Cluster::shared().database();
+    let komainu = komainu(1, "");
+    let (mut a, mut b) = (komainu.login(&database), komainu.login(&database));
+    for client in [&mut a, &mut b] {
+        client.pipeline(Pipeline::new().parse("same", "SELECT 1 + $1::int").sync());
+    }
+    a.pipeline(Pipeline::new().close('S', "same").sync());
+    assert_eq!(b.run_prepared("same", &["1"]), "2");
+    b.query("DEALLOCATE ALL");
+    a.pipeline(Pipeline::new().parse("same", "SELECT 1 + $1::int").sync());
+    assert_eq!(a.run_prepared("same", &["2"]), "3");
+}
+
+#[test]
+fn errors_read_as_postgresql_says_them() {
+    let database = Cluster::shared().database();
+    let told = same_as_postgresql(shared(), &database, |wire| {
+        let mut all = Vec::new();
+        let mut ask = |pipeline: Pipeline| all.extend(wire.pipeline(pipeline));
+        // A name that is taken, one that is not known, one that only looks like komainu's own.
+        ask(Pipeline::new().parse("mine", "SELECT 1").sync());
+        ask(Pipeline::new().parse("mine", "SELECT 2").sync());
+        ask(Pipeline::new().run("nobody's", &[]));
+        ask(Pipeline::new().run("_k0", &[]));
+        ask(Pipeline::new().describe('S', "_k1").sync());
+        ask(Pipeline::new().parse("_k0", "SELECT 'named like komainu''s'").sync());
+        ask(Pipeline::new().run("_k0", &[]));
+        ask(Pipeline::new().parse("_k0", "SELECT 3").sync());
+        ask(Pipeline::new().close('S', "_k0").sync());
+        ask(Pipeline::new().run("_k0", &[]));
+        ask(Pipeline::new().close('S', "never there").sync());
+        // The wrong number of parameters names the statement, too.
+        ask(Pipeline::new().parse("two", "SELECT $1::int, $2::int").sync());
+        ask(Pipeline::new().run("two", &["1"]));
+        ask(Pipeline::new().parse("broken", "SELEC").sync());
+        ask(Pipeline::new().run("broken", &[]));
+        ask(Pipeline::new().parse("", "SELECT _k0 FROM generate_series(1, 2) AS x_k0").sync());
+        ask(Pipeline::new().run("", &[]));
+        all
+    });
+    assert_eq!(told.matches("42P05").count(), 2);
+    assert!(told.contains("prepared statement \"nobody's\" does not exist"));
+}
+
+#[test]
+fn errors_of_sql_level_statements_read_as_postgresql_says_them() {
+    let database = Cluster::shared().database();
+    same_as_postgresql(shared(), &database, |wire| {
+        let mut all = Vec::new();
+        for sql in [
+            "PREPARE p (int) AS SELECT $1 + 1",
+            "PREPARE p AS SELECT 1",
+            "EXECUTE p (1)",
+            "EXECUTE p",
+            "EXECUTE p (1/0)",
+            "EXECUTE _k0",
+            "EXECUTE \"Quoted Name\" (1)",
+            "PREPARE \"Quoted Name\" (int) AS SELECT $1 * 2",
+            "EXECUTE \"Quoted Name\" (21)",
+            "EXPLAIN (COSTS OFF) EXECUTE p (1)",
+            "CREATE TEMP TABLE made AS EXECUTE p (41)",
+            "SELECT * FROM (SELECT count(*) FROM made) AS c",
+            "DROP TABLE made",
+            "DEALLOCATE nobody",
+            "DEALLOCATE p",
+            "EXECUTE p (1)",
+            "PREPARE p AS SELECT 'again'",
+            "EXECUTE p",
+            "DEALLOCATE PREPARE p",
+            "PREPARE broken AS SELEC",
+            "EXECUTE broken",
+            "PREPARE a AS SELECT 1; EXECUTE a; DEALLOCATE a",
+            "EXECUTE a",
+            "DEALLOCATE ALL",
+            "EXECUTE \"Quoted Name\" (21)",
+        ] {
+            all.extend(wire.query(sql));
+        }
+        all
+    });
+}
+
+#[test]
+fn sql_level_statements_follow_their_client() {
+    let database = Cluster::shared().database();
+    let mut pair = Pair::new(shared(), &database);
+    pair.client.query("PREPARE p (int) AS SELECT $1 + 1");
+    for _ in 0..2 {
+        pair.hop();
+        assert_eq!(pair.client.query_value("EXECUTE p (1)"), "2");
+        assert!(pair.client.query_value("EXPLAIN EXECUTE p (1)").contains("Result"));
+    }
+    assert_eq!(transcript(&pair.other.query("ROLLBACK; EXECUTE p (1)")).matches("26000").count(), 1);
+    // Protocol and SQL share their names.
+    pair.client.pipeline(Pipeline::new().parse("q", "SELECT $1::int * 2").sync());
+    pair.hop();
+    assert_eq!(pair.client.query_value("EXECUTE q (4)"), "8");
+    assert_eq!(pair.client.run_prepared("p", &["5"]), "6");
+    pair.hop();
+    assert_eq!(pair.client.query_value("EXECUTE q (5)"), "10");
+    assert_eq!(tags(&pair.client.query("DEALLOCATE q")), "CZ");
+    let gone = pair.client.pipeline(Pipeline::new().run("q", &["1"]));
+    assert_eq!(gone[0].text(), "prepared statement \"q\" does not exist");
+}
+
+#[test]
+fn what_is_deallocated_by_any_means_is_gone() {
+    let database = Cluster::shared().database();
+    let deallocate_by: [fn(&mut Wire) -> Vec<Message>; 8] = [
+        |wire| wire.query("DEALLOCATE s"),
+        |wire| wire.query("DEALLOCATE ALL"),
+        |wire| wire.query("DISCARD ALL"),
+        |wire| wire.pipeline(Pipeline::new().close('S', "s").sync()),
+        |wire| wire.pipeline(Pipeline::new().parse("", "DEALLOCATE s").run("", &[])),
+        |wire| wire.pipeline(Pipeline::new().parse("", "DEALLOCATE ALL").run("", &[])),
+        |wire| wire.pipeline(Pipeline::new().parse("", "DISCARD ALL").run("", &[])),
+        |wire| wire.pipeline(Pipeline::new().parse("d", "DEALLOCATE ALL").run("d", &[])),
+    ];
+    for deallocate in deallocate_by {
+        same_as_postgresql(shared(), &database, |wire| {
+            let mut all = wire.pipeline(Pipeline::new().parse("s", "SELECT 'before'").sync());
+            all.extend(wire.pipeline(Pipeline::new().run("s", &[])));
+            all.extend(deallocate(wire));
+            all.extend(wire.pipeline(Pipeline::new().run("s", &[])));
+            all.extend(wire.pipeline(Pipeline::new().parse("s", "SELECT 'after'").sync()));
+            all.extend(wire.pipeline(Pipeline::new().run("s", &[])));
+            all
+        });
+    }
+}
+
+#[test]
+fn a_discard_that_fails_forgets_nothing() {
+    let database = Cluster::shared().database();
+    same_as_postgresql(shared(), &database, |wire| {
+        let mut all = wire.pipeline(Pipeline::new().parse("s", "SELECT 'still here'").sync());
+        all.extend(wire.query("BEGIN"));
+        all.extend(wire.query("DISCARD ALL"));
+        all.extend(wire.query("ROLLBACK"));
+        all.extend(wire.pipeline(Pipeline::new().run("s", &[])));
+        all
+    });
+}
+
+#[test]
+fn the_unnamed_statement_lives_until_the_next_one() {
+    let database = Cluster::shared().database();
+    let told = same_as_postgresql(shared(), &database, |wire| {
+        let mut all = wire.pipeline(Pipeline::new().parse("", "SELECT 'unnamed ' || $1").sync());
+        all.extend(wire.pipeline(Pipeline::new().run("", &["1"])));
+        all.extend(wire.pipeline(Pipeline::new().run("", &["2"])));
+        all.extend(wire.pipeline(Pipeline::new().describe('S', "").sync()));
+        // A simple query ends it; so does an error in a Parse.
+        all.extend(wire.query("SELECT 1"));
+        all.extend(wire.pipeline(Pipeline::new().run("", &["3"])));
+        all.extend(wire.pipeline(Pipeline::new().parse("", "SELECT 'next'").sync()));
+        all.extend(wire.pipeline(Pipeline::new().parse("", "SELEC").sync()));
+        all.extend(wire.pipeline(Pipeline::new().run("", &[])));
+        all.extend(wire.pipeline(Pipeline::new().parse("", "SELECT 'third'").sync()));
+        all.extend(wire.pipeline(Pipeline::new().close('S', "").sync()));
+        all.extend(wire.pipeline(Pipeline::new().run("", &[])));
+        all
+    });
+    assert_eq!(told.matches("26000").count(), 3);
+}
+
+#[test]
+fn the_unnamed_statement_follows_its_client() {
+    let database = Cluster::shared().database();
+    let komainu = komainu(1, "");
+    let (mut a, mut b) = (komainu.login(&database), komainu.login(&database));
+    a.pipeline(Pipeline::new().parse("", "SELECT 'a' || $1").sync());
+    b.pipeline(Pipeline::new().parse("", "SELECT 'b' || $1").sync());
+    for _ in 0..2 {
+        assert_eq!(a.run_prepared("", &["1"]), "a1");
+        assert_eq!(b.run_prepared("", &["2"]), "b2");
+        assert_eq!(tags(&b.pipeline(Pipeline::new().describe('S', "").sync())), "tTZ");
+    }
+    // And to another backend.
+    let mut pair = Pair::new(shared(), &database);
+    pair.client.pipeline(Pipeline::new().parse("", "SELECT 'c' || $1").sync());
+    let pid = "SELECT pg_backend_pid()";
+    let taken = first_value(&pair.other.query(&format!("BEGIN; {pid}"))).unwrap();
+    assert_eq!(pair.client.run_prepared("", &["3"]), "c3");
+    pair.other.query("ROLLBACK");
+    let elsewhere = first_value(&pair.client.query(pid)).unwrap();
+    assert!(!taken.is_empty() && !elsewhere.is_empty());
+}
+
+#[test]
+fn a_pipeline_with_an_error_ends_at_its_sync() {
+    let database = Cluster::shared().database();
+    same_as_postgresql(shared(), &database, |wire| {
+        wire.send_pipeline(
+            Pipeline::new()
+                .parse("one", "SELECT 1")
+                .bind("", "one", &[])
+                .execute("", 0)
+                .parse("bad", "SELEC")
+                .parse("lost", "SELECT 'never prepared'")
+                .bind("", "lost", &[])
+                .execute("", 0)
+                .close('S', "one")
+                .sync()
+                .parse("two", "SELECT 2")
+                .run("two", &[])
+                .run("one", &[])
+                .run("lost", &[])
+                .parse("lost", "SELECT 'now it is'")
+                .run("lost", &[])
+                .run("bad", &[]),
+        );
+        (0..6).flat_map(|_| wire.until('Z')).collect()
+    });
+}
+
+#[test]
+fn a_statement_prepared_in_a_transaction_that_fails_is_still_prepared() {
+    let database = Cluster::shared().database();
+    same_as_postgresql(shared(), &database, |wire| {
+        let mut all = wire.query("BEGIN");
+        all.extend(wire.pipeline(Pipeline::new().parse("s", "SELECT 'prepared'").sync()));
+        all.extend(wire.query("PREPARE p AS SELECT 'prepared by SQL'"));
+        all.extend(wire.query("SELECT 1/0"));
+        all.extend(wire.pipeline(Pipeline::new().run("s", &[])));
+        all.extend(wire.pipeline(Pipeline::new().parse("t", "SELECT 1").sync()));
+        all.extend(wire.query("ROLLBACK"));
+        all.extend(wire.pipeline(Pipeline::new().run("s", &[])));
+        all.extend(wire.query("EXECUTE p"));
+        all.extend(wire.pipeline(Pipeline::new().run("t", &[])));
+        all
+    });
+}
+
+#[test]
+fn a_backend_holds_a_bounded_number_and_the_client_does_not_notice() {
+    let database = Cluster::shared().database();
+    let komainu = komainu(1, "max_prepared_statements = 4\n");
+    let mut wire = komainu.login(&database);
+    for n in 0..12 {
+        wire.pipeline(Pipeline::new().parse(&format!("s{n}"), &format!("SELECT {n} + $1::int")).sync());
+    }
+    for n in (0..12).rev().chain(0..12) {
+        assert_eq!(wire.run_prepared(&format!("s{n}"), &["100"]), (n + 100).to_string());
+    }
+    // In one pipeline, too, where the statements push each other out.
+    let pipeline = (0..12).fold(Pipeline::new(), |p, n| p.bind("", &format!("s{n}"), &["0"]).execute("", 0));
+    let rows: Vec<_> =
+        wire.pipeline(pipeline.sync()).iter().filter(|m| m.tag == 'D').map(|m| m.columns()).collect();
+    assert_eq!(rows, (0..12).map(|n| vec![Some(n.to_string())]).collect::<Vec<_>>());
+    let held = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'SELECT % + $1::int'";
+    assert_eq!(wire.query_value(held), "4");
+}
+
+#[test]
+fn a_client_holds_a_bounded_number() {
+    let database = Cluster::shared().database();
+    let config = "[limits]\nmax_prepared_statements_per_session = 3\n";
+    let komainu = komainu(1, config);
+    let mut wire = komainu.login(&database);
+    for n in 0..3 {
+        let parsed = wire.pipeline(Pipeline::new().parse(&format!("s{n}"), "SELECT 1").sync());
+        assert_eq!(tags(&parsed), "1Z");
+    }
+    wire.send_pipeline(Pipeline::new().parse("one too many", "SELECT 1").sync());
+    let error = wire.message();
+    assert_eq!(error.sqlstate(), "54000");
+    assert!(error.text().contains("limit is 3"), "{}", error.text());
+    // Others are not concerned.
+    assert_eq!(komainu.login(&database).query_value("SELECT 1"), "1");
+}
+
+#[test]
+fn after_ddl_a_statement_fails_as_in_postgresql_and_can_be_prepared_anew() {
+    let database = Cluster::shared().database();
+    same_as_postgresql(shared(), &database, |wire| {
+        wire.query("DROP TABLE IF EXISTS t");
+        let mut all = wire.query("CREATE TABLE t (a int); INSERT INTO t VALUES (1)");
+        all.extend(wire.pipeline(Pipeline::new().parse("s", "SELECT * FROM t").sync()));
+        all.extend(wire.pipeline(Pipeline::new().run("s", &[])));
+        all.extend(wire.query("ALTER TABLE t ADD b text DEFAULT 'new'"));
+        // "cached plan must not change result type"
+        all.extend(wire.pipeline(Pipeline::new().run("s", &[])));
+        all.extend(wire.pipeline(Pipeline::new().close('S', "s").sync()));
+        all.extend(wire.pipeline(Pipeline::new().parse("s", "SELECT * FROM t").sync()));
+        all.extend(wire.pipeline(Pipeline::new().run("s", &[])));
+        all
+    });
+}
+
+#[test]
+fn after_ddl_behind_komainus_back_a_statement_can_be_prepared_anew() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let komainu = komainu(1, "");
+    let mut wire = komainu.login(&database);
+    wire.query("CREATE TABLE t (a int); INSERT INTO t VALUES (1)");
+    wire.pipeline(Pipeline::new().parse("s", "SELECT * FROM t").sync());
+    assert_eq!(wire.run_prepared("s", &[]), "1");
+    cluster.prepare(&database, "ALTER TABLE t ADD b int");
+    assert_eq!(wire.pipeline(Pipeline::new().run("s", &[]))[0].sqlstate(), "0A000");
+    wire.pipeline(Pipeline::new().close('S', "s").sync());
+    wire.pipeline(Pipeline::new().parse("s", "SELECT * FROM t").sync());
+    assert_eq!(wire.run_prepared("s", &[]), "1");
+}
+
+#[test]
+fn one_text_under_two_search_paths_is_two_statements() {
+    let database = Cluster::shared().database();
+    let komainu = komainu(1, "");
+    let (mut a, mut b) = (komainu.login(&database), komainu.login(&database));
+    a.query("CREATE SCHEMA a; CREATE TABLE a.t AS SELECT 'of a' AS v");
+    a.query("CREATE SCHEMA b; CREATE TABLE b.t AS SELECT 'of b' AS v");
+    a.query("SET search_path = a");
+    b.query("SET search_path = b");
+    for wire in [&mut a, &mut b] {
+        wire.pipeline(Pipeline::new().parse("s", "SELECT v FROM t").sync());
+    }
+    for _ in 0..2 {
+        assert_eq!(a.run_prepared("s", &[]), "of a");
+        assert_eq!(b.run_prepared("s", &[]), "of b");
+    }
+}
