@@ -13,6 +13,7 @@ mod ready;
 mod run;
 mod scratch;
 mod servers;
+mod traffic;
 
 pub use installation::Installation;
 pub use port::{ReservedPort, is_free};

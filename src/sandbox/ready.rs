@@ -66,7 +66,7 @@ impl fmt::Display for Summary<'_> {
         writeln!(f, "    psql -h {} -p {port} -U postgres", socket.display())?;
         let fate = if self.kept { "kept" } else { "removed at the end" };
         writeln!(f, "Configuration, data and logs are in {} ({fate}).", self.directory.display())?;
-        writeln!(f, "Ctrl-C ends all of it. komainu's log follows.\n")
+        writeln!(f, "Ctrl-C ends all of it. komainu's log and traffic follow.\n")
     }
 }
 

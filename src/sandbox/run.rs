@@ -25,6 +25,7 @@ use super::postgres::{Postgres, PostgresError, PostgresOptions};
 use super::ready::{Ready, ReadyNode, ReadyServer, Summary};
 use super::scratch::Scratch;
 use super::servers::{Servers, literal};
+use super::traffic;
 
 const APP_ROLE: &str = "app";
 const HEALTH_ROLE: &str = "komainu_health";
@@ -132,8 +133,11 @@ async fn live(sandbox: &mut Sandbox, args: &SandboxArgs, begun: Instant) -> Resu
     } else {
         announce(&sandbox.summary(&ready, begun.elapsed()).to_string());
         let log = sandbox.node.log_file();
-        // Not waited for: it ends with the process, or when nobody reads our stderr any more.
-        thread::spawn(move || follow(&log, |line| writeln!(io::stderr(), "{line}")));
+        let socket = sandbox.node.admin_socket().to_owned();
+        // Not waited for: they end with the process, or when nobody reads our stderr any more.
+        let say = |line: &str| writeln!(io::stderr(), "{line}");
+        thread::spawn(move || follow(&log, say));
+        thread::spawn(move || traffic::follow(&socket, say));
     }
     sandbox.supervise().await
 }

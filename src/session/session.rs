@@ -32,7 +32,7 @@ use crate::net::{Buffer, Stream};
 use crate::pool::{Pool, Waiter};
 use crate::route::{Analyzed, DecisionReason};
 use crate::telemetry::labels::Direction;
-use crate::topology::Snapshot;
+use crate::topology::{Role, Snapshot};
 use crate::wire::frame::split_cstr;
 use crate::wire::message::{Report, TransactionStatus};
 use crate::wire::sqlstate::{self, SqlState};
@@ -315,6 +315,14 @@ impl Session {
                 if self.lease.as_ref().is_some_and(|lease| lease.pool.is_retired()) {
                     // Its epoch has ended: nothing that comes from this server counts any more.
                     return self.server_gone(io::ErrorKind::ConnectionAborted.into()).map(|()| true);
+                }
+                self.look_at_topology();
+                if let Some(lease) = &self.lease
+                    && !lease.retained.is_empty()
+                    && !self.topology.server(lease.conn.server).is_up(Role::Standby)
+                {
+                    // It hangs, or is cut off, and nothing of its answer was passed on: another is asked.
+                    return self.server_gone(io::ErrorKind::TimedOut.into()).map(|()| true);
                 }
             }
             Order::Drain => {

@@ -36,7 +36,7 @@ def header(about):
     return (
         f"{about['date']}, {about['processors']} × {about['processor']}, {about['memory_gb']} GB, "
         f"Linux {about['kernel']}. {versions}.\n"
-        f"Clients, proxies and servers share the machine. {about['rounds']} rounds of {about['seconds']} s "
+        f"Clients, proxies and servers share the machine (load before: {about['load']:.1f}). {about['rounds']} rounds of {about['seconds']} s "
         f"in turn, medians; {about['standbys']} standbys; pools of {about['pool_size']} connections to a server."
     )
 

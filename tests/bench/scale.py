@@ -19,10 +19,12 @@ from processes import Failed, clean_environment, cpu_seconds
 from servers import DATABASE, PASSWORD, TRUST_USER, Servers
 
 MAX_SERVERS = 5
-DELAY_MS = 20
+DELAY_MS = 25
 # More sessions than all pools have connections, so that every pool is full however they are spread.
 CLIENTS = 400
 GOAL = 4.5
+# Connections are opened at a limited rate, and what the function does is looked up on first use.
+WARM_UP_S = 4
 
 # STABLE, as the catalog must say for a read to go to a standby; pg_sleep alone is volatile.
 FUNCTION = f"""CREATE FUNCTION slow_balance(account int) RETURNS int LANGUAGE plpgsql STABLE AS $$
@@ -49,7 +51,7 @@ def measure(shared, count, consistency, script, seconds):
     target = KomainuOver(shared, count, consistency)
     target.start()
     try:
-        run_pgbench(shared, target, script, 1)
+        run_pgbench(shared, target, script, WARM_UP_S)
         before = [reads(server) for server in shared.servers.all]
         cpu = cpu_seconds(target.child.pid)
         output = run_pgbench(shared, target, script, seconds)

@@ -43,7 +43,7 @@ def find_binaries():
     by_version = lambda path: int(path.split("/")[4]) if path.split("/")[4].isdigit() else 0
     candidates += sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=by_version, reverse=True)
     for directory in candidates:
-        if all((Path(directory) / name).exists() for name in ("initdb", "postgres", "pgbench", "psql")):
+        if all(os.path.exists(os.path.join(directory, name)) for name in ("initdb", "postgres", "pgbench", "psql")):
             return Path(directory)
     raise Failed("PostgreSQL is not installed; PG_BIN may name its bin directory")
 

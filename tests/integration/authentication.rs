@@ -45,7 +45,7 @@ fn no_method_lets_in_without_proof() {
             .iter()
             .zip(["d_trust", "d_reject", "d_scram", "d_md5", "d_password", "d_cert"])
             .map(|(method, database)| {
-                let kind = if *method == "cert" { "hostssl" } else { "host" };
+                let kind = if ["cert", "password"].contains(method) { "hostssl" } else { "host" };
                 format!("{kind} {database} all all {method}\n")
             })
             .collect();
