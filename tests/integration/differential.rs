@@ -514,7 +514,10 @@ fn converse(config: &str, seeds: std::ops::Range<u64>) {
     });
     let failed = failed.into_inner().unwrap();
     let log = std::fs::read_to_string(cluster.primary().log_file()).unwrap_or_default();
-    let crashes: Vec<_> = log.lines().filter(|line| line.contains("terminated by signal") || line.contains("Failed process was")).collect();
+    let crashes: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("terminated by signal") || line.contains("Failed process was"))
+        .collect();
     assert!(crashes.is_empty(), "PostgreSQL itself crashed, so nothing was compared: {crashes:?}");
     assert!(failed.is_empty(), "these conversations differ: {failed:?}");
 }
