@@ -83,7 +83,7 @@ fn forward(mut client: TcpStream, mut server: TcpStream, misdeeds: &[Misdeed]) {
                 .collect();
             let _ = client.write_all(&misdeeds[digits.parse::<usize>().unwrap()].1);
             // Long enough for all of it to be read, and for what hangs to be seen hanging.
-            thread::sleep(Duration::from_millis(150));
+            thread::sleep(Duration::from_millis(30));
             break;
         }
         if server.write_all(bytes).is_err() {
