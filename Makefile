@@ -38,6 +38,11 @@ fix: ## Format, and apply what clippy can repair
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-fuzz: ## Fuzz the wire protocol for a minute (ARGS="-max_total_time=600"); needs nightly Rust
-	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
-	cargo +nightly fuzz run --fuzz-dir tests/fuzz wire -- $(or $(ARGS),-max_total_time=60)
+FUZZ_TARGETS := wire scram replies classify
+
+# cargo-fuzz needs options of the compiler that only RUSTC_BOOTSTRAP or a nightly toolchain allows.
+fuzz: ## Fuzz wire protocol, SCRAM, replies and classifier, a minute each (ARGS="-max_total_time=600")
+	@cargo fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing: run 'cargo install --locked cargo-fuzz'" >&2; exit 1; }
+	@for target in $(FUZZ_TARGETS); do \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none $$target -- $(or $(ARGS),-max_total_time=60) || exit 1; \
+	done

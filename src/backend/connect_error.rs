@@ -140,6 +140,7 @@ impl ConnectError {
     /// What we log in with is not what the server wants: it is not to be tried again.
     pub fn is_credential(&self) -> bool {
         match self {
+            ConnectError::Authentication(AuthenticationFault::NoPassword(_)) => true,
             ConnectError::Refused(_) | ConnectError::Authentication(AuthenticationFault::Scram(_)) => {
                 matches!(self.sqlstate(), sqlstate::INVALID_PASSWORD | sqlstate::INVALID_AUTHORIZATION)
             }

@@ -10,6 +10,7 @@ use crate::session::Gateway;
 use crate::session::registry::Order;
 use crate::telemetry::labels::{ConnectionState, Label};
 use crate::telemetry::render::PoolCensus;
+use crate::topology::{ServerIndex, Snapshot};
 
 /// Deadlines are kept to this precision.
 const TICK: Duration = Duration::from_millis(100);
@@ -24,6 +25,7 @@ pub async fn keep_house(gateway: Arc<Gateway>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut epoch = topology.borrow_and_update().epoch;
     let mut count = 0u32;
+    let mut up = Vec::new();
     loop {
         tokio::select! {
             _ = interval.tick() => {
@@ -48,12 +50,22 @@ pub async fn keep_house(gateway: Arc<Gateway>) {
                     epoch = now;
                     gateway.pools.retire_other_epochs(epoch);
                     gateway.sessions.tell_all(Order::Look);
+                } else if standbys_lost(&mut up, &topology.borrow()) {
+                    gateway.sessions.tell_all(Order::Look);
                 } else {
                     gateway.sessions.look_if_waiting();
                 }
             }
         }
     }
+}
+
+/// Whether a server that was up as a standby is not any more; keeps which are.
+fn standbys_lost(up: &mut Vec<ServerIndex>, snapshot: &Snapshot) -> bool {
+    let now: Vec<_> = snapshot.standbys().map(|(index, _)| index).collect();
+    let lost = up.iter().any(|index| !now.contains(index));
+    *up = now;
+    lost
 }
 
 /// What the pools hold now.

@@ -47,9 +47,10 @@ impl Session {
             return Ok(false);
         }
         let mut input = std::mem::take(&mut self.input);
-        let before = input.len();
+        let before = (input.len(), input.capacity());
         let result = self.process_input(&mut input);
-        let progress = input.len() != before || self.waiting.is_some();
+        // New room counts: while there was none the client was not listened to.
+        let progress = (input.len(), input.capacity()) != before || self.waiting.is_some();
         // The input may have been put back by a request that has to be asked again.
         debug_assert!(self.input.is_empty());
         self.input = input;

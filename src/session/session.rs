@@ -32,7 +32,7 @@ use crate::net::{Buffer, Stream};
 use crate::pool::{Pool, Waiter};
 use crate::route::{Analyzed, DecisionReason};
 use crate::telemetry::labels::Direction;
-use crate::topology::Snapshot;
+use crate::topology::{Role, Snapshot};
 use crate::wire::frame::split_cstr;
 use crate::wire::message::{Report, TransactionStatus};
 use crate::wire::sqlstate::{self, SqlState};
@@ -153,6 +153,15 @@ pub struct Session {
     pub(super) idle_since_ms: u64,
 }
 
+/// Whatever ends a session, a panic of its own included, nothing it holds is lost to others.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.gateway.sessions.forget(self.id);
+        self.gateway.cancels.forget(&self.key);
+        self.leave();
+    }
+}
+
 /// Why a session ends.
 #[derive(Debug, thiserror::Error)]
 pub enum End {
@@ -245,9 +254,6 @@ impl Session {
         if let End::Fatal { state, message } = &end {
             Box::pin(self.say_goodbye(*state, message)).await;
         }
-        self.gateway.sessions.forget(self.id);
-        self.gateway.cancels.forget(&self.key);
-        self.leave();
         end
     }
 
@@ -315,6 +321,14 @@ impl Session {
                 if self.lease.as_ref().is_some_and(|lease| lease.pool.is_retired()) {
                     // Its epoch has ended: nothing that comes from this server counts any more.
                     return self.server_gone(io::ErrorKind::ConnectionAborted.into()).map(|()| true);
+                }
+                self.look_at_topology();
+                if let Some(lease) = &self.lease
+                    && !lease.retained.is_empty()
+                    && !self.topology.server(lease.conn.server).is_up(Role::Standby)
+                {
+                    // It hangs, or is cut off, and nothing of its answer was passed on: another is asked.
+                    return self.server_gone(io::ErrorKind::TimedOut.into()).map(|()| true);
                 }
             }
             Order::Drain => {

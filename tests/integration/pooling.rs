@@ -230,7 +230,6 @@ fn clients_that_idle_too_long_are_ended() {
     let end = a.expect_end();
     assert_eq!((end.len(), end[0].field('S'), end[0].sqlstate()), (1, "FATAL".into(), "25P03".into()));
     let mut b = komainu.login(&database);
-    assert_eq!(b.query_value("SELECT count(*) FROM t WHERE pg_sleep(1.3) IS NOT NULL"), "0");
     assert_eq!(b.query_value("SELECT count(*) FROM t, pg_sleep(1.3)"), "0");
     let began = Instant::now();
     let end = b.expect_end();

@@ -1,0 +1,50 @@
+//! The queue of expected replies fed with any order of sent and received messages.
+
+#![no_main]
+
+use komainu::backend::expect::{ExpectedReplies, Owed, Question, Reply};
+use libfuzzer_sys::fuzz_target;
+
+const REPLIES: [Reply; 10] = [
+    Reply::ParseComplete,
+    Reply::BindComplete,
+    Reply::CloseComplete,
+    Reply::Description,
+    Reply::Execution,
+    Reply::Sync,
+    Reply::Query,
+    Reply::FunctionCall,
+    Reply::OwnParseComplete,
+    Reply::OwnCloseComplete,
+];
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut expected = ExpectedReplies::default();
+    let mut pushed = 0_usize;
+    let mut settled = 0_usize;
+    for pair in bytes.chunks_exact(2) {
+        match pair[0] % 4 {
+            0 => {
+                let reply = REPLIES[usize::from(pair[1]) % REPLIES.len()];
+                expected.push(Owed::client(reply));
+                pushed += 1;
+            }
+            1 => {
+                expected.push(Owed::us(Reply::Query, Question::Reset));
+                pushed += 1;
+            }
+            2 => settled += usize::from(expected.pop_own().is_some()),
+            _ => {
+                if expected.on_message(pair[1], |_, _| settled += 1).is_err() {
+                    break;
+                }
+            }
+        }
+        assert!(settled <= pushed, "answered more than was asked");
+        assert!(!expected.is_empty() || expected.is_answered());
+        assert!(!expected.is_empty() || !expected.owes_client());
+    }
+    expected.abandon(|_, _| settled += 1);
+    assert!(settled <= pushed);
+    assert!(expected.is_empty());
+});

@@ -1,0 +1,181 @@
+//! Servers that lie. Before a real one stands a relay that, when a statement names a misdeed, answers it
+//! in the server's place; or that misbehaves as soon as it is connected to. komainu gives up that
+//! connection, tells that client, and goes on serving the others.
+//!
+//! What a server can do within its login is covered one by one by the unit tests of `backend::connect`.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::support::{Cluster, Komainu, PATIENCE, eventually};
+
+const READY: &[u8] = b"Z\0\0\0\x05I";
+const MARK: &[u8] = b"misdeed:";
+
+/// What the relay does instead of passing a message on.
+type Misdeed = (&'static str, Vec<u8>);
+
+fn misdeeds() -> Vec<Misdeed> {
+    let message = |tag: u8, body: &[u8]| [&[tag][..], &(body.len() as u32 + 4).to_be_bytes(), body].concat();
+    let notices = message(b'N', b"SNOTICE\0C00000\0Magain\0\0").repeat(20_000);
+    vec![
+        ("an error without fields", [message(b'E', b"\0"), READY.to_vec()].concat()),
+        ("an error of nothing", [message(b'E', b""), READY.to_vec()].concat()),
+        ("an unterminated error", [message(b'E', b"SERROR"), READY.to_vec()].concat()),
+        (
+            "an error without SQLSTATE",
+            [message(b'E', b"SFATAL\0VFATAL\0Mno code\0\0"), READY.to_vec()].concat(),
+        ),
+        ("ParseComplete for a query", message(b'1', b"")),
+        ("CopyData for a query without COPY", message(b'c', b"")),
+        ("an authentication request", message(b'R', &[0, 0, 0, 3])),
+        ("a second greeting", message(b'K', &[0; 8])),
+        ("an unknown tag", message(b'!', b"what")),
+        ("a length of 3", b"D\0\0\0\x03".to_vec()),
+        ("a negative length", b"D\xff\xff\xff\xff".to_vec()),
+        ("a row of 2 GB", b"D\x7f\xff\xff\xff\0\x01".to_vec()),
+        ("a notice of 2 GB", b"N\x7f\xff\xff\xffSNOTICE".to_vec()),
+        ("an error of 2 GB", b"E\x7f\xff\xff\xffSERROR".to_vec()),
+        ("a parameter of 2 GB", b"S\x7f\xff\xff\xffname".to_vec()),
+        ("half a row", b"D\0\0\0\x64\0\x01\0\0\0\x50xxxx".to_vec()),
+        ("an unknown status", message(b'Z', b"X")),
+        ("a status of nothing", message(b'Z', b"")),
+        ("two ReadyForQuery", [READY, READY].concat()),
+        ("a COPY nobody asked for", message(b'G', &[0, 0, 0])),
+        ("COPY both ways", message(b'W', &[0, 0, 0])),
+        ("notices without end", notices),
+        ("a broken ParameterStatus", [message(b'S', b"no end"), READY.to_vec()].concat()),
+        ("nothing but the end", Vec::new()),
+    ]
+}
+
+/// Listens until the process ends; connects each client to the server.
+fn relay(server: u16, misdeeds: Arc<Vec<Misdeed>>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
+            let (mut from_server, mut to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut from_server, &mut to_client);
+                let _ = to_client.shutdown(Shutdown::Both);
+            });
+            let misdeeds = misdeeds.clone();
+            thread::spawn(move || forward(client, server, &misdeeds));
+        }
+    });
+    port
+}
+
+fn forward(mut client: TcpStream, mut server: TcpStream, misdeeds: &[Misdeed]) {
+    let mut chunk = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = client.read(&mut chunk) {
+        let bytes = &chunk[..count];
+        if let Some(at) = bytes.windows(MARK.len()).position(|window| window == MARK) {
+            let digits: String = bytes[at + MARK.len()..]
+                .iter()
+                .take_while(|b| b.is_ascii_digit())
+                .map(|b| *b as char)
+                .collect();
+            let _ = client.write_all(&misdeeds[digits.parse::<usize>().unwrap()].1);
+            // Long enough for all of it to be read, and for what hangs to be seen hanging.
+            thread::sleep(Duration::from_millis(30));
+            break;
+        }
+        if server.write_all(bytes).is_err() {
+            break;
+        }
+    }
+    let _ = client.shutdown(Shutdown::Both);
+    let _ = server.shutdown(Shutdown::Both);
+}
+
+fn before(cluster: &Cluster, port: u16, more: &str) -> Komainu {
+    let config = format!(
+        "[pool]\nacquire_timeout_ms = 5000\nconnect_timeout_ms = 2000\n[[server]]\nid = \"s1\"\nhost = \"127.0.0.1\"\nport = {port}\n{more}"
+    );
+    Komainu::start_with(cluster, &config)
+}
+
+#[test]
+fn a_server_that_breaks_the_protocol_costs_one_statement() {
+    let cluster = Cluster::shared();
+    let misdeeds = Arc::new(misdeeds());
+    let komainu = before(cluster, relay(cluster.primary().port(), misdeeds.clone()), "");
+    let mut bystander = komainu.login("postgres");
+    bystander.query("BEGIN");
+    for (number, (what, _)) in misdeeds.iter().enumerate() {
+        for extended in [false, true] {
+            let mut wire = komainu.login("postgres");
+            let sql = format!("SELECT 'misdeed:{number}'");
+            if extended {
+                let batch =
+                    super::differential::Messages::default().parse("", &sql).bind("", "", &[]).execute("", 0);
+                wire.send(&batch.sync().0);
+            } else {
+                wire.send(&super::differential::Messages::default().query(&sql).0);
+            }
+            // It ends, or is told something; it is not left waiting.
+            loop {
+                match wire.try_message(PATIENCE) {
+                    Ok(None) => break,
+                    Ok(Some(message)) if message.tag == 'Z' => break,
+                    Ok(Some(_)) => {}
+                    Err(error) => {
+                        panic!("{what} (extended: {extended}): the client is left waiting: {error}")
+                    }
+                }
+            }
+            assert_eq!(bystander.query_value("SELECT 42"), "42", "after {what}");
+            // One that looks sound is lent once more before the relay has closed it.
+            eventually(PATIENCE, &format!("others are served after {what}"), || {
+                komainu.login("postgres").query("SELECT 43").iter().any(|message| message.tag == 'D')
+            });
+        }
+    }
+    assert_eq!(bystander.query("COMMIT").len(), 2);
+    assert!(komainu.metric("process_resident_memory_bytes").unwrap() < 300e6);
+}
+
+#[test]
+fn a_server_that_lies_from_the_start_is_left_alone() {
+    let cluster = Cluster::shared();
+    let greetings: Vec<Misdeed> = vec![
+        ("S and plain text", b"SE\0\0\0\x05\0".to_vec()),
+        ("an error without fields", b"E\0\0\0\x05\0".to_vec()),
+        ("ready without a login", READY.to_vec()),
+        ("let in and gone", b"R\0\0\0\x08\0\0\0\0".to_vec()),
+        ("2 GB", b"R\x7f\xff\xff\xff\0\0\0\0".to_vec()),
+        ("SCRAM without end", b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0".to_vec()),
+        ("silence", Vec::new()),
+    ];
+    let mut more = String::new();
+    for (number, (_, greeting)) in greetings.into_iter().enumerate() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        more += &format!("[[server]]\nid = \"liar{number}\"\nhost = \"127.0.0.1\"\nport = {port}\n");
+        thread::spawn(move || {
+            let mut held = Vec::new();
+            for mut client in listener.incoming().flatten() {
+                let _ = client.write_all(&greeting);
+                held.push(client);
+            }
+        });
+    }
+    let komainu = before(cluster, cluster.primary().port(), &format!("{more}[health]\ntimeout_ms = 500\n"));
+    let mut wire = komainu.login("postgres");
+    for n in 0..200 {
+        assert_eq!(wire.query_value(&format!("SELECT {n}")), n.to_string());
+    }
+    eventually(PATIENCE, "the liars are down", || {
+        komainu.metric("komainu_server_up{server=\"liar0\"}") == Some(0.0)
+    });
+    let cpu = || komainu.metric("process_cpu_seconds_total").unwrap();
+    let before = cpu();
+    thread::sleep(Duration::from_secs(1));
+    assert!(cpu() - before < 0.5, "{} s of processor time in a second for servers that lie", cpu() - before);
+}
