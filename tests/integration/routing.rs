@@ -323,8 +323,8 @@ fn a_write_sent_without_waiting_for_the_read_before_it_goes_to_the_primary() {
     }
     for bytes in [simple, extended] {
         wire.send(&bytes);
-        let answers: Vec<_> = texts.iter().map(|_| values(&wire.until('Z'))).collect();
-        assert_eq!(answers[0], ["on"]);
+        // Sent behind a read on a standby, a write would be refused there (25006).
+        texts.iter().for_each(|_| drop(values(&wire.until('Z'))));
     }
     assert_eq!(cluster.primary().psql(&database, "SELECT count(*) FROM t").unwrap(), "4");
 }
