@@ -13,7 +13,8 @@ use super::cancel::CancelSlot;
 use super::lease::Lease;
 use super::outbound::UNKNOWN_UNNAMED;
 use super::session::Session;
-use crate::backend::conn::MAX_INSPECTED;
+use super::settings::{IN_HOT_STANDBY, report};
+use crate::backend::conn::{MAX_INSPECTED, parameter_status};
 use crate::backend::connect;
 use crate::backend::expect::Question;
 use crate::route::Effects;
@@ -145,6 +146,14 @@ fn drop_messages(lease: &mut Lease) -> io::Result<()> {
         if found.tag == b'S' && bytes.len() < found.len && found.len <= MAX_INSPECTED {
             conn.input.reserve(found.len);
             return Ok(());
+        }
+        if found.tag == b'S'
+            && let Some(body) = bytes.get(HEADER_LEN..found.len)
+            && let Some((name, value)) = parameter_status(body)
+            && name != IN_HOT_STANDBY
+        {
+            // As when a SET is rolled back: the next client is told what differs from this.
+            report(&mut conn.reported, name, value);
         }
         let mut doomed = conn.doomed;
         let mut forgotten = Vec::new();

@@ -115,6 +115,9 @@ impl Session {
                 conn.input.reserve(room);
                 return Ok(());
             }
+            if found.tag == b'Z' && !is_ready_for_query(&rest[..found.len.min(rest.len())]) {
+                return self.server_violation("ReadyForQuery with an unknown status".into());
+            }
             if found.tag == b'E' {
                 self.note_error(found.len.min(MAX_INSPECTED));
             }
@@ -639,6 +642,11 @@ impl Session {
 /// A FATAL of a server that is shut down or was told to end the connection.
 fn is_shutdown(body: &[u8]) -> bool {
     fields::is_fatal(body) && fields::sqlstate(body).0.starts_with(b"57P")
+}
+
+/// To be known before it is taken for the answer to anything.
+fn is_ready_for_query(message: &[u8]) -> bool {
+    message.len() == HEADER_LEN + 1 && TransactionStatus::from_byte(message[HEADER_LEN]).is_some()
 }
 
 fn rest_len(len: usize, marked: usize) -> usize {
