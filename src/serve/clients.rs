@@ -112,6 +112,7 @@ fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
         // An IPv4 address is listened on when it is named, not by accident.
         socket.set_only_v6(true)?;
     }
+    sockopt::configure(&socket)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
@@ -135,9 +136,7 @@ async fn accept_tcp(listener: TcpListener, door: Arc<Door>) {
     loop {
         match listener.accept().await {
             Ok((tcp, address)) => {
-                if sockopt::configure(&tcp).is_ok() {
-                    tokio::spawn(receive(Stream::Tcp(tcp), Some(address), door.clone()));
-                }
+                tokio::spawn(receive(Stream::Tcp(tcp), Some(address), door.clone()));
             }
             Err(error) => accept_failed(&error).await,
         }
