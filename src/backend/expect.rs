@@ -210,6 +210,13 @@ impl ExpectedReplies {
         self.skipping || self.owed.iter().any(|owed| matches!(owed.audience, For::Client | For::Prelude))
     }
 
+    /// Rows and COPY data that come now are the client's.
+    pub fn streams_to_client(&self) -> bool {
+        self.owed.front().is_some_and(|owed| {
+            owed.audience == For::Client && matches!(owed.reply, Reply::Execution | Reply::Query)
+        })
+    }
+
     /// Who the next message of the server is for.
     pub fn next_audience(&self) -> Option<For> {
         self.owed.front().map(|owed| owed.audience)

@@ -176,7 +176,8 @@ impl Sandbox {
         }
         let options = PostgresOptions {
             max_connections: MAX_CONNECTIONS,
-            fsync: true,
+            // Until all is made: on a slow disk, syncing it would take most of the time.
+            fsync: false,
             settings: Vec::new(),
             hba: Vec::new(),
             password: random_password(),
@@ -185,6 +186,10 @@ impl Sandbox {
         let app = Login { user: APP_ROLE.into(), password: random_password() };
         let health = Login { user: HEALTH_ROLE.into(), password: random_password() };
         let verifier = create_roles(&servers, &app, &health)?;
+        for server in servers.all() {
+            server.configure("fsync", "on")?;
+            server.reload()?;
+        }
         let admin_socket = place.sockets.join("admin.sock");
         let node = Node::start(&NodePlan {
             id: NODE_ID,

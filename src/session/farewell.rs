@@ -30,7 +30,16 @@ impl Session {
     /// Gives back or cleans up whatever the session holds.
     pub(super) fn leave(&mut self) {
         self.waiting = None;
+        for reason in self.pins.iter() {
+            self.gateway.counters.unpinned(reason);
+        }
         let Some(mut lease) = self.lease.take() else { return };
+        if tokio::runtime::Handle::try_current().is_err() {
+            // The process ends; its sockets say the rest.
+            return;
+        }
+        // What a session that broke down has noted is not to be built upon.
+        lease.conn.doomed |= std::thread::panicking();
         // Half a message of the client's can neither be finished nor taken back; nor can half of ours to
         // it matter any more.
         if self.passing.left > 0 && self.passing.forward {

@@ -100,6 +100,12 @@ impl Session {
                 Err(error) => return self.server_violation(error.to_string()),
             };
             let complete = rest.len() >= found.len;
+            if matches!(found.tag, b'D' | b'd') && !lease.redirect && conn.expected.streams_to_client() {
+                // Row after row: nothing about it can matter to us.
+                lease.server_passing = found.len;
+                lease.is_relayed();
+                continue;
+            }
             let looked_into = match found.tag {
                 b'Z' | b'S' | b'E' | b'N' => true,
                 _ => !matches!(conn.expected.next_audience(), Some(For::Client)),
@@ -165,7 +171,10 @@ impl Session {
             match (found.tag, verdict) {
                 (b'S', _) => self.parameter_reported(found.len),
                 (b'Z', verdict) => {
-                    let status = conn.input.bytes()[lease.marked + HEADER_LEN];
+                    let body = &conn.input.bytes()[lease.marked + HEADER_LEN..lease.marked + found.len];
+                    let &[status] = body else {
+                        return self.server_violation("ReadyForQuery of another length".into());
+                    };
                     let Some(status) = TransactionStatus::from_byte(status) else {
                         return self.server_violation("ReadyForQuery with an unknown status".into());
                     };

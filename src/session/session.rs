@@ -153,6 +153,15 @@ pub struct Session {
     pub(super) idle_since_ms: u64,
 }
 
+/// Whatever ends a session, a panic of its own included, nothing it holds is lost to others.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.gateway.sessions.forget(self.id);
+        self.gateway.cancels.forget(&self.key);
+        self.leave();
+    }
+}
+
 /// Why a session ends.
 #[derive(Debug, thiserror::Error)]
 pub enum End {
@@ -245,9 +254,6 @@ impl Session {
         if let End::Fatal { state, message } = &end {
             Box::pin(self.say_goodbye(*state, message)).await;
         }
-        self.gateway.sessions.forget(self.id);
-        self.gateway.cancels.forget(&self.key);
-        self.leave();
         end
     }
 

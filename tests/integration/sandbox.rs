@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::support::{Finished, PATIENCE, eventually, pgbench, psql, run};
 
-/// What the sandbox promises, after the build.
-const READY_WITHIN: Duration = Duration::from_secs(20);
+/// It promises 20 s on a machine of its own; here other tests run beside it.
+const READY_WITHIN: Duration = Duration::from_secs(60);
 
 struct Sandbox {
     child: Child,
