@@ -453,6 +453,10 @@ impl Session {
         const DEADLINE: std::time::Duration = std::time::Duration::from_secs(1);
         // Behind a message that was cut short nothing can be said.
         if self.lease.as_ref().is_none_or(|lease| lease.server_passing == 0) {
+            if let Some(lease) = &mut self.lease {
+                // Nothing will be asked again, so nothing is held back for that.
+                lease.retained.clear();
+            }
             let mut goodbye = BytesMut::new();
             Report::fatal(state, message).encode(&mut goodbye);
             let _ = tokio::time::timeout(DEADLINE, async {

@@ -65,7 +65,13 @@ fn framing_faults_end_that_client_only() {
             // What PostgreSQL says in the middle of a batch is sent with its Sync.
             wire.send(&[bytes, b"S\0\0\0\x04".as_slice()].concat());
             let said = until_end(&mut wire, what);
-            let last = said.last().unwrap_or_else(|| panic!("{what}: ended without a word"));
+            let last = said.last().unwrap_or_else(|| {
+                panic!(
+                    "{what}: ended without a word
+{}",
+                    komainu().log()
+                )
+            });
             assert_eq!((last.tag, last.field('S').as_str()), ('E', "FATAL"), "{what}: {said:?}");
             assert_eq!(last.sqlstate(), "08P01", "{what}: {said:?}");
         }
