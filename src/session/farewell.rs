@@ -61,11 +61,13 @@ impl Session {
             self.slot.release(&lease.pool, lease.conn);
             return;
         }
-        tokio::spawn(clean_up(lease, self.slot.clone()));
+        // A COMMIT on its way is the client's wish, and goodbye no reason to call it back.
+        let may_end = self.transaction.effects.intersects(Effects::ENDS_TRANSACTION);
+        tokio::spawn(clean_up(lease, may_end, self.slot.clone()));
     }
 }
 
-async fn clean_up(mut lease: Lease, slot: Arc<CancelSlot>) {
+async fn clean_up(mut lease: Lease, may_end: bool, slot: Arc<CancelSlot>) {
     if lease.conn.expected.is_copy_in() {
         message::frame(&mut lease.conn.output, b'f', |out| out.extend_from_slice(b"client left\0"))
             .expect("a short text fits");
@@ -80,12 +82,12 @@ async fn clean_up(mut lease: Lease, slot: Arc<CancelSlot>) {
         lease.conn.push_sync(Question::Rollback);
     }
     let in_transaction = lease.conn.status != TransactionStatus::Idle;
-    if in_transaction && !lease.conn.expected.is_empty() {
+    if in_transaction && !may_end && !lease.conn.expected.is_empty() {
         // It will be rolled back anyway; waiting for its end would only hold its locks.
         let address = lease.conn.cancel.clone();
         let _ = connect::cancel(lease.pool.target(), address.pid, &address.key).await;
     }
-    let deadline = if in_transaction { ROLLBACK_DEADLINE } else { FINISH_DEADLINE };
+    let deadline = if in_transaction && !may_end { ROLLBACK_DEADLINE } else { FINISH_DEADLINE };
     let mut finished = drained(&mut lease, deadline).await;
     if finished && lease.conn.status != TransactionStatus::Idle {
         lease.conn.ask_simple(Question::Rollback, b"ROLLBACK");
