@@ -268,8 +268,10 @@ impl Session {
             progress |= self.process_client()?;
             progress |= self.flush_server(cx)?;
             progress |= self.read_server(cx)?;
-            progress |= self.settle()?;
+            // The connection goes back before the client is heard again: its next request may belong
+            // elsewhere, and others wait.
             progress |= self.flush_client(cx)?;
+            progress |= self.settle()?;
             if !progress {
                 self.rest();
                 return Poll::Pending;
