@@ -25,7 +25,7 @@ use crate::config::Consistency;
 use crate::pool::{Acquire, AcquireError, Pool, PoolKey};
 use crate::route::{self, Analyzed, Class, DecisionReason, SessionView, Target};
 use crate::telemetry::labels::{QueryClass, ReadToPrimary};
-use crate::topology::{Lsn, ServerIndex};
+use crate::topology::{Lsn, ServerIndex, Snapshot};
 use crate::wire::message::{self, Report, TransactionStatus};
 use crate::wire::sqlstate::{self, SqlState};
 
@@ -97,6 +97,8 @@ pub struct Waiting {
     /// By the coarse clock.
     since_ms: u64,
     timeout_ms: u64,
+    /// What it was decided by; a newer one may decide otherwise.
+    topology: Arc<Snapshot>,
     on: On,
 }
 
@@ -170,8 +172,15 @@ impl Session {
         let may_wait = may_wait && !request.is_for_komainu();
         let (target, reason) = self.choose(&request, may_wait);
         self.route_reason = reason;
-        let wait =
-            |on| Some(Waiting { request: request.clone(), since_ms, timeout_ms: self.acquire_timeout(), on });
+        let wait = |on| {
+            Some(Waiting {
+                request: request.clone(),
+                since_ms,
+                timeout_ms: self.acquire_timeout(),
+                topology: self.topology.clone(),
+                on,
+            })
+        };
         match target {
             Target::Primary => match self.topology.primary {
                 Some(primary) => self.acquire(primary, request, since_ms),
@@ -296,7 +305,8 @@ impl Session {
         };
         let on = On::Connection(acquire, is_standby);
         let timeout_ms = self.acquire_timeout();
-        self.waiting = Some(Waiting { request, since_ms, timeout_ms, on });
+        let topology = self.topology.clone();
+        self.waiting = Some(Waiting { request, since_ms, timeout_ms, topology, on });
         Ok(())
     }
 
@@ -332,9 +342,9 @@ impl Session {
             },
             On::Floor(sleep) => {
                 let over = sleep.as_mut().poll(cx).is_ready();
-                let before = self.topology.clone();
+                let seen = waiting.topology.clone();
                 self.look_at_topology();
-                if !over && Arc::ptr_eq(&before, &self.topology) {
+                if !over && Arc::ptr_eq(&seen, &self.topology) {
                     return Ok(false);
                 }
                 let waiting = self.waiting.take().expect("looked at above");
@@ -349,9 +359,9 @@ impl Session {
                     return Ok(true);
                 }
                 let over = sleep.as_mut().poll(cx).is_ready();
-                let before = self.topology.clone();
+                let seen = waiting.topology.clone();
                 self.look_at_topology();
-                if !over && Arc::ptr_eq(&before, &self.topology) {
+                if !over && Arc::ptr_eq(&seen, &self.topology) {
                     return Ok(false);
                 }
                 let waiting = self.waiting.take().expect("looked at above");
@@ -401,7 +411,8 @@ impl Session {
         if !error.is_credential() && coarse_ms() < since_ms + self.acquire_timeout() {
             let timeout_ms = self.acquire_timeout();
             let on = On::Pause(pause(RETRY_MS), "the primary could not be reached");
-            self.waiting = Some(Waiting { request, since_ms, timeout_ms, on });
+            let topology = self.topology.clone();
+            self.waiting = Some(Waiting { request, since_ms, timeout_ms, topology, on });
             return Ok(());
         }
         let message = error.client_message();
