@@ -12,7 +12,7 @@ use crate::backend::ServerConn;
 use crate::backend::conn::{MAX_INSPECTED, parameter_status};
 use crate::backend::expect::{Question, Verdict};
 use crate::wire::fields;
-use crate::wire::frame::{HEADER_LEN, header, split_cstr};
+use crate::wire::frame::{HEADER_LEN, data_row, header};
 use crate::wire::message::TransactionStatus;
 use crate::wire::sqlstate::SqlState;
 
@@ -90,10 +90,6 @@ fn hear(conn: &mut ServerConn, said: &mut Said) -> io::Result<()> {
 }
 
 fn first_column(body: &[u8]) -> Option<String> {
-    let value = body.get(2..)?;
-    let (len, value) = value.split_first_chunk::<4>()?;
-    let len = usize::try_from(i32::from_be_bytes(*len)).ok()?;
-    let value = value.get(..len)?;
-    debug_assert!(split_cstr(value).is_none(), "text values hold no NUL");
+    let value = data_row(body).into_iter().next()??;
     Some(String::from_utf8_lossy(value).into_owned())
 }

@@ -343,8 +343,7 @@ impl Session {
             On::Floor(sleep) => {
                 let over = sleep.as_mut().poll(cx).is_ready();
                 let seen = waiting.topology.clone();
-                self.look_at_topology();
-                if !over && Arc::ptr_eq(&seen, &self.topology) {
+                if !over && !self.topology_is_newer_than(&seen) {
                     return Ok(false);
                 }
                 let waiting = self.waiting.take().expect("looked at above");
@@ -360,8 +359,7 @@ impl Session {
                 }
                 let over = sleep.as_mut().poll(cx).is_ready();
                 let seen = waiting.topology.clone();
-                self.look_at_topology();
-                if !over && Arc::ptr_eq(&seen, &self.topology) {
+                if !over && !self.topology_is_newer_than(&seen) {
                     return Ok(false);
                 }
                 let waiting = self.waiting.take().expect("looked at above");
@@ -369,6 +367,12 @@ impl Session {
             }
         }
         Ok(true)
+    }
+
+    /// By what a wait was decided on: whoever else looked meanwhile takes nothing away.
+    fn topology_is_newer_than(&mut self, seen: &Arc<Snapshot>) -> bool {
+        self.look_at_topology();
+        !Arc::ptr_eq(seen, &self.topology)
     }
 
     fn acquire_expired(&mut self, waiting: Waiting) {

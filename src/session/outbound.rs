@@ -20,7 +20,7 @@ use crate::route::Effects;
 use crate::session::prepared::{NAME_PREFIX, NameChange, Names, StatementId, UNKNOWN_PREFIX};
 use crate::topology::Lsn;
 use crate::wire::fields;
-use crate::wire::frame::{HEADER_LEN, header};
+use crate::wire::frame::{HEADER_LEN, data_row, header};
 use crate::wire::message::{self, TransactionStatus, ready_for_query};
 use crate::wire::sqlstate::{self, SqlState};
 
@@ -333,7 +333,7 @@ impl Session {
             }
             return;
         }
-        let columns = row(body);
+        let columns = data_row(body);
         let column = |i: usize| columns.get(i).copied().flatten().and_then(|v| std::str::from_utf8(v).ok());
         match question {
             Question::Floor => {
@@ -686,26 +686,6 @@ impl Settling<'_> {
             self.names.undo(*change);
         }
     }
-}
-
-/// The columns of a DataRow; a broken one ends early.
-fn row(body: &[u8]) -> Vec<Option<&[u8]>> {
-    let mut columns = Vec::new();
-    let mut rest = body.get(2..).unwrap_or_default();
-    while let Some((len, after)) = rest.split_first_chunk::<4>() {
-        match usize::try_from(i32::from_be_bytes(*len)) {
-            Err(_) => {
-                columns.push(None);
-                rest = after;
-            }
-            Ok(len) if len <= after.len() => {
-                columns.push(Some(&after[..len]));
-                rest = &after[len..];
-            }
-            Ok(_) => break,
-        }
-    }
-    columns
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {

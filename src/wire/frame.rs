@@ -50,6 +50,26 @@ pub fn split_cstr(body: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&body[..end], &body[end + 1..]))
 }
 
+/// The columns of a DataRow; a broken one ends early.
+pub fn data_row(body: &[u8]) -> Vec<Option<&[u8]>> {
+    let mut columns = Vec::new();
+    let mut rest = body.get(2..).unwrap_or_default();
+    while let Some((len, after)) = rest.split_first_chunk::<4>() {
+        match usize::try_from(i32::from_be_bytes(*len)) {
+            Err(_) => {
+                columns.push(None);
+                rest = after;
+            }
+            Ok(len) if len <= after.len() => {
+                columns.push(Some(&after[..len]));
+                rest = &after[len..];
+            }
+            Ok(_) => break,
+        }
+    }
+    columns
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
