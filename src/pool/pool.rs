@@ -341,8 +341,10 @@ impl Pool {
         let waiters = {
             let mut inner = self.inner();
             inner.book.opening_failed();
-            if error.is_credential() && matches!(inner.credential, Credential::ScramKeys(_)) {
-                // The verifier has changed on the server; the next login brings a new proof.
+            if error.is_credential()
+                && matches!(inner.credential, Credential::ScramKeys(_) | Credential::Md5(_))
+            {
+                // The secret has changed on the server; the next login brings a new proof.
                 inner.credential = Credential::None;
                 inner.greeting = None;
             }

@@ -31,13 +31,7 @@ pub enum AccessError {
 
 pub struct Access {
     process: Arc<ProcessSecrets>,
-    current: RwLock<Current>,
-}
-
-#[derive(Clone)]
-struct Current {
-    context: Arc<HandshakeContext>,
-    users: Arc<UserFile>,
+    context: RwLock<Arc<HandshakeContext>>,
 }
 
 impl Access {
@@ -47,8 +41,8 @@ impl Access {
         server_tls: &Arc<ServerTlsContext>,
     ) -> Result<Arc<Self>, AccessError> {
         let process = ProcessSecrets::new();
-        let current = read(config, gateway, server_tls, &process)?;
-        Ok(Arc::new(Access { process, current: RwLock::new(current) }))
+        let context = read(config, gateway, server_tls, &process)?;
+        Ok(Arc::new(Access { process, context: RwLock::new(context) }))
     }
 
     pub fn reload(
@@ -58,21 +52,12 @@ impl Access {
         server_tls: &Arc<ServerTlsContext>,
     ) -> Result<(), AccessError> {
         let new = read(config, gateway, server_tls, &self.process)?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
+        *self.context.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }
 
-    fn current(&self) -> Current {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     pub fn context(&self) -> Arc<HandshakeContext> {
-        self.current().context
-    }
-
-    /// The secret the user file has for servers, for clients that proved themselves without one.
-    pub fn plain_secret(&self, user: &str) -> Option<Secret> {
-        plain(&self.current().users, user)
+        self.context.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -88,7 +73,7 @@ fn read(
     gateway: &Arc<Gateway>,
     server_tls: &Arc<ServerTlsContext>,
     process: &Arc<ProcessSecrets>,
-) -> Result<Current, AccessError> {
+) -> Result<Arc<HandshakeContext>, AccessError> {
     let hba = Hba::parse(&text(&config.auth.hba_file)?).map_err(|e| invalid(&config.auth.hba_file, &e))?;
     let users = user_file(&config.auth)?;
     let query = config.auth.query.as_ref().map(|query| {
@@ -102,11 +87,11 @@ fn read(
         };
         AuthQuery::new(query, credential, Arc::new(primary)).ask_server()
     });
-    let secrets = Secrets::new(users.clone(), query, process.clone());
+    let secrets = Secrets::new(users, query, process.clone());
     let tls = ClientTlsContext::load(&config.client_tls)?;
     let timeout = Duration::from_millis(config.limits.startup_timeout_ms);
     let context = HandshakeContext::new(Arc::new(hba), Arc::new(secrets), tls, timeout);
-    Ok(Current { context: Arc::new(context), users: Arc::new(users) })
+    Ok(Arc::new(context))
 }
 
 fn user_file(auth: &config::Auth) -> Result<UserFile, AccessError> {

@@ -226,14 +226,13 @@ fn failure(error: &HandshakeError) -> Option<LoginFailure> {
 async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<Box<Session>> {
     let client = *client;
     let gateway = door.gateway.clone();
-    let credential = credential(&door.access, &client);
     let mut newcomer = Newcomer {
         stream: client.stream,
         user: client.user,
         database: client.database,
         parameters: client.parameters,
         protocol_minor: u32::from(client.protocol_minor) as u16,
-        credential,
+        credential: credential(client.login),
         peer,
         pending: client.pending,
         received: client.received,
@@ -260,14 +259,13 @@ async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<
     }
 }
 
-/// What the client's proof, or else the user file, lets us log in to servers with.
-fn credential(access: &Access, client: &Authenticated) -> Credential {
-    match &client.login {
-        ServerLogin::Password(password) => Credential::Password(Secret::new(password.clone())),
-        ServerLogin::ScramKeys(keys) => Credential::ScramKeys(keys.clone()),
-        ServerLogin::Md5(_) | ServerLogin::None => {
-            access.plain_secret(&client.user).map_or(Credential::None, Credential::Password)
-        }
+/// What the client's proof, or its secret here, lets us log in to servers with.
+fn credential(login: ServerLogin) -> Credential {
+    match login {
+        ServerLogin::Password(password) => Credential::Password(Secret::new(password)),
+        ServerLogin::Md5(stored) => Credential::Md5(Secret::new(stored)),
+        ServerLogin::ScramKeys(keys) => Credential::ScramKeys(keys),
+        ServerLogin::None => Credential::None,
     }
 }
 

@@ -103,6 +103,30 @@ fn a_verifier_is_enough_for_both_sides() {
 }
 
 #[test]
+fn an_md5_hash_is_enough_for_a_server_that_asks_for_md5() {
+    let cluster = Cluster::start_with(0, |options| {
+        options.hba.push("host all hashed samehost md5".into());
+    });
+    cluster.primary().psql("postgres", &format!("SET password_encryption = 'md5'; CREATE ROLE hashed LOGIN PASSWORD '{PASSWORD}'; CREATE ROLE proven LOGIN PASSWORD '{PASSWORD}'")).unwrap();
+    let hash = verifier(&cluster, "hashed");
+    let hba = "host trusting all all trust\nhost all all all md5\n";
+    cluster.primary().psql("postgres", "CREATE DATABASE trusting").unwrap();
+    // From the user file, and looked up on the server.
+    let from_file = Komainu::builder(&cluster).hba(hba).user("hashed", &hash).user("proven", &hash);
+    let looked_up = Komainu::builder(&cluster).hba(hba).config("[auth.query]\nuser = \"postgres\"\n");
+    for komainu in [from_file.start(), looked_up.start()] {
+        for (database, password) in [("postgres", PASSWORD), ("trusting", "")] {
+            let mut wire = try_login(komainu.wire(), "hashed", password, database).ok().unwrap();
+            assert_eq!(wire.query_value("SELECT session_user"), "hashed");
+        }
+        assert_eq!(try_login(komainu.wire(), "hashed", "wrong", "postgres").err().unwrap().0, "28P01");
+        // A server that asks for SCRAM cannot be answered; the client reads no more than that.
+        let (state, text) = try_login(komainu.wire(), "proven", PASSWORD, "trusting").err().unwrap();
+        assert_eq!((state.as_str(), text.as_str()), ("28000", "the login to the server failed"));
+    }
+}
+
+#[test]
 fn an_unknown_user_reads_what_a_wrong_password_reads() {
     let cluster = Cluster::shared();
     let komainu = Komainu::start(cluster);
