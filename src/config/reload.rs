@@ -62,14 +62,19 @@ pub fn live_part(old: &Config, new: Config) -> Config {
         max_unauthenticated_per_address: old.limits.max_unauthenticated_per_address,
         ..new.limits
     };
+    // Which servers there are, and where, stays; what they are given to do may change.
+    let servers = old.servers.iter().map(|server| {
+        let Server { weight, zone, .. } =
+            new.servers.iter().find(|new| new.id == server.id).unwrap_or(server).clone();
+        Server { weight, zone, ..server.clone() }
+    });
     Config {
+        servers: servers.collect(),
         listen: old.listen.clone(),
         admin: old.admin.clone(),
         log: Log { format: old.log.format, ..new.log },
         limits,
         split: Split { catalog_max_age_ms: old.split.catalog_max_age_ms, ..new.split },
-        health: old.health.clone(),
-        servers: old.servers.clone(),
         workers: old.workers,
         ..new
     }

@@ -80,18 +80,10 @@ async fn serve(path: &Path, config: Config, log: LogControl) -> Result<(), Serve
     let admin_listener = AdminListener::bind(&config.admin).await?;
     let listening = Arc::new(AtomicBool::new(false));
 
-    let health = HealthLogin::new(&config.health, access::plain_secret(&config.auth));
-    let observer = Observer::start(Settings {
-        servers: config.servers.clone(),
-        health: config.health.clone(),
-        tls: server_tls.clone(),
-        login: health.clone(),
-        clock: clock::process(),
-    })?;
+    let observer = Observer::start(how_to_look(&config, &server_tls))?;
     let catalogs = Arc::new(CatalogSource::new(CatalogSettings {
         snapshot: observer.snapshot.clone(),
-        tls: server_tls.clone(),
-        login: health,
+        own: observer.settings(),
         max_age: Duration::from_millis(config.split.catalog_max_age_ms),
     }));
     let counters = Arc::new(Counters::new(config.servers.len()));
@@ -127,7 +119,7 @@ async fn serve(path: &Path, config: Config, log: LogControl) -> Result<(), Serve
 
     let mut current = config;
     while let Told::Reload = signals.next().await {
-        if let Some(new) = reload(path, &current, &gateway, &access, &log) {
+        if let Some(new) = reload(path, &current, &gateway, &access, &observer, &log) {
             current = new;
         }
     }
@@ -138,6 +130,16 @@ async fn serve(path: &Path, config: Config, log: LogControl) -> Result<(), Serve
     gateway.pools.retire_all();
     tracing::info!("komainu has ended");
     Ok(())
+}
+
+fn how_to_look(config: &Config, tls: &Arc<ServerTlsContext>) -> Settings {
+    Settings {
+        servers: config.servers.clone(),
+        health: config.health.clone(),
+        tls: tls.clone(),
+        login: HealthLogin::new(&config.health, access::plain_secret(&config.auth)),
+        clock: clock::process(),
+    }
 }
 
 /// Ends every session as soon as it is outside a transaction, and all of them after the deadline.
@@ -179,6 +181,7 @@ fn reload(
     current: &Arc<Config>,
     gateway: &Arc<Gateway>,
     access: &Arc<Access>,
+    observer: &Observer,
     log: &LogControl,
 ) -> Option<Arc<Config>> {
     let (new, warnings) = match config::file::load(path) {
@@ -209,6 +212,7 @@ fn reload(
     if let Err(error) = log.reload(&new.log.level) {
         tracing::error!(%error, "the log level was not changed");
     }
+    observer.reconfigure(how_to_look(&new, &tls));
     gateway.pools.reconfigure(new.pool.clone(), tls);
     gateway.reconfigure(new.clone());
     tracing::info!(changed = ?live, "configuration reloaded");

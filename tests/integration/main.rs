@@ -21,6 +21,7 @@ mod lost_servers;
 mod pooling;
 mod prepared;
 mod purity;
+mod reload;
 mod routing;
 mod sandbox;
 mod session_state;
