@@ -31,7 +31,13 @@ pub enum AccessError {
 
 pub struct Access {
     process: Arc<ProcessSecrets>,
-    context: RwLock<Arc<HandshakeContext>>,
+    current: RwLock<Current>,
+}
+
+#[derive(Clone)]
+struct Current {
+    context: Arc<HandshakeContext>,
+    lookups: Option<AuthQuery>,
 }
 
 impl Access {
@@ -41,8 +47,8 @@ impl Access {
         server_tls: &Arc<ServerTlsContext>,
     ) -> Result<Arc<Self>, AccessError> {
         let process = ProcessSecrets::new();
-        let context = read(config, gateway, server_tls, &process)?;
-        Ok(Arc::new(Access { process, context: RwLock::new(context) }))
+        let current = read(config, gateway, server_tls, &process)?;
+        Ok(Arc::new(Access { process, current: RwLock::new(current) }))
     }
 
     pub fn reload(
@@ -52,12 +58,30 @@ impl Access {
         server_tls: &Arc<ServerTlsContext>,
     ) -> Result<(), AccessError> {
         let new = read(config, gateway, server_tls, &self.process)?;
-        *self.context.write().unwrap_or_else(PoisonError::into_inner) = new;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }
 
     pub fn context(&self) -> Arc<HandshakeContext> {
-        self.context.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current().context
+    }
+
+    /// A server has refused the user with what was looked up for it.
+    pub fn forget(&self, user: &str) {
+        if let Some(lookups) = self.current().lookups {
+            lookups.forget(user);
+        }
+    }
+
+    /// A client could not prove to be the user.
+    pub fn doubt(&self, user: &str) {
+        if let Some(lookups) = self.current().lookups {
+            lookups.doubt(user);
+        }
+    }
+
+    fn current(&self) -> Current {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -73,10 +97,10 @@ fn read(
     gateway: &Arc<Gateway>,
     server_tls: &Arc<ServerTlsContext>,
     process: &Arc<ProcessSecrets>,
-) -> Result<Arc<HandshakeContext>, AccessError> {
+) -> Result<Current, AccessError> {
     let hba = Hba::parse(&text(&config.auth.hba_file)?).map_err(|e| invalid(&config.auth.hba_file, &e))?;
     let users = user_file(&config.auth)?;
-    let query = config.auth.query.as_ref().map(|query| {
+    let lookups = config.auth.query.as_ref().map(|query| {
         let credential = plain(&users, &query.user).map_or(Credential::None, Credential::Password);
         let topology = gateway.topology.clone();
         let tls = server_tls.clone();
@@ -85,13 +109,13 @@ fn read(
             let server = snapshot.server(snapshot.primary?);
             Some(ConnectTarget { host: server.host.clone(), port: server.port, tls: tls.clone() })
         };
-        AuthQuery::new(query, credential, Arc::new(primary)).ask_server()
+        AuthQuery::new(query, credential, Arc::new(primary))
     });
-    let secrets = Secrets::new(users, query, process.clone());
+    let secrets = Secrets::new(users, lookups.as_ref().map(AuthQuery::ask_server), process.clone());
     let tls = ClientTlsContext::load(&config.client_tls)?;
     let timeout = Duration::from_millis(config.limits.startup_timeout_ms);
     let context = HandshakeContext::new(Arc::new(hba), Arc::new(secrets), tls, timeout);
-    Ok(Arc::new(context))
+    Ok(Current { context: Arc::new(context), lookups })
 }
 
 fn user_file(auth: &config::Auth) -> Result<UserFile, AccessError> {

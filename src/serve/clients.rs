@@ -199,6 +199,9 @@ async fn receive(mut stream: Stream, address: Option<SocketAddr>, door: Arc<Door
             drop(place);
         }
         Err(error) => {
+            if let HandshakeError::Password { user, .. } = &error {
+                door.access.doubt(user);
+            }
             if let Some(failure) = failure(&error) {
                 door.gateway.counters.login_failed(failure);
             }
@@ -253,6 +256,9 @@ async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<
         }
         Err(error) => {
             gateway.counters.login_failed(LoginFailure::Server);
+            if [sqlstate::INVALID_PASSWORD, sqlstate::INVALID_AUTHORIZATION].contains(&error.state) {
+                door.access.forget(&user);
+            }
             tracing::warn!(user, database, peer, state = %error.state, %error, "login refused");
             None
         }

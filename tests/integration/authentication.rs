@@ -210,6 +210,24 @@ fn a_lost_right_ends_within_the_stated_time_on_warm_pools_too() {
 }
 
 #[test]
+fn an_answer_that_proves_wrong_is_not_believed_any_longer() {
+    let cluster = Cluster::shared();
+    let (database, other) = (cluster.database(), cluster.database());
+    let komainu = with_query(cluster, 3_600_000);
+    cluster.prepare("postgres", &format!("CREATE ROLE rotated LOGIN PASSWORD '{PASSWORD}'"));
+    let log_in = |password: &str, database: &str| try_login(komainu.wire(), "rotated", password, database);
+    assert!(log_in(PASSWORD, &database).is_ok());
+    // The server refuses what the old password's owner proves: the answer is forgotten, and so is the old password.
+    cluster.prepare("postgres", "ALTER ROLE rotated PASSWORD 'the second'");
+    assert_eq!(log_in(PASSWORD, &other).err().unwrap().0, "28P01");
+    assert!(log_in("the second", &other).is_ok());
+    assert!(log_in(PASSWORD, &database).is_err());
+    // The client knows first.
+    cluster.prepare("postgres", "ALTER ROLE rotated PASSWORD 'the third'");
+    eventually(STATED, "the new password is taken", || log_in("the third", &database).is_ok());
+}
+
+#[test]
 fn a_hostile_schema_does_not_reach_komainus_own_queries() {
     let cluster = Cluster::shared();
     let database = cluster.database();
