@@ -165,8 +165,8 @@ mod tests {
         view.details[2].reason = Some(Reason::SecondPrimary);
         view.details[3].since_ms = 61_000;
         let counters = Counters::new(4);
-        counters.query(ServerIndex(1), QueryClass::Read);
-        counters.query(ServerIndex(1), QueryClass::Write);
+        counters.queries(ServerIndex(1), QueryClass::Read, 1);
+        counters.queries(ServerIndex(1), QueryClass::Write, 1);
 
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_709_164_740);
         let table = pool_nodes(&view, &counters.totals(), Some(ServerIndex(1)), |ms| {

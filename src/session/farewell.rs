@@ -34,6 +34,7 @@ impl Session {
             self.gateway.counters.unpinned(reason);
         }
         let Some(mut lease) = self.lease.take() else { return };
+        self.tally.hand_over(&self.gateway.counters, lease.conn.server);
         if tokio::runtime::Handle::try_current().is_err() {
             // The process ends; its sockets say the rest.
             return;

@@ -16,6 +16,7 @@ use super::pins::{PinReason, Pins};
 use super::prepared::{self, Content, Origin, Prepared, UNKNOWN_PREFIX};
 use super::rewrite;
 use super::session::{End, MAX_TO_SERVER, Passing, Session, Unnamed};
+use super::tally::class_of;
 use crate::admin::show;
 use crate::backend::ServerConn;
 use crate::backend::conn::{MAX_INSPECTED, OwnStatement};
@@ -24,6 +25,7 @@ use crate::clock;
 use crate::net::Buffer;
 use crate::route::statement::PoolShow;
 use crate::route::{Analysis, Analyzed, Effects, StatementKind};
+use crate::telemetry::labels::QueryClass;
 use crate::wire::frame::{HEADER_LEN, Header, header, split_cstr};
 use crate::wire::message::{self, Report, TransactionStatus, ready_for_query};
 use crate::wire::sqlstate;
@@ -217,6 +219,7 @@ impl Session {
                 Ok(Step::Done)
             }
             b'F' => {
+                self.tally.sent(QueryClass::Write);
                 lease.conn.expected.push(Owed::client(Reply::FunctionCall));
                 self.transaction.note_opaque();
                 self.note_pins();
@@ -280,6 +283,7 @@ impl Session {
             lease.conn.expected.push(Owed::client(Reply::Query));
             lease.conn.unnamed = None;
             self.unnamed = None;
+            self.tally.sent(QueryClass::Write);
             self.transaction.note_opaque();
             self.note_pins();
             self.passing = Passing { left: found.len, forward: true };
@@ -306,6 +310,7 @@ impl Session {
             lease.is_complete = lease.is_standby;
             lease.conn.unnamed = None;
             self.unnamed = None;
+            self.tally.sent(class_of(&analyzed));
             input.consume(found.len);
             return Ok(Step::Done);
         }
@@ -328,6 +333,7 @@ impl Session {
         lease.is_complete = lease.is_standby;
         self.unnamed = None;
         input.consume(found.len);
+        self.tally.sent(class_of(&analyzed));
         self.note_statement(&analyzed);
         let lease = self.lease.as_mut().expect("called with a lease");
         if wants_floor && self.transaction.may_write && ends_surely && alone && !lease.is_standby {
@@ -389,8 +395,13 @@ impl Session {
         lease.conn.unnamed = None;
         lease.conn.expected.push(owed);
         lease.is_complete = lease.is_standby;
+        // EXECUTE is what it executes.
+        let executes = analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE);
+        let executed = if executes { self.executed(&sql) } else { Vec::new() };
+        let writes = executed.iter().find(|one| class_of(one) == QueryClass::Write);
+        self.tally.sent(class_of(writes.or(executed.first()).unwrap_or(analyzed)));
         self.note_statement(analyzed);
-        if analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE) {
+        if executes {
             self.note_executed(&sql);
         }
         Ok(Step::Done)
@@ -803,6 +814,7 @@ impl Session {
             return Err(End::violation("invalid message format: Execute"));
         }
         if let Some(analyzed) = self.transaction.portal(portal).cloned() {
+            self.tally.sent(class_of(&analyzed));
             self.note_statement(&analyzed);
             match analyzed.analysis.kind {
                 StatementKind::Deallocate { all: true } => self.transaction.discards_all = true,
@@ -811,6 +823,7 @@ impl Session {
             }
         } else {
             // Not bound in our sight: a cursor of DECLARE, or nothing at all.
+            self.tally.sent(QueryClass::Write);
             self.transaction.wrote();
         }
         let conn = &mut self.lease.as_mut().expect("called with a lease").conn;

@@ -24,7 +24,7 @@ use crate::clock::{coarse_ms, now_ms};
 use crate::config::Consistency;
 use crate::pool::{Acquire, AcquireError, Pool, PoolKey};
 use crate::route::{self, Analyzed, Class, DecisionReason, SessionView, Target};
-use crate::telemetry::labels::{QueryClass, ReadToPrimary};
+use crate::telemetry::labels::ReadToPrimary;
 use crate::topology::{Lsn, ServerIndex, Snapshot};
 use crate::wire::message::{self, Report, TransactionStatus};
 use crate::wire::sqlstate::{self, SqlState};
@@ -517,21 +517,16 @@ impl Session {
         lease.request = None;
     }
 
-    /// Counts where a request goes, and remembers why.
+    /// Counts why a read goes to the primary, and remembers where the request goes.
     fn note_route(&mut self, conn: &ServerConn, request: &Request, is_standby: bool) {
         let counters = &self.gateway.counters;
-        let class = match (&request.decisive, request.class) {
-            (Some(_), Class::Read) => QueryClass::Read,
-            (_, Class::Write) => QueryClass::Write,
-            // Not looked into: splitting is off, or there is no statement in it.
-            (None, Class::Read) => QueryClass::Other,
-        };
-        counters.query(conn.server, class);
+        // Without a decisive statement it was not looked into: splitting is off, or there is none in it.
+        let is_read = request.decisive.is_some() && request.class == Class::Read;
         let reason = match self.route_reason {
             Some(reason) => ReadToPrimary::of(reason),
             None => Some(ReadToPrimary::Refused),
         };
-        if let Some(reason) = reason.filter(|_| class == QueryClass::Read && !is_standby) {
+        if let Some(reason) = reason.filter(|_| is_read && !is_standby) {
             counters.read_to_primary(reason);
         }
         if !request.is_for_komainu() {
@@ -569,6 +564,7 @@ impl Session {
     /// Gives the connection back.
     pub(super) fn end_lease(&mut self) {
         if let Some(lease) = self.lease.take() {
+            self.tally.hand_over(&self.gateway.counters, lease.conn.server);
             self.slot.release(&lease.pool, lease.conn);
         }
     }

@@ -24,6 +24,7 @@ mod rewrite;
 #[expect(clippy::module_inception, reason = "the file is named after its one type")]
 mod session;
 pub mod settings;
+mod tally;
 mod transaction;
 
 pub use gateway::Gateway;

@@ -374,6 +374,9 @@ impl Session {
         let is_worth_asking = tracks_floor && stands_in && self.position_is_worth_asking();
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let conn = &mut *lease.conn;
+        if conn.status == TransactionStatus::Idle || self.tally.is_long() {
+            self.tally.hand_over(&self.gateway.counters, conn.server);
+        }
         if conn.status != TransactionStatus::Idle {
             lease.is_complete = false;
             return Ok(());

@@ -25,6 +25,7 @@ use super::pins::Pins;
 use super::prepared::Names;
 use super::registry::{Order, SessionHandle};
 use super::settings::{Reported, Settings};
+use super::tally::Tally;
 use super::transaction::Transaction;
 use crate::backend::connect::Credential;
 use crate::clock::now_ms;
@@ -130,6 +131,7 @@ pub struct Session {
 
     pub(super) status: TransactionStatus,
     pub(super) transaction: Transaction,
+    pub(super) tally: Tally,
     pub(super) names: Names,
     pub(super) unnamed: Option<Unnamed>,
     pub(super) next_unnamed: u64,
@@ -212,6 +214,7 @@ impl Session {
             discarding: false,
             status: TransactionStatus::Idle,
             transaction: Transaction::default(),
+            tally: Tally::default(),
             names: Names::default(),
             unnamed: None,
             next_unnamed: 0,

@@ -421,7 +421,8 @@ fn flight(random: &mut Random, table: &str, steps: &mut Vec<Step>) {
     // A utility statement that a simple query could not run in a transaction leaves its portal behind, and
     // PostgreSQL (14 to 18, as far as tried) reads freed memory when that is executed: it may crash.
     let mut unnamed_is_bound = false;
-    let safe = |portal, is_bound: bool| if portal == "" && !is_bound { "p" } else { portal };
+    let safe =
+        |portal: &'static str, is_bound: bool| if portal.is_empty() && !is_bound { "p" } else { portal };
     for _ in 0..1 + random.below(7) {
         messages = match random.below(16) {
             0..=2 => {
