@@ -12,6 +12,8 @@ pub mod cluster;
 pub mod config;
 pub mod net;
 pub mod pool;
+#[cfg(test)]
+mod properties;
 pub mod route;
 pub mod sandbox;
 pub mod serve;

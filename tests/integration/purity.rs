@@ -77,6 +77,22 @@ fn what_decides_does_no_io() {
 }
 
 #[test]
+fn every_property_keeps_its_failures_under_tests() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut found, mut properties) = (Vec::new(), 0);
+    super::documentation::files(&source, "rs", &mut found);
+    for file in found {
+        let text = fs::read_to_string(&file).unwrap();
+        for block in text.split("proptest! {\n").skip(1) {
+            properties += 1;
+            let first = block.trim_start().lines().next().unwrap();
+            assert!(first.contains("crate::properties::"), "{}: {first}", file.display());
+        }
+    }
+    assert!(properties > 8, "only {properties} blocks were found");
+}
+
+#[test]
 fn what_is_forbidden_is_found() {
     let found = |text: &str| impurities(text).len();
     assert_eq!(found("use tokio::net::TcpStream;"), 1);
