@@ -117,6 +117,21 @@ impl Pool {
         }
     }
 
+    /// As `offer_credential`, where what there was has been refused: a standby may refuse for a while what the
+    /// primary takes, and is not logged in to by clients.
+    pub fn offer_credential_if_none(&self, credential: &Credential) {
+        let mut inner = self.inner();
+        if matches!(inner.credential, Credential::None) {
+            inner.credential = credential.clone();
+        }
+    }
+
+    /// Nothing is open, and the last attempt to open a connection failed just now.
+    pub fn is_failing(&self) -> bool {
+        let inner = self.inner();
+        inner.book.open_count() == 0 && now_ms() < inner.not_before_ms
+    }
+
     pub fn greeting(&self) -> Option<(Arc<Reported>, u64)> {
         let inner = self.inner();
         inner.greeting.clone().map(|greeting| (greeting, inner.confirmed_at_ms))

@@ -299,6 +299,12 @@ impl Session {
             self.gateway.counters.acquired_at_once();
             return self.begin_lease(conn, pool, request, is_standby);
         }
+        if is_standby && pool.is_failing() {
+            // Waiting for the next attempt would cost each read that pause.
+            self.force_primary = true;
+            return self.begin_request_since(request, since_ms, false);
+        }
+        pool.offer_credential_if_none(&self.identity.credential);
         let acquire = match self.waiter.take() {
             Some(waiter) => pool.wait_as(waiter),
             None => pool.wait(),

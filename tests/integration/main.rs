@@ -22,6 +22,7 @@ mod pooling;
 mod prepared;
 mod purity;
 mod reload;
+mod replay;
 mod routing;
 mod sandbox;
 mod session_state;
