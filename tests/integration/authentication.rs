@@ -268,17 +268,49 @@ fn secrets_are_nowhere_to_be_read() {
     let database = cluster.database();
     cluster.prepare("postgres", &format!("CREATE ROLE discreet LOGIN PASSWORD '{PASSWORD}'"));
     let secret = verifier(cluster, "discreet");
-    let komainu = Komainu::builder(cluster).user("discreet", &secret).config("log.level = \"trace\"").start();
+    cluster.prepare(
+        "postgres",
+        &format!("SET password_encryption = 'md5'; CREATE ROLE discreet_md5 LOGIN PASSWORD '{PASSWORD}'"),
+    );
+    let hash = verifier(cluster, "discreet_md5");
+    cluster
+        .prepare("postgres", "CREATE ROLE discreet_health LOGIN PASSWORD 'health secret' IN ROLE pg_monitor");
+    let builder = Komainu::builder(cluster);
+    let certificates = Certificates::create(builder.directory());
+    let (certificate, key) = certificates.server("gate");
+    let password_file = builder.directory().join("health.txt");
+    let komainu = builder
+        .user("discreet", &secret)
+        .user("discreet_md5", &hash)
+        .file("health.txt", "health secret\n")
+        .config(&format!(
+            "[log]\nlevel = \"trace\"\n[health]\nuser = \"discreet_health\"\npassword_file = {password_file:?}\n\
+             [client_tls]\nmode = \"allow\"\ncert_file = {certificate:?}\nkey_file = {key:?}\n"
+        ))
+        .start();
+    let key_text = std::fs::read_to_string(&key).unwrap();
+    let key_line = key_text.lines().nth(1).unwrap();
     let mut wire = try_login(komainu.wire(), "discreet", PASSWORD, &database).ok().unwrap();
     let _ = try_login(komainu.wire(), "discreet", "mistyped secret", &database);
     let url = komainu.url(&database);
     psql(&url, &["SELECT 'bound value'", "SELEC"]);
     let mut outputs = vec![("the log".to_owned(), komainu.log())];
-    for path in ["/status", "/metrics", "/ready"] {
+    for path in ["/status", "/metrics", "/live", "/ready"] {
         outputs.push((path.into(), komainu.admin(path).unwrap().body));
     }
-    for show in ["POOL_NODES", "POOL_POOLS", "POOL_PROCESSES", "POOL_VERSION", "KOMAINU pins"] {
-        let rows = wire.query(&format!("SHOW {show}"));
+    for show in [
+        "SHOW POOL_NODES",
+        "SHOW POOL_POOLS",
+        "SHOW POOL_PROCESSES",
+        "SHOW POOL_VERSION",
+        "SHOW ROUTE",
+        "SHOW komainu.pins",
+        "SHOW komainu.token",
+        "SHOW komainu.config",
+        "/* komainu: explain route */ SELECT 'bound value'",
+        "/* komainu: explain route */ ALTER ROLE discreet PASSWORD 'mistyped secret'",
+    ] {
+        let rows = wire.query(show);
         outputs
             .push((show.into(), rows.iter().map(|message| String::from_utf8_lossy(&message.body)).collect()));
     }
@@ -294,6 +326,9 @@ fn secrets_are_nowhere_to_be_read() {
             "bound value",
             &verifier_keys,
             &cancel_key,
+            &hash["md5".len()..],
+            "health secret",
+            key_line,
         ] {
             assert!(!output.contains(hidden), "{what} shows {hidden:?}");
         }
