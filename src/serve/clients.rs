@@ -91,6 +91,15 @@ impl Clients {
         Ok(clients)
     }
 
+    /// Stops accepting; when it returns, whoever connects is refused by the kernel.
+    pub async fn close(mut self) {
+        for task in &mut self.tasks {
+            task.abort();
+            // Ends when the task, and with it the socket, is gone.
+            let _ = task.await;
+        }
+    }
+
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }

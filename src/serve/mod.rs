@@ -145,7 +145,7 @@ fn how_to_look(config: &Config, tls: &Arc<ServerTlsContext>) -> Settings {
 /// Ends every session as soon as it is outside a transaction, and all of them after the deadline.
 async fn drain(config: &Config, gateway: &Gateway, clients: Clients, signals: &mut Signals) {
     gateway.draining.store(true, Ordering::Release);
-    drop(clients);
+    clients.close().await;
     let timeout = Duration::from_millis(config.limits.shutdown_timeout_ms);
     tracing::info!(
         clients = gateway.sessions.len(),

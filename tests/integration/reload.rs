@@ -25,9 +25,10 @@ fn open_pools_take_up_new_time_limits() {
         let mut wire = komainu.login(database);
         assert_eq!(wire.query_value("SELECT 1"), "1");
         assert_eq!(backends(database), "1");
-        komainu.reload("komainu.toml", &format!("{key} = 600000"), &format!("{key} = 1"));
+        komainu.reload("komainu.toml", &format!("{key} = 600000\n"), &format!("{key} = 1\n"));
         eventually(PATIENCE, &format!("{key} closes the connection"), || backends(database) == "0");
         assert_eq!(wire.query_value("SELECT 2"), "2", "the session has lost nothing");
+        komainu.reload("komainu.toml", &format!("{key} = 1\n"), &format!("{key} = 600000\n"));
     }
 }
 
