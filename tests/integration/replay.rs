@@ -81,9 +81,12 @@ fn a_read_that_replay_cancels_is_asked_again_where_that_is_honest() {
     let conflict = || {
         let hangs = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND state = 'active'";
         eventually(PATIENCE, "it runs", || standby.psql("postgres", hangs).unwrap() == "1");
-        let primary = cluster.primary();
-        primary.psql(&database, "UPDATE t SET n = n").unwrap();
-        primary.psql(&database, "VACUUM t").unwrap();
+        eventually(PATIENCE, "it is cancelled", || {
+            for sql in ["UPDATE t SET n = n", "VACUUM t"] {
+                cluster.primary().psql(&database, sql).unwrap();
+            }
+            standby.psql("postgres", hangs).unwrap() == "0"
+        });
     };
     let ask = |wire: &mut Wire, sql: &str| wire.encode(|buffer| frontend::query(sql, buffer));
     let error = |messages: &[Message]| {
