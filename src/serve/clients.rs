@@ -203,8 +203,7 @@ async fn receive(mut stream: Stream, address: Option<SocketAddr>, door: Arc<Door
         Ok(Outcome::Client(authenticated)) => {
             let Some(session) = Box::pin(admit(&door, authenticated, peer)).await else { return };
             drop(door);
-            let end = session.run().await;
-            tracing::debug!(%end, "client left");
+            session.run().await;
             drop(place);
         }
         Err(error) => {
@@ -257,10 +256,10 @@ async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<
         send_last(&mut newcomer.stream, &out).await;
         return None;
     }
-    let (user, database, peer) = (newcomer.user.clone(), newcomer.database.clone(), newcomer.peer.clone());
+    let user = newcomer.user.clone();
     match log_in(gateway.clone(), newcomer).await {
         Ok(session) => {
-            tracing::debug!(user, database, peer, "client logged in");
+            session.note_login();
             Some(session)
         }
         Err(error) => {
@@ -268,7 +267,6 @@ async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<
             if [sqlstate::INVALID_PASSWORD, sqlstate::INVALID_AUTHORIZATION].contains(&error.state) {
                 door.access.forget(&user);
             }
-            tracing::warn!(user, database, peer, state = %error.state, %error, "login refused");
             None
         }
     }
