@@ -37,13 +37,23 @@ struct Inner {
     /// Permits of all open connections; which belongs to which does not matter.
     permits: Vec<Permit>,
     credential: Credential,
-    /// What new connections report, for greeting clients without asking a server.
-    greeting: Option<Arc<Reported>>,
-    /// When a server last confirmed that the role may log in.
-    confirmed_at_ms: u64,
+    /// For greeting clients without asking a server.
+    greeting: Option<Greeting>,
     /// Set after a failed attempt: no new one before this.
     not_before_ms: u64,
     failures: u32,
+}
+
+/// What a client may be greeted with.
+#[derive(Debug, Clone)]
+pub struct Greeting {
+    /// By new connections.
+    pub reported: Arc<Reported>,
+    /// When a server last confirmed that the role may log in.
+    pub confirmed_at_ms: u64,
+    /// Settings of the last client, and what it was told: most clients of a pool are alike, and then they
+    /// share both.
+    pub last: Option<(Arc<Settings>, Arc<Reported>)>,
 }
 
 #[derive(Debug)]
@@ -85,7 +95,6 @@ impl Pool {
                 permits: Vec::new(),
                 credential,
                 greeting: None,
-                confirmed_at_ms: 0,
                 not_before_ms: 0,
                 failures: 0,
             }),
@@ -132,13 +141,28 @@ impl Pool {
         inner.book.open_count() == 0 && now_ms() < inner.not_before_ms
     }
 
-    pub fn greeting(&self) -> Option<(Arc<Reported>, u64)> {
-        let inner = self.inner();
-        inner.greeting.clone().map(|greeting| (greeting, inner.confirmed_at_ms))
+    pub fn greeting(&self) -> Option<Greeting> {
+        self.inner().greeting.clone()
+    }
+
+    /// That a client with these settings was told this, on the ground of `reported`.
+    pub fn remember_greeted(
+        &self,
+        reported: &Arc<Reported>,
+        settings: &Arc<Settings>,
+        believed: &Arc<Reported>,
+    ) {
+        if let Some(greeting) = &mut self.inner().greeting
+            && Arc::ptr_eq(&greeting.reported, reported)
+        {
+            greeting.last = Some((settings.clone(), believed.clone()));
+        }
     }
 
     pub fn confirm_login(&self, now_ms: u64) {
-        self.inner().confirmed_at_ms = now_ms;
+        if let Some(greeting) = &mut self.inner().greeting {
+            greeting.confirmed_at_ms = now_ms;
+        }
     }
 
     /// An idle connection at once, if there is one. Prefers one that was last made up as `settings`.
@@ -338,8 +362,8 @@ impl Pool {
             inner.book.opened();
             inner.permits.push(permit);
             inner.failures = 0;
-            inner.confirmed_at_ms = now_ms();
-            inner.greeting = Some(conn.reported.clone());
+            let reported = conn.reported.clone();
+            inner.greeting = Some(Greeting { reported, confirmed_at_ms: now_ms(), last: None });
         }
         tracing::debug!(server = %self.target.host, port = self.target.port, database = %self.key.database,
             user = %self.key.user, pid = conn.cancel.pid, "server connection opened");
