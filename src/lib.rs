@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod config;
 pub mod consensus;
 pub mod net;
+pub mod pki;
 pub mod pool;
 pub mod route;
 pub mod sandbox;

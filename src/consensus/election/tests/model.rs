@@ -354,7 +354,8 @@ impl World {
         let owner_asked_ms = owner.and_then(|owner| leading.asked_ms.get(&owner));
         let gone = owner_asked_ms.is_none_or(|at_ms| at_ms + 1000 < now_ms);
         let mut appended = false;
-        if applied >= leading.first_index && leading.pending.is_none() && gone {
+        // Only when nothing of what it decided before is still on its way.
+        if applied >= leading.first_index && applied == node.log.len() && leading.pending.is_none() && gone {
             if owner.is_some() {
                 node.log.push(Entry { term: node.vote.0, leader: id, what: What::Fence });
                 leading.pending = Some((node.log.len(), id));
@@ -481,7 +482,8 @@ impl World {
     /// The library's queue has reached this message.
     fn library(&mut self, from: Peer, id: Id, message: Message) {
         let now_ms = self.local_ms(id);
-        let lease_ms = self.settings.election_timeout_max_ms;
+        let settings = self.lessor_settings();
+        let lease_ms = settings.election_timeout_max_ms;
         let voters = self.voters();
         let node = self.node(id);
         match message {
@@ -516,6 +518,11 @@ impl World {
                     node.votes.clear();
                 }
                 let vote = node.vote;
+                if let Some(leading) = &mut node.leading {
+                    // It stood down for nothing.
+                    let first_index = leading.first_index as u64;
+                    leading.lessor = Lessor::new(settings, id, voters, Began::Resumed, first_index, now_ms);
+                }
                 self.answer(id, from, Message::Voted { vote, granted });
             }
             Message::Voted { vote, granted } => {
@@ -548,13 +555,17 @@ impl World {
         self.broadcast(id, &message);
     }
 
+    fn lessor_settings(&self) -> LeaseSettings {
+        match self.mutation {
+            Mutation::NoMargin => LeaseSettings { drift_margin_ms: 0, ..self.settings },
+            _ => self.settings,
+        }
+    }
+
     fn establish(&mut self, id: Id, began: Began) {
         let now_ms = self.local_ms(id);
         let voters = self.voters();
-        let mut settings = self.settings;
-        if self.mutation == Mutation::NoMargin {
-            settings.drift_margin_ms = 0;
-        }
+        let settings = self.lessor_settings();
         let began = if self.mutation == Mutation::ForgetGrants { Began::Elected } else { began };
         let node = self.node(id);
         node.vote.2 = true;

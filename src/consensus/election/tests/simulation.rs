@@ -30,7 +30,7 @@ proptest! {
 fn the_nights_are_bad() {
     let worlds: Vec<World> = (0..20).map(|seed| night(seed, 3, Mutation::None)).collect();
     let (elections, moves) = worlds.iter().fold((0, 0), |(e, m), world| (e + world.elections, m + world.moves));
-    assert!(elections > 60 && moves > 100, "{elections} elections, {moves} moves");
+    assert!(elections > 30 && moves > 100, "{elections} elections, {moves} moves");
 }
 
 /// Each safeguard is needed: without it some night breaks the promise.
@@ -48,7 +48,6 @@ fn without_a_safeguard_it_breaks() {
         Mutation::ForgetGrants,
     ] {
         let broken = (0..400).position(|seed| night(seed, 3, mutation).violation.is_some());
-        println!("{mutation:?}: {broken:?}");
         assert!(broken.is_some(), "{mutation:?} is not noticed");
     }
 }
