@@ -89,7 +89,8 @@ impl Election {
     pub fn refused(&mut self, now_ms: u64, refusals: &[Refusal]) {
         let wait_ms = refusals.iter().map(Refusal::retry_after_ms).min().unwrap_or(0);
         let pause_ms = self.random(self.settings.heartbeat_ms);
-        self.not_before_ms = now_ms.saturating_add(wait_ms.max(self.settings.heartbeat_ms / 2)).saturating_add(pause_ms);
+        self.not_before_ms =
+            now_ms.saturating_add(wait_ms.max(self.settings.heartbeat_ms / 2)).saturating_add(pause_ms);
     }
 
     /// A quorum would vote for this node, whose own vote is of `term`. True: hand the campaign to the library and

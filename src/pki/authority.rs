@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PublicKeyData as _, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData as _, SanType,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject as _};
 
 use super::certificate::{Certificate, CertificateError};
-use super::name::{NameError, NodeName, check_label};
+use super::name::{NameError, NodeName, authority_name, check_label};
 
 pub const AUTHORITY_CERTIFICATE: &str = "ca.crt";
 const AUTHORITY_KEY: &str = "ca.key";
@@ -100,8 +100,9 @@ impl Authority {
         for der in read_certificates(&path)? {
             let certificate = Certificate::parse(&der)
                 .map_err(|source| PkiError::Certificate { path: path.clone(), source })?;
-            let cluster = certificate.subject.strip_prefix("CN=").and_then(cluster_of);
-            if let (Some(cluster), true) = (cluster, certificate.public_key == key.subject_public_key_info()) {
+            if let (Some(cluster), true) =
+                (certificate.authority_of(), certificate.public_key == key.subject_public_key_info())
+            {
                 let cluster = cluster.to_owned();
                 let issuer = Issuer::from_ca_cert_der(&der, key)?;
                 let ends = certificate.not_after;
@@ -179,20 +180,13 @@ impl Authority {
         params.distinguished_name = subject(&name.dns());
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         // Each node is asked and asks.
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let ends = validity(&mut params, days);
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok((certificate.pem(), key.serialize_pem(), ends))
     }
-}
-
-fn authority_name(cluster: &str) -> String {
-    format!("komainu authority of {cluster}")
-}
-
-fn cluster_of(authority: &str) -> Option<&str> {
-    authority.strip_prefix("komainu authority of ")
 }
 
 fn subject(name: &str) -> rcgen::DistinguishedName {

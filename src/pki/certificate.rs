@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use x509_parser::time::ASN1Time;
 
-use super::name::NodeName;
+use super::name::{NodeName, cluster_of};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
@@ -58,6 +58,11 @@ impl Certificate {
             not_after: time(parsed.validity().not_after),
             public_key: parsed.tbs_certificate.subject_pki.raw.to_vec(),
         })
+    }
+
+    /// The cluster whose authority it is of.
+    pub fn authority_of(&self) -> Option<&str> {
+        self.subject.strip_prefix("CN=").filter(|_| self.is_authority).and_then(cluster_of)
     }
 
     /// Whole days from now to its end; negative: it has ended.

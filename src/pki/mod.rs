@@ -7,7 +7,8 @@ mod authority;
 mod certificate;
 mod name;
 
-pub use authority::{AUTHORITY_CERTIFICATE, Authority, Issued, NODE_DAYS, AUTHORITY_DAYS, PkiError};
+pub(crate) use authority::read_all;
+pub use authority::{AUTHORITY_CERTIFICATE, AUTHORITY_DAYS, Authority, Issued, NODE_DAYS, PkiError};
 pub use certificate::{Certificate, CertificateError};
 pub use name::{NameError, NodeName, check_label};
 

@@ -5,6 +5,7 @@
 use std::fmt;
 
 const SUFFIX: &str = ".komainu";
+const AUTHORITY: &str = "komainu authority of ";
 /// Of a label in DNS.
 const MAX_LABEL: usize = 63;
 
@@ -58,6 +59,15 @@ pub fn check_label(label: &str, what: &'static str) -> Result<(), NameError> {
     if good { Ok(()) } else { Err(NameError::Label(label.to_owned(), what)) }
 }
 
+/// What a cluster's authority is called.
+pub(super) fn authority_name(cluster: &str) -> String {
+    format!("{AUTHORITY}{cluster}")
+}
+
+pub(super) fn cluster_of(authority: &str) -> Option<&str> {
+    authority.strip_prefix(AUTHORITY)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,8 +77,14 @@ mod tests {
         let name = NodeName::new("node-1", "shop").unwrap();
         assert_eq!(name.dns(), "node-1.shop.komainu");
         assert_eq!(NodeName::from_dns("node-1.shop.komainu"), Some(name));
-        for other in ["shop.komainu", "a.b.shop.komainu", "node-1.shop", "A.shop.komainu", ".shop.komainu", "ca.shop.komainu"]
-        {
+        for other in [
+            "shop.komainu",
+            "a.b.shop.komainu",
+            "node-1.shop",
+            "A.shop.komainu",
+            ".shop.komainu",
+            "ca.shop.komainu",
+        ] {
             assert_eq!(NodeName::from_dns(other), None, "{other}");
         }
         assert!(NodeName::new("a_b", "shop").is_err() && NodeName::new("a", "-shop").is_err());

@@ -40,7 +40,9 @@ pub struct Standing<'a, N> {
 pub enum Refusal {
     #[error("the candidate belongs to another cluster")]
     AnotherCluster,
-    #[error("the candidate is not the node that the log knows by that name: it was replaced, or lost its state")]
+    #[error(
+        "the candidate is not the node that the log knows by that name: it was replaced, or lost its state"
+    )]
     AnotherIncarnation,
     #[error("the candidate's log ends before ours")]
     LogBehind,

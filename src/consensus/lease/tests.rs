@@ -115,8 +115,14 @@ fn settings_that_cannot_work_are_refused_with_a_reason() {
     let wrong = [
         (LeaseSettings { heartbeat_ms: 0, ..good }, "heartbeat_ms must be at least 1"),
         (LeaseSettings { heartbeat_ms: 226, ..good }, "lease_ms (900) must be at least 4 times heartbeat_ms"),
-        (LeaseSettings { election_timeout_min_ms: 599, ..good }, "election_timeout_min_ms (599) must be at least"),
-        (LeaseSettings { election_timeout_min_ms: 1200, ..good }, "election_timeout_min_ms (1200) must be less"),
+        (
+            LeaseSettings { election_timeout_min_ms: 599, ..good },
+            "election_timeout_min_ms (599) must be at least",
+        ),
+        (
+            LeaseSettings { election_timeout_min_ms: 1200, ..good },
+            "election_timeout_min_ms (1200) must be less",
+        ),
         (LeaseSettings { drift_margin_ms: 93, ..good }, "drift_margin_ms (93) must be at least 94"),
         (LeaseSettings { lease_ms: u64::MAX, ..good }, "drift_margin_ms (200) must be at least"),
         (LeaseSettings { drift_margin_ms: u64::MAX, ..good }, "lease_ms (900) and drift_margin_ms"),

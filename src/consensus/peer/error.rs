@@ -7,7 +7,9 @@ use std::time::Duration;
 pub enum CallError {
     #[error("{node} at {address} cannot be reached: {reason}")]
     Unreachable { node: String, address: String, reason: String },
-    #[error("{node} at {address} could not be reached a moment ago ({reason}); not tried again for {retry_in:?}")]
+    #[error(
+        "{node} at {address} could not be reached a moment ago ({reason}); not tried again for {retry_in:?}"
+    )]
     Waiting { node: String, address: String, reason: String, retry_in: Duration },
     #[error("{node} at {address} refuses this node: {reason}")]
     Refused { node: String, address: String, reason: String },

@@ -44,7 +44,9 @@ pub(super) enum Welcome {
 /// Why a peer is not talked to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("it speaks protocol {oldest} to {newest}, we speak {OLDEST_PROTOCOL} to {PROTOCOL}: upgrade the older one")]
+    #[error(
+        "it speaks protocol {oldest} to {newest}, we speak {OLDEST_PROTOCOL} to {PROTOCOL}: upgrade the older one"
+    )]
     Protocol { oldest: u32, newest: u32 },
     #[error("its first message is not understood")]
     NotUnderstood,

@@ -3,8 +3,8 @@
 //! Owns the connections to it, by lane, and when to dial again. Invariant: a connection is used again only after a whole
 //! answer came on it, so an answer always belongs to the question before it.
 
-use std::sync::{Mutex, PoisonError};
 use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -109,7 +109,12 @@ impl Link {
 
     /// Asks, and waits for the answer at most so long, waiting for a connection included. Dropping it is safe: the peer
     /// may act on it or not, as with any error of which [`CallError::is_before_sending`] does not hold.
-    pub async fn call<Req, Resp>(&self, lane: Lane, request: &Req, within: Duration) -> Result<Resp, CallError>
+    pub async fn call<Req, Resp>(
+        &self,
+        lane: Lane,
+        request: &Req,
+        within: Duration,
+    ) -> Result<Resp, CallError>
     where
         Req: Serialize,
         Resp: DeserializeOwned,
@@ -167,7 +172,9 @@ impl Link {
 
     async fn dial(&self) -> Result<Connection, CallError> {
         let limits = &self.context.limits;
-        if let Some((reason, retry_in)) = self.with_dialling(|dialling| dialling.pause(limits.max_backoff, limits.min_backoff)) {
+        if let Some((reason, retry_in)) =
+            self.with_dialling(|dialling| dialling.pause(limits.max_backoff, limits.min_backoff))
+        {
             let (node, address) = (self.peer.node.clone(), self.address());
             return Err(CallError::Waiting { node, address, reason, retry_in });
         }
@@ -179,7 +186,9 @@ impl Link {
         };
         attempt.outcome = match &dialled {
             Ok(_) => Ok(()),
-            Err(CallError::Unreachable { reason, .. } | CallError::Refused { reason, .. }) => Err(reason.clone()),
+            Err(CallError::Unreachable { reason, .. } | CallError::Refused { reason, .. }) => {
+                Err(reason.clone())
+            }
             Err(other) => Err(other.to_string()),
         };
         dialled

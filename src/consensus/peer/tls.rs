@@ -106,7 +106,10 @@ impl PeerTls {
                 Err(error) => {
                     let text = error.to_string();
                     if told.as_ref() != Some(&text) {
-                        tracing::warn!(error = text, "certificates changed and cannot be used; the old ones stay");
+                        tracing::warn!(
+                            error = text,
+                            "certificates changed and cannot be used; the old ones stay"
+                        );
                     }
                     told = Some(text);
                 }
@@ -200,7 +203,13 @@ impl Current {
             .with_client_auth_cert(chain, key)
             .map_err(pair)?;
         client.resumption = Resumption::disabled();
-        Ok(Current { read, server: Arc::new(server), client: Arc::new(client), certificate, reminded_at: None })
+        Ok(Current {
+            read,
+            server: Arc::new(server),
+            client: Arc::new(client),
+            certificate,
+            reminded_at: None,
+        })
     }
 }
 

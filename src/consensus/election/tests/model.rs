@@ -67,10 +67,23 @@ enum Message {
 
 #[derive(Debug, Clone)]
 enum Event {
-    Deliver { from: Peer, to: Id, life: u64, message: Message },
+    Deliver {
+        from: Peer,
+        to: Id,
+        life: u64,
+        message: Message,
+    },
     /// The library gets to what was put into its queue.
-    Library { node: Id, life: u64, from: Peer, message: Option<Message> },
-    Tick { node: Id, life: u64 },
+    Library {
+        node: Id,
+        life: u64,
+        from: Peer,
+        message: Option<Message>,
+    },
+    Tick {
+        node: Id,
+        life: u64,
+    },
     Fault,
 }
 
@@ -346,7 +359,8 @@ impl World {
         let node = self.node(id);
         let applied = node.applied;
         let owner = node.owner();
-        let fence = node.log[..applied].iter().rposition(|entry| entry.what == What::Fence).map_or(0, |at| at + 1);
+        let fence =
+            node.log[..applied].iter().rposition(|entry| entry.what == What::Fence).map_or(0, |at| at + 1);
         let leading = node.leading.as_mut().unwrap();
         if let Some(contact) = leading.lessor.contact_ms(now_ms) {
             node.election.heard(contact);
@@ -442,7 +456,9 @@ impl World {
                 leading.asked_ms.insert(from.0, now_ms);
                 let grant = match leading.lessor.grant(now_ms, from.0, question) {
                     Ok(_) if mutation == Mutation::FullLength => Ok(Grant { length_ms: lease_ms }),
-                    Err(crate::consensus::lease::Refusal::BehindFence { .. }) if mutation == Mutation::NoFence => {
+                    Err(crate::consensus::lease::Refusal::BehindFence { .. })
+                        if mutation == Mutation::NoFence =>
+                    {
                         Ok(Grant { length_ms: lease_ms })
                     }
                     grant => grant,
@@ -579,8 +595,14 @@ impl World {
             Began::Resumed => node.log.len(),
         };
         let lessor = Lessor::new(settings, id, voters, began, first_index as u64, now_ms);
-        node.leading =
-            Some(Leading { lessor, first_index, matched: BTreeMap::new(), beat_at_ms: 0, pending: None, asked_ms: BTreeMap::new() });
+        node.leading = Some(Leading {
+            lessor,
+            first_index,
+            matched: BTreeMap::new(),
+            beat_at_ms: 0,
+            pending: None,
+            asked_ms: BTreeMap::new(),
+        });
         self.replicate(id);
     }
 
@@ -675,7 +697,11 @@ impl World {
 
     /// Of the highest term.
     pub fn leader(&self) -> Option<Id> {
-        self.nodes.iter().filter(|node| node.leading.is_some()).max_by_key(|node| node.vote).map(|node| node.id)
+        self.nodes
+            .iter()
+            .filter(|node| node.leading.is_some())
+            .max_by_key(|node| node.vote)
+            .map(|node| node.id)
     }
 
     /// Who believes that it may hold the endpoint.

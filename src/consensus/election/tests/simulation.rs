@@ -29,7 +29,8 @@ proptest! {
 #[test]
 fn the_nights_are_bad() {
     let worlds: Vec<World> = (0..20).map(|seed| night(seed, 3, Mutation::None)).collect();
-    let (elections, moves) = worlds.iter().fold((0, 0), |(e, m), world| (e + world.elections, m + world.moves));
+    let (elections, moves) =
+        worlds.iter().fold((0, 0), |(e, m), world| (e + world.elections, m + world.moves));
     assert!(elections > 30 && moves > 100, "{elections} elections, {moves} moves");
 }
 
@@ -73,7 +74,11 @@ fn a_follower_that_was_cut_off_or_restarted_deposes_nobody() {
             }
             now_us += 3_000_000;
             world.run(now_us);
-            assert_eq!((world.leader(), world.elections), (Some(leader), elections), "seed {seed}, step {step}");
+            assert_eq!(
+                (world.leader(), world.elections),
+                (Some(leader), elections),
+                "seed {seed}, step {step}"
+            );
             assert_eq!(world.holders().len(), 1);
             assert_eq!(world.violation, None);
         }
