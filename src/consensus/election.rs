@@ -24,9 +24,13 @@ pub struct Election {
     term: u64,
     /// Messages of leaders that the library has been given and has not answered.
     unanswered: u32,
-    /// While a campaign is being handed to the library: the term it leaves. No message of a leader of that term or
-    /// an earlier one may get in between.
-    leaving_term: Option<u64>,
+    /// A campaign is being handed to the library: no leader's message may get in between, not even one of a later
+    /// term, which the library would accept and then campaign against.
+    handing_over: bool,
+    /// Requests for a vote that the library has been given and has not answered.
+    votes_unanswered: u32,
+    /// Highest term that this node voted in for another.
+    voted_term: u64,
     /// A random part of the silence, so that candidates come one by one.
     patience_ms: u64,
     not_before_ms: u64,
@@ -42,7 +46,9 @@ impl Election {
             heard_at_ms: None,
             term: 0,
             unanswered: 0,
-            leaving_term: None,
+            handing_over: false,
+            votes_unanswered: 0,
+            voted_term: 0,
             patience_ms: 0,
             not_before_ms: 0,
             seed,
@@ -52,10 +58,11 @@ impl Election {
     }
 
     /// A message that only a leader sends has come: entries, a heartbeat, a snapshot. True: pass it on to the
-    /// library, and call [`Election::answered`] whatever becomes of it. False: refuse it, the sender's time is over.
+    /// library, and call [`Election::answered`] whatever becomes of it. False: refuse it with an error; the sender will
+    /// come again.
     #[must_use]
     pub fn incoming(&mut self, now_ms: u64, term: u64) -> bool {
-        if self.leaving_term.is_some_and(|leaving| term <= leaving) {
+        if self.handing_over {
             return false;
         }
         self.unanswered += 1;
@@ -93,22 +100,22 @@ impl Election {
             now_ms.saturating_add(wait_ms.max(self.settings.heartbeat_ms / 2)).saturating_add(pause_ms);
     }
 
-    /// A quorum would vote for this node, whose own vote is of `term`. True: hand the campaign to the library and
+    /// A quorum would vote for this node. True: hand the campaign to the library and
     /// then call [`Election::begun`]. False: a leader was heard in the meantime.
     #[must_use]
-    pub fn campaign(&mut self, now_ms: u64, term: u64) -> bool {
+    pub fn campaign(&mut self, now_ms: u64) -> bool {
         if self.unanswered > 0 || now_ms < self.quiet_from_ms() {
             return false;
         }
-        self.leaving_term = Some(term);
+        self.handing_over = true;
         self.patience_ms = self.random(self.settings.spread_ms());
         self.wait_for_election(now_ms);
         true
     }
 
-    /// The campaign stands in the library's queue: whatever is passed on from now on comes after it.
+    /// The library has begun the campaign, or will not; not before it has taken it from its queue.
     pub fn begun(&mut self) {
-        self.leaving_term = None;
+        self.handing_over = false;
     }
 
     /// Would this node vote for the candidate?
@@ -130,12 +137,27 @@ impl Election {
         self.quiet(now_ms)
     }
 
-    /// A real request for a vote has come. `Ok`: pass it on to the library (a leader calls
-    /// [`super::lease::Lessor::stand_down`] first). It compares logs and terms itself.
+    /// A real request for a vote has come. `Ok`: pass it on to the library, which compares logs and terms itself, and call
+    /// [`Election::vote_answered`] whatever becomes of it.
     pub fn judge_vote(&mut self, now_ms: u64) -> Result<(), Refusal> {
         self.quiet(now_ms)?;
+        self.votes_unanswered += 1;
         self.wait_for_election(now_ms);
         Ok(())
+    }
+
+    /// The library has answered the request for a vote in that term. If its answer is not known, it was granted.
+    pub fn vote_answered(&mut self, term: u64, granted: bool) {
+        self.votes_unanswered = self.votes_unanswered.saturating_sub(1);
+        if granted {
+            self.voted_term = self.voted_term.max(term);
+        }
+    }
+
+    /// May this node, as leader of that term, give leases? Not while the library may be voting for another, nor once it
+    /// has: what a leader is told of its own state comes later than the vote.
+    pub fn may_grant(&self, term: u64) -> bool {
+        self.votes_unanswered == 0 && !self.handing_over && term > self.voted_term
     }
 
     fn quiet(&self, now_ms: u64) -> Result<(), Refusal> {

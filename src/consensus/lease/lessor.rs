@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Grant, LeaseSettings, Question};
+use crate::consensus::election::Election;
 
 /// How this node came to lead, which decides what may still be out there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub enum Refusal {
     #[error("entry {fence} of the log must be applied first")]
     BehindFence { fence: u64 },
     #[error("the leader may be voting for another")]
-    StoodDown,
+    Voting,
 }
 
 #[derive(Debug, Clone)]
@@ -48,17 +49,18 @@ pub struct Lessor<N> {
     /// What was granted before this lead began has ended then.
     earlier_grants_end_at_ms: u64,
     fence: u64,
-    stood_down: bool,
+    term: u64,
 }
 
 impl<N: Ord + Clone> Lessor<N> {
-    /// `first_index` is the entry that this leader began its term with. Nobody gets a lease who has not applied
+    /// `first_index` is the entry that this leader began its `term` with. Nobody gets a lease who has not applied
     /// it: so nobody acts on a state that an earlier leader's fence has ended, whether or not we knew of it.
     pub fn new(
         settings: LeaseSettings,
         me: N,
         voters: Vec<BTreeSet<N>>,
         began: Began,
+        term: u64,
         first_index: u64,
         now_ms: u64,
     ) -> Self {
@@ -77,7 +79,7 @@ impl<N: Ord + Clone> Lessor<N> {
             applied: BTreeMap::new(),
             earlier_grants_end_at_ms,
             fence: first_index,
-            stood_down: false,
+            term,
         }
     }
 
@@ -116,10 +118,17 @@ impl<N: Ord + Clone> Lessor<N> {
     }
 
     /// Answers a node's question, and notes until when it must be feared. The leader asks too, as everybody does.
-    pub fn grant(&mut self, now_ms: u64, node: N, question: Question) -> Result<Grant, Refusal> {
+    /// `election` is this node's own.
+    pub fn grant(
+        &mut self,
+        now_ms: u64,
+        election: &Election,
+        node: N,
+        question: Question,
+    ) -> Result<Grant, Refusal> {
         raise(&mut self.applied, node.clone(), question.applied);
-        if self.stood_down {
-            return Err(Refusal::StoodDown);
+        if !election.may_grant(self.term) {
+            return Err(Refusal::Voting);
         }
         let contact = self.contact_ms(now_ms).ok_or(Refusal::NoQuorumYet)?;
         let silence = now_ms.saturating_sub(contact);
@@ -155,12 +164,6 @@ impl<N: Ord + Clone> Lessor<N> {
     /// Only for an entry that is committed: an entry that may vanish fences nobody.
     pub fn fence_passed(&self, index: u64, now_ms: u64) -> bool {
         self.fence_safe_at_ms(index).is_some_and(|safe_at_ms| now_ms >= safe_at_ms)
-    }
-
-    /// No more grants, ever. To be called before a vote for another is passed on to raft: between its vote and the
-    /// moment this node notices that it no longer leads, it must not grant.
-    pub fn stand_down(&mut self) {
-        self.stood_down = true;
     }
 }
 

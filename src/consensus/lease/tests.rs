@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::consensus::election::Election;
 
 const NODES: [u8; 3] = [1, 2, 3];
 
@@ -11,7 +12,11 @@ fn settings() -> LeaseSettings {
 }
 
 fn lessor(began: Began, now_ms: u64) -> Lessor<u8> {
-    Lessor::new(settings(), 1, vec![BTreeSet::from(NODES)], began, 10, now_ms)
+    Lessor::new(settings(), 1, vec![BTreeSet::from(NODES)], began, 7, 10, now_ms)
+}
+
+fn election() -> Election {
+    Election::new(settings(), 0, 1)
 }
 
 fn question(applied: u64) -> Question {
@@ -39,16 +44,16 @@ fn a_lease_runs_from_the_question() {
 #[test]
 fn the_leader_grants_while_a_quorum_answered_something_young() {
     let mut lessor = lessor(Began::Elected, 5000);
-    assert_eq!(lessor.grant(5000, 2, question(10)), Err(Refusal::NoQuorumYet));
+    assert_eq!(lessor.grant(5000, &election(), 2, question(10)), Err(Refusal::NoQuorumYet));
     lessor.acknowledged(3, 4900);
     assert_eq!(lessor.contact_ms(5000), Some(4900));
-    assert_eq!(lessor.grant(5000, 2, question(10)), Ok(Grant { length_ms: 800 }));
+    assert_eq!(lessor.grant(5000, &election(), 2, question(10)), Ok(Grant { length_ms: 800 }));
     // What matters is when it was sent; an answer to something older changes nothing.
     lessor.acknowledged(3, 4000);
     lessor.acknowledged(2, 4100);
     assert_eq!(lessor.contact_ms(5000), Some(4900));
-    assert_eq!(lessor.grant(5799, 2, question(10)), Ok(Grant { length_ms: 1 }));
-    assert_eq!(lessor.grant(5800, 2, question(10)), Err(Refusal::NoQuorum(900)));
+    assert_eq!(lessor.grant(5799, &election(), 2, question(10)), Ok(Grant { length_ms: 1 }));
+    assert_eq!(lessor.grant(5800, &election(), 2, question(10)), Err(Refusal::NoQuorum(900)));
 }
 
 #[test]
@@ -70,22 +75,22 @@ fn while_the_membership_changes_both_majorities_count() {
 fn who_is_behind_a_fence_gets_nothing_and_is_waited_for() {
     let mut lessor = lessor(Began::Elected, 1000);
     lessor.acknowledged(2, 1000);
-    assert_eq!(lessor.grant(1000, 3, question(9)), Err(Refusal::BehindFence { fence: 10 }));
+    assert_eq!(lessor.grant(1000, &election(), 3, question(9)), Err(Refusal::BehindFence { fence: 10 }));
     for node in NODES {
-        assert_eq!(lessor.grant(1000, node, question(11)), Ok(Grant { length_ms: 900 }));
+        assert_eq!(lessor.grant(1000, &election(), node, question(11)), Ok(Grant { length_ms: 900 }));
     }
     assert_eq!(lessor.fence_safe_at_ms(12), None);
     assert!(!lessor.fence_passed(12, 1_000_000), "it was never told of that fence");
     lessor.fence(12);
-    assert_eq!(lessor.grant(1100, 3, question(11)), Err(Refusal::BehindFence { fence: 12 }));
+    assert_eq!(lessor.grant(1100, &election(), 3, question(11)), Err(Refusal::BehindFence { fence: 12 }));
     assert_eq!(lessor.fence_safe_at_ms(12), Some(1000 + 900 + 200));
     lessor.applied(1, 12);
     lessor.applied(2, 12);
     assert!(!lessor.fence_passed(12, 2099) && lessor.fence_passed(12, 2100));
-    assert_eq!(lessor.grant(1200, 3, question(12)), Ok(Grant { length_ms: 700 }));
+    assert_eq!(lessor.grant(1200, &election(), 3, question(12)), Ok(Grant { length_ms: 700 }));
     assert!(lessor.fence_passed(12, 1200), "all have confirmed");
     lessor.fence(5);
-    assert_eq!(lessor.grant(1200, 3, question(11)), Err(Refusal::BehindFence { fence: 12 }));
+    assert_eq!(lessor.grant(1200, &election(), 3, question(11)), Err(Refusal::BehindFence { fence: 12 }));
 }
 
 #[test]
@@ -97,8 +102,15 @@ fn a_restarted_leader_waits_for_what_it_forgot_and_one_that_votes_grants_nothing
     }
     assert_eq!(resumed.fence_safe_at_ms(10), Some(1000 + 900 + 200));
     resumed.acknowledged(2, 1000);
-    resumed.stand_down();
-    assert_eq!(resumed.grant(1000, 2, question(10)), Err(Refusal::StoodDown));
+    let mut voting = election();
+    assert_eq!(voting.judge_vote(5000), Ok(()));
+    assert_eq!(resumed.grant(1000, &voting, 2, question(10)), Err(Refusal::Voting));
+    voting.vote_answered(8, false);
+    assert!(resumed.grant(1000, &voting, 2, question(10)).is_ok());
+    assert_eq!(voting.judge_vote(5000), Ok(()));
+    voting.vote_answered(7, true);
+    assert_eq!(resumed.grant(1000, &voting, 2, question(10)), Err(Refusal::Voting));
+    assert!(voting.may_grant(8), "it was elected again later");
 }
 
 #[test]

@@ -26,22 +26,22 @@ fn a_node_neither_votes_nor_campaigns_after_its_start() {
     let refusal = Refusal::JustStarted { for_ms: 1 };
     assert_eq!(election.judge_pre_vote(2199, &request(None), &mine), Err(refusal));
     assert_eq!(election.judge_vote(2199), Err(refusal));
-    assert!(!election.campaign(2199, 0));
+    assert!(!election.campaign(2199));
     assert!((2200..2500).contains(&election.due_at_ms()), "{}", election.due_at_ms());
     assert_eq!(election.judge_pre_vote(2200, &request(None), &mine), Ok(()));
-    assert!(election.campaign(2200, 0));
+    assert!(election.campaign(2200));
 }
 
 #[test]
 fn whoever_heard_a_leader_votes_for_nobody() {
     let mut election = Election::new(settings(), 0, 1);
     assert!(election.incoming(5000, 7));
-    assert!(!election.campaign(9000, 7), "the library may be accepting it this moment");
+    assert!(!election.campaign(9000), "the library may be accepting it this moment");
     election.answered(5010, true);
     let refusal = Refusal::LeaderIsAlive { for_ms: 1 };
     assert_eq!(election.judge_vote(6209), Err(refusal));
     assert!((6210..6510).contains(&election.due_at_ms()), "{}", election.due_at_ms());
-    assert!(!election.campaign(6209, 7));
+    assert!(!election.campaign(6209));
     // What a leader of an earlier term sends is no sign of life, unless the library says so.
     assert!(election.incoming(6205, 6));
     election.answered(6206, false);
@@ -52,14 +52,15 @@ fn whoever_heard_a_leader_votes_for_nobody() {
 #[test]
 fn a_campaign_and_the_old_leader_s_messages_do_not_overlap() {
     let mut election = Election::new(settings(), 0, 1);
-    assert!(election.campaign(5000, 7));
+    assert!(election.campaign(5000));
     assert!(!election.incoming(5001, 7), "accepted before the campaign is queued, it would count");
-    assert!(election.incoming(5002, 8), "somebody else has won");
-    election.answered(5003, true);
+    assert!(!election.incoming(5002, 9), "somebody else has won, but the campaign is as good as begun");
     election.begun();
-    assert!(election.incoming(5004, 7), "the library refuses it itself");
-    election.answered(5005, false);
-    assert!(election.due_at_ms() >= 5003 + 1200);
+    assert!(election.incoming(5003, 9));
+    election.answered(5004, true);
+    assert!(election.incoming(5005, 7), "the library refuses it itself");
+    election.answered(5006, false);
+    assert!((6204..6504).contains(&election.due_at_ms()), "{}", election.due_at_ms());
 }
 
 #[test]

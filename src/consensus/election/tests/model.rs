@@ -26,6 +26,10 @@ pub enum Mutation {
     VoteAnyway,
     /// A candidate does not care whether it heard one.
     CampaignAnyway,
+    /// Leaders' messages get in between the decision to campaign and the campaign.
+    Overlap,
+    /// A leader goes on granting while it votes for another.
+    GrantAndVote,
     /// What a quorum acknowledged counts from when the answers came.
     ContactFromArrival,
     /// A grant has its full length however old the contact with the quorum is.
@@ -81,6 +85,11 @@ enum Event {
         message: Option<Message>,
     },
     Tick {
+        node: Id,
+        life: u64,
+    },
+    /// A campaign that was decided on is put into the library's queue.
+    Campaign {
         node: Id,
         life: u64,
     },
@@ -256,7 +265,9 @@ impl World {
         let (id, life) = match &event {
             Event::Fault => return self.fault(),
             Event::Deliver { to, life, .. } => (*to, *life),
-            Event::Library { node, life, .. } | Event::Tick { node, life } => (*node, *life),
+            Event::Library { node, life, .. }
+            | Event::Tick { node, life }
+            | Event::Campaign { node, life } => (*node, *life),
         };
         let now_us = self.now_us;
         let node = self.node(id);
@@ -277,6 +288,7 @@ impl World {
                 Some(message) => self.library(from, id, message),
                 None => self.elect(id),
             },
+            Event::Campaign { .. } => self.enqueue(id, (id, 0), None),
             Event::Fault => {}
         }
     }
@@ -418,9 +430,6 @@ impl World {
             Message::Vote { .. } => {
                 let node = self.node(id);
                 if mutation == Mutation::VoteAnyway || node.election.judge_vote(now_ms).is_ok() {
-                    if let Some(leading) = &mut node.leading {
-                        leading.lessor.stand_down();
-                    }
                     self.enqueue(id, from, Some(message));
                 }
             }
@@ -452,9 +461,11 @@ impl World {
             Message::Voted { .. } => self.enqueue(id, from, Some(message)),
             Message::Ask(question) => {
                 let lease_ms = self.settings.lease_ms;
-                let Some(leading) = &mut self.node(id).leading else { return };
+                let indifferent = Election::new(self.settings, 0, 0);
+                let Node { leading: Some(leading), election, .. } = self.node(id) else { return };
                 leading.asked_ms.insert(from.0, now_ms);
-                let grant = match leading.lessor.grant(now_ms, from.0, question) {
+                let election = if mutation == Mutation::GrantAndVote { &indifferent } else { &*election };
+                let grant = match leading.lessor.grant(now_ms, election, from.0, question) {
                     Ok(_) if mutation == Mutation::FullLength => Ok(Grant { length_ms: lease_ms }),
                     Err(crate::consensus::lease::Refusal::BehindFence { .. })
                         if mutation == Mutation::NoFence =>
@@ -488,18 +499,22 @@ impl World {
             Ok(()) => drop(granted.insert(from)),
             Err(refusal) => refusals.push(refusal),
         }
-        if is_quorum(&voters, granted) && (node.election.campaign(now_ms, own_term) || anyway) {
+        if is_quorum(&voters, granted) && (node.election.campaign(now_ms) || anyway) {
             node.pre_votes = None;
-            self.enqueue(id, (id, 0), None);
-            self.node(id).election.begun();
+            let life = node.life;
+            if self.mutation == Mutation::Overlap {
+                self.node(id).election.begun();
+            }
+            let after_us =
+                if self.faulty() && self.chance(30) { self.draw(400_000) } else { self.draw(1000) };
+            self.push(after_us, Event::Campaign { node: id, life });
         }
     }
 
     /// The library's queue has reached this message.
     fn library(&mut self, from: Peer, id: Id, message: Message) {
         let now_ms = self.local_ms(id);
-        let settings = self.lessor_settings();
-        let lease_ms = settings.election_timeout_max_ms;
+        let kept_ms = self.settings.election_timeout_max_ms;
         let voters = self.voters();
         let node = self.node(id);
         match message {
@@ -521,24 +536,20 @@ impl World {
                 let vote = node.vote;
                 self.answer(id, from, Message::Appended { vote, ok, matched: log.len(), sent_at_ms });
             }
-            Message::Vote { vote, last_log } => {
+            Message::Vote { vote: asked, last_log } => {
                 // openraft's own lease: a vote that is committed is kept for the maximum.
-                let kept = node.vote.2 && now_ms <= node.voted_at_ms + lease_ms && node.leading.is_none();
+                let kept = node.vote.2 && now_ms <= node.voted_at_ms + kept_ms && node.leading.is_none();
                 let kept = kept && self.mutation != Mutation::VoteAnyway;
                 let node = self.node(id);
-                let granted = !kept && last_log >= node.last_log() && vote >= node.vote;
+                let granted = !kept && last_log >= node.last_log() && asked >= node.vote;
                 if granted {
-                    node.vote = vote;
+                    node.vote = asked;
                     node.voted_at_ms = now_ms;
                     node.leading = None;
                     node.votes.clear();
                 }
                 let vote = node.vote;
-                if let Some(leading) = &mut node.leading {
-                    // It stood down for nothing.
-                    let first_index = leading.first_index as u64;
-                    leading.lessor = Lessor::new(settings, id, voters, Began::Resumed, first_index, now_ms);
-                }
+                node.election.vote_answered(asked.0, granted);
                 self.answer(id, from, Message::Voted { vote, granted });
             }
             Message::Voted { vote, granted } => {
@@ -560,6 +571,7 @@ impl World {
     fn elect(&mut self, id: Id) {
         let now_ms = self.local_ms(id);
         let node = self.node(id);
+        node.election.begun();
         if node.leading.is_some() {
             return;
         }
@@ -594,7 +606,7 @@ impl World {
             // Some entry of its own term is there already; the last one is as good as the first.
             Began::Resumed => node.log.len(),
         };
-        let lessor = Lessor::new(settings, id, voters, began, first_index as u64, now_ms);
+        let lessor = Lessor::new(settings, id, voters, began, node.vote.0, first_index as u64, now_ms);
         node.leading = Some(Leading {
             lessor,
             first_index,
