@@ -53,8 +53,9 @@ pub struct Lessor<N> {
 }
 
 impl<N: Ord + Clone> Lessor<N> {
-    /// `first_index` is the entry that this leader began its `term` with. Nobody gets a lease who has not applied
-    /// it: so nobody acts on a state that an earlier leader's fence has ended, whether or not we knew of it.
+    /// Nobody gets a lease who has not applied the entry `first_index`: so nobody acts on a state that an earlier fence has
+    /// ended, whether or not we know of it. Elected: the entry that this leader began its `term` with. Resumed: the
+    /// *last* entry of its log, since fences of this very term may be in it.
     pub fn new(
         settings: LeaseSettings,
         me: N,

@@ -28,8 +28,6 @@ pub enum Mutation {
     CampaignAnyway,
     /// Leaders' messages get in between the decision to campaign and the campaign.
     Overlap,
-    /// A leader goes on granting while it votes for another.
-    GrantAndVote,
     /// What a quorum acknowledged counts from when the answers came.
     ContactFromArrival,
     /// A grant has its full length however old the contact with the quorum is.
@@ -288,7 +286,9 @@ impl World {
                 Some(message) => self.library(from, id, message),
                 None => self.elect(id),
             },
-            Event::Campaign { .. } => self.enqueue(id, (id, 0), None),
+            Event::Campaign { .. } => {
+                self.enqueue(id, (id, 0), None);
+            }
             Event::Fault => {}
         }
     }
@@ -461,10 +461,8 @@ impl World {
             Message::Voted { .. } => self.enqueue(id, from, Some(message)),
             Message::Ask(question) => {
                 let lease_ms = self.settings.lease_ms;
-                let indifferent = Election::new(self.settings, 0, 0);
                 let Node { leading: Some(leading), election, .. } = self.node(id) else { return };
                 leading.asked_ms.insert(from.0, now_ms);
-                let election = if mutation == Mutation::GrantAndVote { &indifferent } else { &*election };
                 let grant = match leading.lessor.grant(now_ms, election, from.0, question) {
                     Ok(_) if mutation == Mutation::FullLength => Ok(Grant { length_ms: lease_ms }),
                     Err(crate::consensus::lease::Refusal::BehindFence { .. })

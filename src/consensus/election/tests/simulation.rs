@@ -53,17 +53,13 @@ fn without_a_safeguard_it_breaks() {
     }
 }
 
-/// Two safeguards are against a few milliseconds at the wrong moment, which one night in some thousand has. These two
-/// showed that they were needed; whoever changes the model has to look for others.
+/// This one is against a few milliseconds at the wrong moment, which one night in some thousand has. Whoever changes the
+/// model has to look for another such night.
 #[test]
 fn without_a_rarely_needed_safeguard_it_breaks_too() {
-    for (mutation, seed, count) in [
-        (Mutation::Overlap, 10_056_340_201_161_425_269, 3),
-        (Mutation::GrantAndVote, 7_676_382_726_898_086_330, 5),
-    ] {
-        assert!(night(seed, count, mutation).violation.is_some(), "{mutation:?} is not noticed");
-        assert_eq!(night(seed, count, Mutation::None).violation, None, "with it nothing breaks");
-    }
+    let seed = 10_056_340_201_161_425_269;
+    assert!(night(seed, 3, Mutation::Overlap).violation.is_some());
+    assert_eq!(night(seed, 3, Mutation::None).violation, None);
 }
 
 #[test]
