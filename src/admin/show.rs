@@ -97,7 +97,7 @@ fn pg_role(detail: &Detail) -> &'static str {
 }
 
 /// `2026-11-21 06:30:00`, in UTC.
-fn date_time(time: SystemTime) -> String {
+pub fn date_time(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     let (year, month, day) = civil(seconds / 86_400);
     let of_day = seconds % 86_400;
