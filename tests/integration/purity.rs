@@ -13,6 +13,8 @@ const PURE: &[&str] = &[
     "cluster/primary.rs",
     "cluster/change.rs",
     "cluster/reason.rs",
+    "cluster/state.rs",
+    "cluster/state",
     "pool/book.rs",
     "backend/expect.rs",
     "session/prepared.rs",
