@@ -10,6 +10,7 @@ pub mod client;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod consensus;
 pub mod net;
 pub mod pool;
 pub mod route;

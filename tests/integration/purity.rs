@@ -15,6 +15,7 @@ const PURE: &[&str] = &[
     "cluster/reason.rs",
     "cluster/state.rs",
     "cluster/state",
+    "consensus/store/identity.rs",
     "pool/book.rs",
     "backend/expect.rs",
     "session/prepared.rs",
