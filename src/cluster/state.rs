@@ -24,7 +24,7 @@ pub use command::{Change, Command};
 pub use configuration::{Configuration, MAX_CONFIGURATION_BYTES, MAX_CONFIGURATION_VERSIONS, Version};
 pub use format::{FORMAT, ReadError};
 pub use incidents::{Incident, Incidents, MAX_INCIDENT_TEXT, MAX_INCIDENTS};
-pub use member::{MAX_MEMBERS, Member, MemberRole, Members};
+pub use member::{MAX_MEMBERS, MAX_VOTERS, Member, MemberRole, Members};
 pub use outcome::{Accepted, Outcome, Refusal};
 pub use ownership::{Endpoint, Fence, Fenced, MAX_ENDPOINTS, Primary, Stage};
 pub use server::{Administrative, Claim, MAX_SERVERS, Observed, Report, Server, Servers};
@@ -79,6 +79,9 @@ impl ClusterState {
             Change::AddMember { member } => self.members.add(member),
             Change::UpdateMember { id, incarnation, address, role } => {
                 let updated = self.members.update(id, *incarnation, address, *role)?;
+                if *role == MemberRole::Proxy {
+                    self.servers.forget(id);
+                }
                 self.servers.judge_all(&self.members, at_ms);
                 Ok(updated)
             }
@@ -109,7 +112,10 @@ impl ClusterState {
                 self.servers.set_administrative(server, *version, *state, &command.reason, at_ms)
             }
             Change::ServerReport { server, claim } => {
-                self.members.get(&command.node)?;
+                // A proxy's view decides nothing, and there may be a thousand of them.
+                if self.members.get(&command.node)?.role != MemberRole::Voter {
+                    return Err(Refusal::NoVoter { id: command.node.clone() });
+                }
                 let report = Report { claim: *claim, reason: command.reason.clone(), at_ms };
                 self.servers.report(&command.node, server, report, &self.members)
             }

@@ -12,6 +12,8 @@ use super::{Accepted, Refusal};
 
 /// Proxies beside application servers are members too.
 pub const MAX_MEMBERS: usize = 1024;
+/// More would make every decision slower and none safer.
+pub const MAX_VOTERS: usize = 7;
 /// Of an address as `host:port`: a DNS name has at most 253.
 const MAX_ADDRESS: usize = 270;
 
@@ -88,6 +90,7 @@ impl Members {
         role: MemberRole,
     ) -> Result<(Accepted, Option<Entry>), Refusal> {
         check_address(address)?;
+        self.check_voters(id, role)?;
         let member = self.expect(id, incarnation)?;
         if member.address == address && member.role == role {
             return Ok((Accepted::Unchanged, None));
@@ -121,6 +124,7 @@ impl Members {
 
     fn insert(&mut self, member: &Member) -> Result<(), Refusal> {
         check_address(&member.address)?;
+        self.check_voters(&member.id, member.role)?;
         if member.raft_id <= self.highest_raft_id {
             let next = self.highest_raft_id.saturating_add(1);
             return Err(Refusal::RaftIdUsed { raft_id: member.raft_id, next });
@@ -128,6 +132,16 @@ impl Members {
         self.highest_raft_id = member.raft_id;
         self.all.insert(member.id.clone(), member.clone());
         Ok(())
+    }
+
+    fn check_voters(&self, id: &str, role: MemberRole) -> Result<(), Refusal> {
+        let others = self.voters().filter(|voter| voter.id != id).count();
+        match role == MemberRole::Voter && others >= MAX_VOTERS {
+            true => {
+                Err(Refusal::TooMuch { what: "the number of voters".to_owned(), limit: MAX_VOTERS as u64 })
+            }
+            false => Ok(()),
+        }
     }
 
     pub(super) fn check(&self) -> Result<(), String> {

@@ -38,6 +38,8 @@ pub enum Refusal {
     BadName { name: String },
     #[error("there is no member {id}")]
     NoMember { id: String },
+    #[error("{id} is no voter: only voters report servers")]
+    NoVoter { id: String },
     #[error("there is a member {id} already")]
     MemberExists { id: String },
     #[error("member {id} is in incarnation {current}, not {expected}")]

@@ -136,6 +136,24 @@ fn a_server_is_what_most_voters_say_and_else_unknown() {
 }
 
 #[test]
+fn a_proxy_reports_nothing_and_voters_are_few() {
+    let mut state = created();
+    let proxy = |id: &str, raft_id| Member { role: MemberRole::Proxy, ..member(id, raft_id, 1) };
+    assert_eq!(state.apply(command(Change::AddMember { member: proxy("p", 4) })), CHANGED);
+    let claim = Claim { observed: Observed::Up, primary_on: None };
+    let report = command(Change::ServerReport { server: "pg1".to_owned(), claim });
+    let report = Command { node: "p".to_owned(), ..report };
+    assert_eq!(state.apply(report), Outcome::Refused(Refusal::NoVoter { id: "p".to_owned() }));
+    for raft_id in 5..9 {
+        let member = member(&format!("n{raft_id}"), raft_id, 1);
+        assert_eq!(state.apply(command(Change::AddMember { member })), CHANGED);
+    }
+    let too_many = command(Change::AddMember { member: member("n9", 9, 1) });
+    assert!(matches!(state.apply(too_many), Outcome::Refused(Refusal::TooMuch { .. })));
+    assert_eq!(state.apply(command(Change::AddMember { member: proxy("n9", 9) })), CHANGED);
+}
+
+#[test]
 fn the_primary_is_neither_detached_nor_forgotten() {
     let mut state = created();
     state.apply(name(0, "pg1"));

@@ -167,8 +167,12 @@ impl StorageBackend for Disk {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.lock().unwrap().operation(true, |inner| {
-            inner.synced.clone_from(&inner.cached);
-            inner.unsynced.clear();
+            for change in std::mem::take(&mut inner.unsynced) {
+                match change {
+                    Unsynced::Write(offset, data) => put(&mut inner.synced, offset, &data),
+                    Unsynced::Length(length) => inner.synced.resize(length, 0),
+                }
+            }
         })
     }
 
