@@ -42,8 +42,9 @@ impl Session {
         self.gateway.looks.all();
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let server = lease.pool.key.server;
-        tracing::warn!(parent: self.identity.span(self.id), server = %self.topology.servers.get(usize::from(server.0))
-            .map_or("?", |s| &s.id), %error, "server connection lost");
+        let span = self.identity.span(self.id);
+        let name = self.topology.servers.get(usize::from(server.0)).map_or("?", |server| &server.id);
+        tracing::warn!(parent: span, server = name, %error, "server connection lost");
         if lease.told_fatal {
             // As with PostgreSQL, that was the last word.
             return Err(End::Terminated);
