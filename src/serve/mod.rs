@@ -5,6 +5,7 @@
 
 mod access;
 mod clients;
+mod scheduling;
 mod ticks;
 
 use std::io;
@@ -60,11 +61,13 @@ pub fn run(path: &Path) -> Result<(), ServeError> {
     raise_file_limit(
         config.limits.max_client_connections + config.pool.max_server_connections * config.servers.len(),
     );
+    let scheduling = config.worker_scheduling;
     let runtime = match config.workers {
         // One worker needs no queues that others steal from.
         1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
         workers => tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers)
+            .on_thread_start(move || scheduling::apply(scheduling))
             .thread_name("komainu-worker")
             .enable_all()
             .build()?,
@@ -81,6 +84,10 @@ async fn serve(path: &Path, config: Config, log: LogControl) -> Result<(), Serve
     let listening = Arc::new(AtomicBool::new(false));
 
     let observer = Observer::start(how_to_look(&config, &server_tls))?;
+    if config.workers == 1 {
+        // This thread serves them itself. The observer's is on its way already and keeps what it has.
+        scheduling::apply(config.worker_scheduling);
+    }
     let catalogs = Arc::new(CatalogSource::new(CatalogSettings {
         snapshot: observer.snapshot.clone(),
         own: observer.settings(),

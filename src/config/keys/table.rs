@@ -41,6 +41,7 @@ pub static SECTIONS: &[Section] = &[
         keys: &[
             key("zone", Text, "", Unset, LIVE, "Availability zone of this node, compared with `server.zone` when `split.prefer_same_zone` is on."),
             key("workers", Integer(1, 1024), "threads", Computed("the number of CPUs"), RESTART, "Threads that serve clients."),
+            key("worker_scheduling", Choice(&["batch", "normal"]), "", Value("\"batch\""), RESTART, "How Linux schedules these threads. `batch`: on a busy machine they do not interrupt what runs when something comes for them, and so handle more at a time; `normal`: they do."),
         ],
     },
     Section {

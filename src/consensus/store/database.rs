@@ -4,6 +4,7 @@
 //! goes back. Invariant: what a method returned `Ok` for survives any crash, whole; what it failed for may or may not be
 //! there, whole too; and after a failure nothing is written until the file is opened again.
 
+use std::cmp::Ordering;
 use std::ops::RangeBounds;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -98,7 +99,7 @@ impl Database {
     }
 
     pub fn save_vote(&mut self, vote: Vote) -> Result<(), StoreError> {
-        if self.hard.vote.is_some_and(|given| !(vote >= given)) {
+        if self.hard.vote.is_some_and(|given| vote.partial_cmp(&given).is_none_or(Ordering::is_lt)) {
             let text = format!("a vote for {vote} after one for {}", self.hard.vote.unwrap_or_default());
             return Err(StoreError::Illegal(text));
         }
