@@ -11,7 +11,7 @@ use thread_priority::{ThreadPriority, set_thread_priority_and_policy, thread_nat
 use crate::config::Scheduling;
 
 /// What the library takes for a niceness of 0, which it sets together with the policy.
-const ORDINARY: u8 = 49;
+const ORDINARY: u8 = 48;
 
 /// For the calling thread. Threads it starts from now on inherit it.
 pub fn apply(scheduling: Scheduling) {

@@ -1,9 +1,9 @@
 //! One client's conversation with the servers behind komainu.
 //!
 //! Owns a session's state: prepared statements, settings, pins, what it has written and read. `Session`
-//! polls; `inbound` and `outbound` change state. Never chooses a server (`route` does) and never opens a
-//! connection (`pool` does). Invariant: a server connection is given back only when no reply is owed on it
-//! and no transaction is open.
+//! polls; the parts on the way to the server (`inbound` first) and back (`outbound` first) change state. Never
+//! chooses a server (`route` does) and never opens a connection (`pool` does). Invariant: a server connection
+//! is given back only when no reply is owed on it and no transaction is open.
 
 pub mod answers;
 mod batch;
