@@ -18,7 +18,7 @@ sandbox: ## Run PostgreSQL servers and komainu on this machine until Ctrl-C (ARG
 	@exec $(TARGET)/release/komainu sandbox $(ARGS)
 
 test: ## Run every check and test
-	@$(SETUP) compiler rust rust-tools postgresql
+	@$(SETUP) compiler rust rust-tools postgresql iproute2
 	@$(SETUP) python $(TARGET)/venv
 	cargo fmt --all --check
 	cargo clippy --workspace --locked --all-targets -- -D warnings

@@ -8,7 +8,7 @@ use super::pace::{Jitter, Pace};
 use crate::authority::Intent;
 use crate::claim::{Claim, Desired, Owner};
 use crate::error::{Error, Fault};
-use crate::method::{Applied, Confirmation, Gap, Holding, Plan, Rules, Stage};
+use crate::method::{Applied, Confirmation, Gap, Holding, Plan, Problem, Rules, Stage};
 use crate::program::{Output, ProgramError};
 use crate::reason::Reason;
 use crate::status::{Phase, State, Status};
@@ -334,11 +334,7 @@ impl<R: Rules> Reconciler<R> {
         if plan.stages.is_empty() {
             match plan.problems.into_iter().next() {
                 None => self.settled(now_ms),
-                Some(problem) => {
-                    self.setbacks += 1;
-                    self.became(State::Blocked, problem.reason, problem.detail);
-                    self.rest_unsettled(now_ms, false);
-                }
+                Some(problem) => self.blocked(now_ms, problem),
             }
             return;
         }
@@ -352,9 +348,10 @@ impl<R: Rules> Reconciler<R> {
                 Some((fault, detail)) => (Some(fault), detail),
                 None => (None, String::new()),
             };
-            match fault {
-                Some(fault) => self.setback(now_ms, fault, detail),
-                None => {
+            match (fault, plan.problems.into_iter().next()) {
+                (Some(fault), _) => self.setback(now_ms, fault, detail),
+                (None, Some(problem)) => self.blocked(now_ms, problem),
+                (None, None) => {
                     self.setbacks += 1;
                     self.became(self.unsettled_state(), Reason::NotYetSeen, detail);
                     self.rest_unsettled(now_ms, false);
@@ -363,6 +360,12 @@ impl<R: Rules> Reconciler<R> {
             return;
         }
         self.start(plan.stages);
+    }
+
+    fn blocked(&mut self, now_ms: u64, problem: Problem) {
+        self.setbacks += 1;
+        self.became(State::Blocked, problem.reason, problem.detail);
+        self.rest_unsettled(now_ms, false);
     }
 
     fn notice_drift(&mut self) {

@@ -69,11 +69,19 @@ impl Rules for RouteTableRules {
                     Some(route) if route.interface.as_ref() == Some(&self.interface) && !route.blackhole => {
                         plan.holding.mine += 1;
                     }
-                    route => steps.push(Step {
-                        table: id.clone(),
-                        destination: *destination,
-                        create: route.is_none(),
-                    }),
+                    route => {
+                        if route.is_some_and(|route| route.interface.as_ref() == Some(&self.interface)) {
+                            plan.problems.push(Problem {
+                                reason: Reason::RouteBlackholed,
+                                detail: format!("{destination} in {id}"),
+                            });
+                        }
+                        steps.push(Step {
+                            table: id.clone(),
+                            destination: *destination,
+                            create: route.is_none(),
+                        });
+                    }
                 }
             }
         }
@@ -148,6 +156,7 @@ mod tests {
         let plan = rules().plan(&Tables(vec![table("rtb-a", routes.clone()), table("rtb-b", routes)]), HOLD);
         assert_eq!(plan.holding, Holding { mine: 2, of: 4 });
         assert_eq!(plan.stages[0].steps.len(), 2);
+        assert_eq!(plan.problems[0].reason, Reason::RouteBlackholed);
     }
 
     #[test]
