@@ -6,8 +6,8 @@ pub mod moto;
 pub mod proxy;
 pub mod world;
 
-pub use proxy::{Fault, Proxy};
-pub use world::{Contender, Kind, World};
+pub use proxy::Fault;
+pub use world::{Kind, World};
 
 use std::time::Duration;
 
