@@ -23,7 +23,7 @@ use std::error::Error as StdError;
 /// What a probe deletes when nothing has been associated yet: well formed, and nobody's.
 const NO_ASSOCIATION: &str = "eipassoc-00000000000000000";
 /// The value komainu never writes.
-const NO_FENCE: &str = "\"epoch=probe\"";
+const NO_FENCE: &str = "\"probe\"";
 
 /// One finding for each IAM action the method needs.
 pub async fn probe(aws: &Aws, identity: &Identity, method: &MethodSettings) -> Vec<Finding> {

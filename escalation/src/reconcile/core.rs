@@ -269,6 +269,9 @@ impl<R: Rules> Reconciler<R> {
         when: When,
         result: Option<Result<Output, ProgramError>>,
     ) {
+        if result.is_some() {
+            self.add_phase(if when == When::Before { "program before" } else { "program after" }, took_ms);
+        }
         match result {
             None => {}
             Some(Ok(output)) => self.enter(Reason::ProgramRan, output.to_string()),
@@ -277,7 +280,6 @@ impl<R: Rules> Reconciler<R> {
         let (intent, _) = self.intent();
         match (when, std::mem::replace(&mut self.turn, Turn::After)) {
             (When::Before, Turn::Before { stages }) => {
-                self.add_phase("program before", took_ms);
                 if let Some(moving) = &mut self.moving {
                     moving.before_ran = true;
                 }

@@ -10,7 +10,7 @@ use crate::aws::{Aws, OnlyWhile};
 use crate::error::Error;
 use crate::method::{Applied, Confirmation, Method};
 use aws_sdk_route53::types::{Change, ChangeAction, ChangeBatch, ResourceRecord, ResourceRecordSet, RrType};
-pub use plan::{Fence, Record, Route53Rules, Step, Zone};
+pub use plan::{Fence, Mark, Record, Route53Rules, Step, Zone};
 use serde::Deserialize;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
@@ -127,7 +127,7 @@ impl Method for Route53 {
                 record_set(&fence_name, RrType::Txt, seen.ttl_s, seen.values.clone()).map_err(broken)?,
             ));
         }
-        let fence = record_set(&fence_name, RrType::Txt, ttl_s, vec![Fence::text(step.epoch)]);
+        let fence = record_set(&fence_name, RrType::Txt, ttl_s, vec![step.mark.text()]);
         wanted.push((ChangeAction::Create, fence.map_err(broken)?));
         for address in &step.addresses {
             let kind = if address.is_ipv4() { RrType::A } else { RrType::Aaaa };

@@ -2,7 +2,8 @@
 //!
 //! A change batch is all or nothing, and a deletion must name the present value. So a batch that deletes the TXT record
 //! as it was seen and creates it anew succeeds only if nobody wrote in between: a late write of a former owner is
-//! refused as a whole. The record is never deleted: it goes on naming a node that serves, until the next owner's write.
+//! refused as a whole. Each write has a number of its own, so that also a second arrival of the same one is refused, and
+//! no batch creates what it deletes. The record is never deleted: it goes on naming a node that serves, until the next owner's write.
 
 use crate::claim::Desired;
 use crate::method::{Gap, Holding, Plan, Problem, Rules};
@@ -43,19 +44,35 @@ pub struct Fence {
 pub struct Step {
     /// What the batch deletes: it fails if this is no longer so.
     pub seen: Option<Fence>,
-    pub epoch: u64,
+    pub mark: Mark,
     pub addresses: Vec<IpAddr>,
 }
 
+/// What the TXT record says: who wrote last, and how many writes there were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    pub epoch: u64,
+    pub write: u64,
+}
+
+impl Mark {
+    /// As the record holds it, quotes included.
+    pub fn text(self) -> String {
+        format!("\"epoch={} write={}\"", self.epoch, self.write)
+    }
+}
+
 impl Fence {
-    pub fn text(epoch: u64) -> String {
-        format!("\"epoch={epoch}\"")
+    pub fn new(mark: Mark, ttl_s: u32) -> Fence {
+        Fence { values: vec![mark.text()], ttl_s: ttl_s.into() }
     }
 
     /// None: it is none of ours.
-    pub fn epoch(&self) -> Option<u64> {
+    pub fn mark(&self) -> Option<Mark> {
         let [value] = &self.values[..] else { return None };
-        value.strip_prefix("\"epoch=")?.strip_suffix('"')?.parse().ok()
+        let value = value.strip_prefix("\"epoch=")?.strip_suffix('"')?;
+        let (epoch, write) = value.split_once(" write=")?;
+        Some(Mark { epoch: epoch.parse().ok()?, write: write.parse().ok()? })
     }
 }
 
@@ -82,18 +99,21 @@ impl Rules for Route53Rules {
         if self.addresses.iter().any(|address| record(address).is_some_and(|record| record.foreign)) {
             problem(Reason::NotOurs, "the record is an alias or has a routing policy");
         }
-        let fenced = observed.fence.as_ref().map(|fence| fence.epoch());
-        match fenced {
+        let last = observed.fence.as_ref().map(|fence| fence.mark());
+        match last {
             Some(None) => problem(Reason::NotOurs, "the TXT record for the epoch holds something else"),
-            Some(Some(newer)) if newer > epoch => {
+            Some(Some(newer)) if newer.epoch > epoch => {
+                let newer = newer.epoch;
                 problem(Reason::Superseded, &format!("epoch {newer} is in the zone, this node has {epoch}"));
             }
             _ => {}
         }
-        if !plan.problems.is_empty() || (plan.holding.all() && fenced == Some(Some(epoch))) {
+        let last = last.flatten();
+        if !plan.problems.is_empty() || (plan.holding.all() && last.is_some_and(|last| last.epoch == epoch)) {
             return plan;
         }
-        let step = Step { seen: observed.fence.clone(), epoch, addresses: self.addresses.clone() };
+        let mark = Mark { epoch, write: last.map_or(0, |last| last.write).saturating_add(1) };
+        let step = Step { seen: observed.fence.clone(), mark, addresses: self.addresses.clone() };
         plan.stage("change records", Gap::None, vec![step])
     }
 
@@ -122,14 +142,15 @@ mod tests {
     }
 
     fn fence(epoch: u64) -> Option<Fence> {
-        Some(Fence { values: vec![Fence::text(epoch)], ttl_s: 5 })
+        Some(Fence::new(Mark { epoch, write: 41 }, 5))
     }
 
     #[test]
     fn what_is_written_deletes_exactly_the_fence_that_was_seen() {
         let zone = Zone { fence: fence(8), a: record("10.0.0.2"), aaaa: None };
         let plan = rules().plan(&zone, Desired::Hold { epoch: 9 });
-        let expected = Step { seen: fence(8), epoch: 9, addresses: rules().addresses };
+        let mark = Mark { epoch: 9, write: 42 };
+        let expected = Step { seen: fence(8), mark, addresses: rules().addresses };
         assert_eq!(plan.stages[0].steps, [expected]);
         assert_eq!(plan.holding, Holding { mine: 0, of: 2 });
         let empty = rules().plan(&Zone::default(), Desired::Hold { epoch: 9 });

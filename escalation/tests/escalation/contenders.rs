@@ -97,7 +97,7 @@ impl Double<Route53Rules> for RecordDouble {
         if step.seen != self.0.fence {
             return conflict();
         }
-        self.0.fence = Some(Fence { values: vec![Fence::text(step.epoch)], ttl_s: 5 });
+        self.0.fence = Some(Fence::new(step.mark, 5));
         let values = step.addresses.iter().map(IpAddr::to_string).collect();
         self.0.a = Some(Record { values, ttl_s: 5, foreign: false });
         Ok(Applied::default())

@@ -5,7 +5,7 @@ use crate::support::{Fault, Kind, World, until, within};
 use aws_sdk_route53::types::RrType;
 use komainu_escalation::elastic_ip::{self, ElasticIp, ElasticIpRules, ElasticIpSettings};
 use komainu_escalation::route_table::{self, RouteTable, RouteTableRules};
-use komainu_escalation::route53::{self, Fence, Route53, Route53Rules};
+use komainu_escalation::route53::{self, Mark, Route53, Route53Rules};
 use komainu_escalation::secondary_ip::{self, SecondaryIp, SecondaryIpRules};
 use komainu_escalation::{
     Applied, Claim, Desired, EndpointSettings, Error, Fault as Fate, Intent, Method, MethodSettings, Owner,
@@ -117,7 +117,8 @@ async fn of_two_that_race_for_a_record_one_wins() {
         let winner = one_wins([results.0, results.1]);
         assert_eq!(world.holder(Kind::Route53).await, Some(winner));
         let fence = world.record_value(RrType::Txt, &route53::fence_name(&world.name)).await;
-        assert_eq!(fence, Some(Fence::text(8 + winner as u64)), "fence and address are of one hand");
+        let mark = Mark { epoch: 8 + winner as u64, write: 1 + u64::from(present.is_some()) };
+        assert_eq!(fence, Some(mark.text()), "fence and address are of one hand");
     }
 }
 

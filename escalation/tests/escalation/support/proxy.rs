@@ -1,7 +1,8 @@
 //! Between the nodes and moto: keeps a log of all calls, misbehaves to order, and behaves like AWS where moto does not.
 //!
 //! Where moto differs, and what is done here: DryRun of some calls is carried out (answered here instead); a private
-//! address assigned with reassignment is not taken from its holder (taken here); a record that exists is created twice, a
+//! address assigned with reassignment is not taken from its holder, and not found by its address (taken and found here); a
+//! route that exists is created over (refused here); a record that exists is created twice, a
 //! deletion need only match what was there at any time, and one that does not has another error code (all corrected).
 //! Changing calls go through one after the other, since moto does not guard its own state against two at once.
 
@@ -202,6 +203,8 @@ async fn answer(request: Message, state: Arc<State>) -> Option<Message> {
     let mut answer = if CHANGES.contains(&operation.as_str()) {
         let _alone = state.changing.lock().await;
         change(&request, &operation, &state).await
+    } else if operation == "DescribeNetworkInterfaces" {
+        forward(&without_address_filter(&request)).await
     } else {
         forward(&request).await
     };
@@ -247,8 +250,26 @@ async fn change(request: &Message, operation: &str, state: &State) -> Message {
             answer.body = answer.body.replace("<Code>InvalidInput</Code>", "<Code>InvalidChangeBatch</Code>");
             answer
         }
+        "CreateRoute" if route_exists(request).await => error(false, 400, "RouteAlreadyExists"),
         _ => forward(request).await,
     }
+}
+
+async fn route_exists(request: &Message) -> bool {
+    let table = parameter(request, "RouteTableId").unwrap();
+    let mut describe = request.clone();
+    describe.body = format!("Action=DescribeRouteTables&Version=2016-11-15&RouteTableId.1={table}");
+    let answer = forward(&describe).await.body;
+    ["DestinationCidrBlock", "DestinationIpv6CidrBlock"].iter().any(|name| {
+        let destination = parameter(request, name).map(|net| net.replace("%2F", "/").replace("%3A", ":"));
+        destination.is_some_and(|net| answer.contains(&format!("CidrBlock>{net}<")))
+    })
+}
+
+/// Without the filter by secondary addresses, which moto does not know: whoever asks finds them among all.
+fn without_address_filter(request: &Message) -> Message {
+    let kept = request.body.split('&').filter(|pair| !pair.starts_with("Filter.2."));
+    Message { body: kept.collect::<Vec<_>>().join("&"), ..request.clone() }
 }
 
 fn fence_name(batch: &str) -> Option<String> {
