@@ -19,6 +19,7 @@ pub mod error;
 pub mod finding;
 pub mod interface;
 pub mod method;
+pub mod preflight;
 pub mod program;
 pub mod reason;
 pub mod reconcile;

@@ -13,6 +13,7 @@ use komainu_escalation::{
 };
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// A permit that holds, whatever happens: what a node has that does not know yet that it is late.
@@ -292,4 +293,29 @@ async fn a_secondary_address_that_is_a_primary_one_is_left_alone() {
         secondary_ip::Holder { interface: Some(world.nodes[1].interface.clone()), primary: true }
     );
     assert!(method.rules().plan(&seen, Desired::Hold { epoch: 1 }).stages.is_empty());
+}
+
+/// Longer than any test waits.
+const FOR_EVER: Duration = Duration::from_secs(600);
+
+#[tokio::test]
+async fn a_look_that_hangs_does_not_keep_a_new_owner_waiting() {
+    let world = World::new().await;
+    let contender = world.contend(0, Kind::ElasticIp);
+    contender.release(1).await;
+    world.proxy.fault(&["DescribeAddresses"], Fault::Delay(FOR_EVER), None);
+    until("a look hangs", async || world.proxy.waiting() > 0).await;
+    contender.claim(Owner::This, 2);
+    until_holder(&world, Kind::ElasticIp, Some(0)).await;
+}
+
+#[tokio::test]
+async fn a_change_that_hangs_is_given_up() {
+    let world = World::new().await;
+    let mut contender = world.contend(0, Kind::ElasticIp);
+    world.proxy.fault(&["AssociateAddress"], Fault::Delay(FOR_EVER), Some(1));
+    contender.claim(Owner::This, 1);
+    contender.event(Reason::OutcomeUnknown).await;
+    contender.until_state(State::Held).await;
+    assert_eq!(world.holder(Kind::ElasticIp).await, Some(0));
 }

@@ -6,7 +6,8 @@ use komainu_escalation::aws::{checks, permissions};
 use komainu_escalation::finding::{Finding, Verdict};
 use komainu_escalation::route_table::RouteTableSettings;
 use komainu_escalation::secondary_ip::SecondaryIpSettings;
-use komainu_escalation::{MethodSettings, Reason};
+use komainu_escalation::{MethodSettings, Reason, preflight};
+use tokio::sync::watch;
 
 async fn probe(world: &World, kind: Kind) -> Vec<Finding> {
     let cloud = &world.nodes[0].cloud;
@@ -107,4 +108,17 @@ async fn what_the_others_need_is_looked_at() {
     let mut missing = world.record();
     missing.hosted_zone_id = "Z0000000".into();
     assert_eq!(check(&MethodSettings::Route53(missing)).await, [Reason::TargetMissing]);
+}
+
+#[tokio::test]
+async fn it_is_looked_at_as_long_as_somebody_listens() {
+    let world = World::new().await;
+    let (sender, mut findings) = watch::channel(Vec::new());
+    let cloud = world.nodes[0].cloud.clone();
+    let method = world.method(Kind::ElasticIp);
+    let watching = tokio::spawn(preflight::watch(cloud, "app".into(), method, sender));
+    crate::support::within("findings", findings.changed()).await.unwrap();
+    assert!(findings.borrow().len() >= 4);
+    drop(findings);
+    crate::support::within("its end", watching).await.unwrap();
 }
