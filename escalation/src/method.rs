@@ -5,6 +5,7 @@ use crate::claim::Desired;
 use crate::error::Error;
 use crate::reason::Reason;
 use crate::status::Phase;
+use serde::Serialize;
 use std::fmt::Debug;
 use std::future::Future;
 
@@ -84,7 +85,7 @@ pub enum Gap {
 }
 
 /// How much of the endpoint is this node's: a table or a record each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Holding {
     pub mine: usize,
     pub of: usize,

@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::sync::Arc;
 
 /// One endpoint as this node sees it now.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Status {
     pub state: State,
     pub reason: Reason,

@@ -2,7 +2,7 @@
 //! socket; proptest finds the order that breaks it, and shrinks it.
 //!
 //! A request is sent only while the sender's lease is there, but may arrive at any later time, and its answer may be
-//! lost. In the end the rightful owner has it, and knows; the other knows that it has not.
+//! lost. `PROPTEST_CASES` makes it try more orders than usual. In the end the rightful owner has it, and knows; the other knows that it has not.
 
 use komainu_escalation::aws::AwsError;
 use komainu_escalation::elastic_ip::{self, Address, Association, ElasticIpRules};
@@ -273,8 +273,6 @@ fn steps<S>(plan: Plan<S>) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
-
     #[test]
     fn the_rightful_owner_has_it_in_the_end(
         turns in proptest::collection::vec((any::<bool>(), proptest::bool::weighted(0.2)), 5..120),
