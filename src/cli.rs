@@ -5,6 +5,7 @@
 
 mod check_config;
 mod password;
+mod pki;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,6 +52,11 @@ pub enum Command {
         At a terminal the password is asked for twice and not shown. Otherwise it is the first line of\n\
         standard input. It is never an argument, since arguments are visible to everybody on the machine.")]
     Password(Password),
+    /// Make, show and renew the certificates by which nodes trust each other
+    #[command(
+        after_help = "Example:\n  komainu pki init --dir pki --cluster shop && komainu pki node --dir pki --id a"
+    )]
+    Pki(pki::Pki),
 }
 
 #[derive(Debug, Args)]
@@ -96,6 +102,7 @@ pub fn run() -> ExitCode {
         Command::Sandbox(args) => run_sandbox(args),
         Command::CheckConfig(args) => check_config::run(&args),
         Command::Password(args) => password::run(&args),
+        Command::Pki(args) => pki::run(&args),
     }
 }
 

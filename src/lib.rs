@@ -10,8 +10,12 @@ pub mod client;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod consensus;
 pub mod net;
+pub mod pki;
 pub mod pool;
+#[cfg(test)]
+mod properties;
 pub mod route;
 pub mod sandbox;
 pub mod serve;

@@ -97,7 +97,7 @@ fn pg_role(detail: &Detail) -> &'static str {
 }
 
 /// `2026-11-21 06:30:00`, in UTC.
-fn date_time(time: SystemTime) -> String {
+pub fn date_time(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     let (year, month, day) = civil(seconds / 86_400);
     let of_day = seconds % 86_400;
@@ -165,8 +165,8 @@ mod tests {
         view.details[2].reason = Some(Reason::SecondPrimary);
         view.details[3].since_ms = 61_000;
         let counters = Counters::new(4);
-        counters.query(ServerIndex(1), QueryClass::Read);
-        counters.query(ServerIndex(1), QueryClass::Write);
+        counters.queries(ServerIndex(1), QueryClass::Read, 1);
+        counters.queries(ServerIndex(1), QueryClass::Write, 1);
 
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_709_164_740);
         let table = pool_nodes(&view, &counters.totals(), Some(ServerIndex(1)), |ms| {

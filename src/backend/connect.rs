@@ -48,11 +48,13 @@ pub struct Login {
 pub enum Credential {
     None,
     Password(Secret),
+    /// `md5…` as PostgreSQL stores it: all that a server that asks for MD5 wants to see proved.
+    Md5(Secret),
     /// What a client's own SCRAM exchange proved; good where the server keeps the same verifier.
     ScramKeys(scram::Keys),
 }
 
-/// A password. Printing it does not show it.
+/// A password, or what is worth one. Printing it does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 

@@ -18,6 +18,7 @@ use super::connect_error::{AuthenticationFault, ConnectError, ProtocolFault, Ref
 use crate::net::Stream;
 use crate::net::channel_binding::tls_server_end_point;
 use crate::wire::frame::{self, HEADER_LEN, split_cstr};
+use crate::wire::md5;
 use crate::wire::message;
 use crate::wire::scram::{self, ClientBinding, ClientFirst, ScramError};
 
@@ -206,10 +207,11 @@ impl Conversation<'_> {
             }
             (MD5, salt) => {
                 let salt = salt.as_ref().try_into().map_err(|_| ProtocolFault::Malformed('R'))?;
-                let password = self.password("an MD5 hash")?.as_bytes();
-                let user = self.login.user.as_bytes();
-                let hash = postgres_protocol::authentication::md5_hash(user, password, salt);
-                self.send_password(hash.as_bytes()).await?;
+                let stored = match &self.login.credential {
+                    Credential::Md5(stored) => stored.expose().to_owned(),
+                    _ => md5::stored(&self.login.user, self.password("an MD5 hash")?.as_bytes()),
+                };
+                self.send_password(md5::answer(&stored, salt).as_bytes()).await?;
             }
             (SASL, mechanisms) => keys = Some(self.authenticate_by_scram(&mechanisms).await?),
             (SASL_CONTINUE | SASL_FINAL, _) => return Err(ProtocolFault::Unexpected('R').into()),
@@ -225,7 +227,9 @@ impl Conversation<'_> {
     fn password(&self, asked: &'static str) -> Result<&str, AuthenticationFault> {
         match &self.login.credential {
             Credential::Password(secret) => Ok(secret.expose()),
-            Credential::None | Credential::ScramKeys(_) => Err(AuthenticationFault::NoPassword(asked)),
+            Credential::None | Credential::Md5(_) | Credential::ScramKeys(_) => {
+                Err(AuthenticationFault::NoPassword(asked))
+            }
         }
     }
 
@@ -248,7 +252,9 @@ impl Conversation<'_> {
 
     async fn authenticate_by_scram(&mut self, mechanisms: &[u8]) -> Result<scram::Keys, ConnectError> {
         let credential = match &self.login.credential {
-            Credential::None => return Err(AuthenticationFault::NoPassword("SCRAM").into()),
+            Credential::None | Credential::Md5(_) => {
+                return Err(AuthenticationFault::NoPassword("SCRAM").into());
+            }
             Credential::Password(secret) => scram::Credential::Password(secret.expose().as_bytes().to_vec()),
             Credential::ScramKeys(keys) => scram::Credential::Keys(keys.clone()),
         };

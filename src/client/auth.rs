@@ -13,11 +13,11 @@ use super::error::{HandshakeError, Reason, Who};
 use super::handshake::HandshakeContext;
 use super::hba::{ClientCert, Connection, Method, Rule, Transport};
 use super::link::Link;
-use super::md5;
 use super::secrets::Account;
 use super::userfile::Secret;
 use crate::wire::authentication::{self as messages, MAX_PASSWORD_BYTES, MAX_SASL_BYTES};
 use crate::wire::frame::HEADER_LEN;
+use crate::wire::md5;
 use crate::wire::scram::{
     Keys, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ServerBinding, ServerFirst, Verdict, Verifier,
 };

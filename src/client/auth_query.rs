@@ -72,6 +72,7 @@ struct Answers {
 
 struct Answer {
     lookup: Lookup,
+    asked_at: Instant,
     believed_until: Instant,
 }
 
@@ -136,16 +137,20 @@ impl AuthQuery {
         flight.await
     }
 
-    /// Whether a user of a warm pool may still log in, by an answer no older than `cache_ms`.
-    pub async fn revalidate(&self, user: &str) -> Result<bool, LookupError> {
-        self.lookup(user).await.map(|lookup| lookup.may_login)
-    }
-
-    /// Forgets what is known of `user`: a server or a client has shown that the secret changed.
+    /// Forgets what is known of `user`: a server has shown that it changed.
     pub fn forget(&self, user: &str) {
         let mut answers = self.shared.answers();
         answers.known.pop(user);
         answers.refused.pop(user);
+    }
+
+    /// A client's proof did not fit: mistyped, or the secret was changed. Whoever guesses passwords must not
+    /// cost the primary a question for each.
+    pub fn doubt(&self, user: &str) {
+        let mut answers = self.shared.answers();
+        if answers.known.peek(user).is_some_and(|answer| answer.asked_at.elapsed() >= REFUSAL_CACHE) {
+            answers.known.pop(user);
+        }
     }
 
     /// As `Secrets` takes it.
@@ -240,7 +245,10 @@ impl Answers {
             false => (&mut self.refused, &mut self.known, cache.min(REFUSAL_CACHE)),
         };
         other.pop(user);
-        kept.put(user.to_owned(), Answer { lookup: lookup.clone(), believed_until: now + cache });
+        kept.put(
+            user.to_owned(),
+            Answer { lookup: lookup.clone(), asked_at: now, believed_until: now + cache },
+        );
     }
 }
 

@@ -9,7 +9,6 @@ pub mod error;
 pub mod handshake;
 pub mod hba;
 mod link;
-pub mod md5;
 pub mod secrets;
 pub mod unauthenticated;
 pub mod userfile;

@@ -240,6 +240,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(crate::properties::properties())]
+
         #[test]
         fn a_written_line_is_read_back(user in "[^\0\r\n]{1,20}", secret in "[^\0\r\n]{1,40}") {
             proptest::prop_assume!(!secret.starts_with(SCRAM_PREFIX));

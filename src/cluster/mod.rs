@@ -9,3 +9,4 @@ pub mod model;
 pub mod observe;
 pub mod primary;
 pub mod reason;
+pub mod state;

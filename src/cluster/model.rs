@@ -143,6 +143,16 @@ pub struct Detail {
 }
 
 impl View {
+    /// Takes over what the configuration says of the servers and may change while they are looked at.
+    pub fn share_out(&mut self, servers: &[config::Server]) {
+        for (state, config) in self.snapshot.servers.iter_mut().zip(servers) {
+            state.weight = config.weight;
+            if state.zone.as_deref() != config.zone.as_deref() {
+                state.zone = config.zone.as_deref().map(Arc::from);
+            }
+        }
+    }
+
     /// Nothing known yet of these servers.
     pub fn new(servers: &[config::Server]) -> Self {
         let servers = servers.iter().map(|server| ServerState {

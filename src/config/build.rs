@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use super::document::{Document, Table};
 use super::{
     Admin, Auth, AuthQuery, ClientTls, ClientTlsMode, Config, Consistency, Health, Limits, Listen, Log,
-    LogFormat, Pool, PoolLimits, PoolMode, PoolOverride, Preference, Server, ServerTls, Split, SslMode,
+    LogFormat, Pool, PoolLimits, PoolMode, PoolOverride, Preference, Scheduling, Server, ServerTls, Split,
+    SslMode,
 };
 
 pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Config {
@@ -27,6 +28,10 @@ pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Confi
         servers: document.list("server").iter().map(server).collect(),
         zone: top.optional_text("zone"),
         workers: if top.has("workers") { top.usize("workers") } else { cpus },
+        worker_scheduling: match top.text("worker_scheduling").as_str() {
+            "normal" => Scheduling::Normal,
+            _ => Scheduling::Batch,
+        },
     }
 }
 

@@ -29,11 +29,11 @@ fn listen(document: &Document, config: &Config, findings: &mut Findings) {
     for (index, address) in config.listen.addresses.iter().enumerate() {
         if let Some(other) = config.listen.addresses[..index].iter().find(|other| overlap(other, address)) {
             let problem = format!("{address} is taken by {other}");
-            findings.problem(line, "listen.addresses", problem, "remove one of the two");
+            findings.problems.add(line, "listen.addresses", problem, "remove one of the two");
         }
         if config.admin.address.is_some_and(|admin| overlap(&admin, address)) {
             let problem = format!("{address} is taken by listen.addresses");
-            findings.problem(
+            findings.problems.add(
                 document.table("admin").line("address"),
                 "admin.address",
                 problem,
@@ -52,7 +52,7 @@ fn log(document: &Document, config: &Config, findings: &mut Findings) {
     let unknown = is_word && !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level));
     if !table.is_bad("level") && (unknown || check_level(level).is_err()) {
         let remedy = "use \"info\", \"debug\", …, or a filter such as \"info,komainu::pool=debug\"";
-        findings.problem(table.line("level"), "log.level", format!("\"{level}\" is no level"), remedy);
+        findings.problems.add(table.line("level"), "log.level", format!("\"{level}\" is no level"), remedy);
     }
 }
 
@@ -78,10 +78,15 @@ fn client_tls(document: &Document, config: &Config, findings: &mut Findings) {
         };
         if needed && !table.has(name) && !table.is_bad(name) {
             let problem = format!("it is missing, and mode = \"{}\" needs it", table.text("mode"));
-            findings.problem(table.line("mode"), qualified, problem, "name the file, or set mode = \"off\"");
+            findings.problems.add(
+                table.line("mode"),
+                qualified,
+                problem,
+                "name the file, or set mode = \"off\"",
+            );
         } else if mode == ClientTlsMode::Off && table.has(name) {
             let problem = "it is not used, since client_tls.mode is \"off\"";
-            findings.warn(
+            findings.warnings.add(
                 table.line(name),
                 qualified,
                 problem,
@@ -97,11 +102,11 @@ fn server_tls(document: &Document, config: &Config, findings: &mut Findings) {
     if verifies && !table.has("ca_file") && !table.is_bad("ca_file") {
         let problem = format!("it is missing, and mode = \"{}\" needs it", table.text("mode"));
         let remedy = "name the file with the authority that signed the servers' certificates";
-        findings.problem(table.line("mode"), "server_tls.ca_file", problem, remedy);
+        findings.problems.add(table.line("mode"), "server_tls.ca_file", problem, remedy);
     }
     if table.has("ca_file") && !verifies && !table.is_bad("mode") {
         let problem = format!("it is not used: mode = \"{}\" verifies nobody", table.text("mode"));
-        findings.warn(
+        findings.warnings.add(
             table.line("ca_file"),
             "server_tls.ca_file",
             problem,
@@ -111,7 +116,7 @@ fn server_tls(document: &Document, config: &Config, findings: &mut Findings) {
     for (name, other) in [("cert_file", "key_file"), ("key_file", "cert_file")] {
         if table.has(name) && !table.has(other) && !table.is_bad(other) {
             let problem = format!("it is missing, and {name} is there");
-            findings.problem(
+            findings.problems.add(
                 table.line(name),
                 format!("server_tls.{other}"),
                 problem,
@@ -125,11 +130,11 @@ fn auth_query(document: &Document, config: &Config, findings: &mut Findings) {
     let (Some(table), Some(query)) = (document.optional("auth.query"), &config.auth.query) else { return };
     if !query.query.contains("$1") && !table.is_bad("query") {
         let problem = "it does not contain $1, the user's name";
-        findings.problem(table.line("query"), "auth.query.query", problem, "write … where rolname = $1");
+        findings.problems.add(table.line("query"), "auth.query.query", problem, "write … where rolname = $1");
     }
     if table.has("user") && config.auth.user_file.is_none() && !document.table("auth").is_bad("user_file") {
         let problem = format!("there is no auth.user_file with the password of \"{}\"", query.user);
-        findings.problem(
+        findings.problems.add(
             table.line("user"),
             "auth.query.user",
             problem,
@@ -152,7 +157,12 @@ fn pool(document: &Document, config: &Config, findings: &mut Findings) {
         }
         if entry.database.is_none() && entry.user.is_none() {
             let problem = "it names neither a database nor a user";
-            findings.problem(table.line(""), "pool.override", problem, "name one, or set the keys in [pool]");
+            findings.problems.add(
+                table.line(""),
+                "pool.override",
+                problem,
+                "name one, or set the keys in [pool]",
+            );
         } else if let Some(first) = (0..index).find(|first| covers(&at(*first), &at(index))) {
             unreachable_entry("pool.override", &overrides[first], table, findings);
         }
@@ -171,11 +181,16 @@ fn pool_limits(section: &str, table: &Table, limits: &PoolLimits, config: &Confi
     let all = config.pool.max_server_connections;
     if min > size {
         let problem = format!("{min} is more than size, which is {size}");
-        findings.problem(table.line("min"), format!("{section}.min"), problem, "lower min or raise size");
+        findings.problems.add(
+            table.line("min"),
+            format!("{section}.min"),
+            problem,
+            "lower min or raise size",
+        );
     }
     if size > all {
         let problem = format!("{size} is more than pool.max_server_connections, which is {all}");
-        findings.problem(
+        findings.problems.add(
             table.line("size"),
             format!("{section}.size"),
             problem,
@@ -184,7 +199,7 @@ fn pool_limits(section: &str, table: &Table, limits: &PoolLimits, config: &Confi
     } else if size.saturating_add(reserve) > all {
         let problem = format!("with size it is more than pool.max_server_connections, which is {all}");
         let key = format!("{section}.reserve");
-        findings.warn(
+        findings.warnings.add(
             table.line("reserve"),
             key,
             problem,
@@ -197,7 +212,12 @@ fn pool_limits(section: &str, table: &Table, limits: &PoolLimits, config: &Confi
             config.pool.acquire_timeout_ms
         );
         let key = format!("{section}.reserve_after_ms");
-        findings.problem(table.line("reserve_after_ms"), key, problem, "choose less, or set reserve = 0");
+        findings.problems.add(
+            table.line("reserve_after_ms"),
+            key,
+            problem,
+            "choose less, or set reserve = 0",
+        );
     }
 }
 
@@ -209,13 +229,13 @@ fn covers<const N: usize>(a: &[Option<&str>; N], b: &[Option<&str>; N]) -> bool 
 fn unreachable_entry(section: &str, first: &Table, table: &Table, findings: &mut Findings) {
     let line = first.line("").unwrap_or_default();
     let problem = format!("it is never reached: the one on line {line} matches all that it matches");
-    findings.problem(table.line(""), section, problem, "put it first, or remove it");
+    findings.problems.add(table.line(""), section, problem, "put it first, or remove it");
 }
 
 fn servers(document: &Document, config: &Config, findings: &mut Findings) {
     let tables = document.list("server");
     if tables.is_empty() {
-        findings.problem(None, "server", "there is no server", "add [[server]] with id and host");
+        findings.problems.add(None, "server", "there is no server", "add [[server]] with id and host");
         return;
     }
     let mut ids = BTreeMap::new();
@@ -225,7 +245,12 @@ fn servers(document: &Document, config: &Config, findings: &mut Findings) {
             server_id(table, &server.id, findings);
             if let Some(first) = ids.insert(server.id.clone(), table.line("id").unwrap_or_default()) {
                 let problem = format!("\"{}\" is the server on line {first} already", server.id);
-                findings.problem(table.line("id"), "server.id", problem, "give each server an id of its own");
+                findings.problems.add(
+                    table.line("id"),
+                    "server.id",
+                    problem,
+                    "give each server an id of its own",
+                );
             }
         }
         if table.has("host") && !table.is_bad("port") {
@@ -234,14 +259,19 @@ fn servers(document: &Document, config: &Config, findings: &mut Findings) {
             if let Some(first) = addresses.insert(address, table.line("host").unwrap_or_default()) {
                 let problem =
                     format!("{}:{} is the server on line {first} already", server.host, server.port);
-                findings.problem(table.line("host"), "server.host", problem, "name each server once");
+                findings.problems.add(table.line("host"), "server.host", problem, "name each server once");
             }
         }
     }
     let bad = tables.iter().any(|table| table.is_bad("weight"));
     if !bad && config.servers.iter().all(|server| server.weight == 0) {
         let remedy = "give at least one server a weight above 0";
-        findings.problem(tables[0].line("weight"), "server.weight", "every server's weight is 0", remedy);
+        findings.problems.add(
+            tables[0].line("weight"),
+            "server.weight",
+            "every server's weight is 0",
+            remedy,
+        );
     }
 }
 
@@ -251,7 +281,7 @@ fn server_id(table: &Table, id: &str, findings: &mut Findings) {
     if id.len() > MAX_LEN || !id.chars().all(fine) {
         let problem = format!("\"{id}\" is no server id");
         let remedy = format!("use up to {MAX_LEN} letters, digits, _, - and .");
-        findings.problem(table.line("id"), "server.id", problem, remedy);
+        findings.problems.add(table.line("id"), "server.id", problem, remedy);
     }
 }
 
@@ -263,7 +293,7 @@ fn server_host(table: &Table, host: &str, port: u16, config: &Config, findings: 
     }
     if address.is_none() && (host.contains(':') || host.starts_with('[')) {
         let problem = format!("\"{host}\" is more than a host");
-        findings.problem(
+        findings.problems.add(
             line,
             "server.host",
             problem,
@@ -271,7 +301,7 @@ fn server_host(table: &Table, host: &str, port: u16, config: &Config, findings: 
         );
     } else if host.contains(|c: char| c.is_whitespace() || matches!(c, '/' | ',' | '@')) {
         let problem = format!("\"{host}\" is no host");
-        findings.problem(line, "server.host", problem, "write one name, one address, or /directory");
+        findings.problems.add(line, "server.host", problem, "write one name, one address, or /directory");
     }
     let address =
         if host.eq_ignore_ascii_case("localhost") { Some(IpAddr::from([127, 0, 0, 1])) } else { address };
@@ -282,7 +312,7 @@ fn server_host(table: &Table, host: &str, port: u16, config: &Config, findings: 
     };
     if config.listen.addresses.iter().any(is_us) {
         let problem = format!("{host}:{port} is where komainu itself listens");
-        findings.problem(
+        findings.problems.add(
             line,
             "server.host",
             problem,
@@ -298,7 +328,7 @@ fn split(document: &Document, config: &Config, findings: &mut Findings) {
     if split.consistency == Consistency::Bounded && split.max_lag_bytes == 0 && split.max_lag_ms == 0 && !bad
     {
         let problem = "\"bounded\" needs a bound, and max_lag_bytes and max_lag_ms are both 0";
-        findings.problem(
+        findings.problems.add(
             table.line("consistency"),
             "split.consistency",
             problem,
@@ -308,10 +338,10 @@ fn split(document: &Document, config: &Config, findings: &mut Findings) {
     if split.prefer_same_zone && config.zone.is_none() && !document.table("").is_bad("zone") {
         let problem = "this node's zone is not known";
         let remedy = "set zone = … at the top of the file, or remove prefer_same_zone";
-        findings.problem(table.line("prefer_same_zone"), "split.prefer_same_zone", problem, remedy);
+        findings.problems.add(table.line("prefer_same_zone"), "split.prefer_same_zone", problem, remedy);
     } else if split.prefer_same_zone && config.servers.iter().all(|server| server.zone.is_none()) {
         let problem = "no server has a zone";
-        findings.problem(
+        findings.problems.add(
             table.line("prefer_same_zone"),
             "split.prefer_same_zone",
             problem,
@@ -320,7 +350,7 @@ fn split(document: &Document, config: &Config, findings: &mut Findings) {
     }
     for name in split.read_only_functions.iter().filter(|name| split.write_functions.contains(name)) {
         let problem = format!("\"{name}\" is among write_functions too");
-        findings.problem(
+        findings.problems.add(
             table.line("read_only_functions"),
             "split.read_only_functions",
             problem,
@@ -343,7 +373,7 @@ fn preferences(document: &Document, config: &Config, findings: &mut Findings) {
                 let known: BTreeSet<_> = config.servers.iter().map(|server| server.id.as_str()).collect();
                 let problem = format!("there is no server \"{id}\"");
                 let remedy = format!("the servers are {}", Vec::from_iter(known).join(", "));
-                findings.problem(table.line("target"), "split.preference.target", problem, remedy);
+                findings.problems.add(table.line("target"), "split.preference.target", problem, remedy);
             }
         }
         if ["application_name", "database", "user"].iter().any(|name| table.is_bad(name)) {

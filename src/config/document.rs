@@ -31,7 +31,7 @@ impl Document {
         for error in &errors {
             let line = error.span().map(|span| findings.line(span.start));
             let problem = error.message().trim().replace('\n', ", ");
-            findings.problem(
+            findings.problems.add(
                 line,
                 "",
                 format!("this is not TOML: {problem}"),
@@ -113,20 +113,23 @@ impl Document {
                     let line = findings.line(item.span().start);
                     match item.get_ref() {
                         DeValue::Table(entries) => self.walk(section.name, entries, Some(line), findings),
-                        _ => {
-                            findings.problem(Some(line), section.name, "this is a section", expected.clone())
-                        }
+                        _ => findings.problems.add(
+                            Some(line),
+                            section.name,
+                            "this is a section",
+                            expected.clone(),
+                        ),
                     }
                 }
             }
             (Shape::List, DeValue::Table(_)) => {
-                findings.problem(Some(line), section.name, "there may be several of these", expected);
+                findings.problems.add(Some(line), section.name, "there may be several of these", expected);
             }
             (_, DeValue::Table(entries)) => self.walk(section.name, entries, Some(line), findings),
             (_, DeValue::Array(_)) => {
-                findings.problem(Some(line), section.name, "there may be only one of these", expected);
+                findings.problems.add(Some(line), section.name, "there may be only one of these", expected);
             }
-            _ => findings.problem(Some(line), section.name, "this is a section, not a key", expected),
+            _ => findings.problems.add(Some(line), section.name, "this is a section, not a key", expected),
         }
     }
 }
@@ -153,7 +156,7 @@ impl Table {
             }
             Err(mismatch) => {
                 self.bad.insert(key.name);
-                findings.problem(
+                findings.problems.add(
                     Some(line),
                     self.section.qualified(key.name),
                     mismatch.problem,
@@ -167,7 +170,7 @@ impl Table {
         for key in self.section.keys.iter().filter(|key| key.default == Preset::Required) {
             if !self.has(key.name) && !self.bad.contains(key.name) {
                 let remedy = format!("write {} = … under {}", key.name, self.section.header());
-                findings.problem(self.line, self.section.qualified(key.name), "it is missing", remedy);
+                findings.problems.add(self.line, self.section.qualified(key.name), "it is missing", remedy);
             }
         }
     }
@@ -280,7 +283,7 @@ fn report_unknown(section: &Section, key: &str, value: &DeValue<'_>, line: usize
         ("there is no such key", near_key(section, key))
     };
     let remedy = remedy.unwrap_or_else(|| "remove it; docs/configuration.md lists them all".to_owned());
-    findings.problem(Some(line), qualified, problem, remedy);
+    findings.problems.add(Some(line), qualified, problem, remedy);
 }
 
 /// The key meant: one of nearly the same name, or the same one of another section.

@@ -19,7 +19,7 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), Report> {
         Ok(text) => text,
         Err(error) => {
             let mut findings = Findings::new(path, "");
-            findings.problem(
+            findings.problems.add(
                 None,
                 "",
                 format!("it cannot be read: {error}"),

@@ -37,6 +37,16 @@ pub struct Config {
     pub zone: Option<String>,
     /// Worker threads of the data path.
     pub workers: usize,
+    pub worker_scheduling: Scheduling,
+}
+
+/// Of the threads that serve clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheduling {
+    /// `SCHED_BATCH`
+    Batch,
+    /// As the process was started.
+    Normal,
 }
 
 #[derive(Debug, Clone, PartialEq)]

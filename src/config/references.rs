@@ -37,11 +37,11 @@ impl Named<'_> {
     }
 
     fn problem(&self, findings: &mut Findings, problem: impl Into<String>, remedy: impl Into<String>) {
-        findings.problem(self.line(), self.qualified(), problem, remedy);
+        findings.problems.add(self.line(), self.qualified(), problem, remedy);
     }
 
     fn warn(&self, findings: &mut Findings, problem: impl Into<String>, remedy: impl Into<String>) {
-        findings.warn(self.line(), self.qualified(), problem, remedy);
+        findings.warnings.add(self.line(), self.qualified(), problem, remedy);
     }
 
     /// The file's text, or a problem.
@@ -125,7 +125,7 @@ fn user_file(named: &Named<'_>, path: &Path, findings: &mut Findings) -> Option<
         Err(errors) => {
             for error in errors {
                 let (problem, remedy) = (error.problem.to_string(), error.problem.remedy());
-                findings.problem_in(path, Some(error.line), "user", problem, remedy);
+                findings.problems.add_in(path, Some(error.line), "user", problem, remedy);
             }
             None
         }
@@ -142,7 +142,7 @@ fn auth_query_user(document: &Document, config: &Config, users: &UserFile, findi
         Some(other) => format!("auth.user_file has only {} of \"{}\"", other.kind(), query.user),
         None => format!("auth.user_file does not name \"{}\"", query.user),
     };
-    findings.problem(table.line("user"), "auth.query.user", problem, "put its plain password there");
+    findings.problems.add(table.line("user"), "auth.query.user", problem, "put its plain password there");
 }
 
 fn health_user(document: &Document, config: &Config, users: &UserFile, findings: &mut Findings) {
@@ -165,7 +165,7 @@ fn health_user(document: &Document, config: &Config, users: &UserFile, findings:
         None => format!("there is no password for \"{user}\", who looks at the servers"),
     };
     let remedy = "set health.password_file, or put the plain password into auth.user_file (unless the servers trust it)";
-    findings.warn(document.table("health").line("user"), "health.user", problem, remedy);
+    findings.warnings.add(document.table("health").line("user"), "health.user", problem, remedy);
 }
 
 fn hba_file(named: &Named<'_>, config: &Config, findings: &mut Findings) {
@@ -175,14 +175,14 @@ fn hba_file(named: &Named<'_>, config: &Config, findings: &mut Findings) {
         Ok(hba) => hba,
         Err(errors) => {
             for error in errors {
-                findings.problem_in(path, Some(error.line), error.field, error.problem, error.remedy);
+                findings.problems.add_in(path, Some(error.line), error.field, error.problem, error.remedy);
             }
             return;
         }
     };
     if hba.rules.is_empty() {
         let remedy = "add a line such as: host all all 10.0.0.0/8 scram-sha-256";
-        findings.warn_in(path, None, "", "it has no rule, so nobody may connect", remedy);
+        findings.warnings.add_in(path, None, "", "it has no rule, so nobody may connect", remedy);
     }
     for rule in &hba.rules {
         hba_rule(path, rule, config, findings);
@@ -195,20 +195,20 @@ fn hba_rule(path: &Path, rule: &Rule, config: &Config, findings: &mut Findings) 
     let tls = config.client_tls.mode != ClientTlsMode::Off;
     if matches!(rule.scope, Scope::HostSsl(_)) && !tls {
         let problem = "nobody ever matches this line, since client_tls.mode is \"off\"";
-        findings.warn_in(path, line, "type", problem, "set client_tls.mode, cert_file and key_file");
+        findings.warnings.add_in(path, line, "type", problem, "set client_tls.mode, cert_file and key_file");
     }
     if rule.client_cert != ClientCert::NotAsked && config.client_tls.client_ca_file.is_none() && tls {
         let problem = "certificates cannot be verified without client_tls.client_ca_file";
-        findings.problem_in(path, line, "method", problem, "name the authorities there");
+        findings.problems.add_in(path, line, "method", problem, "name the authorities there");
     }
     if rule.method.needs_secret() && config.auth.user_file.is_none() && config.auth.query.is_none() {
         let problem = format!("{} needs the users' secrets, and there are none", rule.method.name());
-        findings.problem_in(path, line, "method", problem, "set auth.user_file, or [auth.query]");
+        findings.problems.add_in(path, line, "method", problem, "set auth.user_file, or [auth.query]");
     }
     let open = rule.method == Method::Trust && rule.client_cert == ClientCert::NotAsked;
     if open && reaches_beyond_loopback(&rule.scope) {
         let problem = "trust lets in whoever comes from these addresses, under any name the line allows";
-        findings.warn_in(path, line, "method", problem, "use scram-sha-256");
+        findings.warnings.add_in(path, line, "method", problem, "use scram-sha-256");
     }
 }
 

@@ -38,9 +38,11 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         servers: _,
         zone,
         workers,
+        worker_scheduling,
     } = old;
     changed(&mut changes, "zone", zone, &new.zone);
     changed(&mut changes, "workers", workers, &new.workers);
+    changed(&mut changes, "worker_scheduling", worker_scheduling, &new.worker_scheduling);
     listen(&mut changes, &old.listen, &new.listen);
     admin(&mut changes, &old.admin, &new.admin);
     log(&mut changes, &old.log, &new.log);
@@ -62,15 +64,21 @@ pub fn live_part(old: &Config, new: Config) -> Config {
         max_unauthenticated_per_address: old.limits.max_unauthenticated_per_address,
         ..new.limits
     };
+    // Which servers there are, and where, stays; what they are given to do may change.
+    let servers = old.servers.iter().map(|server| {
+        let Server { weight, zone, .. } =
+            new.servers.iter().find(|new| new.id == server.id).unwrap_or(server).clone();
+        Server { weight, zone, ..server.clone() }
+    });
     Config {
+        servers: servers.collect(),
         listen: old.listen.clone(),
         admin: old.admin.clone(),
         log: Log { format: old.log.format, ..new.log },
         limits,
         split: Split { catalog_max_age_ms: old.split.catalog_max_age_ms, ..new.split },
-        health: old.health.clone(),
-        servers: old.servers.clone(),
         workers: old.workers,
+        worker_scheduling: old.worker_scheduling,
         ..new
     }
 }
@@ -207,7 +215,7 @@ mod tests {
     }
 
     /// Each key with another value than its default, or than `before`.
-    const AFTER: &str = "zone = 'b'\nworkers = 2\n\
+    const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
         [listen]\naddresses = ['127.0.0.1:2']\nunix_socket_directory = '/s'\nunix_socket_mode = 0o700\nbacklog = 9\n\
         [admin]\naddress = '127.0.0.1:3'\nsocket = '/s/a'\n[log]\nlevel = 'debug'\nformat = 'json'\n\
         [limits]\nmax_client_connections = 9\nmax_unauthenticated_per_address = 9\nstartup_timeout_ms = 9\n\

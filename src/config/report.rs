@@ -59,17 +59,64 @@ impl std::error::Error for Report {}
 /// Collects findings about one configuration file and the files it names.
 #[derive(Debug)]
 pub(super) struct Findings {
-    file: PathBuf,
+    pub(super) problems: List,
+    pub(super) warnings: List,
     /// Where each line begins.
     line_starts: Vec<usize>,
-    problems: Vec<Finding>,
-    warnings: Vec<Finding>,
+}
+
+/// Findings of one kind.
+#[derive(Debug)]
+pub(super) struct List {
+    /// The configuration file.
+    file: PathBuf,
+    findings: Vec<Finding>,
+}
+
+impl List {
+    pub(super) fn add(
+        &mut self,
+        line: Option<usize>,
+        key: impl Into<String>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.add_in(&self.file.clone(), line, key, problem, remedy);
+    }
+
+    /// In another file than the configuration's.
+    pub(super) fn add_in(
+        &mut self,
+        file: &Path,
+        line: Option<usize>,
+        key: impl Into<String>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.findings.push(Finding {
+            file: file.to_owned(),
+            line,
+            key: key.into(),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        });
+    }
+
+    /// The configuration file first, then the files it names; what concerns a whole file before its lines.
+    fn sorted(mut self) -> Vec<Finding> {
+        let main = self.file;
+        self.findings
+            .sort_by(|a, b| (a.file != main, &a.file, a.line).cmp(&(b.file != main, &b.file, b.line)));
+        self.findings.dedup();
+        self.findings
+    }
 }
 
 impl Findings {
     pub(super) fn new(file: &Path, text: &str) -> Self {
         let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { file: file.to_owned(), line_starts, problems: Vec::new(), warnings: Vec::new() }
+        let list = || List { file: file.to_owned(), findings: Vec::new() };
+        Self { problems: list(), warnings: list(), line_starts }
     }
 
     /// The line that byte `offset` is on.
@@ -77,67 +124,9 @@ impl Findings {
         self.line_starts.partition_point(|start| *start <= offset)
     }
 
-    pub(super) fn problem(
-        &mut self,
-        line: Option<usize>,
-        key: impl Into<String>,
-        problem: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
-        let file = self.file.clone();
-        self.problem_in(&file, line, key, problem, remedy);
-    }
-
-    /// As `problem`, in another file.
-    pub(super) fn problem_in(
-        &mut self,
-        file: &Path,
-        line: Option<usize>,
-        key: impl Into<String>,
-        problem: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
-        self.problems.push(finding(file, line, key.into(), problem.into(), remedy.into()));
-    }
-
-    pub(super) fn warn(
-        &mut self,
-        line: Option<usize>,
-        key: impl Into<String>,
-        problem: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
-        let file = self.file.clone();
-        self.warn_in(&file, line, key, problem, remedy);
-    }
-
-    pub(super) fn warn_in(
-        &mut self,
-        file: &Path,
-        line: Option<usize>,
-        key: impl Into<String>,
-        problem: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
-        self.warnings.push(finding(file, line, key.into(), problem.into(), remedy.into()));
-    }
-
     /// The warnings if there were no problems.
-    pub(super) fn conclude(mut self) -> Result<Vec<Warning>, Report> {
-        let main = self.file;
-        // The configuration file first, then the files it names; what concerns a whole file before its lines.
-        for findings in [&mut self.problems, &mut self.warnings] {
-            findings
-                .sort_by(|a, b| (a.file != main, &a.file, a.line).cmp(&(b.file != main, &b.file, b.line)));
-            findings.dedup();
-        }
-        if self.problems.is_empty() {
-            return Ok(self.warnings);
-        }
-        Err(Report { problems: self.problems, warnings: self.warnings })
+    pub(super) fn conclude(self) -> Result<Vec<Warning>, Report> {
+        let (problems, warnings) = (self.problems.sorted(), self.warnings.sorted());
+        if problems.is_empty() { Ok(warnings) } else { Err(Report { problems, warnings }) }
     }
-}
-
-fn finding(file: &Path, line: Option<usize>, key: String, problem: String, remedy: String) -> Finding {
-    Finding { file: file.to_owned(), line, key, problem, remedy }
 }

@@ -149,9 +149,18 @@ impl Buffer {
     }
 }
 
+/// A connection that ends with something unread has storage still.
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        give_back(std::mem::take(&mut self.storage));
+    }
+}
+
 fn give_back(storage: Box<[u8]>) {
     if storage.len() == SMALL {
-        SPARE.with_borrow_mut(|spare| {
+        // A thread that is ending has no stock any more.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
             if spare.len() < STOCK {
                 spare.push(storage);
             }

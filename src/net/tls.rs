@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ::aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject};
@@ -104,17 +105,27 @@ impl ClientTlsContext {
     }
 }
 
-/// How TLS is spoken to servers.
+/// How TLS is spoken to servers. Equal to another if it was loaded from the same keys and files of the same
+/// contents.
 #[derive(Clone)]
 pub struct ServerTlsContext {
-    mode: SslMode,
+    keys: ServerTls,
+    /// Of all files, so that a certificate renewed under its name is noticed.
+    contents: [u8; SHA256_OUTPUT_LEN],
     /// `None`: never.
     connector: Option<TlsConnector>,
 }
 
+impl PartialEq for ServerTlsContext {
+    fn eq(&self, other: &Self) -> bool {
+        self.keys == other.keys && self.contents == other.contents
+    }
+}
+
 impl ServerTlsContext {
     pub fn disabled() -> Self {
-        ServerTlsContext { mode: SslMode::Disable, connector: None }
+        let keys = ServerTls { mode: SslMode::Disable, ca_file: None, cert_file: None, key_file: None };
+        ServerTlsContext { keys, contents: [0; SHA256_OUTPUT_LEN], connector: None }
     }
 
     pub fn load(keys: &ServerTls) -> Result<Self, TlsConfigError> {
@@ -144,11 +155,12 @@ impl ServerTlsContext {
         config.alpn_protocols = vec![ALPN.to_vec()];
         // PostgreSQL never resumes, and a resumed session would show no fresh proof of the key.
         config.resumption = Resumption::disabled();
-        Ok(ServerTlsContext { mode: keys.mode, connector: Some(TlsConnector::from(Arc::new(config))) })
+        let connector = Some(TlsConnector::from(Arc::new(config)));
+        Ok(ServerTlsContext { contents: contents(keys)?, keys: keys.clone(), connector })
     }
 
     pub fn mode(&self) -> SslMode {
-        self.mode
+        self.keys.mode
     }
 
     /// Runs the handshake; the server has already agreed to it.
@@ -165,8 +177,20 @@ impl ServerTlsContext {
 
 impl std::fmt::Debug for ServerTlsContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServerTlsContext").field("mode", &self.mode).finish_non_exhaustive()
+        f.debug_struct("ServerTlsContext").field("mode", &self.keys.mode).finish_non_exhaustive()
     }
+}
+
+/// A digest of the files that are named.
+fn contents(keys: &ServerTls) -> Result<[u8; SHA256_OUTPUT_LEN], TlsConfigError> {
+    let mut digest = Context::new(&SHA256);
+    for path in [&keys.ca_file, &keys.cert_file, &keys.key_file].into_iter().flatten() {
+        let bytes =
+            std::fs::read(path).map_err(|source| TlsConfigError::Read { path: path.clone(), source })?;
+        digest.update(&(bytes.len() as u64).to_be_bytes());
+        digest.update(&bytes);
+    }
+    Ok(digest.finish().as_ref().try_into().expect("SHA-256 is as long as it says"))
 }
 
 /// What libpq demands in each mode. An authority that is named is always used: `require` then means

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::book::Book;
 use super::book::Waiting;
 use super::gate::{Permit, ServerGate};
+use super::pools::limits_for;
 use super::waiter::Waiter;
 use super::{AcquireError, PoolKey};
 use crate::backend::ServerConn;
@@ -31,17 +32,28 @@ type PooledConn = Box<ServerConn>;
 #[derive(Debug)]
 struct Inner {
     book: Book<PooledConn, Arc<Waiter>>,
+    config: Arc<config::Pool>,
     limits: PoolLimits,
     /// Permits of all open connections; which belongs to which does not matter.
     permits: Vec<Permit>,
     credential: Credential,
-    /// What new connections report, for greeting clients without asking a server.
-    greeting: Option<Arc<Reported>>,
-    /// When a server last confirmed that the role may log in.
-    confirmed_at_ms: u64,
+    /// For greeting clients without asking a server.
+    greeting: Option<Greeting>,
     /// Set after a failed attempt: no new one before this.
     not_before_ms: u64,
     failures: u32,
+}
+
+/// What a client may be greeted with.
+#[derive(Debug, Clone)]
+pub struct Greeting {
+    /// By new connections.
+    pub reported: Arc<Reported>,
+    /// When a server last confirmed that the role may log in.
+    pub confirmed_at_ms: u64,
+    /// Settings of the last client, and what it was told: most clients of a pool are alike, and then they
+    /// share both.
+    pub last: Option<(Arc<Settings>, Arc<Reported>)>,
 }
 
 #[derive(Debug)]
@@ -49,7 +61,6 @@ pub struct Pool {
     pub key: PoolKey,
     target: ConnectTarget,
     gate: Arc<ServerGate>,
-    config: config::Pool,
     inner: Mutex<Inner>,
     retired: AtomicBool,
     last_used_ms: AtomicU64,
@@ -69,22 +80,21 @@ impl Pool {
         key: PoolKey,
         target: ConnectTarget,
         gate: Arc<ServerGate>,
-        config: config::Pool,
-        limits: PoolLimits,
+        config: Arc<config::Pool>,
         credential: Credential,
     ) -> Arc<Self> {
+        let limits = limits_for(&config, &key.database, &key.user).clone();
         Arc::new(Pool {
             key,
             target,
             gate,
-            config,
             inner: Mutex::new(Inner {
                 book: Book::default(),
+                config,
                 limits,
                 permits: Vec::new(),
                 credential,
                 greeting: None,
-                confirmed_at_ms: 0,
                 not_before_ms: 0,
                 failures: 0,
             }),
@@ -116,13 +126,43 @@ impl Pool {
         }
     }
 
-    pub fn greeting(&self) -> Option<(Arc<Reported>, u64)> {
+    /// As `offer_credential`, where what there was has been refused: a standby may refuse for a while what the
+    /// primary takes, and is not logged in to by clients.
+    pub fn offer_credential_if_none(&self, credential: &Credential) {
+        let mut inner = self.inner();
+        if matches!(inner.credential, Credential::None) {
+            inner.credential = credential.clone();
+        }
+    }
+
+    /// Nothing is open, and the last attempt to open a connection failed just now.
+    pub fn is_failing(&self) -> bool {
         let inner = self.inner();
-        inner.greeting.clone().map(|greeting| (greeting, inner.confirmed_at_ms))
+        inner.book.open_count() == 0 && now_ms() < inner.not_before_ms
+    }
+
+    pub fn greeting(&self) -> Option<Greeting> {
+        self.inner().greeting.clone()
+    }
+
+    /// That a client with these settings was told this, on the ground of `reported`.
+    pub fn remember_greeted(
+        &self,
+        reported: &Arc<Reported>,
+        settings: &Arc<Settings>,
+        believed: &Arc<Reported>,
+    ) {
+        if let Some(greeting) = &mut self.inner().greeting
+            && Arc::ptr_eq(&greeting.reported, reported)
+        {
+            greeting.last = Some((settings.clone(), believed.clone()));
+        }
     }
 
     pub fn confirm_login(&self, now_ms: u64) {
-        self.inner().confirmed_at_ms = now_ms;
+        if let Some(greeting) = &mut self.inner().greeting {
+            greeting.confirmed_at_ms = now_ms;
+        }
     }
 
     /// An idle connection at once, if there is one. Prefers one that was last made up as `settings`.
@@ -162,9 +202,7 @@ impl Pool {
     /// Takes a connection back. What is not clean is closed.
     pub fn release(self: &Arc<Self>, mut conn: PooledConn) {
         let now = coarse_ms();
-        let age = now.saturating_sub(conn.opened_at_ms);
-        let expired = self.config.lifetime_ms != 0 && age > self.config.lifetime_ms;
-        if self.is_retired() || expired || !conn.is_clean() {
+        if self.is_retired() || !conn.is_clean() {
             self.discard(conn);
             self.open_for_waiters();
             return;
@@ -173,11 +211,13 @@ impl Pool {
         conn.idle_since_ms = now;
         self.last_used_ms.store(now, Ordering::Relaxed);
         let mut inner = self.inner();
-        let Inner { book, limits, .. } = &mut *inner;
-        if book.open_count() > limits.size && book.excess(limits, now) > 0 {
-            // The size was lowered, or the reserve is not needed any more.
+        let Inner { book, limits, config, .. } = &mut *inner;
+        // The size was lowered, or the reserve is not needed any more.
+        let is_excess = book.open_count() > limits.size && book.excess(limits, now) > 0;
+        if is_excess || is_over(config.lifetime_ms, conn.opened_at_ms, now) {
             drop(inner);
-            return self.discard(conn);
+            self.discard(conn);
+            return self.open_for_waiters();
         }
         inner.book.give_back(conn);
     }
@@ -212,13 +252,10 @@ impl Pool {
         let expired = {
             let mut inner = self.inner();
             let minimum = inner.limits.min;
-            let (idle_timeout, lifetime) = (self.config.idle_timeout_ms, self.config.lifetime_ms);
-            let mut expired = inner
-                .book
-                .expire(0, |conn| lifetime != 0 && now.saturating_sub(conn.opened_at_ms) > lifetime);
-            expired.extend(inner.book.expire(minimum, |conn| {
-                idle_timeout != 0 && now.saturating_sub(conn.idle_since_ms) > idle_timeout
-            }));
+            let (idle_timeout, lifetime) = (inner.config.idle_timeout_ms, inner.config.lifetime_ms);
+            let mut expired = inner.book.expire(0, |conn| is_over(lifetime, conn.opened_at_ms, now));
+            let idled = inner.book.expire(minimum, |conn| is_over(idle_timeout, conn.idle_since_ms, now));
+            expired.extend(idled);
             let size = inner.limits.size;
             expired.extend(inner.book.expire(size, |_| true));
             let kept = inner.permits.len().saturating_sub(expired.len());
@@ -295,7 +332,8 @@ impl Pool {
         if pause > 0 {
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
-        let deadline = Duration::from_millis(self.config.connect_timeout_ms);
+        let config = self.inner().config.clone();
+        let deadline = Duration::from_millis(config.connect_timeout_ms);
         let result = tokio::time::timeout(deadline, connect(&self.target, &login, &STARTUP_PARAMETERS))
             .await
             .unwrap_or(Err(ConnectError::Timeout));
@@ -308,8 +346,8 @@ impl Pool {
                     pid: connected.pid,
                     key: connected.cancel_key,
                     parameters: connected.parameters,
-                    max_prepared_statements: self.config.max_prepared_statements,
-                    max_prepared_bytes: self.config.max_prepared_bytes,
+                    max_prepared_statements: config.max_prepared_statements,
+                    max_prepared_bytes: config.max_prepared_bytes,
                     now_ms: now_ms(),
                 }));
                 self.opened(conn, permit);
@@ -324,8 +362,8 @@ impl Pool {
             inner.book.opened();
             inner.permits.push(permit);
             inner.failures = 0;
-            inner.confirmed_at_ms = now_ms();
-            inner.greeting = Some(conn.reported.clone());
+            let reported = conn.reported.clone();
+            inner.greeting = Some(Greeting { reported, confirmed_at_ms: now_ms(), last: None });
         }
         tracing::debug!(server = %self.target.host, port = self.target.port, database = %self.key.database,
             user = %self.key.user, pid = conn.cancel.pid, "server connection opened");
@@ -341,8 +379,10 @@ impl Pool {
         let waiters = {
             let mut inner = self.inner();
             inner.book.opening_failed();
-            if error.is_credential() && matches!(inner.credential, Credential::ScramKeys(_)) {
-                // The verifier has changed on the server; the next login brings a new proof.
+            if error.is_credential()
+                && matches!(inner.credential, Credential::ScramKeys(_) | Credential::Md5(_))
+            {
+                // The secret has changed on the server; the next login brings a new proof.
                 inner.credential = Credential::None;
                 inner.greeting = None;
             }
@@ -369,8 +409,11 @@ impl Pool {
         }
     }
 
-    pub fn set_limits(&self, limits: PoolLimits) {
-        self.inner().limits = limits;
+    /// Connections that are open are measured by it from now on, too.
+    pub fn reconfigure(&self, config: &Arc<config::Pool>) {
+        let mut inner = self.inner();
+        inner.limits = limits_for(config, &self.key.database, &self.key.user).clone();
+        inner.config = config.clone();
     }
 
     pub fn counts(&self) -> PoolCounts {
@@ -389,6 +432,11 @@ impl Pool {
         counts == PoolCounts::default()
             && now_ms.saturating_sub(self.last_used_ms.load(Ordering::Relaxed)) > after_ms
     }
+}
+
+/// Whether a time limit, where there is one, has passed.
+fn is_over(limit_ms: u64, since_ms: u64, now_ms: u64) -> bool {
+    limit_ms != 0 && now_ms.saturating_sub(since_ms) > limit_ms
 }
 
 /// A place in the queue. Dropping it leaves the queue and loses nothing.

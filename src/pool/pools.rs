@@ -23,7 +23,7 @@ pub struct Pools {
 
 #[derive(Debug)]
 struct State {
-    config: config::Pool,
+    config: Arc<config::Pool>,
     tls: Arc<ServerTlsContext>,
     gates: HashMap<ServerIndex, Arc<ServerGate>>,
     pools: HashMap<PoolKey, Arc<Pool>, RandomState>,
@@ -34,6 +34,7 @@ const FORGET_AFTER_MS: u64 = 10 * 60 * 1000;
 
 impl Pools {
     pub fn new(config: config::Pool, tls: Arc<ServerTlsContext>) -> Self {
+        let config = Arc::new(config);
         Pools { state: Mutex::new(State { config, tls, gates: HashMap::new(), pools: HashMap::default() }) }
     }
 
@@ -55,8 +56,7 @@ impl Pools {
             .or_insert_with(|| ServerGate::new(config.max_server_connections, config.connect_rate))
             .clone();
         let target = ConnectTarget { host: server.host.clone(), port: server.port, tls: state.tls.clone() };
-        let limits = limits_for(&config, &key.database, &key.user).clone();
-        let pool = Pool::new(key.clone(), target, gate, config, limits, credential.clone());
+        let pool = Pool::new(key.clone(), target, gate, config, credential.clone());
         state.pools.insert(key.clone(), pool.clone());
         pool
     }
@@ -82,17 +82,22 @@ impl Pools {
         make_room(&pools);
     }
 
-    /// Takes over what can change while connections are open.
+    /// Takes a new configuration over. New `tls` ends the pools that know the old one: what is idle is
+    /// closed now, what is lent when it comes back, and whoever waits asks again.
     pub fn reconfigure(&self, config: config::Pool, tls: Arc<ServerTlsContext>) {
-        let mut state = self.state();
-        for gate in state.gates.values() {
-            gate.set_limits(config.max_server_connections, config.connect_rate);
-        }
-        for (key, pool) in &state.pools {
-            pool.set_limits(limits_for(&config, &key.database, &key.user).clone());
-        }
-        state.config = config;
-        state.tls = tls;
+        let config = Arc::new(config);
+        let outdated: Vec<_> = {
+            let mut state = self.state();
+            for gate in state.gates.values() {
+                gate.set_limits(config.max_server_connections, config.connect_rate);
+            }
+            state.pools.values().for_each(|pool| pool.reconfigure(&config));
+            state.config = config;
+            let is_new = *state.tls != *tls;
+            state.tls = tls;
+            if is_new { state.pools.drain().map(|(_, pool)| pool).collect() } else { Vec::new() }
+        };
+        outdated.iter().for_each(|pool| pool.retire());
     }
 
     pub fn counts(&self) -> Vec<(PoolKey, PoolCounts)> {

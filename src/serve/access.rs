@@ -37,7 +37,7 @@ pub struct Access {
 #[derive(Clone)]
 struct Current {
     context: Arc<HandshakeContext>,
-    users: Arc<UserFile>,
+    lookups: Option<AuthQuery>,
 }
 
 impl Access {
@@ -62,17 +62,26 @@ impl Access {
         Ok(())
     }
 
-    fn current(&self) -> Current {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     pub fn context(&self) -> Arc<HandshakeContext> {
         self.current().context
     }
 
-    /// The secret the user file has for servers, for clients that proved themselves without one.
-    pub fn plain_secret(&self, user: &str) -> Option<Secret> {
-        plain(&self.current().users, user)
+    /// A server has refused the user with what was looked up for it.
+    pub fn forget(&self, user: &str) {
+        if let Some(lookups) = self.current().lookups {
+            lookups.forget(user);
+        }
+    }
+
+    /// A client could not prove to be the user.
+    pub fn doubt(&self, user: &str) {
+        if let Some(lookups) = self.current().lookups {
+            lookups.doubt(user);
+        }
+    }
+
+    fn current(&self) -> Current {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -91,7 +100,7 @@ fn read(
 ) -> Result<Current, AccessError> {
     let hba = Hba::parse(&text(&config.auth.hba_file)?).map_err(|e| invalid(&config.auth.hba_file, &e))?;
     let users = user_file(&config.auth)?;
-    let query = config.auth.query.as_ref().map(|query| {
+    let lookups = config.auth.query.as_ref().map(|query| {
         let credential = plain(&users, &query.user).map_or(Credential::None, Credential::Password);
         let topology = gateway.topology.clone();
         let tls = server_tls.clone();
@@ -100,13 +109,13 @@ fn read(
             let server = snapshot.server(snapshot.primary?);
             Some(ConnectTarget { host: server.host.clone(), port: server.port, tls: tls.clone() })
         };
-        AuthQuery::new(query, credential, Arc::new(primary)).ask_server()
+        AuthQuery::new(query, credential, Arc::new(primary))
     });
-    let secrets = Secrets::new(users.clone(), query, process.clone());
+    let secrets = Secrets::new(users, lookups.as_ref().map(AuthQuery::ask_server), process.clone());
     let tls = ClientTlsContext::load(&config.client_tls)?;
     let timeout = Duration::from_millis(config.limits.startup_timeout_ms);
     let context = HandshakeContext::new(Arc::new(hba), Arc::new(secrets), tls, timeout);
-    Ok(Current { context: Arc::new(context), users: Arc::new(users) })
+    Ok(Current { context: Arc::new(context), lookups })
 }
 
 fn user_file(auth: &config::Auth) -> Result<UserFile, AccessError> {

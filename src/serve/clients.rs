@@ -91,6 +91,15 @@ impl Clients {
         Ok(clients)
     }
 
+    /// Stops accepting; when it returns, whoever connects is refused by the kernel.
+    pub async fn close(mut self) {
+        for task in &mut self.tasks {
+            task.abort();
+            // Ends when the task, and with it the socket, is gone.
+            let _ = task.await;
+        }
+    }
+
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -194,11 +203,13 @@ async fn receive(mut stream: Stream, address: Option<SocketAddr>, door: Arc<Door
         Ok(Outcome::Client(authenticated)) => {
             let Some(session) = Box::pin(admit(&door, authenticated, peer)).await else { return };
             drop(door);
-            let end = session.run().await;
-            tracing::debug!(%end, "client left");
+            session.run().await;
             drop(place);
         }
         Err(error) => {
+            if let HandshakeError::Password { user, .. } = &error {
+                door.access.doubt(user);
+            }
             if let Some(failure) = failure(&error) {
                 door.gateway.counters.login_failed(failure);
             }
@@ -226,14 +237,13 @@ fn failure(error: &HandshakeError) -> Option<LoginFailure> {
 async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<Box<Session>> {
     let client = *client;
     let gateway = door.gateway.clone();
-    let credential = credential(&door.access, &client);
     let mut newcomer = Newcomer {
         stream: client.stream,
         user: client.user,
         database: client.database,
         parameters: client.parameters,
         protocol_minor: u32::from(client.protocol_minor) as u16,
-        credential,
+        credential: credential(client.login),
         peer,
         pending: client.pending,
         received: client.received,
@@ -246,28 +256,29 @@ async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<
         send_last(&mut newcomer.stream, &out).await;
         return None;
     }
-    let (user, database, peer) = (newcomer.user.clone(), newcomer.database.clone(), newcomer.peer.clone());
+    let user = newcomer.user.clone();
     match log_in(gateway.clone(), newcomer).await {
         Ok(session) => {
-            tracing::debug!(user, database, peer, "client logged in");
+            session.note_login();
             Some(session)
         }
         Err(error) => {
             gateway.counters.login_failed(LoginFailure::Server);
-            tracing::warn!(user, database, peer, state = %error.state, %error, "login refused");
+            if [sqlstate::INVALID_PASSWORD, sqlstate::INVALID_AUTHORIZATION].contains(&error.state) {
+                door.access.forget(&user);
+            }
             None
         }
     }
 }
 
-/// What the client's proof, or else the user file, lets us log in to servers with.
-fn credential(access: &Access, client: &Authenticated) -> Credential {
-    match &client.login {
-        ServerLogin::Password(password) => Credential::Password(Secret::new(password.clone())),
-        ServerLogin::ScramKeys(keys) => Credential::ScramKeys(keys.clone()),
-        ServerLogin::Md5(_) | ServerLogin::None => {
-            access.plain_secret(&client.user).map_or(Credential::None, Credential::Password)
-        }
+/// What the client's proof, or its secret here, lets us log in to servers with.
+fn credential(login: ServerLogin) -> Credential {
+    match login {
+        ServerLogin::Password(password) => Credential::Password(Secret::new(password)),
+        ServerLogin::Md5(stored) => Credential::Md5(Secret::new(stored)),
+        ServerLogin::ScramKeys(keys) => Credential::ScramKeys(keys),
+        ServerLogin::None => Credential::None,
     }
 }
 

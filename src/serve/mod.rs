@@ -5,6 +5,7 @@
 
 mod access;
 mod clients;
+mod scheduling;
 mod ticks;
 
 use std::io;
@@ -60,11 +61,13 @@ pub fn run(path: &Path) -> Result<(), ServeError> {
     raise_file_limit(
         config.limits.max_client_connections + config.pool.max_server_connections * config.servers.len(),
     );
+    let scheduling = config.worker_scheduling;
     let runtime = match config.workers {
         // One worker needs no queues that others steal from.
         1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
         workers => tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers)
+            .on_thread_start(move || scheduling::apply(scheduling))
             .thread_name("komainu-worker")
             .enable_all()
             .build()?,
@@ -80,18 +83,14 @@ async fn serve(path: &Path, config: Config, log: LogControl) -> Result<(), Serve
     let admin_listener = AdminListener::bind(&config.admin).await?;
     let listening = Arc::new(AtomicBool::new(false));
 
-    let health = HealthLogin::new(&config.health, access::plain_secret(&config.auth));
-    let observer = Observer::start(Settings {
-        servers: config.servers.clone(),
-        health: config.health.clone(),
-        tls: server_tls.clone(),
-        login: health.clone(),
-        clock: clock::process(),
-    })?;
+    let observer = Observer::start(how_to_look(&config, &server_tls))?;
+    if config.workers == 1 {
+        // This thread serves them itself. The observer's is on its way already and keeps what it has.
+        scheduling::apply(config.worker_scheduling);
+    }
     let catalogs = Arc::new(CatalogSource::new(CatalogSettings {
         snapshot: observer.snapshot.clone(),
-        tls: server_tls.clone(),
-        login: health,
+        own: observer.settings(),
         max_age: Duration::from_millis(config.split.catalog_max_age_ms),
     }));
     let counters = Arc::new(Counters::new(config.servers.len()));
@@ -127,7 +126,7 @@ async fn serve(path: &Path, config: Config, log: LogControl) -> Result<(), Serve
 
     let mut current = config;
     while let Told::Reload = signals.next().await {
-        if let Some(new) = reload(path, &current, &gateway, &access, &log) {
+        if let Some(new) = reload(path, &current, &gateway, &access, &observer, &log) {
             current = new;
         }
     }
@@ -140,10 +139,20 @@ async fn serve(path: &Path, config: Config, log: LogControl) -> Result<(), Serve
     Ok(())
 }
 
+fn how_to_look(config: &Config, tls: &Arc<ServerTlsContext>) -> Settings {
+    Settings {
+        servers: config.servers.clone(),
+        health: config.health.clone(),
+        tls: tls.clone(),
+        login: HealthLogin::new(&config.health, access::plain_secret(&config.auth)),
+        clock: clock::process(),
+    }
+}
+
 /// Ends every session as soon as it is outside a transaction, and all of them after the deadline.
 async fn drain(config: &Config, gateway: &Gateway, clients: Clients, signals: &mut Signals) {
     gateway.draining.store(true, Ordering::Release);
-    drop(clients);
+    clients.close().await;
     let timeout = Duration::from_millis(config.limits.shutdown_timeout_ms);
     tracing::info!(
         clients = gateway.sessions.len(),
@@ -179,6 +188,7 @@ fn reload(
     current: &Arc<Config>,
     gateway: &Arc<Gateway>,
     access: &Arc<Access>,
+    observer: &Observer,
     log: &LogControl,
 ) -> Option<Arc<Config>> {
     let (new, warnings) = match config::file::load(path) {
@@ -209,6 +219,7 @@ fn reload(
     if let Err(error) = log.reload(&new.log.level) {
         tracing::error!(%error, "the log level was not changed");
     }
+    observer.reconfigure(how_to_look(&new, &tls));
     gateway.pools.reconfigure(new.pool.clone(), tls);
     gateway.reconfigure(new.clone());
     tracing::info!(changed = ?live, "configuration reloaded");

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use super::cancel::CancelSlot;
 use super::lease::Lease;
-use super::outbound::UNKNOWN_UNNAMED;
 use super::session::Session;
 use super::settings::{IN_HOT_STANDBY, report};
+use super::settle::UNKNOWN_UNNAMED;
 use crate::backend::conn::{MAX_INSPECTED, parameter_status};
 use crate::backend::connect;
 use crate::backend::expect::Question;
@@ -34,6 +34,7 @@ impl Session {
             self.gateway.counters.unpinned(reason);
         }
         let Some(mut lease) = self.lease.take() else { return };
+        self.tally.hand_over(&self.gateway.counters, lease.conn.server);
         if tokio::runtime::Handle::try_current().is_err() {
             // The process ends; its sockets say the rest.
             return;

@@ -22,6 +22,7 @@ use crate::clock::now_ms;
 use crate::config::PoolMode;
 use crate::net::Stream;
 use crate::pool::{AcquireError, Pool, PoolKey, limits_for};
+use crate::telemetry::span;
 use crate::wire::message::{self, Report, TransactionStatus};
 use crate::wire::sqlstate::{self, SqlState};
 
@@ -29,6 +30,8 @@ use crate::wire::sqlstate::{self, SqlState};
 /// was dropped, expired or lost its right to connect is out no later than this.
 pub const LOGIN_BELIEVED_MS: u64 = 10_000;
 const RETRY: Duration = Duration::from_millis(100);
+/// Room for what PostgreSQL reports at login, about 400 bytes.
+const GREETING: usize = 512;
 
 /// Who has proved to be somebody.
 pub struct Newcomer {
@@ -65,6 +68,8 @@ pub async fn log_in(gateway: Arc<Gateway>, mut newcomer: Newcomer) -> Result<Box
     match begin(&gateway, &mut newcomer).await {
         Ok(greeted) => Ok(start(gateway, newcomer, greeted)),
         Err(error) => {
+            let span = span::client(None, &newcomer.peer, &newcomer.user, &newcomer.database);
+            tracing::warn!(parent: span, state = %error.state, %error, "login refused");
             let mut out = std::mem::take(&mut newcomer.pending);
             Report::fatal(error.state, &error.message).encode(&mut out);
             send_last(&mut newcomer.stream, &out).await;
@@ -95,21 +100,21 @@ async fn begin(gateway: &Arc<Gateway>, newcomer: &mut Newcomer) -> Result<Greete
     let settled = gateway.settled();
     let limits = limits_for(&settled.config.pool, &newcomer.database, &newcomer.user);
     let session_mode = limits.mode == PoolMode::Session;
-    let settings = startup_settings(&newcomer.parameters);
+    let settings = Arc::new(startup_settings(&newcomer.parameters));
     let deadline = Duration::from_millis(settled.config.pool.acquire_timeout_ms);
-    let believed = tokio::time::timeout(deadline, confirmed(gateway, newcomer, &settings))
+    let (settings, believed) = tokio::time::timeout(deadline, confirmed(gateway, newcomer, settings))
         .await
         .unwrap_or_else(|_| {
-            let why = match gateway.view.borrow().no_primary {
-                Some(reason) => reason.sentence(),
-                None => "the primary could not be reached, or had no connection free",
-            };
-            Err(LoginError::new(
-                sqlstate::CANNOT_CONNECT_NOW,
-                format!("no server could take the login within {} ms: {why}", deadline.as_millis()),
-            ))
-        })?;
-    Ok(Greeted { settled, settings: Arc::new(settings), believed, session_mode })
+        let why = match gateway.view.borrow().no_primary {
+            Some(reason) => reason.sentence(),
+            None => "the primary could not be reached, or had no connection free",
+        };
+        Err(LoginError::new(
+            sqlstate::CANNOT_CONNECT_NOW,
+            format!("no server could take the login within {} ms: {why}", deadline.as_millis()),
+        ))
+    })?;
+    Ok(Greeted { settled, settings, believed, session_mode })
 }
 
 /// The settings of a startup packet: all but who and what.
@@ -125,12 +130,12 @@ fn startup_settings(parameters: &[(String, String)]) -> Settings {
     Settings::new(entries)
 }
 
-/// What the client is to believe of its parameters, once a server has accepted it.
+/// The client's settings and what it is to believe of its parameters, once a server has accepted it.
 async fn confirmed(
     gateway: &Arc<Gateway>,
     newcomer: &Newcomer,
-    settings: &Settings,
-) -> Result<Arc<Reported>, LoginError> {
+    settings: Arc<Settings>,
+) -> Result<(Arc<Settings>, Arc<Reported>), LoginError> {
     loop {
         let topology = gateway.topology.borrow().clone();
         let Some(primary) = topology.primary else {
@@ -145,19 +150,26 @@ async fn confirmed(
         };
         let pool = gateway.pools.get(&key, &topology, &newcomer.credential);
         pool.offer_credential(newcomer.credential.clone());
-        if let Some((greeting, confirmed_at)) = pool.greeting()
-            && now_ms() < confirmed_at + LOGIN_BELIEVED_MS
-            && let Some(believed) = plainly(&greeting, settings)
+        if let Some(greeting) = pool.greeting()
+            && now_ms() < greeting.confirmed_at_ms + LOGIN_BELIEVED_MS
         {
-            return Ok(believed);
+            if let Some((last, believed)) = greeting.last
+                && last == settings
+            {
+                return Ok((last, believed));
+            }
+            if let Some(believed) = plainly(&greeting.reported, &settings) {
+                pool.remember_greeted(&greeting.reported, &settings, &believed);
+                return Ok((settings, believed));
+            }
         }
-        let acquired = match pool.try_acquire(settings) {
+        let acquired = match pool.try_acquire(&settings) {
             Some(conn) => Ok(conn),
             None => pool.wait().served().await,
         };
         match acquired {
-            Ok(conn) => match ask(&pool, conn, settings).await? {
-                Some(believed) => return Ok(believed),
+            Ok(conn) => match ask(&pool, conn, &settings).await? {
+                Some(believed) => return Ok((settings, believed)),
                 None => continue,
             },
             Err(AcquireError::Retired) => {}
@@ -182,14 +194,15 @@ async fn wait_for_primary(gateway: &Gateway) {
     let _ = tokio::time::timeout(RETRY, topology.wait_for(|snapshot| snapshot.primary.is_some())).await;
 }
 
-/// The common case: nothing asked for but a name, which PostgreSQL takes as it is.
+/// The common case: nothing asked for but what is so anyway, and a name, which PostgreSQL takes as it is.
 fn plainly(greeting: &Arc<Reported>, settings: &Settings) -> Option<Arc<Reported>> {
     let mut believed = greeting.clone();
     for (name, value) in settings.iter() {
-        if name != "application_name" || !value.bytes().all(|b| (32..127).contains(&b)) {
+        if name == "application_name" && value.bytes().all(|b| (32..127).contains(&b)) {
+            super::settings::report(&mut believed, name, value);
+        } else if !greeting.has(name, value) {
             return None;
         }
-        super::settings::report(&mut believed, name, value);
     }
     Some(believed)
 }
@@ -199,7 +212,7 @@ fn plainly(greeting: &Arc<Reported>, settings: &Settings) -> Option<Arc<Reported
 async fn ask(
     pool: &Arc<Pool>,
     mut conn: Box<ServerConn>,
-    settings: &Settings,
+    settings: &Arc<Settings>,
 ) -> Result<Option<Arc<Reported>>, LoginError> {
     if conn.leftover_of.is_some() {
         conn.ask_simple(Question::Reset, b"DISCARD ALL");
@@ -210,7 +223,7 @@ async fn ask(
         let parameters = [Some(change.name.as_bytes()), change.value.map(str::as_bytes)];
         conn.ask_without_sync(Question::Apply, OwnStatement::Apply, &parameters);
     }
-    conn.settings = Arc::new(settings.clone());
+    conn.settings = settings.clone();
     conn.ask(Question::LoginRight, OwnStatement::LoginRight, &[]);
     let said: Said = match converse(&mut conn).await {
         Ok(said) => said,
@@ -246,6 +259,7 @@ fn start(gateway: Arc<Gateway>, newcomer: Newcomer, greeted: Greeted) -> Box<Ses
     let (id, handle) = gateway.sessions.register();
     let (key, slot) = gateway.cancels.issue(u32::from(newcomer.protocol_minor));
     let mut out = newcomer.pending;
+    out.reserve(GREETING);
     for (name, value) in greeted.believed.iter() {
         message::parameter_status(&mut out, name, value);
     }

@@ -8,14 +8,19 @@
 pub mod answers;
 mod batch;
 pub mod cancel;
+mod choose;
+mod console;
 mod converse;
 mod custom;
+mod effects;
+mod extended_query;
 mod farewell;
 mod floor;
 pub mod gateway;
 mod inbound;
 mod lease;
 pub mod login;
+mod lost_server;
 mod outbound;
 pub mod pins;
 pub mod prepared;
@@ -24,7 +29,12 @@ mod rewrite;
 #[expect(clippy::module_inception, reason = "the file is named after its one type")]
 mod session;
 pub mod settings;
+mod settle;
+mod simple_query;
+mod tally;
+mod teach;
 mod transaction;
+mod waiting;
 
 pub use gateway::Gateway;
 pub use session::{Session, SessionStart};

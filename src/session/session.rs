@@ -17,21 +17,25 @@ use tokio::sync::watch;
 use super::SessionId;
 use super::batch::{Batch, Request};
 use super::cancel::{CancelKey, CancelSlot};
+use super::choose::Route;
 use super::custom::CustomSettings;
 use super::floor::Floor;
 use super::gateway::{Database, Gateway, Settled};
-use super::lease::{Lease, PREPARE_DEADLINE_MS, Route, Waiting};
+use super::lease::{Lease, PREPARE_DEADLINE_MS};
 use super::pins::Pins;
 use super::prepared::Names;
 use super::registry::{Order, SessionHandle};
 use super::settings::{Reported, Settings};
+use super::tally::Tally;
 use super::transaction::Transaction;
+use super::waiting::Waiting;
 use crate::backend::connect::Credential;
 use crate::clock::now_ms;
 use crate::net::{Buffer, Stream};
 use crate::pool::{Pool, Waiter};
 use crate::route::{Analyzed, DecisionReason};
 use crate::telemetry::labels::Direction;
+use crate::telemetry::span;
 use crate::topology::{Role, Snapshot};
 use crate::wire::frame::split_cstr;
 use crate::wire::message::{Report, TransactionStatus};
@@ -51,6 +55,13 @@ pub struct Identity {
     pub credential: Credential,
     pub session_mode: bool,
     pub peer: String,
+}
+
+impl Identity {
+    /// For what is logged about this client.
+    pub fn span(&self, id: SessionId) -> tracing::Span {
+        span::client(Some(id.0), &self.peer, &self.user, &self.database.name)
+    }
 }
 
 /// Everything a session begins with.
@@ -130,6 +141,7 @@ pub struct Session {
 
     pub(super) status: TransactionStatus,
     pub(super) transaction: Transaction,
+    pub(super) tally: Tally,
     pub(super) names: Names,
     pub(super) unnamed: Option<Unnamed>,
     pub(super) next_unnamed: u64,
@@ -212,6 +224,7 @@ impl Session {
             discarding: false,
             status: TransactionStatus::Idle,
             transaction: Transaction::default(),
+            tally: Tally::default(),
             names: Names::default(),
             unnamed: None,
             next_unnamed: 0,
@@ -230,6 +243,10 @@ impl Session {
         }
     }
 
+    pub fn note_login(&self) {
+        tracing::debug!(parent: self.identity.span(self.id), "client logged in");
+    }
+
     /// Bytes the client sent before it was greeted.
     pub(super) fn received(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
@@ -239,7 +256,7 @@ impl Session {
 
     /// Serves the client until it leaves or must. Whatever is open is then cleaned up by a task of its own.
     /// Boxed: an idle client costs its session once, not once for every future around it.
-    pub async fn run(mut self: Box<Self>) -> End {
+    pub async fn run(mut self: Box<Self>) {
         poll_fn(|cx| {
             self.handle.attach(cx.waker());
             Poll::Ready(())
@@ -254,7 +271,7 @@ impl Session {
         if let End::Fatal { state, message } = &end {
             Box::pin(self.say_goodbye(*state, message)).await;
         }
-        end
+        tracing::debug!(parent: self.identity.span(self.id), %end, "client left");
     }
 
     /// One turn: moves whatever can move. `Ready(Ok)` asks for another turn after yielding to others.

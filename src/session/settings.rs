@@ -114,6 +114,11 @@ impl Reported {
         self.entries.iter().find(|(n, _)| **n == *name).map(|(_, value)| &**value)
     }
 
+    /// Whether the setting is reported, and has this value; names count whatever their case.
+    pub fn has(&self, name: &str, value: &str) -> bool {
+        self.entries.iter().any(|(n, v)| n.eq_ignore_ascii_case(name) && **v == *value)
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.entries.iter().map(|(name, value)| (&**name, &**value))
     }

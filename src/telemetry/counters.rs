@@ -50,9 +50,9 @@ impl Counters {
         Counters { shards: (0..cores.next_power_of_two().min(MAX_SHARDS)).map(shard).collect() }
     }
 
-    pub fn query(&self, server: ServerIndex, class: QueryClass) {
+    pub fn queries(&self, server: ServerIndex, class: QueryClass, count: u64) {
         if let Some(classes) = self.shard().queries.get(usize::from(server.0)) {
-            classes[class.index()].fetch_add(1, Relaxed);
+            classes[class.index()].fetch_add(count, Relaxed);
         }
     }
 
@@ -189,8 +189,8 @@ mod tests {
             for _ in 0..5 {
                 scope.spawn(|| {
                     for _ in 0..1000 {
-                        counters.query(ServerIndex(1), QueryClass::Write);
-                        counters.query(ServerIndex(2), QueryClass::Write);
+                        counters.queries(ServerIndex(1), QueryClass::Write, 1);
+                        counters.queries(ServerIndex(2), QueryClass::Write, 1);
                         counters.bytes(Direction::ToClients, 3);
                         counters.client_connected();
                     }

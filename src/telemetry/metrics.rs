@@ -62,12 +62,16 @@ metrics! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::labels::{
+        CancelResult, ConnectionState, Direction, Label, LoginFailure, PinReason, QueryClass, ReadToPrimary,
+    };
 
     #[test]
     fn the_manual_lists_each_metric_and_no_other() {
         let page = include_str!("../../docs/metrics.md");
+        let (metrics, _) = page.split_once("## Labels").unwrap();
         let listed: Vec<String> =
-            page.lines().filter(|line| line.starts_with("| `")).map(str::to_owned).collect();
+            metrics.lines().filter(|line| line.starts_with("| `")).map(str::to_owned).collect();
         let known: Vec<String> = ALL
             .iter()
             .map(|metric| {
@@ -82,6 +86,39 @@ mod tests {
             })
             .collect();
         assert_eq!(listed, known);
+    }
+
+    fn values<L: Label>() -> Vec<&'static str> {
+        L::ALL.iter().map(|label| label.as_str()).collect()
+    }
+
+    #[test]
+    fn the_manual_lists_each_value_of_each_label_and_no_other() {
+        let known = [
+            (QUERIES, values::<QueryClass>()),
+            (READS_TO_PRIMARY, values::<ReadToPrimary>()),
+            (SESSIONS_PINNED, values::<PinReason>()),
+            (PINS, values::<PinReason>()),
+            (LOGINS_FAILED, values::<LoginFailure>()),
+            (CANCEL_REQUESTS, values::<CancelResult>()),
+            (BYTES, values::<Direction>()),
+            (SERVER_CONNECTIONS, values::<ConnectionState>()),
+        ];
+        let page = include_str!("../../docs/metrics.md");
+        for metric in ALL {
+            let closed = metric.labels.iter().find(|label| !["server", "version"].contains(label));
+            let Some(label) = closed else { continue };
+            let (_, values) = known.iter().find(|(known, _)| known == metric).expect("its values are known");
+            let heading = |section: &str| {
+                let line = section.lines().next().unwrap();
+                line.starts_with(&format!("`{label}` of")) && line.contains(&format!("`{}`", metric.name))
+            };
+            let section = page.split("\n### ").find(|section| heading(section));
+            let section = section.unwrap_or_else(|| panic!("no section on {label} of {}", metric.name));
+            let listed: Vec<&str> =
+                section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+            assert_eq!(listed, *values, "{}", metric.name);
+        }
     }
 
     #[test]

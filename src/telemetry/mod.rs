@@ -9,5 +9,6 @@ pub mod log;
 pub mod metrics;
 pub mod process;
 pub mod render;
+pub mod span;
 
 pub use counters::Counters;

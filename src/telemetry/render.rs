@@ -198,7 +198,7 @@ mod tests {
         snapshot.servers[1].lag_bytes = Some(8192);
         snapshot.servers[1].lag_ms = Some(1500);
         let counters = Counters::new(2);
-        counters.query(ServerIndex(1), QueryClass::Read);
+        counters.queries(ServerIndex(1), QueryClass::Read, 1);
         counters.bytes(Direction::ToClients, 5);
         counters.pinned(PinReason::Listen);
         counters.pinned(PinReason::Listen);

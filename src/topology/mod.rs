@@ -34,7 +34,9 @@ impl FromStr for Lsn {
 }
 
 /// Raised each time the cluster gets a primary; connections and floors carry it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
 pub struct Epoch(pub u64);
 
 /// Index of a server in `Snapshot::servers`, stable for the life of a configuration.

@@ -124,6 +124,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::properties::properties())]
+
         #[test]
         fn no_body_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..60)) {
             let _ = sasl_initial_response(&body);

@@ -6,6 +6,7 @@
 pub mod authentication;
 pub mod fields;
 pub mod frame;
+pub mod md5;
 pub mod message;
 pub mod options;
 pub mod scram;

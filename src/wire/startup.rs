@@ -365,6 +365,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::properties::properties())]
+
         #[test]
         fn no_packet_makes_it_panic(
             code in prop_oneof![Just(3_u32 << 16), Just(CANCEL_REQUEST), Just(SSL_REQUEST), any::<u32>()],

@@ -103,6 +103,30 @@ fn a_verifier_is_enough_for_both_sides() {
 }
 
 #[test]
+fn an_md5_hash_is_enough_for_a_server_that_asks_for_md5() {
+    let cluster = Cluster::start_with(0, |options| {
+        options.hba.push("host all hashed samehost md5".into());
+    });
+    cluster.primary().psql("postgres", &format!("SET password_encryption = 'md5'; CREATE ROLE hashed LOGIN PASSWORD '{PASSWORD}'; CREATE ROLE proven LOGIN PASSWORD '{PASSWORD}'")).unwrap();
+    let hash = verifier(&cluster, "hashed");
+    let hba = "host trusting all all trust\nhost all all all md5\n";
+    cluster.primary().psql("postgres", "CREATE DATABASE trusting").unwrap();
+    // From the user file, and looked up on the server.
+    let from_file = Komainu::builder(&cluster).hba(hba).user("hashed", &hash).user("proven", &hash);
+    let looked_up = Komainu::builder(&cluster).hba(hba).config("[auth.query]\nuser = \"postgres\"\n");
+    for komainu in [from_file.start(), looked_up.start()] {
+        for (database, password) in [("postgres", PASSWORD), ("trusting", "")] {
+            let mut wire = try_login(komainu.wire(), "hashed", password, database).ok().unwrap();
+            assert_eq!(wire.query_value("SELECT session_user"), "hashed");
+        }
+        assert_eq!(try_login(komainu.wire(), "hashed", "wrong", "postgres").err().unwrap().0, "28P01");
+        // A server that asks for SCRAM cannot be answered; the client reads no more than that.
+        let (state, text) = try_login(komainu.wire(), "proven", PASSWORD, "trusting").err().unwrap();
+        assert_eq!((state.as_str(), text.as_str()), ("28000", "the login to the server failed"));
+    }
+}
+
+#[test]
 fn an_unknown_user_reads_what_a_wrong_password_reads() {
     let cluster = Cluster::shared();
     let komainu = Komainu::start(cluster);
@@ -186,6 +210,24 @@ fn a_lost_right_ends_within_the_stated_time_on_warm_pools_too() {
 }
 
 #[test]
+fn an_answer_that_proves_wrong_is_not_believed_any_longer() {
+    let cluster = Cluster::shared();
+    let (database, other) = (cluster.database(), cluster.database());
+    let komainu = with_query(cluster, 3_600_000);
+    cluster.prepare("postgres", &format!("CREATE ROLE rotated LOGIN PASSWORD '{PASSWORD}'"));
+    let log_in = |password: &str, database: &str| try_login(komainu.wire(), "rotated", password, database);
+    assert!(log_in(PASSWORD, &database).is_ok());
+    // The server refuses what the old password's owner proves: the answer is forgotten, and so is the old password.
+    cluster.prepare("postgres", "ALTER ROLE rotated PASSWORD 'the second'");
+    assert_eq!(log_in(PASSWORD, &other).err().unwrap().0, "28P01");
+    assert!(log_in("the second", &other).is_ok());
+    assert!(log_in(PASSWORD, &database).is_err());
+    // The client knows first.
+    cluster.prepare("postgres", "ALTER ROLE rotated PASSWORD 'the third'");
+    eventually(STATED, "the new password is taken", || log_in("the third", &database).is_ok());
+}
+
+#[test]
 fn a_hostile_schema_does_not_reach_komainus_own_queries() {
     let cluster = Cluster::shared();
     let database = cluster.database();
@@ -226,17 +268,49 @@ fn secrets_are_nowhere_to_be_read() {
     let database = cluster.database();
     cluster.prepare("postgres", &format!("CREATE ROLE discreet LOGIN PASSWORD '{PASSWORD}'"));
     let secret = verifier(cluster, "discreet");
-    let komainu = Komainu::builder(cluster).user("discreet", &secret).config("log.level = \"trace\"").start();
+    cluster.prepare(
+        "postgres",
+        &format!("SET password_encryption = 'md5'; CREATE ROLE discreet_md5 LOGIN PASSWORD '{PASSWORD}'"),
+    );
+    let hash = verifier(cluster, "discreet_md5");
+    cluster
+        .prepare("postgres", "CREATE ROLE discreet_health LOGIN PASSWORD 'health secret' IN ROLE pg_monitor");
+    let builder = Komainu::builder(cluster);
+    let certificates = Certificates::create(builder.directory());
+    let (certificate, key) = certificates.server("gate");
+    let password_file = builder.directory().join("health.txt");
+    let komainu = builder
+        .user("discreet", &secret)
+        .user("discreet_md5", &hash)
+        .file("health.txt", "health secret\n")
+        .config(&format!(
+            "[log]\nlevel = \"trace\"\n[health]\nuser = \"discreet_health\"\npassword_file = {password_file:?}\n\
+             [client_tls]\nmode = \"allow\"\ncert_file = {certificate:?}\nkey_file = {key:?}\n"
+        ))
+        .start();
+    let key_text = std::fs::read_to_string(&key).unwrap();
+    let key_line = key_text.lines().nth(1).unwrap();
     let mut wire = try_login(komainu.wire(), "discreet", PASSWORD, &database).ok().unwrap();
     let _ = try_login(komainu.wire(), "discreet", "mistyped secret", &database);
     let url = komainu.url(&database);
     psql(&url, &["SELECT 'bound value'", "SELEC"]);
     let mut outputs = vec![("the log".to_owned(), komainu.log())];
-    for path in ["/status", "/metrics", "/ready"] {
+    for path in ["/status", "/metrics", "/live", "/ready"] {
         outputs.push((path.into(), komainu.admin(path).unwrap().body));
     }
-    for show in ["POOL_NODES", "POOL_POOLS", "POOL_PROCESSES", "POOL_VERSION", "KOMAINU pins"] {
-        let rows = wire.query(&format!("SHOW {show}"));
+    for show in [
+        "SHOW POOL_NODES",
+        "SHOW POOL_POOLS",
+        "SHOW POOL_PROCESSES",
+        "SHOW POOL_VERSION",
+        "SHOW ROUTE",
+        "SHOW komainu.pins",
+        "SHOW komainu.token",
+        "SHOW komainu.config",
+        "/* komainu: explain route */ SELECT 'bound value'",
+        "/* komainu: explain route */ ALTER ROLE discreet PASSWORD 'mistyped secret'",
+    ] {
+        let rows = wire.query(show);
         outputs
             .push((show.into(), rows.iter().map(|message| String::from_utf8_lossy(&message.body)).collect()));
     }
@@ -252,6 +326,9 @@ fn secrets_are_nowhere_to_be_read() {
             "bound value",
             &verifier_keys,
             &cancel_key,
+            &hash["md5".len()..],
+            "health secret",
+            key_line,
         ] {
             assert!(!output.contains(hidden), "{what} shows {hidden:?}");
         }

@@ -111,20 +111,17 @@ fn a_late_cancel_never_hits_the_next_user_of_the_connection() {
                 }
             });
         }
-        let until = Instant::now() + Duration::from_secs(4);
-        let mut rounds = 0;
+        const ROUNDS: usize = 60;
         let mut failed = None;
-        while Instant::now() < until && failed.is_none() {
+        for _ in 0..ROUNDS {
             begin(&mut first, "SELECT 1 FROM pg_sleep(0.001)");
             begin(&mut second, "SELECT 1 FROM pg_sleep(0.002)");
             first.until('Z');
             let answer = second.until('Z');
-            failed = answer.into_iter().find(|message| message.tag == 'E');
-            rounds += 1;
+            failed = failed.or(answer.into_iter().find(|message| message.tag == 'E'));
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(failed.map(|message| message.error()), None, "after {rounds} rounds");
-        assert!(rounds > 50, "{rounds}");
+        assert_eq!(failed.map(|message| message.error()), None);
     });
 }
 

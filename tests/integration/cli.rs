@@ -87,7 +87,7 @@ fn a_wrong_command_line_is_64_and_help_is_0() {
         (version.status.code(), text(&version.stdout)),
         (Some(0), format!("komainu {}\n", env!("CARGO_PKG_VERSION")))
     );
-    for command in ["serve", "check-config", "password", "sandbox"] {
+    for command in ["serve", "check-config", "password", "pki", "sandbox"] {
         let help = komainu(&[command, "--help"], directory.path(), "");
         assert_eq!(help.status.code(), Some(0));
         assert!(
@@ -117,4 +117,73 @@ fn password_prints_a_line_that_check_config_accepts() {
         text(&output.stderr),
         "komainu password: the password is empty; PostgreSQL lets nobody in with one\n"
     );
+}
+
+#[test]
+fn pki_makes_shows_and_renews_what_openssl_finds_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let pki = |args: &[&str]| {
+        let output = komainu(&[&["pki"], args].concat(), directory.path(), "");
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, stdout, stderr) = pki(&["init", "--dir", "p", "--cluster", "shop"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(
+        stdout.contains("p/ca.crt   copy to every node") && stdout.contains("p/ca.key   copy nowhere"),
+        "{stdout}"
+    );
+    let (code, stdout, _) =
+        pki(&["node", "--dir", "p", "--id", "a", "--name", "db.example.org", "--ip", "192.0.2.1"]);
+    assert_eq!(code, Some(0));
+    assert!(
+        stdout.starts_with("node a of cluster shop, until 20") && stdout.contains("  p/a.key   readable"),
+        "{stdout}"
+    );
+    assert_eq!(pki(&["node", "--dir", "p", "--id", "b", "--days", "20"]).0, Some(0));
+
+    let path = |name: &str| directory.path().join("p").join(name);
+    let mode = |name: &str| {
+        std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path(name)).unwrap().permissions())
+    };
+    assert_eq!((mode("a.key") & 0o777, mode("ca.key") & 0o777), (0o600, 0o600));
+    let key = fs::read(path("a.key")).unwrap();
+    let (code, stdout, stderr) = pki(&["node", "--dir", "p", "--id", "a"]);
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert_eq!(
+        stderr,
+        "komainu pki: p/a.key exists already and is left as it is; `komainu pki renew` replaces it\n"
+    );
+    assert_eq!(pki(&["init", "--dir", "p", "--cluster", "shop"]).0, Some(1));
+    assert_eq!(pki(&["node", "--dir", "p", "--id", "A"]).0, Some(64));
+    assert_eq!(pki(&["node", "--dir", "nowhere", "--id", "a"]).0, Some(1));
+
+    let (code, stdout, stderr) = pki(&["show", "--dir", "p"]);
+    assert_eq!(code, Some(0));
+    let rows: Vec<Vec<&str>> = stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0][..5], ["FILE", "KIND", "CLUSTER", "NODE", "NAMES"]);
+    assert_eq!(rows[1][..6], ["a.crt", "node", "shop", "a", "db.example.org", "192.0.2.1"]);
+    assert_eq!(rows[2][..5], ["b.crt", "node", "shop", "b", "-"]);
+    assert_eq!(rows[3][..5], ["ca.crt", "authority", "shop", "-", "-"]);
+    assert_eq!(rows[2].last(), Some(&"19"));
+    assert_eq!(stderr, "warning: the certificate of CN=b.shop.komainu ends: 19 days left\n");
+
+    assert_eq!(pki(&["renew", "--dir", "p", "--all"]).0, Some(0));
+    assert_ne!(fs::read(path("a.key")).unwrap(), key);
+    let (_, stdout, stderr) = pki(&["show", "--dir", "p", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let shown = &shown["certificates"];
+    assert_eq!((&shown[0]["node"], &shown[0]["addresses"][0]), (&"a".into(), &"192.0.2.1".into()));
+    assert_eq!((&shown[1]["days_left"], &shown[2]["kind"]), (&364.into(), &"authority".into()));
+    assert_eq!(stderr, "");
+    assert_eq!(pki(&["renew", "--dir", "p"]).0, Some(64));
+    assert_eq!(pki(&["renew", "--dir", "p", "--id", "c"]).0, Some(1));
+
+    for purpose in ["sslserver", "sslclient"] {
+        let verified = Command::new("openssl")
+            .args(["verify", "-purpose", purpose, "-verify_hostname", "a.shop.komainu", "-CAfile"])
+            .args([path("ca.crt"), path("a.crt")])
+            .output()
+            .unwrap();
+        assert!(verified.status.success(), "{}", text(&verified.stderr));
+    }
 }

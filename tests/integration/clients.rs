@@ -21,7 +21,7 @@ fn psql_describes_copies_and_runs_several_statements() {
     let url = shared().url(&database);
     let tell = |statements: &[&str]| psql(&url, statements).output();
     tell(&["CREATE TABLE t (id int PRIMARY KEY, name text); COMMENT ON TABLE t IS 'said by psql'"]);
-    let described = tell(&["\\d t", "\\dt+ t", "\\df pg_backend_pid", "\\di", "\\l"]);
+    let described = tell(&["\\d t", "\\dt+ t", "\\df pg_backend_pid", "\\di", "\\conninfo"]);
     for part in ["id|integer||not null|", "t_pkey", "said by psql", "pg_backend_pid", &database] {
         assert!(described.contains(part), "{part:?} is not in {described}");
     }

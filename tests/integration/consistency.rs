@@ -31,7 +31,7 @@ fn counters(cluster: &Cluster, sessions: i32) -> String {
     database
 }
 
-fn pause(cluster: &Cluster, standby: usize) {
+pub fn pause(cluster: &Cluster, standby: usize) {
     let standby = cluster.standby(standby);
     standby.psql("postgres", "SELECT pg_wal_replay_pause()").unwrap();
     eventually(PATIENCE, "replay is paused", || {
@@ -39,7 +39,7 @@ fn pause(cluster: &Cluster, standby: usize) {
     });
 }
 
-fn resume(cluster: &Cluster, standby: usize) {
+pub fn resume(cluster: &Cluster, standby: usize) {
     cluster.standby(standby).psql("postgres", "SELECT pg_wal_replay_resume()").unwrap();
 }
 

@@ -82,13 +82,28 @@ pub fn compare(
             // Of two names for the same statement komainu may tell the other one.
             let names_one = |code: &str| ours.contains(code) && theirs.contains(code);
             // A standby refuses a write in other words than a READ ONLY transaction on the primary.
-            if ["\"26000\"", "\"42P05\"", "\"25006\""].into_iter().any(names_one) {
+            if ["\"26000\"", "\"42P05\"", "\"25006\"", "bind message supplies"].into_iter().any(names_one) {
                 ours.clone_from(theirs);
             }
+        }
+        if theirs_shown.iter().any(|message| message.contains("\"XX000\"")) {
+            // An internal error of PostgreSQL's own (18 has one where a ROLLBACK is parsed in a pipeline and a
+            // simple query follows): nothing to compare with.
+            return all;
         }
         let aborted = |shown: &[String]| shown.iter().any(|message| message.contains("\"25P02\""));
         if aborted(&ours_shown) && !aborted(&theirs_shown) {
             // In a failed transaction a statement cannot be parsed again on another connection: a stated limit.
+            return all;
+        }
+        let answered = |shown: &[String]| -> Vec<String> {
+            shown.iter().filter(|message| !message.starts_with("1 ")).cloned().collect()
+        };
+        if ours_shown != theirs_shown
+            && aborted(&theirs_shown)
+            && answered(&ours_shown) == answered(&theirs_shown)
+        {
+            // The other way round: a Parse of what this connection knows is taken, where PostgreSQL refuses it.
             return all;
         }
         assert_eq!(
@@ -418,6 +433,11 @@ fn flight(random: &mut Random, table: &str, steps: &mut Vec<Step>) {
     let mut messages = Messages::default();
     let mut readies = 0;
     let mut surely = true;
+    // A utility statement that a simple query could not run in a transaction leaves its portal behind, and
+    // PostgreSQL (14 to 18, as far as tried) reads freed memory when that is executed: it may crash.
+    let mut unnamed_is_bound = false;
+    let safe =
+        |portal: &'static str, is_bound: bool| if portal.is_empty() && !is_bound { "p" } else { portal };
     for _ in 0..1 + random.below(7) {
         messages = match random.below(16) {
             0..=2 => {
@@ -434,6 +454,7 @@ fn flight(random: &mut Random, table: &str, steps: &mut Vec<Step>) {
                 } else {
                     messages
                 };
+                unnamed_is_bound |= portal.is_empty();
                 let messages = messages.bind(portal, name, values);
                 let messages = if random.below(2) == 0 { messages.describe(b'P', portal) } else { messages };
                 messages.execute(portal, random.below(3) as i32)
@@ -444,11 +465,15 @@ fn flight(random: &mut Random, table: &str, steps: &mut Vec<Step>) {
                 &["1", "2"][..random.below(3)],
             ),
             8 => messages.describe(b'S', random.one_of(&NAMES[2..])),
-            9 => messages.describe(b'P', random.one_of(PORTALS)),
-            10 | 11 => messages.execute(random.one_of(PORTALS), random.below(3) as i32),
+            9 => messages.describe(b'P', safe(random.one_of(PORTALS), unnamed_is_bound)),
+            10 | 11 => {
+                let portal = safe(random.one_of(PORTALS), unnamed_is_bound);
+                messages.execute(portal, random.below(3) as i32)
+            }
             12 => messages.close(b'S', random.one_of(NAMES)),
             13 => messages.close(b'P', random.one_of(PORTALS)),
             14 => {
+                unnamed_is_bound = false;
                 readies += 1;
                 messages.sync()
             }
@@ -462,10 +487,12 @@ fn flight(random: &mut Random, table: &str, steps: &mut Vec<Step>) {
                 }
                 1 => {
                     surely = false;
+                    unnamed_is_bound = false;
                     messages.query(&random.one_of(QUERIES).replace("TBL", table))
                 }
                 _ => {
                     readies += 2;
+                    unnamed_is_bound = false;
                     messages.sync().query(&random.one_of(QUERIES).replace("TBL", table))
                 }
             },

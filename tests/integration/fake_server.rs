@@ -141,6 +141,72 @@ fn a_server_that_breaks_the_protocol_costs_one_statement() {
     assert!(komainu.metric("process_resident_memory_bytes").unwrap() < 300e6);
 }
 
+/// What a server says when it has the client's nonce, and when it has the proof.
+type Exchange = (&'static str, fn(&str) -> String, &'static str);
+
+fn authentication(code: u32, rest: &str) -> Vec<u8> {
+    let length = (8 + rest.len() as u32).to_be_bytes();
+    [&b"R"[..], &length, &code.to_be_bytes(), rest.as_bytes()].concat()
+}
+
+/// Asks for SCRAM and lies in the course of it.
+fn lie_in_scram(mut client: TcpStream, (_, first, last): Exchange) -> std::io::Result<()> {
+    let mut buffer = [0; 4096];
+    let _startup = client.read(&mut buffer)?;
+    client.write_all(&authentication(10, "SCRAM-SHA-256\0\0"))?;
+    let length = client.read(&mut buffer)?;
+    let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    let nonce = said.split("r=").nth(1).unwrap_or_default();
+    client.write_all(&authentication(11, &first(nonce)))?;
+    let _proof = client.read(&mut buffer)?;
+    client.write_all(&authentication(12, last))?;
+    client.write_all(&[&authentication(0, "")[..], READY].concat())?;
+    // Whoever believes it goes on; whoever does not has hung up.
+    while client.read(&mut buffer)? > 0 {}
+    Ok(())
+}
+
+#[test]
+fn a_server_that_lies_in_scram_is_refused_and_costs_nobody_anything() {
+    const SALT: &str = "s=MDEyMzQ1Njc4OWFiY2RlZg==";
+    let liars: [Exchange; 4] = [
+        ("a nonce of 10 kB", |nonce| format!("r={nonce}{},{SALT},i=4096", "n".repeat(10_000)), "v=AAAA"),
+        ("another nonce", |_| format!("r=another,{SALT},i=4096"), "v=AAAA"),
+        ("2^31-1 rounds", |nonce| format!("r={nonce}more,{SALT},i=2147483647"), "v=AAAA"),
+        (
+            "a signature that proves nothing",
+            |nonce| format!("r={nonce}more,{SALT},i=4096"),
+            "v=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+        ),
+    ];
+    let mut more = String::new();
+    for (number, liar) in liars.into_iter().enumerate() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        more += &format!("[[server]]\nid = \"liar{number}\"\nhost = \"127.0.0.1\"\nport = {port}\n");
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                thread::spawn(move || lie_in_scram(client, liar));
+            }
+        });
+    }
+    let cluster = Cluster::shared();
+    let komainu = before(cluster, cluster.primary().port(), &more);
+    let mut wire = komainu.login("postgres");
+    for (number, (what, ..)) in liars.iter().enumerate() {
+        let up = format!("komainu_server_up{{server=\"liar{number}\"}}");
+        eventually(PATIENCE, &format!("the server with {what} is down"), || {
+            komainu.metric(&up) == Some(0.0)
+                && komainu.log().contains(&format!("server is down server=\"liar{number}\""))
+        });
+        assert_eq!(wire.query_value("SELECT 1"), "1");
+    }
+    let cpu = || komainu.metric("process_cpu_seconds_total").unwrap();
+    let before = cpu();
+    thread::sleep(Duration::from_secs(1));
+    assert!(cpu() - before < 0.5, "{} s of processor time in a second for servers that lie", cpu() - before);
+}
+
 #[test]
 fn a_server_that_lies_from_the_start_is_left_alone() {
     let cluster = Cluster::shared();

@@ -140,10 +140,51 @@ fn the_status_page_shows_the_cluster_as_it_is() {
 }
 
 #[test]
+fn statements_are_counted_and_not_connections_got() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    cluster.prepare(&database, &format!("CREATE TABLE t (n int); GRANT ALL ON t TO {APP_USER}"));
+    for config in ["", "split.enabled = false", "pool.mode = \"session\""] {
+        let komainu = Komainu::start_with(cluster, config);
+        let mut wire = komainu.login(&database);
+        let count = |class: &str| -> f64 {
+            let sample = |id| format!("komainu_queries_total{{server=\"{id}\",class=\"{class}\"}}");
+            ["pg1", "pg2", "pg3"].map(|id| komainu.metric(&sample(id)).unwrap()).iter().sum()
+        };
+        let counts = || (count("read"), count("write"), count("other"));
+        let mut so_far = counts();
+        let mut grown = |wanted: (f64, f64, f64), what: &str| {
+            let now = counts();
+            assert_eq!((now.0 - so_far.0, now.1 - so_far.1, now.2 - so_far.2), wanted, "{config} {what}");
+            so_far = now;
+        };
+        wire.query("BEGIN");
+        (0..3).for_each(|_| drop(wire.query("INSERT INTO t VALUES (1)")));
+        wire.query("SELECT 2");
+        wire.query("COMMIT");
+        grown((1.0, 3.0, 2.0), "a transaction");
+        (0..4).for_each(|_| drop(wire.query("SELECT 1/0")));
+        grown((4.0, 0.0, 0.0), "reads that fail");
+        let select = |pipeline: Pipeline| pipeline.bind("", "s", &[]).execute("", 0);
+        let batch = (0..5).fold(Pipeline::new().parse("s", "SELECT 1"), |batch, _| select(batch));
+        wire.pipeline(batch.parse("", "INSERT INTO t VALUES (2)").bind("", "", &[]).execute("", 0).sync());
+        grown((5.0, 1.0, 0.0), "a pipeline");
+        wire.query("PREPARE p AS INSERT INTO t VALUES ($1)");
+        wire.query("EXECUTE p(3)");
+        wire.query("SHOW POOL_VERSION");
+        grown((0.0, 1.0, 2.0), "by name");
+        wire.query("BEGIN");
+        (0..70).for_each(|_| drop(wire.query("SELECT 1")));
+        assert!(count("read") - so_far.0 >= 63.0, "a long transaction is not seen before it ends");
+        drop(wire);
+        eventually(PATIENCE, "what was left is counted", || count("read") - so_far.0 == 70.0);
+    }
+}
+
+#[test]
 fn the_metrics_move_with_the_traffic() {
     let database = Cluster::shared().database();
-    // Counted is each time a statement gets a server: without floors to ask for, each gets its own.
-    let komainu = Komainu::start_with(Cluster::shared(), "[split]\nconsistency = \"eventual\"\n");
+    let komainu = Komainu::start(Cluster::shared());
     let page = komainu.admin("/metrics").unwrap();
     assert_eq!(page.status, 200);
     let metric = |name: &str| komainu.metric(name).unwrap_or_else(|| panic!("{name} is not there"));

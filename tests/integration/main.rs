@@ -21,6 +21,8 @@ mod lost_servers;
 mod pooling;
 mod prepared;
 mod purity;
+mod reload;
+mod replay;
 mod routing;
 mod sandbox;
 mod session_state;

@@ -394,31 +394,26 @@ fn sighup_changes_what_can_change() {
     };
     assert_eq!(log_in(), "28P01");
 
-    let reload = |file: &str, from: &str, to: &str| {
-        let path = komainu.directory().join(file);
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.contains(from), "{text}");
-        std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
-        let told = komainu.log().matches("configuration").count();
-        komainu.signal(Signal::HUP);
-        eventually(PATIENCE, "it is reloaded", || komainu.log().matches("configuration").count() > told);
-    };
-    reload("komainu.toml", "size = 1", "size = 2");
+    komainu.reload("komainu.toml", "size = 1", "size = 2");
     assert_eq!(b.query_value("BEGIN; SELECT 'a second connection'"), "a second connection");
-    reload("users.txt", "\"app\"", &format!("\"{new_user}\" \"new secret\"\n\"app\""));
+    komainu.reload("users.txt", "\"app\"", &format!("\"{new_user}\" \"new secret\"\n\"app\""));
     assert_eq!(log_in(), "");
-    reload("hba.conf", "host all all all", &format!("host all {new_user} all reject\nhost all all all"));
+    komainu.reload(
+        "hba.conf",
+        "host all all all",
+        &format!("host all {new_user} all reject\nhost all all all"),
+    );
     assert_eq!(log_in(), "28000");
     // Sessions go on whatever changes, and fewer connections are kept when the pool shrinks.
-    reload("komainu.toml", "size = 2", "size = 1");
+    komainu.reload("komainu.toml", "size = 2", "size = 1");
     assert_eq!(tags(&a.query("COMMIT")), "CZ");
     assert_eq!(tags(&b.query("COMMIT")), "CZ");
     eventually(PATIENCE, "the pool has shrunk", || backends(&database) == 1);
 
-    reload("komainu.toml", "workers = 2", "workers = 3");
+    komainu.reload("komainu.toml", "workers = 2", "workers = 3");
     assert!(komainu.log().contains("these keys change only with a restart"), "{}", komainu.log());
     assert!(komainu.log().contains("workers"));
-    reload("komainu.toml", "size = 1", "size = \"one\"");
+    komainu.reload("komainu.toml", "size = 1", "size = \"one\"");
     assert!(komainu.log().contains("was not reloaded"), "{}", komainu.log());
     assert_eq!(a.query_value("SELECT 1"), "1");
 }

@@ -13,6 +13,13 @@ const PURE: &[&str] = &[
     "cluster/primary.rs",
     "cluster/change.rs",
     "cluster/reason.rs",
+    "cluster/state.rs",
+    "cluster/state",
+    "consensus/store/identity.rs",
+    "consensus/lease.rs",
+    "consensus/lease",
+    "consensus/election.rs",
+    "consensus/election",
     "pool/book.rs",
     "backend/expect.rs",
     "session/prepared.rs",
@@ -83,6 +90,22 @@ fn what_decides_does_no_io() {
     }
     assert!(seen > 40, "only {seen} files were looked at");
     assert!(found.is_empty(), "pure modules that are not:\n{}", found.join("\n"));
+}
+
+#[test]
+fn every_property_keeps_its_failures_under_tests() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut found, mut properties) = (Vec::new(), 0);
+    super::documentation::files(&source, "rs", &mut found);
+    for file in found {
+        let text = fs::read_to_string(&file).unwrap();
+        for block in text.split("proptest! {\n").skip(1) {
+            properties += 1;
+            let first = block.trim_start().lines().next().unwrap();
+            assert!(first.contains("crate::properties::"), "{}: {first}", file.display());
+        }
+    }
+    assert!(properties > 8, "only {properties} blocks were found");
 }
 
 #[test]

@@ -3,9 +3,12 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use komainu::sandbox::Postgres;
 use rustix::process::Signal;
 
 use super::support::{
@@ -145,29 +148,29 @@ fn a_new_certificate_is_used_after_sighup() {
     assert_eq!(psql(&url(&other), &["SELECT 1"]).output(), "1");
 }
 
+/// Restarts a server with this certificate and key.
+pub fn speak_tls(server: &Postgres, (certificate, key): (PathBuf, PathBuf)) {
+    let data = server.data_directory();
+    for (from, name) in [(certificate, "server.crt"), (key, "server.key")] {
+        let to = data.join(name);
+        fs::copy(from, &to).unwrap();
+        let owner = fs::metadata(&data).unwrap();
+        chown(&to, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+    server.configure("ssl_cert_file", "server.crt").unwrap();
+    server.configure("ssl_key_file", "server.key").unwrap();
+    server.configure("ssl", "on").unwrap();
+    server.restart().unwrap();
+}
+
 #[test]
 fn servers_are_verified_as_the_mode_says() {
-    use std::os::unix::fs::{MetadataExt, chown};
     let cluster = Cluster::start(0);
     let scratch = komainu::sandbox::Scratch::create("komainu-server-tls-").unwrap();
     let certificates = Certificates::create(scratch.path());
     let other_directory = scratch.path().join("other");
     fs::create_dir(&other_directory).unwrap();
     let other = Certificates::create(&other_directory);
-    let primary = cluster.primary();
-    let data = primary.data_directory();
-    let install = |(certificate, key): (std::path::PathBuf, std::path::PathBuf)| {
-        for (from, name) in [(certificate, "server.crt"), (key, "server.key")] {
-            let to = data.join(name);
-            fs::copy(from, &to).unwrap();
-            let owner = fs::metadata(&data).unwrap();
-            chown(&to, Some(owner.uid()), Some(owner.gid())).unwrap();
-        }
-        primary.configure("ssl_cert_file", "server.crt").unwrap();
-        primary.configure("ssl_key_file", "server.key").unwrap();
-        primary.configure("ssl", "on").unwrap();
-        primary.restart().unwrap();
-    };
     // Modes that accept each certificate, of those that verify.
     let authority = certificates.authority_file();
     let cases = [
@@ -177,7 +180,7 @@ fn servers_are_verified_as_the_mode_says() {
         ("another authority", other.server("other"), [true, false, false]),
     ];
     for (what, files, accepted) in cases {
-        install(files);
+        speak_tls(cluster.primary(), files);
         for ((mode, with_ca), accepted) in
             [("require", false), ("verify-ca", true), ("verify-full", true)].into_iter().zip(accepted)
         {

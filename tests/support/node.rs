@@ -143,6 +143,19 @@ impl Komainu {
         process::signal(self.pid(), signal);
     }
 
+    /// Replaces the first `from` in a file of the node's and has it read everything again.
+    #[track_caller]
+    pub fn reload(&self, file: &str, from: &str, to: &str) {
+        let path = self.directory().join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from:?} is not in {file}:\n{text}");
+        fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        let told = || self.log().matches("configuration").count();
+        let before = told();
+        self.signal(Signal::HUP);
+        super::eventually(PATIENCE, "it is reloaded", || told() > before);
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory().join("komainu.log")).unwrap_or_default()
     }

@@ -290,17 +290,20 @@ async fn a_password_in_clear_is_not_sent_without_tls() {
 }
 
 #[tokio::test]
-async fn md5_is_answered_by_a_password_and_by_nothing_else() {
+async fn md5_is_answered_by_a_password_or_its_hash_and_by_nothing_else() {
     let salt = [1, 2, 3, 4];
-    let connected = log_in_to(password(), async |mut fake| {
-        fake.ask(5, &salt).await;
-        let expected = postgres_protocol::authentication::md5_hash(b"alice", b"correct horse", salt);
-        assert_eq!(fake.receive_response().await, [expected.as_bytes(), b"\0"].concat());
-        fake.ask(0, b"").await;
-        fake.send(READY).await;
-    })
-    .await;
-    assert!(connected.is_ok());
+    let stored = crate::wire::md5::stored("alice", b"correct horse");
+    for credential in [password(), Credential::Md5(Secret::new(stored))] {
+        let connected = log_in_to(credential, async |mut fake| {
+            fake.ask(5, &salt).await;
+            let expected = postgres_protocol::authentication::md5_hash(b"alice", b"correct horse", salt);
+            assert_eq!(fake.receive_response().await, [expected.as_bytes(), b"\0"].concat());
+            fake.ask(0, b"").await;
+            fake.send(READY).await;
+        })
+        .await;
+        assert!(connected.is_ok());
+    }
     for credential in [Credential::None, keys()] {
         let error = log_in_to(credential, async |mut fake| {
             fake.ask(5, &salt).await;

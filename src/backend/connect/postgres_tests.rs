@@ -127,6 +127,14 @@ async fn methods(bench: &Bench) {
         assert_eq!(fields::field(&refusal.fields, b'C'), Some(&b"28P01"[..]));
         assert!(!error.client_message().contains(user));
     }
+    // What the server stores answers its question, and no other.
+    let stored = |user| Credential::Md5(Secret::new(crate::wire::md5::stored(user, b"correct horse")));
+    assert!(bench.login("hashed", stored("hashed"), SslMode::Disable).await.is_ok());
+    assert!(bench.login("hashed", stored("proven"), SslMode::Disable).await.is_err());
+    for user in ["proven", "clear"] {
+        let error = bench.login(user, stored(user), SslMode::Require).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Authentication(AuthenticationFault::NoPassword(_))), "{error}");
+    }
     let error = bench.login("clear", right(), SslMode::Disable).await.unwrap_err();
     assert!(matches!(error, ConnectError::Authentication(AuthenticationFault::ClearTextRefused)), "{error}");
     let error = bench.login("nobody", right(), SslMode::Disable).await.unwrap_err();

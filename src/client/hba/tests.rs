@@ -259,6 +259,8 @@ fn rule() -> impl Strategy<Value = Rule> {
 }
 
 proptest! {
+    #![proptest_config(crate::properties::properties())]
+
     #[test]
     fn what_is_printed_is_read_back(mut rules in prop::collection::vec(rule(), 0..6)) {
         for (index, rule) in rules.iter_mut().enumerate() {

@@ -16,12 +16,11 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::backend::connect::{ConnectTarget, Login};
 use crate::backend::control::{ControlConnection, QueryError};
 use crate::backend::rows::Rows;
-use crate::net::tls::ServerTlsContext;
 use crate::route::catalog::{Catalog, FunctionRow, Volatility};
 use crate::route::catalog_sql::{CATALOG_QUERY_FUNCTIONS, CATALOG_QUERY_RELATIONS};
 use crate::topology::Snapshot;
 
-use super::credential::HealthLogin;
+use super::Settings;
 use super::failure::LookError;
 
 /// Databases at a time. A further one works, with its functions unknown: all its doubtful reads go to
@@ -44,8 +43,8 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct CatalogSettings {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
-    pub tls: Arc<ServerTlsContext>,
-    pub login: HealthLogin,
+    /// How to log in: as who looks at the servers does.
+    pub own: watch::Receiver<Arc<Settings>>,
     pub max_age: Duration,
 }
 
@@ -267,12 +266,13 @@ impl From<QueryError> for LoadError {
 }
 
 async fn load(settings: &CatalogSettings, database: &str) -> Result<Catalog, LoadError> {
+    let own = settings.own.borrow().clone();
     let target = {
         let snapshot = settings.snapshot.borrow();
         let primary = snapshot.server(snapshot.primary.ok_or(LoadError::NoPrimary)?);
-        ConnectTarget { host: primary.host.clone(), port: primary.port, tls: settings.tls.clone() }
+        ConnectTarget { host: primary.host.clone(), port: primary.port, tls: own.tls.clone() }
     };
-    let login = settings.login.login_to(database).map_err(LookError::Credential)?;
+    let login = own.login.login_to(database).map_err(LookError::Credential)?;
     let mut connection = open(&target, &login).await?;
     let functions = connection.query(CATALOG_QUERY_FUNCTIONS).await?;
     let relations = connection.query(CATALOG_QUERY_RELATIONS).await?;
@@ -322,10 +322,13 @@ impl fmt::Debug for CatalogSource {
 
 #[cfg(test)]
 mod tests {
+    use super::super::credential::HealthLogin;
     use super::super::fake::{FakeServer, Reply, eventually};
     use super::*;
+    use crate::cluster::clock::Clock;
     use crate::cluster::model::View;
     use crate::config;
+    use crate::net::tls::ServerTlsContext;
     use crate::topology::{Epoch, ServerIndex};
 
     fn functions(volatility: &str) -> Reply {
@@ -337,10 +340,16 @@ mod tests {
         snapshot.primary = Some(ServerIndex(0));
         snapshot.epoch = Epoch(1);
         let health = config::Health { database: "none".to_owned(), ..server.health() };
+        let own = Settings {
+            servers: vec![server.config("a")],
+            login: HealthLogin::new(&health, Arc::new(|_: &str| None)),
+            health,
+            tls: Arc::new(ServerTlsContext::disabled()),
+            clock: Clock::start(),
+        };
         CatalogSource::new(CatalogSettings {
             snapshot: watch::channel(Arc::new(snapshot)).1,
-            tls: Arc::new(ServerTlsContext::disabled()),
-            login: HealthLogin::new(&health, Arc::new(|_: &str| None)),
+            own: watch::channel(Arc::new(own)).1,
             max_age: Duration::from_secs(3600),
         })
     }

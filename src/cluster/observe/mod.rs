@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::backend::connect::ConnectTarget;
 use crate::config;
 use crate::net::tls::ServerTlsContext;
 use crate::topology::{Health, ServerIndex, Snapshot};
@@ -32,7 +31,7 @@ use probe::{Look, Probe};
 /// Looks not taken in yet; each server has one under way at most.
 const LOOKS_WAITING: usize = 64;
 
-/// What to look at, and how.
+/// What to look at, and how. A reload exchanges all but the servers' number, order and addresses.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub servers: Vec<config::Server>,
@@ -49,6 +48,7 @@ pub struct Observer {
     /// The same with what only people want to know.
     pub view: watch::Receiver<Arc<View>>,
     pub look: LookNow,
+    settings: watch::Sender<Arc<Settings>>,
     /// Closing it ends the thread.
     _stop: oneshot::Sender<()>,
 }
@@ -84,18 +84,29 @@ impl Observer {
         let wakes: Arc<[Arc<Notify>]> = settings.servers.iter().map(|_| Arc::default()).collect();
         let look = LookNow { wakes: wakes.clone() };
         let (stop, stopped) = oneshot::channel::<()>();
+        let (settings, current) = watch::channel(Arc::new(settings));
         let publication = Publication { snapshot: publish_snapshot, view: publish_view };
         std::thread::Builder::new().name("observe".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = observe(settings, &wakes, publication) => {}
+                    () = observe(current, &wakes, publication) => {}
                     _ = stopped => {}
                 }
             });
             // A name being resolved occupies a thread that cannot be stopped; it is not waited for.
             runtime.shutdown_background();
         })?;
-        Ok(Observer { snapshot, view, look, _stop: stop })
+        Ok(Observer { snapshot, view, look, settings, _stop: stop })
+    }
+
+    /// Looks as `settings` say from now on, over new connections.
+    pub fn reconfigure(&self, settings: Settings) {
+        self.settings.send_replace(Arc::new(settings));
+    }
+
+    /// For whoever else has a connection of komainu's own to make.
+    pub fn settings(&self) -> watch::Receiver<Arc<Settings>> {
+        self.settings.subscribe()
     }
 }
 
@@ -104,7 +115,12 @@ struct Publication {
     view: watch::Sender<Arc<View>>,
 }
 
-async fn observe(settings: Settings, wakes: &[Arc<Notify>], publication: Publication) {
+async fn observe(
+    mut current: watch::Receiver<Arc<Settings>>,
+    wakes: &[Arc<Notify>],
+    publication: Publication,
+) {
+    let mut settings = current.borrow_and_update().clone();
     let clock = settings.clock;
     let mut view = publication.view.borrow().clone();
     let mut observations = vec![Observation::default(); settings.servers.len()];
@@ -114,14 +130,7 @@ async fn observe(settings: Settings, wakes: &[Arc<Notify>], publication: Publica
         let probe = Probe {
             server,
             id: config.id.as_str().into(),
-            target: ConnectTarget {
-                host: config.host.as_str().into(),
-                port: config.port,
-                tls: settings.tls.clone(),
-            },
-            login: settings.login.clone(),
-            health: settings.health.clone(),
-            clock,
+            settings: current.clone(),
             looks: looks.clone(),
             wake: wake.clone(),
             unsettled: unsettled.subscribe(),
@@ -129,10 +138,17 @@ async fn observe(settings: Settings, wakes: &[Arc<Notify>], publication: Publica
         tokio::spawn(probe.run());
     }
     drop(looks);
-    while let Some(Look { server, result }) = taken.recv().await {
-        observations[server].record(result);
+    loop {
+        tokio::select! {
+            look = taken.recv() => {
+                let Some(Look { server, result }) = look else { return };
+                observations[server].record(result);
+            }
+            Ok(()) = current.changed() => settings = current.borrow_and_update().clone(),
+        }
         let now_ms = clock.now_ms();
-        let next = primary::next(&view, &observations, settings.health.retries, now_ms);
+        let mut next = primary::next(&view, &observations, settings.health.retries, now_ms);
+        next.share_out(&settings.servers);
         for change in changes(&view, &next) {
             log(change, &next);
         }

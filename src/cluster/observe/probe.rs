@@ -13,9 +13,8 @@ use crate::backend::connect::ConnectTarget;
 use crate::backend::control::ControlConnection;
 use crate::cluster::clock::Clock;
 use crate::cluster::model::{Facts, Failure};
-use crate::config;
 
-use super::credential::HealthLogin;
+use super::Settings;
 use super::failure::LookError;
 use super::question::{QUESTION, answer};
 
@@ -34,10 +33,8 @@ pub(super) struct Look {
 pub(super) struct Probe {
     pub server: usize,
     pub id: Arc<str>,
-    pub target: ConnectTarget,
-    pub login: HealthLogin,
-    pub health: config::Health,
-    pub clock: Clock,
+    /// Exchanged by a reload.
+    pub settings: watch::Receiver<Arc<Settings>>,
     pub looks: mpsc::Sender<Look>,
     /// Somebody wants a look now.
     pub wake: Arc<Notify>,
@@ -52,33 +49,48 @@ impl Probe {
         let mut failures: u32 = 0;
         loop {
             let begun = Instant::now();
-            let result = self.look(&mut connection).await;
+            if self.settings.has_changed().unwrap_or(false) {
+                // Another role, or other TLS: the connection there is says nothing of them.
+                connection = None;
+            }
+            let settings = self.settings.borrow_and_update().clone();
+            let result = self.look(&settings, &mut connection).await;
             failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
             if self.looks.send(Look { server: self.server, result }).await.is_err() {
                 return;
             }
-            let failing = (1..self.health.retries).contains(&failures);
-            if self.wait(begun, failing).await.is_none() {
+            let failing = (1..settings.health.retries).contains(&failures);
+            let period = Duration::from_millis(settings.health.period_ms);
+            if self.wait(begun, period, failing).await.is_none() {
                 return;
             }
         }
     }
 
-    async fn look(&self, connection: &mut Option<ControlConnection>) -> Result<Facts, Failure> {
-        let deadline = Instant::now() + Duration::from_millis(self.health.timeout_ms);
-        let result = timeout_at(deadline, self.ask(connection)).await.unwrap_or(Err(LookError::Timeout));
+    async fn look(
+        &self,
+        settings: &Settings,
+        connection: &mut Option<ControlConnection>,
+    ) -> Result<Facts, Failure> {
+        let deadline = Instant::now() + Duration::from_millis(settings.health.timeout_ms);
+        let result =
+            timeout_at(deadline, self.ask(settings, connection)).await.unwrap_or(Err(LookError::Timeout));
         result.map_err(|error| {
             // What the view says of it is logged once; this is every time.
             tracing::debug!(server = &*self.id, %error, "look failed");
             *connection = None;
-            Failure { reason: error.reason(), detail: error.detail(), at_ms: self.clock.now_ms() }
+            Failure { reason: error.reason(), detail: error.detail(), at_ms: settings.clock.now_ms() }
         })
     }
 
-    async fn ask(&self, connection: &mut Option<ControlConnection>) -> Result<Facts, LookError> {
+    async fn ask(
+        &self,
+        settings: &Settings,
+        connection: &mut Option<ControlConnection>,
+    ) -> Result<Facts, LookError> {
         // Taken, not borrowed: if the deadline drops this future, the connection goes with it.
         if let Some(mut kept) = connection.take() {
-            match self.question(&mut kept).await {
+            match question(settings.clock, &mut kept).await {
                 Ok(facts) => {
                     *connection = Some(kept);
                     return Ok(facts);
@@ -87,8 +99,11 @@ impl Probe {
                 Err(error) => tracing::debug!(server = &*self.id, %error, "kept connection is gone"),
             }
         }
-        let login = self.login.login().map_err(LookError::Credential)?;
-        let timeout_ms = self.health.timeout_ms.to_string();
+        let config = &settings.servers[self.server];
+        let target =
+            ConnectTarget { host: config.host.as_str().into(), port: config.port, tls: settings.tls.clone() };
+        let login = settings.login.login().map_err(LookError::Credential)?;
+        let timeout_ms = settings.health.timeout_ms.to_string();
         let parameters = [
             ("application_name", "komainu"),
             ("client_encoding", "UTF8"),
@@ -97,21 +112,14 @@ impl Probe {
             // A server that was frozen must not work off questions nobody waits for.
             ("statement_timeout", &*timeout_ms),
         ];
-        let mut fresh = ControlConnection::open(&self.target, &login, &parameters).await?;
-        let facts = self.question(&mut fresh).await?;
+        let mut fresh = ControlConnection::open(&target, &login, &parameters).await?;
+        let facts = question(settings.clock, &mut fresh).await?;
         *connection = Some(fresh);
         Ok(facts)
     }
 
-    async fn question(&self, connection: &mut ControlConnection) -> Result<Facts, LookError> {
-        let asked_at_ms = self.clock.now_ms();
-        let rows = connection.query(QUESTION).await?;
-        Ok(answer(|column| rows.text(0, column), asked_at_ms, self.clock.now_ms())?)
-    }
-
     /// Until the next look is due. `None` when the observer is gone.
-    async fn wait(&mut self, begun: Instant, failing: bool) -> Option<()> {
-        let period = Duration::from_millis(self.health.period_ms);
+    async fn wait(&mut self, begun: Instant, period: Duration, failing: bool) -> Option<()> {
         let earliest = Instant::now() + MIN_GAP;
         loop {
             let fast = failing || *self.unsettled.borrow_and_update();
@@ -122,8 +130,19 @@ impl Probe {
                     tokio::time::sleep_until(earliest).await;
                     return Some(());
                 }
+                Ok(()) = self.settings.changed() => {
+                    self.settings.mark_changed();
+                    tokio::time::sleep_until(earliest).await;
+                    return Some(());
+                }
                 changed = self.unsettled.changed() => changed.ok()?,
             }
         }
     }
+}
+
+async fn question(clock: Clock, connection: &mut ControlConnection) -> Result<Facts, LookError> {
+    let asked_at_ms = clock.now_ms();
+    let rows = connection.query(QUESTION).await?;
+    Ok(answer(|column| rows.text(0, column), asked_at_ms, clock.now_ms())?)
 }

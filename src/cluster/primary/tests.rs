@@ -344,6 +344,8 @@ fn any_look() -> impl Strategy<Value = Result<Facts, Failure>> {
 }
 
 proptest! {
+    #![proptest_config(crate::properties::properties())]
+
     #[test]
     fn whatever_servers_say(looks in proptest::collection::vec((0..4usize, any_look()), 1..60)) {
         let mut cluster = Cluster::of(4);

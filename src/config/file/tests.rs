@@ -482,6 +482,8 @@ fn the_example_files_work() {
 }
 
 proptest::proptest! {
+    #![proptest_config(crate::properties::properties())]
+
     /// Lines of the example, each kept, cut short or given another value.
     #[test]
     fn a_damaged_file_never_panics(damage in proptest::collection::vec((0..4u8, "[-'\"\\[\\]{}=.a-z0-9]{0,6}"), 90)) {

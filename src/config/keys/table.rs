@@ -41,6 +41,7 @@ pub static SECTIONS: &[Section] = &[
         keys: &[
             key("zone", Text, "", Unset, LIVE, "Availability zone of this node, compared with `server.zone` when `split.prefer_same_zone` is on."),
             key("workers", Integer(1, 1024), "threads", Computed("the number of CPUs"), RESTART, "Threads that serve clients."),
+            key("worker_scheduling", Choice(&["batch", "normal"]), "", Value("\"batch\""), RESTART, "How Linux schedules these threads. `batch`: on a busy machine they do not interrupt what runs when something comes for them, and so handle more at a time; `normal`: they do."),
         ],
     },
     Section {
@@ -186,12 +187,12 @@ pub static SECTIONS: &[Section] = &[
         name: "health",
         shape: Shape::Table,
         keys: &[
-            key("user", Text, "", Value("\"komainu\""), RESTART, "The role that looks at the servers; `pg_monitor` is all it needs."),
-            key("password_file", Path, "", Unset, RESTART, "File with its password; unset: the one in `auth.user_file`."),
-            key("database", Text, "", Value("\"postgres\""), RESTART, "The database it connects to."),
-            key("period_ms", Integer(50, MS), "ms", Value("1000"), RESTART, "How often each server is looked at."),
-            key("timeout_ms", Integer(10, MS), "ms", Value("3000"), RESTART, "A look that takes longer has failed."),
-            key("retries", Integer(1, 1000), "failures", Value("3"), RESTART, "Failures in a row before a server counts as down."),
+            key("user", Text, "", Value("\"komainu\""), LIVE, "The role that looks at the servers; `pg_monitor` is all it needs."),
+            key("password_file", Path, "", Unset, LIVE, "File with its password; unset: the one in `auth.user_file`."),
+            key("database", Text, "", Value("\"postgres\""), LIVE, "The database it connects to."),
+            key("period_ms", Integer(50, MS), "ms", Value("1000"), LIVE, "How often each server is looked at."),
+            key("timeout_ms", Integer(10, MS), "ms", Value("3000"), LIVE, "A look that takes longer has failed."),
+            key("retries", Integer(1, 1000), "failures", Value("3"), LIVE, "Failures in a row before a server counts as down."),
         ],
     },
     Section {
@@ -201,8 +202,8 @@ pub static SECTIONS: &[Section] = &[
             key("id", Text, "", Required, RESTART, "A name for logs, metrics and preferences: letters, digits, `_`, `-` and `.`."),
             key("host", Text, "", Required, RESTART, "A name, an address, or the directory of a Unix socket (begins with `/`)."),
             key("port", Integer(1, 65_535), "", Value("5432"), RESTART, "Its port."),
-            key("weight", Integer(0, WEIGHT), "share", Value("1"), RESTART, "Its share of the reads. 0: none while another standby lives."),
-            key("zone", Text, "", Unset, RESTART, "Its availability zone."),
+            key("weight", Integer(0, WEIGHT), "share", Value("1"), LIVE, "Its share of the reads. 0: none while another standby lives."),
+            key("zone", Text, "", Unset, LIVE, "Its availability zone."),
         ],
     },
 ];

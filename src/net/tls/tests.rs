@@ -283,3 +283,18 @@ fn faults_name_their_file_or_key() {
     assert!(ServerTlsContext::load(&keys).unwrap_err().to_string().contains("server_tls.key_file"));
     assert!(ClientTlsContext::load(&ClientTls { mode: ClientTlsMode::Off, ..good }).unwrap().is_none());
 }
+
+#[test]
+fn a_context_differs_from_one_of_other_keys_or_of_files_with_other_contents() {
+    let files = Files::new();
+    let keys = files.for_servers(SslMode::VerifyCa, Some(&Authority::new("a").pem));
+    let load = |keys: &ServerTls| ServerTlsContext::load(keys).unwrap();
+    let first = load(&keys);
+    assert!(first == load(&keys));
+    assert!(first != load(&ServerTls { mode: SslMode::VerifyFull, ..keys.clone() }));
+    std::fs::write(keys.ca_file.as_ref().unwrap(), Authority::new("a").pem).unwrap();
+    assert!(first != load(&keys));
+    assert!(
+        ServerTlsContext::disabled() != first && ServerTlsContext::disabled() == ServerTlsContext::disabled()
+    );
+}

@@ -103,6 +103,8 @@ fn comments_are_skipped_unless_they_may_be_hints() {
 }
 
 proptest! {
+    #![proptest_config(crate::properties::properties())]
+
     #[test]
     fn any_bytes_are_covered_in_order(sql in proptest::collection::vec(any::<u8>(), 0..200)) {
         let mut end = 0;

@@ -463,7 +463,7 @@ fn violation(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(crate::properties::properties_of(4000))]
 
     #[test]
     fn no_rule_is_ever_broken(

@@ -106,6 +106,8 @@ fn filled(pieces: &[String], space: &str, string: &str, number: &str) -> String 
 }
 
 proptest! {
+    #![proptest_config(crate::properties::properties())]
+
     #[test]
     fn shape_and_analysis_depend_on_neither_literals_nor_space(
         pieces in template(),

@@ -149,7 +149,7 @@ fn wrapped(expression: &str, around: &str, deeper: &[&str], outermost: &str) -> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(crate::properties::properties_of(600))]
 
     #[test]
     fn writing_expressions(

@@ -300,6 +300,8 @@ fn run(server: ServerFirst, client: ClientFirst) -> Result<(Verdict, bool), Scra
 }
 
 proptest! {
+    #![proptest_config(crate::properties::properties())]
+
     #[test]
     fn both_sides_agree_and_the_clients_key_comes_out(
         password in prop::collection::vec(any::<u8>(), 0..40),

@@ -37,7 +37,7 @@ async fn tokio_postgres_logs_in_and_what_it_proved_is_kept() {
             }
             (ServerLogin::Password(password), "bob") => assert_eq!(password, "secret"),
             (ServerLogin::Md5(stored), "carol") => {
-                assert_eq!(*stored, crate::client::md5::stored("carol", b"secret"));
+                assert_eq!(*stored, crate::wire::md5::stored("carol", b"secret"));
             }
             other => panic!("{other:?}"),
         }
@@ -223,7 +223,7 @@ async fn md5_is_checked_against_the_salt_of_this_connection() {
         let (mut client, running) = connect(context(MD5_RULE, &users())).await;
         send(&mut client, &startup_of(user)).await;
         let salt = expect_authentication(&mut client, MD5).await.try_into().unwrap();
-        let answer = crate::client::md5::answer(&crate::client::md5::stored(user, password.as_bytes()), salt);
+        let answer = crate::wire::md5::answer(&crate::wire::md5::stored(user, password.as_bytes()), salt);
         send(&mut client, &message(b'p', &[answer.as_bytes(), b"\0"].concat())).await;
         match right {
             true => assert_eq!(admitted(running).await.user, user),
@@ -234,12 +234,12 @@ async fn md5_is_checked_against_the_salt_of_this_connection() {
         }
     }
     // Where MD5 is what users have, an unknown one is asked for it too; a hash for another salt is worth nothing.
-    let hash = crate::client::md5::stored("carol", b"secret");
+    let hash = crate::wire::md5::stored("carol", b"secret");
     for user in ["carol", "nobody"] {
         let (mut client, running) = connect(context(MD5_RULE, &format!("\"carol\" \"{hash}\""))).await;
         send(&mut client, &startup_of(user)).await;
         expect_authentication(&mut client, MD5).await;
-        let answer = crate::client::md5::answer(&hash, [0; 4]);
+        let answer = crate::wire::md5::answer(&hash, [0; 4]);
         send(&mut client, &message(b'p', &[answer.as_bytes(), b"\0"].concat())).await;
         assert_fatal(&mut client, "28P01", &wrong(user)).await;
         refused_with(running).await;
@@ -294,7 +294,7 @@ async fn a_client_let_in_by_trust_brings_what_the_user_file_has() {
     for (user, login) in [
         ("alice", ServerLogin::None),
         ("bob", ServerLogin::Password("secret".to_owned())),
-        ("carol", ServerLogin::Md5(crate::client::md5::stored("carol", b"secret"))),
+        ("carol", ServerLogin::Md5(crate::wire::md5::stored("carol", b"secret"))),
         ("nobody", ServerLogin::None),
     ] {
         let (mut client, running) = connect(context("host all all all trust", &users())).await;

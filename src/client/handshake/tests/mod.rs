@@ -57,7 +57,7 @@ fn verifier() -> Verifier {
 
 /// A user with each kind of secret; the password is always "secret".
 fn users() -> String {
-    let md5 = crate::client::md5::stored("carol", b"secret");
+    let md5 = crate::wire::md5::stored("carol", b"secret");
     format!("\"alice\" \"{}\"\n\"bob\" \"secret\"\n\"carol\" \"{md5}\"\n", verifier())
 }
 

@@ -1,17 +1,17 @@
-//! PostgreSQL's MD5 passwords: what is stored, and what answers a salt.
+//! PostgreSQL's MD5 passwords, for both sides: what is stored, and what answers a salt.
 //!
 //! Pure. Invariant: answers are compared in constant time.
 //! Source: <https://www.postgresql.org/docs/current/protocol-flow.html> (AuthenticationMD5Password).
 
+use ::md5::{Digest as _, Md5};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use md5::{Digest as _, Md5};
 
 /// As `pg_authid` stores it: `md5` and 32 hexadecimal digits.
 pub fn stored(user: &str, password: &[u8]) -> String {
     hash(&[password, user.as_bytes()])
 }
 
-/// What a client sends for `salt`. It needs the stored form only, which is therefore worth a password.
+/// What is sent for `salt`. It needs the stored form only, which is therefore worth a password.
 pub fn answer(stored: &str, salt: [u8; 4]) -> String {
     let digits = stored.strip_prefix("md5").unwrap_or(stored);
     hash(&[digits.as_bytes(), &salt])

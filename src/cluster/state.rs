@@ -1,0 +1,241 @@
+//! What the nodes agree on: members, servers, who is primary, who owns which endpoint, the configuration.
+//!
+//! Pure. `apply` is the only way it changes, and it is given nothing but the command, so every node that has applied
+//! the same log holds the same state. It reads no clock: times come with the command, stamped by who proposed it, and
+//! are for people; nothing is decided by them. Invariant: epochs and versions only rise, a command that expects another
+//! one is refused and changes nothing, and no epoch ever has two primaries or two owners.
+
+mod command;
+mod configuration;
+mod format;
+mod incidents;
+mod member;
+mod outcome;
+mod ownership;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use command::{Change, Command};
+pub use configuration::{Configuration, MAX_CONFIGURATION_BYTES, MAX_CONFIGURATION_VERSIONS, Version};
+pub use format::{FORMAT, ReadError};
+pub use incidents::{Incident, Incidents, MAX_INCIDENT_TEXT, MAX_INCIDENTS};
+pub use member::{MAX_MEMBERS, MAX_VOTERS, Member, MemberRole, Members};
+pub use outcome::{Accepted, Outcome, Refusal};
+pub use ownership::{Endpoint, Fence, Fenced, MAX_ENDPOINTS, Primary, Stage};
+pub use server::{Administrative, Claim, MAX_SERVERS, Observed, Report, Server, Servers};
+
+use incidents::Entry;
+use ownership::Ownership;
+
+/// Names of nodes, servers and endpoints, and reason codes: what fits a DNS label.
+pub const MAX_NAME: usize = 63;
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// Drawn once, when the cluster was created; empty before.
+    #[serde(default)]
+    cluster_id: String,
+    #[serde(default)]
+    members: Members,
+    #[serde(default)]
+    servers: Servers,
+    #[serde(default)]
+    ownership: Ownership,
+    #[serde(default)]
+    configuration: Configuration,
+    #[serde(default)]
+    incidents: Incidents,
+}
+
+impl ClusterState {
+    /// Carries out one command of the log, or refuses it and changes nothing.
+    pub fn apply(&mut self, command: Command) -> Outcome {
+        match self.change(&command) {
+            Ok((accepted, noted)) => {
+                if let Some(entry) = noted {
+                    self.incidents.note(&command, entry);
+                }
+                Outcome::Accepted(accepted)
+            }
+            Err(refusal) => Outcome::Refused(refusal),
+        }
+    }
+
+    fn change(&mut self, command: &Command) -> Result<(Accepted, Option<Entry>), Refusal> {
+        if self.cluster_id.is_empty() && !matches!(command.change, Change::CreateCluster { .. }) {
+            return Err(Refusal::NoCluster);
+        }
+        command.check_names()?;
+        let at_ms = command.at_ms;
+        match &command.change {
+            Change::CreateCluster { cluster_id, members, configuration } => {
+                self.create(command, cluster_id, members, configuration)
+            }
+            Change::AddMember { member } => self.members.add(member),
+            Change::UpdateMember { id, incarnation, address, role } => {
+                let updated = self.members.update(id, *incarnation, address, *role)?;
+                if *role == MemberRole::Proxy {
+                    self.servers.forget(id);
+                }
+                self.servers.judge_all(&self.members, at_ms);
+                Ok(updated)
+            }
+            Change::ReplaceMember { incarnation, member } => {
+                self.ownership.check_unowned(&member.id)?;
+                let replaced = self.members.replace(*incarnation, member)?;
+                self.forget(&member.id, at_ms);
+                Ok(replaced)
+            }
+            Change::RemoveMember { id, incarnation } => {
+                self.ownership.check_unowned(id)?;
+                let removed = self.members.remove(id, *incarnation)?;
+                self.forget(id, at_ms);
+                Ok(removed)
+            }
+            Change::SetServers { servers } => {
+                if let Some(primary) = &self.ownership.primary().server
+                    && !servers.contains(primary)
+                {
+                    return Err(Refusal::PrimaryInUse { server: primary.clone() });
+                }
+                self.servers.set(servers, at_ms)
+            }
+            Change::SetAdministrative { server, version, state } => {
+                if *state != Administrative::Attached && self.ownership.is_primary(server) {
+                    return Err(Refusal::PrimaryInUse { server: server.clone() });
+                }
+                self.servers.set_administrative(server, *version, *state, &command.reason, at_ms)
+            }
+            Change::ServerReport { server, claim } => {
+                // A proxy's view decides nothing, and there may be a thousand of them.
+                if self.members.get(&command.node)?.role != MemberRole::Voter {
+                    return Err(Refusal::NoVoter { id: command.node.clone() });
+                }
+                let report = Report { claim: *claim, reason: command.reason.clone(), at_ms };
+                self.servers.report(&command.node, server, report, &self.members)
+            }
+            Change::ForgetReports { node } => {
+                self.forget(node, at_ms);
+                Ok((Accepted::Changed, None))
+            }
+            Change::OpenFence { fenced, epoch } => self.ownership.open_fence(fenced, *epoch, at_ms),
+            Change::ConfirmFence { fenced, epoch, node } => {
+                self.members.get(node)?;
+                self.ownership.confirm_fence(fenced, *epoch, node)
+            }
+            Change::PassFence { fenced, epoch } => self.ownership.pass_fence(fenced, *epoch),
+            Change::NamePrimary { epoch, server } => {
+                let named = self.servers.get(server)?;
+                if named.administrative != Administrative::Attached {
+                    return Err(Refusal::NotAttached { server: server.clone() });
+                }
+                self.ownership.name_primary(*epoch, server, at_ms)
+            }
+            Change::ConfirmPrimary { epoch, timeline } => self.ownership.confirm_primary(*epoch, *timeline),
+            Change::AssignEndpoint { endpoint, epoch, owner } => {
+                if let Some(owner) = owner {
+                    self.members.get(owner)?;
+                }
+                self.ownership.assign_endpoint(endpoint, *epoch, owner.as_deref(), at_ms)
+            }
+            Change::RemoveEndpoint { endpoint, epoch } => self.ownership.remove_endpoint(endpoint, *epoch),
+            Change::ApplyConfiguration { version, text } => self.configuration.apply(command, *version, text),
+            Change::RollBackConfiguration { version, to } => {
+                self.configuration.roll_back(command, *version, *to)
+            }
+            Change::NoteIncident { subject, text } => {
+                Ok((Accepted::Changed, Some(Entry { subject: subject.clone(), text: text.clone() })))
+            }
+        }
+    }
+
+    fn create(
+        &mut self,
+        command: &Command,
+        cluster_id: &str,
+        members: &[Member],
+        configuration: &str,
+    ) -> Result<(Accepted, Option<Entry>), Refusal> {
+        if !self.cluster_id.is_empty() {
+            return Err(Refusal::ClusterExists { cluster_id: self.cluster_id.clone() });
+        }
+        let mut created = ClusterState { cluster_id: cluster_id.to_owned(), ..ClusterState::default() };
+        for member in members {
+            created.members.add(member)?;
+        }
+        created.configuration.apply(command, 0, configuration)?;
+        *self = created;
+        let text = format!("cluster {cluster_id} created with {} members", members.len());
+        Ok((Accepted::Changed, Some(Entry { subject: cluster_id.to_owned(), text })))
+    }
+
+    fn forget(&mut self, node: &str, at_ms: u64) {
+        self.servers.forget(node);
+        self.servers.judge_all(&self.members, at_ms);
+    }
+
+    /// Empty until the cluster was created.
+    pub fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
+    pub fn members(&self) -> &BTreeMap<String, Member> {
+        self.members.all()
+    }
+
+    pub fn servers(&self) -> &BTreeMap<String, Server> {
+        self.servers.all()
+    }
+
+    pub fn primary(&self) -> &Primary {
+        self.ownership.primary()
+    }
+
+    pub fn endpoints(&self) -> &BTreeMap<String, Endpoint> {
+        self.ownership.endpoints()
+    }
+
+    /// Those opened and not yet followed by a new epoch.
+    pub fn fences(&self) -> &[Fence] {
+        self.ownership.fences()
+    }
+
+    /// Whether a fence ends what this epoch allows: nobody acts on it any more, whatever lease it holds.
+    pub fn is_fenced(&self, fenced: &Fenced) -> bool {
+        self.ownership.is_fenced(fenced)
+    }
+
+    pub fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    pub fn incidents(&self) -> &Incidents {
+        &self.incidents
+    }
+
+    /// What must hold in every state. A state that was read and breaks it is not used.
+    pub fn check(&self) -> Result<(), String> {
+        self.members.check()?;
+        self.ownership.check()?;
+        self.configuration.check()?;
+        self.incidents.check()?;
+        if let Some(server) = &self.ownership.primary().server
+            && !self.servers.all().contains_key(server)
+        {
+            return Err(format!("the primary {server} is no server"));
+        }
+        for (name, endpoint) in self.ownership.endpoints() {
+            if let Some(owner) = &endpoint.owner
+                && !self.members.all().contains_key(owner)
+            {
+                return Err(format!("the owner {owner} of endpoint {name} is no member"));
+            }
+        }
+        Ok(())
+    }
+}

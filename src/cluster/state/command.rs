@@ -1,0 +1,153 @@
+//! What may be proposed to the log.
+//!
+//! Pure. A command says what it expects to find (an epoch, a version, an incarnation) wherever acting on an outdated
+//! picture would harm. Invariant: an entry that was written stays readable: fields are added with a default, names never
+//! change, and a variant's meaning never does, because a node that starts applies old entries again.
+
+use serde::{Deserialize, Serialize};
+
+use crate::topology::Epoch;
+
+use super::{Administrative, Claim, Fenced, MAX_NAME, Member, MemberRole, Refusal};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Wall clock of who proposes, in milliseconds since 1970; for people, nothing is decided by it.
+    pub at_ms: u64,
+    /// Who proposes.
+    pub node: String,
+    /// Who or what is behind it: `operator:alice`, `decision`, `observation`.
+    pub cause: String,
+    /// A reason code.
+    #[serde(default)]
+    pub reason: String,
+    pub change: Change,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    CreateCluster {
+        cluster_id: String,
+        members: Vec<Member>,
+        configuration: String,
+    },
+    AddMember {
+        member: Member,
+    },
+    /// A new address or role of the same life of a node.
+    UpdateMember {
+        id: String,
+        incarnation: u64,
+        address: String,
+        role: MemberRole,
+    },
+    /// A new life under an old name; `incarnation` is that of the old one.
+    ReplaceMember {
+        incarnation: u64,
+        member: Member,
+    },
+    RemoveMember {
+        id: String,
+        incarnation: u64,
+    },
+    /// The servers of the configuration: new ones are added, missing ones forgotten.
+    SetServers {
+        servers: Vec<String>,
+    },
+    SetAdministrative {
+        server: String,
+        version: u64,
+        state: Administrative,
+    },
+    /// What `Command::node` found. To be proposed when it changes, not when it is looked at.
+    ServerReport {
+        server: String,
+        claim: Claim,
+    },
+    /// A node is silent: what it said last counts no more.
+    ForgetReports {
+        node: String,
+    },
+    /// Ends what this epoch allows. It cannot be taken back, only followed by the next epoch.
+    OpenFence {
+        fenced: Fenced,
+        epoch: Epoch,
+    },
+    ConfirmFence {
+        fenced: Fenced,
+        epoch: Epoch,
+        node: String,
+    },
+    /// The leader vouches that each node has confirmed or that its lease has ended.
+    PassFence {
+        fenced: Fenced,
+        epoch: Epoch,
+    },
+    /// Chooses who becomes primary in the epoch after this one. It is in the log before anything is asked of the server.
+    NamePrimary {
+        epoch: Epoch,
+        server: String,
+    },
+    /// The primary named for this epoch is one, on this timeline.
+    ConfirmPrimary {
+        epoch: Epoch,
+        timeline: u32,
+    },
+    /// Gives an endpoint to a node, or to nobody, in the epoch after this one.
+    AssignEndpoint {
+        endpoint: String,
+        epoch: Epoch,
+        owner: Option<String>,
+    },
+    /// Of one that nobody owns.
+    RemoveEndpoint {
+        endpoint: String,
+        epoch: Epoch,
+    },
+    ApplyConfiguration {
+        version: u64,
+        text: String,
+    },
+    RollBackConfiguration {
+        version: u64,
+        to: u64,
+    },
+    NoteIncident {
+        subject: String,
+        text: String,
+    },
+}
+
+impl Command {
+    /// Names end up in tables, labels and paths of the admin API.
+    pub(super) fn check_names(&self) -> Result<(), Refusal> {
+        name(&self.node)?;
+        if self.cause.len() > MAX_NAME || self.reason.len() > MAX_NAME {
+            return Err(Refusal::BadName { name: short(&self.cause) });
+        }
+        match &self.change {
+            Change::CreateCluster { cluster_id, members, .. } => {
+                name(cluster_id)?;
+                members.iter().try_for_each(|member| name(&member.id))
+            }
+            Change::AddMember { member } | Change::ReplaceMember { member, .. } => name(&member.id),
+            Change::SetServers { servers } => servers.iter().try_for_each(|server| name(server)),
+            Change::OpenFence { fenced: Fenced::Endpoint(endpoint), .. }
+            | Change::AssignEndpoint { endpoint, .. } => name(endpoint),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn name(name: &str) -> Result<(), Refusal> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    match !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(fits) {
+        true => Ok(()),
+        false => Err(Refusal::BadName { name: short(name) }),
+    }
+}
+
+fn short(name: &str) -> String {
+    name.chars().take(MAX_NAME).collect()
+}

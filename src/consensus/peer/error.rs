@@ -1,0 +1,42 @@
+//! Why a call to a peer brought no answer, and whether the peer may have acted on it.
+
+use std::io;
+use std::time::Duration;
+
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error("{node} at {address} cannot be reached: {reason}")]
+    Unreachable { node: String, address: String, reason: String },
+    #[error(
+        "{node} at {address} could not be reached a moment ago ({reason}); not tried again for {retry_in:?}"
+    )]
+    Waiting { node: String, address: String, reason: String, retry_in: Duration },
+    #[error("{node} at {address} refuses this node: {reason}")]
+    Refused { node: String, address: String, reason: String },
+    #[error("{node} did not answer within {within:?}")]
+    Deadline { node: String, within: Duration },
+    #[error("the connection to {node} broke before it answered: {source}")]
+    Broken { node: String, source: io::Error },
+    #[error("the request is longer than {max} bytes")]
+    TooLong { max: usize },
+    #[error("the request cannot be written down: {0}")]
+    Encode(serde_json::Error),
+    #[error("{node} answered what is not understood: {reason}")]
+    NotUnderstood { node: String, reason: String },
+    #[error("{node} did not do it: {reason}")]
+    Failed { node: String, reason: String },
+}
+
+impl CallError {
+    /// The peer surely never saw the request.
+    pub fn is_before_sending(&self) -> bool {
+        matches!(
+            self,
+            CallError::Unreachable { .. }
+                | CallError::Waiting { .. }
+                | CallError::Refused { .. }
+                | CallError::TooLong { .. }
+                | CallError::Encode(_)
+        )
+    }
+}

@@ -1,0 +1,18 @@
+//! The cluster's own certificates: an authority, and a certificate for each node.
+//!
+//! Owns the files in the operator's directory, and what a certificate says of who it is for. Never talks to
+//! anybody. Invariant: which node a certificate speaks for is one DNS name in it, and nothing else.
+
+mod authority;
+mod certificate;
+mod name;
+
+pub(crate) use authority::read_all;
+pub use authority::{AUTHORITY_CERTIFICATE, AUTHORITY_DAYS, Authority, Issued, NODE_DAYS, PkiError};
+pub use certificate::{Certificate, CertificateError};
+pub use name::{NameError, NodeName, check_label};
+
+use std::time::Duration;
+
+/// Who looks at a certificate that ends sooner than this says so: time for a monthly habit to notice.
+pub const EXPIRY_WARNING: Duration = Duration::from_secs(30 * 86_400);

@@ -1,0 +1,63 @@
+//! What a statement does to its session, noted as it is sent.
+//!
+//! Invariant: what may leave state behind on a server connection pins the session, or is found out, before that
+//! connection goes back.
+
+use super::pins::{PinReason, Pins};
+use super::session::Session;
+use crate::backend::conn::OwnStatement;
+use crate::backend::expect::Question;
+use crate::route::{Analyzed, Effects};
+use crate::wire::message::TransactionStatus;
+
+impl Session {
+    /// Notes what a statement does, as it is sent.
+    pub(super) fn note_statement(&mut self, analyzed: &Analyzed) {
+        self.transaction.note(analyzed);
+        self.note_pins();
+    }
+
+    pub(super) fn note_pins(&mut self) {
+        if self.transaction.effects.is_empty() {
+            return;
+        }
+        let wanted = Pins::from_effects(self.transaction.effects);
+        for reason in wanted.without(self.pins).iter() {
+            self.pin(reason);
+        }
+    }
+
+    pub(super) fn pin(&mut self, reason: PinReason) {
+        if self.pins.insert(reason) {
+            self.gateway.counters.pinned(reason);
+            tracing::debug!(parent: self.identity.span(self.id), reason = ?reason, "session pinned to its server connection");
+        }
+    }
+
+    /// Remembers the names of settings that servers do not list, to ask for them later.
+    pub(super) fn note_custom_settings(&mut self, sql: &[u8], effects: Effects) {
+        if effects.intersects(Effects::CHANGES_SETTINGS | Effects::SQL_PREPARE) {
+            self.custom.get_or_insert_default().note(sql);
+        }
+    }
+
+    /// Better PostgreSQL's own "not yet defined in this session" than another client's value. Not where
+    /// this transaction has drawn values already: those are asked for.
+    pub(super) fn discard_foreign_sequences(&mut self, effects: Effects, simple: bool) {
+        if !effects.intersects(Effects::USES_SEQUENCE_STATE)
+            || self.transaction.effects.intersects(Effects::ADVANCES_SEQUENCE)
+            || self.status == TransactionStatus::Failed
+        {
+            return;
+        }
+        let Some(conn) = self.lease.as_mut().map(|lease| &mut lease.conn) else { return };
+        if !std::mem::take(&mut conn.foreign_sequences) {
+            return;
+        }
+        if simple {
+            conn.ask_simple(Question::Reset, b"DISCARD SEQUENCES");
+        } else {
+            conn.ask_without_sync(Question::Reset, OwnStatement::DiscardSequences, &[]);
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! Parse, Bind, Describe, Execute and Close: statements under the client's names, which the server has under
+//! ours.
+//!
+//! Invariant: before a message names a statement to a server connection, that connection knows it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::BufMut;
+
+use super::inbound::{FITS, Step};
+use super::pins::PinReason;
+use super::prepared::{self, Content, Origin, UNKNOWN_PREFIX};
+use super::rewrite;
+use super::session::{End, Passing, Session, Unnamed};
+use super::tally::class_of;
+use super::teach::{note_known, teach};
+use crate::backend::conn::MAX_INSPECTED;
+use crate::backend::expect::{Owed, Reply};
+use crate::net::Buffer;
+use crate::route::{Analysis, Analyzed, Effects, StatementKind};
+use crate::telemetry::labels::QueryClass;
+use crate::wire::frame::{HEADER_LEN, Header, split_cstr};
+use crate::wire::message;
+use crate::wire::sqlstate;
+
+impl Session {
+    pub(super) fn send_parse(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
+        if found.len > self.settled.config.limits.max_inspected_statement_bytes {
+            return self.send_opaque_parse(found, input);
+        }
+        if input.len() < found.len {
+            return Ok(Step::NeedMore { room: found.len });
+        }
+        let bytes = &input.bytes()[..found.len];
+        let malformed = || End::violation("invalid message format: Parse");
+        let (name, rest) = split_cstr(&bytes[HEADER_LEN..]).ok_or_else(malformed)?;
+        let (sql, types) = split_cstr(rest).ok_or_else(malformed)?;
+        check_types(types).ok_or_else(malformed)?;
+        if !name.is_empty() && self.lease.as_ref().is_some_and(|lease| lease.conn.expected.may_change(name)) {
+            // Whether the name is taken depends on a Parse or Close that is still under way.
+            return Ok(self.wait_for_answers());
+        }
+        let analyzed = self.classify(sql);
+        self.note_custom_settings(sql, analyzed.analysis.effects);
+        const BY_NAME: Effects =
+            Effects::SQL_PREPARE.union(Effects::SQL_EXECUTE).union(Effects::SQL_DEALLOCATE);
+        if self.waits_for_floor(&analyzed) {
+            return Ok(Step::Wait);
+        }
+        self.report_hints(&analyzed);
+        if let Some(answer) = self.own_answer(&analyzed, sql) {
+            let (name, types) = (name.to_vec(), types.to_vec());
+            self.parse_as(&name, answer.as_bytes(), &types, &analyzed)?;
+        } else if analyzed.analysis.effects.intersects(BY_NAME) {
+            let (name, sql, types) = (name.to_vec(), sql.to_vec(), types.to_vec());
+            if analyzed.analysis.effects.intersects(Effects::SQL_PREPARE) {
+                self.pin(PinReason::SqlPrepare);
+            }
+            if analyzed.analysis.kind == (StatementKind::Deallocate { all: false }) {
+                self.transaction.deallocated.extend(rewrite::first_name(&sql));
+            }
+            let rewritten = self.rewrite_names(&sql);
+            self.parse_as(&name, &rewritten, &types, &analyzed)?;
+        } else if name.is_empty() {
+            self.next_unnamed += 1;
+            let id = unnamed_id(self.id.0, self.next_unnamed);
+            let lease = self.lease.as_mut().expect("called with a lease");
+            lease.conn.output.extend_from_slice(bytes);
+            lease.conn.unnamed = Some(id);
+            lease.conn.expected.push(Owed::client(Reply::ParseComplete).parses_unnamed(id));
+            let body = &bytes[HEADER_LEN..];
+            match &mut self.unnamed {
+                // The same text again: no new copy.
+                Some(unnamed) if *unnamed.body == *body => {
+                    unnamed.id = id;
+                    unnamed.analyzed = analyzed;
+                }
+                unnamed => *unnamed = Some(Unnamed { id, body: body.into(), analyzed }),
+            }
+        } else {
+            let (name, sql, types) = (name.to_vec(), sql.to_vec(), types.to_vec());
+            self.parse_as(&name, &sql, &types, &analyzed)?;
+        }
+        input.consume(found.len);
+        Ok(Step::Done)
+    }
+
+    /// A Parse of `sql` under the client's `name`, virtual unless unnamed.
+    fn parse_as(
+        &mut self,
+        name: &[u8],
+        sql: &[u8],
+        types: &[u8],
+        analyzed: &Arc<Analyzed>,
+    ) -> Result<(), End> {
+        if name.is_empty() {
+            self.next_unnamed += 1;
+            let id = unnamed_id(self.id.0, self.next_unnamed);
+            let lease = self.lease.as_mut().expect("called with a lease");
+            message::parse(&mut lease.conn.output, b"", sql, types).expect(FITS);
+            lease.conn.unnamed = Some(id);
+            lease.conn.expected.push(Owed::client(Reply::ParseComplete).parses_unnamed(id));
+            let mut body = vec![0];
+            body.extend_from_slice(sql);
+            body.push(0);
+            body.extend_from_slice(types);
+            self.unnamed = Some(Unnamed { id, body: body.into(), analyzed: analyzed.clone() });
+            return Ok(());
+        }
+        if let Some(present) = self.names.get(name).cloned() {
+            // 42P05, said by the server: parse it where it surely is.
+            let lease = self.lease.as_mut().expect("called with a lease");
+            teach(&mut lease.conn, &present);
+            message::parse(&mut lease.conn.output, &present.server_name, sql, types).expect(FITS);
+            lease.conn.expected.push(Owed::client(Reply::ParseComplete));
+            return Ok(());
+        }
+        let content = Content { origin: Origin::Parse, text: sql, types, context: self.content_context() };
+        let prepared = self.gateway.statements.intern(content, analyzed, |_| sql.into());
+        let change = self.add_name(name, prepared.clone())?;
+        let lease = self.lease.as_mut().expect("called with a lease");
+        let conn = &mut lease.conn;
+        let mut owed = Owed::client(Reply::OwnParseComplete);
+        if !conn.known.touch(prepared.id) {
+            note_known(conn, &prepared);
+            message::parse(&mut conn.output, &prepared.server_name, sql, types).expect(FITS);
+            owed.reply = Reply::ParseComplete;
+            owed.learns = Some(prepared.id);
+        }
+        owed.change = Some(Box::new(change));
+        conn.expected.push(owed);
+        self.drain_own_replies();
+        Ok(())
+    }
+
+    /// A Parse too long to be kept: only the unnamed statement may be that, and it pins.
+    fn send_opaque_parse(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
+        let Some(&first) = input.bytes().get(HEADER_LEN) else {
+            return Ok(Step::NeedMore { room: HEADER_LEN + 1 });
+        };
+        if first != 0 {
+            let limit = self.settled.config.limits.max_inspected_statement_bytes;
+            return Err(End::fatal(
+                sqlstate::PROGRAM_LIMIT_EXCEEDED,
+                format!(
+                    "a named prepared statement of {} bytes is longer than the limit of {limit}",
+                    found.len
+                ),
+            ));
+        }
+        self.next_unnamed += 1;
+        let id = unnamed_id(self.id.0, self.next_unnamed);
+        let analysis = Analysis::opaque();
+        let routed = crate::route::resolve(&analysis, None, &self.settled.functions);
+        self.unnamed = Some(Unnamed {
+            id,
+            body: Box::default(),
+            analyzed: Arc::new(Analyzed { analysis, routed, generation: 0 }),
+        });
+        self.pin(PinReason::NotInspected);
+        let lease = self.lease.as_mut().expect("called with a lease");
+        lease.conn.unnamed = Some(id);
+        lease.conn.expected.push(Owed::client(Reply::ParseComplete).parses_unnamed(id));
+        self.passing = Passing { left: found.len, forward: true };
+        Ok(Step::Done)
+    }
+
+    fn renew_unnamed(&mut self) {
+        if let Some(unnamed) = &mut self.unnamed
+            && !self.identity.database.is_current(&unnamed.analyzed)
+        {
+            unnamed.analyzed = unnamed.classify(&self.identity.database, &self.settled);
+        }
+    }
+
+    /// The server's name for the client's, made known there first; and what is behind it.
+    fn resolve_name(&mut self, name: &[u8]) -> (Cow<'static, [u8]>, Option<Arc<Analyzed>>) {
+        self.renew_unnamed();
+        let Session { lease, names, unnamed, pins, identity, settled, .. } = self;
+        let conn = &mut lease.as_mut().expect("called with a lease").conn;
+        if name.is_empty() {
+            let Some(unnamed) = unnamed else {
+                // The server may have another client's.
+                if conn.unnamed.take().is_some() {
+                    message::close_statement(&mut conn.output, b"").expect(FITS);
+                    conn.expected.push(Owed::prelude(Reply::CloseComplete));
+                }
+                return (Cow::Borrowed(b""), None);
+            };
+            if conn.unnamed != Some(unnamed.id) && !unnamed.body.is_empty() {
+                message::frame(&mut conn.output, b'P', |out| out.extend_from_slice(&unnamed.body))
+                    .expect(FITS);
+                conn.expected.push(Owed::prelude(Reply::ParseComplete).parses_unnamed(unnamed.id));
+                conn.unnamed = Some(unnamed.id);
+            }
+            return (Cow::Borrowed(b""), Some(unnamed.analyzed.clone()));
+        }
+        match names.get(name) {
+            Some(prepared) => {
+                teach(conn, prepared);
+                let analyzed = identity.database.classify_prepared(prepared, settled);
+                (Cow::Owned(prepared.server_name.to_vec()), Some(analyzed))
+            }
+            // Prepared by SQL on this very connection, or unknown: the server knows which.
+            None if pins.has(PinReason::SqlPrepare)
+                || !name.starts_with(prepared::NAME_PREFIX.as_bytes()) =>
+            {
+                (Cow::Owned(name.to_vec()), None)
+            }
+            None => (Cow::Owned([UNKNOWN_PREFIX.as_bytes(), name].concat()), None),
+        }
+    }
+
+    pub(super) fn send_bind(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
+        let have = input.len().min(found.len);
+        let body = &input.bytes()[HEADER_LEN..have];
+        let Some((portal, rest)) = split_cstr(body) else { return self.more_of_names(found, have) };
+        let Some((name, rest)) = split_cstr(rest) else { return self.more_of_names(found, have) };
+        let rest_at = have - rest.len();
+        if name.is_empty() {
+            self.renew_unnamed();
+        }
+        // The common case by far: both unnamed, and parsed on this connection.
+        let conn_unnamed = self.lease.as_ref().and_then(|lease| lease.conn.unnamed);
+        if name.is_empty()
+            && let Some(unnamed) = &self.unnamed
+            && conn_unnamed == Some(unnamed.id)
+        {
+            self.transaction.bind_portal(portal, &unnamed.analyzed);
+            let effects = unnamed.analyzed.analysis.effects;
+            self.discard_foreign_sequences(effects, false);
+            let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
+            conn.output.extend_from_slice(&input.bytes()[..have]);
+            conn.expected.push(Owed::client(Reply::BindComplete));
+        } else {
+            let (portal, name) = (portal.to_vec(), name.to_vec());
+            let (server_name, analyzed) = self.resolve_name(&name);
+            if let Some(analyzed) = &analyzed {
+                self.transaction.bind_portal(&portal, analyzed);
+                self.discard_foreign_sequences(analyzed.analysis.effects, false);
+            }
+            let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
+            let len = found.len - 1 - name.len() + server_name.len();
+            let Ok(len) = i32::try_from(len) else {
+                return Err(End::violation("a Bind message is too long"));
+            };
+            conn.output.reserve(have + server_name.len());
+            conn.output.put_u8(b'B');
+            conn.output.put_i32(len);
+            conn.output.put_slice(&portal);
+            conn.output.put_u8(0);
+            conn.output.put_slice(&server_name);
+            conn.output.put_u8(0);
+            conn.output.put_slice(&input.bytes()[rest_at..have]);
+            conn.expected.push(Owed::client(Reply::BindComplete));
+        }
+        input.consume(have);
+        self.passing = Passing { left: found.len - have, forward: true };
+        Ok(Step::Done)
+    }
+
+    fn more_of_names(&self, found: Header, have: usize) -> Result<Step, End> {
+        if have == found.len || have >= MAX_INSPECTED {
+            return Err(End::violation("invalid message format: a name is not terminated"));
+        }
+        Ok(Step::NeedMore { room: found.len.min(MAX_INSPECTED) })
+    }
+
+    pub(super) fn send_describe(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
+        let Some((kind, name)) = target(found, input)? else {
+            return Ok(Step::NeedMore { room: found.len });
+        };
+        if kind == b'S' {
+            let (server_name, _) = self.resolve_name(&name);
+            let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
+            message::frame(&mut conn.output, b'D', |out| {
+                out.put_u8(b'S');
+                out.put_slice(&server_name);
+                out.put_u8(0);
+            })
+            .expect(FITS);
+        } else {
+            let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
+            conn.output.extend_from_slice(&input.bytes()[..found.len]);
+        }
+        let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
+        conn.expected.push(Owed::client(Reply::Description));
+        input.consume(found.len);
+        Ok(Step::Done)
+    }
+
+    pub(super) fn send_execute(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
+        if found.len > MAX_INSPECTED {
+            return Err(End::violation("invalid message format: Execute"));
+        }
+        if input.len() < found.len {
+            return Ok(Step::NeedMore { room: found.len });
+        }
+        let body = &input.bytes()[HEADER_LEN..found.len];
+        let Some((portal, rest)) = split_cstr(body) else {
+            return Err(End::violation("invalid message format: Execute"));
+        };
+        if rest.len() != 4 {
+            return Err(End::violation("invalid message format: Execute"));
+        }
+        if let Some(analyzed) = self.transaction.portal(portal).cloned() {
+            self.tally.sent(class_of(&analyzed));
+            self.note_statement(&analyzed);
+            match analyzed.analysis.kind {
+                StatementKind::Deallocate { all: true } => self.transaction.discards_all = true,
+                StatementKind::Deallocate { all: false } => self.transaction.deallocates = true,
+                _ => {}
+            }
+        } else {
+            // Not bound in our sight: a cursor of DECLARE, or nothing at all.
+            self.tally.sent(QueryClass::Write);
+            self.transaction.wrote();
+        }
+        let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
+        conn.output.extend_from_slice(&input.bytes()[..found.len]);
+        conn.expected.push(Owed::client(Reply::Execution));
+        input.consume(found.len);
+        Ok(Step::Done)
+    }
+
+    pub(super) fn send_close(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
+        let Some((kind, name)) = target(found, input)? else {
+            return Ok(Step::NeedMore { room: found.len });
+        };
+        if kind == b'S' && !name.is_empty() && self.pins_no_sql() {
+            // Servers keep the statement for whoever prepares the same.
+            let change = self.names.remove(&name).map(Box::new);
+            let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
+            let mut owed = Owed::client(Reply::OwnCloseComplete);
+            owed.change = change;
+            conn.expected.push(owed);
+            self.drain_own_replies();
+        } else {
+            if kind == b'S' && name.is_empty() {
+                self.unnamed = None;
+            }
+            let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
+            if kind == b'S' && name.is_empty() {
+                conn.unnamed = None;
+            }
+            conn.output.extend_from_slice(&input.bytes()[..found.len]);
+            conn.expected.push(Owed::client(Reply::CloseComplete));
+        }
+        input.consume(found.len);
+        Ok(Step::Done)
+    }
+}
+
+/// Unnamed statements are told apart by session and count.
+fn unnamed_id(session: u64, count: u64) -> u64 {
+    session << 32 | (count & 0xFFFF_FFFF)
+}
+
+/// Kind and name of a Describe or Close; `None` while it is incomplete.
+fn target(found: Header, input: &Buffer) -> Result<Option<(u8, Vec<u8>)>, End> {
+    let malformed = || End::violation("invalid message format: Describe or Close");
+    if found.len > MAX_INSPECTED || found.body_len() < 2 {
+        return Err(malformed());
+    }
+    if input.len() < found.len {
+        return Ok(None);
+    }
+    let body = &input.bytes()[HEADER_LEN..found.len];
+    let (name, rest) = split_cstr(&body[1..]).ok_or_else(malformed)?;
+    if !rest.is_empty() || !matches!(body[0], b'S' | b'P') {
+        return Err(malformed());
+    }
+    Ok(Some((body[0], name.to_vec())))
+}
+
+/// The types at the end of a Parse: a count and that many OIDs, nothing behind.
+fn check_types(types: &[u8]) -> Option<()> {
+    let (count, oids) = types.split_first_chunk::<2>()?;
+    let count = usize::try_from(i16::from_be_bytes(*count)).ok()?;
+    (oids.len() == count * 4).then_some(())
+}

@@ -1,0 +1,318 @@
+//! When a server has answered: what must still be asked before the connection may serve somebody else, and
+//! when it goes back.
+//!
+//! Invariant: a connection goes back only when its transaction is over and every question of ours about it is
+//! answered.
+
+use std::io;
+use std::sync::Arc;
+
+use super::custom::CustomSettings;
+use super::floor::{InvalidToken, TOKEN};
+use super::pins::Found;
+use super::prepared::{NameChange, Names, StatementId};
+use super::session::{End, Session};
+use super::settings::Settings;
+use crate::backend::conn::OwnStatement;
+use crate::backend::expect::{For, Owed, Question, Reply, Verdict};
+use crate::clock::now_ms;
+use crate::cluster::observe::question::end_of_record;
+use crate::route::Effects;
+use crate::topology::Lsn;
+use crate::wire::fields;
+use crate::wire::frame::{HEADER_LEN, data_row};
+use crate::wire::message::{self, TransactionStatus};
+use crate::wire::sqlstate;
+
+/// PostgreSQL's defaults; another segment size costs a floor that is met a little late, never one too low.
+const WAL_BLOCK: u64 = 8192;
+const WAL_SEGMENT: u64 = 16 * 1024 * 1024;
+
+/// An unnamed statement that is nobody's for certain.
+pub(super) const UNKNOWN_UNNAMED: u64 = u64::MAX;
+
+impl Session {
+    /// Matches a message of the server's with what is owed, and settles what it pays.
+    pub(super) fn judge(&mut self, tag: u8) -> Result<Verdict, End> {
+        let Some(lease) = &mut self.lease else { return Ok(Verdict::Swallow) };
+        let conn = &mut *lease.conn;
+        let mut settling = Settling::new(&mut self.names);
+        if !lease.retained.is_empty() {
+            settling.undo = Some(&mut lease.undo);
+        }
+        let verdict = conn.expected.on_message(tag, |owed, done| settling.settle(owed, done));
+        let Settling { forgotten, doom, unnamed, .. } = settling;
+        forgotten.into_iter().for_each(|id| conn.known.remove(id));
+        for (id, audience) in unnamed {
+            if conn.unnamed == id {
+                // It has none, an older one, or another client's.
+                conn.unnamed = Some(UNKNOWN_UNNAMED);
+            }
+            if audience == For::Client
+                && id.is_some()
+                && self.unnamed.as_ref().map(|unnamed| unnamed.id) == id
+            {
+                self.unnamed = None;
+            }
+        }
+        conn.doomed |= doom;
+        match verdict {
+            Ok(verdict) => Ok(verdict),
+            Err(error) => self.server_violation(error.to_string()).map(|()| Verdict::Swallow),
+        }
+    }
+
+    /// A row, or an error, of a question of ours.
+    pub(super) fn answered(&mut self, question: Question, tag: u8, len: usize) {
+        let Some(lease) = &mut self.lease else { return };
+        let body = &lease.conn.input.bytes()[lease.marked + HEADER_LEN..lease.marked + len];
+        if tag == b'E' {
+            let state = fields::sqlstate(body);
+            let text =
+                fields::field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+            lease.conn.doomed = true;
+            let span = self.identity.span(self.id);
+            tracing::warn!(parent: span, ?question, %state, text, "a question of komainu's own failed");
+            if question == Question::Apply {
+                lease.apply_error = Some((state, text));
+            }
+            return;
+        }
+        let columns = data_row(body);
+        let column = |i: usize| columns.get(i).copied().flatten().and_then(|v| std::str::from_utf8(v).ok());
+        match question {
+            Question::Floor => {
+                if let Some(lsn) = column(0).and_then(|text| text.parse::<Lsn>().ok()) {
+                    // A position behind a page's header is one no standby reports until there is more.
+                    self.floor.raise(lease.conn.epoch, end_of_record(lsn, WAL_BLOCK, WAL_SEGMENT));
+                }
+            }
+            Question::Settings => {
+                if let (Some(name), Some(value)) = (column(0), column(1)) {
+                    lease.collected.push((name.to_ascii_lowercase().into(), value.into()));
+                }
+            }
+            Question::Pins => {
+                let is = |i| column(i) == Some("t");
+                let found = Found {
+                    temporary_objects: is(0),
+                    advisory_locks: is(1),
+                    listening: is(2),
+                    hold_cursors: is(3),
+                };
+                let left = self.pins.after(found);
+                for gone in self.pins.without(left).iter() {
+                    self.gateway.counters.unpinned(gone);
+                }
+                self.pins = left;
+            }
+            Question::LoginRight => lease.login_right = Some(column(0) == Some("t")),
+            Question::Apply | Question::Reset | Question::Liveness | Question::Rollback => {}
+        }
+    }
+
+    /// ReadyForQuery has come. If it ends the transaction and nothing of the client's is under way, asks
+    /// what must be known before the connection may serve somebody else.
+    pub(super) fn ready(&mut self) -> Result<(), End> {
+        let tracks_floor = self.tracks_floor();
+        let stands_in = self.lease.as_ref().is_some_and(|lease| lease.stands_in);
+        let is_worth_asking = tracks_floor && stands_in && self.position_is_worth_asking();
+        let Some(lease) = &mut self.lease else { return Ok(()) };
+        let conn = &mut *lease.conn;
+        if conn.status == TransactionStatus::Idle || self.tally.is_long() {
+            self.tally.hand_over(&self.gateway.counters, conn.server);
+        }
+        if conn.status != TransactionStatus::Idle {
+            lease.is_complete = false;
+            return Ok(());
+        }
+        if conn.expected.owes_client() || lease.ours_first || lease.redirect {
+            return Ok(());
+        }
+        let done = &self.transaction;
+        let effects = done.effects;
+        let mut asks_floor = done.may_write && tracks_floor && !done.floor_asked && !lease.is_standby;
+        if tracks_floor && !done.may_write && done.ran {
+            self.floor.read_from(conn.epoch, conn.server, now_ms());
+            // Else a session that reads more often than servers are looked at never leaves the primary.
+            // Not while no standby has even what the session wrote: the answer would only be too old.
+            asks_floor = is_worth_asking;
+        }
+        // What follows on this connection before the position is known is read here too.
+        lease.stands_in |= done.may_write;
+        // In a transaction block DISCARD ALL is refused, so nothing is discarded.
+        let refused = effects.contains(Effects::BEGINS | Effects::DISCARDS_ALL) && done.failed;
+        if done.discards_all && !refused {
+            if done.failed {
+                // Which of several statements failed is not known; a new connection knows nothing.
+                conn.doomed = true;
+            } else {
+                conn.forget_everything();
+            }
+            self.names.clear();
+            if effects.intersects(Effects::DISCARDS_ALL) && !done.failed {
+                self.unnamed = None;
+                self.settings = self.startup_settings.clone();
+            }
+        }
+        if done.deallocates {
+            conn.doomed = true;
+            if !done.failed {
+                done.deallocated.iter().for_each(|name| drop(self.names.remove(name.as_bytes())));
+            }
+        }
+        let unseen = effects.intersects(Effects::CHANGES_SETTINGS)
+            && self.custom.as_ref().is_some_and(|custom| custom.unseen);
+        if done.hidden_state || unseen || !self.pins.is_empty() {
+            conn.leftover_of = Some(self.id);
+        }
+        if effects.intersects(Effects::DDL) {
+            self.identity.database.schema_changed();
+            self.gateway.catalogs.invalidate(&self.identity.database.name);
+        }
+        let discarded = effects.intersects(Effects::DISCARDS_ALL) && !done.failed;
+        if effects.intersects(Effects::CHANGES_SETTINGS | Effects::UNKNOWN_EFFECTS) && !discarded {
+            lease.collected.clear();
+            let names = self.settings.iter().map(|(name, _)| name);
+            let custom = CustomSettings::array(self.custom.as_deref(), names);
+            let parameters = [Some(self.identity.user.as_bytes()), Some(custom.as_bytes())];
+            conn.ask(Question::Settings, OwnStatement::Settings, &parameters);
+            lease.settings_asked = true;
+            lease.ours_first = true;
+        }
+        const MAY_UNPIN: Effects = Effects::TEMP_OBJECT
+            .union(Effects::LISTENS)
+            .union(Effects::UNLISTENS)
+            .union(Effects::HOLD_CURSOR)
+            .union(Effects::CLOSES_CURSOR)
+            .union(Effects::SESSION_ADVISORY_LOCK)
+            .union(Effects::ADVISORY_UNLOCK)
+            .union(Effects::DDL)
+            .union(Effects::DISCARDS_SOME)
+            .union(Effects::DISCARDS_ALL)
+            .union(Effects::UNKNOWN_EFFECTS);
+        if (self.pins.can_end() || done.hidden_state) && effects.intersects(MAY_UNPIN) {
+            conn.ask(Question::Pins, OwnStatement::Pins, &[]);
+            lease.ours_first = true;
+        }
+        if asks_floor {
+            self.floor.pending = true;
+            self.floor.asked_at_ms = now_ms();
+            conn.ask(Question::Floor, OwnStatement::Floor, &[]);
+            lease.ours_first = true;
+        }
+        self.transaction.end();
+        Ok(())
+    }
+
+    /// What there is to do once nothing is under way: the connection has become what we need, a refused
+    /// read is asked again, or the connection goes back.
+    pub(super) fn settle(&mut self) -> Result<bool, End> {
+        let Some(lease) = &mut self.lease else { return Ok(false) };
+        if !lease.conn.expected.is_empty() || !lease.conn.output.is_empty() {
+            return Ok(false);
+        }
+        if lease.preparing_since_ms.take().is_some() {
+            lease.ours_first = false;
+            if let Some((state, text)) = lease.apply_error.take() {
+                let request = lease.request.take();
+                self.abandon_lease();
+                if let Some(request) = request {
+                    self.refuse(&request, &message::Report::error(state, &text));
+                }
+                return Ok(true);
+            }
+            self.tell_what_differs();
+            if let Some(lease) = &mut self.lease {
+                lease.held_from = self.to_client.len();
+            }
+            return Ok(true);
+        }
+        if lease.redirect {
+            return self.ask_again().map(|()| true);
+        }
+        if lease.settings_asked {
+            lease.settings_asked = false;
+            let mut collected = std::mem::take(&mut lease.collected);
+            let present = Settings::new(collected.clone());
+            let token = collected.iter().position(|(name, _)| **name == *TOKEN);
+            let token = token.map(|at| collected.swap_remove(at).1);
+            // RESET goes back to what the session began with, which the server connection does not know;
+            // and the connection has the token until it is made to fit again: the session does not keep it.
+            self.settings = Arc::new(Settings::new(collected).over(&self.startup_settings));
+            lease.conn.settings = Arc::new(present);
+            if let Some(token) = token {
+                self.take_token(&token);
+            }
+        }
+        let Some(lease) = &mut self.lease else { return Ok(false) };
+        let is_idle = lease.conn.status == TransactionStatus::Idle;
+        if is_idle && !lease.conn.doomed && lease.conn.settings.hash() != self.settings.hash() {
+            self.apply_settings();
+            return Ok(true);
+        }
+        let Some(lease) = &mut self.lease else { return Ok(false) };
+        let was_ours = std::mem::take(&mut lease.ours_first);
+        if lease.marked > 0 || lease.conn.status != TransactionStatus::Idle || !self.pins.is_empty() {
+            if !self.pins.is_empty() && lease.conn.doomed && lease.marked == 0 {
+                return self.server_gone(io::ErrorKind::UnexpectedEof.into()).map(|()| true);
+            }
+            return Ok(was_ours);
+        }
+        if !lease.conn.input.is_empty() {
+            return Ok(was_ours);
+        }
+        self.end_lease();
+        Ok(true)
+    }
+
+    /// The session has set `komainu.token`: see [`super::floor`].
+    pub(super) fn take_token(&mut self, token: &str) {
+        if self.floor.take_token(token).is_ok() {
+            return;
+        }
+        // A plain SET is checked before it is sent; `set_config` and texts of several statements are not,
+        // and theirs is done already.
+        let message = format!("parameter \"{TOKEN}\" was set to {token:?}, which is ignored: {InvalidToken}");
+        self.notify_client(&message::Report::warning(sqlstate::INVALID_PARAMETER_VALUE, &message));
+    }
+}
+
+/// What settling replies changes.
+pub(super) struct Settling<'a> {
+    names: &'a mut Names,
+    forgotten: Vec<StatementId>,
+    doom: bool,
+    /// Unnamed statements that were not parsed after all; `None`: what would have ended one did not succeed.
+    unnamed: Vec<(Option<u64>, For)>,
+    /// Where changes that were made go, while the request may still have to be asked again.
+    undo: Option<&'a mut Vec<NameChange>>,
+}
+
+impl<'a> Settling<'a> {
+    pub(super) fn new(names: &'a mut Names) -> Self {
+        Settling { names, forgotten: Vec::new(), doom: false, unnamed: Vec::new(), undo: None }
+    }
+
+    pub(super) fn settle(&mut self, owed: Owed, succeeded: bool) {
+        if succeeded {
+            if let (Some(undo), Some(change)) = (&mut self.undo, owed.change) {
+                undo.push(*change);
+            }
+            return;
+        }
+        if matches!(owed.reply, Reply::Query | Reply::CloseComplete) || owed.unnamed.is_some() {
+            self.unnamed.push((owed.unnamed, owed.audience));
+        }
+        let of_ours = matches!(owed.audience, For::Us(_));
+        if of_ours || owed.audience == For::Prelude && owed.reply == Reply::CloseComplete {
+            // The connection is not what we believe it to be: a question was skipped, or the server still
+            // knows what it should have forgotten.
+            self.doom = true;
+        }
+        self.forgotten.extend(owed.learns);
+        if let Some(change) = owed.change {
+            self.names.undo(*change);
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! A Query of the client: sent as it is, or with the names of statements that PREPARE, EXECUTE and
+//! DEALLOCATE mention replaced by the server's.
+//!
+//! Invariant: a simple Query ends the unnamed statement, here as on the server.
+
+use std::sync::Arc;
+
+use super::batch::text;
+use super::inbound::{FITS, Step};
+use super::pins::PinReason;
+use super::prepared::{self, Content, Origin, UNKNOWN_PREFIX};
+use super::rewrite;
+use super::session::{End, Passing, Session};
+use super::tally::class_of;
+use super::teach::{note_known, teach};
+use crate::backend::conn::OwnStatement;
+use crate::backend::expect::{Owed, Question, Reply};
+use crate::net::Buffer;
+use crate::route::{Analyzed, Effects, StatementKind};
+use crate::telemetry::labels::QueryClass;
+use crate::wire::frame::{HEADER_LEN, Header};
+use crate::wire::message::{self, TransactionStatus, ready_for_query};
+
+impl Session {
+    pub(super) fn send_query(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
+        if found.len > self.settled.config.limits.max_inspected_statement_bytes {
+            let lease = self.lease.as_mut().expect("called with a lease");
+            lease.conn.expected.push(Owed::client(Reply::Query));
+            lease.conn.unnamed = None;
+            self.unnamed = None;
+            self.tally.sent(QueryClass::Write);
+            self.transaction.note_opaque();
+            self.note_pins();
+            self.passing = Passing { left: found.len, forward: true };
+            return Ok(Step::Done);
+        }
+        if input.len() < found.len {
+            return Ok(Step::NeedMore { room: found.len });
+        }
+        let body = &input.bytes()[HEADER_LEN..found.len];
+        if body.last() != Some(&0) || body[..body.len() - 1].contains(&0) {
+            return Err(End::violation("invalid message format: a query is one string"));
+        }
+        let sql = text(body);
+        let analyzed = self.classify(sql);
+        let effects = analyzed.analysis.effects;
+        if self.waits_for_floor(&analyzed) {
+            return Ok(Step::Wait);
+        }
+        self.report_hints(&analyzed);
+        if let Some(answer) = self.own_answer(&analyzed, sql) {
+            let lease = self.lease.as_mut().expect("called with a lease");
+            message::query(&mut lease.conn.output, answer.as_bytes()).expect(FITS);
+            lease.conn.expected.push(Owed::client(Reply::Query));
+            lease.is_complete = lease.is_standby;
+            lease.conn.unnamed = None;
+            self.unnamed = None;
+            self.tally.sent(class_of(&analyzed));
+            input.consume(found.len);
+            return Ok(Step::Done);
+        }
+        const BY_NAME: Effects =
+            Effects::SQL_PREPARE.union(Effects::SQL_EXECUTE).union(Effects::SQL_DEALLOCATE);
+        if effects.intersects(BY_NAME) {
+            return self.send_query_by_name(found, input, &analyzed);
+        }
+        self.note_custom_settings(text(&input.bytes()[HEADER_LEN..found.len]), effects);
+        self.discard_foreign_sequences(effects, true);
+        let ends_surely = effects.contains(Effects::IS_SURE_END)
+            && (self.is_idle() || matches!(analyzed.analysis.kind, StatementKind::Commit { .. }));
+        let wants_floor = self.tracks_floor();
+        let lease = self.lease.as_mut().expect("called with a lease");
+        let alone = lease.conn.expected.is_empty();
+        lease.conn.output.extend_from_slice(&input.bytes()[..found.len]);
+        lease.conn.expected.push(Owed::client(Reply::Query));
+        // A simple Query ends the unnamed statement, here and in the client's eyes.
+        lease.conn.unnamed = None;
+        lease.is_complete = lease.is_standby;
+        self.unnamed = None;
+        input.consume(found.len);
+        self.tally.sent(class_of(&analyzed));
+        self.note_statement(&analyzed);
+        let lease = self.lease.as_mut().expect("called with a lease");
+        if wants_floor && self.transaction.may_write && ends_surely && alone && !lease.is_standby {
+            lease.conn.ask(Question::Floor, OwnStatement::Floor, &[]);
+            self.floor.pending = true;
+            self.transaction.floor_asked = true;
+        }
+        Ok(Step::Done)
+    }
+
+    /// PREPARE, EXECUTE and DEALLOCATE: the names in the text are the client's, the server has ours.
+    fn send_query_by_name(
+        &mut self,
+        found: Header,
+        input: &mut Buffer,
+        analyzed: &Arc<Analyzed>,
+    ) -> Result<Step, End> {
+        if self.lease.as_ref().is_some_and(|lease| !lease.conn.expected.is_answered()) {
+            return Ok(self.wait_for_answers());
+        }
+        let sql = text(&input.bytes()[HEADER_LEN..found.len]).to_vec();
+        let one_prepare = analyzed.analysis.kind == StatementKind::Prepare;
+        self.note_custom_settings(&sql, analyzed.analysis.effects);
+        self.discard_foreign_sequences(self.effects_of_executed(&sql), true);
+        if analyzed.analysis.effects.intersects(Effects::SQL_PREPARE) && !one_prepare {
+            self.pin(PinReason::SqlPrepare);
+        }
+        input.consume(found.len);
+        self.unnamed = None;
+        match analyzed.analysis.kind {
+            StatementKind::Deallocate { all: true }
+                if self.status != TransactionStatus::Failed && self.pins_no_sql() =>
+            {
+                self.names.clear();
+                message::command_complete(&mut self.to_client, "DEALLOCATE ALL");
+                ready_for_query(&mut self.to_client, self.status);
+                return Ok(Step::Done);
+            }
+            StatementKind::Deallocate { all: false } if self.status != TransactionStatus::Failed => {
+                let name = rewrite::first_name(&sql);
+                if let Some(name) = name
+                    && self.names.remove(name.as_bytes()).is_some()
+                {
+                    message::command_complete(&mut self.to_client, "DEALLOCATE");
+                    ready_for_query(&mut self.to_client, self.status);
+                    return Ok(Step::Done);
+                }
+            }
+            _ => {}
+        }
+        let mut owed = Owed::client(Reply::Query);
+        let rewritten = if one_prepare && !self.pins.has(PinReason::SqlPrepare) {
+            self.rewrite_prepare(&sql, analyzed, &mut owed)?
+        } else {
+            self.rewrite_names(&sql)
+        };
+        let lease = self.lease.as_mut().expect("called with a lease");
+        message::query(&mut lease.conn.output, &rewritten).expect(FITS);
+        lease.conn.unnamed = None;
+        lease.conn.expected.push(owed);
+        lease.is_complete = lease.is_standby;
+        // EXECUTE is what it executes.
+        let executes = analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE);
+        let executed = if executes { self.executed(&sql) } else { Vec::new() };
+        let writes = executed.iter().find(|one| class_of(one) == QueryClass::Write);
+        self.tally.sent(class_of(writes.or(executed.first()).unwrap_or(analyzed)));
+        self.note_statement(analyzed);
+        if executes {
+            self.note_executed(&sql);
+        }
+        Ok(Step::Done)
+    }
+
+    /// What the statements that a text executes do.
+    fn note_executed(&mut self, sql: &[u8]) {
+        for analyzed in self.executed(sql) {
+            self.note_statement(&analyzed);
+        }
+    }
+
+    pub(super) fn executed(&self, sql: &[u8]) -> Vec<Arc<Analyzed>> {
+        let mut executed = Vec::new();
+        rewrite::names(sql, |name| {
+            executed.extend(
+                self.names
+                    .get(name.as_bytes())
+                    .map(|prepared| self.identity.database.classify_prepared(prepared, &self.settled)),
+            );
+            None
+        });
+        executed
+    }
+
+    fn effects_of_executed(&self, sql: &[u8]) -> Effects {
+        self.executed(sql).iter().fold(Effects::NONE, |effects, one| effects | one.analysis.effects)
+    }
+
+    /// Makes a virtual statement of a PREPARE; the text with the server's name for it.
+    fn rewrite_prepare(
+        &mut self,
+        sql: &[u8],
+        analyzed: &Arc<Analyzed>,
+        owed: &mut Owed,
+    ) -> Result<Vec<u8>, End> {
+        let Some(name) = rewrite::first_name(sql) else { return Ok(sql.to_vec()) };
+        if let Some(present) = self.names.get(name.as_bytes()).cloned() {
+            // The server says that it exists, once it does there.
+            let lease = self.lease.as_mut().expect("called with a lease");
+            teach(&mut lease.conn, &present);
+            return Ok(rewrite::with_name(sql, &present.server_name));
+        }
+        // What it executes is classified now, so that EXECUTE is routed by it.
+        let body = rewrite::prepared_body(sql).unwrap_or(sql);
+        let body = self.identity.database.classify(body, &self.settled);
+        let analyzed = if body.analysis.kind == StatementKind::Many { analyzed.clone() } else { body };
+        let mut context = self.content_context();
+        // SQL PREPARE answers with an error where the server knows the name, so it is never shared.
+        context.database = context.database.wrapping_mul(31).wrapping_add(self.id.0);
+        let content = Content { origin: Origin::Sql, text: sql, types: name.as_bytes(), context };
+        let prepared = self
+            .gateway
+            .statements
+            .intern(content, &analyzed, |server_name| rewrite::with_name(sql, server_name.as_bytes()).into());
+        let change = self.add_name(name.as_bytes(), prepared.clone())?;
+        let lease = self.lease.as_mut().expect("called with a lease");
+        note_known(&mut lease.conn, &prepared);
+        owed.learns = Some(prepared.id);
+        owed.change = Some(Box::new(change));
+        Ok(prepared.text.to_vec())
+    }
+
+    /// The text with every known name replaced; each is made known to the server first.
+    pub(super) fn rewrite_names(&mut self, sql: &[u8]) -> Vec<u8> {
+        let Session { lease, names, pins, .. } = self;
+        let lease = lease.as_mut().expect("called with a lease");
+        let raw_is_fine = pins.has(PinReason::SqlPrepare);
+        rewrite::names(sql, |name| match names.get(name.as_bytes()) {
+            Some(prepared) => {
+                teach(&mut lease.conn, prepared);
+                Some(prepared.server_name.to_vec())
+            }
+            // Another client's statement has such a name on the server; no client's own may.
+            None if name.starts_with(prepared::NAME_PREFIX) && !raw_is_fine => {
+                Some(format!("\"{UNKNOWN_PREFIX}{}\"", name.replace('"', "\"\"")).into_bytes())
+            }
+            None => None,
+        })
+    }
+}

@@ -1,0 +1,128 @@
+//! SIGHUP: what changes while komainu serves, and what says that it waits for a restart.
+
+use komainu::sandbox::Postgres;
+
+use super::support::{
+    APP_PASSWORD, APP_USER, Certificates, Cluster, Komainu, PATIENCE, eventually, first_value,
+};
+use super::tls::speak_tls;
+
+#[test]
+fn open_pools_take_up_new_time_limits() {
+    let cluster = Cluster::shared();
+    let (first, second) = (cluster.database(), cluster.database());
+    let komainu = Komainu::start_with(
+        cluster,
+        "split.enabled = false\n[pool]\nidle_timeout_ms = 600000\nlifetime_ms = 600000\n",
+    );
+    let backends = |database: &str| {
+        let count = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND usename = '{APP_USER}'"
+        );
+        cluster.primary().psql("postgres", &count).unwrap()
+    };
+    for (database, key) in [(&first, "idle_timeout_ms"), (&second, "lifetime_ms")] {
+        let mut wire = komainu.login(database);
+        assert_eq!(wire.query_value("SELECT 1"), "1");
+        assert_eq!(backends(database), "1");
+        komainu.reload("komainu.toml", &format!("{key} = 600000\n"), &format!("{key} = 1\n"));
+        eventually(PATIENCE, &format!("{key} closes the connection"), || backends(database) == "0");
+        assert_eq!(wire.query_value("SELECT 2"), "2", "the session has lost nothing");
+        komainu.reload("komainu.toml", &format!("{key} = 1\n"), &format!("{key} = 600000\n"));
+    }
+}
+
+#[test]
+fn open_pools_and_health_checks_take_up_new_tls() {
+    let cluster = Cluster::start(0);
+    let scratch = komainu::sandbox::Scratch::create("komainu-reload-").unwrap();
+    let certificates = Certificates::create(scratch.path());
+    speak_tls(cluster.primary(), certificates.server("server"));
+    let komainu = Komainu::start_with(&cluster, "[pool]\nsize = 4\n");
+    let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    let (mut idle, mut busy) = (komainu.login("postgres"), komainu.login("postgres"));
+    assert_eq!(idle.query_value(encrypted), "f");
+    assert_eq!(busy.query_value(&format!("BEGIN; {encrypted}")), "f");
+    let authority = certificates.authority_file();
+    let verified = format!("mode = \"verify-ca\"\nca_file = {authority:?}");
+    komainu.reload("komainu.toml", "mode = \"disable\"", &verified);
+    assert_eq!(idle.query_value(encrypted), "t");
+    assert_eq!(busy.query_value(encrypted), "f", "a transaction stays where it is");
+    busy.query("COMMIT");
+    assert_eq!(busy.query_value(encrypted), "t");
+    let plain = "SELECT count(*) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) \
+                 WHERE application_name = 'komainu' AND NOT ssl";
+    eventually(PATIENCE, "nothing of komainu's is plain any more", || {
+        cluster.primary().psql("postgres", plain).unwrap() == "0"
+    });
+
+    // The same names, but files of another authority: they are looked into.
+    let other_directory = scratch.path().join("other");
+    std::fs::create_dir(&other_directory).unwrap();
+    let other = Certificates::create(&other_directory);
+    std::fs::copy(other.authority_file(), authority).unwrap();
+    komainu.reload("komainu.toml", "size = 4", "size = 4\nacquire_timeout_ms = 1000");
+    let mut refused = komainu.wire();
+    refused.startup(&[("user", APP_USER), ("database", "postgres")]);
+    assert_eq!(refused.authenticate(APP_USER, APP_PASSWORD).sqlstate(), "57P03");
+}
+
+#[test]
+fn health_settings_and_weights_change_live() {
+    let cluster = Cluster::shared();
+    cluster.prepare("postgres", "CREATE ROLE looker LOGIN PASSWORD 'looks' IN ROLE pg_monitor");
+    let komainu = Komainu::builder(cluster).user("looker", "looks").start();
+    komainu.reload("komainu.toml", "user = \"postgres\"", "user = \"looker\"\nretries = 2");
+    let looks =
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'looker' AND application_name = 'komainu'";
+    for server in [cluster.primary(), cluster.standby(0), cluster.standby(1)] {
+        eventually(PATIENCE, "the new role looks at each server", || {
+            server.psql("postgres", looks).unwrap() == "t"
+        });
+    }
+    assert!(komainu.log().contains("\"health.user\""), "{}", komainu.log());
+
+    let port = |server: &Postgres| server.port().to_string();
+    let (primary, pg2, pg3) = (port(cluster.primary()), port(cluster.standby(0)), port(cluster.standby(1)));
+    for (other, others_port) in [("pg3", &pg3), ("pg2", &pg2)] {
+        // First the one gets no reads, then the other.
+        let text = std::fs::read_to_string(komainu.config_file()).unwrap();
+        std::fs::write(komainu.config_file(), text.replace("weight = 0\n", "")).unwrap();
+        let line = format!("id = \"{other}\"\n");
+        komainu.reload("komainu.toml", &line, &format!("{line}weight = 0\n"));
+        let mut wire = komainu.login("postgres");
+        eventually(PATIENCE, &format!("{other} gets no reads"), || {
+            let nodes = wire.query("SHOW POOL_NODES");
+            let weight = |port: &str| {
+                let mut rows = nodes.iter().filter(|message| message.tag == 'D').map(|row| row.columns());
+                rows.find(|row| row[2].as_deref() == Some(port)).unwrap()[5].clone().unwrap()
+            };
+            (weight(&primary).as_str(), weight(others_port).as_str()) == ("0.500000", "0.000000")
+        });
+        for _ in 0..8 {
+            let mut wire = komainu.login("postgres");
+            wire.query("SELECT 1");
+            assert_ne!(first_value(&wire.query("SHOW ROUTE")).as_deref(), Some(other));
+        }
+    }
+}
+
+#[test]
+fn a_server_that_comes_or_goes_waits_for_a_restart_and_is_named() {
+    let cluster = Cluster::shared();
+    let komainu = Komainu::start(cluster);
+    let mut wire = komainu.login("postgres");
+    let added = "[[server]]\nid = \"pg9\"\nhost = \"127.0.0.1\"\nport = 1\n[[server]]";
+    komainu.reload("komainu.toml", "[[server]]", added);
+    let log = komainu.log();
+    let line = log.lines().find(|line| line.contains("change only with a restart")).unwrap();
+    assert!(line.contains("\"server.pg9\""), "{line}");
+    komainu.reload("komainu.toml", "id = \"pg3\"", "id = \"pg4\"");
+    let log = komainu.log();
+    let line = log.lines().rfind(|line| line.contains("change only with a restart")).unwrap();
+    for id in ["server.pg3", "server.pg4", "server.pg9"] {
+        assert!(line.contains(id), "{id} is not in {line}");
+    }
+    assert_eq!(wire.query_value("SELECT 1"), "1");
+    assert!(!komainu.admin("/status").unwrap().body.contains("pg9"));
+}
