@@ -33,6 +33,7 @@ const PURE: &[&str] = &[
     "client/hba",
     "../escalation/src/claim.rs",
     "../escalation/src/reconcile/core.rs",
+    "../escalation/src/reconcile/journal.rs",
     "../escalation/src/reconcile/pace.rs",
     "../escalation/src/elastic_ip/plan.rs",
     "../escalation/src/route53/plan.rs",

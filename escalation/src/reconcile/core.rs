@@ -4,14 +4,15 @@
 //! restart all lead to the same look, and nothing is retried but by looking again.
 //! Invariant: `Held` is said only after a look that found it so, in this epoch.
 
+use super::journal::{Entry, Journal};
 use super::pace::{Jitter, Pace};
 use crate::authority::Intent;
 use crate::claim::{Claim, Desired, Owner};
 use crate::error::{Error, Fault};
-use crate::method::{Applied, Confirmation, Gap, Holding, Plan, Problem, Rules, Stage};
+use crate::method::{Applied, Confirmation, Gap, Plan, Problem, Rules, Stage};
 use crate::program::{Output, ProgramError};
 use crate::reason::Reason;
-use crate::status::{Phase, State, Status};
+use crate::status::{State, Status};
 use std::collections::VecDeque;
 
 /// What the driver has to do now.
@@ -41,16 +42,6 @@ pub enum When {
     After,
 }
 
-/// An entry for the timeline, still without the endpoint's name.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
-    pub epoch: u64,
-    pub state: State,
-    pub reason: Reason,
-    pub detail: String,
-    pub phases: Vec<Phase>,
-}
-
 pub struct Reconciler<R: Rules> {
     rules: R,
     pace: Pace,
@@ -62,13 +53,11 @@ pub struct Reconciler<R: Rules> {
     setbacks: u32,
     last_fault: Option<(Fault, String)>,
     watch_until_ms: u64,
-    gap_since_ms: Option<u64>,
     moving: Option<Move>,
     /// The programs were told of a taking, and not yet of its end.
     programs_took: bool,
     confirmation_due: bool,
-    status: Status,
-    entries: Vec<Entry>,
+    journal: Journal,
 }
 
 /// A taking or releasing under way.
@@ -106,24 +95,15 @@ impl<R: Rules> Reconciler<R> {
             setbacks: 0,
             last_fault: None,
             watch_until_ms: 0,
-            gap_since_ms: None,
             moving: None,
             programs_took: false,
             confirmation_due: false,
-            status: Status {
-                state: State::Waiting,
-                reason: Reason::ClaimUnknown,
-                detail: String::new(),
-                epoch: 0,
-                holding: Holding::default(),
-                phases: Vec::new(),
-            },
-            entries: Vec::new(),
+            journal: Journal::new(),
         }
     }
 
     pub fn status(&self) -> &Status {
-        &self.status
+        &self.journal.status
     }
 
     pub fn desired(&self) -> Desired {
@@ -132,7 +112,7 @@ impl<R: Rules> Reconciler<R> {
 
     /// What happened since the last call.
     pub fn take_entries(&mut self) -> Vec<Entry> {
-        std::mem::take(&mut self.entries)
+        std::mem::take(&mut self.journal.entries)
     }
 
     /// True once after each taking: the driver starts `Method::confirm`.
@@ -145,36 +125,40 @@ impl<R: Rules> Reconciler<R> {
         let desired = Desired::of(claim, permitted);
         let doubt = if claim.owner == Owner::This { Reason::LeaseMissing } else { Reason::ClaimUnknown };
         if desired == self.desired {
-            if desired == Desired::Doubt && self.status.state == State::Waiting && self.status.reason != doubt
+            if desired == Desired::Doubt
+                && self.journal.status.state == State::Waiting
+                && self.journal.status.reason != doubt
             {
-                self.became(State::Waiting, doubt, String::new());
+                self.journal.became(State::Waiting, doubt, String::new());
             }
             return;
         }
         self.desired = desired;
         self.setbacks = 0;
         self.last_fault = None;
-        self.gap_since_ms = None;
         self.confirmation_due = false;
-        self.status.phases.clear();
+        self.journal.begin();
         self.moving = Some(Move { before_ran: false, changed: false, with_programs: true });
         self.turn = Turn::Look { after_change: false };
         match desired {
             Desired::Hold { epoch } => {
-                self.status.epoch = epoch;
+                self.journal.status.epoch = epoch;
                 self.watch_until_ms = now_ms + self.pace.watch_for_ms;
-                self.became(State::Taking, Reason::Taking, String::new());
+                self.journal.became(State::Taking, Reason::Taking, String::new());
                 self.act_on_last_sight();
             }
             Desired::Release { epoch } => {
-                self.status.epoch = epoch;
-                if self.rules.gives_up() || self.programs_took {
-                    self.became(State::Releasing, Reason::Releasing, String::new());
+                self.journal.status.epoch = epoch;
+                if self.rules.gives_up() {
+                    self.journal.became(State::Releasing, Reason::Releasing, String::new());
                 } else {
-                    self.became(State::Released, Reason::Released, String::new());
+                    self.journal.became(State::Released, Reason::Released, String::new());
+                    if self.programs_took {
+                        self.turn = Turn::Before { stages: VecDeque::new() };
+                    }
                 }
             }
-            Desired::Doubt => self.became(State::Waiting, doubt, String::new()),
+            Desired::Doubt => self.journal.became(State::Waiting, doubt, String::new()),
         }
     }
 
@@ -201,7 +185,7 @@ impl<R: Rules> Reconciler<R> {
     pub fn looked(&mut self, now_ms: u64, took_ms: f64, result: Result<R::Observed, Error>) {
         let after_change = matches!(self.turn, Turn::Look { after_change: true });
         if self.moving.is_some() {
-            self.add_phase(if after_change { "read back" } else { "inspect" }, took_ms);
+            self.journal.add_phase(if after_change { "read back" } else { "inspect" }, took_ms);
         }
         match result {
             Ok(observed) => {
@@ -218,7 +202,7 @@ impl<R: Rules> Reconciler<R> {
         let Turn::Change { stages } = &mut self.turn else { return };
         let Some(stage) = stages.pop_front() else { return };
         if self.moving.is_some() {
-            self.add_phase(stage.phase, took_ms);
+            self.journal.add_phase(stage.phase, took_ms);
         }
         let mut worst: Option<(Fault, String)> = None;
         let mut any_done = false;
@@ -227,7 +211,7 @@ impl<R: Rules> Reconciler<R> {
                 Ok(applied) => {
                     any_done = true;
                     if let Some(note) = applied.note {
-                        self.enter(Reason::ProgramRan, note);
+                        self.journal.enter(Reason::ProgramRan, note);
                     }
                 }
                 Err(error) => {
@@ -238,11 +222,12 @@ impl<R: Rules> Reconciler<R> {
                 }
             }
         }
-        if any_done && let Some(moving) = &mut self.moving {
+        let perhaps_done = any_done || matches!(worst, Some((Fault::OutcomeUnknown, _)));
+        if perhaps_done && let Some(moving) = &mut self.moving {
             moving.changed = true;
         }
         let Some((fault, detail)) = worst else {
-            self.measure_gap(now_ms, stage.gap);
+            self.journal.measure_gap(now_ms, stage.gap);
             self.last_fault = None;
             if matches!(&self.turn, Turn::Change { stages } if stages.is_empty()) {
                 self.turn = Turn::Look { after_change: true };
@@ -251,7 +236,7 @@ impl<R: Rules> Reconciler<R> {
         };
         if fault == Fault::Conflict && self.setbacks < CONFLICTS_AT_ONCE {
             self.setbacks += 1;
-            self.enter(Reason::Conflict, detail);
+            self.journal.enter(Reason::Conflict, detail);
             self.turn = Turn::Look { after_change: false };
         } else if any_done || fault.look_at_once() {
             self.last_fault = Some((fault, detail));
@@ -269,13 +254,15 @@ impl<R: Rules> Reconciler<R> {
         when: When,
         result: Option<Result<Output, ProgramError>>,
     ) {
-        if result.is_some() {
-            self.add_phase(if when == When::Before { "program before" } else { "program after" }, took_ms);
+        let is_there = result.is_some();
+        if is_there {
+            self.journal
+                .add_phase(if when == When::Before { "program before" } else { "program after" }, took_ms);
         }
         match result {
             None => {}
-            Some(Ok(output)) => self.enter(Reason::ProgramRan, output.to_string()),
-            Some(Err(error)) => self.enter(error.fault().reason(), error.to_string()),
+            Some(Ok(output)) => self.journal.enter(Reason::ProgramRan, output.to_string()),
+            Some(Err(error)) => self.journal.enter(error.fault().reason(), error.to_string()),
         }
         let (intent, _) = self.intent();
         match (when, std::mem::replace(&mut self.turn, Turn::After)) {
@@ -283,18 +270,18 @@ impl<R: Rules> Reconciler<R> {
                 if let Some(moving) = &mut self.moving {
                     moving.before_ran = true;
                 }
-                if intent == Intent::Take {
-                    self.programs_took = true;
-                }
-                // Nothing to change, but the program after it is still owed: the look that follows brings it.
-                self.turn = if stages.is_empty() {
+                self.programs_took |= is_there && intent == Intent::Take;
+                self.turn = if !stages.is_empty() {
+                    Turn::Change { stages }
+                } else if self.rules.gives_up() {
+                    // Nothing to change, but the program after it is still owed: the look that follows brings it.
                     Turn::Look { after_change: false }
                 } else {
-                    Turn::Change { stages }
+                    Turn::After
                 };
             }
             (When::After, Turn::After) => {
-                self.programs_took = intent == Intent::Take;
+                self.programs_took = intent == Intent::Take && (is_there || self.programs_took);
                 self.rest_settled(now_ms);
             }
             (_, turn) => self.turn = turn,
@@ -304,11 +291,11 @@ impl<R: Rules> Reconciler<R> {
     /// What `Method::confirm` found out.
     pub fn confirmed(&mut self, confirmation: Confirmation) {
         for phase in confirmation.phases {
-            self.add_phase(phase.name, phase.ms);
+            self.journal.add_phase(phase.name, phase.ms);
         }
         match confirmation.late {
-            Some(detail) => self.enter(Reason::ConfirmationLate, detail),
-            None => self.enter(self.status.reason, String::new()),
+            Some(detail) => self.journal.enter(Reason::ConfirmationLate, detail),
+            None => self.journal.enter(self.journal.status.reason, String::new()),
         }
     }
 
@@ -316,7 +303,7 @@ impl<R: Rules> Reconciler<R> {
         match self.desired {
             Desired::Hold { epoch } => (Intent::Take, epoch),
             Desired::Release { epoch } => (Intent::Release, epoch),
-            Desired::Doubt => (Intent::Drop, self.status.epoch),
+            Desired::Doubt => (Intent::Drop, self.journal.status.epoch),
         }
     }
 
@@ -332,7 +319,7 @@ impl<R: Rules> Reconciler<R> {
     }
 
     fn judge(&mut self, now_ms: u64, plan: Plan<R::Step>, after_change: bool) {
-        self.status.holding = plan.holding;
+        self.journal.status.holding = plan.holding;
         if plan.stages.is_empty() {
             match plan.problems.into_iter().next() {
                 None => self.settled(now_ms),
@@ -355,7 +342,7 @@ impl<R: Rules> Reconciler<R> {
                 (None, Some(problem)) => self.blocked(now_ms, problem),
                 (None, None) => {
                     self.setbacks += 1;
-                    self.became(self.unsettled_state(), Reason::NotYetSeen, detail);
+                    self.journal.became(self.unsettled_state(), Reason::NotYetSeen, detail);
                     self.rest_unsettled(now_ms, false);
                 }
             }
@@ -366,16 +353,16 @@ impl<R: Rules> Reconciler<R> {
 
     fn blocked(&mut self, now_ms: u64, problem: Problem) {
         self.setbacks += 1;
-        self.became(State::Blocked, problem.reason, problem.detail);
+        self.journal.became(State::Blocked, problem.reason, problem.detail);
         self.rest_unsettled(now_ms, false);
     }
 
     fn notice_drift(&mut self) {
-        self.status.phases.clear();
+        self.journal.begin();
         self.moving = Some(Move { before_ran: false, changed: false, with_programs: false });
         match self.desired {
-            Desired::Hold { .. } => self.became(State::Taking, Reason::Drift, String::new()),
-            Desired::Release { .. } => self.became(State::Releasing, Reason::Drift, String::new()),
+            Desired::Hold { .. } => self.journal.became(State::Taking, Reason::Drift, String::new()),
+            Desired::Release { .. } => self.journal.became(State::Releasing, Reason::Drift, String::new()),
             Desired::Doubt => {}
         }
     }
@@ -396,8 +383,8 @@ impl<R: Rules> Reconciler<R> {
         let moving = self.moving.take();
         match self.desired {
             Desired::Hold { .. } => {
-                self.measure_gap(now_ms, Gap::Closes);
-                self.became(State::Held, Reason::Held, String::new());
+                self.journal.measure_gap(now_ms, Gap::Closes);
+                self.journal.became(State::Held, Reason::Held, String::new());
             }
             Desired::Release { .. } => {
                 if let Some(moving) = &moving
@@ -410,7 +397,7 @@ impl<R: Rules> Reconciler<R> {
                     self.turn = Turn::Before { stages: VecDeque::new() };
                     return;
                 }
-                self.became(State::Released, Reason::Released, String::new());
+                self.journal.became(State::Released, Reason::Released, String::new());
             }
             Desired::Doubt => {}
         }
@@ -429,15 +416,17 @@ impl<R: Rules> Reconciler<R> {
 
     fn setback(&mut self, now_ms: u64, fault: Fault, detail: String) {
         self.setbacks += 1;
-        match (self.desired, self.status.state) {
+        match (self.desired, self.journal.status.state) {
             // Not this node's business, or still as it was when last seen: only noted.
-            (Desired::Doubt, _) => self.status.detail = detail,
-            (_, state @ (State::Held | State::Released)) => self.became(state, fault.reason(), detail),
-            _ if fault.needs_hands() => self.became(State::Blocked, fault.reason(), detail),
+            (Desired::Doubt, _) => self.journal.status.detail = detail,
+            (_, state @ (State::Held | State::Released)) => {
+                self.journal.became(state, fault.reason(), detail)
+            }
+            _ if fault.needs_hands() => self.journal.became(State::Blocked, fault.reason(), detail),
             _ => {
                 let state =
                     if self.setbacks >= FAILED_AFTER { State::Failed } else { self.unsettled_state() };
-                self.became(state, fault.reason(), detail);
+                self.journal.became(state, fault.reason(), detail);
             }
         }
         if fault == Fault::Withdrawn {
@@ -473,44 +462,5 @@ impl<R: Rules> Reconciler<R> {
             self.jitter.between(self.pace.settled_min_ms, self.pace.settled_max_ms)
         };
         self.turn = Turn::Rest { until_ms: now_ms + wait };
-    }
-
-    fn measure_gap(&mut self, now_ms: u64, gap: Gap) {
-        match gap {
-            Gap::None => {}
-            Gap::Opens => self.gap_since_ms = self.gap_since_ms.or(Some(now_ms)),
-            Gap::Closes => {
-                if let Some(since_ms) = self.gap_since_ms.take() {
-                    self.add_phase("unassociated", now_ms.saturating_sub(since_ms) as f64);
-                }
-            }
-        }
-    }
-
-    fn add_phase(&mut self, name: &'static str, ms: f64) {
-        match self.status.phases.iter_mut().find(|phase| phase.name == name) {
-            Some(phase) => phase.ms += ms,
-            None => self.status.phases.push(Phase { name, ms }),
-        }
-    }
-
-    fn became(&mut self, state: State, reason: Reason, detail: String) {
-        let news = (state, reason) != (self.status.state, self.status.reason);
-        self.status.state = state;
-        self.status.reason = reason;
-        self.status.detail = detail;
-        if news {
-            self.enter(reason, self.status.detail.clone());
-        }
-    }
-
-    fn enter(&mut self, reason: Reason, detail: String) {
-        self.entries.push(Entry {
-            epoch: self.status.epoch,
-            state: self.status.state,
-            reason,
-            detail,
-            phases: self.status.phases.clone(),
-        });
     }
 }

@@ -4,6 +4,7 @@
 //! Dropping its future is safe between two changes; a change already sent is not taken back by that.
 
 pub mod core;
+mod journal;
 pub mod pace;
 
 use crate::authority::{Authority, Permit};
@@ -12,7 +13,8 @@ use crate::error::{Error, Fault};
 use crate::method::{Confirmation, Method, Rules};
 use crate::program::{self, Call, ProgramSettings};
 use crate::status::{Event, Status};
-use core::{Action, Entry, Reconciler, When};
+use core::{Action, Reconciler, When};
+pub use journal::Entry;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

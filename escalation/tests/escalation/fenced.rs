@@ -319,3 +319,15 @@ async fn a_change_that_hangs_is_given_up() {
     contender.until_state(State::Held).await;
     assert_eq!(world.holder(Kind::ElasticIp).await, Some(0));
 }
+
+#[tokio::test]
+async fn what_is_never_given_up_is_released_while_the_api_is_down() {
+    let world = World::new().await;
+    for kind in [Kind::Route53, Kind::RouteTable] {
+        let contender = world.contend(0, kind);
+        contender.take(1).await;
+        world.proxy.fault(&[], Fault::Reset, None);
+        contender.release(2).await;
+        world.proxy.heal();
+    }
+}

@@ -1,7 +1,7 @@
 //! The operator's programs: as a method of their own, and around a move.
 
 use crate::support::world::{Contender, quick};
-use crate::support::{Kind, World, until};
+use crate::support::{Fault, Kind, World, until};
 use komainu_escalation::endpoint::Host;
 use komainu_escalation::program::ProgramSettings;
 use komainu_escalation::{EndpointSettings, MethodSettings, Owner, Reason, State};
@@ -145,4 +145,21 @@ async fn a_program_before_it_is_cut_short_when_the_owner_changes() {
     contender.until_state(State::Taking).await;
     contender.release(2).await;
     assert!(world.proxy.changes(&world.nodes[0].access_key).is_empty());
+}
+
+#[tokio::test]
+async fn they_hear_of_a_move_whose_answer_was_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("told");
+    let world = World::new().await;
+    world.proxy.fault(&["AssociateAddress"], Fault::LoseReply, Some(1));
+    let settings = EndpointSettings {
+        name: "app".into(),
+        method: world.method(Kind::ElasticIp),
+        pre: None,
+        post: Some(recorder(&file)),
+    };
+    let contender = world.contend_with(0, &settings);
+    contender.take(1).await;
+    until("it was told", async || told(&file) == ["take after 1"]).await;
 }
