@@ -31,6 +31,16 @@ const PURE: &[&str] = &[
     "session/answers.rs",
     "client/hba.rs",
     "client/hba",
+    "../escalation/src/claim.rs",
+    "../escalation/src/reconcile/core.rs",
+    "../escalation/src/reconcile/journal.rs",
+    "../escalation/src/reconcile/pace.rs",
+    "../escalation/src/elastic_ip/plan.rs",
+    "../escalation/src/route53/plan.rs",
+    "../escalation/src/route_table/plan.rs",
+    "../escalation/src/secondary_ip/plan.rs",
+    "../escalation/src/interface/plan.rs",
+    "../escalation/src/command/plan.rs",
 ];
 
 /// Of crates, modules and types; looked for as whole paths.

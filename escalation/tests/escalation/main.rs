@@ -1,0 +1,14 @@
+//! The escalation crate against a double of AWS, real programs and a real kernel's network interfaces.
+//!
+//! Needs `KOMAINU_TEST_PYTHON`: a Python with `moto[server]` (`tests/setup/install python DIRECTORY`).
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod contenders;
+mod contract;
+mod fenced;
+mod identity;
+mod interface;
+mod preflight;
+mod programs;
+mod support;

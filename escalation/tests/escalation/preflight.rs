@@ -1,0 +1,124 @@
+//! What is found out before it is needed: permissions and the state of things.
+
+use crate::support::proxy::CHANGES;
+use crate::support::{Fault, Kind, World};
+use komainu_escalation::aws::{checks, permissions};
+use komainu_escalation::finding::{Finding, Verdict};
+use komainu_escalation::route_table::RouteTableSettings;
+use komainu_escalation::secondary_ip::SecondaryIpSettings;
+use komainu_escalation::{MethodSettings, Reason, preflight};
+use tokio::sync::watch;
+
+async fn probe(world: &World, kind: Kind) -> Vec<Finding> {
+    let cloud = &world.nodes[0].cloud;
+    permissions::probe(&cloud.aws, &cloud.identity, &world.method(kind)).await
+}
+
+#[tokio::test]
+async fn a_permission_is_probed_without_changing_anything() {
+    let world = World::new().await;
+    for kind in [Kind::ElasticIp, Kind::Route53, Kind::RouteTable, Kind::SecondaryIp] {
+        world.give_to(kind, 1).await;
+        let findings = probe(&world, kind).await;
+        assert!(findings.len() >= 2, "{findings:?}");
+        let unknown = findings.iter().filter(|finding| finding.verdict != Verdict::Fine).count();
+        // AWS has no DryRun for private addresses.
+        assert_eq!(unknown, usize::from(kind == Kind::SecondaryIp), "{findings:?}");
+        assert_eq!(world.holder(kind).await, Some(1));
+    }
+    // Only the change that Route 53 must refuse went through to the double.
+    let by = &world.nodes[0].access_key;
+    let done = world.proxy.calls().into_iter().filter(|call| call.done && call.by == *by);
+    let changes: Vec<String> =
+        done.map(|call| call.operation).filter(|operation| CHANGES.contains(&operation.as_str())).collect();
+    assert!(changes.iter().all(|operation| operation == "ChangeResourceRecordSets"), "{changes:?}");
+}
+
+#[tokio::test]
+async fn a_missing_permission_names_the_action() {
+    let world = World::new().await;
+    for (kind, action) in [
+        (Kind::ElasticIp, "ec2:AssociateAddress"),
+        (Kind::RouteTable, "ec2:ReplaceRoute"),
+        (Kind::Route53, "route53:ChangeResourceRecordSets"),
+    ] {
+        world.give_to(kind, 1).await;
+        let operation = action.split_once(':').unwrap().1;
+        world.proxy.fault(&[operation], Fault::Deny, None);
+        let findings = probe(&world, kind).await;
+        world.proxy.heal();
+        let wrong: Vec<&Finding> = findings.iter().filter(|finding| finding.is_wrong()).collect();
+        assert!(!wrong.is_empty(), "{findings:?}");
+        for finding in wrong {
+            assert!(finding.subject.starts_with(action), "{finding:?}");
+            assert!(matches!(finding.verdict, Verdict::Wrong { reason: Reason::PermissionMissing, .. }));
+        }
+    }
+}
+
+fn reasons(findings: &[Finding]) -> Vec<Reason> {
+    findings
+        .iter()
+        .filter_map(|finding| match finding.verdict {
+            Verdict::Wrong { reason, .. } => Some(reason),
+            _ => None,
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn what_a_route_needs_is_looked_at() {
+    let world = World::new().await;
+    let node = &world.nodes[0];
+    let check = async |tables: Vec<String>, destination: &str| {
+        let settings = RouteTableSettings { tables, destinations: vec![destination.parse().unwrap()] };
+        let method = MethodSettings::RouteTable(settings);
+        reasons(&checks::check(&node.cloud.aws, &node.cloud.identity, &method).await)
+    };
+    let on = check(world.tables.clone(), "127.0.0.1/32").await;
+    assert_eq!(on, [Reason::SourceDestCheckOn]);
+    world
+        .ec2
+        .modify_network_interface_attribute()
+        .network_interface_id(&node.interface)
+        .source_dest_check(aws_sdk_ec2::types::AttributeBooleanValue::builder().value(false).build())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(check(world.tables.clone(), "127.0.0.1/32").await, []);
+    assert_eq!(check(world.tables.clone(), "192.0.2.99/32").await, [Reason::AddressNotOnHost]);
+    let inside = check(world.tables.clone(), "10.1.0.77/32").await;
+    assert_eq!(inside, [Reason::AddressInsideVpc, Reason::AddressInsideVpc, Reason::AddressNotOnHost]);
+    assert_eq!(check(vec!["rtb-00000000".into()], "127.0.0.1/32").await, [Reason::TargetMissing]);
+}
+
+#[tokio::test]
+async fn what_the_others_need_is_looked_at() {
+    let world = World::new().await;
+    let cloud = &world.nodes[0].cloud;
+    let check =
+        async |method: &MethodSettings| reasons(&checks::check(&cloud.aws, &cloud.identity, method).await);
+    let secondary = |address: &str| {
+        MethodSettings::SecondaryIp(SecondaryIpSettings { address: address.parse().unwrap() })
+    };
+    assert_eq!(check(&secondary("10.1.0.200")).await, [Reason::AddressNotOnHost]);
+    assert_eq!(check(&secondary("127.0.0.1")).await, [Reason::OtherSubnet]);
+    assert_eq!(check(&world.method(Kind::ElasticIp)).await, []);
+    assert_eq!(check(&world.method(Kind::Route53)).await, []);
+    let mut missing = world.record();
+    missing.hosted_zone_id = "Z0000000".into();
+    assert_eq!(check(&MethodSettings::Route53(missing)).await, [Reason::TargetMissing]);
+}
+
+#[tokio::test]
+async fn it_is_looked_at_as_long_as_somebody_listens() {
+    let world = World::new().await;
+    let (sender, mut findings) = watch::channel(Vec::new());
+    let cloud = world.nodes[0].cloud.clone();
+    let method = world.method(Kind::ElasticIp);
+    let watching = tokio::spawn(preflight::watch(cloud, "app".into(), method, sender));
+    crate::support::within("findings", findings.changed()).await.unwrap();
+    assert!(findings.borrow().len() >= 4);
+    drop(findings);
+    crate::support::within("its end", watching).await.unwrap();
+}
