@@ -336,7 +336,7 @@ fn assert_follows(before: &ClusterState, after: &ClusterState, outcome: &Outcome
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::properties::properties_of(200))]
 
     #[test]
     fn any_log_keeps_the_invariants_replays_and_comes_back(log in commands()) {

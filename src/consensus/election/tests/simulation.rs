@@ -14,7 +14,7 @@ fn night(seed: u64, count: u8, mutation: Mutation) -> World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(crate::properties::properties_of(150))]
 
     /// Whatever happens, nobody holds a lease behind a fence that was taken for passed, no two nodes may hold the
     /// endpoint, and when the faults stop one does again.
