@@ -69,7 +69,7 @@ pub async fn log_in(gateway: Arc<Gateway>, mut newcomer: Newcomer) -> Result<Box
         Ok(greeted) => Ok(start(gateway, newcomer, greeted)),
         Err(error) => {
             let span = span::client(None, &newcomer.peer, &newcomer.user, &newcomer.database);
-            tracing::warn!(parent: span, state = %error.state, %error, "login refused");
+            tracing::warn!(parent: &span, state = %error.state, %error, "login refused");
             let mut out = std::mem::take(&mut newcomer.pending);
             Report::fatal(error.state, &error.message).encode(&mut out);
             send_last(&mut newcomer.stream, &out).await;

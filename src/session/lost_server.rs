@@ -33,7 +33,7 @@ impl Session {
     }
 
     pub(super) fn server_violation(&mut self, what: String) -> Result<(), End> {
-        tracing::error!(parent: self.identity.span(self.id), what, "server broke the protocol");
+        tracing::error!(parent: &self.identity.span(self.id), what, "server broke the protocol");
         self.server_gone(io::Error::new(io::ErrorKind::InvalidData, what))
     }
 
@@ -44,7 +44,7 @@ impl Session {
         let server = lease.pool.key.server;
         let span = self.identity.span(self.id);
         let name = self.topology.servers.get(usize::from(server.0)).map_or("?", |server| &server.id);
-        tracing::warn!(parent: span, server = name, %error, "server connection lost");
+        tracing::warn!(parent: &span, server = name, %error, "server connection lost");
         if lease.told_fatal {
             // As with PostgreSQL, that was the last word.
             return Err(End::Terminated);

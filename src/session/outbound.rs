@@ -291,7 +291,7 @@ impl Session {
     /// Puts a notice into the stream to the client, unless a message is half through.
     pub(super) fn notify_client(&mut self, report: &message::Report<'_>) {
         if self.lease.as_ref().is_some_and(|lease| lease.server_passing > 0) {
-            tracing::info!(parent: self.identity.span(self.id), message = report.message, "client is not told");
+            tracing::info!(parent: &self.identity.span(self.id), message = report.message, "client is not told");
             return;
         }
         self.unmark();

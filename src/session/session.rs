@@ -244,7 +244,7 @@ impl Session {
     }
 
     pub fn note_login(&self) {
-        tracing::debug!(parent: self.identity.span(self.id), "client logged in");
+        tracing::debug!(parent: &self.identity.span(self.id), "client logged in");
     }
 
     /// Bytes the client sent before it was greeted.
@@ -271,7 +271,7 @@ impl Session {
         if let End::Fatal { state, message } = &end {
             Box::pin(self.say_goodbye(*state, message)).await;
         }
-        tracing::debug!(parent: self.identity.span(self.id), %end, "client left");
+        tracing::debug!(parent: &self.identity.span(self.id), %end, "client left");
     }
 
     /// One turn: moves whatever can move. `Ready(Ok)` asks for another turn after yielding to others.

@@ -72,7 +72,7 @@ impl Session {
                 fields::field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default().into_owned();
             lease.conn.doomed = true;
             let span = self.identity.span(self.id);
-            tracing::warn!(parent: span, ?question, %state, text, "a question of komainu's own failed");
+            tracing::warn!(parent: &span, ?question, %state, text, "a question of komainu's own failed");
             if question == Question::Apply {
                 lease.apply_error = Some((state, text));
             }

@@ -89,7 +89,7 @@ impl Session {
                 Ok(())
             }
             Target::None => {
-                tracing::debug!(parent: self.identity.span(self.id), ?reason, "request waits: no server can take it");
+                tracing::debug!(parent: &self.identity.span(self.id), ?reason, "request waits: no server can take it");
                 self.waiting = wait(On::Pause(pause(RETRY_MS), "no primary is known"));
                 Ok(())
             }

@@ -118,4 +118,23 @@ mod tests {
         assert!(captured.text().contains("WARN") && captured.text().ends_with("gone server=\"pg1\"\n"));
         assert!(!captured.text().contains('\u{1b}'));
     }
+
+    #[test]
+    fn what_is_logged_about_a_client_names_it_at_every_level() {
+        for (format, expected) in [
+            (LogFormat::Text, "client{session=7 peer=\"10.0.0.1:5\" user=\"app\\n\" database=\"shop\"}"),
+            (LogFormat::Json, "\"session\":7"),
+        ] {
+            let captured = Captured::default();
+            let writer = captured.clone();
+            let subscriber = tracing_subscriber::registry()
+                .with(parse("error").unwrap())
+                .with(lines(format, move || writer.clone()));
+            tracing::subscriber::with_default(subscriber, || {
+                let span = crate::telemetry::span::client(Some(7), "10.0.0.1:5", "app\n", "shop");
+                tracing::error!(parent: &span, "server broke the protocol");
+            });
+            assert!(captured.text().contains(expected), "{}", captured.text());
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! The span in which everything stands that is logged about one client's connection.
 //!
 //! Made when something is to be logged, and not before: ten thousand idle clients hold no spans, and what is
-//! never logged costs nothing. At the level `error`, so that whatever is logged has it.
+//! never logged costs nothing. At the level `error`, so that whatever is logged has it. Must outlive the event:
+//! pass it by reference.
 
 use tracing::Span;
 
