@@ -33,6 +33,10 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Room for what PostgreSQL reports at login, about 400 bytes.
 const GREETING: usize = 512;
 
+/// Reported settings that anybody may set, in lower case: asking for what they are anyway succeeds.
+const MAY_BE_SET: [&str; 5] =
+    ["client_encoding", "datestyle", "intervalstyle", "standard_conforming_strings", "timezone"];
+
 /// Who has proved to be somebody.
 pub struct Newcomer {
     pub stream: Stream,
@@ -200,7 +204,7 @@ fn plainly(greeting: &Arc<Reported>, settings: &Settings) -> Option<Arc<Reported
     for (name, value) in settings.iter() {
         if name == "application_name" && value.bytes().all(|b| (32..127).contains(&b)) {
             super::settings::report(&mut believed, name, value);
-        } else if !greeting.has(name, value) {
+        } else if !MAY_BE_SET.contains(&name) || !greeting.has(name, value) {
             return None;
         }
     }
@@ -306,4 +310,28 @@ fn knows_hot_standby(reported: &Reported) -> bool {
         version[..digits].parse::<u32>().ok()
     });
     major.is_some_and(|major| major >= 14)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_server_would_surely_accept_is_answered_without_one() {
+        let mut greeting = Reported::default();
+        for (name, value) in [("client_encoding", "UTF8"), ("TimeZone", "UTC"), ("server_version", "15.4")] {
+            greeting.set(name, value);
+        }
+        let greeting = Arc::new(greeting);
+        let asked = |name: &str, value: &str| {
+            let settings = startup_settings(&[(name.to_owned(), value.to_owned())]);
+            plainly(&greeting, &settings).map(|believed| believed.get("application_name").map(str::to_owned))
+        };
+        assert_eq!(asked("application_name", "shop"), Some(Some("shop".to_owned())));
+        assert_eq!(asked("Client_Encoding", "UTF8"), Some(Some(String::new())));
+        assert_eq!(asked("timezone", "UTC"), Some(Some(String::new())));
+        assert_eq!(asked("timezone", "Asia/Tokyo"), None);
+        assert_eq!(asked("server_version", "15.4"), None, "PostgreSQL says that it cannot be changed");
+        assert_eq!(asked("application_name", "sh\u{f6}p"), None, "PostgreSQL writes it otherwise");
+    }
 }
