@@ -24,7 +24,7 @@ use crate::client::handshake::{Authenticated, Outcome, handshake};
 use crate::client::unauthenticated::Unauthenticated;
 use crate::config::Config;
 use crate::net::{Stream, sockopt};
-use crate::session::login::{Newcomer, log_in, send_last};
+use crate::session::login::{LoginError, Newcomer, log_in, send_last};
 use crate::session::{Gateway, Session};
 use crate::telemetry::labels::{CancelResult, LoginFailure};
 use crate::wire::message::Report;
@@ -257,19 +257,13 @@ async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<
         return None;
     }
     let user = newcomer.user.clone();
-    match log_in(gateway.clone(), newcomer).await {
-        Ok(session) => {
-            session.note_login();
-            Some(session)
+    let refused = |error: &LoginError| {
+        gateway.counters.login_failed(LoginFailure::Server);
+        if [sqlstate::INVALID_PASSWORD, sqlstate::INVALID_AUTHORIZATION].contains(&error.state) {
+            door.access.forget(&user);
         }
-        Err(error) => {
-            gateway.counters.login_failed(LoginFailure::Server);
-            if [sqlstate::INVALID_PASSWORD, sqlstate::INVALID_AUTHORIZATION].contains(&error.state) {
-                door.access.forget(&user);
-            }
-            None
-        }
-    }
+    };
+    log_in(gateway.clone(), newcomer, refused).await.ok().inspect(|session| session.note_login())
 }
 
 /// What the client's proof, or its secret here, lets us log in to servers with.

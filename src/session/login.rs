@@ -67,13 +67,19 @@ impl LoginError {
     }
 }
 
-/// Makes a session of a newcomer, or tells it why not.
-pub async fn log_in(gateway: Arc<Gateway>, mut newcomer: Newcomer) -> Result<Box<Session>, LoginError> {
+/// Makes a session of a newcomer, or tells it why not. `refused` is called before: the client may come again
+/// the moment it has been told.
+pub async fn log_in(
+    gateway: Arc<Gateway>,
+    mut newcomer: Newcomer,
+    refused: impl FnOnce(&LoginError),
+) -> Result<Box<Session>, LoginError> {
     match begin(&gateway, &mut newcomer).await {
         Ok(greeted) => Ok(start(gateway, newcomer, greeted)),
         Err(error) => {
             let span = span::client(None, &newcomer.peer, &newcomer.user, &newcomer.database);
             tracing::warn!(parent: &span, state = %error.state, %error, "login refused");
+            refused(&error);
             let mut out = std::mem::take(&mut newcomer.pending);
             Report::fatal(error.state, &error.message).encode(&mut out);
             send_last(&mut newcomer.stream, &out).await;
