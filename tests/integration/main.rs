@@ -28,3 +28,4 @@ mod sandbox;
 mod session_state;
 mod standbys;
 mod tls;
+mod watchdog;
