@@ -36,7 +36,7 @@ use crate::telemetry::{Counters, log};
 
 use access::{Access, AccessError};
 use clients::{Clients, ListenError};
-use cluster::{Cluster, ClusterError};
+use cluster::{Cluster, ClusterError, Me, MeError};
 use configuration::Configuration;
 
 #[derive(Debug, thiserror::Error)]
@@ -54,15 +54,23 @@ pub enum ServeError {
     #[error("TLS to servers: {0}")]
     ServerTls(#[from] TlsConfigError),
     #[error(transparent)]
-    Node(#[from] config::NodeError),
+    Node(#[from] MeError),
     #[error("{0}")]
     Cluster(#[from] ClusterError),
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
 }
 
-/// Serves until it is told to end; in a cluster as `node`.
-pub fn run(path: &Path, node: Option<String>) -> Result<(), ServeError> {
+/// Which node of a cluster this is said to be.
+#[derive(Debug, Clone, Default)]
+pub struct Who {
+    pub node: Option<String>,
+    /// Where a proxy, which the configuration does not name, is reached by the others. None: it is named there.
+    pub proxy_address: Option<String>,
+}
+
+/// Serves until it is told to end; in a cluster as who it is said to be.
+pub fn run(path: &Path, who: &Who) -> Result<(), ServeError> {
     let (local, warnings) = config::file::load(path)?;
     let log = log::init(&local.log)?;
     for warning in &warnings {
@@ -70,7 +78,7 @@ pub fn run(path: &Path, node: Option<String>) -> Result<(), ServeError> {
     }
     let configuration = Configuration::begin(path, local);
     let config = configuration.in_force();
-    config::this_node(&config, node.as_deref())?;
+    let me = cluster::me(&config, who)?;
     raise_file_limit(
         config.limits.max_client_connections + config.pool.max_server_connections * config.servers.len(),
     );
@@ -86,14 +94,10 @@ pub fn run(path: &Path, node: Option<String>) -> Result<(), ServeError> {
             .build()?,
     };
     clock::tick();
-    runtime.block_on(serve(configuration, node.as_deref(), log))
+    runtime.block_on(serve(configuration, me, log))
 }
 
-async fn serve(
-    mut configuration: Configuration,
-    node: Option<&str>,
-    log: LogControl,
-) -> Result<(), ServeError> {
+async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl) -> Result<(), ServeError> {
     let config = configuration.in_force();
     // Signals first: one that comes while we start is not lost.
     let mut signals = Signals::new()?;
@@ -106,11 +110,10 @@ async fn serve(
         Some(_) => WriteRight::none(),
         None => WriteRight::unlimited(),
     });
-    let me = config::this_node(&config, node)?;
     let cluster = match (&config.cluster, me) {
         (Some(cluster), Some(me)) => {
             let text = configuration.shared_text();
-            Some(Cluster::start(cluster, me, &config, text, right.clone(), observer.view.clone())?)
+            Some(Cluster::start(cluster, &me, &config, text, right.clone(), observer.view.clone())?)
         }
         _ => None,
     };

@@ -19,6 +19,9 @@ pub struct Nodes {
     pub all: Vec<Komainu>,
     _mounts: Vec<Mount>,
     peer_ports: Vec<ReservedPort>,
+    proxy_port: ReservedPort,
+    /// What all nodes are told.
+    config: String,
     shared: Scratch,
 }
 
@@ -165,6 +168,17 @@ impl Nodes {
         self.node(id).directory().join("raft")
     }
 
+    /// One more node that votes for nothing. Not ready yet.
+    pub fn proxy(&self, cluster: &Cluster, id: &str) -> Komainu {
+        let authority = Authority::open(&self.shared.path().join("pki")).unwrap();
+        authority.issue(id, &[], &[], NODE_DAYS).unwrap();
+        let address = format!("127.0.0.1:{}", self.proxy_port.number());
+        Komainu::builder(cluster)
+            .config(&self.config)
+            .arguments(&["--node", id, "--role", "proxy", "--address", &address])
+            .launch()
+    }
+
     #[track_caller]
     pub fn wait_until_ready(&self, nodes: &[String]) {
         for id in nodes {
@@ -257,6 +271,7 @@ impl NodesBuilder {
             builder.launch()
         };
         let all = (0..self.count).map(node).collect();
-        Nodes { all, _mounts: mounts, peer_ports, shared: self.shared }
+        let proxy_port = ReservedPort::any().unwrap();
+        Nodes { all, _mounts: mounts, peer_ports, proxy_port, config: shared, shared: self.shared }
     }
 }
