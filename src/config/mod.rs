@@ -7,11 +7,14 @@
 mod build;
 mod check;
 mod document;
+#[cfg(test)]
+mod every_key;
 pub mod file;
 pub mod keys;
 mod references;
 pub mod reload;
 pub mod report;
+pub mod shared;
 mod value;
 
 use std::net::SocketAddr;

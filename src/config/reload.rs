@@ -5,9 +5,10 @@
 
 use std::collections::BTreeSet;
 
+use super::keys::{self, Scope};
 use super::{
     Admin, Auth, AuthQuery, ClientTls, Config, Health, Limits, Listen, Log, Pool, PoolLimits, Server,
-    ServerTls, Split, keys,
+    ServerTls, Split,
 };
 
 /// One key that differs.
@@ -17,6 +18,7 @@ pub struct Change {
     pub key: String,
     /// Whether it can change while komainu serves; else it waits for a restart.
     pub live: bool,
+    pub scope: Scope,
 }
 
 /// Every key that differs, in the order of the documentation.
@@ -90,11 +92,20 @@ fn changed<T: PartialEq>(changes: &mut Vec<Change>, key: &str, old: &T, new: &T)
 /// As `changed`, for one that the table knows under another name: `server.s1.weight` is `server.weight`.
 fn changed_as<T: PartialEq>(changes: &mut Vec<Change>, key: &str, known_as: &str, old: &T, new: &T) {
     if old != new {
-        let section =
-            || keys::section(known_as).is_some_and(|section| section.keys.iter().all(|key| key.live));
-        let live = keys::key(known_as).map_or_else(section, |key| key.live);
-        changes.push(Change { key: key.to_owned(), live });
+        let (live, scope) = match keys::key(known_as) {
+            Some(key) => (key.live, key.scope),
+            None => of_section(known_as),
+        };
+        changes.push(Change { key: key.to_owned(), live, scope });
     }
+}
+
+/// Of a section as a whole: live if all of it is, and the cluster's if any of it is.
+fn of_section(name: &str) -> (bool, Scope) {
+    let keys = keys::section(name).map_or(&[][..], |section| section.keys);
+    let shared = keys.iter().any(|key| key.scope == Scope::Cluster);
+    let live = !keys.is_empty() && keys.iter().all(|key| key.live);
+    (live, if shared { Scope::Cluster } else { Scope::Node })
 }
 
 /// A function that compares a structure's fields under the keys of a section. Naming all of them is
@@ -179,17 +190,8 @@ fn servers(changes: &mut Vec<Change>, old: &[Server], new: &[Server]) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::config::file::parse;
-
-    const SMALLEST: &str = "[listen]\naddresses = ['127.0.0.1:1']\n[auth]\nhba_file = 'hba'\nuser_file = 'users'\n\
-                            [[server]]\nid = 's1'\nhost = 'db1'\n";
-
-    fn config(text: &str) -> Config {
-        parse(text, Path::new("/etc/komainu.toml"), 4).unwrap_or_else(|report| panic!("{report}")).0
-    }
+    use crate::config::every_key::{SMALLEST, after, assert_every_key, before, config};
 
     fn diff_of(text: &str) -> Vec<(String, bool)> {
         diff(&config(SMALLEST), &config(text)).into_iter().map(|change| (change.key, change.live)).collect()
@@ -203,7 +205,7 @@ mod tests {
     #[test]
     fn a_server_that_comes_or_goes_is_named() {
         let both = format!("{SMALLEST}[[server]]\nid = 's2'\nhost = 'db2'\n");
-        let expected = [Change { key: "server.s2".to_owned(), live: false }];
+        let expected = [Change { key: "server.s2".to_owned(), live: false, scope: Scope::Cluster }];
         assert_eq!(diff(&config(SMALLEST), &config(&both)), expected);
         assert_eq!(diff(&config(&both), &config(SMALLEST)), expected);
     }
@@ -214,42 +216,11 @@ mod tests {
         assert_eq!(diff_of(&text), [("auth.query".to_owned(), true)]);
     }
 
-    /// Each key with another value than its default, or than `before`.
-    const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
-        [listen]\naddresses = ['127.0.0.1:2']\nunix_socket_directory = '/s'\nunix_socket_mode = 0o700\nbacklog = 9\n\
-        [admin]\naddress = '127.0.0.1:3'\nsocket = '/s/a'\n[log]\nlevel = 'debug'\nformat = 'json'\n\
-        [limits]\nmax_client_connections = 9\nmax_unauthenticated_per_address = 9\nstartup_timeout_ms = 9\n\
-        client_idle_timeout_ms = 9\nidle_in_transaction_timeout_ms = 9\nshutdown_timeout_ms = 9\n\
-        max_message_bytes = 99999\nmax_inspected_statement_bytes = 9999\n\
-        max_prepared_statements_per_session = 9\nmax_prepared_bytes_per_session = 9999\n\
-        [client_tls]\nmode = 'allow'\ncert_file = 'c'\nkey_file = 'k'\nclient_ca_file = 'a'\n\
-        [server_tls]\nmode = 'verify-ca'\nca_file = 'a'\ncert_file = 'c'\nkey_file = 'k'\n\
-        [auth]\nhba_file = 'h'\nuser_file = 'u'\n\
-        [auth.query]\nuser = 'r'\ndatabase = 'd'\nquery = 'select $1'\ncache_ms = 9\n\
-        [pool]\nmode = 'session'\nsize = 9\nmin = 8\nreserve = 1\nreserve_after_ms = 8\n\
-        max_server_connections = 99\nacquire_timeout_ms = 9\nconnect_timeout_ms = 9\nconnect_rate = 9\n\
-        idle_timeout_ms = 9\nlifetime_ms = 9\ncheck_after_idle_ms = 9\nmax_prepared_statements = 9\n\
-        max_prepared_bytes = 9999\n[[pool.override]]\nuser = 'x'\n\
-        [split]\nenabled = false\nconsistency = 'eventual'\nmax_lag_bytes = 9\nmax_lag_ms = 9\nfloor_wait_ms = 9\n\
-        prefer_same_zone = true\nprefer_least_lag = true\nread_only_functions = ['f']\nwrite_functions = ['g']\n\
-        catalog_max_age_ms = 9999\n[[split.preference]]\ntarget = 'primary'\n\
-        [health]\nuser = 'x'\npassword_file = 'p'\ndatabase = 'd'\nperiod_ms = 99\ntimeout_ms = 99\nretries = 9\n\
-        [[server]]\nid = 's1'\nhost = 'db2'\nport = 9\nweight = 9\nzone = 'b'\n";
-
     #[test]
     fn every_key_is_compared_and_applied_as_the_documentation_says() {
-        let before = config(&SMALLEST.replace("[[server]]", "[auth.query]\nuser = 'q'\n[[server]]"));
-        let after = config(AFTER);
+        let (before, after) = (before(), after());
         let changes = diff(&before, &after);
-        let named: BTreeSet<_> = changes.iter().map(|change| change.key.replace(".s1.", ".")).collect();
-        for section in keys::SECTIONS {
-            let whole = matches!(section.name, "pool.override" | "split.preference");
-            for key in
-                section.keys.iter().map(|key| section.qualified(key.name)).filter(|key| key != "server.id")
-            {
-                assert!(named.contains(if whole { section.name } else { &key }), "{key} is not compared");
-            }
-        }
+        assert_every_key(&changes);
         let part = live_part(&before, after.clone());
         let (live, restart): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| change.live);
         assert_eq!(diff(&before, &part), live, "applied live");
