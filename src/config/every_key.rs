@@ -12,7 +12,9 @@ pub const SMALLEST: &str = "[listen]\naddresses = ['127.0.0.1:1']\n\
     [auth]\nhba_file = 'hba'\nuser_file = 'users'\n[[server]]\nid = 's1'\nhost = 'db1'\n";
 
 /// What is not there by default, or cannot be.
-const MORE: &str = "[auth.query]\nuser = 'q'\n";
+const MORE: &str = "[auth.query]\nuser = 'q'\n[cluster]\nname = 'shop'\n\
+    [[node]]\nid = 'n1'\nhost = 'h1'\nport = 7401\nlisten = '127.0.0.1:7401'\n\
+    [[node]]\nid = 'n2'\nhost = 'h2'\nport = 7402\n[[node]]\nid = 'n3'\nhost = 'h3'\nport = 7403\n";
 
 /// Each key with another value than its default, or than in the two above.
 const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
@@ -34,7 +36,14 @@ const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
     prefer_same_zone = true\nprefer_least_lag = true\nread_only_functions = ['f']\nwrite_functions = ['g']\n\
     catalog_max_age_ms = 9999\n[[split.preference]]\ntarget = 'primary'\n\
     [health]\nuser = 'x'\npassword_file = 'p'\ndatabase = 'd'\nperiod_ms = 99\ntimeout_ms = 99\nretries = 9\n\
-    [[server]]\nid = 's1'\nhost = 'db2'\nport = 9\nweight = 9\nzone = 'b'\n";
+    [[server]]\nid = 's1'\nhost = 'db2'\nport = 9\nweight = 9\nzone = 'b'\n\
+    [cluster]\nname = 'bakery'\ndirectory = 'r'\npki_directory = 'p'\nheartbeat_ms = 100\nlease_ms = 800\n\
+    drift_margin_ms = 150\nelection_timeout_min_ms = 800\nelection_timeout_max_ms = 1000\n\
+    [[node]]\nid = 'n1'\nhost = 'h9'\nport = 9\nlisten = '127.0.0.1:9'\nzone = 'b'\n\
+    [[node]]\nid = 'n2'\nhost = 'h2'\nport = 7402\n[[node]]\nid = 'n3'\nhost = 'h3'\nport = 7403\n\
+    [[endpoint]]\nname = 'app'\nmethod.elastic-ip = { allocation_id = 'eipalloc-1' }\n\
+    [aws]\nregion = 'eu-central-1'\nendpoint_url = 'http://a'\nroute53_endpoint_url = 'http://b'\n\
+    metadata_endpoint = 'http://c'\nattempt_timeout_ms = 9\nconnect_timeout_ms = 9\n";
 
 pub fn config(text: &str) -> Config {
     file::parse(text, Path::new("/etc/komainu.toml"), 4).unwrap_or_else(|report| panic!("{report}")).0
@@ -52,11 +61,12 @@ pub fn after() -> Config {
 
 /// That what differs between the two names every key of the table.
 pub fn assert_every_key(changes: &[Change]) {
-    let named: BTreeSet<_> = changes.iter().map(|change| change.key.replace(".s1.", ".")).collect();
+    let named: BTreeSet<_> =
+        changes.iter().map(|change| change.key.replace(".s1.", ".").replace(".n1.", ".")).collect();
     for section in keys::SECTIONS {
-        let whole = matches!(section.name, "pool.override" | "split.preference");
+        let whole = matches!(section.name, "pool.override" | "split.preference" | "endpoint");
         let keys = section.keys.iter().map(|key| section.qualified(key.name));
-        for key in keys.filter(|key| key != "server.id") {
+        for key in keys.filter(|key| key != "server.id" && key != "node.id") {
             assert!(named.contains(if whole { section.name } else { &key }), "{key} is not compared");
         }
     }

@@ -28,6 +28,10 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// `"primary"`, `"standbys"`, or a table of server ids and weights.
     Target,
+    /// A table of one way to move an endpoint, by its name.
+    Method,
+    /// A table of a command and its deadline.
+    Program,
 }
 
 /// Whose a key is, once nodes form a cluster.
@@ -141,6 +145,8 @@ impl Key {
             Kind::Mode => "octal".to_owned(),
             Kind::Choice(words) => words.join(", "),
             Kind::Target => "see there".to_owned(),
+            Kind::Method => "one method".to_owned(),
+            Kind::Program => "program".to_owned(),
         }
     }
 

@@ -5,7 +5,7 @@
 //! names, since each structure is taken apart by name and a new field does not compile until it has a place.
 
 use super::keys::Scope;
-use super::{Auth, Config, Health, ServerTls, reload};
+use super::{Auth, Cluster, Config, Health, Node, ServerTls, reload};
 
 /// What a node serves by: `shared`, with every value of its own as `local` has it.
 pub fn in_force(local: &Config, shared: Config) -> Config {
@@ -20,10 +20,13 @@ pub fn in_force(local: &Config, shared: Config) -> Config {
         server_tls,
         auth,
         health,
+        cluster,
         limits: _,
         pool: _,
         split: _,
         servers: _,
+        endpoints: _,
+        aws: _,
     } = local;
     Config {
         zone: zone.clone(),
@@ -36,6 +39,7 @@ pub fn in_force(local: &Config, shared: Config) -> Config {
         server_tls: server_tls_of(server_tls, shared.server_tls),
         auth: auth_of(auth, shared.auth),
         health: health_of(health, shared.health),
+        cluster: shared.cluster.map(|shared| cluster_of(cluster.as_ref(), shared)),
         ..shared
     }
 }
@@ -59,6 +63,28 @@ fn auth_of(local: &Auth, shared: Auth) -> Auth {
 fn health_of(local: &Health, shared: Health) -> Health {
     let Health { user: _, password_file, database: _, period_ms: _, timeout_ms: _, retries: _ } = local;
     Health { password_file: password_file.clone(), ..shared }
+}
+
+/// A file without the section has nothing of its own to say about it.
+fn cluster_of(local: Option<&Cluster>, shared: Cluster) -> Cluster {
+    let Some(local) = local else { return shared };
+    let Cluster { name: _, directory, pki_directory, lease: _, nodes } = local;
+    Cluster {
+        directory: directory.clone(),
+        pki_directory: pki_directory.clone(),
+        nodes: shared.nodes.into_iter().map(|shared| node_of(nodes, shared)).collect(),
+        ..shared
+    }
+}
+
+/// Where it listens is what its own file says. If that says nothing, it follows the port that all agree on.
+fn node_of(local: &[Node], shared: Node) -> Node {
+    let written = local.iter().find(|local| local.id == shared.id).and_then(|local| {
+        let Node { id: _, host, port, listen, zone: _ } = local;
+        (*listen != Node::default_listen(host, *port)).then_some(*listen)
+    });
+    let listen = written.unwrap_or_else(|| Node::default_listen(&shared.host, shared.port));
+    Node { listen, ..shared }
 }
 
 #[cfg(test)]
@@ -88,5 +114,32 @@ mod tests {
         assert_eq!(differences(&local, &shared), ["pool.size", "server.s2"]);
         assert_eq!(differences(&shared, &in_force(&shared, local.clone())), ["pool.size", "server.s2"]);
         assert_eq!(differences(&local, &in_force(&shared, local.clone())), [""; 0]);
+    }
+
+    #[test]
+    fn a_node_that_does_not_say_where_it_listens_follows_the_port_agreed_on() {
+        let cluster = |node: &str| {
+            let others = "[[node]]\nid = 'n2'\nhost = 'h2'\n[[node]]\nid = 'n3'\nhost = 'fd00::3'\n";
+            config(&format!(
+                "{SMALLEST}[cluster]\nname = 'shop'\n[[node]]\nid = 'n1'\nhost = 'h1'\n{node}\n{others}"
+            ))
+        };
+        let listens = |local: &str, shared: &str| {
+            let nodes = in_force(&cluster(local), cluster(shared)).cluster.unwrap().nodes;
+            nodes.iter().map(|node| node.listen.to_string()).collect::<Vec<_>>()
+        };
+        let others = ["0.0.0.0:7400", "[::]:7400"];
+        for (local, shared, expected) in [
+            ("", "", "0.0.0.0:7400"),
+            ("", "port = 7500", "0.0.0.0:7500"),
+            ("port = 7500", "", "0.0.0.0:7400"),
+            ("", "listen = '10.0.0.1:7400'", "0.0.0.0:7400"),
+            ("listen = '10.0.0.1:7600'", "port = 7500", "10.0.0.1:7600"),
+        ] {
+            assert_eq!(listens(local, shared), [&[expected][..], &others].concat(), "{local}, {shared}");
+        }
+        let alone = config(SMALLEST);
+        let joined = in_force(&alone, cluster("")).cluster.map(|cluster| cluster.directory);
+        assert_eq!(joined.as_deref(), Some(std::path::Path::new("/etc/raft")));
     }
 }

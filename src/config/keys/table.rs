@@ -2,7 +2,11 @@
 //!
 //! Owns the values only; what they mean is `keys`. Pure data.
 
-use super::Kind::{Address, Addresses, Bool, Choice, Integer, Mode, Names, Path, Target, Text};
+use komainu_escalation::aws::ATTEMPT_TIMEOUT_MAX_MS;
+
+use super::Kind::{
+    Address, Addresses, Bool, Choice, Integer, Method, Mode, Names, Path, Program, Target, Text,
+};
 use super::Preset::{As, Computed, Required, Unset, Value};
 use super::Scope::{Cluster, Node};
 use super::{Key, Kind, Preset, Scope, Section, Shape};
@@ -14,6 +18,8 @@ const GIB: u64 = 1_073_741_824;
 /// PostgreSQL's own ceiling for one message, `PQ_LARGE_MESSAGE_LIMIT`.
 const MESSAGE: u64 = GIB - 1;
 const WEIGHT: u64 = 10_000;
+/// An outage lasts longer than any of the times around a lease: a minute is no high availability.
+const LEASE: u64 = 60_000;
 const LIVE: bool = true;
 const RESTART: bool = false;
 
@@ -206,6 +212,54 @@ pub static SECTIONS: &[Section] = &[
             key("port", Integer(1, 65_535), "", Value("5432"), RESTART, Cluster, "Its port."),
             key("weight", Integer(0, WEIGHT), "share", Value("1"), LIVE, Cluster, "Its share of the reads. 0: none while another standby lives."),
             key("zone", Text, "", Unset, LIVE, Cluster, "Its availability zone."),
+        ],
+    },
+    Section {
+        name: "cluster",
+        shape: Shape::Optional,
+        keys: &[
+            key("name", Text, "", Required, RESTART, Cluster, "The cluster's name, which is in its certificates: lower-case letters, digits and inner hyphens."),
+            key("directory", Path, "", Value("\"raft\""), RESTART, Node, "Directory of this node's log and state. It must last, and be this node's alone."),
+            key("pki_directory", Path, "", Value("\"pki\""), RESTART, Node, "Directory with `ca.crt`, `ID.crt` and `ID.key`, where `ID` is this node's."),
+            key("heartbeat_ms", Integer(1, LEASE), "ms", Value("150"), RESTART, Cluster, "How often the leader tells the others that it lives, and every node asks for its lease."),
+            key("lease_ms", Integer(1, LEASE), "ms", Value("900"), RESTART, Cluster, "How long a node may act without having heard that it still may."),
+            key("drift_margin_ms", Integer(1, LEASE), "ms", Value("200"), RESTART, Cluster, "Waited on top of a lease, for clocks that run at different rates."),
+            key("election_timeout_min_ms", Integer(1, LEASE), "ms", Value("900"), RESTART, Cluster, "How long one election may take before the next is tried."),
+            key("election_timeout_max_ms", Integer(1, LEASE), "ms", Value("1200"), RESTART, Cluster, "Silence of the leader after which another is elected: more than `lease_ms` and `drift_margin_ms` together."),
+        ],
+    },
+    Section {
+        name: "node",
+        shape: Shape::List,
+        keys: &[
+            key("id", Text, "", Required, RESTART, Cluster, "Its name, as in its certificate: lower-case letters, digits and inner hyphens."),
+            key("host", Text, "", Required, RESTART, Cluster, "A name or an address by which the other nodes reach it."),
+            key("port", Integer(1, 65_535), "", Value("7400"), RESTART, Cluster, "Its port for the other nodes; clients do not need it."),
+            key("listen", Address, "", Computed("all addresses, `node.port`"), RESTART, Node, "Where it listens for the other nodes; unset: `0.0.0.0` with `node.port`, or `[::]` if `host` is an IPv6 address."),
+            key("zone", Text, "", Unset, RESTART, Cluster, "Its availability zone."),
+        ],
+    },
+    Section {
+        name: "endpoint",
+        shape: Shape::List,
+        keys: &[
+            key("name", Text, "", Required, LIVE, Cluster, "A name for status, log and programs: lower-case letters, digits and inner hyphens."),
+            key("method", Method, "", Required, LIVE, Cluster, "How it moves: `elastic-ip`, `route53`, `route-table`, `secondary-ip`, `interface` or `command`, with [its own keys](escalation.md#what-each-one-needs)."),
+            key("pre", Program, "", Unset, LIVE, Cluster, "Run before a move: `{ command = [\"/path/to/program\"], deadline_ms = 5000 }`. It may delay the move by that, and not prevent it."),
+            key("post", Program, "", Unset, LIVE, Cluster, "The same, run after a move."),
+            key("refuse_when_not_owner", Bool, "", Value("false"), LIVE, Cluster, "Whether a node that does not own the endpoint refuses clients. Else it serves them all the same."),
+        ],
+    },
+    Section {
+        name: "aws",
+        shape: Shape::Table,
+        keys: &[
+            key("region", Text, "", Computed("the instance's own"), RESTART, Cluster, "Where the endpoints' addresses, routes and interfaces are."),
+            key("endpoint_url", Text, "", Unset, RESTART, Cluster, "Asked instead of AWS's own addresses: a private endpoint, or a double in a test."),
+            key("route53_endpoint_url", Text, "", As("aws.endpoint_url"), RESTART, Cluster, "The same for Route 53, whose control plane is elsewhere (us-east-1)."),
+            key("metadata_endpoint", Text, "", Unset, RESTART, Cluster, "Asked instead of the instance metadata service at its link-local address."),
+            key("attempt_timeout_ms", Integer(1, ATTEMPT_TIMEOUT_MAX_MS), "ms", Value("3000"), RESTART, Cluster, "For one request as a whole. Not more, since a late one may take an endpoint from its next owner."),
+            key("connect_timeout_ms", Integer(1, ATTEMPT_TIMEOUT_MAX_MS), "ms", Value("1000"), RESTART, Cluster, "For reaching the API, within that."),
         ],
     },
 ];

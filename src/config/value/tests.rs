@@ -1,11 +1,13 @@
 //! Values of each kind, as they are written and as they are not to be.
 
+use komainu_escalation::elastic_ip::ElasticIpSettings;
+
 use super::*;
 use crate::config::keys::{self, Preset, SECTIONS};
 
 fn read(key: &str, text: &str) -> Result<Value, String> {
     let value = DeValue::parse(text).unwrap();
-    Value::read(keys::key(key).unwrap(), value.get_ref()).map_err(|m| format!("{}; {}", m.problem, m.remedy))
+    Value::read(keys::key(key).unwrap(), &value).map_err(|m| format!("{}; {}", m.problem, m.remedy))
 }
 
 #[test]
@@ -45,6 +47,20 @@ fn values_are_read_by_kind() {
             "{ b = 3, a = 0 }",
             Value::Target(PreferenceTarget::Servers(vec![("a".into(), 0), ("b".into(), 3)])),
         ),
+        (
+            "endpoint.method",
+            "{ elastic-ip = { allocation_id = 'eipalloc-1' } }",
+            Value::Method(MethodSettings::ElasticIp(ElasticIpSettings {
+                allocation_id: "eipalloc-1".into(),
+            })),
+        ),
+        ("endpoint.method", "{ command = { command = ['/m', '-v'], deadline_ms = 9 } }", {
+            let command = vec!["/m".into(), "-v".into()];
+            Value::Method(MethodSettings::Command(ProgramSettings { command, deadline_ms: 9 }))
+        }),
+        ("endpoint.pre", "{ command = ['/p'] }", {
+            Value::Program(ProgramSettings { command: vec!["/p".into()], deadline_ms: 5000 })
+        }),
     ] {
         assert_eq!(read(key, text), Ok(expected), "{key} = {text}");
     }
@@ -84,6 +100,31 @@ fn what_does_not_fit_is_told_with_what_would() {
         ("split.preference.target", "{ a = 0 }", "no server has a weight above 0"),
         ("split.preference.target", "{ a = 'x' }", "the weight of \"a\" is no number"),
         ("split.preference.target", "['a']", "expected a word or servers by weight"),
+        ("endpoint.method", "'elastic-ip'", "expected a method with its keys, found text in quotes; write"),
+        ("endpoint.method", "{}", "expected one method, found 0"),
+        ("endpoint.method", "{ command = {}, route53 = {} }", "expected one method, found 2"),
+        (
+            "endpoint.method",
+            "{ teleport = {} }",
+            "unknown variant `teleport`, expected one of `elastic-ip`, ",
+        ),
+        ("endpoint.method", "{ elastic-ip = { id = 'x' } }", "unknown field `id`, expected `allocation_id`"),
+        ("endpoint.method", "{ elastic-ip = {} }", "missing field `allocation_id`; docs/escalation.md shows"),
+        (
+            "endpoint.method",
+            "{ elastic-ip = { allocation_id = 3 } }",
+            "expected a string, in `allocation_id`; ",
+        ),
+        ("endpoint.method", "{ secondary-ip = { address = '10.0.0' } }", "invalid IPv4 address"),
+        ("endpoint.pre", "'/bin/true'", "expected keys with values, found text in quotes; write { command"),
+        ("endpoint.pre", "['/bin/true']", "expected keys with values, found a list"),
+        ("endpoint.pre", "{ command = '/bin/true' }", "expected a sequence, in `command`; write { command"),
+        ("endpoint.pre", "{ command = ['x'], deadline_ms = -1 }", "`-1`, expected u64, in `deadline_ms`"),
+        (
+            "endpoint.post",
+            "{ command = ['x'], deadline = 1 }",
+            "unknown field `deadline`, expected `command`",
+        ),
     ] {
         let error = read(key, text).unwrap_err();
         assert!(error.contains(says), "{key} = {text}: {error}");
