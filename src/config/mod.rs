@@ -15,6 +15,7 @@ mod references;
 pub mod reload;
 pub mod report;
 pub mod shared;
+mod this_node;
 mod value;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use crate::consensus::lease::LeaseSettings;
 
 pub use file::load;
+pub use this_node::{NodeError, this_node};
 
 /// Everything one komainu process is told. Shared as `Arc<Config>`; never global.
 #[derive(Debug, Clone, PartialEq)]

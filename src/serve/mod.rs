@@ -37,6 +37,8 @@ use clients::{Clients, ListenError};
 pub enum ServeError {
     #[error("{0}")]
     Config(#[from] config::report::Report),
+    #[error(transparent)]
+    Node(#[from] config::NodeError),
     #[error("cannot begin to log: {0}")]
     Log(#[from] LogError),
     #[error(transparent)]
@@ -51,9 +53,10 @@ pub enum ServeError {
     Start(#[from] io::Error),
 }
 
-/// Serves until it is told to end.
-pub fn run(path: &Path) -> Result<(), ServeError> {
+/// Serves until it is told to end; in a cluster as `node`.
+pub fn run(path: &Path, node: Option<String>) -> Result<(), ServeError> {
     let (config, warnings) = config::file::load(path)?;
+    config::this_node(&config, node.as_deref())?;
     let log = log::init(&config.log)?;
     for warning in &warnings {
         tracing::warn!("{warning}");

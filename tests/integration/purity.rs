@@ -32,6 +32,7 @@ const PURE: &[&str] = &[
     "client/hba.rs",
     "client/hba",
     "config/shared.rs",
+    "config/this_node.rs",
     "../escalation/src/claim.rs",
     "../escalation/src/reconcile/core.rs",
     "../escalation/src/reconcile/journal.rs",
