@@ -35,6 +35,8 @@ const PURE: &[&str] = &[
     "session/answers.rs",
     "client/hba.rs",
     "client/hba",
+    "config/shared.rs",
+    "config/this_node.rs",
     "../escalation/src/claim.rs",
     "../escalation/src/reconcile/core.rs",
     "../escalation/src/reconcile/journal.rs",
