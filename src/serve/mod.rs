@@ -43,8 +43,6 @@ use configuration::Configuration;
 pub enum ServeError {
     #[error("{0}")]
     Config(#[from] config::report::Report),
-    #[error(transparent)]
-    Node(#[from] config::NodeError),
     #[error("cannot begin to log: {0}")]
     Log(#[from] LogError),
     #[error(transparent)]
@@ -63,11 +61,18 @@ pub enum ServeError {
     Start(#[from] io::Error),
 }
 
-/// Serves until it is told to end; in a cluster as `node`.
-pub fn run(path: &Path, node: Option<String>) -> Result<(), ServeError> {
-    let (config, warnings) = config::file::load(path)?;
-    config::this_node(&config, node.as_deref())?;
-    let log = log::init(&config.log)?;
+/// Which node of a cluster this is said to be.
+#[derive(Debug, Clone, Default)]
+pub struct Who {
+    pub node: Option<String>,
+    /// Where a proxy, which the configuration does not name, is reached by the others. None: it is named there.
+    pub proxy_address: Option<String>,
+}
+
+/// Serves until it is told to end; in a cluster as who it is said to be.
+pub fn run(path: &Path, who: &Who) -> Result<(), ServeError> {
+    let (local, warnings) = config::file::load(path)?;
+    let log = log::init(&local.log)?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
