@@ -31,6 +31,7 @@ const PURE: &[&str] = &[
     "session/answers.rs",
     "client/hba.rs",
     "client/hba",
+    "sandbox/endpoint.rs",
     "../escalation/src/claim.rs",
     "../escalation/src/reconcile/core.rs",
     "../escalation/src/reconcile/journal.rs",
