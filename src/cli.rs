@@ -4,6 +4,7 @@
 //! Invariant: the exit code is 0 for success, 64 for a wrong command line or configuration, else 1.
 
 mod check_config;
+mod drill;
 mod password;
 mod pki;
 mod sandbox;
@@ -43,6 +44,9 @@ pub enum Command {
         dead until `komainu sandbox start`. Ctrl-C ends all of it and leaves nothing running."
     )]
     Sandbox(sandbox::Sandbox),
+    /// Break the endpoint's owner on purpose, and measure how long clients notice
+    #[command(after_help = "Example:\n  komainu drill endpoint --runs 3 --fine")]
+    Drill(drill::Drill),
     /// Check a configuration file, and the files that it names, and report every problem at once
     #[command(after_help = "Example:\n  komainu check-config komainu.toml\n\n\
         Problems and warnings go to stderr, one a line: `file:line: key: what is wrong; what to do`.\n\
@@ -102,6 +106,7 @@ pub fn run() -> ExitCode {
     match cli.command {
         Command::Serve(args) => serve(&args),
         Command::Sandbox(args) => sandbox::run(args),
+        Command::Drill(args) => drill::run(args),
         Command::CheckConfig(args) => check_config::run(&args),
         Command::Password(args) => password::run(&args),
         Command::Pki(args) => pki::run(&args),

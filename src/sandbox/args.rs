@@ -86,7 +86,9 @@ mod tests {
 
     #[test]
     fn three_five_and_one_are_allowed_and_others_say_why_not() {
-        for fine in ["", "--nodes 5", "--nodes 3", "--nodes 3 --netns", "--nodes 3 --netns --method interface"] {
+        for fine in
+            ["", "--nodes 5", "--nodes 3", "--nodes 3 --netns", "--nodes 3 --netns --method interface"]
+        {
             assert_eq!(checked(fine), Ok(()), "{fine}");
         }
         for (wrong, why) in [
