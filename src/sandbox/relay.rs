@@ -8,6 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::SockRef;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpListener, TcpStream};
@@ -43,6 +44,7 @@ impl Relay {
     /// Listens on this port of 127.0.0.1 and refuses everybody, until it is pointed at something.
     /// Must be called within a tokio runtime.
     pub fn listen(port: u16) -> io::Result<Self> {
+        raise_file_limit();
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
@@ -118,6 +120,13 @@ async fn relay(client: &mut TcpStream, address: SocketAddr) -> io::Result<()> {
     // What is still on its way must arrive.
     reset_when_dropped(client, false)?;
     reset_when_dropped(&server, false)
+}
+
+/// Each client takes two files, and by default a process may have 1024. Where more are not to be had, the
+/// relay still works, for fewer clients.
+fn raise_file_limit() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 fn reset_when_dropped(stream: &TcpStream, reset: bool) -> io::Result<()> {
