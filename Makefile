@@ -6,7 +6,7 @@ PYTHON := $(TARGET)/venv/bin/python
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help sandbox test bench bench-scale fix fuzz
+.PHONY: help sandbox test simulate bench bench-scale fix fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,11 @@ test: ## Run every check and test (PG_BIN=/path/to/postgresql/bin for another ve
 	cargo fmt --all --check
 	cargo clippy --workspace --locked --all-targets -- -D warnings
 	KOMAINU_TEST_PYTHON=$(abspath $(PYTHON)) cargo test --workspace --locked --all-targets
+
+# Nights of a cluster with faults, drawn from a seed; `make test` runs 200 of them.
+simulate: ## Simulate bad nights of three nodes (SEEDS=1000, or SEED=17 for one that failed)
+	@$(SETUP) compiler rust
+	KOMAINU_SEEDS=$(or $(SEEDS),1000) $(if $(SEED),KOMAINU_SEED=$(SEED)) cargo test --workspace --locked --lib simulation -- --nocapture a_bad_night
 
 bench: ## Compare with PostgreSQL, PgBouncer and Pgpool-II (ARGS="--quick", PGBOUNCER=/path)
 	@$(SETUP) compiler rust postgresql

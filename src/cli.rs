@@ -12,6 +12,7 @@ mod sandbox;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::serve::{self, ServeError};
@@ -33,7 +34,8 @@ const EXIT_CODES: &str =
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve clients until SIGTERM; SIGHUP reads the configuration again
-    #[command(after_help = "Example:\n  komainu serve --config /etc/komainu/komainu.toml\n\n\
+    #[command(after_help = "Examples:\n  komainu serve --config /etc/komainu/komainu.toml\n  \
+        komainu serve --config /etc/komainu/komainu.toml --node n1    (in a cluster)\n\n\
         SIGTERM and SIGINT drain: no new clients, running transactions may finish within\n\
         limits.shutdown_timeout_ms; a second signal ends them at once.")]
     Serve(Serve),
@@ -70,6 +72,9 @@ pub struct Serve {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Which [[node]] of the configuration this is; needed if it has a [cluster]
+    #[arg(long, value_name = "ID", env = "KOMAINU_NODE", value_parser = NonEmptyStringValueParser::new())]
+    pub node: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -104,7 +109,7 @@ pub fn run() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Serve(args) => serve(&args),
+        Command::Serve(args) => serve(args),
         Command::Sandbox(args) => sandbox::run(args),
         Command::Drill(args) => drill::run(args),
         Command::CheckConfig(args) => check_config::run(&args),
@@ -113,14 +118,14 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn serve(args: &Serve) -> ExitCode {
-    match serve::run(&args.config) {
+fn serve(args: Serve) -> ExitCode {
+    match serve::run(&args.config, args.node) {
         Ok(()) => ExitCode::SUCCESS,
         Err(ServeError::Config(report)) => check_config::refuse(&args.config, &report),
         Err(error) => {
             eprintln!("komainu: {error}");
             match error {
-                ServeError::Access(_) => ExitCode::from(EXIT_USAGE),
+                ServeError::Access(_) | ServeError::Node(_) => ExitCode::from(EXIT_USAGE),
                 _ => ExitCode::FAILURE,
             }
         }
@@ -147,6 +152,18 @@ mod tests {
         }
         assert!(parse(&[]).is_err());
         assert!(parse(&["a.toml", "--config", "b.toml"]).is_err());
+    }
+
+    #[test]
+    fn serve_takes_the_id_of_a_node_that_has_one() {
+        let parse =
+            |args: &[&str]| Cli::try_parse_from([&["komainu", "serve", "--config", "a.toml"], args].concat());
+        let Command::Serve(args) = parse(&["--node", "n1"]).unwrap().command else {
+            panic!("another command")
+        };
+        assert_eq!(args.node.as_deref(), Some("n1"));
+        assert!(parse(&["--node", ""]).is_err());
+        assert!(parse(&["--node"]).is_err());
     }
 
     #[test]

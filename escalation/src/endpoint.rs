@@ -166,6 +166,7 @@ impl Start<'_> {
             authority: self.outlet.authority,
             status,
             events: self.outlet.events,
+            now_ms: reconcile::boottime(),
         };
         let task = tokio::spawn(reconcile::run(Arc::new(method), reconciler, around));
         Endpoint { name, method: method_name, status: watched, task }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use super::{CheckConfig, EXIT_USAGE};
 use crate::config::report::{Finding, Report};
-use crate::config::{self, Config, Consistency, PoolMode};
+use crate::config::{self, Config, Consistency, Endpoint, PoolMode};
 
 pub fn run(args: &CheckConfig) -> ExitCode {
     let Some(path) = args.file.as_deref().or(args.config.as_deref()) else {
@@ -57,9 +57,59 @@ fn summary(config: &Config) -> String {
         (true, Consistency::Session) => "reads split, session consistency",
     };
     let servers = count(config.servers.len(), "server");
-    format!(
+    let mut summary = format!(
         "listens on {}; {servers}; {mode} pools of {}; {reads}",
         addresses.join(", "),
         config.pool.limits.size
-    )
+    );
+    if let Some(cluster) = &config.cluster {
+        let nodes: Vec<_> = cluster.nodes.iter().map(|node| node.id.as_str()).collect();
+        summary += &format!("; cluster {} of {}", cluster.name, nodes.join(", "));
+        summary += &match config.endpoints.as_slice() {
+            [] => "; no endpoint".to_owned(),
+            endpoints => format!("; {}", endpoints_by_method(endpoints)),
+        };
+    }
+    summary
+}
+
+/// `endpoint app by elastic-ip`
+fn endpoints_by_method(endpoints: &[Endpoint]) -> String {
+    let each: Vec<_> = endpoints
+        .iter()
+        .map(|endpoint| format!("{} by {}", endpoint.settings.name, endpoint.settings.method.name()))
+        .collect();
+    format!("endpoint{} {}", if each.len() == 1 { "" } else { "s" }, each.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary_of(cluster: &str) -> String {
+        let text = format!(
+            "[listen]\naddresses = ['127.0.0.1:9999']\n[auth]\nhba_file = 'hba'\n[[server]]\nid = 's1'\n\
+             host = 'db1'\n{cluster}"
+        );
+        summary(&config::file::parse(&text, Path::new("k.toml"), 1).unwrap().0)
+    }
+
+    #[test]
+    fn a_summary_names_nodes_and_endpoints_of_a_cluster_only() {
+        let alone =
+            "listens on 127.0.0.1:9999; 1 server; transaction pools of 20; reads split, session consistency";
+        assert_eq!(summary_of(""), alone);
+        let nodes: String =
+            ["a", "b", "c"].map(|id| format!("[[node]]\nid = '{id}'\nhost = 'h{id}'\n")).concat();
+        let cluster = format!("[cluster]\nname = 'shop'\n{nodes}");
+        assert_eq!(summary_of(&cluster), format!("{alone}; cluster shop of a, b, c; no endpoint"));
+        let app = format!("{cluster}[[endpoint]]\nname = 'app'\nmethod.elastic-ip.allocation_id = 'e'\n");
+        assert_eq!(summary_of(&app), format!("{alone}; cluster shop of a, b, c; endpoint app by elastic-ip"));
+        let both = format!("{app}[[endpoint]]\nname = 'x'\nmethod.command.command = ['/m']\n");
+        assert!(
+            summary_of(&both).ends_with("; endpoints app by elastic-ip, x by command"),
+            "{}",
+            summary_of(&both)
+        );
+    }
 }

@@ -1,12 +1,19 @@
 //! What the cluster is, found out by asking it.
 //!
-//! `observe` gathers facts, `primary` judges them, and the result is published as a
-//! `topology::Snapshot`. Nothing here touches client traffic. `clock` and `observe` do IO; the rest is pure.
+//! `observe` gathers facts, `primary` judges them. A node on its own publishes that as a `topology::Snapshot`. A node of a
+//! cluster reports it (`act`), the leader decides (`decide`), and what the log says and this node sees together is
+//! published (`agree`, `publish`). Nothing here touches client traffic. `clock`, `observe`, `act` and `publish` do IO;
+//! the rest is pure.
 
+pub mod act;
+pub mod agree;
 pub mod change;
 pub mod clock;
+pub mod decide;
 pub mod model;
 pub mod observe;
 pub mod primary;
+pub mod publish;
 pub mod reason;
+pub mod right;
 pub mod state;

@@ -1,4 +1,4 @@
-//! Why a server is not used, or why nobody is the primary: a stable code and a sentence.
+//! Why a server is not used, why nobody is the primary, why the cluster did what it did: a stable code and a sentence.
 //!
 //! Codes appear in logs, `/status` and `docs/reasons.md`; they never change their meaning.
 //! Invariant: every variant is in `ALL` (the macro sees to it) and in the manual page (a test does).
@@ -49,6 +49,30 @@ reasons! {
     NoPrimary "no_primary" "no server says that it is the primary";
     PrimaryDown "primary_down" "the primary does not answer";
     PrimaryDemoted "primary_demoted" "the primary says that it is a standby now";
+    NoLease "no_lease" "this node has no lease: it may not act for the cluster";
+    Fenced "fenced" "the primary's epoch has been ended and the next one has not begun";
+    NotNamed "not_named" "the cluster has not named a primary yet";
+    NotTheNamedPrimary "not_the_named_primary" "the server says that it is a primary, but the cluster has named another one";
+    MostFindItDown "most_find_it_down" "most nodes find the server down";
+    Draining "draining" "the server is being drained";
+    Detached "detached" "the server is detached";
+    Quarantined "quarantined" "the server is quarantined: what it holds is not trusted";
+    ClusterCreated "cluster_created" "the cluster was created";
+    ServersConfigured "servers_configured" "the servers of the configuration have changed";
+    PrimaryFound "primary_found" "most voters hear this server say that it is the primary";
+    PromotedElsewhere "promoted_elsewhere" "most voters hear another server, of a later timeline, say that it is the primary";
+    EndpointAssigned "endpoint_assigned" "the endpoint had no owner";
+    OwnerSilent "owner_silent" "the endpoint's owner has not been heard of for as long as a lease lasts";
+    EndpointMoved "endpoint_moved" "the endpoint was ordered to another node";
+    EndpointUnconfigured "endpoint_unconfigured" "the endpoint is no longer in the configuration";
+    FencePassed "fence_passed" "nobody can act on the ended epoch any more";
+    NodeSilent "node_silent" "the node has been silent: what it said of the servers no longer counts";
+    ServerObserved "server_observed" "a node finds the server otherwise than before";
+    EndpointEvent "endpoint_event" "what the endpoint's owner did to take or keep it";
+    ConfigurationApplied "configuration_applied" "the cluster's configuration was changed";
+    NodeReplaced "node_replaced" "the node was given a new life";
+    ProxyJoined "proxy_joined" "a proxy joined the cluster";
+    ProxyLeft "proxy_left" "a proxy was removed from the cluster";
 }
 
 impl fmt::Display for Reason {

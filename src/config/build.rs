@@ -5,12 +5,15 @@
 
 use std::path::{Path, PathBuf};
 
+use komainu_escalation::{AwsSettings, EndpointSettings};
+
 use super::document::{Document, Table};
 use super::{
-    Admin, Auth, AuthQuery, ClientTls, ClientTlsMode, Config, Consistency, Health, Limits, Listen, Log,
-    LogFormat, Pool, PoolLimits, PoolMode, PoolOverride, Preference, Scheduling, Server, ServerTls, Split,
-    SslMode,
+    Admin, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Endpoint, Health, Limits,
+    Listen, Log, LogFormat, Node, Pool, PoolLimits, PoolMode, PoolOverride, Preference, Scheduling, Server,
+    ServerTls, Split, SslMode,
 };
+use crate::consensus::lease::LeaseSettings;
 
 pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Config {
     let top = document.table("");
@@ -32,6 +35,9 @@ pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Confi
             "normal" => Scheduling::Normal,
             _ => Scheduling::Batch,
         },
+        cluster: cluster(document, directory),
+        endpoints: document.list("endpoint").iter().filter_map(endpoint).collect(),
+        aws: aws(document.table("aws")),
     }
 }
 
@@ -212,8 +218,64 @@ fn server(table: &Table) -> Server {
     Server {
         id: table.text("id"),
         host: table.text("host"),
-        port: u16::try_from(table.u64("port")).expect("the key's range ends at 65535"),
+        port: port(table),
         weight: table.u32("weight"),
         zone: table.optional_text("zone"),
+    }
+}
+
+fn port(table: &Table) -> u16 {
+    u16::try_from(table.u64("port")).expect("the key's range ends at 65535")
+}
+
+fn cluster(document: &Document, directory: &Path) -> Option<Cluster> {
+    let table = document.optional("cluster")?;
+    Some(Cluster {
+        name: table.text("name"),
+        directory: path(table, "directory", directory).unwrap_or_default(),
+        pki_directory: path(table, "pki_directory", directory).unwrap_or_default(),
+        lease: LeaseSettings {
+            heartbeat_ms: table.u64("heartbeat_ms"),
+            election_timeout_min_ms: table.u64("election_timeout_min_ms"),
+            election_timeout_max_ms: table.u64("election_timeout_max_ms"),
+            lease_ms: table.u64("lease_ms"),
+            drift_margin_ms: table.u64("drift_margin_ms"),
+        },
+        nodes: document.list("node").iter().map(node).collect(),
+    })
+}
+
+fn node(table: &Table) -> Node {
+    let (host, port) = (table.text("host"), port(table));
+    Node {
+        id: table.text("id"),
+        listen: table.address("listen").unwrap_or_else(|| Node::default_listen(&host, port)),
+        host,
+        port,
+        zone: table.optional_text("zone"),
+    }
+}
+
+/// None if it does not say how it moves, which was reported.
+fn endpoint(table: &Table) -> Option<Endpoint> {
+    Some(Endpoint {
+        settings: EndpointSettings {
+            name: table.text("name"),
+            method: table.method("method")?,
+            pre: table.program("pre"),
+            post: table.program("post"),
+        },
+        refuse_when_not_owner: table.bool("refuse_when_not_owner"),
+    })
+}
+
+fn aws(table: &Table) -> AwsSettings {
+    AwsSettings {
+        region: table.optional_text("region"),
+        endpoint_url: table.optional_text("endpoint_url"),
+        route53_endpoint_url: table.optional_text("route53_endpoint_url"),
+        metadata_endpoint: table.optional_text("metadata_endpoint"),
+        attempt_timeout_ms: table.u64("attempt_timeout_ms"),
+        connect_timeout_ms: table.u64("connect_timeout_ms"),
     }
 }

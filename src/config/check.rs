@@ -3,6 +3,8 @@
 //! Owns the rules between keys of the one file. Never opens a file: what the files that it names say is
 //! `references`. Pure. Invariant: a rule is silent about a key whose own value was refused already.
 
+mod cluster;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
@@ -21,6 +23,7 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
     servers(document, config, findings);
     split(document, config, findings);
     preferences(document, config, findings);
+    cluster::check(document, config, findings);
 }
 
 fn listen(document: &Document, config: &Config, findings: &mut Findings) {
@@ -291,18 +294,7 @@ fn server_host(table: &Table, host: &str, port: u16, config: &Config, findings: 
     if host.starts_with('/') {
         return;
     }
-    if address.is_none() && (host.contains(':') || host.starts_with('[')) {
-        let problem = format!("\"{host}\" is more than a host");
-        findings.problems.add(
-            line,
-            "server.host",
-            problem,
-            "write the port as port = …, and IPv6 without brackets",
-        );
-    } else if host.contains(|c: char| c.is_whitespace() || matches!(c, '/' | ',' | '@')) {
-        let problem = format!("\"{host}\" is no host");
-        findings.problems.add(line, "server.host", problem, "write one name, one address, or /directory");
-    }
+    one_host(table, "server.host", host, "write one name, one address, or /directory", findings);
     let address =
         if host.eq_ignore_ascii_case("localhost") { Some(IpAddr::from([127, 0, 0, 1])) } else { address };
     let is_us = |listen: &SocketAddr| {
@@ -318,6 +310,22 @@ fn server_host(table: &Table, host: &str, port: u16, config: &Config, findings: 
             problem,
             "name the PostgreSQL server, or listen on another port",
         );
+    }
+}
+
+/// That it could be a name or an address; `remedy` is for what is neither.
+fn one_host(table: &Table, key: &str, host: &str, remedy: &str, findings: &mut Findings) {
+    /// Of a name in DNS.
+    const MAX_LEN: usize = 253;
+    let is_address = host.parse::<IpAddr>().is_ok();
+    if !is_address && (host.contains(':') || host.starts_with('[')) {
+        let problem = format!("\"{host}\" is more than a host");
+        let remedy = "write the port as port = …, and IPv6 without brackets";
+        findings.problems.add(table.line("host"), key, problem, remedy);
+    } else if host.len() > MAX_LEN
+        || host.contains(|c: char| c.is_whitespace() || matches!(c, '/' | ',' | '@'))
+    {
+        findings.problems.add(table.line("host"), key, format!("\"{host}\" is no host"), remedy);
     }
 }
 

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use komainu_escalation::MethodSettings;
+use komainu_escalation::program::ProgramSettings;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -150,14 +152,14 @@ impl Table {
     }
 
     fn set(&mut self, key: &'static Key, value: &Spanned<DeValue<'_>>, line: usize, findings: &mut Findings) {
-        match Value::read(key, value.get_ref()) {
+        match Value::read(key, value) {
             Ok(value) => {
                 self.values.insert(key.name, (value, line));
             }
             Err(mismatch) => {
                 self.bad.insert(key.name);
                 findings.problems.add(
-                    Some(line),
+                    Some(mismatch.offset.map_or(line, |offset| findings.line(offset))),
                     self.section.qualified(key.name),
                     mismatch.problem,
                     mismatch.remedy,
@@ -198,7 +200,7 @@ impl Table {
         let key = self.section.key(name).expect("only keys of the table are asked for");
         let Preset::Value(text) = key.default else { return None };
         let value = DeValue::parse(text).expect("defaults are TOML: tested");
-        Some(Value::read(key, value.get_ref()).expect("defaults fit their keys: tested"))
+        Some(Value::read(key, &value).expect("defaults fit their keys: tested"))
     }
 
     pub(super) fn bool(&self, name: &str) -> bool {
@@ -265,6 +267,20 @@ impl Table {
         match self.value(name) {
             Some(Value::Target(target)) => target,
             _ => PreferenceTarget::Standbys,
+        }
+    }
+
+    pub(super) fn method(&self, name: &str) -> Option<MethodSettings> {
+        match self.value(name) {
+            Some(Value::Method(method)) => Some(method),
+            _ => None,
+        }
+    }
+
+    pub(super) fn program(&self, name: &str) -> Option<ProgramSettings> {
+        match self.value(name) {
+            Some(Value::Program(program)) => Some(program),
+            _ => None,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Every key of the configuration file: its kind, unit, range, default and meaning, in one table.
 //!
 //! The table drives the reading of each key (`document`), the answer to whether a change can be made live
-//! (`reload`), and `docs/configuration.md`, which a test compares with it. Pure data. Invariant: what is not
-//! in this table is not a key.
+//! (`reload`) and whether it is the node's own (`shared`), and `docs/configuration.md`, which a test compares
+//! with it. Pure data. Invariant: what is not in this table is not a key.
 
 mod table;
 
@@ -28,6 +28,28 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// `"primary"`, `"standbys"`, or a table of server ids and weights.
     Target,
+    /// A table of one way to move an endpoint, by its name.
+    Method,
+    /// A table of a command and its deadline.
+    Program,
+}
+
+/// Whose a key is, once nodes form a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// What is on the machine: always as the node's own file has it.
+    Node,
+    /// The same on every node: as the cluster's configuration has it.
+    Cluster,
+}
+
+impl Scope {
+    pub fn name(self) -> &'static str {
+        match self {
+            Scope::Node => "node",
+            Scope::Cluster => "cluster",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +75,7 @@ pub struct Key {
     pub default: Preset,
     /// Whether SIGHUP applies a change; else it waits for a restart.
     pub live: bool,
+    pub scope: Scope,
     /// One line of Markdown.
     pub meaning: &'static str,
 }
@@ -122,6 +145,8 @@ impl Key {
             Kind::Mode => "octal".to_owned(),
             Kind::Choice(words) => words.join(", "),
             Kind::Target => "see there".to_owned(),
+            Kind::Method => "one method".to_owned(),
+            Kind::Program => "program".to_owned(),
         }
     }
 
@@ -145,7 +170,8 @@ mod tests {
         let row = |section: &Section, key: &Key| {
             let live = if key.live { "live" } else { "restart" };
             let (name, unit, default) = (section.qualified(key.name), key.unit_or_kind(), key.default_text());
-            format!("| `{name}` | {unit} | {default} | {live} | {} |", key.meaning)
+            let scope = key.scope.name();
+            format!("| `{name}` | {unit} | {default} | {live} | {scope} | {} |", key.meaning)
         };
         SECTIONS.iter().flat_map(|section| section.keys.iter().map(move |key| row(section, key))).collect()
     }
@@ -173,7 +199,7 @@ mod tests {
     #[test]
     fn keys_are_found_by_their_names() {
         assert_eq!(key("pool.override.size").map(|key| key.default), Some(Preset::As("pool.size")));
-        assert_eq!(key("workers").map(|key| key.live), Some(false));
+        assert_eq!(key("workers").map(|key| (key.live, key.scope)), Some((false, Scope::Node)));
         assert!(key("pool.sise").is_none() && key("size").is_none());
     }
 }

@@ -7,17 +7,24 @@
 mod build;
 mod check;
 mod document;
+#[cfg(test)]
+mod every_key;
 pub mod file;
 pub mod keys;
 mod references;
 pub mod reload;
 pub mod report;
+pub mod shared;
+mod this_node;
 mod value;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::consensus::lease::LeaseSettings;
+
 pub use file::load;
+pub use this_node::{NodeError, this_node};
 
 /// Everything one komainu process is told. Shared as `Arc<Config>`; never global.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +45,11 @@ pub struct Config {
     /// Worker threads of the data path.
     pub workers: usize,
     pub worker_scheduling: Scheduling,
+    /// None: a node on its own.
+    pub cluster: Option<Cluster>,
+    /// None without a cluster, which says who owns them.
+    pub endpoints: Vec<Endpoint>,
+    pub aws: komainu_escalation::AwsSettings,
 }
 
 /// Of the threads that serve clients.
@@ -279,4 +291,46 @@ pub struct Server {
     /// Share of reads; 0: none while another standby lives.
     pub weight: u32,
     pub zone: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    pub name: String,
+    /// Of this node's raft log and state.
+    pub directory: PathBuf,
+    /// Holds `ca.crt`, `ID.crt` and `ID.key`.
+    pub pki_directory: PathBuf,
+    pub lease: LeaseSettings,
+    /// This one too.
+    pub nodes: Vec<Node>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    pub id: String,
+    /// A name or an address by which the other nodes reach it.
+    pub host: String,
+    pub port: u16,
+    /// Where it listens for them.
+    pub listen: SocketAddr,
+    pub zone: Option<String>,
+}
+
+impl Node {
+    /// Where a node listens that is told nothing else: on every address of the family of its own.
+    fn default_listen(host: &str, port: u16) -> SocketAddr {
+        let all = match host.parse() {
+            Ok(IpAddr::V6(_)) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        };
+        SocketAddr::new(all, port)
+    }
+}
+
+/// What applications connect to, and what leads to one of the nodes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    pub settings: komainu_escalation::EndpointSettings,
+    /// Else a node serves clients of an endpoint that leads elsewhere by now.
+    pub refuse_when_not_owner: bool,
 }

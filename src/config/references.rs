@@ -19,6 +19,7 @@ use super::report::Findings;
 use super::{ClientTlsMode, Config};
 use crate::client::hba::{AddressMatch, ClientCert, Hba, Method, Rule, Scope};
 use crate::client::userfile::{Secret, UserFile};
+use crate::pki::AUTHORITY_CERTIFICATE;
 
 /// Where in the configuration file another is named.
 struct Named<'a> {
@@ -102,6 +103,11 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
     }
     if let Some(parent) = config.admin.socket.as_deref().and_then(Path::parent) {
         directory(&named("admin", "socket"), parent, findings);
+    }
+    if let Some(cluster) = &config.cluster {
+        // Its own certificate is looked at by the node itself: here nobody knows which node it is.
+        let path = cluster.pki_directory.join(AUTHORITY_CERTIFICATE);
+        authorities(&named("cluster", "pki_directory"), &path, findings);
     }
 }
 

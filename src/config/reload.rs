@@ -5,18 +5,23 @@
 
 use std::collections::BTreeSet;
 
+use komainu_escalation::AwsSettings;
+
+use super::keys::{self, Scope};
 use super::{
-    Admin, Auth, AuthQuery, ClientTls, Config, Health, Limits, Listen, Log, Pool, PoolLimits, Server,
-    ServerTls, Split, keys,
+    Admin, Auth, AuthQuery, ClientTls, Cluster, Config, Health, Limits, Listen, Log, Node, Pool, PoolLimits,
+    Server, ServerTls, Split,
 };
+use crate::consensus::lease::LeaseSettings;
 
 /// One key that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// As `docs/configuration.md` names it; for a server with its id: `server.s1.weight`.
+    /// As `docs/configuration.md` names it; for a server or a node with its id: `server.s1.weight`.
     pub key: String,
     /// Whether it can change while komainu serves; else it waits for a restart.
     pub live: bool,
+    pub scope: Scope,
 }
 
 /// Every key that differs, in the order of the documentation.
@@ -39,6 +44,9 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         zone,
         workers,
         worker_scheduling,
+        cluster: _,
+        endpoints: _,
+        aws: _,
     } = old;
     changed(&mut changes, "zone", zone, &new.zone);
     changed(&mut changes, "workers", workers, &new.workers);
@@ -54,6 +62,9 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     split(&mut changes, &old.split, &new.split);
     health(&mut changes, &old.health, &new.health);
     servers(&mut changes, &old.servers, &new.servers);
+    cluster(&mut changes, old.cluster.as_ref(), new.cluster.as_ref());
+    endpoints(&mut changes, old, new);
+    aws(&mut changes, &old.aws, &new.aws);
     changes
 }
 
@@ -79,8 +90,16 @@ pub fn live_part(old: &Config, new: Config) -> Config {
         split: Split { catalog_max_age_ms: old.split.catalog_max_age_ms, ..new.split },
         workers: old.workers,
         worker_scheduling: old.worker_scheduling,
+        cluster: old.cluster.clone(),
+        endpoints: if endpoints_are_live(old) { new.endpoints } else { old.endpoints.clone() },
+        aws: old.aws.clone(),
         ..new
     }
+}
+
+/// A node on its own has nobody who says who owns an endpoint, and does not get it before a restart.
+fn endpoints_are_live(old: &Config) -> bool {
+    old.cluster.is_some()
 }
 
 fn changed<T: PartialEq>(changes: &mut Vec<Change>, key: &str, old: &T, new: &T) {
@@ -90,11 +109,20 @@ fn changed<T: PartialEq>(changes: &mut Vec<Change>, key: &str, old: &T, new: &T)
 /// As `changed`, for one that the table knows under another name: `server.s1.weight` is `server.weight`.
 fn changed_as<T: PartialEq>(changes: &mut Vec<Change>, key: &str, known_as: &str, old: &T, new: &T) {
     if old != new {
-        let section =
-            || keys::section(known_as).is_some_and(|section| section.keys.iter().all(|key| key.live));
-        let live = keys::key(known_as).map_or_else(section, |key| key.live);
-        changes.push(Change { key: key.to_owned(), live });
+        let (live, scope) = match keys::key(known_as) {
+            Some(key) => (key.live, key.scope),
+            None => of_section(known_as),
+        };
+        changes.push(Change { key: key.to_owned(), live, scope });
     }
+}
+
+/// Of a section as a whole: live if all of it is, and the cluster's if any of it is.
+fn of_section(name: &str) -> (bool, Scope) {
+    let keys = keys::section(name).map_or(&[][..], |section| section.keys);
+    let shared = keys.iter().any(|key| key.scope == Scope::Cluster);
+    let live = !keys.is_empty() && keys.iter().all(|key| key.live);
+    (live, if shared { Scope::Cluster } else { Scope::Node })
 }
 
 /// A function that compares a structure's fields under the keys of a section. Naming all of them is
@@ -130,6 +158,13 @@ compare!(split_keys, Split, "split", [
     read_only_functions, write_functions, catalog_max_age_ms
 ], not keys: [preferences]);
 compare!(health, Health, "health", [user, password_file, database, period_ms, timeout_ms, retries], not keys: []);
+compare!(cluster_keys, Cluster, "cluster", [name, directory, pki_directory], not keys: [lease, nodes]);
+compare!(lease, LeaseSettings, "cluster", [
+    heartbeat_ms, lease_ms, drift_margin_ms, election_timeout_min_ms, election_timeout_max_ms
+], not keys: []);
+compare!(aws, AwsSettings, "aws", [
+    region, endpoint_url, route53_endpoint_url, metadata_endpoint, attempt_timeout_ms, connect_timeout_ms
+], not keys: []);
 
 fn auth(changes: &mut Vec<Change>, old: &Auth, new: &Auth) {
     auth_files(changes, old, new);
@@ -150,46 +185,70 @@ fn split(changes: &mut Vec<Change>, old: &Split, new: &Split) {
     changed(changes, "split.preference", &old.preferences, &new.preferences);
 }
 
-/// By id: one that comes or goes is a change of `server.<id>`.
 fn servers(changes: &mut Vec<Change>, old: &[Server], new: &[Server]) {
-    let ids: BTreeSet<_> = old.iter().chain(new).map(|server| server.id.as_str()).collect();
-    for id in ids {
-        let find = |servers: &'_ [Server]| servers.iter().position(|server| server.id == id);
-        match (find(old).map(|at| &old[at]), find(new).map(|at| &new[at])) {
+    let differ = |old: &Server, new: &Server| {
+        let Server { id: _, host, port, weight, zone } = old;
+        [
+            ("host", *host != new.host),
+            ("port", *port != new.port),
+            ("weight", *weight != new.weight),
+            ("zone", *zone != new.zone),
+        ]
+    };
+    by_id(changes, "server", (old, new), |server| &server.id, differ);
+}
+
+fn cluster(changes: &mut Vec<Change>, old: Option<&Cluster>, new: Option<&Cluster>) {
+    let (Some(old), Some(new)) = (old, new) else { return changed(changes, "cluster", &old, &new) };
+    cluster_keys(changes, old, new);
+    lease(changes, &old.lease, &new.lease);
+    let differ = |old: &Node, new: &Node| {
+        let Node { id: _, host, port, listen, zone } = old;
+        [
+            ("host", *host != new.host),
+            ("port", *port != new.port),
+            ("listen", *listen != new.listen),
+            ("zone", *zone != new.zone),
+        ]
+    };
+    by_id(changes, "node", (&old.nodes, &new.nodes), |node| &node.id, differ);
+}
+
+fn endpoints(changes: &mut Vec<Change>, old: &Config, new: &Config) {
+    if old.endpoints != new.endpoints {
+        let (live, scope) = of_section("endpoint");
+        let live = live && endpoints_are_live(old);
+        changes.push(Change { key: "endpoint".to_owned(), live, scope });
+    }
+}
+
+/// A list of a section by id: one that comes or goes is a change of `server.<id>`. `differ` says which keys do.
+fn by_id<T: PartialEq, const KEYS: usize>(
+    changes: &mut Vec<Change>,
+    section: &str,
+    (old, new): (&[T], &[T]),
+    id: fn(&T) -> &String,
+    differ: fn(&T, &T) -> [(&'static str, bool); KEYS],
+) {
+    let ids: BTreeSet<_> = old.iter().chain(new).map(id).collect();
+    for one in ids {
+        let of = |list: &'_ [T]| list.iter().position(|entry| id(entry) == one);
+        match (of(old).map(|at| &old[at]), of(new).map(|at| &new[at])) {
             (Some(old), Some(new)) => {
-                let Server { id: _, host, port, weight, zone } = old;
-                let mut field = |name: &str, differs: bool| {
-                    changed_as(
-                        changes,
-                        &format!("server.{id}.{name}"),
-                        &format!("server.{name}"),
-                        &differs,
-                        &false,
-                    );
-                };
-                field("host", *host != new.host);
-                field("port", *port != new.port);
-                field("weight", *weight != new.weight);
-                field("zone", *zone != new.zone);
+                for (name, differs) in differ(old, new) {
+                    let (key, known_as) = (format!("{section}.{one}.{name}"), format!("{section}.{name}"));
+                    changed_as(changes, &key, &known_as, &differs, &false);
+                }
             }
-            (old, new) => changed_as(changes, &format!("server.{id}"), "server", &old, &new),
+            (old, new) => changed_as(changes, &format!("{section}.{one}"), section, &old, &new),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::config::file::parse;
-
-    const SMALLEST: &str = "[listen]\naddresses = ['127.0.0.1:1']\n[auth]\nhba_file = 'hba'\nuser_file = 'users'\n\
-                            [[server]]\nid = 's1'\nhost = 'db1'\n";
-
-    fn config(text: &str) -> Config {
-        parse(text, Path::new("/etc/komainu.toml"), 4).unwrap_or_else(|report| panic!("{report}")).0
-    }
+    use crate::config::every_key::{SMALLEST, after, assert_every_key, before, config};
 
     fn diff_of(text: &str) -> Vec<(String, bool)> {
         diff(&config(SMALLEST), &config(text)).into_iter().map(|change| (change.key, change.live)).collect()
@@ -203,9 +262,24 @@ mod tests {
     #[test]
     fn a_server_that_comes_or_goes_is_named() {
         let both = format!("{SMALLEST}[[server]]\nid = 's2'\nhost = 'db2'\n");
-        let expected = [Change { key: "server.s2".to_owned(), live: false }];
+        let expected = [Change { key: "server.s2".to_owned(), live: false, scope: Scope::Cluster }];
         assert_eq!(diff(&config(SMALLEST), &config(&both)), expected);
         assert_eq!(diff(&config(&both), &config(SMALLEST)), expected);
+    }
+
+    #[test]
+    fn a_cluster_and_its_nodes_that_come_or_go_are_named() {
+        let of_three = before();
+        let named = |old: &Config, new: &Config| {
+            diff(old, new).into_iter().map(|change| (change.key, change.live)).collect::<Vec<_>>()
+        };
+        let alone = Config { cluster: None, ..of_three.clone() };
+        assert_eq!(named(&alone, &of_three), [("cluster".to_owned(), false)]);
+        assert_eq!(named(&of_three, &alone), [("cluster".to_owned(), false)]);
+        let mut fewer = of_three.clone();
+        fewer.cluster.as_mut().unwrap().nodes.pop();
+        assert_eq!(named(&of_three, &fewer), [("node.n3".to_owned(), false)]);
+        assert_eq!(named(&fewer, &of_three), [("node.n3".to_owned(), false)]);
     }
 
     #[test]
@@ -214,45 +288,27 @@ mod tests {
         assert_eq!(diff_of(&text), [("auth.query".to_owned(), true)]);
     }
 
-    /// Each key with another value than its default, or than `before`.
-    const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
-        [listen]\naddresses = ['127.0.0.1:2']\nunix_socket_directory = '/s'\nunix_socket_mode = 0o700\nbacklog = 9\n\
-        [admin]\naddress = '127.0.0.1:3'\nsocket = '/s/a'\n[log]\nlevel = 'debug'\nformat = 'json'\n\
-        [limits]\nmax_client_connections = 9\nmax_unauthenticated_per_address = 9\nstartup_timeout_ms = 9\n\
-        client_idle_timeout_ms = 9\nidle_in_transaction_timeout_ms = 9\nshutdown_timeout_ms = 9\n\
-        max_message_bytes = 99999\nmax_inspected_statement_bytes = 9999\n\
-        max_prepared_statements_per_session = 9\nmax_prepared_bytes_per_session = 9999\n\
-        [client_tls]\nmode = 'allow'\ncert_file = 'c'\nkey_file = 'k'\nclient_ca_file = 'a'\n\
-        [server_tls]\nmode = 'verify-ca'\nca_file = 'a'\ncert_file = 'c'\nkey_file = 'k'\n\
-        [auth]\nhba_file = 'h'\nuser_file = 'u'\n\
-        [auth.query]\nuser = 'r'\ndatabase = 'd'\nquery = 'select $1'\ncache_ms = 9\n\
-        [pool]\nmode = 'session'\nsize = 9\nmin = 8\nreserve = 1\nreserve_after_ms = 8\n\
-        max_server_connections = 99\nacquire_timeout_ms = 9\nconnect_timeout_ms = 9\nconnect_rate = 9\n\
-        idle_timeout_ms = 9\nlifetime_ms = 9\ncheck_after_idle_ms = 9\nmax_prepared_statements = 9\n\
-        max_prepared_bytes = 9999\n[[pool.override]]\nuser = 'x'\n\
-        [split]\nenabled = false\nconsistency = 'eventual'\nmax_lag_bytes = 9\nmax_lag_ms = 9\nfloor_wait_ms = 9\n\
-        prefer_same_zone = true\nprefer_least_lag = true\nread_only_functions = ['f']\nwrite_functions = ['g']\n\
-        catalog_max_age_ms = 9999\n[[split.preference]]\ntarget = 'primary'\n\
-        [health]\nuser = 'x'\npassword_file = 'p'\ndatabase = 'd'\nperiod_ms = 99\ntimeout_ms = 99\nretries = 9\n\
-        [[server]]\nid = 's1'\nhost = 'db2'\nport = 9\nweight = 9\nzone = 'b'\n";
-
     #[test]
     fn every_key_is_compared_and_applied_as_the_documentation_says() {
-        let before = config(&SMALLEST.replace("[[server]]", "[auth.query]\nuser = 'q'\n[[server]]"));
-        let after = config(AFTER);
+        let (before, after) = (before(), after());
         let changes = diff(&before, &after);
-        let named: BTreeSet<_> = changes.iter().map(|change| change.key.replace(".s1.", ".")).collect();
-        for section in keys::SECTIONS {
-            let whole = matches!(section.name, "pool.override" | "split.preference");
-            for key in
-                section.keys.iter().map(|key| section.qualified(key.name)).filter(|key| key != "server.id")
-            {
-                assert!(named.contains(if whole { section.name } else { &key }), "{key} is not compared");
-            }
-        }
+        assert_every_key(&changes);
         let part = live_part(&before, after.clone());
         let (live, restart): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| change.live);
         assert_eq!(diff(&before, &part), live, "applied live");
         assert_eq!(diff(&part, &after), restart, "kept until a restart");
+    }
+
+    #[test]
+    fn endpoints_wait_for_the_cluster_that_they_come_with() {
+        let (alone, with_cluster) = (config(SMALLEST), after());
+        let part = live_part(&alone, with_cluster.clone());
+        assert_eq!((part.cluster, part.endpoints), (None, vec![]));
+        let live = |old, new| {
+            let change = diff(old, new).into_iter().find(|change| change.key == "endpoint");
+            change.map(|change| change.live)
+        };
+        assert_eq!(live(&alone, &with_cluster), Some(false));
+        assert_eq!(live(&before(), &with_cluster), Some(true));
     }
 }

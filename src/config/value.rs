@@ -5,8 +5,11 @@
 
 use std::net::SocketAddr;
 
+use komainu_escalation::MethodSettings;
+use komainu_escalation::program::ProgramSettings;
+use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeInteger, DeValue};
+use toml::de::{DeInteger, DeValue, ValueDeserializer};
 
 use super::PreferenceTarget;
 use super::keys::{Key, Kind};
@@ -21,6 +24,8 @@ pub(super) enum Value {
     Address(SocketAddr),
     Addresses(Vec<SocketAddr>),
     Target(PreferenceTarget),
+    Method(MethodSettings),
+    Program(ProgramSettings),
 }
 
 /// What is wrong, and what to do.
@@ -28,20 +33,26 @@ pub(super) enum Value {
 pub(super) struct Mismatch {
     pub problem: String,
     pub remedy: String,
+    /// Where in the file, if it is known better than by the line of the key.
+    pub offset: Option<usize>,
 }
 
 fn mismatch<T>(problem: impl Into<String>, remedy: impl Into<String>) -> Result<T, Mismatch> {
-    Err(Mismatch { problem: problem.into(), remedy: remedy.into() })
+    Err(Mismatch { problem: problem.into(), remedy: remedy.into(), offset: None })
 }
 
 const PORT_EXAMPLE: &str = "write an IP address and a port, such as \"127.0.0.1:9999\" or \"[::1]:9999\"";
 const TARGET_EXAMPLE: &str = "write \"primary\", \"standbys\", or servers by weight: { s2 = 3, s3 = 1 }";
+const METHOD_EXAMPLE: &str =
+    "write method.elastic-ip = { allocation_id = \"eipalloc-…\" }, or another one of docs/escalation.md";
+const PROGRAM_EXAMPLE: &str = "write { command = [\"/path/to/program\"], deadline_ms = 5000 }";
 const MODE_EXAMPLE: &str = "write it in octal, from 0o000 to 0o777";
 const MAX_MODE: u64 = 0o777;
 const MAX_SHARE: u64 = 10_000;
 
 impl Value {
-    pub(super) fn read(key: &Key, value: &DeValue<'_>) -> Result<Self, Mismatch> {
+    pub(super) fn read(key: &Key, spanned: &Spanned<DeValue<'_>>) -> Result<Self, Mismatch> {
+        let value = spanned.get_ref();
         match key.kind {
             Kind::Bool => match value.as_bool() {
                 Some(value) => Ok(Self::Bool(value)),
@@ -55,6 +66,8 @@ impl Value {
             Kind::Addresses => addresses(value).map(Self::Addresses),
             Kind::Names => list(value, "a list of names", "write it as [\"name\"]", text).map(Self::Names),
             Kind::Target => target(value).map(Self::Target),
+            Kind::Method => method(spanned).map(Self::Method),
+            Kind::Program => by_serde(spanned, PROGRAM_EXAMPLE).map(Self::Program),
         }
     }
 }
@@ -220,15 +233,39 @@ fn target(value: &DeValue<'_>) -> Result<PreferenceTarget, Mismatch> {
     Ok(PreferenceTarget::Servers(servers))
 }
 
+fn method(value: &Spanned<DeValue<'_>>) -> Result<MethodSettings, Mismatch> {
+    match value.get_ref() {
+        DeValue::Table(methods) if methods.len() == 1 => by_serde(value, METHOD_EXAMPLE),
+        DeValue::Table(methods) => {
+            mismatch(format!("expected one method, found {}", methods.len()), METHOD_EXAMPLE)
+        }
+        other => wrong_type("a method with its keys", other, METHOD_EXAMPLE),
+    }
+}
+
+/// What another crate defines and reads: its words for what is wrong, and the place.
+fn by_serde<T: DeserializeOwned>(value: &Spanned<DeValue<'_>>, example: &str) -> Result<T, Mismatch> {
+    if !value.get_ref().is_table() {
+        return wrong_type("keys with values", value.get_ref(), example);
+    }
+    T::deserialize(ValueDeserializer::from(value.clone())).map_err(|error| Mismatch {
+        // The message, and on a line of its own the name of the key it is about.
+        problem: error.to_string().trim_end().replace('\n', ", "),
+        remedy: example.to_owned(),
+        offset: error.span().map(|span| span.start),
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use komainu_escalation::elastic_ip::ElasticIpSettings;
+
     use super::*;
     use crate::config::keys::{self, Preset, SECTIONS};
 
     fn read(key: &str, text: &str) -> Result<Value, String> {
         let value = DeValue::parse(text).unwrap();
-        Value::read(keys::key(key).unwrap(), value.get_ref())
-            .map_err(|m| format!("{}; {}", m.problem, m.remedy))
+        Value::read(keys::key(key).unwrap(), &value).map_err(|m| format!("{}; {}", m.problem, m.remedy))
     }
 
     #[test]
@@ -268,6 +305,20 @@ mod tests {
                 "{ b = 3, a = 0 }",
                 Value::Target(PreferenceTarget::Servers(vec![("a".into(), 0), ("b".into(), 3)])),
             ),
+            (
+                "endpoint.method",
+                "{ elastic-ip = { allocation_id = 'eipalloc-1' } }",
+                Value::Method(MethodSettings::ElasticIp(ElasticIpSettings {
+                    allocation_id: "eipalloc-1".into(),
+                })),
+            ),
+            ("endpoint.method", "{ command = { command = ['/m', '-v'], deadline_ms = 9 } }", {
+                let command = vec!["/m".into(), "-v".into()];
+                Value::Method(MethodSettings::Command(ProgramSettings { command, deadline_ms: 9 }))
+            }),
+            ("endpoint.pre", "{ command = ['/p'] }", {
+                Value::Program(ProgramSettings { command: vec!["/p".into()], deadline_ms: 5000 })
+            }),
         ] {
             assert_eq!(read(key, text), Ok(expected), "{key} = {text}");
         }
@@ -311,6 +362,51 @@ mod tests {
             ("split.preference.target", "{ a = 0 }", "no server has a weight above 0"),
             ("split.preference.target", "{ a = 'x' }", "the weight of \"a\" is no number"),
             ("split.preference.target", "['a']", "expected a word or servers by weight"),
+            (
+                "endpoint.method",
+                "'elastic-ip'",
+                "expected a method with its keys, found text in quotes; write",
+            ),
+            ("endpoint.method", "{}", "expected one method, found 0"),
+            ("endpoint.method", "{ command = {}, route53 = {} }", "expected one method, found 2"),
+            (
+                "endpoint.method",
+                "{ teleport = {} }",
+                "unknown variant `teleport`, expected one of `elastic-ip`, ",
+            ),
+            (
+                "endpoint.method",
+                "{ elastic-ip = { id = 'x' } }",
+                "unknown field `id`, expected `allocation_id`",
+            ),
+            (
+                "endpoint.method",
+                "{ elastic-ip = {} }",
+                "missing field `allocation_id`; write method.elastic-ip",
+            ),
+            (
+                "endpoint.method",
+                "{ elastic-ip = { allocation_id = 3 } }",
+                "expected a string, in `allocation_id`; ",
+            ),
+            ("endpoint.method", "{ secondary-ip = { address = '10.0.0' } }", "invalid IPv4 address"),
+            (
+                "endpoint.pre",
+                "'/bin/true'",
+                "expected keys with values, found text in quotes; write { command",
+            ),
+            ("endpoint.pre", "['/bin/true']", "expected keys with values, found a list"),
+            (
+                "endpoint.pre",
+                "{ command = '/bin/true' }",
+                "expected a sequence, in `command`; write { command",
+            ),
+            ("endpoint.pre", "{ command = ['x'], deadline_ms = -1 }", "`-1`, expected u64, in `deadline_ms`"),
+            (
+                "endpoint.post",
+                "{ command = ['x'], deadline = 1 }",
+                "unknown field `deadline`, expected `command`",
+            ),
         ] {
             let error = read(key, text).unwrap_err();
             assert!(error.contains(says), "{key} = {text}: {error}");

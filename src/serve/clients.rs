@@ -23,6 +23,7 @@ use crate::client::error::HandshakeError;
 use crate::client::handshake::{Authenticated, Outcome, handshake};
 use crate::client::unauthenticated::Unauthenticated;
 use crate::config::Config;
+use crate::consensus::node::ClusterHandle;
 use crate::net::{Stream, sockopt};
 use crate::session::login::{LoginError, Newcomer, log_in, send_last};
 use crate::session::{Gateway, Session};
@@ -50,6 +51,7 @@ pub struct Clients {
 
 struct Door {
     gateway: Arc<Gateway>,
+    cluster: Option<ClusterHandle>,
     access: Arc<Access>,
     unauthenticated: Arc<Unauthenticated>,
     present: AtomicUsize,
@@ -66,9 +68,15 @@ impl Drop for Place {
 }
 
 impl Clients {
-    pub fn listen(config: &Config, gateway: Arc<Gateway>, access: Arc<Access>) -> Result<Self, ListenError> {
+    pub fn listen(
+        config: &Config,
+        gateway: Arc<Gateway>,
+        access: Arc<Access>,
+        cluster: Option<ClusterHandle>,
+    ) -> Result<Self, ListenError> {
         let door = Arc::new(Door {
             gateway,
+            cluster,
             access,
             unauthenticated: Unauthenticated::new(config.limits.max_unauthenticated_per_address),
             present: AtomicUsize::new(0),
@@ -199,7 +207,7 @@ async fn receive(mut stream: Stream, address: Option<SocketAddr>, door: Arc<Door
     drop(context);
     drop(guard);
     match outcome {
-        Ok(Outcome::Cancel(request, stream)) => Box::pin(cancel(&door.gateway, &request, stream)).await,
+        Ok(Outcome::Cancel(request, stream)) => Box::pin(cancel(&door, &request, stream)).await,
         Ok(Outcome::Client(authenticated)) => {
             let Some(session) = Box::pin(admit(&door, authenticated, peer)).await else { return };
             drop(door);
@@ -256,6 +264,17 @@ async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<
         send_last(&mut newcomer.stream, &out).await;
         return None;
     }
+    if door.leads_elsewhere() {
+        gateway.counters.login_failed(LoginFailure::NotOwner);
+        let mut out = std::mem::take(&mut newcomer.pending);
+        Report::fatal(sqlstate::CANNOT_CONNECT_NOW, "this komainu node does not own the endpoint now")
+            .hint(
+                "connect again through the endpoint's address; endpoint.refuse_when_not_owner asks for this",
+            )
+            .encode(&mut out);
+        send_last(&mut newcomer.stream, &out).await;
+        return None;
+    }
     let user = newcomer.user.clone();
     let refused = |error: &LoginError| {
         gateway.counters.login_failed(LoginFailure::Server);
@@ -276,20 +295,41 @@ fn credential(login: ServerLogin) -> Credential {
     }
 }
 
-async fn cancel(gateway: &Gateway, request: &Cancel, stream: Stream) {
-    let Some(slot) = gateway.cancels.find(request.pid.cast_signed(), &request.key) else {
-        gateway.counters.cancel_request(CancelResult::UnknownKey);
-        return;
+async fn cancel(door: &Door, request: &Cancel, stream: Stream) {
+    let pid = request.pid.cast_signed();
+    let result = match (cancel_here(&door.gateway, pid, &request.key).await, &door.cluster) {
+        (Some(result), _) => result,
+        // An endpoint that moved, or a load balancer, brought it here instead of where the session is.
+        (None, Some(cluster)) if cluster.cancel_elsewhere(pid, &request.key).await => CancelResult::PassedOn,
+        (None, _) => CancelResult::UnknownKey,
     };
-    let Some(under_way) = slot.begin_cancel() else {
-        gateway.counters.cancel_request(CancelResult::Idle);
-        return;
-    };
-    let result = gateway.cancel_on_server(&under_way.address).await;
-    drop(under_way);
-    gateway.counters.cancel_request(if result { CancelResult::Sent } else { CancelResult::Failed });
+    door.gateway.counters.cancel_request(result);
     // The client takes the end of this connection for the sign that it is done.
     drop(stream);
+}
+
+/// None: no session of this process has the key.
+pub async fn cancel_here(gateway: &Gateway, pid: i32, key: &[u8]) -> Option<CancelResult> {
+    let slot = gateway.cancels.find(pid, key)?;
+    let Some(under_way) = slot.begin_cancel() else { return Some(CancelResult::Idle) };
+    let sent = gateway.cancel_on_server(&under_way.address).await;
+    Some(if sent { CancelResult::Sent } else { CancelResult::Failed })
+}
+
+impl Door {
+    /// Whether clients are to be refused because the endpoint is another node's.
+    fn leads_elsewhere(&self) -> bool {
+        let Some(cluster) = &self.cluster else { return false };
+        let settled = self.gateway.settled();
+        let mut refusing = settled.config.endpoints.iter().filter(|endpoint| endpoint.refuse_when_not_owner);
+        let Some(first) = refusing.next() else { return false };
+        let applied = cluster.applied();
+        let owned = std::iter::once(first).chain(refusing).any(|endpoint| {
+            let known = applied.state.endpoints().get(&endpoint.settings.name);
+            known.and_then(|known| known.owner.as_deref()) == Some(cluster.node())
+        });
+        !owned || !cluster.lease().holds()
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@
 
 mod access;
 mod clients;
+mod cluster;
+mod configuration;
+pub(crate) mod endpoints;
 mod scheduling;
 mod ticks;
 
@@ -22,6 +25,7 @@ use crate::clock;
 use crate::cluster::observe::catalog::{CatalogSettings, CatalogSource};
 use crate::cluster::observe::credential::HealthLogin;
 use crate::cluster::observe::{Observer, Settings};
+use crate::cluster::right::WriteRight;
 use crate::config::{self, Config};
 use crate::net::tls::{ServerTlsContext, TlsConfigError};
 use crate::pool::Pools;
@@ -32,6 +36,8 @@ use crate::telemetry::{Counters, log};
 
 use access::{Access, AccessError};
 use clients::{Clients, ListenError};
+use cluster::{Cluster, ClusterError};
+use configuration::Configuration;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -47,17 +53,24 @@ pub enum ServeError {
     Access(#[from] AccessError),
     #[error("TLS to servers: {0}")]
     ServerTls(#[from] TlsConfigError),
+    #[error(transparent)]
+    Node(#[from] config::NodeError),
+    #[error("{0}")]
+    Cluster(#[from] ClusterError),
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
 }
 
-/// Serves until it is told to end.
-pub fn run(path: &Path) -> Result<(), ServeError> {
-    let (config, warnings) = config::file::load(path)?;
-    let log = log::init(&config.log)?;
+/// Serves until it is told to end; in a cluster as `node`.
+pub fn run(path: &Path, node: Option<String>) -> Result<(), ServeError> {
+    let (local, warnings) = config::file::load(path)?;
+    let log = log::init(&local.log)?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
+    let configuration = Configuration::begin(path, local);
+    let config = configuration.in_force();
+    config::this_node(&config, node.as_deref())?;
     raise_file_limit(
         config.limits.max_client_connections + config.pool.max_server_connections * config.servers.len(),
     );
@@ -73,10 +86,15 @@ pub fn run(path: &Path) -> Result<(), ServeError> {
             .build()?,
     };
     clock::tick();
-    runtime.block_on(serve(path, config, log))
+    runtime.block_on(serve(configuration, node.as_deref(), log))
 }
 
-async fn serve(path: &Path, config: Config, log: LogControl) -> Result<(), ServeError> {
+async fn serve(
+    mut configuration: Configuration,
+    node: Option<&str>,
+    log: LogControl,
+) -> Result<(), ServeError> {
+    let config = configuration.in_force();
     // Signals first: one that comes while we start is not lost.
     let mut signals = Signals::new()?;
     let server_tls = Arc::new(ServerTlsContext::load(&config.server_tls)?);
@@ -84,26 +102,45 @@ async fn serve(path: &Path, config: Config, log: LogControl) -> Result<(), Serve
     let listening = Arc::new(AtomicBool::new(false));
 
     let observer = Observer::start(how_to_look(&config, &server_tls))?;
+    let right = Arc::new(match config.cluster {
+        Some(_) => WriteRight::none(),
+        None => WriteRight::unlimited(),
+    });
+    let me = config::this_node(&config, node)?;
+    let cluster = match (&config.cluster, me) {
+        (Some(cluster), Some(me)) => {
+            let text = configuration.shared_text();
+            Some(Cluster::start(cluster, me, &config, text, right.clone(), observer.view.clone())?)
+        }
+        _ => None,
+    };
     if config.workers == 1 {
-        // This thread serves them itself. The observer's is on its way already and keeps what it has.
+        // This thread serves them itself. The other threads are on their way already and keep what they have.
         scheduling::apply(config.worker_scheduling);
     }
+    let (snapshot, view) = match &cluster {
+        Some(cluster) => (cluster.published.snapshot.clone(), cluster.published.view.clone()),
+        None => (observer.snapshot.clone(), observer.view.clone()),
+    };
     let catalogs = Arc::new(CatalogSource::new(CatalogSettings {
-        snapshot: observer.snapshot.clone(),
+        snapshot: snapshot.clone(),
         own: observer.settings(),
         max_age: Duration::from_millis(config.split.catalog_max_age_ms),
     }));
     let counters = Arc::new(Counters::new(config.servers.len()));
-    let config = Arc::new(config);
     let gateway = Arc::new(Gateway::new(Parts {
         config: config.clone(),
-        topology: observer.snapshot.clone(),
-        view: observer.view.clone(),
+        topology: snapshot,
+        view: view.clone(),
         pools: Pools::new(config.pool.clone(), server_tls.clone()),
         counters: counters.clone(),
         catalogs,
         looks: observer.look.clone(),
+        right,
     }));
+    if let Some(cluster) = &cluster {
+        cluster.serves(&gateway);
+    }
     let access = Access::load(&config, &gateway, &server_tls)?;
 
     let census = {
@@ -111,7 +148,7 @@ async fn serve(path: &Path, config: Config, log: LogControl) -> Result<(), Serve
         Arc::new(move || ticks::census(&gateway))
     };
     let router = admin::router(AdminState {
-        view: observer.view.clone(),
+        view,
         counters,
         census,
         listening: listening.clone(),
@@ -120,21 +157,51 @@ async fn serve(path: &Path, config: Config, log: LogControl) -> Result<(), Serve
     let admin = tokio::spawn(admin::serve(admin_listener, router));
     let housekeeping = tokio::spawn(ticks::keep_house(gateway.clone()));
 
-    let clients = Clients::listen(&config, gateway.clone(), access.clone())?;
+    let handle = cluster.as_ref().map(Cluster::handle);
+    let clients = Clients::listen(&config, gateway.clone(), access.clone(), handle.clone())?;
     listening.store(true, Ordering::Release);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), addresses = ?clients.addresses(), servers = config.servers.len(), "komainu is listening");
+    drop(config);
 
-    let mut current = config;
-    while let Told::Reload = signals.next().await {
-        if let Some(new) = reload(path, &current, &gateway, &access, &observer, &log) {
-            current = new;
+    let parts = Reloadable { gateway: &gateway, access: &access, observer: &observer, log: &log };
+    let mut agreed = handle.as_ref().map(|handle| handle.watch());
+    loop {
+        let new = tokio::select! {
+            told = signals.next() => match told {
+                Told::End => break,
+                Told::Reload => {
+                    if let Some(Err(error)) = handle.as_ref().map(|handle| handle.reload_certificates()) {
+                        tracing::error!(error, "the node's certificates were not read again");
+                    }
+                    configuration.read_file_again()
+                }
+            },
+            applied = configuration::next_agreed(&mut agreed, configuration.version()) => {
+                configuration.agree(&applied)
+            }
+        };
+        let Some(new) = new else { continue };
+        if let Some(new) = parts.take(&configuration.in_force(), new) {
+            configuration.now(new.clone());
+            if let Some(cluster) = &cluster {
+                cluster.reconfigure(&new, configuration.shared_text());
+                if configuration.version() > 0
+                    && let Err(error) = cluster.keep(configuration.shared_text())
+                {
+                    tracing::warn!(%error, "the cluster's configuration is not kept for the next start");
+                }
+            }
         }
     }
+    if let Some(cluster) = &cluster {
+        cluster.hand_over().await;
+    }
     listening.store(false, Ordering::Release);
-    drain(&current, &gateway, clients, &mut signals).await;
+    drain(&configuration.in_force(), &gateway, clients, &mut signals).await;
     housekeeping.abort();
     admin.abort();
     gateway.pools.retire_all();
+    drop(cluster);
     tracing::info!("komainu has ended");
     Ok(())
 }
@@ -146,6 +213,7 @@ fn how_to_look(config: &Config, tls: &Arc<ServerTlsContext>) -> Settings {
         tls: tls.clone(),
         login: HealthLogin::new(&config.health, access::plain_secret(&config.auth)),
         clock: clock::process(),
+        in_cluster: config.cluster.is_some(),
     }
 }
 
@@ -182,51 +250,47 @@ async fn drain(config: &Config, gateway: &Gateway, clients: Clients, signals: &m
     let _ = tokio::time::timeout(Duration::from_secs(2), last_words).await;
 }
 
-/// Reads the configuration again. A bad one changes nothing.
-fn reload(
-    path: &Path,
-    current: &Arc<Config>,
-    gateway: &Arc<Gateway>,
-    access: &Arc<Access>,
-    observer: &Observer,
-    log: &LogControl,
-) -> Option<Arc<Config>> {
-    let (new, warnings) = match config::file::load(path) {
-        Ok(loaded) => loaded,
-        Err(report) => {
-            tracing::error!("the configuration was not reloaded:\n{report}");
+/// What a new configuration is given to.
+struct Reloadable<'a> {
+    gateway: &'a Arc<Gateway>,
+    access: &'a Access,
+    observer: &'a Observer,
+    log: &'a LogControl,
+}
+
+impl Reloadable<'_> {
+    /// Brings a configuration into force, as far as it can be without a restart. One that cannot be used changes nothing.
+    fn take(&self, current: &Arc<Config>, new: Config) -> Option<Arc<Config>> {
+        let changes = config::reload::diff(current, &new);
+        let named = |live| {
+            let changes = changes.iter().filter(move |change| change.live == live);
+            changes.map(|change| change.key.as_str()).collect::<Vec<_>>()
+        };
+        let new = Arc::new(config::reload::live_part(current, new));
+        let tls = match ServerTlsContext::load(&new.server_tls) {
+            Ok(tls) => Arc::new(tls),
+            Err(error) => {
+                tracing::error!(%error, "the configuration was not reloaded: TLS to servers");
+                return None;
+            }
+        };
+        if let Err(error) = self.access.reload(&new, self.gateway, &tls) {
+            tracing::error!(%error, "the configuration was not reloaded");
             return None;
         }
-    };
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let changes = config::reload::diff(current, &new);
-    let fixed: Vec<_> =
-        changes.iter().filter(|change| !change.live).map(|change| change.key.as_str()).collect();
-    let live: Vec<_> =
-        changes.iter().filter(|change| change.live).map(|change| change.key.as_str()).collect();
-    let new = Arc::new(config::reload::live_part(current, new));
-    let tls = match ServerTlsContext::load(&new.server_tls) {
-        Ok(tls) => Arc::new(tls),
-        Err(error) => {
-            tracing::error!(%error, "the configuration was not reloaded: TLS to servers");
-            return None;
+        if let Err(error) = self.log.reload(&new.log.level) {
+            tracing::error!(%error, "the log level was not changed");
         }
-    };
-    if let Err(error) = access.reload(&new, gateway, &tls) {
-        tracing::error!(%error, "the configuration was not reloaded");
-        return None;
+        self.observer.reconfigure(how_to_look(&new, &tls));
+        self.gateway.pools.reconfigure(new.pool.clone(), tls);
+        self.gateway.reconfigure(new.clone());
+        tracing::info!(changed = ?named(true), "configuration reloaded");
+        let fixed = named(false);
+        if !fixed.is_empty() {
+            tracing::warn!(keys = ?fixed, "these keys change only with a restart");
+        }
+        Some(new)
     }
-    if let Err(error) = log.reload(&new.log.level) {
-        tracing::error!(%error, "the log level was not changed");
-    }
-    observer.reconfigure(how_to_look(&new, &tls));
-    gateway.pools.reconfigure(new.pool.clone(), tls);
-    gateway.reconfigure(new.clone());
-    tracing::info!(changed = ?live, "configuration reloaded");
-    if !fixed.is_empty() {
-        tracing::warn!(keys = ?fixed, "these keys change only with a restart");
-    }
-    Some(new)
 }
 
 /// As many open files as we may have, and at least as many as the configuration needs.

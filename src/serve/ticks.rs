@@ -24,6 +24,7 @@ pub async fn keep_house(gateway: Arc<Gateway>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut epoch = topology.borrow_and_update().epoch;
+    let mut had_primary = topology.borrow().primary.is_some();
     let mut count = 0u32;
     let mut up = Vec::new();
     loop {
@@ -45,12 +46,14 @@ pub async fn keep_house(gateway: Arc<Gateway>) {
                     return;
                 }
                 let now = topology.borrow_and_update().epoch;
+                let has_primary = topology.borrow().primary.is_some();
+                let lost_primary = std::mem::replace(&mut had_primary, has_primary) && !has_primary;
                 if now != epoch {
                     // A new primary: nothing of the old one's is used again.
                     epoch = now;
                     gateway.pools.retire_other_epochs(epoch);
                     gateway.sessions.tell_all(Order::Look);
-                } else if standbys_lost(&mut up, &topology.borrow()) {
+                } else if standbys_lost(&mut up, &topology.borrow()) || lost_primary {
                     gateway.sessions.tell_all(Order::Look);
                 } else {
                     gateway.sessions.look_if_waiting();

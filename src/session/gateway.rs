@@ -19,6 +19,7 @@ use crate::backend::connect;
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
 use crate::cluster::observe::catalog::CatalogSource;
+use crate::cluster::right::WriteRight;
 use crate::config::Config;
 use crate::pool::Pools;
 use crate::route::{
@@ -61,6 +62,8 @@ pub struct Gateway {
     pub catalogs: Arc<CatalogSource>,
     /// Asks for an immediate look at the cluster.
     pub looks: LookNow,
+    /// Whether this node may use the primary.
+    pub right: Arc<WriteRight>,
     pub draining: AtomicBool,
 }
 
@@ -79,6 +82,7 @@ pub struct Parts {
     pub counters: Arc<Counters>,
     pub catalogs: Arc<CatalogSource>,
     pub looks: LookNow,
+    pub right: Arc<WriteRight>,
 }
 
 impl Gateway {
@@ -95,6 +99,7 @@ impl Gateway {
             counters: parts.counters,
             catalogs: parts.catalogs,
             looks: parts.looks,
+            right: parts.right,
             draining: AtomicBool::new(false),
         }
     }

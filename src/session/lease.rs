@@ -14,6 +14,7 @@ use crate::backend::ServerConn;
 use crate::backend::conn::OwnStatement;
 use crate::backend::expect::Question;
 use crate::clock::{coarse_ms, now_ms};
+use crate::cluster::right::WriteRight;
 use crate::pool::Pool;
 use crate::route::DecisionReason;
 use crate::wire::message;
@@ -64,6 +65,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Whether this node may still use the server: a primary only in its epoch, and only while this node has its lease.
+    pub fn may_be_used(&self, right: &WriteRight) -> bool {
+        self.is_standby || right.allows(self.conn.epoch, now_ms)
+    }
+
     /// The client has begun to see the answer: it cannot be asked again elsewhere.
     pub fn is_relayed(&mut self) {
         if !self.retained.is_empty() {

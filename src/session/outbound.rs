@@ -33,6 +33,9 @@ impl Session {
         if lease.conn.output.is_empty() && !lease.conn.unflushed {
             return Ok(false);
         }
+        if !lease.may_be_used(&self.gateway.right) {
+            return self.server_gone(io::ErrorKind::PermissionDenied.into()).map(|()| true);
+        }
         let before = lease.conn.output.len();
         match lease.conn.poll_flush(cx) {
             Poll::Ready(Err(error)) => self.server_gone(error).map(|()| true),
@@ -58,6 +61,11 @@ impl Session {
             Poll::Ready(Ok(_)) => {}
             Poll::Ready(Err(error)) => return self.server_gone(error).map(|()| true),
         }
+        if !lease.may_be_used(&self.gateway.right) {
+            // It may come from a server that is not the primary any more: nobody is told.
+            return self.server_gone(io::ErrorKind::PermissionDenied.into()).map(|()| true);
+        }
+        let conn = &mut *lease.conn;
         if conn.input.is_full() && conn.input.capacity() == SMALL {
             // The server has more than one read takes: a stream of rows.
             conn.input.reserve(LARGE);

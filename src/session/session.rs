@@ -337,8 +337,13 @@ impl Session {
         match self.handle.order() {
             Order::None => return Ok(false),
             Order::Look => {
-                if self.lease.as_ref().is_some_and(|lease| lease.pool.is_retired()) {
-                    // Its epoch has ended: nothing that comes from this server counts any more.
+                let right = &self.gateway.right;
+                if self
+                    .lease
+                    .as_ref()
+                    .is_some_and(|lease| lease.pool.is_retired() || !lease.may_be_used(right))
+                {
+                    // Its epoch, or our right to it, has ended: nothing that comes from this server counts any more.
                     return self.server_gone(io::ErrorKind::ConnectionAborted.into()).map(|()| true);
                 }
                 self.look_at_topology();

@@ -100,6 +100,7 @@ labels! {
         Protocol "protocol",
         TooManyConnections "too_many_connections",
         Server "server",
+        NotOwner "not_owner",
     }
     /// What became of a cancel request.
     CancelResult {
@@ -107,6 +108,7 @@ labels! {
         UnknownKey "unknown_key",
         Idle "idle",
         Failed "failed",
+        PassedOn "passed_on",
     }
     /// Which way bytes were relayed.
     Direction { ToServers "to_servers", ToClients "to_clients", }

@@ -44,7 +44,9 @@ pub fn check_level(level: &str) -> Result<(), LogError> {
 }
 
 fn parse(level: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::try_new(level).map_err(|source| LogError::Filter { level: level.to_owned(), source })
+    // The replication library tells at `info` what it does for each vote and each change of membership.
+    let filter = if level == "off" { level.to_owned() } else { format!("openraft=warn,{level}") };
+    EnvFilter::try_new(filter).map_err(|source| LogError::Filter { level: level.to_owned(), source })
 }
 
 fn lines<S, W>(format: LogFormat, writer: W) -> Box<dyn Layer<S> + Send + Sync>

@@ -29,3 +29,4 @@ mod sandbox;
 mod session_state;
 mod standbys;
 mod tls;
+mod watchdog;

@@ -15,6 +15,8 @@ use super::{APP_PASSWORD, APP_USER, Cluster, PATIENCE, Wire, connect};
 
 pub struct Komainu {
     child: Mutex<Child>,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     port: ReservedPort,
     scratch: Scratch,
 }
@@ -24,6 +26,7 @@ pub struct KomainuBuilder {
     config: toml::Table,
     hba: String,
     users: String,
+    arguments: Vec<String>,
     environment: Vec<(String, String)>,
     files: Vec<(String, String)>,
     port: ReservedPort,
@@ -70,6 +73,7 @@ impl Komainu {
                 "\"{SUPERUSER}\" \"{}\"\n\"{APP_USER}\" \"{APP_PASSWORD}\"\n",
                 cluster.primary().password()
             ),
+            arguments: Vec::new(),
             environment: Vec::new(),
             files: Vec::new(),
             port,
@@ -167,6 +171,18 @@ impl Komainu {
         status.unwrap_or_else(|| panic!("komainu still runs after {within:?}"))
     }
 
+    /// As a power failure would.
+    pub fn kill(&self) {
+        let mut child = self.child();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// Once more where it was, after it has ended.
+    pub fn start_again(&self) {
+        *self.child() = spawn(self.directory(), &self.arguments, &self.environment);
+    }
+
     fn child(&self) -> std::sync::MutexGuard<'_, Child> {
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -227,6 +243,12 @@ impl KomainuBuilder {
         self
     }
 
+    /// More arguments of `komainu serve`.
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(ToString::to_string));
+        self
+    }
+
     /// Writes another file into the node's directory; see [`Self::directory`] for its path.
     pub fn file(mut self, name: &str, text: &str) -> Self {
         self.files.push((name.into(), text.into()));
@@ -254,18 +276,24 @@ impl KomainuBuilder {
         for (name, text) in &self.files {
             write_private(&directory.join(name), text);
         }
-        let log = File::create(directory.join("komainu.log")).unwrap();
-        let mut command: Command = process::command(env!("CARGO_BIN_EXE_komainu"), "KILL", None);
-        command
-            .args(["serve", "--config"])
-            .arg(directory.join("komainu.toml"))
-            .envs(self.environment)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log);
-        let child = process::spawn(command).unwrap();
-        Komainu { child: Mutex::new(child), port: self.port, scratch: self.scratch }
+        let child = Mutex::new(spawn(&directory, &self.arguments, &self.environment));
+        let KomainuBuilder { arguments, environment, port, scratch, .. } = self;
+        Komainu { child, arguments, environment, port, scratch }
     }
+}
+
+fn spawn(directory: &Path, arguments: &[String], environment: &[(String, String)]) -> Child {
+    let log = File::options().create(true).append(true).open(directory.join("komainu.log")).unwrap();
+    let mut command: Command = process::command(env!("CARGO_BIN_EXE_komainu"), "KILL", None);
+    command
+        .args(["serve", "--config"])
+        .arg(directory.join("komainu.toml"))
+        .args(arguments)
+        .envs(environment.iter().cloned())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log);
+    process::spawn(command).unwrap()
 }
 
 /// Keys and passwords: komainu may refuse files that others can read.

@@ -36,6 +36,15 @@ pub struct Surroundings {
     pub authority: Arc<dyn Authority>,
     pub status: watch::Sender<Status>,
     pub events: mpsc::Sender<Event>,
+    /// Milliseconds that go on while the machine sleeps; a simulation has its own.
+    pub now_ms: Clock,
+}
+
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// The machine's own clock.
+pub fn boottime() -> Clock {
+    Arc::new(boottime_ms)
 }
 
 pub async fn run<M: Method>(method: Arc<M>, mut reconciler: Reconciler<M::Rules>, mut around: Surroundings) {
@@ -59,7 +68,7 @@ async fn select<R: Rules>(
     confirmation: &mut JoinSet<Confirmation>,
 ) -> Option<Action<R::Step>> {
     loop {
-        let now_ms = boottime_ms();
+        let now_ms = (around.now_ms)();
         let claim = *around.claim.borrow_and_update();
         let before = reconciler.desired();
         reconciler.claimed(now_ms, claim, around.permitted(claim));
@@ -98,7 +107,7 @@ async fn perform<M: Method>(
         Action::Look => {
             // A look that hangs must not keep a new owner waiting.
             match unless_desire_changes(around, reconciler.desired(), method.inspect()).await {
-                Interrupted::Finished(result) => reconciler.looked(boottime_ms(), ms(started), result),
+                Interrupted::Finished(result) => reconciler.looked((around.now_ms)(), ms(started), result),
                 Interrupted::OtherDesire => {}
                 Interrupted::NobodyCares => return false,
             }
@@ -115,7 +124,7 @@ async fn perform<M: Method>(
             let steps = stage.steps.iter().map(|step| method.apply(step, &permit));
             let results = futures_util::future::join_all(steps).await;
             log_failures(&around.endpoint, epoch, &results);
-            reconciler.changed(boottime_ms(), ms(started), results);
+            reconciler.changed((around.now_ms)(), ms(started), results);
             true
         }
         Action::Program { when, intent, epoch } => {
@@ -124,7 +133,7 @@ async fn perform<M: Method>(
                 When::After => around.after.clone(),
             };
             let Some(settings) = settings else {
-                reconciler.programmed(boottime_ms(), 0.0, when, None);
+                reconciler.programmed((around.now_ms)(), 0.0, when, None);
                 return true;
             };
             let call = Call {
@@ -138,7 +147,7 @@ async fn perform<M: Method>(
             let desired = reconciler.desired();
             match unless_desire_changes(around, desired, program::run(&settings, &call)).await {
                 Interrupted::Finished(result) => {
-                    reconciler.programmed(boottime_ms(), ms(started), when, Some(result));
+                    reconciler.programmed((around.now_ms)(), ms(started), when, Some(result));
                 }
                 Interrupted::OtherDesire => {
                     tracing::warn!(endpoint = %around.endpoint, "killed a program: the endpoint's owner changed meanwhile");

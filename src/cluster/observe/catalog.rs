@@ -346,6 +346,7 @@ mod tests {
             health,
             tls: Arc::new(ServerTlsContext::disabled()),
             clock: Clock::start(),
+            in_cluster: false,
         };
         CatalogSource::new(CatalogSettings {
             snapshot: watch::channel(Arc::new(snapshot)).1,

@@ -119,6 +119,21 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// For the log: what it is and of what, without whole configurations.
+    pub fn summary(&self) -> String {
+        match self {
+            Change::CreateCluster { cluster_id, members, .. } => {
+                format!("create cluster {cluster_id} with {} members", members.len())
+            }
+            Change::ApplyConfiguration { version, .. } => {
+                format!("apply a configuration over version {version}")
+            }
+            other => format!("{other:?}"),
+        }
+    }
+}
+
 impl Command {
     /// Names end up in tables, labels and paths of the admin API.
     pub(super) fn check_names(&self) -> Result<(), Refusal> {

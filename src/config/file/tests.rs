@@ -445,6 +445,18 @@ fn directories_of_sockets_must_exist() {
     );
 }
 
+#[test]
+fn the_authority_of_the_nodes_must_be_there() {
+    let files = Files::new();
+    let nodes = ["a", "b", "c"].map(|id| format!("[[node]]\nid = '{id}'\nhost = 'h{id}'\n")).concat();
+    files.append(&format!("[cluster]\nname = 'shop'\npki_directory = 'p'\n{nodes}"));
+    let problems = files.problems();
+    assert!(problems.contains("k.toml:11: cluster.pki_directory: p/ca.crt cannot be read"), "{problems}");
+    fs::create_dir(files.0.path().join("p")).unwrap();
+    files.certificate("p/ca.crt", "p/unused.key", 2200);
+    assert_eq!(files.load(), (String::new(), String::new()));
+}
+
 /// The code blocks of the documentation, in order.
 fn documented_blocks() -> Vec<&'static str> {
     let text = include_str!("../../../docs/configuration.md");

@@ -2,9 +2,14 @@
 //!
 //! Owns the values only; what they mean is `keys`. Pure data.
 
-use super::Kind::{Address, Addresses, Bool, Choice, Integer, Mode, Names, Path, Target, Text};
+use komainu_escalation::aws::ATTEMPT_TIMEOUT_MAX_MS;
+
+use super::Kind::{
+    Address, Addresses, Bool, Choice, Integer, Method, Mode, Names, Path, Program, Target, Text,
+};
 use super::Preset::{As, Computed, Required, Unset, Value};
-use super::{Key, Kind, Preset, Section, Shape};
+use super::Scope::{Cluster, Node};
+use super::{Key, Kind, Preset, Scope, Section, Shape};
 
 /// A month: longer is surely a mistake of the unit.
 const MS: u64 = 2_592_000_000;
@@ -13,6 +18,8 @@ const GIB: u64 = 1_073_741_824;
 /// PostgreSQL's own ceiling for one message, `PQ_LARGE_MESSAGE_LIMIT`.
 const MESSAGE: u64 = GIB - 1;
 const WEIGHT: u64 = 10_000;
+/// An outage lasts longer than any of the times around a lease: a minute is no high availability.
+const LEASE: u64 = 60_000;
 const LIVE: bool = true;
 const RESTART: bool = false;
 
@@ -22,9 +29,10 @@ const fn key(
     unit: &'static str,
     default: Preset,
     live: bool,
+    scope: Scope,
     meaning: &'static str,
 ) -> Key {
-    Key { name, kind, unit, default, live, meaning }
+    Key { name, kind, unit, default, live, scope, meaning }
 }
 
 /// PostgreSQL's own catalog, for which the role must be a superuser; managed services need a function
@@ -39,171 +47,219 @@ pub static SECTIONS: &[Section] = &[
         name: "",
         shape: Shape::Top,
         keys: &[
-            key("zone", Text, "", Unset, LIVE, "Availability zone of this node, compared with `server.zone` when `split.prefer_same_zone` is on."),
-            key("workers", Integer(1, 1024), "threads", Computed("the number of CPUs"), RESTART, "Threads that serve clients."),
-            key("worker_scheduling", Choice(&["batch", "normal"]), "", Value("\"batch\""), RESTART, "How Linux schedules these threads. `batch`: on a busy machine they do not interrupt what runs when something comes for them, and so handle more at a time; `normal`: they do."),
+            key("zone", Text, "", Unset, LIVE, Node, "Availability zone of this node, compared with `server.zone` when `split.prefer_same_zone` is on."),
+            key("workers", Integer(1, 1024), "threads", Computed("the number of CPUs"), RESTART, Node, "Threads that serve clients."),
+            key("worker_scheduling", Choice(&["batch", "normal"]), "", Value("\"batch\""), RESTART, Node, "How Linux schedules these threads. `batch`: on a busy machine they do not interrupt what runs when something comes for them, and so handle more at a time; `normal`: they do."),
         ],
     },
     Section {
         name: "listen",
         shape: Shape::Table,
         keys: &[
-            key("addresses", Addresses, "", Required, RESTART, "Where clients connect over TCP: `\"127.0.0.1:9999\"`, `\"[::]:5432\"`, …"),
-            key("unix_socket_directory", Path, "", Unset, RESTART, "Also listen on the Unix socket `.s.PGSQL.<port>` in this directory; the port is that of the first address."),
-            key("unix_socket_mode", Mode, "octal", Value("0o777"), RESTART, "Permission bits of the Unix socket."),
-            key("backlog", Integer(1, 65_535), "connections", Value("1024"), RESTART, "Connections the kernel keeps waiting to be accepted; it caps them at `net.core.somaxconn` too."),
+            key("addresses", Addresses, "", Required, RESTART, Node, "Where clients connect over TCP: `\"127.0.0.1:9999\"`, `\"[::]:5432\"`, …"),
+            key("unix_socket_directory", Path, "", Unset, RESTART, Node, "Also listen on the Unix socket `.s.PGSQL.<port>` in this directory; the port is that of the first address."),
+            key("unix_socket_mode", Mode, "octal", Value("0o777"), RESTART, Node, "Permission bits of the Unix socket."),
+            key("backlog", Integer(1, 65_535), "connections", Value("1024"), RESTART, Node, "Connections the kernel keeps waiting to be accepted; it caps them at `net.core.somaxconn` too."),
         ],
     },
     Section {
         name: "admin",
         shape: Shape::Table,
         keys: &[
-            key("address", Address, "", Unset, RESTART, "HTTP address of `/metrics`, `/live` and `/ready`. It asks for no password: keep it on a private address."),
-            key("socket", Path, "", Unset, RESTART, "The same over a Unix socket at this path, guarded by its file permissions."),
+            key("address", Address, "", Unset, RESTART, Node, "HTTP address of `/metrics`, `/live` and `/ready`. It asks for no password: keep it on a private address."),
+            key("socket", Path, "", Unset, RESTART, Node, "The same over a Unix socket at this path, guarded by its file permissions."),
         ],
     },
     Section {
         name: "log",
         shape: Shape::Table,
         keys: &[
-            key("level", Text, "", Value("\"info\""), LIVE, "`error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter such as `info,komainu::pool=debug`."),
-            key("format", Choice(&["text", "json"]), "", Value("\"text\""), RESTART, "Lines to read, or one JSON object a line."),
+            key("level", Text, "", Value("\"info\""), LIVE, Node, "`error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter such as `info,komainu::pool=debug`."),
+            key("format", Choice(&["text", "json"]), "", Value("\"text\""), RESTART, Node, "Lines to read, or one JSON object a line."),
         ],
     },
     Section {
         name: "limits",
         shape: Shape::Table,
         keys: &[
-            key("max_client_connections", Integer(1, CONNECTIONS), "connections", Value("10000"), RESTART, "More clients than this are refused with 53300."),
-            key("max_unauthenticated_per_address", Integer(1, CONNECTIONS), "connections", Value("1000"), RESTART, "Connections of one address that have not logged in yet; more are refused."),
-            key("startup_timeout_ms", Integer(1, MS), "ms", Value("15000"), LIVE, "A client that has not logged in by then is disconnected."),
-            key("client_idle_timeout_ms", Integer(0, MS), "ms", Value("0"), LIVE, "A client idle outside a transaction for longer is ended (57P05). 0: never."),
-            key("idle_in_transaction_timeout_ms", Integer(0, MS), "ms", Value("0"), LIVE, "A client idle inside a transaction for longer is ended (25P03). 0: never."),
-            key("shutdown_timeout_ms", Integer(0, MS), "ms", Value("30000"), LIVE, "How long running transactions may go on after SIGTERM. 0: they are ended at once."),
-            key("max_message_bytes", Integer(65_536, MESSAGE), "bytes", Value("1073741823"), LIVE, "Largest single message of a client that has logged in; the default is PostgreSQL's own limit."),
-            key("max_inspected_statement_bytes", Integer(1024, MESSAGE), "bytes", Value("1048576"), LIVE, "A longer statement is not looked into: it goes to the primary and pins its session to one connection."),
-            key("max_prepared_statements_per_session", Integer(1, CONNECTIONS), "statements", Value("5000"), LIVE, "Named statements one client may hold."),
-            key("max_prepared_bytes_per_session", Integer(1024, MESSAGE), "bytes", Value("16777216"), LIVE, "Bytes of the texts of those statements."),
+            key("max_client_connections", Integer(1, CONNECTIONS), "connections", Value("10000"), RESTART, Cluster, "More clients than this are refused with 53300."),
+            key("max_unauthenticated_per_address", Integer(1, CONNECTIONS), "connections", Value("1000"), RESTART, Cluster, "Connections of one address that have not logged in yet; more are refused."),
+            key("startup_timeout_ms", Integer(1, MS), "ms", Value("15000"), LIVE, Cluster, "A client that has not logged in by then is disconnected."),
+            key("client_idle_timeout_ms", Integer(0, MS), "ms", Value("0"), LIVE, Cluster, "A client idle outside a transaction for longer is ended (57P05). 0: never."),
+            key("idle_in_transaction_timeout_ms", Integer(0, MS), "ms", Value("0"), LIVE, Cluster, "A client idle inside a transaction for longer is ended (25P03). 0: never."),
+            key("shutdown_timeout_ms", Integer(0, MS), "ms", Value("30000"), LIVE, Cluster, "How long running transactions may go on after SIGTERM. 0: they are ended at once."),
+            key("max_message_bytes", Integer(65_536, MESSAGE), "bytes", Value("1073741823"), LIVE, Cluster, "Largest single message of a client that has logged in; the default is PostgreSQL's own limit."),
+            key("max_inspected_statement_bytes", Integer(1024, MESSAGE), "bytes", Value("1048576"), LIVE, Cluster, "A longer statement is not looked into: it goes to the primary and pins its session to one connection."),
+            key("max_prepared_statements_per_session", Integer(1, CONNECTIONS), "statements", Value("5000"), LIVE, Cluster, "Named statements one client may hold."),
+            key("max_prepared_bytes_per_session", Integer(1024, MESSAGE), "bytes", Value("16777216"), LIVE, Cluster, "Bytes of the texts of those statements."),
         ],
     },
     Section {
         name: "client_tls",
         shape: Shape::Table,
         keys: &[
-            key("mode", Choice(&["off", "allow", "require", "verify"]), "", Value("\"off\""), LIVE, "`allow`: for clients that ask; `require`: no client over TCP without it; `verify`: and none without a certificate signed by `client_ca_file`."),
-            key("cert_file", Path, "", Unset, LIVE, "Certificate chain (PEM), this node's first; needed unless `mode` is `off`."),
-            key("key_file", Path, "", Unset, LIVE, "Its private key (PEM)."),
-            key("client_ca_file", Path, "", Unset, LIVE, "Authorities (PEM) that sign clients' certificates; `verify` and the HBA file's `cert` and `clientcert` need it."),
+            key("mode", Choice(&["off", "allow", "require", "verify"]), "", Value("\"off\""), LIVE, Node, "`allow`: for clients that ask; `require`: no client over TCP without it; `verify`: and none without a certificate signed by `client_ca_file`."),
+            key("cert_file", Path, "", Unset, LIVE, Node, "Certificate chain (PEM), this node's first; needed unless `mode` is `off`."),
+            key("key_file", Path, "", Unset, LIVE, Node, "Its private key (PEM)."),
+            key("client_ca_file", Path, "", Unset, LIVE, Node, "Authorities (PEM) that sign clients' certificates; `verify` and the HBA file's `cert` and `clientcert` need it."),
         ],
     },
     Section {
         name: "server_tls",
         shape: Shape::Table,
         keys: &[
-            key("mode", Choice(&["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]), "", Value("\"prefer\""), LIVE, "As libpq's `sslmode`. Only `verify-ca` and `verify-full` make sure who the server is."),
-            key("ca_file", Path, "", Unset, LIVE, "Authorities (PEM) that sign the servers' certificates; `verify-ca` and `verify-full` need it."),
-            key("cert_file", Path, "", Unset, LIVE, "Certificate (PEM) shown to servers that ask for one."),
-            key("key_file", Path, "", Unset, LIVE, "Its private key (PEM)."),
+            key("mode", Choice(&["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]), "", Value("\"prefer\""), LIVE, Cluster, "As libpq's `sslmode`. Only `verify-ca` and `verify-full` make sure who the server is."),
+            key("ca_file", Path, "", Unset, LIVE, Node, "Authorities (PEM) that sign the servers' certificates; `verify-ca` and `verify-full` need it."),
+            key("cert_file", Path, "", Unset, LIVE, Node, "Certificate (PEM) shown to servers that ask for one."),
+            key("key_file", Path, "", Unset, LIVE, Node, "Its private key (PEM)."),
         ],
     },
     Section {
         name: "auth",
         shape: Shape::Table,
         keys: &[
-            key("hba_file", Path, "", Required, LIVE, "Who may connect from where and how, in `pg_hba.conf`'s format."),
-            key("user_file", Path, "", Unset, LIVE, "Users' secrets, in the format of PgBouncer's `userlist.txt`."),
+            key("hba_file", Path, "", Required, LIVE, Node, "Who may connect from where and how, in `pg_hba.conf`'s format."),
+            key("user_file", Path, "", Unset, LIVE, Node, "Users' secrets, in the format of PgBouncer's `userlist.txt`."),
         ],
     },
     Section {
         name: "auth.query",
         shape: Shape::Optional,
         keys: &[
-            key("user", Text, "", Required, LIVE, "The role that asks; `auth.user_file` must have its plain password."),
-            key("database", Text, "", Value("\"postgres\""), LIVE, "Where it asks."),
-            key("query", Text, "", Value(AUTH_QUERY), LIVE, "Asked for a user whom `auth.user_file` does not name: `$1` is the user's name; the columns are the secret and whether the role may log in now. Write every name with its schema."),
-            key("cache_ms", Integer(0, MS), "ms", Value("10000"), LIVE, "An answer is believed for this long, also for users with open pools: a role that was dropped or locked gets in for no longer. 0: asked at every login."),
+            key("user", Text, "", Required, LIVE, Cluster, "The role that asks; `auth.user_file` must have its plain password."),
+            key("database", Text, "", Value("\"postgres\""), LIVE, Cluster, "Where it asks."),
+            key("query", Text, "", Value(AUTH_QUERY), LIVE, Cluster, "Asked for a user whom `auth.user_file` does not name: `$1` is the user's name; the columns are the secret and whether the role may log in now. Write every name with its schema."),
+            key("cache_ms", Integer(0, MS), "ms", Value("10000"), LIVE, Cluster, "An answer is believed for this long, also for users with open pools: a role that was dropped or locked gets in for no longer. 0: asked at every login."),
         ],
     },
     Section {
         name: "pool",
         shape: Shape::Table,
         keys: &[
-            key("mode", Choice(POOL_MODES), "", Value("\"transaction\""), LIVE, "A client holds a server connection for a transaction, or for its whole session."),
-            key("size", Integer(1, CONNECTIONS), "connections", Value("20"), LIVE, "Connections to one server for one database and user."),
-            key("min", Integer(0, CONNECTIONS), "connections", Value("0"), LIVE, "Of these, so many stay open after the user's first login."),
-            key("reserve", Integer(0, CONNECTIONS), "connections", Value("0"), LIVE, "Further connections once a client has waited `reserve_after_ms`."),
-            key("reserve_after_ms", Integer(0, MS), "ms", Value("5000"), LIVE, "See `pool.reserve`."),
-            key("max_server_connections", Integer(1, CONNECTIONS), "connections", Value("90"), LIVE, "Connections to one server over all its pools; below the server's `max_connections` (100 by default) less what others need."),
-            key("acquire_timeout_ms", Integer(1, MS), "ms", Value("30000"), LIVE, "A client that waited this long for a server connection gets an error (53300)."),
-            key("connect_timeout_ms", Integer(1, MS), "ms", Value("15000"), LIVE, "For reaching a server, TLS and login together; patient, since clouds are slow at times."),
-            key("connect_rate", Integer(1, CONNECTIONS), "per second", Value("50"), LIVE, "New connections to one server, so that a hiccup is not followed by a storm."),
-            key("idle_timeout_ms", Integer(0, MS), "ms", Value("600000"), LIVE, "A connection idle for longer is closed, down to `min`. 0: never."),
-            key("lifetime_ms", Integer(0, MS), "ms", Value("3600000"), LIVE, "A connection older than this is closed once it is idle. 0: never."),
-            key("check_after_idle_ms", Integer(0, MS), "ms", Value("30000"), LIVE, "A connection that idled longer is asked whether it lives before a client gets it. 0: always."),
-            key("max_prepared_statements", Integer(1, CONNECTIONS), "statements", Value("500"), LIVE, "Prepared statements on one server connection; the least recently used go first."),
-            key("max_prepared_bytes", Integer(1024, MESSAGE), "bytes", Value("8388608"), LIVE, "Bytes of their texts."),
+            key("mode", Choice(POOL_MODES), "", Value("\"transaction\""), LIVE, Cluster, "A client holds a server connection for a transaction, or for its whole session."),
+            key("size", Integer(1, CONNECTIONS), "connections", Value("20"), LIVE, Cluster, "Connections to one server for one database and user."),
+            key("min", Integer(0, CONNECTIONS), "connections", Value("0"), LIVE, Cluster, "Of these, so many stay open after the user's first login."),
+            key("reserve", Integer(0, CONNECTIONS), "connections", Value("0"), LIVE, Cluster, "Further connections once a client has waited `reserve_after_ms`."),
+            key("reserve_after_ms", Integer(0, MS), "ms", Value("5000"), LIVE, Cluster, "See `pool.reserve`."),
+            key("max_server_connections", Integer(1, CONNECTIONS), "connections", Value("90"), LIVE, Cluster, "Connections to one server over all its pools; below the server's `max_connections` (100 by default) less what others need."),
+            key("acquire_timeout_ms", Integer(1, MS), "ms", Value("30000"), LIVE, Cluster, "A client that waited this long for a server connection gets an error (53300)."),
+            key("connect_timeout_ms", Integer(1, MS), "ms", Value("15000"), LIVE, Cluster, "For reaching a server, TLS and login together; patient, since clouds are slow at times."),
+            key("connect_rate", Integer(1, CONNECTIONS), "per second", Value("50"), LIVE, Cluster, "New connections to one server, so that a hiccup is not followed by a storm."),
+            key("idle_timeout_ms", Integer(0, MS), "ms", Value("600000"), LIVE, Cluster, "A connection idle for longer is closed, down to `min`. 0: never."),
+            key("lifetime_ms", Integer(0, MS), "ms", Value("3600000"), LIVE, Cluster, "A connection older than this is closed once it is idle. 0: never."),
+            key("check_after_idle_ms", Integer(0, MS), "ms", Value("30000"), LIVE, Cluster, "A connection that idled longer is asked whether it lives before a client gets it. 0: always."),
+            key("max_prepared_statements", Integer(1, CONNECTIONS), "statements", Value("500"), LIVE, Cluster, "Prepared statements on one server connection; the least recently used go first."),
+            key("max_prepared_bytes", Integer(1024, MESSAGE), "bytes", Value("8388608"), LIVE, Cluster, "Bytes of their texts."),
         ],
     },
     Section {
         name: "pool.override",
         shape: Shape::List,
         keys: &[
-            key("database", Text, "", Unset, LIVE, "Only this database; unset: any. The first override that matches is taken."),
-            key("user", Text, "", Unset, LIVE, "Only this user; unset: any."),
-            key("mode", Choice(POOL_MODES), "", As("pool.mode"), LIVE, "Instead of `pool.mode`."),
-            key("size", Integer(1, CONNECTIONS), "connections", As("pool.size"), LIVE, "Instead of `pool.size`."),
-            key("min", Integer(0, CONNECTIONS), "connections", As("pool.min"), LIVE, "Instead of `pool.min`."),
-            key("reserve", Integer(0, CONNECTIONS), "connections", As("pool.reserve"), LIVE, "Instead of `pool.reserve`."),
-            key("reserve_after_ms", Integer(0, MS), "ms", As("pool.reserve_after_ms"), LIVE, "Instead of `pool.reserve_after_ms`."),
+            key("database", Text, "", Unset, LIVE, Cluster, "Only this database; unset: any. The first override that matches is taken."),
+            key("user", Text, "", Unset, LIVE, Cluster, "Only this user; unset: any."),
+            key("mode", Choice(POOL_MODES), "", As("pool.mode"), LIVE, Cluster, "Instead of `pool.mode`."),
+            key("size", Integer(1, CONNECTIONS), "connections", As("pool.size"), LIVE, Cluster, "Instead of `pool.size`."),
+            key("min", Integer(0, CONNECTIONS), "connections", As("pool.min"), LIVE, Cluster, "Instead of `pool.min`."),
+            key("reserve", Integer(0, CONNECTIONS), "connections", As("pool.reserve"), LIVE, Cluster, "Instead of `pool.reserve`."),
+            key("reserve_after_ms", Integer(0, MS), "ms", As("pool.reserve_after_ms"), LIVE, Cluster, "Instead of `pool.reserve_after_ms`."),
         ],
     },
     Section {
         name: "split",
         shape: Shape::Table,
         keys: &[
-            key("enabled", Bool, "", Value("true"), LIVE, "Whether reads go to standbys; off: everything goes to the primary."),
-            key("consistency", Choice(&["eventual", "bounded", "session"]), "", Value("\"session\""), LIVE, "`eventual`: any standby within the lag limits; `bounded`: and its lag must be known; `session`: a session reads its own writes and never goes back in time."),
-            key("max_lag_bytes", Integer(0, u64::MAX >> 1), "bytes", Value("0"), LIVE, "A standby further behind gets no reads. 0: no limit."),
-            key("max_lag_ms", Integer(0, MS), "ms", Value("10000"), LIVE, "The same by time. 0: no limit."),
-            key("floor_wait_ms", Integer(0, MS), "ms", Value("20"), LIVE, "How long a read waits for a standby to replay the session's last write before it goes to the primary. 0: it does not wait."),
-            key("prefer_same_zone", Bool, "", Value("false"), LIVE, "Read from standbys in this node's `zone` while there are any."),
-            key("prefer_least_lag", Bool, "", Value("false"), LIVE, "Read from the standby that is least behind rather than by weight."),
-            key("read_only_functions", Names, "", Value("[]"), LIVE, "Functions that only read, whatever the catalog says; each a name, or a schema and a name."),
-            key("write_functions", Names, "", Value("[]"), LIVE, "Functions that write, whatever the catalog says."),
-            key("catalog_max_age_ms", Integer(1000, MS), "ms", Value("60000"), RESTART, "The catalog of functions, tables and views is read again after this."),
+            key("enabled", Bool, "", Value("true"), LIVE, Cluster, "Whether reads go to standbys; off: everything goes to the primary."),
+            key("consistency", Choice(&["eventual", "bounded", "session"]), "", Value("\"session\""), LIVE, Cluster, "`eventual`: any standby within the lag limits; `bounded`: and its lag must be known; `session`: a session reads its own writes and never goes back in time."),
+            key("max_lag_bytes", Integer(0, u64::MAX >> 1), "bytes", Value("0"), LIVE, Cluster, "A standby further behind gets no reads. 0: no limit."),
+            key("max_lag_ms", Integer(0, MS), "ms", Value("10000"), LIVE, Cluster, "The same by time. 0: no limit."),
+            key("floor_wait_ms", Integer(0, MS), "ms", Value("20"), LIVE, Cluster, "How long a read waits for a standby to replay the session's last write before it goes to the primary. 0: it does not wait."),
+            key("prefer_same_zone", Bool, "", Value("false"), LIVE, Cluster, "Read from standbys in this node's `zone` while there are any."),
+            key("prefer_least_lag", Bool, "", Value("false"), LIVE, Cluster, "Read from the standby that is least behind rather than by weight."),
+            key("read_only_functions", Names, "", Value("[]"), LIVE, Cluster, "Functions that only read, whatever the catalog says; each a name, or a schema and a name."),
+            key("write_functions", Names, "", Value("[]"), LIVE, Cluster, "Functions that write, whatever the catalog says."),
+            key("catalog_max_age_ms", Integer(1000, MS), "ms", Value("60000"), RESTART, Cluster, "The catalog of functions, tables and views is read again after this."),
         ],
     },
     Section {
         name: "split.preference",
         shape: Shape::List,
         keys: &[
-            key("application_name", Text, "", Unset, LIVE, "Only clients of this `application_name`; unset: any. The first preference that matches is taken."),
-            key("database", Text, "", Unset, LIVE, "Only this database; unset: any."),
-            key("user", Text, "", Unset, LIVE, "Only this user; unset: any."),
-            key("target", Target, "", Required, LIVE, "Where their reads go: `\"primary\"`, `\"standbys\"`, or servers by weight: `{ s2 = 3, s3 = 1 }`."),
+            key("application_name", Text, "", Unset, LIVE, Cluster, "Only clients of this `application_name`; unset: any. The first preference that matches is taken."),
+            key("database", Text, "", Unset, LIVE, Cluster, "Only this database; unset: any."),
+            key("user", Text, "", Unset, LIVE, Cluster, "Only this user; unset: any."),
+            key("target", Target, "", Required, LIVE, Cluster, "Where their reads go: `\"primary\"`, `\"standbys\"`, or servers by weight: `{ s2 = 3, s3 = 1 }`."),
         ],
     },
     Section {
         name: "health",
         shape: Shape::Table,
         keys: &[
-            key("user", Text, "", Value("\"komainu\""), LIVE, "The role that looks at the servers; `pg_monitor` is all it needs."),
-            key("password_file", Path, "", Unset, LIVE, "File with its password; unset: the one in `auth.user_file`."),
-            key("database", Text, "", Value("\"postgres\""), LIVE, "The database it connects to."),
-            key("period_ms", Integer(50, MS), "ms", Value("1000"), LIVE, "How often each server is looked at."),
-            key("timeout_ms", Integer(10, MS), "ms", Value("3000"), LIVE, "A look that takes longer has failed."),
-            key("retries", Integer(1, 1000), "failures", Value("3"), LIVE, "Failures in a row before a server counts as down."),
+            key("user", Text, "", Value("\"komainu\""), LIVE, Cluster, "The role that looks at the servers; `pg_monitor` is all it needs."),
+            key("password_file", Path, "", Unset, LIVE, Node, "File with its password; unset: the one in `auth.user_file`."),
+            key("database", Text, "", Value("\"postgres\""), LIVE, Cluster, "The database it connects to."),
+            key("period_ms", Integer(50, MS), "ms", Value("1000"), LIVE, Cluster, "How often each server is looked at."),
+            key("timeout_ms", Integer(10, MS), "ms", Value("3000"), LIVE, Cluster, "A look that takes longer has failed."),
+            key("retries", Integer(1, 1000), "failures", Value("3"), LIVE, Cluster, "Failures in a row before a server counts as down."),
         ],
     },
     Section {
         name: "server",
         shape: Shape::List,
         keys: &[
-            key("id", Text, "", Required, RESTART, "A name for logs, metrics and preferences: letters, digits, `_`, `-` and `.`."),
-            key("host", Text, "", Required, RESTART, "A name, an address, or the directory of a Unix socket (begins with `/`)."),
-            key("port", Integer(1, 65_535), "", Value("5432"), RESTART, "Its port."),
-            key("weight", Integer(0, WEIGHT), "share", Value("1"), LIVE, "Its share of the reads. 0: none while another standby lives."),
-            key("zone", Text, "", Unset, LIVE, "Its availability zone."),
+            key("id", Text, "", Required, RESTART, Cluster, "A name for logs, metrics and preferences: letters, digits, `_`, `-` and `.`."),
+            key("host", Text, "", Required, RESTART, Cluster, "A name, an address, or the directory of a Unix socket (begins with `/`)."),
+            key("port", Integer(1, 65_535), "", Value("5432"), RESTART, Cluster, "Its port."),
+            key("weight", Integer(0, WEIGHT), "share", Value("1"), LIVE, Cluster, "Its share of the reads. 0: none while another standby lives."),
+            key("zone", Text, "", Unset, LIVE, Cluster, "Its availability zone."),
+        ],
+    },
+    Section {
+        name: "cluster",
+        shape: Shape::Optional,
+        keys: &[
+            key("name", Text, "", Required, RESTART, Cluster, "The cluster's name, which is in its certificates: lower-case letters, digits and inner hyphens."),
+            key("directory", Path, "", Value("\"raft\""), RESTART, Node, "Directory of this node's log and state. It must last, and be this node's alone."),
+            key("pki_directory", Path, "", Value("\"pki\""), RESTART, Node, "Directory with `ca.crt`, `ID.crt` and `ID.key`, where `ID` is this node's."),
+            key("heartbeat_ms", Integer(1, LEASE), "ms", Value("150"), RESTART, Cluster, "How often the leader tells the others that it lives, and every node asks for its lease."),
+            key("lease_ms", Integer(1, LEASE), "ms", Value("900"), RESTART, Cluster, "How long a node may act without having heard that it still may."),
+            key("drift_margin_ms", Integer(1, LEASE), "ms", Value("200"), RESTART, Cluster, "Waited on top of a lease, for clocks that run at different rates."),
+            key("election_timeout_min_ms", Integer(1, LEASE), "ms", Value("900"), RESTART, Cluster, "How long one election may take before the next is tried."),
+            key("election_timeout_max_ms", Integer(1, LEASE), "ms", Value("1200"), RESTART, Cluster, "Silence of the leader after which another is elected: more than `lease_ms` and `drift_margin_ms` together."),
+        ],
+    },
+    Section {
+        name: "node",
+        shape: Shape::List,
+        keys: &[
+            key("id", Text, "", Required, RESTART, Cluster, "Its name, as in its certificate: lower-case letters, digits and inner hyphens."),
+            key("host", Text, "", Required, RESTART, Cluster, "A name or an address by which the other nodes reach it."),
+            key("port", Integer(1, 65_535), "", Value("7400"), RESTART, Cluster, "Its port for the other nodes; clients do not need it."),
+            key("listen", Address, "", Computed("all addresses, `node.port`"), RESTART, Node, "Where it listens for the other nodes; unset: `0.0.0.0` with `node.port`, or `[::]` if `host` is an IPv6 address."),
+            key("zone", Text, "", Unset, RESTART, Cluster, "Its availability zone."),
+        ],
+    },
+    Section {
+        name: "endpoint",
+        shape: Shape::List,
+        keys: &[
+            key("name", Text, "", Required, LIVE, Cluster, "A name for status, log and programs: lower-case letters, digits and inner hyphens."),
+            key("method", Method, "", Required, LIVE, Cluster, "How it moves: `elastic-ip`, `route53`, `route-table`, `secondary-ip`, `interface` or `command`, with [its own keys](escalation.md#what-each-one-needs)."),
+            key("pre", Program, "", Unset, LIVE, Cluster, "Run before a move: `{ command = [\"/path/to/program\"], deadline_ms = 5000 }`. It may delay the move by that, and not prevent it."),
+            key("post", Program, "", Unset, LIVE, Cluster, "The same, run after a move."),
+            key("refuse_when_not_owner", Bool, "", Value("false"), LIVE, Cluster, "Whether a node that does not own the endpoint refuses clients. Else it serves them all the same."),
+        ],
+    },
+    Section {
+        name: "aws",
+        shape: Shape::Table,
+        keys: &[
+            key("region", Text, "", Computed("the instance's own"), RESTART, Cluster, "Where the endpoints' addresses, routes and interfaces are."),
+            key("endpoint_url", Text, "", Unset, RESTART, Cluster, "Asked instead of AWS's own addresses: a private endpoint, or a double in a test."),
+            key("route53_endpoint_url", Text, "", As("aws.endpoint_url"), RESTART, Cluster, "The same for Route 53, whose control plane is elsewhere (us-east-1)."),
+            key("metadata_endpoint", Text, "", Unset, RESTART, Cluster, "Asked instead of the instance metadata service at its link-local address."),
+            key("attempt_timeout_ms", Integer(1, ATTEMPT_TIMEOUT_MAX_MS), "ms", Value("3000"), RESTART, Cluster, "For one request as a whole. Not more, since a late one may take an endpoint from its next owner."),
+            key("connect_timeout_ms", Integer(1, ATTEMPT_TIMEOUT_MAX_MS), "ms", Value("1000"), RESTART, Cluster, "For reaching the API, within that."),
         ],
     },
 ];

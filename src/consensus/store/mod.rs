@@ -103,7 +103,7 @@ impl Store {
     }
 
     /// Closes the file, whoever still holds the log or the machine: then the store can be opened again.
-    pub async fn close(self) {
+    pub async fn close(&self) {
         self.worker.close().await;
     }
 }

@@ -1,0 +1,170 @@
+//! Carries out what was decided, and tells the leader what this node sees.
+//!
+//! Owns no state: everything it does is a command of the log, and a command that came too late is refused there.
+//! Invariant: only a node that leads proposes decisions, one after the other, each from the state it has applied.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::decide::{Situation, Step, decide};
+use super::model::View;
+use super::reason::Reason;
+use super::state::{Change, Claim, ClusterState, Member, MemberRole, Observed};
+use crate::consensus::lease::LeaseSettings;
+use crate::consensus::node::{ClusterHandle, Leading, ProposeError};
+use crate::topology::{Health, Role};
+
+/// Between two looks at whether there is something to decide. Commands and reports wake it earlier.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Between two looks at raft's own membership.
+const ALIGN_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks at whether the leader knows what this node sees. Changes are told at once.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// A wish that could not be fulfilled in that time is dropped: its node does not live.
+const WISH_FOR_MS: u64 = 15_000;
+
+/// What the configuration in force asks of the leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub endpoints: Vec<String>,
+    pub servers: Vec<String>,
+    pub lease: LeaseSettings,
+    /// The file's text, which a new cluster begins with.
+    pub configuration: String,
+}
+
+/// Decides and proposes whenever this node leads. To be spawned on the consensus thread.
+pub async fn lead(handle: ClusterHandle, wanted: watch::Receiver<Arc<Wanted>>) {
+    let mut applied = handle.watch();
+    let mut aligned = tokio::time::Instant::now();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            changed = applied.changed() => if changed.is_err() { return },
+        }
+        let Some(leading) = handle.leading() else { continue };
+        let state = applied.borrow_and_update().clone();
+        let wanted = wanted.borrow().clone();
+        let now_ms = handle.now_ms();
+        if leading.contact_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= wanted.lease.lease_ms) {
+            // It may have been frozen, and be a leader no more: then all others look silent to it.
+            continue;
+        }
+        if state.state.cluster_id().is_empty() {
+            create(&handle, &leading, &wanted).await;
+            continue;
+        }
+        for step in next(&handle, &state.state, &leading, &wanted) {
+            propose(&handle, &leading, step).await;
+        }
+        if aligned.elapsed() >= ALIGN_EVERY {
+            aligned = tokio::time::Instant::now();
+            handle.align_membership().await;
+        }
+    }
+}
+
+fn next(handle: &ClusterHandle, state: &ClusterState, leading: &Leading, wanted: &Wanted) -> Vec<Step> {
+    let now_ms = handle.now_ms();
+    let mut wishes = handle.wishes();
+    wishes.retain(|endpoint, wish| {
+        let done = state.endpoints().get(endpoint).is_none_or(|now| now.owner.as_ref() == Some(&wish.to));
+        let keep = !done && now_ms < wish.since_ms + WISH_FOR_MS;
+        if !keep {
+            handle.forget_wish(endpoint);
+        }
+        keep
+    });
+    let wishes = wishes.into_iter().map(|(endpoint, wish)| (endpoint, (wish.to, wish.cause))).collect();
+    decide(&Situation {
+        state,
+        now_ms,
+        me: handle.node(),
+        leading_since_ms: leading.since_ms,
+        asked: &leading.asked,
+        lease: &wanted.lease,
+        endpoints: &wanted.endpoints,
+        servers: &wanted.servers,
+        wishes: &wishes,
+        passed: &|fence| handle.fence_passed(fence),
+    })
+}
+
+/// By this leader or not at all: what it decided is not to be done by one that knows better.
+async fn propose(handle: &ClusterHandle, leading: &Leading, step: Step) {
+    let Step { change, reason, cause } = step;
+    tracing::info!(change = change.summary(), reason = reason.code(), cause, "decided");
+    match handle.propose_as_leader(leading.term, change, &cause, reason.code()).await {
+        Ok(_) => {}
+        // Somebody was faster, or the picture was old: the next look sees what is.
+        Err(ProposeError::Refused(refusal)) => tracing::debug!(%refusal, "a decision came too late"),
+        Err(error) => tracing::warn!(%error, "a decision could not be brought into the log"),
+    }
+}
+
+async fn create(handle: &ClusterHandle, leading: &Leading, wanted: &Wanted) {
+    let Some(cluster_id) = handle.cluster_id() else { return };
+    let members = handle
+        .raft_voters()
+        .into_iter()
+        .map(|(raft_id, id, address, incarnation)| Member {
+            id,
+            raft_id,
+            incarnation,
+            address,
+            role: MemberRole::Voter,
+        })
+        .collect();
+    let configuration = wanted.configuration.clone();
+    let change = Change::CreateCluster { cluster_id, members, configuration };
+    let step = Step { change, reason: Reason::ClusterCreated, cause: "decision".to_owned() };
+    propose(handle, leading, step).await;
+}
+
+/// Tells the leader how this node finds each server, when that changes. Of voters only: a proxy's view decides nothing.
+pub async fn report(handle: ClusterHandle, mut local: watch::Receiver<Arc<View>>) {
+    let mut applied = handle.watch();
+    loop {
+        tokio::select! {
+            changed = applied.changed() => if changed.is_err() { return },
+            changed = local.changed() => if changed.is_err() { return },
+            // What could not be told without a leader is told later.
+            () = tokio::time::sleep(REPORT_EVERY) => {}
+        }
+        let state = applied.borrow_and_update().clone();
+        let view = local.borrow_and_update().clone();
+        let me = handle.node();
+        let is_voter = state.state.members().get(me).is_some_and(|member| member.role == MemberRole::Voter);
+        if !is_voter || !handle.lease().holds() {
+            continue;
+        }
+        for (index, server) in view.snapshot.servers.iter().enumerate() {
+            let Some(known) = state.state.servers().get(&*server.id) else { continue };
+            let claim = claim(&view, index);
+            if known.reports.get(me).is_some_and(|report| report.claim == claim) {
+                continue;
+            }
+            let reason = view.details[index].reason.map_or(Reason::ServerObserved, |reason| reason);
+            let change = Change::ServerReport { server: server.id.to_string(), claim };
+            if let Err(error) = handle.propose(change, "observation", reason.code()).await {
+                tracing::debug!(%error, server = &*server.id, "the leader was not told of a server");
+            }
+        }
+    }
+}
+
+fn claim(view: &View, index: usize) -> Claim {
+    let (server, detail) = (&view.snapshot.servers[index], &view.details[index]);
+    let observed = match server.health {
+        Health::Up => Observed::Up,
+        Health::Down => Observed::Down,
+        Health::Unknown => Observed::Unknown,
+    };
+    // One of another system is no primary of ours, whatever it says.
+    let foreign =
+        matches!(detail.reason, Some(Reason::WrongSystemIdentifier | Reason::SystemIdentifiersDiffer));
+    let says = server.health == Health::Up && detail.says == Role::Primary && !foreign;
+    Claim { observed, primary_on: says.then_some(server.timeline) }
+}

@@ -1,0 +1,189 @@
+//! What this node may use, from what it sees itself and what the cluster has agreed on.
+//!
+//! Pure. Only the agreed primary is one, only in its epoch, only while this node has its lease, and only if the server
+//! says so itself. A standby is used if this node reaches it and neither an order nor most of the voters speak against
+//! it. Invariant: nothing is used here that this node does not see to be up.
+
+use std::sync::Arc;
+
+use super::model::View;
+use super::reason::Reason;
+use super::state::{Administrative, ClusterState, Fenced, Observed, Stage};
+use crate::topology::{Health, Role, ServerIndex};
+
+/// `holds`: this node has its lease.
+pub fn agree(local: &View, state: &ClusterState, holds: bool) -> View {
+    let mut view = local.clone();
+    let primary = state.primary();
+    view.snapshot.epoch = primary.epoch;
+    view.snapshot.primary = None;
+    let ids: Vec<Arc<str>> = local.snapshot.servers.iter().map(|server| server.id.clone()).collect();
+    for (index, id) in ids.iter().enumerate() {
+        if let Some(reason) = against(local, state, index, id) {
+            let server = &mut view.snapshot.servers[index];
+            server.role = if server.role == Role::Primary { Role::Unknown } else { server.role };
+            server.health = if server.health == Health::Up { Health::Down } else { server.health };
+            server.reason = reason.sentence().into();
+            view.details[index].reason = Some(reason);
+        }
+    }
+    match usable(local, state, holds, &ids) {
+        Ok(index) => {
+            view.snapshot.primary = Some(ServerIndex(index as u16));
+            view.no_primary = None;
+        }
+        Err(reason) => view.no_primary = Some(reason),
+    }
+    view
+}
+
+/// Why a server is not used although this node sees nothing wrong with it.
+fn against(local: &View, state: &ClusterState, index: usize, id: &str) -> Option<Reason> {
+    let server = &local.snapshot.servers[index];
+    if server.health != Health::Up || local.details[index].reason.is_some() {
+        return None;
+    }
+    let agreed = state.servers().get(id)?;
+    match agreed.administrative {
+        Administrative::Attached => {}
+        Administrative::Draining => return Some(Reason::Draining),
+        Administrative::Detached => return Some(Reason::Detached),
+        Administrative::Quarantined => return Some(Reason::Quarantined),
+    }
+    let named = state.primary().server.as_deref();
+    if server.role == Role::Primary && named.is_some_and(|named| named != id) {
+        return Some(Reason::NotTheNamedPrimary);
+    }
+    (agreed.observed == Observed::Down).then_some(Reason::MostFindItDown)
+}
+
+/// The server to write to, or why there is none.
+fn usable(local: &View, state: &ClusterState, holds: bool, ids: &[Arc<str>]) -> Result<usize, Reason> {
+    let primary = state.primary();
+    if !holds {
+        return Err(Reason::NoLease);
+    }
+    let Some(named) = primary.server.as_deref() else {
+        return Err(local.no_primary.unwrap_or(Reason::NotNamed));
+    };
+    if state.is_fenced(&Fenced::Primary) || primary.stage != Stage::Confirmed {
+        return Err(Reason::Fenced);
+    }
+    let index = ids.iter().position(|id| **id == *named).ok_or(Reason::NotNamed)?;
+    let server = &local.snapshot.servers[index];
+    if server.health != Health::Up {
+        return Err(Reason::PrimaryDown);
+    }
+    if local.details[index].says != Role::Primary {
+        return Err(Reason::PrimaryDemoted);
+    }
+    if server.role != Role::Primary || server.timeline != primary.timeline {
+        return Err(local.details[index].reason.or(local.no_primary).unwrap_or(Reason::NotNamed));
+    }
+    Ok(index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::state::{Change, Claim, Command, Member, MemberRole};
+    use crate::config;
+    use crate::topology::Epoch;
+
+    fn local() -> View {
+        let server = |id: &str| config::Server {
+            id: id.to_owned(),
+            host: "h".to_owned(),
+            port: 1,
+            weight: 1,
+            zone: None,
+        };
+        let mut view = View::new(&[server("pg1"), server("pg2")]);
+        for (index, role) in [Role::Primary, Role::Standby].into_iter().enumerate() {
+            let state = &mut view.snapshot.servers[index];
+            (state.role, state.health, state.timeline) = (role, Health::Up, 1);
+            (view.details[index].says, view.details[index].reason) = (role, None);
+        }
+        view.snapshot.primary = Some(ServerIndex(0));
+        view.snapshot.epoch = Epoch(9);
+        view.no_primary = None;
+        view
+    }
+
+    fn apply(state: &mut ClusterState, change: Change) {
+        let (node, cause, reason) = ("a".to_owned(), String::new(), String::new());
+        state.apply(Command { at_ms: 0, node, cause, reason, change });
+    }
+
+    fn state() -> ClusterState {
+        let mut state = ClusterState::default();
+        let member = Member {
+            id: "a".to_owned(),
+            raft_id: 1,
+            incarnation: 1,
+            address: "a:1".to_owned(),
+            role: MemberRole::Voter,
+        };
+        let (cluster_id, configuration) = ("x".to_owned(), String::new());
+        apply(&mut state, Change::CreateCluster { cluster_id, members: vec![member], configuration });
+        apply(&mut state, Change::SetServers { servers: vec!["pg1".to_owned(), "pg2".to_owned()] });
+        apply(&mut state, Change::NamePrimary { epoch: Epoch(0), server: "pg1".to_owned() });
+        apply(&mut state, Change::ConfirmPrimary { epoch: Epoch(1), timeline: 1 });
+        state
+    }
+
+    #[test]
+    fn the_agreed_primary_is_used_in_its_own_epoch() {
+        let view = agree(&local(), &state(), true);
+        assert_eq!((view.snapshot.primary, view.snapshot.epoch), (Some(ServerIndex(0)), Epoch(1)));
+        assert!(view.snapshot.servers[1].is_up(Role::Standby));
+    }
+
+    #[test]
+    fn without_a_lease_standbys_remain() {
+        let view = agree(&local(), &state(), false);
+        assert_eq!((view.snapshot.primary, view.no_primary), (None, Some(Reason::NoLease)));
+        assert_eq!(view.snapshot.standbys().count(), 1);
+    }
+
+    #[test]
+    fn a_fence_ends_it_whatever_this_node_sees() {
+        let mut state = state();
+        apply(&mut state, Change::OpenFence { fenced: Fenced::Primary, epoch: Epoch(1) });
+        assert_eq!(agree(&local(), &state, true).no_primary, Some(Reason::Fenced));
+        apply(&mut state, Change::PassFence { fenced: Fenced::Primary, epoch: Epoch(1) });
+        apply(&mut state, Change::NamePrimary { epoch: Epoch(1), server: "pg2".to_owned() });
+        apply(&mut state, Change::ConfirmPrimary { epoch: Epoch(2), timeline: 2 });
+        let view = agree(&local(), &state, true);
+        assert_eq!(view.no_primary, Some(Reason::PrimaryDemoted), "it does not say so yet");
+        assert_eq!(view.details[0].reason, Some(Reason::NotTheNamedPrimary));
+        assert_eq!(view.snapshot.servers[0].role, Role::Unknown);
+    }
+
+    #[test]
+    fn a_server_is_not_used_against_an_order_or_the_majority_nor_unseen() {
+        let mut state = state();
+        let administrative = Change::SetAdministrative {
+            server: "pg2".to_owned(),
+            version: 0,
+            state: Administrative::Detached,
+        };
+        apply(&mut state, administrative);
+        let view = agree(&local(), &state, true);
+        assert_eq!((view.snapshot.standbys().count(), view.details[1].reason), (0, Some(Reason::Detached)));
+
+        let mut state = self::state();
+        let claim = Claim { observed: Observed::Down, primary_on: None };
+        apply(&mut state, Change::ServerReport { server: "pg2".to_owned(), claim });
+        assert_eq!(agree(&local(), &state, true).details[1].reason, Some(Reason::MostFindItDown));
+
+        let mut unseen = local();
+        unseen.snapshot.servers[0].health = Health::Down;
+        unseen.details[0].reason = Some(Reason::Timeout);
+        let view = agree(&unseen, &self::state(), true);
+        assert_eq!(
+            (view.no_primary, view.details[0].reason),
+            (Some(Reason::PrimaryDown), Some(Reason::Timeout))
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! What the leader has to do now: from the agreed state, the configuration and who was heard to the next changes.
+//!
+//! Pure. Called again after each change, so it names only what can be done at once; whatever was half done by an earlier
+//! leader looks like something half done by this one. Invariant: an epoch that somebody holds is ended by a fence, and
+//! nothing is given to anybody before that fence has passed.
+
+mod endpoint;
+mod primary;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use super::reason::Reason;
+use super::state::{Change, ClusterState, Fence, Member, MemberRole};
+use crate::consensus::lease::LeaseSettings;
+
+/// A new leader gives the others so many heartbeats to say that they live.
+const GRACE_HEARTBEATS: u64 = 4;
+/// A node is forgotten as an observer after so many leases of silence: a hiccup does not change who is up.
+const FORGET_AFTER_LEASES: u64 = 5;
+
+/// Everything a decision follows from.
+pub struct Situation<'a> {
+    pub state: &'a ClusterState,
+    pub now_ms: u64,
+    /// This node, which leads.
+    pub me: &'a str,
+    pub leading_since_ms: u64,
+    /// When each node last asked for its lease, by raft id.
+    pub asked: &'a BTreeMap<u64, u64>,
+    pub lease: &'a LeaseSettings,
+    /// As configured, in that order.
+    pub endpoints: &'a [String],
+    pub servers: &'a [String],
+    /// Endpoints that an operator wants elsewhere: node and who asked.
+    pub wishes: &'a BTreeMap<String, (String, String)>,
+    /// Whether nobody can act any more on what a fence ends.
+    pub passed: &'a dyn Fn(&Fence) -> bool,
+}
+
+/// One change to propose, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    pub change: Change,
+    pub reason: Reason,
+    /// Who or what is behind it.
+    pub cause: String,
+}
+
+impl Step {
+    fn new(change: Change, reason: Reason) -> Self {
+        Step { change, reason, cause: "decision".to_owned() }
+    }
+}
+
+/// What to propose now, each independent of the others.
+pub fn decide(situation: &Situation<'_>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let state = situation.state;
+    if !state.servers().keys().eq(sorted(situation.servers)) {
+        let change = Change::SetServers { servers: situation.servers.to_vec() };
+        steps.push(Step::new(change, Reason::ServersConfigured));
+    }
+    for fence in state.fences().iter().filter(|fence| !fence.passed && (situation.passed)(fence)) {
+        let change = Change::PassFence { fenced: fence.fenced.clone(), epoch: fence.epoch };
+        steps.push(Step::new(change, Reason::FencePassed));
+    }
+    steps.extend(endpoint::decide(situation));
+    steps.extend(primary::decide(situation));
+    steps.extend(
+        situation
+            .silent_observers()
+            .map(|node| Step::new(Change::ForgetReports { node: node.to_owned() }, Reason::NodeSilent)),
+    );
+    steps
+}
+
+fn sorted(names: &[String]) -> impl Iterator<Item = &String> {
+    let mut names: Vec<_> = names.iter().collect();
+    names.sort();
+    names.dedup();
+    names.into_iter()
+}
+
+impl Situation<'_> {
+    /// For how long nothing was heard of a node. None: nothing yet, and this leader is too new to make anything of it.
+    fn silence_ms(&self, member: &Member) -> Option<u64> {
+        if member.id == self.me {
+            return Some(0);
+        }
+        let led_for_ms = self.now_ms.saturating_sub(self.leading_since_ms);
+        match self.asked.get(&member.raft_id) {
+            Some(at_ms) => Some(self.now_ms.saturating_sub(*at_ms)),
+            None if led_for_ms < self.lease.heartbeat_ms * GRACE_HEARTBEATS => None,
+            // Since before this node led, so for longer than an election takes.
+            None => Some(led_for_ms + self.lease.election_timeout_max_ms),
+        }
+    }
+
+    /// Heard of lately, so that it can hold a lease.
+    fn lives(&self, node: &str) -> bool {
+        let member = self.state.members().get(node);
+        member.and_then(|member| self.silence_ms(member)).is_some_and(|ms| ms < self.lease.lease_ms)
+    }
+
+    /// So long unheard of that its lease has ended, if it has not lost it before.
+    fn is_silent(&self, node: &str) -> bool {
+        let member = self.state.members().get(node);
+        member.is_none_or(|member| self.silence_ms(member).is_some_and(|ms| ms >= self.lease.lease_ms))
+    }
+
+    fn voters(&self) -> impl Iterator<Item = &Member> {
+        self.state.members().values().filter(|member| member.role == MemberRole::Voter)
+    }
+
+    fn silent_observers(&self) -> impl Iterator<Item = &str> {
+        let reported =
+            |node: &str| self.state.servers().values().any(|server| server.reports.contains_key(node));
+        let limit_ms = self.lease.lease_ms * FORGET_AFTER_LEASES;
+        self.voters()
+            .filter(move |member| self.silence_ms(member).is_some_and(|ms| ms >= limit_ms))
+            .map(|member| member.id.as_str())
+            .filter(move |node| reported(node))
+    }
+}

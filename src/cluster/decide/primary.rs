@@ -1,0 +1,61 @@
+//! Which server is the primary of which epoch, as long as nobody but PostgreSQL itself says so.
+//!
+//! Pure. Names what most voters hear say that it is the primary, and follows a promotion that somebody else made: on a
+//! later timeline, when most hear of it. It promotes nothing.
+
+use super::{Situation, Step};
+use crate::cluster::reason::Reason;
+use crate::cluster::state::{Administrative, Change, Fenced, Server, Stage};
+
+pub(super) fn decide(situation: &Situation<'_>) -> Option<Step> {
+    let state = situation.state;
+    let primary = state.primary();
+    let (heard, timeline) = heard(situation)?;
+    let fence = state.fences().iter().find(|fence| fence.fenced == Fenced::Primary);
+    let epoch = primary.epoch;
+    match (&primary.server, fence) {
+        (Some(_), Some(fence)) if !fence.passed => None,
+        (None, _) | (Some(_), Some(_)) => {
+            let change = Change::NamePrimary { epoch, server: heard.to_owned() };
+            Some(Step::new(change, Reason::PrimaryFound))
+        }
+        (Some(named), None) if named == heard => match primary.stage {
+            Stage::Named => Some(Step::new(Change::ConfirmPrimary { epoch, timeline }, Reason::PrimaryFound)),
+            // It was promoted again, or restored to another past: what was read from it before may be undone.
+            Stage::Confirmed if primary.timeline < timeline => Some(end(situation)),
+            Stage::Confirmed => None,
+        },
+        (Some(_), None) => (primary.timeline < timeline).then(|| end(situation)),
+    }
+}
+
+fn end(situation: &Situation<'_>) -> Step {
+    let epoch = situation.state.primary().epoch;
+    Step::new(Change::OpenFence { fenced: Fenced::Primary, epoch }, Reason::PromotedElsewhere)
+}
+
+/// The one server of which most voters hear that it is the primary, with the timeline most of them name. Of several,
+/// the one on the latest; none, if that is on no single one.
+fn heard<'a>(situation: &'a Situation<'_>) -> Option<(&'a str, u32)> {
+    let voters = situation.voters().count();
+    let says = |server: &Server| {
+        let mut timelines: Vec<u32> =
+            situation.voters().filter_map(|voter| server.reports.get(&voter.id)?.claim.primary_on).collect();
+        timelines.sort_unstable();
+        // Sorted, the middle one is named, or exceeded, by most.
+        (timelines.len() > voters / 2).then(|| timelines[timelines.len() - voters / 2 - 1])
+    };
+    let mut claims: Vec<(u32, &str)> = situation
+        .state
+        .servers()
+        .iter()
+        .filter(|(_, server)| server.administrative == Administrative::Attached)
+        .filter_map(|(id, server)| Some((says(server)?, id.as_str())))
+        .collect();
+    claims.sort_unstable();
+    match claims.as_slice() {
+        [.., (second, _), (latest, _)] if second == latest => None,
+        [.., (timeline, id)] => Some((*id, *timeline)),
+        [] => None,
+    }
+}

@@ -1,0 +1,222 @@
+use super::*;
+use crate::cluster::state::{Claim, Command, Observed, Outcome};
+use crate::topology::Epoch;
+
+const NODES: [&str; 3] = ["a", "b", "c"];
+
+/// A state, changed as the log would change it.
+struct World {
+    state: ClusterState,
+    now_ms: u64,
+    asked: BTreeMap<u64, u64>,
+    wishes: BTreeMap<String, (String, String)>,
+    endpoints: Vec<String>,
+    passed: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = World {
+            state: ClusterState::default(),
+            now_ms: 10_000,
+            asked: BTreeMap::new(),
+            wishes: BTreeMap::new(),
+            endpoints: vec!["app".to_owned()],
+            passed: false,
+        };
+        let member = |(index, id): (usize, &&str)| Member {
+            id: id.to_string(),
+            raft_id: index as u64 + 1,
+            incarnation: 1,
+            address: format!("{id}:1"),
+            role: MemberRole::Voter,
+        };
+        let members = NODES.iter().enumerate().map(member).collect();
+        let cluster_id = "x".to_owned();
+        world.apply(Change::CreateCluster { cluster_id, members, configuration: String::new() });
+        world.all_ask();
+        world
+    }
+
+    fn apply(&mut self, change: Change) {
+        self.apply_as("a", change);
+    }
+
+    fn apply_as(&mut self, node: &str, change: Change) {
+        let (node, cause, reason) = (node.to_owned(), "test".to_owned(), String::new());
+        let outcome = self.state.apply(Command { at_ms: 0, node, cause, reason, change });
+        assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");
+    }
+
+    fn all_ask(&mut self) {
+        self.asked = (1..=3).map(|raft_id| (raft_id, self.now_ms)).collect();
+    }
+
+    fn decide(&self) -> Vec<Step> {
+        let passed = self.passed;
+        decide(&Situation {
+            state: &self.state,
+            now_ms: self.now_ms,
+            me: "a",
+            leading_since_ms: 5_000,
+            asked: &self.asked,
+            lease: &LeaseSettings::default(),
+            endpoints: &self.endpoints,
+            servers: &["pg1".to_owned(), "pg2".to_owned()],
+            wishes: &self.wishes,
+            passed: &move |_| passed,
+        })
+    }
+
+    /// Does what is decided until nothing is; says why each time.
+    fn settle(&mut self) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        for _ in 0..20 {
+            let steps = self.decide();
+            if steps.is_empty() {
+                return reasons;
+            }
+            for step in steps {
+                reasons.push(step.reason);
+                self.apply(step.change);
+            }
+        }
+        panic!("it never settles: {reasons:?}");
+    }
+
+    fn owner(&self) -> Option<&str> {
+        self.state.endpoints()["app"].owner.as_deref()
+    }
+
+    fn hears(&mut self, node: &str, server: &str, primary_on: Option<u32>) {
+        let claim = Claim { observed: Observed::Up, primary_on };
+        self.apply_as(node, Change::ServerReport { server: server.to_owned(), claim });
+    }
+}
+
+#[test]
+fn an_endpoint_is_given_to_a_node_that_lives_and_does_not_lead() {
+    let mut world = World::new();
+    assert_eq!(world.settle(), [Reason::ServersConfigured, Reason::EndpointAssigned]);
+    assert_eq!(world.owner(), Some("b"));
+    assert_eq!(world.settle(), []);
+}
+
+#[test]
+fn an_owner_that_falls_silent_is_fenced_first() {
+    let mut world = World::new();
+    world.settle();
+    world.now_ms += 899;
+    assert_eq!(world.decide(), [], "its lease may still last");
+    world.now_ms += 1;
+    world.asked.insert(1, world.now_ms);
+    world.asked.insert(3, world.now_ms);
+    assert_eq!(world.settle(), [Reason::OwnerSilent]);
+    assert_eq!(world.owner(), Some("b"), "its fence has not passed");
+    world.passed = true;
+    assert_eq!(world.settle(), [Reason::FencePassed, Reason::OwnerSilent]);
+    assert_eq!(world.owner(), Some("c"));
+    assert_eq!(world.state.endpoints()["app"].epoch, Epoch(2));
+}
+
+#[test]
+fn the_leader_itself_takes_over_if_nobody_else_lives() {
+    let mut world = World::new();
+    world.settle();
+    world.now_ms += 2_000;
+    world.asked.clear();
+    world.passed = true;
+    world.settle();
+    assert_eq!(world.owner(), Some("a"));
+}
+
+#[test]
+fn a_new_leader_waits_for_the_owner_to_say_that_it_lives() {
+    let mut world = World::new();
+    world.settle();
+    world.asked.clear();
+    world.now_ms = 5_000 + 4 * 150 - 1;
+    assert_eq!(world.decide(), []);
+    world.now_ms += 1;
+    assert!(!world.decide().is_empty());
+}
+
+#[test]
+fn a_wish_moves_an_endpoint_over_a_fence_to_a_node_that_lives() {
+    let mut world = World::new();
+    world.settle();
+    world.wishes.insert("app".to_owned(), ("c".to_owned(), "operator:eve".to_owned()));
+    world.asked.remove(&3);
+    assert_eq!(world.decide(), [], "it is not there");
+    world.all_ask();
+    let steps = world.decide();
+    assert_eq!((steps[0].reason, &*steps[0].cause), (Reason::EndpointMoved, "operator:eve"));
+    world.passed = true;
+    world.settle();
+    assert_eq!(world.owner(), Some("c"));
+}
+
+#[test]
+fn an_endpoint_that_is_no_longer_configured_is_given_up_and_forgotten() {
+    let mut world = World::new();
+    world.settle();
+    world.endpoints.clear();
+    world.settle();
+    assert_eq!(world.owner(), Some("b"), "its fence has not passed");
+    world.passed = true;
+    world.settle();
+    assert!(world.state.endpoints().is_empty());
+}
+
+#[test]
+fn a_primary_is_named_when_most_hear_of_it_and_followed_over_a_fence() {
+    let mut world = World::new();
+    world.settle();
+    world.hears("a", "pg1", Some(1));
+    assert_eq!(world.settle(), []);
+    world.hears("b", "pg1", Some(1));
+    assert_eq!(world.settle(), [Reason::PrimaryFound, Reason::PrimaryFound]);
+    let primary = world.state.primary();
+    assert_eq!((primary.server.as_deref(), primary.epoch, primary.timeline), (Some("pg1"), Epoch(1), 1));
+
+    // A second one on the same timeline is no reason to change.
+    for node in NODES {
+        world.hears(node, "pg2", Some(1));
+    }
+    assert_eq!(world.settle(), []);
+    world.hears("a", "pg2", Some(2));
+    assert_eq!(world.settle(), [], "one node's word");
+    world.hears("c", "pg2", Some(2));
+    assert_eq!(world.settle(), [Reason::PromotedElsewhere]);
+    assert_eq!(world.state.primary().server.as_deref(), Some("pg1"), "its fence has not passed");
+    world.passed = true;
+    world.settle();
+    let primary = world.state.primary();
+    assert_eq!((primary.server.as_deref(), primary.epoch, primary.timeline), (Some("pg2"), Epoch(2), 2));
+}
+
+#[test]
+fn a_primary_that_is_down_stays_the_named_one() {
+    let mut world = World::new();
+    world.settle();
+    for node in NODES {
+        world.hears(node, "pg1", Some(1));
+    }
+    world.settle();
+    for node in NODES {
+        let claim = Claim { observed: Observed::Down, primary_on: None };
+        world.apply_as(node, Change::ServerReport { server: "pg1".to_owned(), claim });
+    }
+    assert_eq!(world.settle(), []);
+    assert_eq!(world.state.primary().server.as_deref(), Some("pg1"));
+}
+
+#[test]
+fn a_node_that_stays_silent_is_no_witness() {
+    let mut world = World::new();
+    world.settle();
+    world.hears("c", "pg1", Some(1));
+    world.now_ms += 5 * 900;
+    world.asked.insert(2, world.now_ms);
+    assert_eq!(world.settle(), [Reason::NodeSilent]);
+}

@@ -1,0 +1,70 @@
+//! Publishes what this node may use, whenever what it sees, what is agreed on, or its lease changes.
+//!
+//! Runs on the consensus thread. Invariant: the end of a lease is published by itself, not with the next look.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::agree::agree;
+use super::change::changes;
+use super::model::View;
+use super::observe::log;
+use crate::consensus::node::ClusterHandle;
+use crate::topology::Snapshot;
+
+/// While there is no lease, so often one looks whether there is one.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+
+/// What others borrow.
+#[derive(Debug)]
+pub struct Published {
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub view: watch::Receiver<Arc<View>>,
+}
+
+/// Starts it on the handle's runtime; it ends with the observer or the node.
+pub fn start(handle: &ClusterHandle, local: watch::Receiver<Arc<View>>) -> Published {
+    let first = Arc::new(agree(&local.borrow(), &handle.applied().state, false));
+    let (snapshot, snapshots) = watch::channel(Arc::new(first.snapshot.clone()));
+    let (view, views) = watch::channel(first);
+    handle.runtime().spawn(publish(handle.clone(), local, snapshot, view));
+    Published { snapshot: snapshots, view: views }
+}
+
+async fn publish(
+    handle: ClusterHandle,
+    mut local: watch::Receiver<Arc<View>>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    views: watch::Sender<Arc<View>>,
+) {
+    let mut applied = handle.watch();
+    let lease = handle.lease();
+    loop {
+        let held = lease.holds();
+        let next = agree(&local.borrow_and_update(), &applied.borrow_and_update().state, held);
+        let previous = views.borrow().clone();
+        for change in changes(&previous, &next) {
+            log(change, &next);
+        }
+        if next.snapshot != previous.snapshot {
+            snapshots.send_replace(Arc::new(next.snapshot.clone()));
+        }
+        if next != *previous {
+            views.send_replace(Arc::new(next));
+        }
+        let lease_changes = async {
+            while lease.holds() == held {
+                let pause =
+                    if held { Duration::from_millis(lease.remaining_ms().max(1)) } else { LOOK_EVERY };
+                tokio::time::sleep(pause).await;
+            }
+        };
+        tokio::select! {
+            changed = local.changed() => if changed.is_err() { return },
+            changed = applied.changed() => if changed.is_err() { return },
+            () = lease_changes => {}
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! How the rest of the process looks at its cluster, and asks something of it.
+//!
+//! Whatever talks to another node runs on the consensus thread, which a busy data path cannot starve.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Standings;
+use super::core::{Core, Now, Wish, Wishes, lock, seen, wall_ms};
+use super::lead;
+use super::rights::Leading;
+use super::wire::{Address, Order, Request, Response};
+use crate::cluster::state::{Accepted, Change, Command, Fence, Outcome, Refusal};
+use crate::consensus::peer::PeerContext;
+use crate::consensus::store::Applied;
+
+/// A proposal that has found no leader by then is given up.
+const PROPOSE_WITHIN: Duration = Duration::from_secs(5);
+const ORDER_WITHIN: Duration = Duration::from_secs(10);
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+const CANCEL_WITHIN: Duration = Duration::from_secs(2);
+
+pub(super) struct Shared {
+    pub node: String,
+    pub now: Now,
+    pub applied: watch::Receiver<Arc<Applied>>,
+    pub core: watch::Receiver<Option<Arc<Core>>>,
+    pub standings: Standings,
+    pub lease_ends_at_ms: Arc<AtomicU64>,
+    pub runtime: Handle,
+    pub tls: Mutex<Option<Arc<PeerContext>>>,
+    pub wishes: Arc<Mutex<Wishes>>,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct ClusterHandle {
+    shared: Arc<Shared>,
+}
+
+/// Reads whether this node has its lease, without a lock.
+#[derive(Clone)]
+pub struct LeaseClock {
+    ends_at_ms: Arc<AtomicU64>,
+    now: Now,
+}
+
+impl LeaseClock {
+    pub fn holds(&self) -> bool {
+        (self.now)() < self.ends_at_ms.load(Ordering::Acquire)
+    }
+
+    pub fn remaining_ms(&self) -> u64 {
+        self.ends_at_ms.load(Ordering::Acquire).saturating_sub((self.now)())
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct NodeStatus {
+    pub node: String,
+    pub raft_id: Option<u64>,
+    pub incarnation: Option<u64>,
+    /// Empty: it takes part.
+    pub waiting_for: String,
+    pub term: u64,
+    pub leader: Option<String>,
+    pub lease_remaining_ms: u64,
+    pub last_log_index: u64,
+    pub applied_index: u64,
+    pub peers: Vec<PeerStatus>,
+}
+
+#[derive(Debug, Clone)]
+pub struct PeerStatus {
+    pub id: String,
+    pub address: String,
+    /// Why it could not be reached at the last attempt.
+    pub failure: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    #[error("{0}")]
+    Ordered(String),
+    #[error("no leader took it within {} s ({reason}); whether it will be done is not known", within.as_secs())]
+    NoLeader { within: Duration, reason: String },
+}
+
+impl ClusterHandle {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        ClusterHandle { shared }
+    }
+
+    /// This node's id.
+    pub fn node(&self) -> &str {
+        &self.shared.node
+    }
+
+    /// Where tasks run that must not be starved.
+    pub fn runtime(&self) -> &Handle {
+        &self.shared.runtime
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        (self.shared.now)()
+    }
+
+    pub fn applied(&self) -> Arc<Applied> {
+        self.shared.applied.borrow().clone()
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Arc<Applied>> {
+        self.shared.applied.clone()
+    }
+
+    pub fn lease(&self) -> LeaseClock {
+        LeaseClock { ends_at_ms: self.shared.lease_ends_at_ms.clone(), now: self.shared.now.clone() }
+    }
+
+    pub(super) fn core(&self) -> Option<Arc<Core>> {
+        self.shared.core.borrow().clone()
+    }
+
+    /// Present while this node leads.
+    pub fn leading(&self) -> Option<Leading> {
+        let core = self.core()?;
+        let now_ms = core.now_ms();
+        core.rights().leading(now_ms)
+    }
+
+    /// Of a fence in the state this node has applied: whether nobody can act any more on what it ends.
+    pub fn fence_passed(&self, fence: &Fence) -> bool {
+        let Some(core) = self.core() else { return false };
+        let (applied, now_ms) = (core.applied_index(), core.now_ms());
+        core.rights().fence_passed(fence, applied, now_ms)
+    }
+
+    /// What operators want of the leader and it has not done yet.
+    pub fn wishes(&self) -> BTreeMap<String, Wish> {
+        lock(&self.shared.wishes).clone()
+    }
+
+    pub fn forget_wish(&self, endpoint: &str) {
+        lock(&self.shared.wishes).remove(endpoint);
+    }
+
+    /// The raft id of each member of raft's own membership, voters only, and whether all is as the log has it.
+    pub async fn align_membership(&self) {
+        if let Some(core) = self.core() {
+            lead::align_membership(&core).await;
+        }
+    }
+
+    /// The identifier drawn by the founder, for the command that creates the cluster. None: not joined yet.
+    pub fn cluster_id(&self) -> Option<String> {
+        self.core().map(|core| core.identity.cluster_id.clone())
+    }
+
+    /// Raft's voters with their names: what a new cluster's members are made of.
+    pub fn raft_voters(&self) -> Vec<(u64, String, String, u64)> {
+        let Some(core) = self.core() else { return Vec::new() };
+        let metrics = core.metrics();
+        let membership = metrics.membership_config.membership();
+        let voter = |id: u64| {
+            let peer = membership.get_node(&id)?;
+            Some((id, peer.id.clone(), peer.address.clone(), peer.incarnation))
+        };
+        membership.voter_ids().filter_map(voter).collect()
+    }
+
+    pub fn status(&self) -> NodeStatus {
+        let mut status = NodeStatus {
+            node: self.shared.node.clone(),
+            waiting_for: self.shared.standings.text(),
+            lease_remaining_ms: self.lease().remaining_ms(),
+            ..NodeStatus::default()
+        };
+        let Some(core) = self.core() else { return status };
+        let metrics = core.metrics();
+        status.raft_id = Some(core.identity.raft_id);
+        status.incarnation = Some(core.identity.incarnation);
+        status.term = metrics.current_term;
+        status.leader = core.leader().map(|(_, address)| address.node);
+        status.last_log_index = metrics.last_log_index.unwrap_or(0);
+        status.applied_index = core.applied_index();
+        let others = metrics.membership_config.nodes().filter(|(_, peer)| peer.id != self.shared.node);
+        status.peers = others
+            .map(|(_, peer)| {
+                let address = Address { node: peer.id.clone(), address: peer.address.clone() };
+                PeerStatus {
+                    failure: core.wire.failure(&address),
+                    id: address.node,
+                    address: address.address,
+                }
+            })
+            .collect();
+        status
+    }
+
+    /// Brings a change into the log, wherever the leader is. It may be tried more than once: commands say what they
+    /// expect to find, so the second time is refused.
+    pub async fn propose(&self, change: Change, cause: &str, reason: &str) -> Result<Accepted, ProposeError> {
+        let (node, cause, reason) = (self.shared.node.clone(), cause.to_owned(), reason.to_owned());
+        let command = Command { at_ms: wall_ms(), node, cause, reason, change };
+        let ask = move |core: Arc<Core>, leader: Option<Address>| {
+            let command = command.clone();
+            async move {
+                match leader {
+                    None => Ok(lead::propose(&core, command).await),
+                    Some(leader) => {
+                        let within = Duration::from_millis(core.settings.election_timeout_max_ms);
+                        core.wire.call(&leader, Request::Propose(command), within).await
+                    }
+                }
+            }
+        };
+        match self.with_leader(PROPOSE_WITHIN, ask).await? {
+            Response::Proposed(Outcome::Accepted(accepted)) => Ok(accepted),
+            Response::Proposed(Outcome::Refused(refusal)) => Err(refusal.into()),
+            Response::Proposed(Outcome::Nothing) => Ok(Accepted::Unchanged),
+            other => Err(ProposeError::Ordered(format!("an unexpected answer: {other:?}"))),
+        }
+    }
+
+    /// Brings a change into the log only if this node still leads that term; asks nobody else.
+    pub async fn propose_as_leader(
+        &self,
+        term: u64,
+        change: Change,
+        cause: &str,
+        reason: &str,
+    ) -> Result<Accepted, ProposeError> {
+        let changed = || ProposeError::Ordered("the leader has changed meanwhile".to_owned());
+        let core = self.core().ok_or_else(changed)?;
+        if self.leading().is_none_or(|leading| leading.term != term) {
+            return Err(changed());
+        }
+        match lead::propose(&core, core.command(change, cause, reason)).await {
+            Response::Proposed(Outcome::Accepted(accepted)) => Ok(accepted),
+            Response::Proposed(Outcome::Refused(refusal)) => Err(refusal.into()),
+            Response::Proposed(Outcome::Nothing) => Ok(Accepted::Unchanged),
+            Response::Refused(why) => Err(ProposeError::Ordered(why)),
+            _ => Err(changed()),
+        }
+    }
+
+    /// Asks the leader for what is more than one command; it answers in words.
+    pub async fn order(&self, order: Order) -> Result<String, ProposeError> {
+        let me = self.shared.node.clone();
+        let ask = move |core: Arc<Core>, leader: Option<Address>| {
+            let (order, me) = (order.clone(), me.clone());
+            async move {
+                match leader {
+                    None => Ok(lead::carry_out(&core, &me, order).await),
+                    Some(leader) => core.wire.call(&leader, Request::Order(order), ORDER_WITHIN).await,
+                }
+            }
+        };
+        match self.with_leader(ORDER_WITHIN, ask).await? {
+            Response::Ordered(Ok(said)) => Ok(said),
+            Response::Ordered(Err(why)) => Err(ProposeError::Ordered(why)),
+            other => Err(ProposeError::Ordered(format!("an unexpected answer: {other:?}"))),
+        }
+    }
+
+    /// On the consensus thread, until somebody answers who leads.
+    async fn with_leader<F, R>(
+        &self,
+        within: Duration,
+        ask: impl Fn(Arc<Core>, Option<Address>) -> F + Send + 'static,
+    ) -> Result<Response, ProposeError>
+    where
+        F: Future<Output = Result<Response, R>> + Send + 'static,
+        R: std::fmt::Display + Send + 'static,
+    {
+        let handle = self.clone();
+        let task = self.shared.runtime.spawn(async move {
+            let deadline = Instant::now() + within;
+            let mut reason = "this node has not joined its cluster".to_owned();
+            loop {
+                if let Some(core) = handle.core() {
+                    let leads = seen(&core.metrics()).leads.is_some();
+                    let leader = core.leader().map(|(_, leader)| leader);
+                    match (leads, leader) {
+                        (false, None) => reason = "there is no leader".to_owned(),
+                        (leads, leader) => {
+                            let asked = ask(core, leader.filter(|_| !leads));
+                            match tokio::time::timeout_at(deadline, asked).await {
+                                Ok(Ok(Response::NotLeader(_))) => {
+                                    reason = "the leader is changing".to_owned()
+                                }
+                                Ok(Ok(Response::Refused(why))) => reason = why,
+                                Ok(Ok(response)) => return Ok(response),
+                                Ok(Err(error)) => reason = error.to_string(),
+                                Err(_) => reason = "no answer".to_owned(),
+                            }
+                        }
+                    }
+                }
+                if Instant::now() >= deadline {
+                    return Err(ProposeError::NoLeader { within, reason });
+                }
+                tokio::time::sleep(TRY_AGAIN).await;
+            }
+        });
+        match task.await {
+            Ok(answer) => answer,
+            Err(_) => Err(ProposeError::NoLeader { within, reason: "this node is stopping".to_owned() }),
+        }
+    }
+
+    /// Passes a cancel request on to the others. True: one of them had the session.
+    pub async fn cancel_elsewhere(&self, pid: i32, key: &[u8]) -> bool {
+        let Some(core) = self.core() else { return false };
+        let key = key.to_vec();
+        let task = self.shared.runtime.spawn(async move {
+            let metrics = core.metrics();
+            let me = core.identity.raft_id;
+            let others = metrics.membership_config.nodes().filter(|(id, _)| **id != me);
+            let calls: Vec<_> = others
+                .map(|(_, peer)| {
+                    let address = Address { node: peer.id.clone(), address: peer.address.clone() };
+                    core.wire.call(&address, Request::Cancel { pid, key: key.clone() }, CANCEL_WITHIN)
+                })
+                .collect();
+            let answers = futures_util::future::join_all(calls).await;
+            answers.iter().any(|answer| matches!(answer, Ok(Response::Cancelled(true))))
+        });
+        task.await.unwrap_or(false)
+    }
+
+    /// Reads the certificates again, as on SIGHUP. The words say what was wrong with them.
+    pub fn reload_certificates(&self) -> Result<bool, String> {
+        match &*lock(&self.shared.tls) {
+            Some(context) => context.tls.reload().map_err(|error| error.to_string()),
+            None => Ok(false),
+        }
+    }
+
+    /// What `doctor` and the log warn of.
+    pub fn certificate_warning(&self) -> Option<String> {
+        let context = lock(&self.shared.tls).clone()?;
+        context.tls.expiry_warning(std::time::SystemTime::now())
+    }
+}

@@ -1,0 +1,118 @@
+//! The configuration in force: this node's file and, in a cluster, what all nodes agreed on.
+//!
+//! Invariant: once the cluster has a configuration, a node's own file gives it nothing but the keys that are each node's
+//! own; a file that says otherwise is told of in the log, and changes nothing.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::cluster::kept;
+use crate::config::{self, Config, shared};
+use crate::consensus::store::Applied;
+
+pub struct Configuration {
+    path: PathBuf,
+    local: Config,
+    /// The text that all nodes share, and its version; 0: the file's, as long as no other is known.
+    text: String,
+    version: u64,
+    current: Arc<Config>,
+}
+
+impl Configuration {
+    /// With the file's configuration, or what the cluster had agreed on when this node was last there.
+    pub fn begin(path: &Path, local: Config) -> Self {
+        let text = config::file::read_text(path).unwrap_or_default();
+        let mut configuration = Configuration {
+            path: path.to_owned(),
+            current: Arc::new(local.clone()),
+            local,
+            text,
+            version: 0,
+        };
+        if let Some(text) = configuration.local.cluster.as_ref().and_then(kept)
+            && let Some(config) = configuration.shared(&text)
+        {
+            configuration.current = Arc::new(shared::in_force(&configuration.local, config));
+            configuration.text = text;
+        }
+        configuration
+    }
+
+    pub fn in_force(&self) -> Arc<Config> {
+        self.current.clone()
+    }
+
+    pub fn shared_text(&self) -> &str {
+        &self.text
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// `config` is in force from now on.
+    pub fn now(&mut self, config: Arc<Config>) {
+        self.current = config;
+    }
+
+    /// What is to be in force after the file was changed. None: nothing new, or nothing that can be used.
+    pub fn read_file_again(&mut self) -> Option<Config> {
+        let (local, warnings) = match config::file::load(&self.path) {
+            Ok(loaded) => loaded,
+            Err(report) => {
+                tracing::error!("the configuration was not reloaded:\n{report}");
+                return None;
+            }
+        };
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        if self.version == 0 {
+            self.text = config::file::read_text(&self.path).unwrap_or_default();
+            self.local = local.clone();
+            return Some(local);
+        }
+        let agreed = self.shared(&self.text)?;
+        let differs = shared::differences(&local, &agreed);
+        if !differs.is_empty() {
+            tracing::warn!(
+                keys = ?differs,
+                "the file differs from what the cluster agreed on, which counts; `komainu config apply` changes it"
+            );
+        }
+        self.local = local;
+        Some(shared::in_force(&self.local, agreed))
+    }
+
+    /// What is to be in force now that the cluster has agreed on something.
+    pub fn agree(&mut self, applied: &Applied) -> Option<Config> {
+        let agreed = applied.state.configuration().current()?;
+        self.version = agreed.version;
+        let config = self.shared(&agreed.text)?;
+        self.text.clone_from(&agreed.text);
+        tracing::info!(version = agreed.version, "the cluster's configuration is in force here");
+        Some(shared::in_force(&self.local, config))
+    }
+
+    /// A text that other nodes may have checked with another version of komainu.
+    fn shared(&self, text: &str) -> Option<Config> {
+        match config::file::parse(text, &self.path, 1) {
+            Ok((config, _)) => Some(config),
+            Err(report) => {
+                tracing::error!("the cluster's configuration cannot be used by this node:\n{report}");
+                None
+            }
+        }
+    }
+}
+
+/// Waits until the cluster has agreed on a configuration other than that version; for ever outside a cluster.
+pub async fn next_agreed(applied: &mut Option<watch::Receiver<Arc<Applied>>>, version: u64) -> Arc<Applied> {
+    if let Some(watch) = applied
+        && let Ok(found) = watch.wait_for(|applied| applied.state.configuration().version() > version).await
+    {
+        return found.clone();
+    }
+    std::future::pending().await
+}

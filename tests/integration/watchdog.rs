@@ -1,0 +1,339 @@
+//! Three real nodes before real servers: who owns the endpoint, who may write, and what becomes of both when a node
+//! dies, hangs, loses its memory or comes back.
+
+use std::fs;
+use std::time::Duration;
+
+use super::support::*;
+
+/// Writes and reads back, past the client's own pooling; the error's code if it is refused.
+fn write(nodes: &Nodes, id: &str, database: &str) -> Result<(), String> {
+    let mut wire = nodes.node(id).login(database);
+    let answer = wire.query("CREATE TABLE IF NOT EXISTS w (n int); INSERT INTO w VALUES (1)");
+    match answer.iter().find(|message| message.tag == 'E') {
+        Some(error) => Err(error.sqlstate()),
+        None => Ok(()),
+    }
+}
+
+fn rows(database: &str) -> u64 {
+    Cluster::shared().primary().psql(database, "SELECT count(*) FROM w").unwrap().parse().unwrap()
+}
+
+fn epoch_of(nodes: &Nodes, asked: &str) -> u64 {
+    nodes.status(asked)["endpoints"][0]["epoch"].as_u64().unwrap_or(0)
+}
+
+#[test]
+fn three_nodes_agree_on_an_owner_and_all_of_them_serve() {
+    let nodes = Nodes::start(Cluster::shared());
+    let database = Cluster::shared().database();
+    let owner = nodes.owner_of(&nodes.ids(), "app");
+    eventually(PATIENCE, "its program was told", || nodes.taken_by().is_some_and(|told| told.node == owner));
+    assert_ne!(owner, nodes.leader(), "one failure should not be both");
+    for id in nodes.ids() {
+        let status = nodes.status(&id);
+        assert_eq!(status["node"], *id);
+        assert_eq!(status["epoch"], 1, "{status}");
+        assert!(status["lease_remaining_ms"].as_u64().is_some_and(|ms| ms > 0), "{status}");
+        assert_eq!(status["nodes"].as_array().map(Vec::len), Some(3), "{status}");
+        write(&nodes, &id, &database).unwrap();
+    }
+    assert_eq!(rows(&database), 3);
+}
+
+#[test]
+fn the_owner_is_killed_and_another_takes_over_until_it_is_back() {
+    let nodes = Nodes::start(Cluster::shared());
+    let database = Cluster::shared().database();
+    let killed = nodes.owner_of(&nodes.ids(), "app");
+    nodes.node(&killed).kill();
+    let others = nodes.others(&killed);
+    let owner = nodes.owner_of(&others, "app");
+    eventually(PATIENCE, "it was told", || nodes.taken_by().is_some_and(|told| told.node == owner));
+    assert_eq!(epoch_of(&nodes, &owner), 2);
+    for id in &others {
+        write(&nodes, id, &database).unwrap();
+    }
+    nodes.node(&killed).start_again();
+    nodes.wait_until_ready(std::slice::from_ref(&killed));
+    assert_eq!(nodes.owner_of(&nodes.ids(), "app"), owner, "nothing moves because it is back");
+    write(&nodes, &killed, &database).unwrap();
+    let released =
+        || nodes.told().iter().any(|told| told.node == killed && told.action == "release" && told.epoch == 2);
+    eventually(PATIENCE, "it gives up what it may still have", released);
+}
+
+#[test]
+fn the_leader_is_killed_and_the_owner_stays() {
+    let nodes = Nodes::start(Cluster::shared());
+    let database = Cluster::shared().database();
+    let owner = nodes.owner_of(&nodes.ids(), "app");
+    let leader = nodes.leader();
+    assert_ne!(leader, owner);
+    nodes.node(&leader).kill();
+    let others = nodes.others(&leader);
+    assert_ne!(nodes.leader_of(&others), leader);
+    eventually(PATIENCE, "writes go on", || write(&nodes, &owner, &database).is_ok());
+    assert_eq!((nodes.owner_of(&others, "app"), epoch_of(&nodes, &owner)), (owner, 1));
+}
+
+#[test]
+fn an_owner_that_was_frozen_changes_nothing_when_it_goes_on() {
+    let nodes = Nodes::start(Cluster::shared());
+    let database = Cluster::shared().database();
+    let frozen = nodes.owner_of(&nodes.ids(), "app");
+    let mut session = nodes.node(&frozen).login(&database);
+    session.query("CREATE TABLE IF NOT EXISTS w (n int)");
+    session.query("BEGIN; INSERT INTO w VALUES (1)");
+    nodes.freeze(&frozen);
+    let others = nodes.others(&frozen);
+    let owner = nodes.owner_of(&others, "app");
+    eventually(PATIENCE, "it was told", || nodes.taken_by().is_some_and(|told| told.node == owner));
+    let told = nodes.told().len();
+    nodes.go_on(&frozen);
+    eventually(PATIENCE, "it knows the owner", || nodes.owner(&frozen, "app").as_deref() == Some(&*owner));
+    let released = || nodes.told()[told..].iter().any(|told| told.node == frozen && told.action == "release");
+    eventually(PATIENCE, "it gives up", released);
+    let since = nodes.told()[told..].to_vec();
+    assert!(since.iter().all(|told| told.action != "take"), "{since:?}");
+    // Its lease had ended in the middle of the transaction: what the server says of it counts no more.
+    session.encode(|buffer| postgres_protocol::message::frontend::query("COMMIT", buffer));
+    let last = session.expect_end();
+    let error = last.iter().find(|message| message.tag == 'E').expect("it is told");
+    assert!(["08006", "08007"].contains(&&*error.sqlstate()), "{error:?}");
+    eventually(PATIENCE, "it serves again", || write(&nodes, &frozen, &database).is_ok());
+}
+
+#[test]
+fn a_leader_that_was_frozen_decides_nothing_when_it_goes_on() {
+    let nodes = Nodes::start(Cluster::shared());
+    let owner = nodes.owner_of(&nodes.ids(), "app");
+    let frozen = nodes.leader();
+    nodes.freeze(&frozen);
+    let others = nodes.others(&frozen);
+    let leader = nodes.leader_of(&others);
+    eventually(PATIENCE, "the owner has its lease back", || {
+        nodes.status(&owner)["lease_remaining_ms"].as_u64().is_some_and(|ms| ms > 0)
+    });
+    nodes.go_on(&frozen);
+    eventually(PATIENCE, "it follows", || {
+        let status = nodes.status(&frozen);
+        status["leader"] == *leader && status["lease_remaining_ms"].as_u64().is_some_and(|ms| ms > 0)
+    });
+    assert_eq!(nodes.leader(), leader);
+    // It would have taken the others, of whom it had heard nothing, for silent.
+    assert_eq!((nodes.owner_of(&nodes.ids(), "app"), epoch_of(&nodes, &frozen)), (owner, 1));
+}
+
+#[test]
+fn a_node_alone_writes_nothing_and_reads_from_standbys_only() {
+    let nodes = Nodes::builder(3)
+        .endpoint("app")
+        .config("[pool]\nacquire_timeout_ms = 500\n[split]\nconsistency = \"session\"\n")
+        .start(Cluster::shared());
+    let database = Cluster::shared().database();
+    let alone = nodes.ids()[0].clone();
+    write(&nodes, &alone, &database).unwrap();
+    Cluster::shared().servers().wait_for_replay().unwrap();
+    let mut reader = nodes.node(&alone).login(&database);
+    for other in nodes.others(&alone) {
+        nodes.node(&other).kill();
+    }
+    eventually(PATIENCE, "it has no lease", || nodes.status(&alone)["lease_remaining_ms"] == 0);
+    let status = nodes.status(&alone);
+    assert_eq!(
+        (status["primary"].clone(), status["reason"].clone()),
+        (serde_json::Value::Null, "no_lease".into())
+    );
+    assert_eq!(
+        reader.query_value("SELECT count(*) FROM w"),
+        "1",
+        "a standby has all that this session has seen"
+    );
+    let refused = reader.query("INSERT INTO w VALUES (2)");
+    assert!(refused.iter().any(|message| message.tag == 'E'), "{refused:?}");
+    let ready = nodes.node(&alone).admin("/ready").unwrap();
+    assert_eq!(ready.status, 503, "{}", ready.body);
+    assert_eq!(rows(&database), 1);
+}
+
+#[test]
+fn the_whole_cluster_is_restarted_and_knows_what_it_knew() {
+    let nodes = Nodes::start(Cluster::shared());
+    let database = Cluster::shared().database();
+    nodes.owner_of(&nodes.ids(), "app");
+    for id in nodes.ids() {
+        nodes.node(&id).kill();
+    }
+    for id in nodes.ids() {
+        nodes.node(&id).start_again();
+    }
+    nodes.wait_until_ready(&nodes.ids());
+    let owner = nodes.owner_of(&nodes.ids(), "app");
+    assert!(epoch_of(&nodes, &owner) >= 1);
+    let status = nodes.status(&owner);
+    assert_eq!((status["epoch"].as_u64(), status["nodes"].as_array().map(Vec::len)), (Some(1), Some(3)));
+    write(&nodes, &owner, &database).unwrap();
+}
+
+#[test]
+fn a_node_that_lost_its_directory_is_replaced() {
+    let nodes = Nodes::start(Cluster::shared());
+    let database = Cluster::shared().database();
+    let lost = nodes.others(&nodes.leader())[0].clone();
+    nodes.node(&lost).kill();
+    fs::remove_dir_all(nodes.raft_directory(&lost)).unwrap();
+    nodes.node(&lost).start_again();
+    let waiting = || nodes.status(&lost)["waiting_for"].as_str().unwrap_or_default().to_owned();
+    eventually(PATIENCE, "it says what to do", || waiting().contains("replace the node"));
+    let others = nodes.others(&lost);
+    let owner = nodes.owner_of(&others, "app");
+    assert_ne!(owner, lost);
+    let replaced =
+        nodes.post(&owner, "/node/replace", &serde_json::json!({ "id": lost, "cause": "operator:test" }));
+    assert_eq!(replaced.status, 200, "{}", replaced.body);
+    nodes.wait_until_ready(std::slice::from_ref(&lost));
+    let known = nodes.status(&owner);
+    let known = known["nodes"].as_array().unwrap().iter().find(|node| node["id"] == *lost).unwrap().clone();
+    assert_eq!((known["incarnation"].as_u64(), known["role"].as_str()), (Some(2), Some("voter")));
+    write(&nodes, &lost, &database).unwrap();
+    // It counts again: with it and one other there is a majority.
+    let leader = nodes.leader();
+    nodes.node(&leader).kill();
+    let rest = nodes.others(&leader);
+    assert!(rest.contains(&nodes.leader_of(&rest)));
+}
+
+#[test]
+fn an_endpoint_is_moved_by_order() {
+    let nodes = Nodes::builder(3).endpoint("app").endpoint("reports").start(Cluster::shared());
+    let owners = ["app", "reports"].map(|endpoint| nodes.owner_of(&nodes.ids(), endpoint));
+    assert_ne!(owners[0], owners[1], "they are spread");
+    let to = nodes.others(&owners[0]).into_iter().find(|id| *id != owners[1]).unwrap();
+    let asked = nodes.ids()[2].clone();
+    let order = serde_json::json!({ "endpoint": "app", "to": to, "cause": "operator:test" });
+    let answer = nodes.post(&asked, "/endpoint/move", &order);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    eventually(PATIENCE, "it has moved", || nodes.owner(&asked, "app").as_deref() == Some(&*to));
+    eventually(PATIENCE, "it was told", || {
+        nodes.taken_by().is_some_and(|told| told.node == to && told.epoch == 2)
+    });
+    assert_eq!(nodes.owner(&asked, "reports").as_deref(), Some(&*owners[1]));
+    let order = serde_json::json!({ "endpoint": "app", "to": "node9", "cause": "operator:test" });
+    let answer = nodes.post(&asked, "/endpoint/move", &order);
+    assert!(answer.status >= 400 && answer.body.contains("no node node9"), "{answer:?}");
+    let events: serde_json::Value =
+        serde_json::from_str(&nodes.node(&asked).admin("/events?after=0").unwrap().body).unwrap();
+    let told = events["events"].as_array().unwrap().iter().any(|event| {
+        event["reason"] == "endpoint_moved" && event["cause"] == "operator:test" && event["subject"] == "app"
+    });
+    assert!(told, "{events}");
+}
+
+#[test]
+fn a_node_that_stops_hands_its_endpoint_over() {
+    let nodes = Nodes::start(Cluster::shared());
+    let owner = nodes.owner_of(&nodes.ids(), "app");
+    nodes.node(&owner).signal(rustix::process::Signal::TERM);
+    let status = nodes.node(&owner).wait(PATIENCE);
+    assert!(status.success(), "{status}");
+    let others = nodes.others(&owner);
+    let next = nodes.owner_of(&others, "app");
+    let events: serde_json::Value =
+        serde_json::from_str(&nodes.node(&next).admin("/events?after=0").unwrap().body).unwrap();
+    let planned =
+        events["events"].as_array().unwrap().iter().any(|event| event["cause"] == format!("stop:{owner}"));
+    assert!(planned, "it was not taken for dead: {events}");
+}
+
+#[test]
+fn one_configuration_is_applied_everywhere_and_rolled_back() {
+    let nodes = Nodes::start(Cluster::shared());
+    let asked = nodes.ids()[1].clone();
+    let get = |path: &str| -> serde_json::Value {
+        serde_json::from_str(&nodes.node(&asked).admin(path).unwrap().body).unwrap()
+    };
+    eventually(PATIENCE, "it has a configuration", || get("/config")["version"] == 1);
+    let text = get("/config")["text"].as_str().unwrap().to_owned();
+    let bad = serde_json::json!({ "text": format!("{text}\n[pool]\nsize = 0\n"), "cause": "operator:test" });
+    let refused = nodes.post(&asked, "/config/apply", &bad);
+    assert!(refused.status == 422 && refused.body.contains("pool.size"), "{refused:?}");
+    let good = serde_json::json!({ "text": format!("{text}\n[pool]\nsize = 7\n"), "cause": "operator:test" });
+    let applied = nodes.post(&asked, "/config/apply", &good);
+    assert_eq!(applied.status, 200, "{}", applied.body);
+    for id in nodes.ids() {
+        eventually(PATIENCE, "it is live", || nodes.status(&id)["configuration_version"] == 2);
+        eventually(PATIENCE, "it says so", || nodes.node(&id).log().contains("pool.size"));
+    }
+    let back = serde_json::json!({ "to": 1, "cause": "operator:test" });
+    assert_eq!(nodes.post(&asked, "/config/rollback", &back).status, 200);
+    for id in nodes.ids() {
+        eventually(PATIENCE, "it is back", || nodes.status(&id)["configuration_version"] == 3);
+    }
+    // A node that starts begins with what was agreed on, whatever its own file says.
+    let restarted = nodes.ids()[2].clone();
+    nodes.node(&restarted).kill();
+    nodes.node(&restarted).start_again();
+    nodes.wait_until_ready(std::slice::from_ref(&restarted));
+    eventually(PATIENCE, "it knows", || nodes.status(&restarted)["configuration_version"] == 3);
+}
+
+#[test]
+fn a_cancel_request_finds_its_session_on_another_node() {
+    let nodes = Nodes::start(Cluster::shared());
+    let database = Cluster::shared().database();
+    let mut session = nodes.node("node1").login(&database);
+    session.encode(|buffer| postgres_protocol::message::frontend::query("SELECT pg_sleep(20)", buffer));
+    let sql = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND wait_event = 'PgSleep'"
+    );
+    let servers = Cluster::shared().servers();
+    eventually(PATIENCE, "it runs", || {
+        servers.all().iter().any(|server| server.psql("postgres", &sql).unwrap() != "0")
+    });
+    let mut other = nodes.node("node3").wire();
+    let mut request = (12 + session.secret_key.len() as u32).to_be_bytes().to_vec();
+    request.extend(80_877_102_u32.to_be_bytes());
+    request.extend(session.process_id.to_be_bytes());
+    request.extend(&session.secret_key);
+    other.send(&request);
+    assert_eq!(other.expect_end(), []);
+    let answer = session.until('Z');
+    let error = answer.iter().find(|message| message.tag == 'E').expect("it was cancelled");
+    assert_eq!(error.sqlstate(), "57014");
+    assert_eq!(nodes.node("node3").metric("komainu_cancel_requests_total{result=\"passed_on\"}"), Some(1.0));
+}
+
+#[test]
+fn a_node_that_does_not_own_the_endpoint_refuses_clients_if_it_is_told_to() {
+    let nodes = Nodes::builder(3).refusing_endpoint("app").launch(Cluster::shared());
+    nodes.wait_until_ready(&nodes.ids());
+    let database = Cluster::shared().database();
+    let owner = nodes.owner_of(&nodes.ids(), "app");
+    nodes.node(&owner).login(&database);
+    for id in nodes.others(&owner) {
+        let answer = psql(&nodes.node(&id).url(&database), &["SELECT 1"]);
+        assert!(!answer.success && answer.stderr.contains("does not own the endpoint"), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_stops_a_node_and_room_brings_it_back() {
+    // The directory is a small file system of its own.
+    let nodes = Nodes::builder(3).endpoint("app").on_small_disks().start(Cluster::shared());
+    let full = nodes.others(&nodes.leader())[0].clone();
+    let filler = nodes.raft_directory(&full).join("filler");
+    let _ = fs::write(&filler, vec![0_u8; 64 << 20]);
+    let lost = || {
+        // Any entry will do: it cannot be stored.
+        let note = serde_json::json!({ "endpoint": "app", "to": full, "cause": "operator:test" });
+        nodes.post(&nodes.others(&full)[0], "/endpoint/move", &note);
+        !nodes.status(&full)["waiting_for"].is_null()
+    };
+    eventually(PATIENCE, "it says that there is no room", lost);
+    let says = nodes.status(&full)["waiting_for"].as_str().unwrap_or_default().to_owned();
+    assert!(says.contains("no room") || says.contains("full"), "{says}");
+    fs::remove_file(&filler).unwrap();
+    eventually(PATIENCE, "it takes part again", || nodes.status(&full)["waiting_for"].is_null());
+}
