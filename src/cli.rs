@@ -4,8 +4,10 @@
 //! Invariant: the exit code is 0 for success, 64 for a wrong command line or configuration, else 1.
 
 mod check_config;
+mod drill;
 mod password;
 mod pki;
+mod sandbox;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +15,6 @@ use std::process::ExitCode;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 
-use crate::sandbox::{self, SandboxArgs};
 use crate::serve::{self, ServeError, Who};
 
 /// EX_USAGE of sysexits.h: the command line or the configuration is wrong, and trying again is no use.
@@ -40,9 +41,14 @@ pub enum Command {
     Serve(Serve),
     /// Run a whole cluster on this machine: PostgreSQL servers and komainu before them
     #[command(
-        after_help = "Example:\n  komainu sandbox\n\nCtrl-C ends all of it and leaves nothing running."
+        after_help = "Examples:\n  komainu sandbox\n  komainu sandbox --nodes 1 --port 5433\n  komainu sandbox start node2\n\n\
+        Clients connect to one address, which follows the node that has the endpoint. What is killed stays\n\
+        dead until `komainu sandbox start`. Ctrl-C ends all of it and leaves nothing running."
     )]
-    Sandbox(SandboxArgs),
+    Sandbox(sandbox::Sandbox),
+    /// Break the endpoint's owner on purpose, and measure how long clients notice
+    #[command(after_help = "Example:\n  komainu drill endpoint --runs 3 --fine")]
+    Drill(drill::Drill),
     /// Check a configuration file, and the files that it names, and report every problem at once
     #[command(after_help = "Example:\n  komainu check-config komainu.toml\n\n\
         Problems and warnings go to stderr, one a line: `file:line: key: what is wrong; what to do`.\n\
@@ -116,7 +122,8 @@ pub fn run() -> ExitCode {
     };
     match cli.command {
         Command::Serve(args) => serve(args),
-        Command::Sandbox(args) => run_sandbox(args),
+        Command::Sandbox(args) => sandbox::run(args),
+        Command::Drill(args) => drill::run(args),
         Command::CheckConfig(args) => check_config::run(&args),
         Command::Password(args) => password::run(&args),
         Command::Pki(args) => pki::run(&args),
@@ -134,30 +141,6 @@ fn serve(args: Serve) -> ExitCode {
                 ServeError::Access(_) | ServeError::Node(_) => ExitCode::from(EXIT_USAGE),
                 _ => ExitCode::FAILURE,
             }
-        }
-    }
-}
-
-fn run_sandbox(args: SandboxArgs) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(sandbox::run(args)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let mut text = error.to_string();
-            let mut cause = std::error::Error::source(&error);
-            while let Some(inner) = cause {
-                text.push_str(": ");
-                text.push_str(&inner.to_string());
-                cause = inner.source();
-            }
-            eprintln!("{text}");
-            ExitCode::FAILURE
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod consensus;
+pub mod drill;
 pub mod net;
 pub mod pki;
 pub mod pool;

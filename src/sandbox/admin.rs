@@ -18,9 +18,14 @@ pub struct Response {
 
 /// `GET path` at the admin socket. Blocks for at most a few seconds.
 pub fn get(socket: &Path, path: &str) -> io::Result<Response> {
+    get_within(TIMEOUT, socket, path)
+}
+
+/// Of a node that may be frozen, who asks wants to know soon that there is no answer.
+pub fn get_within(within: Duration, socket: &Path, path: &str) -> io::Result<Response> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(within))?;
+    stream.set_write_timeout(Some(within))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
     let mut bytes = Vec::new();
     stream.take(MAX_RESPONSE_BYTES).read_to_end(&mut bytes)?;

@@ -1,23 +1,43 @@
-//! A whole cluster on one machine: real PostgreSQL servers and komainu before them.
+//! A whole cluster on one machine: real PostgreSQL servers, komainu nodes before them, and the address
+//! clients use.
 //!
-//! Owns how such a cluster is laid out, started and ended; the tests build theirs from the same
+//! Owns how such a cluster is laid out, started, broken and ended; the tests build theirs from the same
 //! parts. Never used by `komainu serve`. Invariant: nothing started here outlives the process.
 
 pub mod admin;
+mod args;
+mod ask;
+mod control;
+mod endpoint;
+mod error;
 mod installation;
+mod making;
+mod network;
 mod node;
+mod node_files;
+mod place;
 mod port;
 mod postgres;
+mod private;
 pub mod process;
 mod ready;
+mod relay;
 mod run;
 mod scratch;
 mod servers;
+mod stop_signals;
 mod traffic;
+mod whole;
 
+pub use args::{Method, SandboxArgs};
+pub use ask::{AskError, ask, describe, newest, running, tell};
+pub use control::Request;
+pub use error::SandboxError;
 pub use installation::Installation;
 pub use port::{ReservedPort, is_free};
 pub use postgres::{Postgres, PostgresError, PostgresOptions, REPLICATION_USER, SUPERUSER, StopMode};
-pub use run::{SandboxArgs, SandboxError, run};
+pub use ready::{Ready, ReadyNode};
+pub use run::{Running, run};
 pub use scratch::Scratch;
 pub use servers::Servers;
+pub use stop_signals::StopSignals;

@@ -1,180 +1,200 @@
-//! One komainu node of the sandbox: its files and its `komainu serve` process.
+//! One komainu node of the sandbox: its `komainu serve` process.
 //!
-//! Owns the node's directory. Never talks to its clients' port. Invariant: files that hold secrets
-//! are readable by their owner only.
+//! Never talks to its clients' port. Invariant: a node that was killed is started again only when
+//! somebody asks for it, and then in its old place with its old memory.
 
 use std::env;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::postgres::{Postgres, tail};
+use super::admin;
+use super::node_files::{CONFIGURATION, SHUTDOWN_TIMEOUT_MS};
+use super::port::ReservedPort;
+use super::postgres::tail;
 use super::process;
 
-/// Ctrl-C should not wait for transactions left open in some psql.
-const SHUTDOWN_TIMEOUT_MS: u64 = 1_000;
-/// What a node gets beyond that before it is killed.
+/// What a node gets beyond its own limit before it is killed.
 const KILL_AFTER: Duration = Duration::from_secs(4);
-const HEALTH_PERIOD_MS: u64 = 500;
+const POLL: Duration = Duration::from_millis(20);
 
-/// A role of the servers and its secret.
-#[derive(Clone)]
-pub struct Login {
-    pub user: String,
-    pub password: String,
-}
-
-/// What a node is told.
-pub struct NodePlan<'a> {
-    pub id: &'a str,
-    pub directory: &'a Path,
-    pub admin_socket: &'a Path,
-    pub port: u16,
-    pub health: &'a Login,
-    /// Lines of the user file: names and SCRAM verifiers.
-    pub users: &'a [(String, String)],
-    pub servers: &'a [Postgres],
+/// What a node is called, and where it is.
+#[derive(Debug)]
+pub struct NodePlan {
+    pub id: String,
+    pub directory: PathBuf,
+    pub admin_socket: PathBuf,
+    pub address: SocketAddr,
+    /// It is one of several: `serve` must be told which.
+    pub named: bool,
+    /// The process whose network it lives in, if not in ours.
+    pub holder: Option<u32>,
+    /// Its own as long as it exists, also while it does not run.
+    pub _ports: Vec<ReservedPort>,
 }
 
 #[derive(Debug)]
 pub struct Node {
-    id: String,
-    process: Child,
-    directory: PathBuf,
-    admin_socket: PathBuf,
+    plan: NodePlan,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    process: Option<Child>,
+    /// Of the last one.
+    ended: Option<ExitStatus>,
 }
 
 impl Node {
-    /// Writes the node's files and starts it; it is not ready yet.
-    pub fn start(plan: &NodePlan<'_>) -> io::Result<Self> {
-        let directory = plan.directory;
-        write_private(&directory.join("komainu.toml"), &configuration(plan))?;
-        write_private(&directory.join("hba.conf"), HBA)?;
-        write_private(&directory.join("health.password"), &plan.health.password)?;
-        let users: String =
-            plan.users.iter().map(|(name, verifier)| format!("\"{name}\" \"{verifier}\"\n")).collect();
-        write_private(&directory.join("users.txt"), &users)?;
-
-        let log = File::create(directory.join("komainu.log"))?;
-        let mut serve = process::command(env::current_exe()?, "TERM", None);
-        serve
-            .args(["serve", "--config"])
-            .arg(directory.join("komainu.toml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        // As the servers: Ctrl-C on the terminal is the sandbox's to act on, in its order.
-        std::os::unix::process::CommandExt::process_group(&mut serve, 0);
-        Ok(Self {
-            id: plan.id.to_owned(),
-            process: process::spawn(serve)?,
-            directory: directory.to_owned(),
-            admin_socket: plan.admin_socket.to_owned(),
-        })
+    /// Its files are there; it is not started.
+    pub fn new(plan: NodePlan) -> Self {
+        Self { plan, state: Mutex::default() }
     }
 
     pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.process.id()
+        &self.plan.id
     }
 
     pub fn admin_socket(&self) -> &Path {
-        &self.admin_socket
+        &self.plan.admin_socket
+    }
+
+    /// Where its clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.plan.address
+    }
+
+    /// Starts it where it is not running; it is not ready yet.
+    pub fn start(&self) -> io::Result<()> {
+        let mut state = self.state();
+        if state.is_running() {
+            return Ok(());
+        }
+        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(self.log_file())?;
+        let komainu = env::current_exe()?;
+        // KILL, not TERM: one that is frozen would never hear it. What it would tidy up ends with us anyway.
+        let mut serve = match self.plan.holder {
+            None => process::command(komainu, "KILL", None),
+            Some(holder) => {
+                let mut nsenter = process::command("nsenter", "KILL", None);
+                nsenter.args(["--net", "--target", &holder.to_string(), "--"]).arg(komainu);
+                nsenter
+            }
+        };
+        serve.args(["serve", "--config"]).arg(self.plan.directory.join(CONFIGURATION));
+        if self.plan.named {
+            serve.args(["--node", &self.plan.id]);
+        }
+        serve.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // As the servers: Ctrl-C on the terminal is the sandbox's to act on, in its order.
+        std::os::unix::process::CommandExt::process_group(&mut serve, 0);
+        *state = State { process: Some(process::spawn(serve)?), ended: None };
+        Ok(())
+    }
+
+    /// While it runs; it may be frozen.
+    pub fn pid(&self) -> Option<u32> {
+        let mut state = self.state();
+        if state.is_running() { state.process.as_ref().map(Child::id) } else { None }
+    }
+
+    /// How it ended, if it is not running.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        let mut state = self.state();
+        if state.is_running() { None } else { state.ended }
     }
 
     pub fn log_file(&self) -> PathBuf {
-        self.directory.join("komainu.log")
+        self.plan.directory.join("komainu.log")
     }
 
     pub fn log_tail(&self) -> String {
         tail(&self.log_file())
     }
 
-    /// How it ended, if it did.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.process.try_wait().ok().flatten()
+    /// Whether it says so itself.
+    pub fn is_ready(&self) -> bool {
+        admin::get(&self.plan.admin_socket, "/ready").is_ok_and(|response| response.status == 200)
     }
 
-    /// Lets it drain for a moment, then ends it.
-    pub fn stop(&mut self) {
-        process::signal(self.process.id(), Signal::TERM);
-        let deadline = Instant::now() + Duration::from_millis(SHUTDOWN_TIMEOUT_MS) + KILL_AFTER;
-        if !matches!(process::wait_until(&mut self.process, deadline), Ok(Some(_))) {
-            let _ = self.process.kill();
-            let _ = self.process.wait();
+    /// Waits until it is ready; false at the deadline, or when it ended.
+    pub fn wait_until_ready(&self, deadline: Instant) -> bool {
+        while !self.is_ready() {
+            if self.ended().is_some() || Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(POLL);
         }
+        true
+    }
+
+    /// As a machine that loses power.
+    pub fn kill(&self) {
+        let mut state = self.state();
+        if let Some(process) = &mut state.process {
+            let _ = process.kill();
+            state.ended = process.wait().ok();
+            state.process = None;
+        }
+    }
+
+    /// As a machine that hangs; see [`Self::thaw`].
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Lets it give up what it has and drain for a moment, then ends it.
+    pub fn stop(&self) {
+        self.signal(Signal::TERM);
+        // A frozen one would not hear of it.
+        self.thaw();
+        let deadline = Instant::now() + Duration::from_millis(SHUTDOWN_TIMEOUT_MS) + KILL_AFTER;
+        while self.ended().is_none() && Instant::now() < deadline {
+            thread::sleep(POLL);
+        }
+        self.kill();
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid() {
+            process::signal(pid, signal);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_running(&mut self) -> bool {
+        if let Some(process) = &mut self.process
+            && let Ok(Some(status)) = process.try_wait()
+        {
+            self.ended = Some(status);
+            self.process = None;
+        }
+        self.process.is_some()
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.kill();
     }
-}
-
-const HBA: &str = "# type  database  user  address       method
-local   all       all                 scram-sha-256
-host    all       all   127.0.0.1/32  scram-sha-256
-";
-
-fn configuration(plan: &NodePlan<'_>) -> String {
-    let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
-    let path = |path: &Path| text(&path.to_string_lossy());
-    let mut toml = format!(
-        "# Written by `komainu sandbox`.
-
-[listen]
-addresses = [\"127.0.0.1:{port}\"]
-
-[admin]
-socket = {admin}
-
-[limits]
-shutdown_timeout_ms = {SHUTDOWN_TIMEOUT_MS}
-
-[auth]
-hba_file = {hba}
-user_file = {users}
-
-[server_tls]
-mode = \"disable\"
-
-[health]
-user = {health_user}
-password_file = {health_password}
-database = \"postgres\"
-period_ms = {HEALTH_PERIOD_MS}
-",
-        port = plan.port,
-        admin = path(plan.admin_socket),
-        hba = path(&plan.directory.join("hba.conf")),
-        users = path(&plan.directory.join("users.txt")),
-        health_user = text(&plan.health.user),
-        health_password = path(&plan.directory.join("health.password")),
-    );
-    for server in plan.servers {
-        toml += &format!(
-            "\n[[server]]\nid = {}\nhost = {}\nport = {}\n",
-            text(server.id()),
-            text(server.host()),
-            server.port()
-        );
-    }
-    toml
-}
-
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())
 }
 
 /// Follows a log that grows, from its beginning, for as long as somebody takes its lines.
@@ -190,7 +210,7 @@ pub fn follow(path: &Path, mut line: impl FnMut(&str) -> io::Result<()>) -> io::
                 line(text.trim_end())?;
                 text.clear();
             }
-            Ok(_) => std::thread::sleep(POLL),
+            Ok(_) => thread::sleep(POLL),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => text.clear(),
             Err(error) => return Err(error),
         }
@@ -199,28 +219,9 @@ pub fn follow(path: &Path, mut line: impl FnMut(&str) -> io::Result<()>) -> io::
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::io::Write as _;
 
-    #[test]
-    fn the_configuration_is_valid_whatever_the_directory_is_called() {
-        let directory = Path::new("/tmp/a \"quoted\" \\ name");
-        let health = Login { user: "health".into(), password: "secret".into() };
-        let admin = directory.join("admin.sock");
-        let plan = NodePlan {
-            id: "node1",
-            directory,
-            admin_socket: &admin,
-            port: 9999,
-            health: &health,
-            users: &[],
-            servers: &[],
-        };
-        let text = configuration(&plan) + "\n[[server]]\nid = \"pg1\"\nhost = \"127.0.0.1\"\nport = 5432\n";
-        let (config, warnings) = crate::config::file::parse(&text, Path::new("komainu.toml"), 2).unwrap();
-        assert_eq!(config.admin.socket.as_deref(), Some(admin.as_path()));
-        assert!(warnings.is_empty(), "{warnings:?}");
-        assert!(!text.contains("secret"));
-    }
+    use super::*;
 
     #[test]
     fn followed_lines_arrive_whole() {

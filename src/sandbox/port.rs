@@ -3,11 +3,11 @@
 //! Owns the choice of a port. Invariant: no two live `ReservedPort`s of one machine and user are
 //! equal, even while nothing listens on them, so a stopped server can start again where it was.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::PathBuf;
+
+use super::private;
 
 /// Below Linux's ephemeral range (32768 and up), where any outgoing connection could take the port
 /// of a stopped server.
@@ -23,7 +23,7 @@ pub struct ReservedPort {
 
 impl ReservedPort {
     pub fn any() -> io::Result<Self> {
-        let directory = lock_directory()?;
+        let directory = private::directory("komainu-ports")?;
         let span = LAST - FIRST;
         let mut seed = [0_u8; 2];
         aws_lc_rs::rand::fill(&mut seed).map_err(|_| io::Error::other("no randomness"))?;
@@ -46,19 +46,6 @@ impl ReservedPort {
 /// Whether nothing listens on this port of 127.0.0.1.
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
-}
-
-/// One for each user, as a shared one could not be written by all.
-fn lock_directory() -> io::Result<PathBuf> {
-    let user = rustix::process::geteuid().as_raw();
-    let directory = std::env::temp_dir().join(format!("komainu-ports-{user}"));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-    // Anyone may have made it first, with links in it for us to write through.
-    if fs::symlink_metadata(&directory)?.uid() != user {
-        let message = format!("{} belongs to another user", directory.display());
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
-    }
-    Ok(directory)
 }
 
 #[cfg(test)]

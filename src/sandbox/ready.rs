@@ -6,17 +6,19 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
     /// Of a role that may create databases, with its password.
     pub url: String,
     pub nodes: Vec<ReadyNode>,
     pub servers: Vec<ReadyServer>,
+    /// Where the sandbox itself is told things, by `komainu sandbox start` for one: a Unix socket.
+    pub control: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadyNode {
     pub id: String,
     pub pid: u32,
@@ -25,15 +27,32 @@ pub struct ReadyNode {
     pub admin: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadyServer {
     pub id: String,
     /// The postmaster's.
     pub pid: u32,
     pub host: String,
     pub port: u16,
-    pub role: &'static str,
+    pub role: Role,
     pub data_directory: PathBuf,
+}
+
+/// As which it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Primary,
+    Standby,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Primary => "primary",
+            Self::Standby => "standby",
+        })
+    }
 }
 
 /// [`Ready`] for a person.
@@ -66,6 +85,9 @@ impl fmt::Display for Summary<'_> {
         writeln!(f, "    psql -h {} -p {port} -U postgres", socket.display())?;
         let fate = if self.kept { "kept" } else { "removed at the end" };
         writeln!(f, "Configuration, data and logs are in {} ({fate}).", self.directory.display())?;
+        if ready.nodes.len() > 1 {
+            writeln!(f, "Kill what you like, and `komainu sandbox start ID` brings it back.")?;
+        }
         writeln!(f, "Ctrl-C ends all of it. komainu's log and traffic follow.\n")
     }
 }
@@ -84,13 +106,14 @@ mod tests {
                 pid: 2,
                 host: "127.0.0.1".into(),
                 port: 5432,
-                role: "primary",
+                role: Role::Primary,
                 data_directory: "/d".into(),
             }],
+            control: "/c".into(),
         };
         assert_eq!(
             serde_json::to_string(&ready).unwrap(),
-            r#"{"url":"postgres://u:p@127.0.0.1:9999/d","nodes":[{"id":"n","pid":1,"url":"x","admin":"/a"}],"servers":[{"id":"pg1","pid":2,"host":"127.0.0.1","port":5432,"role":"primary","data_directory":"/d"}]}"#
+            r#"{"url":"postgres://u:p@127.0.0.1:9999/d","nodes":[{"id":"n","pid":1,"url":"x","admin":"/a"}],"servers":[{"id":"pg1","pid":2,"host":"127.0.0.1","port":5432,"role":"primary","data_directory":"/d"}],"control":"/c"}"#
         );
     }
 }

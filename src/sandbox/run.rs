@@ -1,145 +1,62 @@
-//! `komainu sandbox`: servers and a node in the foreground, until a signal ends them.
+//! `komainu sandbox`: a whole cluster in the foreground, until a signal ends it.
 //!
-//! Owns the order of starting and ending. Never restarts what ended: whoever kills a server here
-//! wants to see what komainu does. Invariant: it prints that it is ready only after a real client
-//! has logged in through the URL it prints.
+//! Owns the order of starting and ending, and what is said. Never restarts what ended. Invariant: it
+//! prints that it is ready only after a real client has logged in through the URL it prints.
 
-use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use super::admin;
-use super::installation::Installation;
-use super::node::{Login, Node, NodePlan, follow};
-use super::port::is_free;
-use super::postgres::{Postgres, PostgresError, PostgresOptions};
-use super::ready::{Ready, ReadyNode, ReadyServer, Summary};
-use super::scratch::Scratch;
-use super::servers::{Servers, literal};
+use super::args::SandboxArgs;
+use super::control::{self, Control};
+use super::error::SandboxError;
+use super::node::{Node, follow};
+use super::ready::{Ready, Summary};
+use super::stop_signals::StopSignals;
 use super::traffic;
+use super::whole::{READY_TIMEOUT, Sandbox};
 
-const APP_ROLE: &str = "app";
-const HEALTH_ROLE: &str = "komainu_health";
-const NODE_ID: &str = "node1";
-const MAX_CONNECTIONS: u32 = 200;
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(50);
 const SUPERVISE: Duration = Duration::from_millis(500);
-/// A Unix socket's path holds 107 bytes, its name included.
-const MAX_SOCKET_DIRECTORY_BYTES: usize = 90;
-
-/// Run a whole cluster on this machine: PostgreSQL servers, and komainu before them.
-#[derive(Debug, Clone, clap::Args)]
-pub struct SandboxArgs {
-    /// Streaming standbys beside the primary.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=9))]
-    pub standbys: u8,
-    /// komainu nodes.
-    #[arg(long, default_value_t = 1)]
-    pub nodes: u8,
-    /// Where data, configuration and logs go, and stay; by default a temporary directory.
-    #[arg(long, value_name = "PATH")]
-    pub dir: Option<PathBuf>,
-    /// Where clients connect, on 127.0.0.1.
-    #[arg(long, default_value_t = 9999, value_parser = clap::value_parser!(u16).range(1..))]
-    pub port: u16,
-    /// Print one line of JSON when ready, and no log.
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
-    #[error("--nodes {0}: this version runs one node")]
-    Nodes(u8),
-    #[error("port {0} of 127.0.0.1 is in use; --port chooses another")]
-    PortInUse(u16),
-    #[error("{0} is not empty; name a new directory with --dir")]
-    NotEmpty(PathBuf),
-    #[error("the user PostgreSQL runs as cannot enter {0}; choose another --dir")]
-    Unreachable(PathBuf),
-    #[error("cannot {operation} {path}")]
-    Io { operation: &'static str, path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    Postgres(#[from] PostgresError),
-    #[error("komainu ended before it was ready ({status}); its log ends with:\n{log}")]
-    NodeEndedEarly { status: ExitStatus, log: String },
-    #[error("komainu ended ({status}); its log ends with:\n{log}")]
-    NodeEnded { status: ExitStatus, log: String },
-    #[error("komainu is not ready after {} s; its log ends with:\n{log}", READY_TIMEOUT.as_secs())]
-    NotReady { log: String },
-    #[error("cannot log in through komainu: {output}\nits log ends with:\n{log}")]
-    Login { output: String, log: String },
-    #[error("cannot wait for signals")]
-    Signals(#[source] io::Error),
-    #[error("a part of the sandbox panicked")]
-    Panicked,
-}
-
-impl SandboxError {
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Nodes(_) => 64,
-            _ => 1,
-        }
-    }
-}
 
 /// Starts everything, says so, and stays until SIGINT, SIGTERM or SIGHUP.
 pub async fn run(args: SandboxArgs) -> Result<(), SandboxError> {
     let begun = Instant::now();
-    if args.nodes != 1 {
-        return Err(SandboxError::Nodes(args.nodes));
-    }
-    if !is_free(args.port) {
-        return Err(SandboxError::PortInUse(args.port));
-    }
     let mut stop = StopSignals::listen().map_err(SandboxError::Signals)?;
-    // It is quick and cannot be abandoned half-way, so a signal is answered when it is done.
-    let started = spawn_blocking({
-        let args = args.clone();
-        move || Sandbox::start(&args)
-    });
-    let mut sandbox = match started.await.map_err(|_| SandboxError::Panicked)? {
+    let running = match Running::start(&args).await {
         // Ctrl-C reaches the programs that are waited for, too: that they failed is what was asked for.
         Err(_) if stop.received().now_or_never().is_some() => return Ok(()),
         started => started?,
     };
     let outcome = tokio::select! {
         () = stop.received() => Ok(()),
-        result = live(&mut sandbox, &args, begun) => result,
+        result = live(&running, &args, begun) => result,
     };
-    let ended = spawn_blocking(move || sandbox.stop()).await.map_err(|_| SandboxError::Panicked)?;
-    outcome.and(ended)
+    outcome.and(running.stop().await)
 }
 
 /// Gets the sandbox ready, says so, and watches it; returns only when something is wrong.
-async fn live(sandbox: &mut Sandbox, args: &SandboxArgs, begun: Instant) -> Result<(), SandboxError> {
-    sandbox.wait_until_ready().await?;
-    sandbox.log_in().await?;
+async fn live(running: &Running, args: &SandboxArgs, begun: Instant) -> Result<(), SandboxError> {
+    running.wait_until_ready().await?;
+    let sandbox = &running.sandbox;
     let ready = sandbox.ready();
     if args.json {
         announce(&serde_json::to_string(&ready).expect("strings and numbers have a JSON form"));
     } else {
-        announce(&sandbox.summary(&ready, begun.elapsed()).to_string());
-        let log = sandbox.node.log_file();
-        let socket = sandbox.node.admin_socket().to_owned();
-        // Not waited for: they end with the process, or when nobody reads our stderr any more.
-        let say = |line: &str| writeln!(io::stderr(), "{line}");
-        thread::spawn(move || follow(&log, say));
-        thread::spawn(move || traffic::follow(&socket, say));
+        announce(&summary(sandbox, &ready, begun.elapsed()).to_string());
+        show_logs(sandbox.nodes());
     }
-    sandbox.supervise().await
+    running.supervise(|news| drop(writeln!(io::stderr(), "{news}"))).await
 }
 
 /// A reader that has gone away is no reason to stop.
@@ -149,90 +66,109 @@ fn announce(text: &str) {
     let _ = stdout.flush();
 }
 
-/// Fields in the order in which they may be dropped.
-struct Sandbox {
-    node: Node,
-    servers: Servers,
-    installation: Installation,
-    app: Login,
-    port: u16,
-    place: Place,
+fn summary<'a>(sandbox: &Sandbox, ready: &'a Ready, after: Duration) -> Summary<'a> {
+    let primary = sandbox.servers().primary();
+    Summary {
+        ready,
+        after,
+        postgresql_version: sandbox.installation().major_version(),
+        directory: sandbox.place().directory.clone(),
+        kept: sandbox.place().kept,
+        superuser: (primary.socket_directory().to_owned(), primary.port()),
+    }
 }
 
-/// Where the sandbox's files are.
-struct Place {
-    directory: PathBuf,
-    sockets: PathBuf,
-    kept: bool,
-    _scratch: Option<Scratch>,
+/// Not waited for: what it starts ends with the process, or when nobody reads our stderr any more.
+fn show_logs(nodes: &[Node]) {
+    for node in nodes {
+        // One needs no name.
+        let before = if nodes.len() > 1 { format!("{}  ", node.id()) } else { String::new() };
+        let say = move |line: &str| writeln!(io::stderr(), "{before}{line}");
+        let (log, socket) = (node.log_file(), node.admin_socket().to_owned());
+        thread::spawn({
+            let say = say.clone();
+            move || follow(&log, say)
+        });
+        thread::spawn(move || traffic::follow(&socket, say));
+    }
 }
 
-impl Sandbox {
-    fn start(args: &SandboxArgs) -> Result<Self, SandboxError> {
-        let installation = Installation::find()?;
-        let place = Place::prepare(args.dir.as_deref())?;
-        if !installation.may_enter(&place.directory) {
-            return Err(SandboxError::Unreachable(place.directory));
-        }
-        let options = PostgresOptions {
-            max_connections: MAX_CONNECTIONS,
-            // Until all is made: on a slow disk, syncing it would take most of the time.
-            fsync: false,
-            settings: Vec::new(),
-            hba: Vec::new(),
-            password: random_password(),
-        };
-        let servers = Servers::start(&installation, &place.directory, args.standbys.into(), options)?;
-        let app = Login { user: APP_ROLE.into(), password: random_password() };
-        let health = Login { user: HEALTH_ROLE.into(), password: random_password() };
-        let verifier = create_roles(&servers, &app, &health)?;
-        for server in servers.all() {
-            server.configure("fsync", "on")?;
-            server.reload()?;
-        }
-        let admin_socket = place.sockets.join("admin.sock");
-        let node = Node::start(&NodePlan {
-            id: NODE_ID,
-            directory: &place.directory,
-            admin_socket: &admin_socket,
-            port: args.port,
-            health: &health,
-            users: &[(app.user.clone(), verifier)],
-            servers: servers.all(),
-        })
-        .map_err(|source| SandboxError::Io {
-            operation: "start a komainu node in",
-            path: place.directory.clone(),
+/// A sandbox that runs in this process, and can be told things.
+pub struct Running {
+    sandbox: Arc<Sandbox>,
+    control: Control,
+}
+
+impl Running {
+    /// It is not ready yet.
+    pub async fn start(args: &SandboxArgs) -> Result<Self, SandboxError> {
+        let socket = control::socket().map_err(|source| SandboxError::Io {
+            operation: "find a place for a socket in",
+            path: std::env::temp_dir(),
             source,
         })?;
-        Ok(Self { node, servers, installation, app, port: args.port, place })
+        // It is quick and cannot be abandoned half-way, so a signal is answered when it is done.
+        let preparing = spawn_blocking({
+            let (args, socket) = (args.clone(), socket.clone());
+            move || Sandbox::prepare(&args, socket)
+        });
+        let sandbox = Arc::new(preparing.await.map_err(|_| SandboxError::Panicked)??);
+        // Before the nodes: they tell who has the endpoint as soon as they know.
+        let control = Control::listen(&socket, sandbox.clone()).map_err(|source| SandboxError::Io {
+            operation: "listen on",
+            path: socket,
+            source,
+        })?;
+        sandbox.start()?;
+        Ok(Self { sandbox, control })
     }
 
-    async fn wait_until_ready(&mut self) -> Result<(), SandboxError> {
+    pub fn ready(&self) -> Ready {
+        self.sandbox.ready()
+    }
+
+    /// Until every node is, and a client can log in where clients connect.
+    pub async fn wait_until_ready(&self) -> Result<(), SandboxError> {
         let deadline = Instant::now() + READY_TIMEOUT;
-        loop {
-            let socket = self.node.admin_socket().to_owned();
-            let answer = spawn_blocking(move || admin::get(&socket, "/ready"));
-            if answer.await.is_ok_and(|answer| answer.is_ok_and(|response| response.status == 200)) {
-                return Ok(());
+        for n in 0..self.sandbox.nodes().len() {
+            let sandbox = self.sandbox.clone();
+            let waiting = spawn_blocking(move || sandbox.nodes()[n].wait_until_ready(deadline));
+            if !waiting.await.map_err(|_| SandboxError::Panicked)? {
+                return Err(not_ready(&self.sandbox.nodes()[n]));
             }
-            if let Some(status) = self.node.ended() {
-                return Err(SandboxError::NodeEndedEarly { status, log: self.node.log_tail() });
+        }
+        while !self.is_reachable().await {
+            if let Some(node) = self.sandbox.nodes().iter().find(|node| node.ended().is_some()) {
+                return Err(not_ready(node));
             }
             if Instant::now() >= deadline {
-                return Err(SandboxError::NotReady { log: self.node.log_tail() });
+                let node = &self.sandbox.nodes()[0];
+                return Err(SandboxError::NoOwner { id: node.id().to_owned(), log: node.log_tail() });
             }
             sleep(POLL).await;
+        }
+        self.log_in().await
+    }
+
+    /// Whether clients are led to a node that has the endpoint.
+    async fn is_reachable(&self) -> bool {
+        match self.sandbox.moving_address() {
+            None => self.sandbox.is_taken(),
+            Some(address) => {
+                let connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect(address));
+                connecting.await.is_ok_and(|connected| connected.is_ok())
+            }
         }
     }
 
     /// As a newcomer will: with psql, through the port and with the password that is printed.
     async fn log_in(&self) -> Result<(), SandboxError> {
-        let mut psql = self.installation.client_command("psql");
-        psql.args(["-XAtq", "-h", "127.0.0.1", "-p", &self.port.to_string()])
-            .args(["-U", &self.app.user, "-d", &self.app.user, "-c", "SELECT current_user"])
+        let (address, app) = (self.sandbox.address(), self.sandbox.app());
+        let mut psql = self.sandbox.installation().client_command("psql");
+        psql.args(["-XAtq", "-h", &address.ip().to_string(), "-p", &address.port().to_string()])
+            .args(["-U", &app.user, "-d", &app.user, "-c", "SELECT current_user"])
             // Not on the command line, which others can see.
-            .env("PGPASSWORD", &self.app.password)
+            .env("PGPASSWORD", &app.password)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut psql = tokio::process::Command::from(psql);
@@ -242,163 +178,66 @@ impl Sandbox {
             Ok(Err(error)) => format!("psql: {error}"),
             Err(_) => format!("no answer within {} s", LOGIN_TIMEOUT.as_secs()),
         };
-        Err(SandboxError::Login { output, log: self.node.log_tail() })
+        let node = &self.sandbox.nodes()[0];
+        Err(SandboxError::Login { output, id: node.id().to_owned(), log: node.log_tail() })
     }
 
-    /// Tells of servers that end; returns when the node does.
-    async fn supervise(&mut self) -> Result<(), SandboxError> {
-        let mut running = vec![true; self.servers.all().len()];
+    /// Tells of nodes and servers that end or come back; returns when no node is left.
+    async fn supervise(&self, say: impl Fn(&str)) -> Result<(), SandboxError> {
+        let (nodes, servers) = (self.sandbox.nodes(), self.sandbox.servers().all());
+        let mut nodes_ran = vec![true; nodes.len()];
+        let mut servers_ran = vec![true; servers.len()];
         loop {
-            if let Some(status) = self.node.ended() {
-                return Err(SandboxError::NodeEnded { status, log: self.node.log_tail() });
-            }
-            for (server, running) in self.servers.all().iter().zip(&mut running) {
-                if *running && !server.is_running() {
-                    *running = false;
-                    let log = server.log_file();
-                    let _ = writeln!(
-                        io::stderr(),
-                        "server {} has ended; its log is {}",
-                        server.id(),
-                        log.display()
-                    );
+            for (server, ran) in servers.iter().zip(&mut servers_ran) {
+                match (*ran, server.is_running()) {
+                    (true, false) => say(&ended("server", server.id(), "", &server.log_file())),
+                    (false, true) => say(&format!("server {} runs again", server.id())),
+                    _ => {}
                 }
+                *ran = server.is_running();
+            }
+            for (node, ran) in nodes.iter().zip(&mut nodes_ran) {
+                match (*ran, node.ended()) {
+                    (true, Some(status)) if nodes.iter().all(|node| node.ended().is_some()) => {
+                        let (id, log) = (node.id().to_owned(), node.log_tail());
+                        return Err(SandboxError::NodesEnded { id, status, log });
+                    }
+                    (true, Some(status)) => {
+                        say(&ended("node", node.id(), &format!(" ({status})"), &node.log_file()));
+                    }
+                    (false, None) => say(&format!("node {} runs again", node.id())),
+                    _ => {}
+                }
+                *ran = node.ended().is_none();
             }
             sleep(SUPERVISE).await;
         }
     }
 
-    fn ready(&self) -> Ready {
-        let url = format!(
-            "postgres://{user}:{password}@127.0.0.1:{port}/{user}",
-            user = self.app.user,
-            password = self.app.password,
-            port = self.port
-        );
-        let server = |(n, server): (usize, &Postgres)| ReadyServer {
-            id: server.id().to_owned(),
-            pid: server.pid().unwrap_or_default(),
-            host: server.host().to_owned(),
-            port: server.port(),
-            role: if n == 0 { "primary" } else { "standby" },
-            data_directory: server.data_directory(),
-        };
-        Ready {
-            url: url.clone(),
-            nodes: vec![ReadyNode {
-                id: self.node.id().to_owned(),
-                pid: self.node.pid(),
-                url,
-                admin: self.node.admin_socket().to_string_lossy().into_owned(),
-            }],
-            servers: self.servers.all().iter().enumerate().map(server).collect(),
-        }
-    }
-
-    fn summary<'a>(&self, ready: &'a Ready, after: Duration) -> Summary<'a> {
-        let primary = self.servers.primary();
-        Summary {
-            ready,
-            after,
-            postgresql_version: self.installation.major_version(),
-            directory: self.place.directory.clone(),
-            kept: self.place.kept,
-            superuser: (primary.socket_directory().to_owned(), primary.port()),
-        }
-    }
-
-    fn stop(mut self) -> Result<(), SandboxError> {
-        self.node.stop();
-        // Data that goes away with its directory need not be written out first.
-        if self.place.kept { Ok(self.servers.stop()?) } else { Ok(()) }
+    /// Ends all of it. The nodes can still say that they give up the endpoint.
+    pub async fn stop(self) -> Result<(), SandboxError> {
+        let Self { sandbox, control } = self;
+        let stopping = spawn_blocking(move || {
+            let stopped = sandbox.stop();
+            // Whatever it holds goes in its own time, not on a thread that serves clients.
+            drop(sandbox);
+            stopped
+        });
+        let stopped = stopping.await.map_err(|_| SandboxError::Panicked)?;
+        drop(control);
+        stopped
     }
 }
 
-impl Place {
-    fn prepare(wanted: Option<&Path>) -> Result<Self, SandboxError> {
-        let Some(wanted) = wanted else {
-            let scratch = scratch()?;
-            let directory = scratch.path().to_owned();
-            return Ok(Self { sockets: directory.clone(), directory, kept: false, _scratch: Some(scratch) });
-        };
-        let directory = named_directory(wanted)?;
-        if directory.as_os_str().len() <= MAX_SOCKET_DIRECTORY_BYTES {
-            return Ok(Self { sockets: directory.clone(), directory, kept: true, _scratch: None });
-        }
-        let scratch = scratch()?;
-        Ok(Self { sockets: scratch.path().to_owned(), directory, kept: true, _scratch: Some(scratch) })
+fn not_ready(node: &Node) -> SandboxError {
+    let (id, log) = (node.id().to_owned(), node.log_tail());
+    match node.ended() {
+        Some(status) => SandboxError::NodeEndedEarly { id, status, log },
+        None => SandboxError::NotReady { id, log },
     }
 }
 
-fn scratch() -> Result<Scratch, SandboxError> {
-    Scratch::create("komainu-sandbox-").map_err(|source| {
-        let path = std::env::temp_dir();
-        SandboxError::Io { operation: "create a directory in", path, source }
-    })
-}
-
-/// The empty directory the user named, made if it does not exist.
-fn named_directory(wanted: &Path) -> Result<PathBuf, SandboxError> {
-    let error = |operation, source| SandboxError::Io { operation, path: wanted.to_owned(), source };
-    if !wanted.exists() {
-        fs::create_dir_all(wanted).map_err(|e| error("create", e))?;
-        // The servers' user passes through it, whatever our umask is.
-        fs::set_permissions(wanted, fs::Permissions::from_mode(0o711)).map_err(|e| error("open", e))?;
-    }
-    // The servers' working directory is not ours.
-    let directory = fs::canonicalize(wanted).map_err(|e| error("find", e))?;
-    if fs::read_dir(&directory).map_err(|e| error("list", e))?.next().is_some() {
-        return Err(SandboxError::NotEmpty(directory));
-    }
-    Ok(directory)
-}
-
-/// Creates the roles and the database, on all servers; returns the first role's SCRAM verifier.
-fn create_roles(servers: &Servers, app: &Login, health: &Login) -> Result<String, PostgresError> {
-    let primary = servers.primary();
-    let create = format!(
-        "CREATE ROLE {app} LOGIN CREATEDB PASSWORD {app_password};\n\
-         CREATE ROLE {health} LOGIN PASSWORD {health_password} IN ROLE pg_monitor",
-        app = app.user,
-        app_password = literal(&app.password),
-        health = health.user,
-        health_password = literal(&health.password),
-    );
-    primary.psql("postgres", &create)?;
-    primary.psql("postgres", &format!("CREATE DATABASE {0} OWNER {0}", app.user))?;
-    let verifier = format!("SELECT rolpassword FROM pg_authid WHERE rolname = {}", literal(&app.user));
-    let verifier = primary.psql("postgres", &verifier)?;
-    servers.wait_for_replay()?;
-    Ok(verifier)
-}
-
-/// 128 bits that need no quoting in a URL.
-fn random_password() -> String {
-    let mut bytes = [0_u8; 16];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random source does not fail once it works");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-struct StopSignals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl StopSignals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn received(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => (),
-            _ = self.terminate.recv() => (),
-            _ = self.hangup.recv() => (),
-        }
-    }
+fn ended(what: &str, id: &str, how: &str, log: &Path) -> String {
+    let log = log.display();
+    format!("{what} {id} has ended{how}; its log is {log}; `komainu sandbox start {id}` starts it again")
 }

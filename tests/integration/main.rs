@@ -12,6 +12,7 @@ mod clients;
 mod consistency;
 mod differential;
 mod documentation;
+mod drill;
 mod fake_server;
 mod hostile_messages;
 mod hostile_startup;

@@ -1,75 +1,16 @@
 //! `komainu sandbox` keeps its contract: what it prints is there, and nothing is left behind.
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
 
-use komainu::sandbox::{ReservedPort, process};
+use komainu::sandbox::process;
 use rustix::process::Signal;
-use serde_json::Value;
 
-use crate::support::{Finished, PATIENCE, eventually, pgbench, psql, run};
-
-/// It promises 20 s on a machine of its own; here other tests run beside it.
-const READY_WITHIN: Duration = Duration::from_secs(60);
-
-struct Sandbox {
-    child: Child,
-    ready: Value,
-    _port: ReservedPort,
-}
-
-impl Sandbox {
-    fn start(arguments: &[&str]) -> Self {
-        let port = ReservedPort::any().unwrap();
-        let begun = Instant::now();
-        let mut command = process::command(env!("CARGO_BIN_EXE_komainu"), "TERM", None);
-        command.args(["sandbox", "--json", "--port", &port.number().to_string()]).args(arguments);
-        let mut child = process::spawn({
-            command.stdin(Stdio::null()).stdout(Stdio::piped());
-            command
-        })
-        .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(begun.elapsed() < READY_WITHIN, "ready after {:?}", begun.elapsed());
-        let ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
-        Self { child, ready, _port: port }
-    }
-
-    fn url(&self) -> &str {
-        self.ready["url"].as_str().unwrap()
-    }
-
-    fn servers(&self) -> &[Value] {
-        self.ready["servers"].as_array().unwrap()
-    }
-
-    /// Process ids of nodes and servers, and of the servers' own processes.
-    fn processes(&self) -> Vec<u32> {
-        let listed = self.servers().iter().chain(self.ready["nodes"].as_array().unwrap());
-        let mut pids: Vec<u32> = listed.map(|it| it["pid"].as_u64().unwrap().try_into().unwrap()).collect();
-        let children: Vec<u32> = pids.iter().flat_map(|pid| process::children_of(*pid)).collect();
-        pids.extend(children);
-        pids
-    }
-
-    fn directory(&self) -> PathBuf {
-        let data = Path::new(self.servers()[0]["data_directory"].as_str().unwrap());
-        data.ancestors().nth(2).unwrap().to_owned()
-    }
-}
-
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::support::{Finished, PATIENCE, SANDBOX_READY_WITHIN, Sandbox, eventually, pgbench, psql, run};
 
 fn komainu_sandbox(arguments: &[&str]) -> Finished {
-    let limit = READY_WITHIN.as_secs().to_string();
+    let limit = SANDBOX_READY_WITHIN.as_secs().to_string();
     run(Command::new("timeout").args([&limit, env!("CARGO_BIN_EXE_komainu"), "sandbox"]).args(arguments))
 }
 
@@ -94,7 +35,7 @@ fn what_it_prints_is_there_and_a_signal_ends_it() {
         let status = std::fs::read_to_string(format!("/proc/{}/status", server["pid"])).unwrap();
         assert!(!status.contains("Uid:\t0\t"), "PostgreSQL runs as root");
     }
-    let nodes = sandbox.ready["nodes"].as_array().unwrap();
+    let nodes = sandbox.nodes();
     assert_eq!(nodes.len(), 1);
     assert_eq!(nodes[0]["url"], sandbox.ready["url"]);
     let admin = Path::new(nodes[0]["admin"].as_str().unwrap());
@@ -117,6 +58,8 @@ fn what_it_prints_is_there_and_a_signal_ends_it() {
 fn being_killed_leaves_nothing_either() {
     let mut sandbox = Sandbox::start(&["--standbys", "1"]);
     let (processes, directory) = (sandbox.processes(), sandbox.directory());
+    // One that hangs does not hear of it.
+    process::signal(sandbox.pid("node1"), Signal::STOP);
     sandbox.child.kill().unwrap();
     sandbox.child.wait().unwrap();
     nothing_is_left(&processes, &directory);
@@ -126,7 +69,7 @@ fn being_killed_leaves_nothing_either() {
 fn a_named_directory_is_kept() {
     let scratch = komainu::sandbox::Scratch::create("komainu-kept-").unwrap();
     let wanted = scratch.path().join("here");
-    let mut sandbox = Sandbox::start(&["--standbys", "0", "--dir", wanted.to_str().unwrap()]);
+    let mut sandbox = Sandbox::start(&["--nodes", "1", "--standbys", "0", "--dir", wanted.to_str().unwrap()]);
     assert_eq!(sandbox.directory(), wanted);
     process::signal(sandbox.child.id(), Signal::TERM);
     let status = process::wait_until(&mut sandbox.child, Instant::now() + PATIENCE).unwrap();
@@ -147,7 +90,28 @@ fn what_cannot_be_is_said_before_anything_starts() {
     assert!(!refused.success);
     assert!(refused.stderr.contains(&port) && refused.stderr.contains("in use"), "{}", refused.stderr);
 
-    let refused = komainu_sandbox(&["--nodes", "3"]);
+    let refused = komainu_sandbox(&["--nodes", "2"]);
     assert!(!refused.success);
-    assert!(refused.stderr.contains("--nodes 3"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("losing either one leaves no majority"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_node_on_its_own_is_where_clients_connect_and_its_end_is_the_sandbox_s() {
+    let mut sandbox = Sandbox::start(&["--nodes", "1"]);
+    assert_eq!(sandbox.nodes()[0]["url"], sandbox.ready["url"]);
+    let told = sandbox.tell("take", "node1", 1);
+    assert!(!told.success && told.stderr.contains("no endpoint app"), "{}", told.stderr);
+
+    process::signal(sandbox.pid("pg2"), Signal::KILL);
+    eventually(PATIENCE, "the server is gone", || !process::is_alive(sandbox.pid("pg2")));
+    let back = sandbox.bring_back("pg2").output();
+    assert!(back.starts_with("pg2 runs again (pid "), "{back}");
+    let again = sandbox.bring_back("pg2");
+    assert!(!again.success && again.stderr.contains("runs already"), "{}", again.stderr);
+    let nobody = sandbox.bring_back("pg7");
+    assert!(nobody.stderr.contains("there are node1, pg1, pg2, pg3"), "{}", nobody.stderr);
+
+    process::signal(sandbox.pid("node1"), Signal::KILL);
+    let status = process::wait_until(&mut sandbox.child, Instant::now() + PATIENCE).unwrap();
+    assert_eq!(status.and_then(|status| status.code()), Some(1));
 }

@@ -2,7 +2,6 @@
 //! dies, hangs, loses its memory or comes back.
 
 use std::fs;
-use std::time::Duration;
 
 use super::support::*;
 

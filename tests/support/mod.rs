@@ -12,6 +12,7 @@ mod cluster;
 mod extended;
 mod node;
 mod nodes;
+mod sandbox;
 mod tests;
 mod wire;
 
@@ -21,6 +22,7 @@ pub use cluster::{APP_PASSWORD, APP_USER, Cluster};
 pub use extended::{Pipeline, assert_same, first_value, same_as_postgresql, transcript};
 pub use node::{Komainu, KomainuBuilder};
 pub use nodes::{Nodes, NodesBuilder};
+pub use sandbox::{SANDBOX_READY_WITHIN, Sandbox};
 pub use wire::{Message, Wire, tags};
 
 use std::thread;

@@ -1,0 +1,143 @@
+//! What the nodes say of themselves and of the endpoint while they are drilled.
+//!
+//! Reads admin sockets only, with short deadlines, since one of the nodes is broken. Invariant: a node that
+//! does not answer is unknown, and a cluster with an unknown node is not whole.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::task::spawn_blocking;
+
+use super::phases::{Incident, Phase};
+use crate::sandbox::admin;
+
+const TIMEOUT: Duration = Duration::from_millis(500);
+
+/// `/status`, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Status {
+    #[serde(default)]
+    pub node: Option<String>,
+    #[serde(default)]
+    pub leader: Option<String>,
+    #[serde(default)]
+    pub nodes: Vec<Peer>,
+    #[serde(default)]
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Peer {
+    pub id: String,
+    /// None: this node does not know.
+    #[serde(default)]
+    pub reachable: Option<bool>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Endpoint {
+    pub name: String,
+    pub method: String,
+    pub owner: Option<String>,
+    pub epoch: u64,
+    #[serde(default)]
+    pub phases: Vec<Phase>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Events {
+    events: Vec<Incident>,
+    /// Of all, also where fewer are listed.
+    #[serde(default)]
+    last_id: Option<u64>,
+}
+
+impl Status {
+    /// The endpoint of this name, or the only one there is.
+    pub fn endpoint(&self, name: Option<&str>) -> Option<&Endpoint> {
+        match name {
+            Some(name) => self.endpoints.iter().find(|endpoint| endpoint.name == name),
+            None => self.endpoints.first(),
+        }
+    }
+}
+
+pub async fn status(socket: &Path) -> Option<Status> {
+    ask(socket, "/status").await
+}
+
+/// Those after this one, oldest first, and the last one's number.
+pub async fn incidents(socket: &Path, after: u64) -> Option<(Vec<Incident>, u64)> {
+    let Events { events, last_id } = ask(socket, &format!("/events?after={after}")).await?;
+    let last = last_id.or_else(|| events.last().map(|incident| incident.id)).unwrap_or(after);
+    Some((events, last))
+}
+
+/// What each says, in the order asked; all at a time.
+pub async fn statuses(sockets: &[PathBuf]) -> Vec<Option<Status>> {
+    futures_util::future::join_all(sockets.iter().map(|socket| status(socket))).await
+}
+
+/// Why the cluster is not as it should be, if it is not.
+pub fn complaint(statuses: &[Option<Status>], name: Option<&str>) -> Option<&'static str> {
+    let known: Vec<&Status> = statuses.iter().flatten().collect();
+    if known.len() < statuses.len() {
+        return Some("a node does not answer");
+    }
+    let first = known.first()?;
+    if first.leader.is_none() || known.iter().any(|status| status.leader != first.leader) {
+        return Some("the nodes do not agree on a leader");
+    }
+    let owned = |status: &Status| {
+        let endpoint = status.endpoint(name)?;
+        Some((endpoint.owner.clone()?, endpoint.epoch))
+    };
+    if owned(first).is_none() || known.iter().any(|status| owned(status) != owned(first)) {
+        return Some("the nodes do not agree on who owns the endpoint");
+    }
+    let misses = |status: &&Status| status.nodes.iter().any(|peer| peer.reachable == Some(false));
+    known.iter().any(misses).then_some("a node cannot reach another")
+}
+
+async fn ask<T: DeserializeOwned + Send + 'static>(socket: &Path, path: &str) -> Option<T> {
+    let (socket, path) = (socket.to_owned(), path.to_owned());
+    let answer = spawn_blocking(move || admin::get_within(TIMEOUT, &socket, &path)).await.ok()?.ok()?;
+    if answer.status == 200 { serde_json::from_str(&answer.body).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(leader: &str, owner: &str, reaches_all: bool) -> Option<Status> {
+        let text = format!(
+            r#"{{"version":"1","node":"node2","leader":{leader},"term":3,"lease_remaining_ms":700,
+            "nodes":[{{"id":"node1","role":"voter","incarnation":1,"address":"a:1","reachable":{reaches_all}}},
+                     {{"id":"node2","role":"voter","incarnation":1,"address":"b:1","reachable":null}}],
+            "endpoints":[{{"name":"app","method":"command","owner":{owner},"epoch":4,
+                           "phases":[{{"name":"program takes","ms":12.5}}]}}]}}"#
+        );
+        Some(serde_json::from_str(&text).unwrap())
+    }
+
+    #[test]
+    fn a_cluster_is_whole_when_all_say_the_same_and_reach_each_other() {
+        let good = || says(r#""node1""#, r#""node2""#, true);
+        assert_eq!(complaint(&[good(), good()], Some("app")), None);
+        assert_eq!(good().unwrap().endpoint(None).unwrap().phases[0].ms, 12.5);
+        let nobody = says(r#""node1""#, "null", true);
+        for (statuses, says) in [
+            ([good(), None], "does not answer"),
+            ([good(), says(r#""node3""#, r#""node2""#, true)], "leader"),
+            ([says("null", r#""node2""#, true), says("null", r#""node2""#, true)], "leader"),
+            ([good(), says(r#""node1""#, r#""node3""#, true)], "owns"),
+            ([nobody.clone(), nobody], "owns"),
+            ([good(), says(r#""node1""#, r#""node2""#, false)], "reach"),
+        ] {
+            assert!(complaint(&statuses, None).unwrap().contains(says), "{says}");
+        }
+        assert!(complaint(&[good()], Some("web")).unwrap().contains("owns"));
+    }
+}

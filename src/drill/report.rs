@@ -1,0 +1,199 @@
+//! What a drill found, as a table for people and as JSON for programs.
+//!
+//! Pure. The JSON's shape is a contract: keys are only ever added.
+
+use std::fmt::{self, Write as _};
+
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
+
+use super::phases::Phase;
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Report {
+    pub runs: Vec<Run>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Run {
+    pub method: String,
+    pub event: &'static str,
+    /// Who was broken.
+    pub owner: String,
+    /// It led the cluster, too, so that a new leader had to be elected first.
+    pub owner_led: bool,
+    /// From the last row acknowledged before to the first one after.
+    #[serde(serialize_with = "tenths")]
+    pub outage_ms: f64,
+    #[serde(rename = "phases_ms", serialize_with = "by_name")]
+    pub phases: Vec<Phase>,
+    /// Rows.
+    pub acknowledged: usize,
+    /// Of those, how many are not there.
+    pub lost: usize,
+}
+
+fn rounded(ms: f64) -> f64 {
+    (ms * 10.0).round() / 10.0
+}
+
+fn tenths<S: Serializer>(ms: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(rounded(*ms))
+}
+
+fn by_name<S: Serializer>(phases: &[Phase], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(phases.len()))?;
+    for phase in phases {
+        map.serialize_entry(&phase.name, &rounded(phase.ms))?;
+    }
+    map.end()
+}
+
+impl Report {
+    pub fn lost(&self) -> usize {
+        self.runs.iter().map(|run| run.lost).sum()
+    }
+
+    /// Of all runs, in the order in which they first occur.
+    fn phase_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for phase in self.runs.iter().flat_map(|run| &run.phases) {
+            if !names.contains(&phase.name.as_str()) {
+                names.push(&phase.name);
+            }
+        }
+        // Whatever a method calls its phases, the client's comes last.
+        names.sort_by_key(|name| *name == "client");
+        names
+    }
+
+    /// A row of times: the outage and each phase, put together from all runs.
+    fn all(&self, names: &[&str], together: impl Fn(Vec<f64>) -> f64) -> Vec<String> {
+        let outage = together(self.runs.iter().map(|run| run.outage_ms).collect());
+        let phases = names.iter().map(|name| {
+            let known: Vec<f64> = self.runs.iter().filter_map(|run| run.phase(name)).collect();
+            together(known)
+        });
+        std::iter::once(outage).chain(phases).map(|ms| format!("{ms:.0}")).collect()
+    }
+}
+
+impl Run {
+    fn phase(&self, name: &str) -> Option<f64> {
+        self.phases.iter().find(|phase| phase.name == name).map(|phase| phase.ms)
+    }
+
+    fn row(&self, number: usize, names: &[&str]) -> Vec<String> {
+        let led = if self.owner_led { "yes" } else { "no" };
+        let mut row = vec![number.to_string(), self.owner.clone(), led.to_owned()];
+        row.push(format!("{:.0}", self.outage_ms));
+        let phase = |name: &&str| self.phase(name).map_or("-".to_owned(), |ms| format!("{ms:.0}"));
+        row.extend(names.iter().map(phase));
+        row.extend([self.acknowledged.to_string(), self.lost.to_string()]);
+        row
+    }
+}
+
+/// 0 of nothing.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => 0.0,
+        count if count % 2 == 1 => values[middle],
+        _ => (values[middle - 1] + values[middle]) / 2.0,
+    }
+}
+
+fn worst(values: Vec<f64>) -> f64 {
+    values.into_iter().fold(0.0, f64::max)
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(first) = self.runs.first() else { return Ok(()) };
+        let names = self.phase_names();
+        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let mut rows = vec![owned(&["run", "owner", "led", "outage"])];
+        rows[0].extend(owned(&names));
+        rows[0].extend(owned(&["rows", "lost"]));
+        rows.extend(self.runs.iter().zip(1..).map(|(run, number)| run.row(number, &names)));
+        for (name, together) in [("median", median as fn(Vec<f64>) -> f64), ("worst", worst)] {
+            let mut row = owned(&[name, "", ""]);
+            row.extend(self.all(&names, together));
+            row.extend(owned(&["", ""]));
+            rows.push(row);
+        }
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+        writeln!(f, "method {}, event {}; times in milliseconds\n", first.method, first.event)?;
+        for row in &rows {
+            let mut line = String::new();
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                // Words to the left, numbers to the right.
+                match column {
+                    0..=2 => write!(line, "{cell:<width$}  ")?,
+                    _ => write!(line, "{cell:>width$}  ")?,
+                }
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(outage_ms: f64, phases: &[(&str, f64)], lost: usize) -> Run {
+        let phase = |(name, ms): &(&str, f64)| Phase { name: (*name).to_owned(), ms: *ms };
+        Run {
+            method: "command".into(),
+            event: "kill",
+            owner: "node1".into(),
+            owner_led: outage_ms > 1_000.0,
+            outage_ms,
+            phases: phases.iter().map(phase).collect(),
+            acknowledged: 120,
+            lost,
+        }
+    }
+
+    #[test]
+    fn the_json_has_the_agreed_shape() {
+        let report = Report { runs: vec![run(1_234.567, &[("detection", 900.04), ("client", 20.0)], 0)] };
+        assert_eq!(
+            serde_json::to_string(&report).unwrap(),
+            r#"{"runs":[{"method":"command","event":"kill","owner":"node1","owner_led":true,"outage_ms":1234.6,"phases_ms":{"detection":900.0,"client":20.0},"acknowledged":120,"lost":0}]}"#
+        );
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_run_and_the_median_and_the_worst() {
+        let report = Report {
+            runs: vec![
+                run(900.0, &[("detection", 700.0), ("client", 200.0)], 0),
+                run(1_400.0, &[("detection", 1_000.0), ("program takes", 40.4), ("client", 360.0)], 2),
+            ],
+        };
+        assert_eq!(
+            report.to_string(),
+            "method command, event kill; times in milliseconds\n\n\
+             run     owner  led  outage  detection  program takes  client  rows  lost\n\
+             1       node1  no      900        700              -     200   120     0\n\
+             2       node1  yes    1400       1000             40     360   120     2\n\
+             median                1150        850             40     280\n\
+             worst                 1400       1000             40     360\n"
+        );
+        assert_eq!(report.lost(), 2);
+    }
+
+    #[test]
+    fn medians_are_of_what_there_is() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!((median(vec![]), worst(vec![])), (0.0, 0.0));
+        assert_eq!(Report::default().to_string(), "");
+    }
+}

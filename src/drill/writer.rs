@@ -1,0 +1,222 @@
+//! The drill's client: writes a numbered row at each beat through the endpoint, and notes what became of it.
+//!
+//! Owns one connection and a thread of its own, so that nothing else in the process delays it. Never sends a
+//! row twice: a row whose fate is unknown stays so, and the next one has the next number.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::address::Address;
+use super::attempts::Attempt;
+use crate::backend::connect::ConnectError;
+use crate::backend::control::{ControlConnection, QueryError};
+
+/// For a connect with its login, and for a query: what impatient applications are set to.
+const GIVE_UP: Duration = Duration::from_millis(500);
+/// For the drill's other questions, asked while nothing is broken.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    #[error("cannot connect through the endpoint: {0}")]
+    Connect(#[from] ConnectError),
+    #[error("the endpoint did not answer within {} s", PATIENCE.as_secs())]
+    Timeout,
+    #[error("{0}")]
+    Query(#[from] QueryError),
+}
+
+/// The rows of one drill.
+#[derive(Debug, Clone)]
+pub struct Table {
+    pub address: Address,
+    /// Nobody else's.
+    pub name: String,
+}
+
+impl Table {
+    pub async fn create(&self) -> Result<(), WriteError> {
+        let columns =
+            "run integer, number bigint, written timestamptz DEFAULT now(), PRIMARY KEY (run, number)";
+        self.ask(&format!("CREATE TABLE {} ({columns})", self.name)).await.map(drop)
+    }
+
+    pub async fn remove(&self) -> Result<(), WriteError> {
+        self.ask(&format!("DROP TABLE IF EXISTS {}", self.name)).await.map(drop)
+    }
+
+    /// The numbers that are there, asked of the primary: komainu takes a locking clause nowhere else.
+    pub async fn present(&self, run: u32) -> Result<BTreeSet<u64>, WriteError> {
+        let sql = format!("SELECT number FROM {} WHERE run = {run} FOR KEY SHARE", self.name);
+        let rows = self.ask(&sql).await?;
+        Ok((0..rows.len()).filter_map(|row| rows.text(row, 0)?.parse().ok()).collect())
+    }
+
+    async fn ask(&self, sql: &str) -> Result<crate::backend::rows::Rows, WriteError> {
+        let asking = async {
+            let mut connection = connect(&self.address).await?;
+            Ok(connection.query(sql).await?)
+        };
+        timeout(PATIENCE, asking).await.map_err(|_| WriteError::Timeout)?
+    }
+}
+
+async fn connect(address: &Address) -> Result<ControlConnection, ConnectError> {
+    let parameters = [("application_name", "komainu drill"), ("client_encoding", "UTF8")];
+    ControlConnection::open(&address.target, &address.login, &parameters).await
+}
+
+/// Writes until dropped.
+#[derive(Debug)]
+pub struct Writer {
+    attempts: Arc<Mutex<Vec<Attempt>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Times are told since `origin`.
+    pub fn start(table: Table, run: u32, beat: Duration, origin: Instant) -> io::Result<Self> {
+        let attempts = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let work = write(table, run, beat, origin, attempts.clone(), stop.clone());
+        let thread =
+            std::thread::Builder::new().name("drill-client".into()).spawn(move || runtime.block_on(work))?;
+        Ok(Self { attempts, stop, thread: Some(thread) })
+    }
+
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets the row that is on its way arrive, then tells all.
+    pub fn finish(mut self) -> Vec<Attempt> {
+        self.end();
+        self.attempts()
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It ends within a beat and two deadlines; a panic of its has been printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+async fn write(
+    table: Table,
+    run: u32,
+    beat: Duration,
+    origin: Instant,
+    attempts: Arc<Mutex<Vec<Attempt>>>,
+    stop: Arc<AtomicBool>,
+) {
+    let mut beats = interval(beat);
+    // After a wait the next try is at the next beat, not many at once.
+    beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut connection = None;
+    for number in 1.. {
+        beats.tick().await;
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let began = origin.elapsed();
+        let sql = format!("INSERT INTO {} (run, number) VALUES ({run}, {number})", table.name);
+        let acknowledged = attempt(&table.address, &mut connection, &sql).await;
+        let attempt = Attempt { number, began, ended: origin.elapsed(), acknowledged };
+        attempts.lock().unwrap_or_else(PoisonError::into_inner).push(attempt);
+    }
+}
+
+/// One try. The connection is kept only if it is good for another.
+async fn attempt(address: &Address, kept: &mut Option<ControlConnection>, sql: &str) -> bool {
+    let mut connection = match kept.take() {
+        Some(connection) => connection,
+        None => match timeout(GIVE_UP, connect(address)).await {
+            Ok(Ok(connection)) => connection,
+            _ => return false,
+        },
+    };
+    match timeout(GIVE_UP, connection.query(sql)).await {
+        Ok(outcome) => {
+            let acknowledged = outcome.is_ok();
+            if connection.is_usable() {
+                *kept = Some(connection);
+            }
+            acknowledged
+        }
+        Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drill::attempts::{acknowledged, first_begun_after, longest_gap};
+    use crate::sandbox::{Installation, Postgres, PostgresOptions, SUPERUSER, Scratch};
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    async fn until(writer: &Writer, what: &str, reached: impl Fn(&[Attempt]) -> bool) {
+        let deadline = Instant::now() + LIMIT;
+        while !reached(&writer.attempts()) {
+            assert!(Instant::now() < deadline, "{what}: {:?}", writer.attempts());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_costs_rows_that_are_not_counted_and_none_that_are() {
+        let scratch = Scratch::create("komainu-writer-").unwrap();
+        let options = PostgresOptions {
+            max_connections: 20,
+            fsync: false,
+            settings: Vec::new(),
+            hba: Vec::new(),
+            password: "secret".into(),
+        };
+        let installation = Installation::find().unwrap();
+        let server = Postgres::init(&installation, scratch.path(), "pg1", options).unwrap();
+        server.start().unwrap();
+        let url = format!("postgres://{SUPERUSER}:secret@127.0.0.1:{}/postgres", server.port());
+        let table = Table { address: Address::parse(&url).unwrap(), name: "drill_rows".into() };
+        table.create().await.unwrap();
+
+        let origin = Instant::now();
+        let writer = Writer::start(table.clone(), 7, Duration::from_millis(10), origin).unwrap();
+        until(&writer, "rows", |attempts| acknowledged(attempts).len() >= 5).await;
+        server.freeze();
+        let frozen = origin.elapsed();
+        let failures = |attempts: &[Attempt]| attempts.iter().filter(|one| !one.acknowledged).count();
+        // The query that was on its way, and a connect.
+        until(&writer, "two are given up", |attempts| failures(attempts) >= 2).await;
+        server.thaw();
+        let thawed = origin.elapsed();
+        until(&writer, "rows again", |attempts| first_begun_after(attempts, thawed).is_some()).await;
+        let attempts = writer.finish();
+
+        let gap = longest_gap(&attempts, frozen, origin.elapsed()).unwrap();
+        assert!(gap.length() >= 2 * GIVE_UP, "{gap:?}");
+        let numbers: BTreeSet<u64> = attempts.iter().map(|attempt| attempt.number).collect();
+        assert_eq!(numbers.len(), attempts.len(), "no number twice");
+        let present = table.present(7).await.unwrap();
+        assert_eq!(acknowledged(&attempts).difference(&present).count(), 0);
+        assert!(table.present(8).await.unwrap().is_empty());
+        table.remove().await.unwrap();
+        assert!(matches!(table.present(7).await, Err(WriteError::Query(_))));
+    }
+}

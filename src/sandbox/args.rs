@@ -1,0 +1,106 @@
+//! What a sandbox may be told on the command line.
+
+use std::path::PathBuf;
+
+use super::error::SandboxError;
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct SandboxArgs {
+    /// Streaming standbys beside the primary
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=9))]
+    pub standbys: u8,
+    /// komainu nodes: 3 or 5 that watch each other, or 1 on its own
+    #[arg(long, default_value_t = 1)]
+    pub nodes: u8,
+    /// Where data, configuration and logs go, and stay; by default a temporary directory
+    #[arg(long, value_name = "PATH")]
+    pub dir: Option<PathBuf>,
+    /// Where clients connect, on 127.0.0.1
+    #[arg(long, default_value_t = 9999, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// Print one line of JSON when ready, and no log
+    #[arg(long)]
+    pub json: bool,
+    /// Give each node a network namespace and an address of its own (as root), so that one can be cut off
+    #[arg(long)]
+    pub netns: bool,
+    /// How a node takes the endpoint; `interface` needs --netns
+    #[arg(long, value_enum, default_value_t = Method::Command)]
+    pub method: Method,
+}
+
+/// Those of komainu's methods that work on one machine without a cloud.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Method {
+    /// A program tells the sandbox, which leads clients there
+    Command,
+    /// A virtual address on the node's own interface
+    Interface,
+}
+
+impl Method {
+    /// As it is written in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Interface => "interface",
+        }
+    }
+}
+
+impl SandboxArgs {
+    /// What cannot be, before anything is started.
+    pub(super) fn check(&self) -> Result<(), SandboxError> {
+        match self.nodes {
+            1 | 3 | 5 => {}
+            other => return Err(SandboxError::Nodes(other)),
+        }
+        if self.nodes == 1 && (self.netns || self.method != Method::Command) {
+            return Err(SandboxError::Method("--netns and --method are for several nodes: add --nodes 3"));
+        }
+        if self.method == Method::Interface && !self.netns {
+            let why =
+                "--method interface needs --netns: a virtual address moves between hosts, not within one";
+            return Err(SandboxError::Method(why));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: SandboxArgs,
+    }
+
+    fn checked(words: &str) -> Result<(), String> {
+        let line = Line::try_parse_from(["x"].into_iter().chain(words.split_whitespace())).unwrap();
+        line.args.check().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn three_five_and_one_are_allowed_and_others_say_why_not() {
+        for fine in
+            ["", "--nodes 5", "--nodes 3", "--nodes 3 --netns", "--nodes 3 --netns --method interface"]
+        {
+            assert_eq!(checked(fine), Ok(()), "{fine}");
+        }
+        for (wrong, why) in [
+            ("--nodes 2", "losing either one leaves no majority"),
+            ("--nodes 4", "no more may be lost than with three"),
+            ("--nodes 0", "nobody to connect to"),
+            ("--nodes 7", "choose 1, 3 or 5"),
+            ("--nodes 3 --method interface", "needs --netns"),
+            ("--nodes 1 --netns", "add --nodes 3"),
+        ] {
+            let said = checked(wrong).unwrap_err();
+            assert!(said.contains(why), "{wrong}: {said}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What a running sandbox can be told, and the Unix socket where it is: by its nodes' programs, by
+//! `komainu sandbox start`, by a drill.
+//!
+//! One request a connection, as one line of JSON; one line answers it. Invariant: only this user reaches
+//! the socket, since its directory is closed to others.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::time::{sleep, timeout};
+
+use super::endpoint::Call;
+use super::network::{Network, NetworkError};
+use super::node::Node;
+use super::postgres::Postgres;
+use super::private;
+use super::ready::Ready;
+use super::whole::{READY_TIMEOUT, Sandbox};
+
+/// In the system's temporary directory, with the user's number behind it.
+const DIRECTORY: &str = "komainu-sandboxes";
+const MAX_REQUEST_BYTES: u64 = 64 * 1024;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// What a node's program was told.
+    Tell(Call),
+    /// What it printed when it was ready, with the process ids of now.
+    Describe,
+    /// Start a node or server that was killed, and wait until it is ready.
+    Start {
+        id: String,
+    },
+    Kill {
+        id: String,
+    },
+    Freeze {
+        id: String,
+    },
+    Thaw {
+        id: String,
+    },
+    /// Cut a node off from everything, without a word to anybody.
+    Cut {
+        id: String,
+    },
+    Join {
+        id: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// In words.
+    Done(String),
+    Description(Ready),
+    /// Why not.
+    Refused(String),
+}
+
+/// Where the running sandboxes of this user are told things.
+pub fn sockets() -> io::Result<PathBuf> {
+    private::directory(DIRECTORY)
+}
+
+/// Where this process's sandbox will be told things.
+pub fn socket() -> io::Result<PathBuf> {
+    Ok(sockets()?.join(format!("{}.sock", std::process::id())))
+}
+
+/// Listens until dropped.
+#[derive(Debug)]
+pub struct Control {
+    path: PathBuf,
+    accepting: JoinHandle<()>,
+}
+
+impl Control {
+    pub fn listen(path: &Path, sandbox: Arc<Sandbox>) -> io::Result<Self> {
+        // Of a sandbox that was killed and had our process id.
+        let _ = fs::remove_file(path);
+        let listener = UnixListener::bind(path)?;
+        Ok(Self { path: path.to_owned(), accepting: tokio::spawn(accept(listener, sandbox)) })
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+async fn accept(listener: UnixListener, sandbox: Arc<Sandbox>) {
+    let mut conversations = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    conversations.spawn(converse(stream, sandbox.clone()));
+                }
+                Err(_) => sleep(ACCEPT_PAUSE).await,
+            },
+            Some(_) = conversations.join_next() => {}
+        }
+    }
+}
+
+/// Whoever hangs up half-way does not want the answer.
+async fn converse(stream: UnixStream, sandbox: Arc<Sandbox>) -> Option<()> {
+    let (reading, mut writing) = stream.into_split();
+    let mut reading = BufReader::new(reading.take(MAX_REQUEST_BYTES));
+    let mut line = String::new();
+    timeout(REQUEST_TIMEOUT, reading.read_line(&mut line)).await.ok()?.ok()?;
+    let answer = match serde_json::from_str(&line) {
+        Ok(request) => spawn_blocking(move || sandbox.obey(&request)).await.ok()?,
+        Err(error) => Answer::Refused(format!("that is no request: {error}")),
+    };
+    let mut text = serde_json::to_vec(&answer).expect("strings and numbers have a JSON form");
+    text.push(b'\n');
+    writing.write_all(&text).await.ok()
+}
+
+impl Sandbox {
+    /// Blocks for as long as it takes.
+    fn obey(&self, request: &Request) -> Answer {
+        let done = match request {
+            Request::Describe => return Answer::Description(self.ready()),
+            Request::Tell(call) => self.told(call).map(|()| "noted".to_owned()).map_err(|e| e.to_string()),
+            Request::Start { id } => self.start_part(id),
+            Request::Kill { id } => self.with_part(id, "killed", |node| node.kill(), |server| server.kill()),
+            Request::Freeze { id } => {
+                self.with_part(id, "frozen", |node| node.freeze(), |server| server.freeze())
+            }
+            Request::Thaw { id } => {
+                self.with_part(id, "going on", |node| node.thaw(), |server| server.thaw())
+            }
+            Request::Cut { id } => self.with_wire(id, "cut off", Network::cut),
+            Request::Join { id } => self.with_wire(id, "joined again", Network::join),
+        };
+        done.map_or_else(Answer::Refused, Answer::Done)
+    }
+
+    fn start_part(&self, id: &str) -> Result<String, String> {
+        if let Some(node) = self.node(id) {
+            if let Some(pid) = node.pid() {
+                return Err(format!("{id} runs already (pid {pid})"));
+            }
+            node.start().map_err(|error| format!("cannot start {id}: {error}"))?;
+            if !node.wait_until_ready(Instant::now() + READY_TIMEOUT) {
+                return Err(format!(
+                    "{id} is started and not ready; its log ends with:\n{}",
+                    node.log_tail()
+                ));
+            }
+            return Ok(format!("{id} runs again (pid {})", node.pid().unwrap_or_default()));
+        }
+        let server = self.server(id).ok_or_else(|| self.no_such(id))?;
+        if server.is_running() {
+            return Err(format!("{id} runs already (pid {})", server.pid().unwrap_or_default()));
+        }
+        server.start().map_err(|error| error.to_string())?;
+        Ok(format!("{id} runs again (pid {})", server.pid().unwrap_or_default()))
+    }
+
+    fn with_part(
+        &self,
+        id: &str,
+        is: &str,
+        to_node: impl FnOnce(&Node),
+        to_server: impl FnOnce(&Postgres),
+    ) -> Result<String, String> {
+        match (self.node(id), self.server(id)) {
+            (Some(node), _) => to_node(node),
+            (None, Some(server)) => to_server(server),
+            (None, None) => return Err(self.no_such(id)),
+        }
+        Ok(format!("{id} is {is}"))
+    }
+
+    fn with_wire(
+        &self,
+        id: &str,
+        is: &str,
+        change: impl FnOnce(&Network, &str) -> Result<(), NetworkError>,
+    ) -> Result<String, String> {
+        let node = self.node(id).ok_or_else(|| self.no_such(id))?;
+        let network = self.network().ok_or("no node can be cut off: the sandbox runs without --netns")?;
+        change(network, node.id()).map_err(|error| error.to_string())?;
+        Ok(format!("{id} is {is}"))
+    }
+
+    fn no_such(&self, id: &str) -> String {
+        let nodes = self.nodes().iter().map(Node::id);
+        let all: Vec<&str> = nodes.chain(self.servers().all().iter().map(Postgres::id)).collect();
+        format!("there is no node or server {id}; there are {}", all.join(", "))
+    }
+}

@@ -1,0 +1,195 @@
+//! How the parts of a sandbox are made, before any of them is needed.
+//!
+//! Owns the roles, the certificates and the addresses. Invariant: all nodes are told the same of each
+//! other and of the servers.
+
+use std::env;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use ipnet::Ipv4Net;
+
+use super::args::{Method, SandboxArgs};
+use super::error::SandboxError;
+use super::installation::Installation;
+use super::network::{DEVICE, Network};
+use super::node::{Node, NodePlan};
+use super::node_files::{
+    self, CLUSTER, ClusterPlan, Common, Login, MethodPlan, Own, Peer, write_certificates,
+};
+use super::place::Place;
+use super::port::ReservedPort;
+use super::postgres::{PostgresError, PostgresOptions};
+use super::servers::{Servers, literal};
+use crate::pki::{AUTHORITY_DAYS, Authority};
+
+pub const APP_ROLE: &str = "app";
+const HEALTH_ROLE: &str = "komainu_health";
+const MAX_CONNECTIONS: u32 = 200;
+/// In a network of their own the nodes all have the same ports.
+pub const CLIENT_PORT: u16 = 5432;
+const PEER_PORT: u16 = 7400;
+
+pub struct Making<'a> {
+    pub args: &'a SandboxArgs,
+    pub place: &'a Place,
+    pub network: Option<&'a Network>,
+    pub control: &'a Path,
+}
+
+/// Where a node's ports are.
+struct Seat {
+    host: Ipv4Addr,
+    client_port: u16,
+    peer_port: u16,
+    reserved: Vec<ReservedPort>,
+}
+
+impl Making<'_> {
+    pub fn servers(&self, installation: &Installation) -> Result<Servers, SandboxError> {
+        let mut options = PostgresOptions {
+            max_connections: MAX_CONNECTIONS,
+            // Until all is made: on a slow disk, syncing it would take most of the time.
+            fsync: false,
+            settings: Vec::new(),
+            hba: Vec::new(),
+            password: random_password(),
+        };
+        if let Some(network) = self.network {
+            let addresses = format!("127.0.0.1, {}", network.outside());
+            options.settings.push(("listen_addresses".to_owned(), addresses));
+            options.hba.push(format!("host all all {} scram-sha-256", network.net()));
+        }
+        Ok(Servers::start(installation, &self.place.directory, self.args.standbys.into(), options)?)
+    }
+
+    /// Their files are written, and `app` may log in to them.
+    pub fn nodes(&self, ids: &[String], servers: &Servers, app: &Login) -> Result<Vec<Node>, SandboxError> {
+        let health = Login { user: HEALTH_ROLE.into(), password: random_password() };
+        let verifier = create_roles(servers, app, &health)?;
+        for server in servers.all() {
+            server.configure("fsync", "on")?;
+            server.reload()?;
+        }
+        let seats = ids.iter().map(|id| self.seat(id)).collect::<Result<Vec<_>, _>>()?;
+        let alone = ids.len() == 1;
+        let common = Common {
+            health: &health,
+            users: &[(app.user.clone(), verifier)],
+            servers: servers.all(),
+            servers_host: self.network.map_or(Ipv4Addr::LOCALHOST, Network::outside).to_string(),
+            clients: self.network.map_or(Ipv4Net::from(Ipv4Addr::LOCALHOST), Network::net),
+            cluster: if alone { None } else { Some(self.cluster(ids, &seats)?) },
+        };
+        let authority = match alone {
+            true => None,
+            false => {
+                let directory = self.place.directory.join("authority");
+                Some(Authority::create(&directory, CLUSTER, AUTHORITY_DAYS)?)
+            }
+        };
+        ids.iter().zip(seats).map(|(id, seat)| self.node(id, seat, &common, authority.as_ref())).collect()
+    }
+
+    fn seat(&self, id: &str) -> Result<Seat, SandboxError> {
+        let port = || ReservedPort::any().map_err(PostgresError::Port);
+        if let Some(host) = self.network.and_then(|network| network.address(id)) {
+            return Ok(Seat { host, client_port: CLIENT_PORT, peer_port: PEER_PORT, reserved: Vec::new() });
+        }
+        let host = Ipv4Addr::LOCALHOST;
+        if self.args.nodes == 1 {
+            let client_port = self.args.port;
+            return Ok(Seat { host, client_port, peer_port: PEER_PORT, reserved: Vec::new() });
+        }
+        let (client, peer) = (port()?, port()?);
+        Ok(Seat {
+            host,
+            client_port: client.number(),
+            peer_port: peer.number(),
+            reserved: vec![client, peer],
+        })
+    }
+
+    fn cluster(&self, ids: &[String], seats: &[Seat]) -> Result<ClusterPlan, SandboxError> {
+        let peer = |(id, seat): (&String, &Seat)| Peer {
+            id: id.clone(),
+            host: seat.host.to_string(),
+            port: seat.peer_port,
+        };
+        let method = match (self.args.method, self.network) {
+            (Method::Interface, Some(network)) => {
+                let prefix = network.net().prefix_len();
+                let address = Ipv4Net::new(network.virtual_address(), prefix);
+                let address = address.expect("the prefix is a network's own");
+                MethodPlan::Interface { device: DEVICE.to_owned(), address }
+            }
+            _ => {
+                let program = env::current_exe().map_err(|source| SandboxError::Io {
+                    operation: "find",
+                    path: "the program that runs".into(),
+                    source,
+                })?;
+                MethodPlan::Tell { program, control: self.control.to_owned() }
+            }
+        };
+        Ok(ClusterPlan { peers: ids.iter().zip(seats).map(peer).collect(), method })
+    }
+
+    fn node(
+        &self,
+        id: &str,
+        seat: Seat,
+        common: &Common<'_>,
+        authority: Option<&Authority>,
+    ) -> Result<Node, SandboxError> {
+        let directory = self.place.directory.join(id);
+        let admin_socket = self.place.sockets.join(format!("{id}.sock"));
+        // The virtual address is not there yet.
+        let host = if self.network.is_some() { Ipv4Addr::UNSPECIFIED } else { seat.host };
+        let listen = SocketAddr::from((host, seat.client_port)).to_string();
+        let own = Own { directory: &directory, admin_socket: &admin_socket, listen };
+        node_files::write(common, &own).map_err(|source| SandboxError::Io {
+            operation: "write a node's files into",
+            path: directory.clone(),
+            source,
+        })?;
+        if let Some(authority) = authority {
+            write_certificates(authority, id, &directory)?;
+        }
+        Ok(Node::new(NodePlan {
+            id: id.to_owned(),
+            directory,
+            admin_socket,
+            address: (seat.host, seat.client_port).into(),
+            named: authority.is_some(),
+            holder: self.network.and_then(|network| network.holder(id)),
+            _ports: seat.reserved,
+        }))
+    }
+}
+
+/// Creates the roles and the database, on all servers; returns the first role's SCRAM verifier.
+fn create_roles(servers: &Servers, app: &Login, health: &Login) -> Result<String, PostgresError> {
+    let primary = servers.primary();
+    let create = format!(
+        "CREATE ROLE {app} LOGIN CREATEDB PASSWORD {app_password};\n\
+         CREATE ROLE {health} LOGIN PASSWORD {health_password} IN ROLE pg_monitor",
+        app = app.user,
+        app_password = literal(&app.password),
+        health = health.user,
+        health_password = literal(&health.password),
+    );
+    primary.psql("postgres", &create)?;
+    primary.psql("postgres", &format!("CREATE DATABASE {0} OWNER {0}", app.user))?;
+    let verifier = format!("SELECT rolpassword FROM pg_authid WHERE rolname = {}", literal(&app.user));
+    let verifier = primary.psql("postgres", &verifier)?;
+    servers.wait_for_replay()?;
+    Ok(verifier)
+}
+
+/// 128 bits that need no quoting in a URL.
+pub fn random_password() -> String {
+    let mut bytes = [0_u8; 16];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random source does not fail once it works");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
