@@ -29,6 +29,8 @@ pub struct NodesBuilder {
     count: usize,
     config: String,
     environment: Vec<(String, String)>,
+    /// Where each asks who it is.
+    metadata: Vec<String>,
     small_disks: bool,
     shared: Scratch,
 }
@@ -72,7 +74,7 @@ impl Nodes {
 
     pub fn builder(count: usize) -> NodesBuilder {
         let shared = Scratch::create("komainu-nodes-").unwrap();
-        NodesBuilder { count, config: String::new(), environment: Vec::new(), small_disks: false, shared }
+        NodesBuilder { count, config: String::new(), environment: Vec::new(), metadata: Vec::new(), small_disks: false, shared }
     }
 
     pub fn id(index: usize) -> String {
@@ -226,6 +228,12 @@ impl NodesBuilder {
         self
     }
 
+    /// The metadata service of each node.
+    pub fn metadata(mut self, addresses: Vec<String>) -> Self {
+        self.metadata = addresses;
+        self
+    }
+
     /// More configuration, the same for all.
     pub fn config(mut self, text: &str) -> Self {
         self.config += text;
@@ -264,6 +272,9 @@ impl NodesBuilder {
             let mut builder = Komainu::builder(cluster).config(&shared).arguments(&["--node", &id]);
             if self.small_disks {
                 mounts.push(Mount::new(builder.directory().join("raft"), SMALL_DISK_MB));
+            }
+            if let Some(address) = self.metadata.get(index) {
+                builder = builder.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", address);
             }
             for (name, value) in &self.environment {
                 builder = builder.env(name, value);
