@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use komainu_escalation::aws::identity::IdentitySettings;
+use komainu_escalation::{AwsSettings, Identity};
 use tokio::sync::watch;
 
 use super::Who;
@@ -30,6 +32,8 @@ use crate::session::Gateway;
 
 /// The text in force when this node was last there; a node that starts begins with it.
 const KEPT: &str = "configuration.toml";
+/// Where there is a metadata service, it answers in milliseconds.
+const METADATA_WITHIN: Duration = Duration::from_secs(2);
 /// An owner that stops waits so long until another has taken over.
 const HAND_OVER: Duration = Duration::from_secs(3);
 
@@ -67,7 +71,11 @@ pub enum MeError {
 /// None: a node on its own.
 pub fn me(config: &Config, who: &Who) -> Result<Option<Me>, MeError> {
     let Some(address) = &who.proxy_address else {
-        let node = config::this_node(config, who.node.as_deref())?;
+        let found = match (&who.node, &config.cluster) {
+            (None, Some(cluster)) => by_metadata(cluster, &config.aws),
+            _ => None,
+        };
+        let node = config::this_node(config, who.node.as_deref().or(found.as_deref()))?;
         return Ok(node.map(|node| Me { node: node.clone(), role: MemberRole::Voter }));
     };
     let cluster = config.cluster.as_ref().ok_or(MeError::NoCluster)?;
@@ -82,6 +90,24 @@ pub fn me(config: &Config, who: &Who) -> Result<Option<Me>, MeError> {
     let all = if host.contains(':') { IpAddr::from([0_u16; 8]) } else { IpAddr::from([0_u8; 4]) };
     let node = config::Node { id, host, port, listen: SocketAddr::new(all, port), zone: None };
     Ok(Some(Me { node, role: MemberRole::Proxy }))
+}
+
+/// The id of the node whose address is this instance's. None: there is no metadata, or no such node.
+fn by_metadata(cluster: &config::Cluster, aws: &AwsSettings) -> Option<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let asked = runtime.block_on(async {
+        let identity = IdentitySettings::default();
+        tokio::time::timeout(METADATA_WITHIN, Identity::find(&identity, aws)).await.ok()?.ok()
+    });
+    let address = asked?.private_address()?;
+    let id = at(cluster, address)?;
+    tracing::info!(node = id, %address, "the instance's metadata says which node this is");
+    Some(id.to_owned())
+}
+
+fn at(cluster: &config::Cluster, address: IpAddr) -> Option<&str> {
+    let node = cluster.nodes.iter().find(|node| node.host.parse() == Ok(address))?;
+    Some(&node.id)
 }
 
 /// Fields in the order in which they end.
@@ -279,6 +305,15 @@ mod tests {
             config::file::parse(CLUSTER, Path::new("/k.toml"), 1).unwrap_or_else(|r| panic!("{r}")).0;
         let who = Who { node: Some(node.to_owned()), proxy_address: address.map(str::to_owned) };
         me(&config, &who)
+    }
+
+    #[test]
+    fn an_instance_is_the_node_that_has_its_address() {
+        let text = CLUSTER.replace("'h2'", "'10.0.2.10'");
+        let config = config::file::parse(&text, Path::new("/k.toml"), 1).unwrap_or_else(|r| panic!("{r}")).0;
+        let cluster = config.cluster.unwrap();
+        assert_eq!(at(&cluster, [10, 0, 2, 10].into()), Some("b"));
+        assert_eq!(at(&cluster, [10, 0, 2, 11].into()), None);
     }
 
     #[test]

@@ -21,7 +21,9 @@ fn endpoints(world: &World) -> String {
             "route53 = {{ hosted_zone_id = \"{}\", name = \"{}\", resolver = \"127.0.0.1:9\" }}",
             world.zone, world.name
         ),
-        format!("route-table = {{ tables = [{tables}], destinations = [\"{FLOATING}\", \"{FLOATING_V6}\"] }}"),
+        format!(
+            "route-table = {{ tables = [{tables}], destinations = [\"{FLOATING}\", \"{FLOATING_V6}\"] }}"
+        ),
         format!("secondary-ip = {{ address = \"{SECONDARY}\" }}"),
     ];
     for ((_, name), method) in KINDS.iter().zip(methods) {

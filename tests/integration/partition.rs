@@ -53,7 +53,8 @@ impl Hosts {
     fn owner_of(&self, nodes: &[&str]) -> String {
         let mut owner = String::new();
         eventually(PATIENCE, "they agree on the endpoint's owner", || {
-            let said: Vec<_> = nodes.iter().map(|id| self.status(id)["endpoints"][0]["owner"].clone()).collect();
+            let said: Vec<_> =
+                nodes.iter().map(|id| self.status(id)["endpoints"][0]["owner"].clone()).collect();
             owner = said[0].as_str().unwrap_or_default().to_owned();
             nodes.contains(&&*owner) && said.iter().all(|other| *other == said[0])
         });

@@ -74,7 +74,14 @@ impl Nodes {
 
     pub fn builder(count: usize) -> NodesBuilder {
         let shared = Scratch::create("komainu-nodes-").unwrap();
-        NodesBuilder { count, config: String::new(), environment: Vec::new(), metadata: Vec::new(), small_disks: false, shared }
+        NodesBuilder {
+            count,
+            config: String::new(),
+            environment: Vec::new(),
+            metadata: Vec::new(),
+            small_disks: false,
+            shared,
+        }
     }
 
     pub fn id(index: usize) -> String {
