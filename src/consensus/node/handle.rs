@@ -337,6 +337,26 @@ impl ClusterHandle {
         task.await.unwrap_or(false)
     }
 
+    /// Asks every other node whether it is there, so that the status says how it is now: a follower talks to nobody but
+    /// the leader. It asks for what changes nothing and every version answers, a cancel that fits no session.
+    pub async fn reach(&self, within: Duration) {
+        let Some(core) = self.core() else { return };
+        let task = self.shared.runtime.spawn(async move {
+            let metrics = core.metrics();
+            let me = core.identity.raft_id;
+            let others = metrics.membership_config.nodes().filter(|(id, _)| **id != me);
+            let calls: Vec<_> = others
+                .map(|(_, peer)| {
+                    let address = Address { node: peer.id.clone(), address: peer.address.clone() };
+                    core.wire.call(&address, Request::Cancel { pid: 0, key: Vec::new() }, within)
+                })
+                .collect();
+            futures_util::future::join_all(calls).await
+        });
+        // What became of it is in the status.
+        let _ = task.await;
+    }
+
     /// Reads the certificates again, as on SIGHUP. The words say what was wrong with them.
     pub fn reload_certificates(&self) -> Result<bool, String> {
         match &*lock(&self.shared.tls) {
