@@ -47,6 +47,8 @@ pub struct ClusterKeys<'a> {
 struct Node<'a> {
     id: &'a str,
     role: &'static str,
+    /// A replaced voter does once the leader has taken it in.
+    votes: bool,
     incarnation: u64,
     raft_id: u64,
     address: &'a str,
@@ -108,6 +110,7 @@ fn of_member<'a>(cluster: ClusterNow<'a>, member: &'a Member) -> Node<'a> {
             MemberRole::Voter => "voter",
             MemberRole::Proxy => "proxy",
         },
+        votes: cluster.node.voters.contains(&member.raft_id),
         incarnation: member.incarnation,
         raft_id: member.raft_id,
         address: &member.address,

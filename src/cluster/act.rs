@@ -20,7 +20,7 @@ use crate::topology::{Health, Role};
 /// Between two looks at whether there is something to decide. Commands and reports wake it earlier.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Between two looks at raft's own membership.
-const ALIGN_EVERY: Duration = Duration::from_secs(1);
+const ALIGN_EVERY: Duration = Duration::from_millis(250);
 /// Between two looks at whether the leader knows what this node sees. Changes are told at once.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// A wish that could not be fulfilled in that time is dropped: its node does not live.

@@ -197,6 +197,11 @@ fn a_node_that_lost_its_directory_is_replaced() {
     let known = known["nodes"].as_array().unwrap().iter().find(|node| node["id"] == *lost).unwrap().clone();
     assert_eq!((known["incarnation"].as_u64(), known["role"].as_str()), (Some(2), Some("voter")));
     write(&nodes, &lost, &database).unwrap();
+    let votes = || {
+        let status = nodes.status(&nodes.leader());
+        status["nodes"].as_array().is_some_and(|nodes| nodes.iter().all(|node| node["votes"] == true))
+    };
+    eventually(PATIENCE, "it votes", votes);
     // It counts again: with it and one other there is a majority.
     let leader = nodes.leader();
     nodes.node(&leader).kill();

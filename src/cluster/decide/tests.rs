@@ -106,6 +106,15 @@ fn an_endpoint_is_given_to_a_node_that_lives_and_does_not_lead() {
 }
 
 #[test]
+fn several_endpoints_are_spread() {
+    let mut world = World::new();
+    world.endpoints = vec!["app".to_owned(), "reports".to_owned()];
+    world.settle();
+    let owners: Vec<_> = world.state.endpoints().values().map(|endpoint| endpoint.owner.clone()).collect();
+    assert_eq!(owners, [Some("b".to_owned()), Some("c".to_owned())]);
+}
+
+#[test]
 fn an_owner_that_falls_silent_is_fenced_first() {
     let mut world = World::new();
     world.settle();

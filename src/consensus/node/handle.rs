@@ -2,7 +2,7 @@
 //!
 //! Whatever talks to another node runs on the consensus thread, which a busy data path cannot starve.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -74,6 +74,8 @@ pub struct NodeStatus {
     pub last_log_index: u64,
     pub applied_index: u64,
     pub peers: Vec<PeerStatus>,
+    /// Raft ids of those that vote by now: a replaced node does once the leader has taken it in.
+    pub voters: BTreeSet<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -191,6 +193,7 @@ impl ClusterHandle {
         status.leader = core.leader().map(|(_, address)| address.node);
         status.last_log_index = metrics.last_log_index.unwrap_or(0);
         status.applied_index = core.applied_index();
+        status.voters = metrics.membership_config.membership().voter_ids().collect();
         let others = metrics.membership_config.nodes().filter(|(_, peer)| peer.id != self.shared.node);
         status.peers = others
             .map(|(_, peer)| {
