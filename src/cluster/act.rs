@@ -17,8 +17,10 @@ use crate::consensus::lease::LeaseSettings;
 use crate::consensus::node::{ClusterHandle, Leading, ProposeError};
 use crate::topology::{Health, Role};
 
-/// Between two looks at whether there is something to decide. Commands and reports wake it earlier.
+/// Between two looks of a leader at whether there is something to decide. Commands and reports wake it earlier.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Of others, at whether they lead by now.
+const LEAD_YET_EVERY: Duration = Duration::from_millis(150);
 /// Between two looks at raft's own membership.
 const ALIGN_EVERY: Duration = Duration::from_millis(250);
 /// Between two looks at whether the leader knows what this node sees. Changes are told at once.
@@ -42,12 +44,16 @@ pub struct Wanted {
 pub async fn lead(handle: ClusterHandle, wanted: watch::Receiver<Arc<Wanted>>) {
     let mut applied = handle.watch();
     let mut aligned = tokio::time::Instant::now();
+    let mut leads = false;
     loop {
+        let pause = if leads { LOOK_EVERY } else { LEAD_YET_EVERY };
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(pause) => {}
             changed = applied.changed() => if changed.is_err() { return },
         }
-        let Some(leading) = handle.leading() else { continue };
+        let leading = handle.leading();
+        leads = leading.is_some();
+        let Some(leading) = leading else { continue };
         let state = applied.borrow_and_update().clone();
         let wanted = wanted.borrow().clone();
         let now_ms = handle.now_ms();

@@ -16,8 +16,8 @@ use super::wire::{Request, Response};
 use crate::consensus::election::{PreVoteRequest, Refusal, is_quorum};
 use crate::consensus::lease::Lease;
 
-/// Ticks in a heartbeat: deadlines are kept to a third of one.
-const TICKS: u64 = 3;
+/// Ticks in a heartbeat: deadlines are kept to half of one.
+const TICKS: u32 = 2;
 /// Questions of one node under way at a time; more would only queue at a leader that hangs.
 const QUESTIONS: u32 = 4;
 
@@ -34,7 +34,7 @@ struct Clockwork {
 pub(super) async fn keep_time(core: Arc<Core>) {
     let mut metrics = core.raft.metrics();
     let heartbeat = Duration::from_millis(core.settings.heartbeat_ms);
-    let mut ticks = tokio::time::interval(heartbeat / u32::try_from(TICKS).unwrap_or(1));
+    let mut ticks = tokio::time::interval(heartbeat / TICKS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut clockwork = Clockwork {
         core,
