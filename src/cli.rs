@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 
-use crate::serve::{self, ServeError};
+use crate::serve::{self, ServeError, Who};
 
 /// EX_USAGE of sysexits.h: the command line or the configuration is wrong, and trying again is no use.
 pub const EXIT_USAGE: u8 = 64;
@@ -75,6 +75,18 @@ pub struct Serve {
     /// Which [[node]] of the configuration this is; needed if it has a [cluster]
     #[arg(long, value_name = "ID", env = "KOMAINU_NODE", value_parser = NonEmptyStringValueParser::new())]
     pub node: Option<String>,
+    /// `proxy`: one that the configuration does not name, beside an application; it votes for nothing
+    #[arg(long, value_name = "ROLE", value_enum, default_value_t = Role::Voter)]
+    pub role: Role,
+    /// Where the other nodes reach this proxy; it listens on that port
+    #[arg(long, value_name = "HOST:PORT", env = "KOMAINU_ADDRESS", required_if_eq("role", "proxy"))]
+    pub address: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    Voter,
+    Proxy,
 }
 
 #[derive(Debug, Args)]
@@ -119,7 +131,8 @@ pub fn run() -> ExitCode {
 }
 
 fn serve(args: Serve) -> ExitCode {
-    match serve::run(&args.config, args.node) {
+    let proxy_address = args.address.filter(|_| args.role == Role::Proxy);
+    match serve::run(&args.config, &Who { node: args.node, proxy_address }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(ServeError::Config(report)) => check_config::refuse(&args.config, &report),
         Err(error) => {
@@ -163,6 +176,8 @@ mod tests {
         };
         assert_eq!(args.node.as_deref(), Some("n1"));
         assert!(parse(&["--node", ""]).is_err());
+        assert!(parse(&["--node", "p1", "--role", "proxy"]).is_err(), "nobody could reach it");
+        assert!(parse(&["--node", "p1", "--role", "proxy", "--address", "10.0.0.9:7400"]).is_ok());
         assert!(parse(&["--node"]).is_err());
     }
 

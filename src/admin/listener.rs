@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::AdminState;
 use crate::config;
 
 /// Connections at a time, each of the two listeners. Scrapers and load balancers are few; whoever
@@ -67,10 +68,11 @@ impl AdminListener {
 }
 
 /// Serves until dropped; the socket file goes with it.
-pub async fn serve(listener: AdminListener, router: Router) {
+pub async fn serve(listener: AdminListener, state: AdminState) {
     let AdminListener { tcp, unix } = listener;
     let (unix, _file) = unix.map_or((None, None), |(listener, file)| (Some(listener), Some(file)));
-    tokio::join!(serve_one(tcp, router.clone()), serve_one(unix, router), std::future::pending::<()>());
+    let (read_only, full) = (super::read_only(state.clone()), super::full(state));
+    tokio::join!(serve_one(tcp, read_only), serve_one(unix, full), std::future::pending::<()>());
 }
 
 async fn serve_one<L>(listener: Option<L>, router: Router)

@@ -1,33 +1,50 @@
-//! Looking in from outside: `/metrics`, `/live`, `/ready` and `/status` over HTTP, and `SHOW POOL_*`.
+//! Looking in from outside, and giving orders: pages over HTTP, what the commands ask for, and `SHOW POOL_*`.
 //!
-//! Reads what others publish and changes nothing. Invariant: nothing it shows comes from a
-//! configuration's secrets; it never holds one.
+//! Reads what others publish, and passes orders on to those who decide. Invariants: what changes anything, and the
+//! configuration's text, go through the Unix socket only; nothing it shows is a secret, and it never holds one (a
+//! configuration names the files that do).
 
+mod change;
+pub mod client;
+mod cluster_pages;
+pub mod cluster_status;
+pub mod control;
 mod listener;
+mod refused;
 pub mod show;
 mod status;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::extract::{DefaultBodyLimit, State};
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get, post};
 use axum::{Json, Router};
-use tokio::sync::watch;
+use serde::Deserialize;
+use tokio::sync::{mpsc, watch};
 
 use crate::cluster::clock::Clock;
 use crate::cluster::model::View;
+use crate::config::Config;
+use crate::consensus::node::ClusterHandle;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::process::Process;
 use crate::telemetry::render::{self, Numbers, PoolCensus};
 
+use cluster_status::{ClusterNow, EndpointHere};
+use control::Control;
 pub use listener::{AdminListener, BindError, serve};
 
-/// No request of ours has a body; what comes later will be short commands.
-const MAX_BODY_BYTES: usize = 64 * 1024;
+/// The longest configuration, each of its characters escaped.
+const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
+/// For a peer that is asked whether it is there.
+const REACH_WITHIN: Duration = Duration::from_secs(1);
 
 /// Everything the admin pages are made of.
 #[derive(Clone)]
@@ -39,6 +56,28 @@ pub struct AdminState {
     /// Whether clients are being accepted: false before the listener stands and while draining.
     pub listening: Arc<AtomicBool>,
     pub clock: Clock,
+    /// None: a node on its own.
+    pub cluster: Option<ClusterPages>,
+    pub configured: watch::Receiver<Arc<Configured>>,
+    /// To the loop that carries it out.
+    pub control: mpsc::Sender<Control>,
+}
+
+/// What there is to know of the cluster.
+#[derive(Clone)]
+pub struct ClusterPages {
+    pub handle: ClusterHandle,
+    /// As this node sees them, when somebody asks.
+    pub endpoints: Arc<dyn Fn() -> Vec<EndpointHere> + Send + Sync>,
+}
+
+/// By which configuration this node serves.
+#[derive(Debug)]
+pub struct Configured {
+    /// This node's own file, and what it says.
+    pub path: PathBuf,
+    pub local: Config,
+    pub in_force: Arc<Config>,
 }
 
 impl fmt::Debug for AdminState {
@@ -47,15 +86,40 @@ impl fmt::Debug for AdminState {
     }
 }
 
-/// The pages, for `serve`; later commands are added to it.
-pub fn router(state: AdminState) -> Router {
+/// For an address that everybody on the network may reach.
+fn read_only(state: AdminState) -> Router {
+    let refused = ["/config", "/config/{*rest}", "/endpoint/{*rest}", "/node/{*rest}", "/reload", "/stop"];
+    let pages = refused.into_iter().fold(reading(), |pages, path| pages.route(path, any(change::read_only)));
+    finish(pages, state)
+}
+
+/// For the Unix socket.
+fn full(state: AdminState) -> Router {
+    let pages = reading()
+        .route("/config", get(cluster_pages::current))
+        .route("/config/history", get(cluster_pages::history))
+        .route("/config/{version}", get(cluster_pages::version))
+        .route("/config/apply", post(change::apply))
+        .route("/config/rollback", post(change::roll_back))
+        .route("/endpoint/move", post(change::move_endpoint))
+        .route("/node/replace", post(change::replace_node))
+        .route("/node/remove", post(change::remove_node))
+        .route("/reload", post(change::reload))
+        .route("/stop", post(change::stop));
+    finish(pages, state)
+}
+
+fn reading() -> Router<AdminState> {
     Router::new()
         .route("/live", get(live))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .with_state(state)
+        .route("/events", get(cluster_pages::events))
+}
+
+fn finish(pages: Router<AdminState>, state: AdminState) -> Router {
+    pages.layer(DefaultBodyLimit::max(MAX_BODY_BYTES)).with_state(state)
 }
 
 async fn live() -> &'static str {
@@ -94,9 +158,31 @@ async fn metrics(State(state): State<AdminState>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
 }
 
-async fn status(State(state): State<AdminState>) -> Response {
+#[derive(Debug, Deserialize)]
+struct HowToAsk {
+    /// Asks the other nodes before it answers, which may take a second if one of them hangs.
+    #[serde(default)]
+    ask: bool,
+}
+
+async fn status(State(state): State<AdminState>, how: Query<HowToAsk>) -> Response {
     let view = state.view.borrow().clone();
-    Json(status::status(&view, state.clock.now_ms())).into_response()
+    let now_ms = state.clock.now_ms();
+    let Some(cluster) = &state.cluster else {
+        return Json(status::status(&view, now_ms, None)).into_response();
+    };
+    if how.ask {
+        cluster.handle.reach(REACH_WITHIN).await;
+    }
+    let node = cluster.handle.status();
+    if !how.ask && node.peers.iter().any(|peer| peer.failure.is_some()) {
+        // A follower has no other reason to try again; whoever asks next gets the outcome.
+        let handle = cluster.handle.clone();
+        tokio::spawn(async move { handle.reach(REACH_WITHIN).await });
+    }
+    let (applied, endpoints) = (cluster.handle.applied(), (cluster.endpoints)());
+    let now = ClusterNow { node: &node, state: &applied.state, endpoints: &endpoints };
+    Json(status::status(&view, now_ms, Some(now))).into_response()
 }
 
 #[cfg(test)]

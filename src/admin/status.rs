@@ -4,7 +4,9 @@
 
 use serde::Serialize;
 
+use super::cluster_status::{ClusterKeys, ClusterNow, cluster_keys, of_server};
 use crate::cluster::model::{Detail, View};
+use crate::cluster::state::{Administrative, Observed};
 use crate::topology::{Health, Role, ServerState};
 
 #[derive(Debug, Serialize)]
@@ -18,6 +20,8 @@ pub struct Status<'a> {
     /// How long the process has run.
     uptime_ms: u64,
     servers: Vec<Server<'a>>,
+    #[serde(flatten)]
+    cluster: ClusterKeys<'a>,
 }
 
 #[derive(Debug, Serialize)]
@@ -45,22 +49,35 @@ struct Server<'a> {
     since_ms: u64,
     /// Age of the last answer; none if there never was one.
     observed_ms: Option<u64>,
+    /// What was ordered of it; none outside a cluster.
+    administrative: Option<Administrative>,
+    /// How most voters find it.
+    observed: Option<Observed>,
 }
 
-pub fn status(view: &View, now_ms: u64) -> Status<'_> {
+/// `cluster`: none on a node of its own.
+pub fn status<'a>(view: &'a View, now_ms: u64, cluster: Option<ClusterNow<'a>>) -> Status<'a> {
     let snapshot = &view.snapshot;
+    let servers = snapshot.servers.iter().zip(&view.details);
     Status {
         version: env!("CARGO_PKG_VERSION"),
         epoch: snapshot.epoch.0,
         primary: snapshot.primary.map(|index| &*snapshot.server(index).id),
         reason: view.no_primary.map(|reason| reason.code()),
         uptime_ms: now_ms,
-        servers: snapshot.servers.iter().zip(&view.details).map(|(s, d)| server(s, d, now_ms)).collect(),
+        servers: servers.map(|(state, detail)| server(state, detail, now_ms, cluster)).collect(),
+        cluster: cluster.map(cluster_keys).unwrap_or_default(),
     }
 }
 
-fn server<'a>(state: &'a ServerState, detail: &'a Detail, now_ms: u64) -> Server<'a> {
+fn server<'a>(
+    state: &'a ServerState,
+    detail: &'a Detail,
+    now_ms: u64,
+    cluster: Option<ClusterNow<'_>>,
+) -> Server<'a> {
     let answered = detail.system_identifier.is_some();
+    let agreed = cluster.and_then(|cluster| of_server(cluster, &state.id));
     Server {
         id: &state.id,
         host: &state.host,
@@ -87,6 +104,8 @@ fn server<'a>(state: &'a ServerState, detail: &'a Detail, now_ms: u64) -> Server
         system_identifier: detail.system_identifier.map(|identifier| identifier.to_string()),
         since_ms: now_ms.saturating_sub(detail.since_ms),
         observed_ms: answered.then(|| now_ms.saturating_sub(state.observed_at_ms)),
+        administrative: agreed.map(|(administrative, _)| administrative),
+        observed: agreed.map(|(_, observed)| observed),
     }
 }
 

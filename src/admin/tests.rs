@@ -9,12 +9,15 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
+use super::control::{Reloaded, StopMode};
 use super::*;
 use crate::config;
 use crate::topology::{Epoch, Health, Role, ServerIndex};
 
 struct Admin {
     address: std::net::SocketAddr,
+    controls: mpsc::Receiver<Control>,
+    _configured: watch::Sender<Arc<Configured>>,
     view: watch::Sender<Arc<View>>,
     listening: Arc<AtomicBool>,
     serving: JoinHandle<()>,
@@ -47,6 +50,14 @@ fn with_primary() -> View {
     view
 }
 
+fn configured() -> Configured {
+    let path = PathBuf::from("/etc/komainu/komainu.toml");
+    let text = "[listen]\naddresses = ['127.0.0.1:5432']\n[auth]\nhba_file = 'hba'\n[health]\nuser = 'k'\n\
+                [[server]]\nid = 'pg1'\nhost = 'db.example'\n";
+    let (local, _) = config::file::parse(text, &path, 1).unwrap();
+    Configured { path, in_force: Arc::new(local.clone()), local }
+}
+
 async fn start(socket: Option<&Path>) -> Admin {
     let address = Some("127.0.0.1:0".parse().unwrap());
     let keys = config::Admin { address, socket: socket.map(Path::to_owned) };
@@ -54,15 +65,20 @@ async fn start(socket: Option<&Path>) -> Admin {
     let address = listener.local_addr().unwrap();
     let (publish, view) = watch::channel(Arc::new(view()));
     let listening = Arc::new(AtomicBool::new(false));
+    let (control, controls) = mpsc::channel(1);
+    let (_configured, configured) = watch::channel(Arc::new(configured()));
     let state = AdminState {
         view,
         counters: Arc::new(Counters::new(2)),
         census: Arc::new(|| PoolCensus { waiters: 12, ..PoolCensus::default() }),
         listening: listening.clone(),
         clock: Clock::start(),
+        cluster: None,
+        configured,
+        control,
     };
-    let serving = tokio::spawn(serve(listener, router(state)));
-    Admin { address, view: publish, listening, serving }
+    let serving = tokio::spawn(serve(listener, state));
+    Admin { address, controls, _configured, view: publish, listening, serving }
 }
 
 /// The status code and the body.
@@ -72,6 +88,16 @@ async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> 
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+fn post(path: &str, body: &str) -> String {
+    let length = body.len();
+    format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+fn error(body: &str) -> String {
+    let body: Value = serde_json::from_str(body).unwrap();
+    body["error"].as_str().unwrap().to_owned()
 }
 
 fn get(path: &str) -> String {
@@ -187,4 +213,87 @@ async fn silent_clients_take_a_bounded_number_of_places() {
     silent.pop();
     let served = tokio::time::timeout(Duration::from_secs(20), one_more).await;
     assert_eq!(served.expect("a place is free again").0, 200);
+}
+
+#[tokio::test]
+async fn a_node_of_its_own_says_so_of_everything_that_takes_a_cluster() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    let admin = start(Some(&path)).await;
+    let (_, body) = admin.get("/status").await;
+    let status: Value = serde_json::from_str(&body).unwrap();
+    for key in ["node", "leader", "term", "lease_remaining_ms", "waiting_for", "configuration_version"] {
+        assert_eq!(status.get(key), Some(&Value::Null), "{key}");
+    }
+    assert_eq!((&status["nodes"], &status["endpoints"]), (&Value::Array(vec![]), &Value::Array(vec![])));
+    let requests = [
+        get("/events?after=0"),
+        get("/config"),
+        get("/config/history"),
+        get("/config/1"),
+        post("/config/apply", r#"{"text": "", "cause": "operator:a"}"#),
+        post("/config/rollback", r#"{"to": 1}"#),
+        post("/endpoint/move", r#"{"endpoint": "app", "to": "n2"}"#),
+        post("/node/replace", r#"{"id": "n2"}"#),
+        post("/node/remove", r#"{"id": "n2"}"#),
+    ];
+    for request in requests {
+        let (code, body) = ask(UnixStream::connect(&path).await.unwrap(), &request).await;
+        let error = error(&body);
+        assert_eq!(code, 409, "{request}: {error}");
+        assert!(error.contains("on its own") && error.contains("/etc/komainu/komainu.toml"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_on_the_network_only_reads() {
+    let mut admin = start(None).await;
+    let requests = [
+        get("/config"),
+        get("/config/history"),
+        post("/config/apply", "{}"),
+        post("/endpoint/move", "{}"),
+        post("/node/replace", "{}"),
+        post("/reload", ""),
+        post("/stop", r#"{"mode": "fast"}"#),
+    ];
+    for request in requests {
+        let (code, body) = ask(TcpStream::connect(admin.address).await.unwrap(), &request).await;
+        assert_eq!(code, 403, "{request}");
+        assert!(error(&body).contains("admin.socket"), "{body}");
+    }
+    assert!(admin.controls.try_recv().is_err(), "nothing was ordered");
+}
+
+#[tokio::test]
+async fn orders_reach_the_loop_and_its_answer_comes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    let mut admin = start(Some(&path)).await;
+    let send = async |request: String| ask(UnixStream::connect(&path).await.unwrap(), &request).await;
+
+    let carry_out = async |controls: &mut mpsc::Receiver<Control>, outcome| match controls.recv().await {
+        Some(Control::Reload(answer)) => answer.send(outcome).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let reloaded = Reloaded { changed: vec!["pool.size".to_owned()], ..Reloaded::default() };
+    let ((code, body), ()) =
+        tokio::join!(send(post("/reload", "")), carry_out(&mut admin.controls, Ok(reloaded)));
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (code, &body["changed"][0], &body["restart"]),
+        (200, &"pool.size".into(), &Value::Array(vec![]))
+    );
+    let wrong = Err("komainu.toml:3: pool.size: …".to_owned());
+    let ((code, body), ()) = tokio::join!(send(post("/reload", "")), carry_out(&mut admin.controls, wrong));
+    assert_eq!((code, error(&body)), (422, "komainu.toml:3: pool.size: …".to_owned()));
+
+    assert_eq!(send(post("/stop", r#"{"mode": "smart"}"#)).await.0, 200);
+    assert!(matches!(admin.controls.recv().await, Some(Control::Stop(StopMode::Smart))));
+    let (code, body) = send(post("/stop", r#"{"mode": "soon"}"#)).await;
+    assert_eq!(code, 400);
+    assert!(error(&body).contains("`smart`, `fast`, `immediate`"), "{body}");
+    // One that nobody takes is in the way of the next.
+    assert_eq!(send(post("/stop", r#"{"mode": "fast"}"#)).await.0, 200);
+    assert_eq!(send(post("/stop", r#"{"mode": "fast"}"#)).await.0, 503);
 }

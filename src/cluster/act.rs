@@ -3,6 +3,7 @@
 //! Owns no state: everything it does is a command of the log, and a command that came too late is refused there.
 //! Invariant: only a node that leads proposes decisions, one after the other, each from the state it has applied.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::topology::{Health, Role};
 /// Between two looks at whether there is something to decide. Commands and reports wake it earlier.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Between two looks at raft's own membership.
-const ALIGN_EVERY: Duration = Duration::from_secs(1);
+const ALIGN_EVERY: Duration = Duration::from_millis(250);
 /// Between two looks at whether the leader knows what this node sees. Changes are told at once.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// A wish that could not be fulfilled in that time is dropped: its node does not live.
@@ -30,6 +31,8 @@ const WISH_FOR_MS: u64 = 15_000;
 pub struct Wanted {
     pub endpoints: Vec<String>,
     pub servers: Vec<String>,
+    /// Where each voter is reached.
+    pub addresses: BTreeMap<String, String>,
     pub lease: LeaseSettings,
     /// The file's text, which a new cluster begins with.
     pub configuration: String,
@@ -87,6 +90,7 @@ fn next(handle: &ClusterHandle, state: &ClusterState, leading: &Leading, wanted:
         lease: &wanted.lease,
         endpoints: &wanted.endpoints,
         servers: &wanted.servers,
+        addresses: &wanted.addresses,
         wishes: &wishes,
         passed: &|fence| handle.fence_passed(fence),
     })

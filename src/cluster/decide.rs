@@ -33,6 +33,8 @@ pub struct Situation<'a> {
     /// As configured, in that order.
     pub endpoints: &'a [String],
     pub servers: &'a [String],
+    /// Where each voter is reached, as configured.
+    pub addresses: &'a BTreeMap<String, String>,
     /// Endpoints that an operator wants elsewhere: node and who asked.
     pub wishes: &'a BTreeMap<String, (String, String)>,
     /// Whether nobody can act any more on what a fence ends.
@@ -68,6 +70,7 @@ pub fn decide(situation: &Situation<'_>) -> Vec<Step> {
     }
     steps.extend(endpoint::decide(situation));
     steps.extend(primary::decide(situation));
+    steps.extend(situation.readdressed());
     steps.extend(
         situation
             .silent_observers()
@@ -112,6 +115,20 @@ impl Situation<'_> {
 
     fn voters(&self) -> impl Iterator<Item = &Member> {
         self.state.members().values().filter(|member| member.role == MemberRole::Voter)
+    }
+
+    /// Voters that the configuration has at another address than the log.
+    fn readdressed(&self) -> impl Iterator<Item = Step> {
+        self.voters().filter_map(|member| {
+            let address = self.addresses.get(&member.id).filter(|address| **address != member.address)?;
+            let change = Change::UpdateMember {
+                id: member.id.clone(),
+                incarnation: member.incarnation,
+                address: address.clone(),
+                role: member.role,
+            };
+            Some(Step::new(change, Reason::NodeReaddressed))
+        })
     }
 
     fn silent_observers(&self) -> impl Iterator<Item = &str> {

@@ -4,7 +4,6 @@
 //! Owns how such a cluster is laid out, started, broken and ended; the tests build theirs from the same
 //! parts. Never used by `komainu serve`. Invariant: nothing started here outlives the process.
 
-pub mod admin;
 mod args;
 mod ask;
 mod control;
@@ -29,6 +28,7 @@ mod stop_signals;
 mod traffic;
 mod whole;
 
+pub use crate::admin::client as admin;
 pub use args::{Method, SandboxArgs};
 pub use ask::{AskError, ask, describe, newest, running, tell};
 pub use control::Request;

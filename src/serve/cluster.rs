@@ -5,12 +5,16 @@
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use komainu_escalation::aws::identity::IdentitySettings;
+use komainu_escalation::{AwsSettings, Identity};
 use tokio::sync::watch;
 
+use super::Who;
 use super::endpoints::Endpoints;
 use crate::clock;
 use crate::cluster::act::{self, Wanted};
@@ -28,6 +32,8 @@ use crate::session::Gateway;
 
 /// The text in force when this node was last there; a node that starts begins with it.
 const KEPT: &str = "configuration.toml";
+/// Where there is a metadata service, it answers in milliseconds.
+const METADATA_WITHIN: Duration = Duration::from_secs(2);
 /// An owner that stops waits so long until another has taken over.
 const HAND_OVER: Duration = Duration::from_secs(3);
 
@@ -39,6 +45,69 @@ pub enum ClusterError {
     Name(#[from] NameError),
     #[error("cannot start the escalation thread: {0}")]
     Thread(#[from] io::Error),
+}
+
+/// This node within its cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Me {
+    node: config::Node,
+    role: MemberRole,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MeError {
+    #[error(transparent)]
+    Node(#[from] config::NodeError),
+    #[error("a proxy belongs to a cluster: the configuration needs [cluster] and the voters as [[node]]")]
+    NoCluster,
+    #[error("a proxy needs an id of its own: give --node or KOMAINU_NODE, another than those of the voters")]
+    NoId,
+    #[error("{0:?} is a voter of the configuration: a proxy needs another id")]
+    IsVoter(String),
+    #[error("{0:?} is not of the form host:port, as --address of a proxy must be")]
+    Address(String),
+}
+
+/// None: a node on its own.
+pub fn me(config: &Config, who: &Who) -> Result<Option<Me>, MeError> {
+    let Some(address) = &who.proxy_address else {
+        let found = match (&who.node, &config.cluster) {
+            (None, Some(cluster)) => by_metadata(cluster, &config.aws),
+            _ => None,
+        };
+        let node = config::this_node(config, who.node.as_deref().or(found.as_deref()))?;
+        return Ok(node.map(|node| Me { node: node.clone(), role: MemberRole::Voter }));
+    };
+    let cluster = config.cluster.as_ref().ok_or(MeError::NoCluster)?;
+    let id = who.node.clone().ok_or(MeError::NoId)?;
+    if cluster.nodes.iter().any(|node| node.id == id) {
+        return Err(MeError::IsVoter(id));
+    }
+    let wrong = || MeError::Address(address.clone());
+    let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().map_err(|_| wrong())?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let all = if host.contains(':') { IpAddr::from([0_u16; 8]) } else { IpAddr::from([0_u8; 4]) };
+    let node = config::Node { id, host, port, listen: SocketAddr::new(all, port), zone: None };
+    Ok(Some(Me { node, role: MemberRole::Proxy }))
+}
+
+/// The id of the node whose address is this instance's. None: there is no metadata, or no such node.
+fn by_metadata(cluster: &config::Cluster, aws: &AwsSettings) -> Option<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let asked = runtime.block_on(async {
+        let identity = IdentitySettings::default();
+        tokio::time::timeout(METADATA_WITHIN, Identity::find(&identity, aws)).await.ok()?.ok()
+    });
+    let address = asked?.private_address()?;
+    let id = at(cluster, address)?;
+    tracing::info!(node = id, %address, "the instance's metadata says which node this is");
+    Some(id.to_owned())
+}
+
+fn at(cluster: &config::Cluster, address: IpAddr) -> Option<&str> {
+    let node = cluster.nodes.iter().find(|node| node.host.parse() == Ok(address))?;
+    Some(&node.id)
 }
 
 /// Fields in the order in which they end.
@@ -56,7 +125,7 @@ impl Cluster {
     /// `text` is what a new cluster's configuration is to be; `config` what this node begins with.
     pub fn start(
         cluster: &config::Cluster,
-        me: &config::Node,
+        me: &Me,
         config: &Arc<Config>,
         text: &str,
         right: Arc<WriteRight>,
@@ -169,16 +238,18 @@ fn wanted_of(config: &Config, text: &str) -> Wanted {
     Wanted {
         endpoints: config.endpoints.iter().map(|endpoint| endpoint.settings.name.clone()).collect(),
         servers: config.servers.iter().map(|server| server.id.clone()).collect(),
+        addresses: config.cluster.iter().flat_map(|cluster| &cluster.nodes).map(reached).collect(),
         lease: config.cluster.as_ref().map(|cluster| cluster.lease).unwrap_or_default(),
         configuration: text.to_owned(),
     }
 }
 
-fn settings(cluster: &config::Cluster, me: &config::Node) -> Result<NodeSettings, NameError> {
+fn settings(cluster: &config::Cluster, me: &Me) -> Result<NodeSettings, NameError> {
+    let Me { node: me, role } = me;
     let in_pki = |name: String| cluster.pki_directory.join(name);
     Ok(NodeSettings {
         name: NodeName::new(&me.id, &cluster.name)?,
-        role: MemberRole::Voter,
+        role: *role,
         address: address(me),
         listen: me.listen,
         voters: cluster
@@ -194,6 +265,10 @@ fn settings(cluster: &config::Cluster, me: &config::Node) -> Result<NodeSettings
         },
         lease: cluster.lease,
     })
+}
+
+fn reached(node: &config::Node) -> (String, String) {
+    (node.id.clone(), address(node))
 }
 
 fn address(node: &config::Node) -> String {
@@ -213,4 +288,42 @@ fn cancel_here(gateway: Arc<OnceLock<Arc<Gateway>>>) -> CancelHere {
             }
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const CLUSTER: &str = "[listen]\naddresses = ['127.0.0.1:1']\n[auth]\nhba_file = 'hba'\nuser_file = 'users'\n\
+        [[server]]\nid = 's1'\nhost = 'db1'\n[cluster]\nname = 'shop'\n\
+        [[node]]\nid = 'a'\nhost = 'h1'\n[[node]]\nid = 'b'\nhost = 'h2'\n[[node]]\nid = 'c'\nhost = 'h3'\n";
+
+    fn who(node: &str, address: Option<&str>) -> Result<Option<Me>, MeError> {
+        let config =
+            config::file::parse(CLUSTER, Path::new("/k.toml"), 1).unwrap_or_else(|r| panic!("{r}")).0;
+        let who = Who { node: Some(node.to_owned()), proxy_address: address.map(str::to_owned) };
+        me(&config, &who)
+    }
+
+    #[test]
+    fn an_instance_is_the_node_that_has_its_address() {
+        let text = CLUSTER.replace("'h2'", "'10.0.2.10'");
+        let config = config::file::parse(&text, Path::new("/k.toml"), 1).unwrap_or_else(|r| panic!("{r}")).0;
+        let cluster = config.cluster.unwrap();
+        assert_eq!(at(&cluster, [10, 0, 2, 10].into()), Some("b"));
+        assert_eq!(at(&cluster, [10, 0, 2, 11].into()), None);
+    }
+
+    #[test]
+    fn a_proxy_is_whoever_the_configuration_does_not_name() {
+        assert_eq!(who("a", None).unwrap().unwrap().role, MemberRole::Voter);
+        let proxy = who("p1", Some("[fd00::9]:7000")).unwrap().unwrap();
+        assert_eq!((proxy.role, proxy.node.host.as_str()), (MemberRole::Proxy, "fd00::9"));
+        assert_eq!(proxy.node.listen.to_string(), "[::]:7000");
+        assert_eq!(who("a", Some("h9:7000")), Err(MeError::IsVoter("a".to_owned())));
+        assert!(matches!(who("p1", Some("h9")), Err(MeError::Address(_))));
+        assert!(matches!(who("p1", None), Err(MeError::Node(_))));
+    }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::cluster::kept;
+use crate::admin::Configured;
 use crate::config::{self, Config, shared};
 use crate::consensus::store::Applied;
 
@@ -58,22 +59,25 @@ impl Configuration {
         self.current = config;
     }
 
-    /// What is to be in force after the file was changed. None: nothing new, or nothing that can be used.
-    pub fn read_file_again(&mut self) -> Option<Config> {
-        let (local, warnings) = match config::file::load(&self.path) {
-            Ok(loaded) => loaded,
-            Err(report) => {
-                tracing::error!("the configuration was not reloaded:\n{report}");
-                return None;
-            }
-        };
+    /// For whoever asks what this node serves by.
+    pub fn known(&self) -> Arc<Configured> {
+        let (path, local) = (self.path.clone(), self.local.clone());
+        Arc::new(Configured { path, local, in_force: self.current.clone() })
+    }
+
+    /// What is to be in force after the file was changed, and which keys of the cluster the file has otherwise. The
+    /// words say why it cannot be used.
+    pub fn read_file_again(&mut self) -> Result<(Config, Vec<String>), String> {
+        let (local, warnings) = config::file::load(&self.path).map_err(|report| report.to_string())?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         if self.version == 0 {
             self.text = config::file::read_text(&self.path).unwrap_or_default();
             self.local = local.clone();
-            return Some(local);
+            return Ok((local, Vec::new()));
         }
-        let agreed = self.shared(&self.text)?;
+        let unusable =
+            || "the cluster's configuration cannot be used by this node: the log says why".to_owned();
+        let agreed = self.shared(&self.text).ok_or_else(unusable)?;
         let differs = shared::differences(&local, &agreed);
         if !differs.is_empty() {
             tracing::warn!(
@@ -82,7 +86,7 @@ impl Configuration {
             );
         }
         self.local = local;
-        Some(shared::in_force(&self.local, agreed))
+        Ok((shared::in_force(&self.local, agreed), differs))
     }
 
     /// What is to be in force now that the cluster has agreed on something.

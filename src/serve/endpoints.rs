@@ -11,11 +11,11 @@ use std::time::Duration;
 use komainu_escalation::endpoint::{Cloud, EndpointError, Host};
 use komainu_escalation::reconcile::pace::Pace;
 use komainu_escalation::{
-    Aws, AwsSettings, Claim, Endpoint, EndpointSettings, Event, Finding, Identity, Outlet, Owner, Phase,
-    Status, preflight,
+    Aws, AwsSettings, Claim, Endpoint, EndpointSettings, Event, Finding, Identity, Outlet, Owner, preflight,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::admin::cluster_status::EndpointHere;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, ClusterState, Fenced};
 use crate::config::Config;
@@ -26,17 +26,6 @@ use crate::topology::Epoch;
 const EVENTS_WAITING: usize = 256;
 /// Until an endpoint that could not be begun is tried again.
 const BEGIN_AGAIN: Duration = Duration::from_secs(5);
-
-/// One endpoint as this node sees it.
-#[derive(Debug, Clone)]
-pub struct Here {
-    pub name: String,
-    pub method: &'static str,
-    pub status: Option<Status>,
-    /// Why it could not be begun.
-    pub error: Option<String>,
-    pub findings: Vec<Finding>,
-}
 
 /// What runs now, for whoever asks.
 #[derive(Clone, Default)]
@@ -54,8 +43,8 @@ impl Board {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn all(&self) -> Vec<Here> {
-        let here = |(name, posted): (&String, &Posted)| Here {
+    pub fn all(&self) -> Vec<EndpointHere> {
+        let here = |(name, posted): (&String, &Posted)| EndpointHere {
             name: name.clone(),
             method: posted.settings.method.name(),
             status: posted.running.as_ref().ok().map(|endpoint| endpoint.status.borrow().clone()),
@@ -67,13 +56,6 @@ impl Board {
 
     fn has_failed(&self) -> bool {
         self.posted().values().any(|posted| posted.running.is_err())
-    }
-
-    /// Of the last move that this node made.
-    pub fn phases(&self, name: &str) -> Vec<Phase> {
-        let posted = self.posted();
-        let running = posted.get(name).and_then(|posted| posted.running.as_ref().ok());
-        running.map(|endpoint| endpoint.status.borrow().phases.clone()).unwrap_or_default()
     }
 }
 

@@ -7,6 +7,7 @@ mod access;
 mod clients;
 mod cluster;
 mod configuration;
+mod ending;
 pub(crate) mod endpoints;
 mod scheduling;
 mod ticks;
@@ -18,9 +19,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
 
-use crate::admin::{self, AdminListener, AdminState, BindError};
+use crate::admin::control::{CONTROLS_WAITING, Reloaded, StopMode};
+use crate::admin::{self, AdminListener, AdminState, BindError, ClusterPages};
 use crate::clock;
 use crate::cluster::observe::catalog::{CatalogSettings, CatalogSource};
 use crate::cluster::observe::credential::HealthLogin;
@@ -30,14 +32,14 @@ use crate::config::{self, Config};
 use crate::net::tls::{ServerTlsContext, TlsConfigError};
 use crate::pool::Pools;
 use crate::session::gateway::{Gateway, Parts};
-use crate::session::registry::Order;
 use crate::telemetry::log::{LogControl, LogError};
 use crate::telemetry::{Counters, log};
 
 use access::{Access, AccessError};
 use clients::{Clients, ListenError};
-use cluster::{Cluster, ClusterError};
+use cluster::{Cluster, ClusterError, Me, MeError};
 use configuration::Configuration;
+use ending::{Told, Wishes, drain};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -54,15 +56,23 @@ pub enum ServeError {
     #[error("TLS to servers: {0}")]
     ServerTls(#[from] TlsConfigError),
     #[error(transparent)]
-    Node(#[from] config::NodeError),
+    Node(#[from] MeError),
     #[error("{0}")]
     Cluster(#[from] ClusterError),
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
 }
 
-/// Serves until it is told to end; in a cluster as `node`.
-pub fn run(path: &Path, node: Option<String>) -> Result<(), ServeError> {
+/// Which node of a cluster this is said to be.
+#[derive(Debug, Clone, Default)]
+pub struct Who {
+    pub node: Option<String>,
+    /// Where a proxy, which the configuration does not name, is reached by the others. None: it is named there.
+    pub proxy_address: Option<String>,
+}
+
+/// Serves until it is told to end; in a cluster as who it is said to be.
+pub fn run(path: &Path, who: &Who) -> Result<(), ServeError> {
     let (local, warnings) = config::file::load(path)?;
     let log = log::init(&local.log)?;
     for warning in &warnings {
@@ -70,7 +80,7 @@ pub fn run(path: &Path, node: Option<String>) -> Result<(), ServeError> {
     }
     let configuration = Configuration::begin(path, local);
     let config = configuration.in_force();
-    config::this_node(&config, node.as_deref())?;
+    let me = cluster::me(&config, who)?;
     raise_file_limit(
         config.limits.max_client_connections + config.pool.max_server_connections * config.servers.len(),
     );
@@ -86,17 +96,14 @@ pub fn run(path: &Path, node: Option<String>) -> Result<(), ServeError> {
             .build()?,
     };
     clock::tick();
-    runtime.block_on(serve(configuration, node.as_deref(), log))
+    runtime.block_on(serve(configuration, me, log))
 }
 
-async fn serve(
-    mut configuration: Configuration,
-    node: Option<&str>,
-    log: LogControl,
-) -> Result<(), ServeError> {
+async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl) -> Result<(), ServeError> {
     let config = configuration.in_force();
     // Signals first: one that comes while we start is not lost.
-    let mut signals = Signals::new()?;
+    let (control, controls) = mpsc::channel(CONTROLS_WAITING);
+    let mut wishes = Wishes::new(controls)?;
     let server_tls = Arc::new(ServerTlsContext::load(&config.server_tls)?);
     let admin_listener = AdminListener::bind(&config.admin).await?;
     let listening = Arc::new(AtomicBool::new(false));
@@ -106,11 +113,10 @@ async fn serve(
         Some(_) => WriteRight::none(),
         None => WriteRight::unlimited(),
     });
-    let me = config::this_node(&config, node)?;
     let cluster = match (&config.cluster, me) {
         (Some(cluster), Some(me)) => {
             let text = configuration.shared_text();
-            Some(Cluster::start(cluster, me, &config, text, right.clone(), observer.view.clone())?)
+            Some(Cluster::start(cluster, &me, &config, text, right.clone(), observer.view.clone())?)
         }
         _ => None,
     };
@@ -147,14 +153,18 @@ async fn serve(
         let gateway = gateway.clone();
         Arc::new(move || ticks::census(&gateway))
     };
-    let router = admin::router(AdminState {
+    let (known, configured) = watch::channel(configuration.known());
+    let state = AdminState {
         view,
         counters,
         census,
         listening: listening.clone(),
         clock: clock::process(),
-    });
-    let admin = tokio::spawn(admin::serve(admin_listener, router));
+        cluster: cluster.as_ref().map(pages),
+        configured,
+        control,
+    };
+    let admin = tokio::spawn(admin::serve(admin_listener, state));
     let housekeeping = tokio::spawn(ticks::keep_house(gateway.clone()));
 
     let handle = cluster.as_ref().map(Cluster::handle);
@@ -165,45 +175,68 @@ async fn serve(
 
     let parts = Reloadable { gateway: &gateway, access: &access, observer: &observer, log: &log };
     let mut agreed = handle.as_ref().map(|handle| handle.watch());
-    loop {
-        let new = tokio::select! {
-            told = signals.next() => match told {
-                Told::End => break,
-                Told::Reload => {
+    let mode = loop {
+        let (read, answer) = tokio::select! {
+            told = wishes.next() => match told {
+                Told::End(mode) => break mode,
+                Told::Reload(answer) => {
                     if let Some(Err(error)) = handle.as_ref().map(|handle| handle.reload_certificates()) {
                         tracing::error!(error, "the node's certificates were not read again");
                     }
-                    configuration.read_file_again()
+                    (configuration.read_file_again(), answer)
                 }
             },
             applied = configuration::next_agreed(&mut agreed, configuration.version()) => {
-                configuration.agree(&applied)
+                let Some(new) = configuration.agree(&applied) else { continue };
+                (Ok((new, Vec::new())), None)
             }
         };
-        let Some(new) = new else { continue };
-        if let Some(new) = parts.take(&configuration.in_force(), new) {
-            configuration.now(new.clone());
-            if let Some(cluster) = &cluster {
-                cluster.reconfigure(&new, configuration.shared_text());
-                if configuration.version() > 0
-                    && let Err(error) = cluster.keep(configuration.shared_text())
-                {
-                    tracing::warn!(%error, "the cluster's configuration is not kept for the next start");
+        let taken = read.and_then(|(new, differs)| {
+            let (new, reloaded) = parts.take(&configuration.in_force(), new)?;
+            Ok((new, Reloaded { differs, ..reloaded }))
+        });
+        let told = match taken {
+            Ok((new, reloaded)) => {
+                configuration.now(new.clone());
+                known.send_replace(configuration.known());
+                if let Some(cluster) = &cluster {
+                    cluster.reconfigure(&new, configuration.shared_text());
+                    if configuration.version() > 0
+                        && let Err(error) = cluster.keep(configuration.shared_text())
+                    {
+                        tracing::warn!(%error, "the cluster's configuration is not kept for the next start");
+                    }
                 }
+                Ok(reloaded)
             }
+            Err(problem) => {
+                tracing::error!("the configuration was not reloaded:\n{problem}");
+                Err(problem)
+            }
+        };
+        if let Some(answer) = answer {
+            // Whoever asked may have left.
+            let _ = answer.send(told);
         }
-    }
-    if let Some(cluster) = &cluster {
+    };
+    if let Some(cluster) = &cluster
+        && mode != StopMode::Immediate
+    {
         cluster.hand_over().await;
     }
     listening.store(false, Ordering::Release);
-    drain(&configuration.in_force(), &gateway, clients, &mut signals).await;
+    drain(&configuration.in_force(), &gateway, clients, &mut wishes, mode).await;
     housekeeping.abort();
     admin.abort();
     gateway.pools.retire_all();
     drop(cluster);
     tracing::info!("komainu has ended");
     Ok(())
+}
+
+fn pages(cluster: &Cluster) -> ClusterPages {
+    let board = cluster.endpoints.board.clone();
+    ClusterPages { handle: cluster.handle(), endpoints: Arc::new(move || board.all()) }
 }
 
 fn how_to_look(config: &Config, tls: &Arc<ServerTlsContext>) -> Settings {
@@ -217,39 +250,6 @@ fn how_to_look(config: &Config, tls: &Arc<ServerTlsContext>) -> Settings {
     }
 }
 
-/// Ends every session as soon as it is outside a transaction, and all of them after the deadline.
-async fn drain(config: &Config, gateway: &Gateway, clients: Clients, signals: &mut Signals) {
-    gateway.draining.store(true, Ordering::Release);
-    clients.close().await;
-    let timeout = Duration::from_millis(config.limits.shutdown_timeout_ms);
-    tracing::info!(
-        clients = gateway.sessions.len(),
-        timeout_ms = config.limits.shutdown_timeout_ms,
-        "draining"
-    );
-    let all_gone = async {
-        // Told again and again: one that was busy when told first is idle some time later.
-        while !gateway.sessions.is_empty() {
-            gateway.sessions.tell_all(Order::Drain);
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::select! {
-        () = all_gone => return,
-        () = tokio::time::sleep(timeout) => {}
-        _ = signals.next_end() => {}
-    }
-    let left = gateway.sessions.len();
-    tracing::warn!(clients = left, "ending the sessions that are left");
-    gateway.sessions.tell_all(Order::Stop);
-    let last_words = async {
-        while !gateway.sessions.is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let _ = tokio::time::timeout(Duration::from_secs(2), last_words).await;
-}
-
 /// What a new configuration is given to.
 struct Reloadable<'a> {
     gateway: &'a Arc<Gateway>,
@@ -259,37 +259,30 @@ struct Reloadable<'a> {
 }
 
 impl Reloadable<'_> {
-    /// Brings a configuration into force, as far as it can be without a restart. One that cannot be used changes nothing.
-    fn take(&self, current: &Arc<Config>, new: Config) -> Option<Arc<Config>> {
+    /// Brings a configuration into force, as far as it can be without a restart. One that cannot be used changes
+    /// nothing; the words say why.
+    fn take(&self, current: &Arc<Config>, new: Config) -> Result<(Arc<Config>, Reloaded), String> {
         let changes = config::reload::diff(current, &new);
         let named = |live| {
             let changes = changes.iter().filter(move |change| change.live == live);
-            changes.map(|change| change.key.as_str()).collect::<Vec<_>>()
+            changes.map(|change| change.key.clone()).collect::<Vec<_>>()
         };
         let new = Arc::new(config::reload::live_part(current, new));
-        let tls = match ServerTlsContext::load(&new.server_tls) {
-            Ok(tls) => Arc::new(tls),
-            Err(error) => {
-                tracing::error!(%error, "the configuration was not reloaded: TLS to servers");
-                return None;
-            }
-        };
-        if let Err(error) = self.access.reload(&new, self.gateway, &tls) {
-            tracing::error!(%error, "the configuration was not reloaded");
-            return None;
-        }
+        let tls = ServerTlsContext::load(&new.server_tls);
+        let tls = Arc::new(tls.map_err(|error| format!("TLS to servers: {error}"))?);
+        self.access.reload(&new, self.gateway, &tls).map_err(|error| error.to_string())?;
         if let Err(error) = self.log.reload(&new.log.level) {
             tracing::error!(%error, "the log level was not changed");
         }
         self.observer.reconfigure(how_to_look(&new, &tls));
         self.gateway.pools.reconfigure(new.pool.clone(), tls);
         self.gateway.reconfigure(new.clone());
-        tracing::info!(changed = ?named(true), "configuration reloaded");
-        let fixed = named(false);
-        if !fixed.is_empty() {
-            tracing::warn!(keys = ?fixed, "these keys change only with a restart");
+        let reloaded = Reloaded { changed: named(true), restart: named(false), differs: Vec::new() };
+        tracing::info!(changed = ?reloaded.changed, "configuration reloaded");
+        if !reloaded.restart.is_empty() {
+            tracing::warn!(keys = ?reloaded.restart, "these keys change only with a restart");
         }
-        Some(new)
+        Ok((new, reloaded))
     }
 }
 
@@ -314,42 +307,5 @@ fn raise_file_limit(connections: usize) {
             needed,
             "fewer files may be open than max_client_connections and the pools need: raise LimitNOFILE or lower the limits"
         );
-    }
-}
-
-enum Told {
-    Reload,
-    End,
-}
-
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Signals {
-            hangup: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> Told {
-        tokio::select! {
-            _ = self.hangup.recv() => Told::Reload,
-            _ = self.terminate.recv() => Told::End,
-            _ = self.interrupt.recv() => Told::End,
-        }
-    }
-
-    /// A second wish to end, while draining: no more patience.
-    async fn next_end(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

@@ -8,6 +8,7 @@ fn komainu(args: &[&str], directory: &std::path::Path, input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_komainu"))
         .args(args)
         .current_dir(directory)
+        .env_remove("KOMAINU_NODE")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -67,6 +68,37 @@ fn a_bad_configuration_is_told_whole_on_stderr_by_both_commands_with_64() {
         assert!(stderr.ends_with("k.toml: 2 problems\n"), "{stderr}");
         assert!(!stderr.contains("secret"), "{stderr}");
     }
+}
+
+#[test]
+fn a_node_of_a_cluster_must_be_told_which_one_it_is() {
+    let nodes = ["a", "b", "c"].map(|id| format!("[[node]]\nid = \"{id}\"\nhost = \"h{id}\"\n")).concat();
+    let directory = directory(&format!("{GOOD}[cluster]\nname = \"shop\"\n{nodes}"));
+    let serve = |more: &[&str]| {
+        let output = komainu(&[&["serve", "--config", "k.toml"], more].concat(), directory.path(), "");
+        (output.status.code(), text(&output.stderr))
+    };
+    let (code, stderr) = serve(&["--node", "a"]);
+    assert_eq!(code, Some(64), "{stderr}");
+    assert!(stderr.contains("k.toml:9: cluster.pki_directory: pki/ca.crt cannot be read"), "{stderr}");
+    assert_eq!(
+        komainu(&["pki", "init", "--dir", "pki", "--cluster", "shop"], directory.path(), "").status.code(),
+        Some(0)
+    );
+    for (more, expected) in [
+        (&[][..], "komainu: this is a node of the cluster shop, but not said to be which: give --node"),
+        (
+            &["--node", "d"],
+            "komainu: the cluster shop has no node \"d\": give --node or KOMAINU_NODE, one of a, b, c",
+        ),
+    ] {
+        let (code, stderr) = serve(more);
+        assert_eq!(code, Some(64), "{stderr}");
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+    let output = komainu(&["check-config", "k.toml"], directory.path(), "");
+    let stdout = text(&output.stdout);
+    assert!(stdout.ends_with("session consistency; cluster shop of a, b, c; no endpoint)\n"), "{stdout}");
 }
 
 #[test]

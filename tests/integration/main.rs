@@ -6,6 +6,7 @@
 mod support;
 
 mod authentication;
+mod aws;
 mod cancel;
 mod cli;
 mod clients;
@@ -19,6 +20,7 @@ mod hostile_startup;
 mod limits;
 mod looking_in;
 mod lost_servers;
+mod partition;
 mod pooling;
 mod prepared;
 mod purity;

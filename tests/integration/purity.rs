@@ -35,6 +35,8 @@ const PURE: &[&str] = &[
     "session/answers.rs",
     "client/hba.rs",
     "client/hba",
+    "config/shared.rs",
+    "config/this_node.rs",
     "sandbox/endpoint.rs",
     "drill/attempts.rs",
     "drill/phases.rs",

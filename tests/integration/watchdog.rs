@@ -2,7 +2,6 @@
 //! dies, hangs, loses its memory or comes back.
 
 use std::fs;
-use std::time::Duration;
 
 use super::support::*;
 
@@ -198,6 +197,11 @@ fn a_node_that_lost_its_directory_is_replaced() {
     let known = known["nodes"].as_array().unwrap().iter().find(|node| node["id"] == *lost).unwrap().clone();
     assert_eq!((known["incarnation"].as_u64(), known["role"].as_str()), (Some(2), Some("voter")));
     write(&nodes, &lost, &database).unwrap();
+    let votes = || {
+        let status = nodes.status(&nodes.leader());
+        status["nodes"].as_array().is_some_and(|nodes| nodes.iter().all(|node| node["votes"] == true))
+    };
+    eventually(PATIENCE, "it votes", votes);
     // It counts again: with it and one other there is a majority.
     let leader = nodes.leader();
     nodes.node(&leader).kill();
@@ -336,4 +340,34 @@ fn a_disk_that_is_full_stops_a_node_and_room_brings_it_back() {
     assert!(says.contains("no room") || says.contains("full"), "{says}");
     fs::remove_file(&filler).unwrap();
     eventually(PATIENCE, "it takes part again", || nodes.status(&full)["waiting_for"].is_null());
+}
+
+#[test]
+fn a_proxy_joins_and_leaves_under_load_and_no_client_sees_an_error() {
+    let nodes = Nodes::start(Cluster::shared());
+    let database = Cluster::shared().database();
+    let url = nodes.node("node1").url(&database);
+    pgbench(&url, &["-i", "-q", "-s", "1"]).output();
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| pgbench(&url, &["-c", "4", "-T", "8", "-N"]));
+        let proxy = nodes.proxy(Cluster::shared(), "proxy1");
+        eventually(PATIENCE, "the proxy serves", || {
+            proxy.admin("/ready").is_ok_and(|answer| answer.status == 200)
+        });
+        let mut wire = proxy.login(&database);
+        assert_ne!(wire.query_value("SELECT count(*) FROM pgbench_accounts"), "0");
+        wire.query("UPDATE pgbench_branches SET bbalance = 1");
+        let role = |id: &str| {
+            let status = nodes.status("node1");
+            let known = status["nodes"].as_array()?.iter().find(|node| node["id"] == id)?.clone();
+            Some(known["role"].as_str()?.to_owned())
+        };
+        assert_eq!(role("proxy1").as_deref(), Some("proxy"));
+        drop(wire);
+        drop(proxy);
+        let gone = serde_json::json!({ "id": "proxy1", "cause": "operator:test" });
+        assert_eq!(nodes.post("node1", "/node/remove", &gone).status, 200);
+        eventually(PATIENCE, "it is forgotten", || role("proxy1").is_none());
+        load.join().unwrap().output();
+    });
 }

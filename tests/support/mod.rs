@@ -6,6 +6,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, unused_imports, reason = "not every helper is used by every version of the tests")]
 
+/// The double of AWS.
+#[path = "../../escalation/tests/escalation/support/mod.rs"]
+pub mod aws;
 mod certificates;
 mod clients;
 mod cluster;

@@ -19,6 +19,9 @@ pub struct Nodes {
     pub all: Vec<Komainu>,
     _mounts: Vec<Mount>,
     peer_ports: Vec<ReservedPort>,
+    proxy_port: ReservedPort,
+    /// What all nodes are told.
+    config: String,
     shared: Scratch,
 }
 
@@ -26,6 +29,8 @@ pub struct NodesBuilder {
     count: usize,
     config: String,
     environment: Vec<(String, String)>,
+    /// Where each asks who it is.
+    metadata: Vec<String>,
     small_disks: bool,
     shared: Scratch,
 }
@@ -69,7 +74,14 @@ impl Nodes {
 
     pub fn builder(count: usize) -> NodesBuilder {
         let shared = Scratch::create("komainu-nodes-").unwrap();
-        NodesBuilder { count, config: String::new(), environment: Vec::new(), small_disks: false, shared }
+        NodesBuilder {
+            count,
+            config: String::new(),
+            environment: Vec::new(),
+            metadata: Vec::new(),
+            small_disks: false,
+            shared,
+        }
     }
 
     pub fn id(index: usize) -> String {
@@ -165,6 +177,17 @@ impl Nodes {
         self.node(id).directory().join("raft")
     }
 
+    /// One more node that votes for nothing. Not ready yet.
+    pub fn proxy(&self, cluster: &Cluster, id: &str) -> Komainu {
+        let authority = Authority::open(&self.shared.path().join("pki")).unwrap();
+        authority.issue(id, &[], &[], NODE_DAYS).unwrap();
+        let address = format!("127.0.0.1:{}", self.proxy_port.number());
+        Komainu::builder(cluster)
+            .config(&self.config)
+            .arguments(&["--node", id, "--role", "proxy", "--address", &address])
+            .launch()
+    }
+
     #[track_caller]
     pub fn wait_until_ready(&self, nodes: &[String]) {
         for id in nodes {
@@ -212,6 +235,12 @@ impl NodesBuilder {
         self
     }
 
+    /// The metadata service of each node.
+    pub fn metadata(mut self, addresses: Vec<String>) -> Self {
+        self.metadata = addresses;
+        self
+    }
+
     /// More configuration, the same for all.
     pub fn config(mut self, text: &str) -> Self {
         self.config += text;
@@ -251,12 +280,16 @@ impl NodesBuilder {
             if self.small_disks {
                 mounts.push(Mount::new(builder.directory().join("raft"), SMALL_DISK_MB));
             }
+            if let Some(address) = self.metadata.get(index) {
+                builder = builder.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", address);
+            }
             for (name, value) in &self.environment {
                 builder = builder.env(name, value);
             }
             builder.launch()
         };
         let all = (0..self.count).map(node).collect();
-        Nodes { all, _mounts: mounts, peer_ports, shared: self.shared }
+        let proxy_port = ReservedPort::any().unwrap();
+        Nodes { all, _mounts: mounts, peer_ports, proxy_port, config: shared, shared: self.shared }
     }
 }

@@ -10,13 +10,26 @@ use crate::topology::Epoch;
 
 pub(super) fn decide(situation: &Situation<'_>) -> Vec<Step> {
     let present = situation.state.endpoints();
-    let configured = situation.endpoints.iter().filter_map(|name| one(situation, name, present.get(name)));
+    let mut steps: Vec<Step> = Vec::new();
+    for name in situation.endpoints {
+        let step = one(situation, name, present.get(name), &given(&steps));
+        steps.extend(step);
+    }
     let others = present.iter().filter(|(name, _)| !situation.endpoints.contains(name));
-    let unconfigured = others.filter_map(|(name, endpoint)| give_up(situation, name, endpoint));
-    configured.chain(unconfigured).collect()
+    steps.extend(others.filter_map(|(name, endpoint)| give_up(situation, name, endpoint)));
+    steps
 }
 
-fn one(situation: &Situation<'_>, name: &str, present: Option<&Endpoint>) -> Option<Step> {
+/// Who is given an endpoint by these steps.
+fn given(steps: &[Step]) -> Vec<String> {
+    let owner = |step: &Step| match &step.change {
+        Change::AssignEndpoint { owner, .. } => owner.clone(),
+        _ => None,
+    };
+    steps.iter().filter_map(owner).collect()
+}
+
+fn one(situation: &Situation<'_>, name: &str, present: Option<&Endpoint>, given: &[String]) -> Option<Step> {
     let fence = fence_of(situation, name);
     let wish = situation.wishes.get(name).filter(|(to, _)| situation.lives(to));
     let epoch = present.map_or(Epoch(0), |endpoint| endpoint.epoch);
@@ -25,7 +38,7 @@ fn one(situation: &Situation<'_>, name: &str, present: Option<&Endpoint>) -> Opt
         // Not taken back, and not passed yet.
         (Some(_), Some(false)) => None,
         (owner, _) if owner.is_none() || fence == Some(true) => {
-            let to = wish.map(|(to, _)| to.as_str()).or_else(|| candidate(situation, owner))?;
+            let to = wish.map(|(to, _)| to.as_str()).or_else(|| candidate(situation, owner, given))?;
             let (reason, cause) = match (wish, owner) {
                 (Some((_, cause)), _) => (Reason::EndpointMoved, cause.clone()),
                 (None, Some(_)) => (Reason::OwnerSilent, "decision".to_owned()),
@@ -42,7 +55,7 @@ fn one(situation: &Situation<'_>, name: &str, present: Option<&Endpoint>) -> Opt
                 let change = Change::OpenFence { fenced, epoch };
                 return Some(Step { change, reason: Reason::EndpointMoved, cause: cause.clone() });
             }
-            let is_lost = situation.is_silent(owner) && candidate(situation, Some(owner)).is_some();
+            let is_lost = situation.is_silent(owner) && candidate(situation, Some(owner), given).is_some();
             is_lost.then(|| Step::new(Change::OpenFence { fenced, epoch }, Reason::OwnerSilent))
         }
     }
@@ -69,10 +82,11 @@ fn fence_of(situation: &Situation<'_>, name: &str) -> Option<bool> {
 
 /// A voter that lives, rather another than the one that lost it. Rather not the leader, so that one failure is not both;
 /// and the one that owns least, so that several endpoints are spread.
-fn candidate<'a>(situation: &'a Situation<'_>, not: Option<&str>) -> Option<&'a str> {
+fn candidate<'a>(situation: &'a Situation<'_>, not: Option<&str>, given: &[String]) -> Option<&'a str> {
     let owned = |node: &str| {
         let endpoints = situation.state.endpoints().values();
-        endpoints.filter(|endpoint| endpoint.owner.as_deref() == Some(node)).count()
+        let given = given.iter().filter(|given| *given == node).count();
+        endpoints.filter(|endpoint| endpoint.owner.as_deref() == Some(node)).count() + given
     };
     situation
         .voters()

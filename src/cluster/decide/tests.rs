@@ -11,6 +11,7 @@ struct World {
     asked: BTreeMap<u64, u64>,
     wishes: BTreeMap<String, (String, String)>,
     endpoints: Vec<String>,
+    addresses: BTreeMap<String, String>,
     passed: bool,
 }
 
@@ -22,6 +23,7 @@ impl World {
             asked: BTreeMap::new(),
             wishes: BTreeMap::new(),
             endpoints: vec!["app".to_owned()],
+            addresses: BTreeMap::new(),
             passed: false,
         };
         let member = |(index, id): (usize, &&str)| Member {
@@ -63,6 +65,7 @@ impl World {
             lease: &LeaseSettings::default(),
             endpoints: &self.endpoints,
             servers: &["pg1".to_owned(), "pg2".to_owned()],
+            addresses: &self.addresses,
             wishes: &self.wishes,
             passed: &move |_| passed,
         })
@@ -100,6 +103,15 @@ fn an_endpoint_is_given_to_a_node_that_lives_and_does_not_lead() {
     assert_eq!(world.settle(), [Reason::ServersConfigured, Reason::EndpointAssigned]);
     assert_eq!(world.owner(), Some("b"));
     assert_eq!(world.settle(), []);
+}
+
+#[test]
+fn several_endpoints_are_spread() {
+    let mut world = World::new();
+    world.endpoints = vec!["app".to_owned(), "reports".to_owned()];
+    world.settle();
+    let owners: Vec<_> = world.state.endpoints().values().map(|endpoint| endpoint.owner.clone()).collect();
+    assert_eq!(owners, [Some("b".to_owned()), Some("c".to_owned())]);
 }
 
 #[test]
@@ -219,4 +231,13 @@ fn a_node_that_stays_silent_is_no_witness() {
     world.now_ms += 5 * 900;
     world.asked.insert(2, world.now_ms);
     assert_eq!(world.settle(), [Reason::NodeSilent]);
+}
+
+#[test]
+fn a_node_is_looked_for_where_the_configuration_has_it() {
+    let mut world = World::new();
+    world.addresses = [("a", "a:1"), ("b", "b:2")].map(|(id, at)| (id.to_owned(), at.to_owned())).into();
+    assert!(world.settle().contains(&Reason::NodeReaddressed));
+    assert_eq!(world.state.members()["b"].address, "b:2");
+    assert_eq!(world.settle(), []);
 }

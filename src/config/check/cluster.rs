@@ -72,10 +72,10 @@ fn lease(table: &Table, settings: &LeaseSettings, findings: &mut Findings) {
             "lower the first, or raise the second",
         ),
         SettingsError::TooFewHeartbeats { name, .. } => {
-            (vec![name, "heartbeat_ms"], "raise it, or lower heartbeat_ms")
+            (vec![name, "heartbeat_ms"], "raise the one, or lower the other")
         }
         SettingsError::MarginTooSmall { .. } => {
-            (vec!["drift_margin_ms", "lease_ms"], "raise it, or lower lease_ms")
+            (vec!["drift_margin_ms", "lease_ms"], "raise drift_margin_ms, or lower lease_ms")
         }
         SettingsError::NoHeartbeat => (vec!["heartbeat_ms"], "raise it"),
     };
@@ -105,7 +105,7 @@ fn number_of_nodes(cluster: &Table, nodes: &[Table], findings: &mut Findings) {
             let remedy = "name three or five: every decision waits for a majority of them";
             findings.problems.add(last.line(""), "node", problem, remedy);
         }
-        [.., last] if nodes.len() % 2 == 0 => {
+        [.., last] if nodes.len().is_multiple_of(2) => {
             let fewer = nodes.len() - 1;
             let problem = format!("{} nodes survive the loss of {survives}, as {fewer} would", nodes.len());
             findings.warnings.add(last.line(""), "node", problem, "name one fewer, or one more");

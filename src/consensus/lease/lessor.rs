@@ -119,11 +119,13 @@ impl<N: Ord + Clone> Lessor<N> {
     }
 
     /// Answers a node's question, and notes until when it must be feared. The leader asks too, as everybody does.
-    /// `election` is this node's own.
+    /// `election` is this node's own: what the grant rests on counts there as a leader heard, before anybody has the
+    /// grant. Otherwise a leader that was frozen could grant on an answer that has just come, and then vote by what
+    /// it knew before it froze.
     pub fn grant(
         &mut self,
         now_ms: u64,
-        election: &Election,
+        election: &mut Election,
         node: N,
         question: Question,
     ) -> Result<Grant, Refusal> {
@@ -139,6 +141,7 @@ impl<N: Ord + Clone> Lessor<N> {
         if question.applied < self.fence {
             return Err(Refusal::BehindFence { fence: self.fence });
         }
+        election.heard(contact);
         let length_ms = self.settings.lease_ms - silence;
         let ends_at_ms = now_ms.saturating_add(length_ms).saturating_add(self.settings.drift_margin_ms);
         raise(&mut self.granted, node, ends_at_ms);

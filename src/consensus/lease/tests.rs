@@ -44,16 +44,28 @@ fn a_lease_runs_from_the_question() {
 #[test]
 fn the_leader_grants_while_a_quorum_answered_something_young() {
     let mut lessor = lessor(Began::Elected, 5000);
-    assert_eq!(lessor.grant(5000, &election(), 2, question(10)), Err(Refusal::NoQuorumYet));
+    assert_eq!(lessor.grant(5000, &mut election(), 2, question(10)), Err(Refusal::NoQuorumYet));
     lessor.acknowledged(3, 4900);
     assert_eq!(lessor.contact_ms(5000), Some(4900));
-    assert_eq!(lessor.grant(5000, &election(), 2, question(10)), Ok(Grant { length_ms: 800 }));
+    assert_eq!(lessor.grant(5000, &mut election(), 2, question(10)), Ok(Grant { length_ms: 800 }));
     // What matters is when it was sent; an answer to something older changes nothing.
     lessor.acknowledged(3, 4000);
     lessor.acknowledged(2, 4100);
     assert_eq!(lessor.contact_ms(5000), Some(4900));
-    assert_eq!(lessor.grant(5799, &election(), 2, question(10)), Ok(Grant { length_ms: 1 }));
-    assert_eq!(lessor.grant(5800, &election(), 2, question(10)), Err(Refusal::NoQuorum(900)));
+    assert_eq!(lessor.grant(5799, &mut election(), 2, question(10)), Ok(Grant { length_ms: 1 }));
+    assert_eq!(lessor.grant(5800, &mut election(), 2, question(10)), Err(Refusal::NoQuorum(900)));
+}
+
+#[test]
+fn who_grants_votes_for_nobody_until_what_the_grant_rests_on_is_old() {
+    let max_ms = settings().election_timeout_max_ms;
+    let (mut lessor, mut election) = (lessor(Began::Elected, 1000), election());
+    // Frozen for long, it would vote at once; it sends, is answered, and grants before it looks at anything else.
+    lessor.acknowledged(3, 5000);
+    assert_eq!(lessor.grant(5010, &mut election, 2, question(10)), Ok(Grant { length_ms: 890 }));
+    assert!(election.judge_vote(5011).is_err() && !election.campaign(5011));
+    assert!(election.judge_vote(5000 + max_ms - 1).is_err());
+    assert_eq!(election.judge_vote(5000 + max_ms), Ok(()));
 }
 
 #[test]
@@ -75,22 +87,22 @@ fn while_the_membership_changes_both_majorities_count() {
 fn who_is_behind_a_fence_gets_nothing_and_is_waited_for() {
     let mut lessor = lessor(Began::Elected, 1000);
     lessor.acknowledged(2, 1000);
-    assert_eq!(lessor.grant(1000, &election(), 3, question(9)), Err(Refusal::BehindFence { fence: 10 }));
+    assert_eq!(lessor.grant(1000, &mut election(), 3, question(9)), Err(Refusal::BehindFence { fence: 10 }));
     for node in NODES {
-        assert_eq!(lessor.grant(1000, &election(), node, question(11)), Ok(Grant { length_ms: 900 }));
+        assert_eq!(lessor.grant(1000, &mut election(), node, question(11)), Ok(Grant { length_ms: 900 }));
     }
     assert_eq!(lessor.fence_safe_at_ms(12), None);
     assert!(!lessor.fence_passed(12, 1_000_000), "it was never told of that fence");
     lessor.fence(12);
-    assert_eq!(lessor.grant(1100, &election(), 3, question(11)), Err(Refusal::BehindFence { fence: 12 }));
+    assert_eq!(lessor.grant(1100, &mut election(), 3, question(11)), Err(Refusal::BehindFence { fence: 12 }));
     assert_eq!(lessor.fence_safe_at_ms(12), Some(1000 + 900 + 200));
     lessor.applied(1, 12);
     lessor.applied(2, 12);
     assert!(!lessor.fence_passed(12, 2099) && lessor.fence_passed(12, 2100));
-    assert_eq!(lessor.grant(1200, &election(), 3, question(12)), Ok(Grant { length_ms: 700 }));
+    assert_eq!(lessor.grant(1200, &mut election(), 3, question(12)), Ok(Grant { length_ms: 700 }));
     assert!(lessor.fence_passed(12, 1200), "all have confirmed");
     lessor.fence(5);
-    assert_eq!(lessor.grant(1200, &election(), 3, question(11)), Err(Refusal::BehindFence { fence: 12 }));
+    assert_eq!(lessor.grant(1200, &mut election(), 3, question(11)), Err(Refusal::BehindFence { fence: 12 }));
 }
 
 #[test]
@@ -104,12 +116,12 @@ fn a_restarted_leader_waits_for_what_it_forgot_and_one_that_votes_grants_nothing
     resumed.acknowledged(2, 1000);
     let mut voting = election();
     assert_eq!(voting.judge_vote(5000), Ok(()));
-    assert_eq!(resumed.grant(1000, &voting, 2, question(10)), Err(Refusal::Voting));
+    assert_eq!(resumed.grant(1000, &mut voting, 2, question(10)), Err(Refusal::Voting));
     voting.vote_answered(8, false);
-    assert!(resumed.grant(1000, &voting, 2, question(10)).is_ok());
+    assert!(resumed.grant(1000, &mut voting, 2, question(10)).is_ok());
     assert_eq!(voting.judge_vote(5000), Ok(()));
     voting.vote_answered(7, true);
-    assert_eq!(resumed.grant(1000, &voting, 2, question(10)), Err(Refusal::Voting));
+    assert_eq!(resumed.grant(1000, &mut voting, 2, question(10)), Err(Refusal::Voting));
     assert!(voting.may_grant(8), "it was elected again later");
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Whatever talks to another node runs on the consensus thread, which a busy data path cannot starve.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -74,6 +74,8 @@ pub struct NodeStatus {
     pub last_log_index: u64,
     pub applied_index: u64,
     pub peers: Vec<PeerStatus>,
+    /// Raft ids of those that vote by now: a replaced node does once the leader has taken it in.
+    pub voters: BTreeSet<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -191,6 +193,7 @@ impl ClusterHandle {
         status.leader = core.leader().map(|(_, address)| address.node);
         status.last_log_index = metrics.last_log_index.unwrap_or(0);
         status.applied_index = core.applied_index();
+        status.voters = metrics.membership_config.membership().voter_ids().collect();
         let others = metrics.membership_config.nodes().filter(|(_, peer)| peer.id != self.shared.node);
         status.peers = others
             .map(|(_, peer)| {
@@ -335,6 +338,26 @@ impl ClusterHandle {
             answers.iter().any(|answer| matches!(answer, Ok(Response::Cancelled(true))))
         });
         task.await.unwrap_or(false)
+    }
+
+    /// Asks every other node whether it is there, so that the status says how it is now: a follower talks to nobody but
+    /// the leader. It asks for what changes nothing and every version answers, a cancel that fits no session.
+    pub async fn reach(&self, within: Duration) {
+        let Some(core) = self.core() else { return };
+        let task = self.shared.runtime.spawn(async move {
+            let metrics = core.metrics();
+            let me = core.identity.raft_id;
+            let others = metrics.membership_config.nodes().filter(|(id, _)| **id != me);
+            let calls: Vec<_> = others
+                .map(|(_, peer)| {
+                    let address = Address { node: peer.id.clone(), address: peer.address.clone() };
+                    core.wire.call(&address, Request::Cancel { pid: 0, key: Vec::new() }, within)
+                })
+                .collect();
+            futures_util::future::join_all(calls).await
+        });
+        // What became of it is in the status.
+        let _ = task.await;
     }
 
     /// Reads the certificates again, as on SIGHUP. The words say what was wrong with them.

@@ -96,17 +96,43 @@ fn is_new_cluster(answers: &Answers) -> bool {
 
 /// With a directory that has a name.
 fn come_back(own: &Identity, progress: &Progress, answers: &Answers, others: usize) -> Next {
-    let mut good = others == 0;
+    let verdict = verdict(own, progress, answers);
+    match verdict {
+        Verdict::Against(why) => Next::Wait(why),
+        Verdict::Known => Next::TakePart(own.clone()),
+        Verdict::Unknown if others == 0 || is_new_cluster(answers) && answers.len() == others => {
+            Next::TakePart(own.clone())
+        }
+        Verdict::Unknown => Next::Wait("no other voter answers that knows this cluster".to_owned()),
+    }
+}
+
+enum Verdict {
+    /// Somebody knows better, in words.
+    Against(String),
+    /// Somebody has written this start down, and nobody knows better.
+    Known,
+    /// Nobody knows this cluster.
+    Unknown,
+}
+
+/// What the others make of who this node says it is.
+fn verdict(own: &Identity, progress: &Progress, answers: &Answers) -> Verdict {
+    let mut known = false;
+    let mut not_a_member = None;
     for (node, remembered) in answers {
         match Standing::judge(Some(own), progress, remembered) {
             // A peer that has no cluster yet has written nothing down.
-            Standing::Good => good |= !remembered.cluster_id.is_empty(),
-            other => return Next::Wait(format!("{node} says: {other}")),
+            Standing::Good => known |= !remembered.cluster_id.is_empty(),
+            // It may only be behind: voters are never removed, and a proxy promises nothing.
+            Standing::Removed => not_a_member = Some(format!("{node} says: {}", Standing::Removed)),
+            other => return Verdict::Against(format!("{node} says: {other}")),
         }
     }
-    match good || is_new_cluster(answers) && answers.len() == others {
-        true => Next::TakePart(own.clone()),
-        false => Next::Wait("no other voter answers that knows this cluster".to_owned()),
+    match (known, not_a_member) {
+        (true, _) => Verdict::Known,
+        (false, Some(why)) => Verdict::Against(why),
+        (false, None) => Verdict::Unknown,
     }
 }
 
@@ -220,13 +246,10 @@ pub(super) async fn be_seen(
 ) -> Result<String, StoreError> {
     let progress = store.progress().await?;
     let answers = ask_all(settings, wire, Some(own), progress).await;
-    let wrong = answers.iter().find_map(|(node, remembered)| {
-        match Standing::judge(Some(own), &progress, remembered) {
-            Standing::Good => None,
-            other => Some(format!("{node} says: {other}")),
-        }
-    });
-    Ok(wrong.unwrap_or_default())
+    Ok(match verdict(own, &progress, &answers) {
+        Verdict::Against(why) => why,
+        Verdict::Known | Verdict::Unknown => String::new(),
+    })
 }
 
 #[cfg(test)]
@@ -291,6 +314,9 @@ mod tests {
         assert!(matches!(back(&one_knows), Next::Wait(why) if why.contains("older")));
         let replaced = answers([("a", remembers(Some((4, 2)), None))]);
         assert!(matches!(back(&replaced), Next::Wait(_)));
+        let one_is_behind = answers([("a", remembers(Some((2, 1)), SEEN)), ("c", remembers(None, None))]);
+        assert_eq!(back(&one_is_behind), Next::TakePart(own.clone()));
+        assert!(matches!(back(&answers([("c", remembers(None, None))])), Next::Wait(_)));
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl Rights {
     pub fn grant(&mut self, now_ms: u64, node: u64, question: Question) -> Option<Result<Grant, Refusal>> {
         let lead = self.lead.as_mut()?;
         lead.asked.insert(node, now_ms);
-        Some(lead.lessor.grant(now_ms, &self.election, node, question))
+        Some(lead.lessor.grant(now_ms, &mut self.election, node, question))
     }
 
     pub fn leading(&self, now_ms: u64) -> Option<Leading> {

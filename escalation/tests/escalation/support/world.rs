@@ -70,6 +70,11 @@ pub fn quick() -> Pace {
 
 impl World {
     pub async fn new() -> World {
+        Self::of(&["n1", "n2"]).await
+    }
+
+    /// With these nodes.
+    pub async fn of(ids: &[&'static str]) -> World {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::SeqCst);
         let (ec2, route53) = clients();
@@ -93,7 +98,7 @@ impl World {
             .unwrap();
         let zone = zone.hosted_zone().unwrap().id().trim_start_matches("/hostedzone/").to_owned();
         let mut nodes = Vec::new();
-        for (index, id) in ["n1", "n2"].into_iter().enumerate() {
+        for (index, id) in ids.iter().copied().enumerate() {
             nodes.push(Node::new(&ec2, &proxy, &subnet, number, index, id).await);
         }
         World {

@@ -36,6 +36,8 @@ pub enum Mutation {
     NoFence,
     /// The leader does not wait for what it granted.
     NoWait,
+    /// What a grant rests on reaches the election of the node that leads with its next tick only.
+    GrantUnheard,
     /// A restarted leader knows nothing of what it granted and does not care.
     ForgetGrants,
 }
@@ -463,6 +465,8 @@ impl World {
                 let lease_ms = self.settings.lease_ms;
                 let Node { leading: Some(leading), election, .. } = self.node(id) else { return };
                 leading.asked_ms.insert(from.0, now_ms);
+                let mut unheard = election.clone();
+                let election = if mutation == Mutation::GrantUnheard { &mut unheard } else { election };
                 let grant = match leading.lessor.grant(now_ms, election, from.0, question) {
                     Ok(_) if mutation == Mutation::FullLength => Ok(Grant { length_ms: lease_ms }),
                     Err(crate::consensus::lease::Refusal::BehindFence { .. })

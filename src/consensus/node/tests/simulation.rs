@@ -164,6 +164,7 @@ impl Night {
         let wanted = Wanted {
             endpoints: vec![ENDPOINT.to_owned()],
             servers: SERVERS.map(str::to_owned).to_vec(),
+            addresses: BTreeMap::new(),
             lease,
             configuration: String::new(),
         };

@@ -1,6 +1,6 @@
-//! Questions to a node's admin socket, as its other commands ask them.
+//! Questions and orders to a node's admin socket, as the other commands send them.
 //!
-//! Speaks just enough HTTP/1.0 for one GET over a Unix socket. Never waits without a deadline.
+//! Speaks just enough HTTP/1.0 for one GET or POST over a Unix socket. Never waits without a deadline.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -8,6 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// An order waits until a leader has taken it, which the node gives up on sooner than this.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_RESPONSE_BYTES: u64 = 16 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,10 +25,21 @@ pub fn get(socket: &Path, path: &str) -> io::Result<Response> {
 
 /// Of a node that may be frozen, who asks wants to know soon that there is no answer.
 pub fn get_within(within: Duration, socket: &Path, path: &str) -> io::Result<Response> {
+    exchange(socket, within, &format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n"))
+}
+
+/// `POST path` with a JSON document.
+pub fn post(socket: &Path, path: &str, body: &str) -> io::Result<Response> {
+    let length = body.len();
+    let head = format!("POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n");
+    exchange(socket, ORDER_TIMEOUT, &format!("{head}Content-Length: {length}\r\n\r\n{body}"))
+}
+
+fn exchange(socket: &Path, within: Duration, request: &str) -> io::Result<Response> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(within))?;
     stream.set_write_timeout(Some(within))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    stream.write_all(request.as_bytes())?;
     let mut bytes = Vec::new();
     stream.take(MAX_RESPONSE_BYTES).read_to_end(&mut bytes)?;
     parse(&String::from_utf8_lossy(&bytes))

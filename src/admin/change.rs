@@ -1,0 +1,228 @@
+//! Requests that change something. Served on the Unix socket only, whose file permissions say who may.
+//!
+//! Never decides anything: the log and the leader do. Invariant: a configuration is proposed only after it was checked
+//! as a whole, and whatever is proposed names the operator behind it.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use super::control::{Control, StopMode};
+use super::refused::Refused;
+use super::{AdminState, Configured};
+use crate::cluster::reason::Reason;
+use crate::cluster::state::{Accepted, Change, ClusterState};
+use crate::config::report::{Finding, Report};
+use crate::config::{self, Config, reload, shared};
+use crate::consensus::node::Order;
+
+/// A configuration is read and taken over within milliseconds.
+const RELOAD_WITHIN: Duration = Duration::from_secs(15);
+const OPERATOR: &str = "operator:";
+
+type Answer = Result<Response, Refused>;
+
+/// Who or what is behind a request: `operator:alice`.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Cause(String);
+
+impl Default for Cause {
+    fn default() -> Self {
+        Cause(format!("{OPERATOR}unnamed"))
+    }
+}
+
+impl TryFrom<String> for Cause {
+    type Error = String;
+
+    fn try_from(cause: String) -> Result<Self, String> {
+        match cause.strip_prefix(OPERATOR) {
+            Some(name) if !name.is_empty() => Ok(Cause(cause)),
+            _ => Err(format!("cause is {cause:?}: it must be of the form {OPERATOR}NAME")),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Apply {
+    text: String,
+    /// Another one in force by now is not replaced.
+    expect_version: Option<u64>,
+    #[serde(default)]
+    cause: Cause,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct RollBack {
+    to: u64,
+    #[serde(default)]
+    cause: Cause,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Move {
+    endpoint: String,
+    to: String,
+    #[serde(default)]
+    cause: Cause,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Node {
+    id: String,
+    #[serde(default)]
+    cause: Cause,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Stop {
+    mode: StopMode,
+}
+
+/// Checks a text, and makes it the cluster's configuration.
+pub async fn apply(State(state): State<AdminState>, body: Bytes) -> Answer {
+    let cluster = state.in_cluster()?;
+    let Apply { text, expect_version, cause } = read(&body)?;
+    let configured = state.configured.borrow().clone();
+    let applied = cluster.handle.applied();
+    let restart = check(&text, &configured, &applied.state)?;
+    let version = expect_version.unwrap_or(applied.state.configuration().version());
+    let change = Change::ApplyConfiguration { version, text };
+    let reason = Reason::ConfigurationApplied.code();
+    Ok(applied_as(cluster.handle.propose(change, &cause.0, reason).await?, version, &restart))
+}
+
+/// Brings the text of an earlier version back, as a new one.
+pub async fn roll_back(State(state): State<AdminState>, body: Bytes) -> Answer {
+    let cluster = state.in_cluster()?;
+    let RollBack { to, cause } = read(&body)?;
+    let configured = state.configured.borrow().clone();
+    let applied = cluster.handle.applied();
+    let configuration = applied.state.configuration();
+    // One that is not kept is refused by the log.
+    let restart = match configuration.get(to) {
+        Some(kept) => check(&kept.text, &configured, &applied.state)?,
+        None => Vec::new(),
+    };
+    let version = configuration.version();
+    let change = Change::RollBackConfiguration { version, to };
+    let reason = Reason::ConfigurationApplied.code();
+    Ok(applied_as(cluster.handle.propose(change, &cause.0, reason).await?, version, &restart))
+}
+
+fn applied_as(accepted: Accepted, before: u64, restart: &[String]) -> Response {
+    let (version, changed) = match accepted {
+        Accepted::Version(version) => (version, true),
+        _ => (before, false),
+    };
+    Json(json!({ "version": version, "changed": changed, "restart": restart })).into_response()
+}
+
+/// The keys that would wait for a restart of this node, if the text can be the cluster's configuration.
+fn check(text: &str, configured: &Configured, state: &ClusterState) -> Result<Vec<String>, Refused> {
+    let (new, _) = config::file::parse(text, &configured.path, 1).map_err(|report| problems(&report))?;
+    fits(&new, &configured.in_force, state).map_err(Refused::unacceptable)?;
+    let next = shared::in_force(&configured.local, new);
+    let changes = reload::diff(&configured.in_force, &next).into_iter();
+    Ok(changes.filter(|change| !change.live).map(|change| change.key).collect())
+}
+
+/// What no single text can be found guilty of.
+fn fits(new: &Config, in_force: &Config, state: &ClusterState) -> Result<(), String> {
+    let name = |config: &Config| config.cluster.as_ref().map(|cluster| cluster.name.clone());
+    let (old, new_name) = (name(in_force), name(new));
+    if old != new_name {
+        let quoted = |name: Option<String>| name.unwrap_or_else(|| "none".to_owned());
+        return Err(format!(
+            "cluster.name is {} in the text and {} here: a cluster keeps its name; correct the text",
+            quoted(new_name),
+            quoted(old)
+        ));
+    }
+    match &state.primary().server {
+        Some(primary) if new.servers.iter().all(|server| server.id != *primary) => Err(format!(
+            "the text has no server {primary}, which is the primary: another one must become it first"
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn problems(report: &Report) -> Refused {
+    // The text is no file of this machine's.
+    let line = |finding: &Finding| {
+        let Finding { file: _, line, key, problem, remedy } = finding;
+        json!({ "line": line, "key": key, "problem": problem, "remedy": remedy })
+    };
+    let all = report.problems.iter().map(line).collect();
+    let count = report.problems.len();
+    Refused::unacceptable(format!("the configuration has {count} problem(s), and was not applied"))
+        .with("problems", all)
+}
+
+/// The leader fences the present owner, then gives the endpoint away. Answered when the leader has taken it on.
+pub async fn move_endpoint(State(state): State<AdminState>, body: Bytes) -> Answer {
+    let Move { endpoint, to, cause: Cause(cause) } = read(&body)?;
+    order(&state, Order::MoveEndpoint { endpoint, to, cause }).await
+}
+
+pub async fn replace_node(State(state): State<AdminState>, body: Bytes) -> Answer {
+    let Node { id, cause: Cause(cause) } = read(&body)?;
+    order(&state, Order::ReplaceNode { id, cause }).await
+}
+
+/// Proxies only.
+pub async fn remove_node(State(state): State<AdminState>, body: Bytes) -> Answer {
+    let Node { id, cause: Cause(cause) } = read(&body)?;
+    order(&state, Order::Leave { id, cause }).await
+}
+
+async fn order(state: &AdminState, order: Order) -> Answer {
+    let said = state.in_cluster()?.handle.order(order).await?;
+    Ok(Json(json!({ "message": said })).into_response())
+}
+
+/// Answered when it is done.
+pub async fn reload(State(state): State<AdminState>) -> Answer {
+    let (answer, answered) = oneshot::channel();
+    tell(&state, Control::Reload(answer))?;
+    match tokio::time::timeout(RELOAD_WITHIN, answered).await {
+        Ok(Ok(Ok(reloaded))) => Ok(Json(reloaded).into_response()),
+        Ok(Ok(Err(problem))) => Err(Refused::unacceptable(problem)),
+        Ok(Err(_)) => Err(Refused::not_now("this node is stopping")),
+        Err(_) => Err(Refused::not_now("it is still being reloaded: the log will say what became of it")),
+    }
+}
+
+/// Answered when it begins.
+pub async fn stop(State(state): State<AdminState>, body: Bytes) -> Answer {
+    let Stop { mode } = read(&body)?;
+    tell(&state, Control::Stop(mode))?;
+    Ok(Json(json!({ "stopping": mode })).into_response())
+}
+
+fn tell(state: &AdminState, control: Control) -> Result<(), Refused> {
+    state.control.try_send(control).map_err(|_| {
+        Refused::not_now("this node is starting, stopping or busy with earlier orders: try again in a moment")
+    })
+}
+
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
+    serde_json::from_slice(body)
+        .map_err(|error| Refused::bad_request(format!("the request's JSON is not understood: {error}")))
+}
+
+/// On an address that everybody on the network may reach.
+pub async fn read_only() -> Refused {
+    Refused::forbidden(
+        "this address only reads: configurations and changes go through the Unix socket of admin.socket, whose file \
+         permissions say who may",
+    )
+}

@@ -1,0 +1,149 @@
+//! What `/status` says of the cluster: its nodes, who leads, and whose the endpoints are.
+//!
+//! Pure. Invariant: keys are only ever added; on a node of its own all of them are there, and null or empty.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use komainu_escalation::{Finding, Phase, State, Status};
+use serde::Serialize;
+
+use crate::cluster::state::{Administrative, ClusterState, Fenced, Member, MemberRole, Observed};
+use crate::consensus::node::NodeStatus;
+
+/// One endpoint as this node sees it.
+#[derive(Debug, Clone)]
+pub struct EndpointHere {
+    pub name: String,
+    pub method: &'static str,
+    pub status: Option<Status>,
+    /// Why it could not be begun.
+    pub error: Option<String>,
+    pub findings: Vec<Finding>,
+}
+
+/// The cluster at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct ClusterNow<'a> {
+    pub node: &'a NodeStatus,
+    pub state: &'a ClusterState,
+    pub endpoints: &'a [EndpointHere],
+}
+
+#[derive(Debug, Default, Serialize)]
+pub struct ClusterKeys<'a> {
+    /// This node.
+    node: Option<&'a str>,
+    leader: Option<&'a str>,
+    term: Option<u64>,
+    lease_remaining_ms: Option<u64>,
+    /// Why this node does not take part.
+    waiting_for: Option<&'a str>,
+    configuration_version: Option<u64>,
+    nodes: Vec<Node<'a>>,
+    endpoints: Vec<Endpoint<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Node<'a> {
+    id: &'a str,
+    role: &'static str,
+    /// A replaced voter does once the leader has taken it in.
+    votes: bool,
+    incarnation: u64,
+    raft_id: u64,
+    address: &'a str,
+    /// By this node, at the last attempt.
+    reachable: bool,
+    failure: Option<&'a str>,
+    /// How it finds each server.
+    observes: BTreeMap<&'a str, Observed>,
+}
+
+#[derive(Debug, Serialize)]
+struct Endpoint<'a> {
+    name: &'a str,
+    method: &'a str,
+    owner: Option<&'a str>,
+    epoch: u64,
+    fenced: bool,
+    /// Of this node's own loop, as are those that follow.
+    state: Option<State>,
+    reason: Option<&'static str>,
+    detail: &'a str,
+    phases: &'a [Phase],
+}
+
+pub fn cluster_keys<'a>(cluster: ClusterNow<'a>) -> ClusterKeys<'a> {
+    let ClusterNow { node, state, .. } = cluster;
+    let waiting_for = match (&*node.waiting_for, node.raft_id) {
+        ("", None) => Some("the other nodes are being asked who this node is to them"),
+        ("", Some(_)) => None,
+        (reason, _) => Some(reason),
+    };
+    ClusterKeys {
+        node: Some(&node.node),
+        leader: node.leader.as_deref(),
+        term: Some(node.term),
+        lease_remaining_ms: Some(node.lease_remaining_ms),
+        waiting_for,
+        configuration_version: Some(state.configuration().version()),
+        nodes: state.members().values().map(|member| of_member(cluster, member)).collect(),
+        endpoints: endpoints(cluster),
+    }
+}
+
+/// What was ordered of a server, and how most voters find it.
+pub fn of_server(cluster: ClusterNow<'_>, server: &str) -> Option<(Administrative, Observed)> {
+    cluster.state.servers().get(server).map(|known| (known.administrative, known.observed))
+}
+
+fn of_member<'a>(cluster: ClusterNow<'a>, member: &'a Member) -> Node<'a> {
+    let peer = cluster.node.peers.iter().find(|peer| peer.id == member.id);
+    let failure = peer.and_then(|peer| peer.failure.as_deref());
+    let observes =
+        cluster.state.servers().iter().filter_map(|(server, known)| {
+            Some((server.as_str(), known.reports.get(&member.id)?.claim.observed))
+        });
+    Node {
+        id: &member.id,
+        role: match member.role {
+            MemberRole::Voter => "voter",
+            MemberRole::Proxy => "proxy",
+        },
+        votes: cluster.node.voters.contains(&member.raft_id),
+        incarnation: member.incarnation,
+        raft_id: member.raft_id,
+        address: &member.address,
+        reachable: failure.is_none(),
+        failure,
+        observes: observes.collect(),
+    }
+}
+
+/// Those that have an owner or had one, and those that only the configuration knows yet.
+fn endpoints<'a>(cluster: ClusterNow<'a>) -> Vec<Endpoint<'a>> {
+    let agreed = cluster.state.endpoints();
+    let names: BTreeSet<&str> = agreed
+        .keys()
+        .map(String::as_str)
+        .chain(cluster.endpoints.iter().map(|endpoint| &*endpoint.name))
+        .collect();
+    let endpoint = |name: &'a str| {
+        let known = agreed.get(name);
+        let here = cluster.endpoints.iter().find(|endpoint| endpoint.name == name);
+        let status = here.and_then(|here| here.status.as_ref());
+        let error = here.and_then(|here| here.error.as_deref());
+        Endpoint {
+            name,
+            method: here.map_or("unknown", |here| here.method),
+            owner: known.and_then(|known| known.owner.as_deref()),
+            epoch: known.map_or(0, |known| known.epoch.0),
+            fenced: cluster.state.is_fenced(&Fenced::Endpoint(name.to_owned())),
+            state: status.map(|status| status.state),
+            reason: status.map(|status| status.reason.code()),
+            detail: error.or(status.map(|status| &*status.detail)).unwrap_or_default(),
+            phases: status.map_or(&[], |status| &status.phases),
+        }
+    };
+    names.into_iter().map(endpoint).collect()
+}
