@@ -12,7 +12,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Built with optimisation: people run pgbench against it, and `make bench` uses the same build.
-sandbox: ## Run PostgreSQL servers and komainu on this machine until Ctrl-C (ARGS="--standbys 3 --port 5433")
+sandbox: ## Run PostgreSQL servers and three komainu nodes on this machine until Ctrl-C (ARGS="--standbys 3 --port 5433")
 	@$(SETUP) compiler rust postgresql
 	cargo build --release --locked --bin komainu
 	@exec $(TARGET)/release/komainu sandbox $(ARGS)

@@ -39,7 +39,7 @@ pub enum Command {
         SIGTERM and SIGINT drain: no new clients, running transactions may finish within\n\
         limits.shutdown_timeout_ms; a second signal ends them at once.")]
     Serve(Serve),
-    /// Run a whole cluster on this machine: PostgreSQL servers and komainu before them
+    /// Run a whole cluster on this machine: PostgreSQL servers, and komainu nodes before them
     #[command(
         after_help = "Examples:\n  komainu sandbox\n  komainu sandbox --nodes 1 --port 5433\n  komainu sandbox start node2\n\n\
         Clients connect to one address, which follows the node that has the endpoint. What is killed stays\n\

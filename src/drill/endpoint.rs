@@ -163,8 +163,10 @@ impl Drill<'_> {
         // Not always at the same moment between two rows.
         sleep(beat.mul_f64(f64::from(random()) / f64::from(u32::MAX))).await;
 
-        let led = if before.leads { ", which also leads" } else { "" };
-        self.tell(format_args!("run {run}: {} {}{led}", self.settings.event.name(), before.owner));
+        if !self.subject.is_a_person_s() {
+            let led = if before.leads { ", which also leads" } else { "" };
+            self.tell(format_args!("run {run}: {} {}{led}", self.settings.event.name(), before.owner));
+        }
         *self.broken() = Some(before.owner.clone());
         let broken = self.origin.elapsed();
         self.subject.break_node(&before.owner, self.settings.event, self.say).await?;

@@ -114,7 +114,7 @@ impl Subject {
 
     pub async fn break_node(&self, id: &str, event: Event, say: &dyn Fn(&str)) -> Result<(), DrillError> {
         let request = event.breaks(id.to_owned());
-        self.tell(request, say, || format!("please break {id} now ({}), as you like", event.name())).await
+        self.tell(request, say, || format!("please do this to {id} now: {}", event.name())).await
     }
 
     pub async fn mend_node(&self, id: &str, event: Event, say: &dyn Fn(&str)) -> Result<(), DrillError> {

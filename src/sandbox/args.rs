@@ -10,7 +10,7 @@ pub struct SandboxArgs {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=9))]
     pub standbys: u8,
     /// komainu nodes: 3 or 5 that watch each other, or 1 on its own
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 3)]
     pub nodes: u8,
     /// Where data, configuration and logs go, and stay; by default a temporary directory
     #[arg(long, value_name = "PATH")]
@@ -86,9 +86,7 @@ mod tests {
 
     #[test]
     fn three_five_and_one_are_allowed_and_others_say_why_not() {
-        for fine in
-            ["", "--nodes 5", "--nodes 3", "--nodes 3 --netns", "--nodes 3 --netns --method interface"]
-        {
+        for fine in ["", "--nodes 5", "--nodes 1", "--netns", "--netns --method interface"] {
             assert_eq!(checked(fine), Ok(()), "{fine}");
         }
         for (wrong, why) in [
@@ -96,7 +94,7 @@ mod tests {
             ("--nodes 4", "no more may be lost than with three"),
             ("--nodes 0", "nobody to connect to"),
             ("--nodes 7", "choose 1, 3 or 5"),
-            ("--nodes 3 --method interface", "needs --netns"),
+            ("--method interface", "needs --netns"),
             ("--nodes 1 --netns", "add --nodes 3"),
         ] {
             let said = checked(wrong).unwrap_err();

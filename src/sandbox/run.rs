@@ -190,8 +190,8 @@ impl Running {
         loop {
             for (server, ran) in servers.iter().zip(&mut servers_ran) {
                 match (*ran, server.is_running()) {
-                    (true, false) => say(&ended("server", server.id(), "", &server.log_file())),
-                    (false, true) => say(&format!("server {} runs again", server.id())),
+                    (true, false) => say(&ended(server.id(), "", &server.log_file())),
+                    (false, true) => say(&format!("{} runs again", server.id())),
                     _ => {}
                 }
                 *ran = server.is_running();
@@ -203,9 +203,9 @@ impl Running {
                         return Err(SandboxError::NodesEnded { id, status, log });
                     }
                     (true, Some(status)) => {
-                        say(&ended("node", node.id(), &format!(" ({status})"), &node.log_file()));
+                        say(&ended(node.id(), &format!(" ({status})"), &node.log_file()));
                     }
-                    (false, None) => say(&format!("node {} runs again", node.id())),
+                    (false, None) => say(&format!("{} runs again", node.id())),
                     _ => {}
                 }
                 *ran = node.ended().is_none();
@@ -237,7 +237,7 @@ fn not_ready(node: &Node) -> SandboxError {
     }
 }
 
-fn ended(what: &str, id: &str, how: &str, log: &Path) -> String {
+fn ended(id: &str, how: &str, log: &Path) -> String {
     let log = log.display();
-    format!("{what} {id} has ended{how}; its log is {log}; `komainu sandbox start {id}` starts it again")
+    format!("{id} has ended{how}; its log is {log}; `komainu sandbox start {id}` starts it again")
 }

@@ -1,8 +1,10 @@
-//! `komainu drill endpoint` as a newcomer meets it.
+//! `komainu drill endpoint` measures an outage that there was, loses nothing, and leaves nothing.
 
 use std::process::Command;
 
-use crate::support::{Finished, run};
+use serde_json::Value;
+
+use crate::support::{Finished, Sandbox, psql, run};
 
 /// More than three runs would take; a drill that hangs fails.
 const LIMIT_S: &str = "240";
@@ -10,6 +12,57 @@ const LIMIT_S: &str = "240";
 fn drill(arguments: &[&str]) -> Finished {
     let komainu = env!("CARGO_BIN_EXE_komainu");
     run(Command::new("timeout").args([LIMIT_S, komainu, "drill", "endpoint"]).args(arguments))
+}
+
+/// The runs, each with what must hold for any.
+fn runs(output: &str) -> Vec<Value> {
+    let report: Value = serde_json::from_str(output).unwrap_or_else(|error| panic!("{error}: {output}"));
+    let runs = report["runs"].as_array().unwrap().clone();
+    for run in &runs {
+        assert_eq!(run["lost"], 0, "{run}");
+        let outage = run["outage_ms"].as_f64().unwrap();
+        // The figures are a benchmark's to hold; other tests run beside this one.
+        assert!(outage > 100.0 && outage < 30_000.0, "{run}");
+        let phases = run["phases_ms"].as_object().unwrap();
+        for name in ["detection", "fence", "assignment", "client"] {
+            assert!(phases.contains_key(name), "{name} is missing: {run}");
+        }
+        let sum: f64 = phases.values().map(|ms| ms.as_f64().unwrap()).sum();
+        assert!(sum < outage + 1_500.0 && sum > outage - 1_500.0, "{run}");
+        assert!(run["acknowledged"].as_u64().unwrap() >= 6, "{run}");
+    }
+    runs
+}
+
+#[test]
+fn a_drill_in_a_sandbox_of_its_own_kills_the_owner_and_counts() {
+    let output = drill(&["--runs", "2", "--fine", "--json"]).output();
+    let runs = runs(&output);
+    assert_eq!(runs.len(), 2);
+    assert!(runs.iter().all(|run| run["event"] == "kill" && run["method"] == "command"));
+}
+
+#[test]
+fn a_drill_of_a_running_sandbox_freezes_its_owner_and_leaves_all_as_it_was() {
+    let sandbox = Sandbox::start(&["--standbys", "0"]);
+    let admin = sandbox.nodes()[0]["admin"].as_str().unwrap();
+    let output = drill(&["--freeze", "--fine", "--json", "--admin", admin]).output();
+    assert_eq!(runs(&output)[0]["event"], "freeze");
+    let left = "SELECT count(*) FROM pg_class WHERE relname LIKE 'komainu_drill%'";
+    assert_eq!(psql(sandbox.url(), &[left]).output(), "0");
+    for node in ["node1", "node2", "node3"] {
+        assert!(sandbox.admin(node, "/status").is_some(), "{node} does not answer");
+    }
+}
+
+#[test]
+fn an_owner_that_is_cut_off_is_replaced_by_one_that_takes_its_address() {
+    let needs_root = "network namespaces need root";
+    assert!(rustix::process::geteuid().is_root(), "{needs_root}");
+    let output = drill(&["--partition", "--netns", "--method", "interface", "--fine", "--json"]).output();
+    let run = &runs(&output)[0];
+    assert_eq!((&run["event"], &run["method"]), (&"partition".into(), &"interface".into()));
+    assert!(run["phases_ms"]["add address"].is_number(), "{run}");
 }
 
 #[test]

@@ -35,11 +35,14 @@ fn what_it_prints_is_there_and_a_signal_ends_it() {
         let status = std::fs::read_to_string(format!("/proc/{}/status", server["pid"])).unwrap();
         assert!(!status.contains("Uid:\t0\t"), "PostgreSQL runs as root");
     }
-    let nodes = sandbox.nodes();
-    assert_eq!(nodes.len(), 1);
-    assert_eq!(nodes[0]["url"], sandbox.ready["url"]);
-    let admin = Path::new(nodes[0]["admin"].as_str().unwrap());
-    assert_eq!(komainu::sandbox::admin::get(admin, "/ready").unwrap().status, 200);
+    let ids: Vec<_> = sandbox.nodes().iter().map(|node| node["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["node1", "node2", "node3"]);
+    for node in sandbox.nodes() {
+        assert_ne!(node["url"], sandbox.ready["url"], "the endpoint is none of the nodes' own");
+        assert_eq!(psql(node["url"].as_str().unwrap(), &["SELECT 1"]).output(), "1");
+        let admin = Path::new(node["admin"].as_str().unwrap());
+        assert_eq!(komainu::sandbox::admin::get(admin, "/ready").unwrap().status, 200);
+    }
 
     psql(sandbox.url(), &["CREATE DATABASE another"]).output();
     pgbench(sandbox.url(), &["-i", "-q"]).output();
@@ -47,7 +50,7 @@ fn what_it_prints_is_there_and_a_signal_ends_it() {
     assert!(report.contains("100/100"), "{report}");
 
     let (processes, directory) = (sandbox.processes(), sandbox.directory());
-    assert!(processes.len() > 12, "{processes:?}");
+    assert!(processes.len() > 14, "{processes:?}");
     process::signal(sandbox.child.id(), Signal::INT);
     let status = process::wait_until(&mut sandbox.child, Instant::now() + PATIENCE).unwrap();
     assert_eq!(status.and_then(|status| status.code()), Some(0));
@@ -114,4 +117,34 @@ fn a_node_on_its_own_is_where_clients_connect_and_its_end_is_the_sandbox_s() {
     process::signal(sandbox.pid("node1"), Signal::KILL);
     let status = process::wait_until(&mut sandbox.child, Instant::now() + PATIENCE).unwrap();
     assert_eq!(status.and_then(|status| status.code()), Some(1));
+}
+
+/// Who owns the endpoint, as all of these nodes say.
+fn owner(sandbox: &Sandbox, nodes: &[&str]) -> Option<String> {
+    let owners: Vec<_> = nodes
+        .iter()
+        .map(|node| Some(sandbox.admin(node, "/status")?["endpoints"][0]["owner"].as_str()?.to_owned()))
+        .collect();
+    owners.iter().all(|owner| *owner == owners[0]).then(|| owners[0].clone())?
+}
+
+#[test]
+fn the_url_follows_the_owner_and_what_was_killed_comes_back_when_told() {
+    const NODES: [&str; 3] = ["node1", "node2", "node3"];
+    let sandbox = Sandbox::start(&["--standbys", "0"]);
+    let before = owner(&sandbox, &NODES).expect("somebody owns it, or it would not be ready");
+    let stale = sandbox.tell("take", &before, 0);
+    assert!(!stale.success && stale.stderr.contains("epoch 0 of app is over"), "{}", stale.stderr);
+
+    process::signal(sandbox.pid(&before), Signal::KILL);
+    let works = || psql(sandbox.url(), &["SELECT 1"]).success;
+    eventually(PATIENCE, "the url works again", works);
+    let others: Vec<&str> = NODES.into_iter().filter(|node| *node != before).collect();
+    eventually(PATIENCE, "another owns it", || owner(&sandbox, &others).is_some_and(|owner| owner != before));
+    assert!(sandbox.admin(&before, "/status").is_none(), "what is killed stays dead");
+
+    let back = sandbox.bring_back(&before).output();
+    assert!(back.starts_with(&format!("{before} runs again")), "{back}");
+    eventually(PATIENCE, "all agree again", || owner(&sandbox, &NODES).is_some());
+    assert!(works());
 }
