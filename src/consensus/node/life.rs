@@ -28,8 +28,8 @@ use crate::consensus::types::TypeConfig;
 /// Between two attempts to open a store that may open again.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
 const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(60);
-/// How often the others are told how far this node is.
-const BE_SEEN: Duration = Duration::from_secs(20);
+/// How often the others are told how far this node is, which also shows whether they can be reached.
+const BE_SEEN: Duration = Duration::from_secs(5);
 const SNAPSHOT_CHUNK_BYTES: u64 = 256 * 1024;
 const ENTRIES_BETWEEN_SNAPSHOTS: u64 = 5_000;
 const ENTRIES_KEPT: u64 = 1_000;
