@@ -9,6 +9,7 @@ mod authentication;
 mod cancel;
 mod cli;
 mod clients;
+mod commands;
 mod consistency;
 mod differential;
 mod documentation;
