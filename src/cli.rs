@@ -1,13 +1,23 @@
 //! The command line: what each command is called, takes and answers.
 //!
 //! Owns the arguments and the exit codes. Never does the work: each command is a module of its own.
-//! Invariant: the exit code is 0 for success, 64 for a wrong command line or configuration, else 1.
+//! Invariant: the exit code is 0 for success, 64 for a wrong command line or configuration, 2 from a command that was
+//! asked how things are and found something wrong, else 1.
 
+mod ask;
 mod check_config;
+mod config;
+mod doctor;
 mod drill;
+mod endpoint;
+mod events;
+mod node;
 mod password;
 mod pki;
+mod process;
 mod sandbox;
+mod status;
+mod text;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,8 +38,10 @@ pub struct Cli {
     pub command: Command,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 success, 64 wrong command line or configuration, 1 any other failure.";
+const EXIT_CODES: &str = "Exit codes: 0 success, 64 wrong command line or configuration, 2 something is wrong with the \
+    cluster (status, doctor, node list, endpoint list), 1 any other failure.\n\n\
+    Commands that ask a running node find it by --admin PATH or KOMAINU_ADMIN, the Unix socket that is admin.socket in \
+    its configuration.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -39,6 +51,35 @@ pub enum Command {
         SIGTERM and SIGINT drain: no new clients, running transactions may finish within\n\
         limits.shutdown_timeout_ms; a second signal ends them at once.")]
     Serve(Serve),
+    /// The cluster as a node sees it: nodes, leader, lease, servers, endpoints
+    #[command(after_help = "Examples:\n  komainu status --admin /run/komainu/admin.sock\n  \
+        komainu status --json | jq .endpoints\n\n\
+        Exit codes: 0 all is well; 2 there is no leader, no primary, an endpoint without owner, or a node that\n\
+        cannot be reached; 1 the node does not answer.")]
+    Status(status::StatusArgs),
+    /// List the nodes of the cluster, replace one that lost its state, remove a proxy
+    Node(node::NodeArgs),
+    /// List the endpoints, move one to another node
+    Endpoint(endpoint::EndpointArgs),
+    /// What happened in the cluster, and who or what caused it
+    #[command(after_help = "Examples:\n  komainu events\n  komainu events --follow\n  \
+        komainu events --after 120 --limit 10 --json")]
+    Events(events::EventsArgs),
+    /// Show, change or bring back the configuration that all nodes share
+    Config(config::ConfigArgs),
+    /// What would go wrong tonight, as far as a node can tell
+    #[command(after_help = "Examples:\n  komainu doctor\n  komainu doctor --all\n\n\
+        Each node looks from its own place: ask every one of them.\n\
+        Exit codes: 0 nothing is wrong, 2 something is.")]
+    Doctor(doctor::DoctorArgs),
+    /// Have a node read its configuration again, as SIGHUP does, and say what changed
+    #[command(after_help = "Example:\n  komainu reload --admin /run/komainu/admin.sock")]
+    Reload(process::ReloadArgs),
+    /// Stop a node
+    #[command(after_help = "Examples:\n  komainu stop\n  komainu stop --mode smart\n\n\
+        An endpoint it owns is handed over first, except in mode immediate. While it stops, another `stop` with\n\
+        less patience is obeyed.")]
+    Stop(process::StopArgs),
     /// Run a whole cluster on this machine: PostgreSQL servers, and komainu nodes before them
     #[command(
         after_help = "Examples:\n  komainu sandbox\n  komainu sandbox --nodes 1 --port 5433\n  komainu sandbox start node2\n\n\
@@ -122,6 +163,14 @@ pub fn run() -> ExitCode {
     };
     match cli.command {
         Command::Serve(args) => serve(args),
+        Command::Status(args) => ask::finish(status::run(&args)),
+        Command::Node(args) => ask::finish(node::run(&args)),
+        Command::Endpoint(args) => ask::finish(endpoint::run(&args)),
+        Command::Events(args) => ask::finish(events::run(&args)),
+        Command::Config(args) => ask::finish(config::run(&args)),
+        Command::Doctor(args) => ask::finish(doctor::run(&args)),
+        Command::Reload(args) => ask::finish(process::reload(&args)),
+        Command::Stop(args) => ask::finish(process::stop(&args)),
         Command::Sandbox(args) => sandbox::run(args),
         Command::Drill(args) => drill::run(args),
         Command::CheckConfig(args) => check_config::run(&args),

@@ -147,3 +147,112 @@ fn endpoints<'a>(cluster: ClusterNow<'a>) -> Vec<Endpoint<'a>> {
     };
     names.into_iter().map(endpoint).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::cluster::state::{Change, Claim, Command};
+    use crate::consensus::node::PeerStatus;
+    use crate::topology::Epoch;
+
+    fn state() -> ClusterState {
+        let member = |id: &str, raft_id, role| Member {
+            id: id.to_owned(),
+            raft_id,
+            incarnation: 1,
+            address: format!("h{id}:7400"),
+            role,
+        };
+        let members = vec![
+            member("a", 1, MemberRole::Voter),
+            member("b", 2, MemberRole::Voter),
+            member("p", 3, MemberRole::Proxy),
+        ];
+        let claim = Claim { observed: Observed::Down, primary_on: None };
+        let mut state = ClusterState::default();
+        for change in [
+            Change::CreateCluster { cluster_id: "x".to_owned(), members, configuration: "text".to_owned() },
+            Change::SetServers { servers: vec!["pg1".to_owned()] },
+            Change::ServerReport { server: "pg1".to_owned(), claim },
+            Change::AssignEndpoint {
+                endpoint: "app".to_owned(),
+                epoch: Epoch(0),
+                owner: Some("b".to_owned()),
+            },
+            Change::OpenFence { fenced: Fenced::Endpoint("app".to_owned()), epoch: Epoch(1) },
+        ] {
+            let (node, cause, reason) = ("a".to_owned(), String::new(), String::new());
+            state.apply(Command { at_ms: 0, node, cause, reason, change });
+        }
+        state
+    }
+
+    fn node() -> NodeStatus {
+        let peer = |id: &str, failure: Option<&str>| PeerStatus {
+            id: id.to_owned(),
+            address: format!("h{id}:7400"),
+            failure: failure.map(str::to_owned),
+        };
+        NodeStatus {
+            node: "a".to_owned(),
+            raft_id: Some(1),
+            term: 3,
+            leader: Some("b".to_owned()),
+            lease_remaining_ms: 0,
+            peers: vec![peer("b", None), peer("p", Some("connection refused"))],
+            ..NodeStatus::default()
+        }
+    }
+
+    fn keys(node: &NodeStatus, endpoints: &[EndpointHere]) -> Value {
+        serde_json::to_value(cluster_keys(ClusterNow { node, state: &state(), endpoints })).unwrap()
+    }
+
+    #[test]
+    fn the_cluster_is_told_with_ids_as_text() {
+        let told = keys(&node(), &[]);
+        assert_eq!((&told["node"], &told["leader"]), (&json!("a"), &json!("b")));
+        assert_eq!((&told["term"], &told["lease_remaining_ms"]), (&json!(3), &json!(0)));
+        assert_eq!((&told["waiting_for"], &told["configuration_version"]), (&Value::Null, &json!(1)));
+        assert_eq!(
+            told["nodes"][0],
+            json!({ "id": "a", "role": "voter", "incarnation": 1, "raft_id": 1, "address": "ha:7400",
+                    "reachable": true, "failure": null, "observes": { "pg1": "down" } })
+        );
+        let proxy = &told["nodes"][2];
+        assert_eq!((&proxy["role"], &proxy["reachable"]), (&json!("proxy"), &json!(false)));
+        assert_eq!(proxy["failure"], "connection refused");
+    }
+
+    #[test]
+    fn an_endpoint_is_told_by_the_log_and_by_this_node_s_own_loop() {
+        let here = |name: &str, error: Option<&str>| EndpointHere {
+            name: name.to_owned(),
+            method: "command",
+            status: None,
+            error: error.map(str::to_owned),
+            findings: Vec::new(),
+        };
+        let told = keys(&node(), &[here("app", Some("no metadata")), here("new", None)]);
+        assert_eq!(
+            told["endpoints"],
+            json!([
+                { "name": "app", "method": "command", "owner": "b", "epoch": 1, "fenced": true,
+                  "state": null, "reason": null, "detail": "no metadata", "phases": [] },
+                { "name": "new", "method": "command", "owner": null, "epoch": 0, "fenced": false,
+                  "state": null, "reason": null, "detail": "", "phases": [] },
+            ])
+        );
+    }
+
+    #[test]
+    fn a_node_that_does_not_take_part_says_why() {
+        let mut waiting = node();
+        waiting.raft_id = None;
+        assert!(keys(&waiting, &[])["waiting_for"].as_str().unwrap().contains("being asked"));
+        waiting.waiting_for = "the directory is empty: replace the node".to_owned();
+        assert_eq!(keys(&waiting, &[])["waiting_for"], "the directory is empty: replace the node");
+    }
+}

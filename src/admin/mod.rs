@@ -9,6 +9,7 @@ pub mod client;
 mod cluster_pages;
 pub mod cluster_status;
 pub mod control;
+mod doctor;
 mod listener;
 mod refused;
 pub mod show;
@@ -31,7 +32,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::cluster::clock::Clock;
 use crate::cluster::model::View;
-use crate::config::Config;
+use crate::cluster::state::ClusterState;
+use crate::config::{self, Config};
 use crate::consensus::node::ClusterHandle;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::process::Process;
@@ -115,6 +117,7 @@ fn reading() -> Router<AdminState> {
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
+        .route("/doctor", get(doctor))
         .route("/events", get(cluster_pages::events))
 }
 
@@ -183,6 +186,37 @@ async fn status(State(state): State<AdminState>, how: Query<HowToAsk>) -> Respon
     let (applied, endpoints) = (cluster.handle.applied(), (cluster.endpoints)());
     let now = ClusterNow { node: &node, state: &applied.state, endpoints: &endpoints };
     Json(status::status(&view, now_ms, Some(now))).into_response()
+}
+
+/// Asks the other nodes first.
+async fn doctor(State(state): State<AdminState>) -> Response {
+    let view = state.view.borrow().clone();
+    let (node, findings) = match &state.cluster {
+        None => (None, doctor::examine(&view, None)),
+        Some(cluster) => {
+            cluster.handle.reach(REACH_WITHIN).await;
+            let (node, applied, endpoints) =
+                (cluster.handle.status(), cluster.handle.applied(), (cluster.endpoints)());
+            let configured = state.configured.borrow().clone();
+            let examined = doctor::Examined {
+                now: ClusterNow { node: &node, state: &applied.state, endpoints: &endpoints },
+                certificate: cluster.handle.certificate_warning(),
+                local: &configured.local,
+                in_force: &configured.in_force,
+                agreed: agreed(&applied.state, &configured),
+            };
+            (Some(node.node.clone()), doctor::examine(&view, Some(&examined)))
+        }
+    };
+    Json(serde_json::json!({ "node": node, "findings": findings })).into_response()
+}
+
+fn agreed(state: &ClusterState, configured: &Configured) -> Result<Config, String> {
+    let current = state.configuration().current().ok_or("the cluster has agreed on none yet")?;
+    match config::file::parse(&current.text, &configured.path, 1) {
+        Ok((agreed, _)) => Ok(agreed),
+        Err(report) => Err(format!("this node cannot use it: {report}")),
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ use tokio::task::JoinHandle;
 
 use super::control::{Reloaded, StopMode};
 use super::*;
-use crate::config;
 use crate::topology::{Epoch, Health, Role, ServerIndex};
 
 struct Admin {

@@ -10,6 +10,7 @@ mod aws;
 mod cancel;
 mod cli;
 mod clients;
+mod commands;
 mod consistency;
 mod differential;
 mod documentation;

@@ -329,10 +329,16 @@ fn a_disk_that_is_full_stops_a_node_and_room_brings_it_back() {
     let full = nodes.others(&nodes.leader())[0].clone();
     let filler = nodes.raft_directory(&full).join("filler");
     let _ = fs::write(&filler, vec![0_u8; 64 << 20]);
+    let asked = nodes.others(&full)[0].clone();
+    let config = nodes.node(&asked).admin("/config").unwrap().body;
+    let text =
+        serde_json::from_str::<serde_json::Value>(&config).unwrap()["text"].as_str().unwrap().to_owned();
+    let mut count = 0;
     let lost = || {
-        // Any entry will do: it cannot be stored.
-        let note = serde_json::json!({ "endpoint": "app", "to": full, "cause": "operator:test" });
-        nodes.post(&nodes.others(&full)[0], "/endpoint/move", &note);
+        // Entries long enough that the file must grow.
+        count += 1;
+        let text = format!("{text}\n# {count} {}\n", "x".repeat(100_000));
+        nodes.post(&asked, "/config/apply", &serde_json::json!({ "text": text, "cause": "operator:test" }));
         !nodes.status(&full)["waiting_for"].is_null()
     };
     eventually(PATIENCE, "it says that there is no room", lost);

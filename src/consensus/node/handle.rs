@@ -193,7 +193,8 @@ impl ClusterHandle {
         status.leader = core.leader().map(|(_, address)| address.node);
         status.last_log_index = metrics.last_log_index.unwrap_or(0);
         status.applied_index = core.applied_index();
-        status.voters = metrics.membership_config.membership().voter_ids().collect();
+        // As committed, not as the leader would have it.
+        status.voters = self.applied().membership.voter_ids().collect();
         let others = metrics.membership_config.nodes().filter(|(_, peer)| peer.id != self.shared.node);
         status.peers = others
             .map(|(_, peer)| {

@@ -101,7 +101,11 @@ async fn joined(core: Arc<Core>, from: String, request: Request) -> Response {
             true => vote(core, rpc).await,
             false => another_life(&core, to),
         },
-        Request::PreVote(request) => Response::PreVote(pre_vote(&core, &request).await),
+        Request::PreVote { to, request } => match to == core.identity.raft_id {
+            true => Response::PreVote(pre_vote(&core, &request).await),
+            // It could not vote for the candidate either.
+            false => another_life(&core, to),
+        },
         Request::Lease { node, question } => lease(&core, &from, node, question),
         Request::Propose(command) => lead::propose(&core, command).await,
         Request::Order(order) => lead::carry_out(&core, &from, order).await,

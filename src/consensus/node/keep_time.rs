@@ -162,7 +162,8 @@ async fn campaign(core: &Core, metrics: &Metrics) {
         .into_iter()
         .filter_map(|voter| {
             let address = address_of(metrics, voter)?;
-            let call = core.wire.call(&address, Request::PreVote(question.clone()), within);
+            let call =
+                core.wire.call(&address, Request::PreVote { to: voter, request: question.clone() }, within);
             Some(async move { (voter, call.await) })
         })
         .collect();

@@ -36,7 +36,10 @@ pub enum Request {
         to: u64,
         rpc: VoteRequest<u64>,
     },
-    PreVote(PreVoteRequest<u64>),
+    PreVote {
+        to: u64,
+        request: PreVoteRequest<u64>,
+    },
     Lease {
         node: u64,
         question: Question,
@@ -100,9 +103,10 @@ pub enum Response {
 impl Request {
     pub(super) fn lane(&self) -> Lane {
         match self {
-            Request::Append { .. } | Request::Vote { .. } | Request::PreVote(_) | Request::Lease { .. } => {
-                Lane::Urgent
-            }
+            Request::Append { .. }
+            | Request::Vote { .. }
+            | Request::PreVote { .. }
+            | Request::Lease { .. } => Lane::Urgent,
             Request::Snapshot { .. } => Lane::Bulk,
             _ => Lane::Ordinary,
         }

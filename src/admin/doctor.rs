@@ -1,0 +1,227 @@
+//! What would go wrong tonight, as far as this node can tell: the findings that `komainu doctor` prints.
+//!
+//! Pure. Every node looks from its own place (its permissions, its disk, its certificate, its way to the others), so each
+//! has to be asked. Invariant: what was not found out is `unknown`, never `fine`.
+
+use komainu_escalation::State;
+use komainu_escalation::finding::Verdict as Probed;
+use serde::Serialize;
+
+use super::cluster_status::{ClusterNow, EndpointHere};
+use crate::cluster::model::{Detail, View};
+use crate::cluster::state::{Fenced, MemberRole};
+use crate::config::Config;
+use crate::config::reload;
+use crate::config::shared;
+use crate::topology::{Health, ServerState};
+
+/// With fewer the loss of one stops all.
+const ENOUGH_VOTERS: usize = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Fine,
+    Wrong,
+    /// Could not be found out.
+    Unknown,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// `cluster`, `node`, `server`, `endpoint`, `certificate`, `lease` or `configuration`.
+    pub about: &'static str,
+    pub subject: String,
+    pub verdict: Verdict,
+    pub text: String,
+}
+
+/// What a node of a cluster has beside its view of the servers.
+pub struct Examined<'a> {
+    pub now: ClusterNow<'a>,
+    /// What the certificate's holder should know.
+    pub certificate: Option<String>,
+    pub local: &'a Config,
+    pub in_force: &'a Config,
+    /// What the cluster agreed on, or why this node cannot use it.
+    pub agreed: Result<Config, String>,
+}
+
+/// `examined`: none on a node of its own.
+pub fn examine(view: &View, examined: Option<&Examined<'_>>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(examined) = examined {
+        membership(&mut findings, examined.now);
+        lease(&mut findings, examined);
+        certificate(&mut findings, examined);
+    }
+    primary(&mut findings, view);
+    view.snapshot
+        .servers
+        .iter()
+        .zip(&view.details)
+        .for_each(|(state, detail)| server(&mut findings, state, detail));
+    if let Some(examined) = examined {
+        examined.now.endpoints.iter().for_each(|here| endpoint(&mut findings, examined.now, here));
+        configuration(&mut findings, examined);
+    }
+    findings
+}
+
+fn add(
+    findings: &mut Vec<Finding>,
+    about: &'static str,
+    subject: &str,
+    verdict: Verdict,
+    text: impl Into<String>,
+) {
+    findings.push(Finding { about, subject: subject.to_owned(), verdict, text: text.into() });
+}
+
+fn membership(findings: &mut Vec<Finding>, now: ClusterNow<'_>) {
+    let ClusterNow { node, state, .. } = now;
+    let (verdict, text) = match (&*node.waiting_for, &node.leader) {
+        ("", Some(leader)) => (Verdict::Fine, format!("{leader} leads, term {}", node.term)),
+        ("", None) => (Verdict::Wrong, "no leader is known: most voters must reach each other".to_owned()),
+        (reason, _) => (Verdict::Wrong, format!("this node does not take part: {reason}")),
+    };
+    add(findings, "cluster", state.cluster_id(), verdict, text);
+    let voters = state.members().values().filter(|member| member.role == MemberRole::Voter).count();
+    if voters < ENOUGH_VOTERS {
+        let text = format!("{voters} voter(s): the loss of one stops all; have three, in three zones");
+        add(findings, "cluster", "voters", Verdict::Wrong, text);
+    }
+    for peer in &node.peers {
+        let (verdict, text) = match &peer.failure {
+            None => (Verdict::Fine, format!("{} is reached", peer.address)),
+            Some(failure) => {
+                (Verdict::Wrong, format!("{} cannot be reached from here: {failure}", peer.address))
+            }
+        };
+        add(findings, "node", &peer.id, verdict, text);
+    }
+}
+
+fn lease(findings: &mut Vec<Finding>, examined: &Examined<'_>) {
+    let node = examined.now.node;
+    let Some(cluster) = &examined.in_force.cluster else { return };
+    let settings = &cluster.lease;
+    let (verdict, text) = match settings.check() {
+        Err(error) => (Verdict::Wrong, error.to_string()),
+        Ok(()) if node.lease_remaining_ms == 0 => {
+            (Verdict::Wrong, "this node has no lease: it writes nothing and owns no endpoint".to_owned())
+        }
+        Ok(()) => (
+            Verdict::Fine,
+            format!(
+                "{} ms, {} ms margin: clocks may differ in rate by {} in a thousand",
+                settings.lease_ms,
+                settings.drift_margin_ms,
+                settings.drift_per_mille()
+            ),
+        ),
+    };
+    add(findings, "lease", &node.node, verdict, text);
+}
+
+fn certificate(findings: &mut Vec<Finding>, examined: &Examined<'_>) {
+    let (verdict, text) = match &examined.certificate {
+        Some(warning) => (Verdict::Wrong, warning.clone()),
+        None => (Verdict::Fine, "it does not expire soon".to_owned()),
+    };
+    add(findings, "certificate", &examined.now.node.node, verdict, text);
+}
+
+fn primary(findings: &mut Vec<Finding>, view: &View) {
+    let (verdict, subject, text) = match view.snapshot.primary {
+        Some(index) => {
+            let text = format!("it is the primary of epoch {}", view.snapshot.epoch.0);
+            (Verdict::Fine, view.snapshot.server(index).id.to_string(), text)
+        }
+        None => {
+            let why = view.no_primary.map_or("it is not known why", |reason| reason.sentence());
+            (Verdict::Wrong, "primary".to_owned(), format!("there is none: {why}"))
+        }
+    };
+    add(findings, "server", &subject, verdict, text);
+}
+
+fn server(findings: &mut Vec<Finding>, state: &ServerState, detail: &Detail) {
+    let (verdict, text) = match (state.health, detail.reason) {
+        (Health::Up, None) => return,
+        (Health::Unknown, _) => (Verdict::Unknown, state.reason.to_string()),
+        (Health::Up, Some(reason)) => (Verdict::Wrong, reason.sentence().to_owned()),
+        (Health::Down, _) => (Verdict::Wrong, state.reason.to_string()),
+    };
+    add(findings, "server", &state.id, verdict, text);
+}
+
+fn endpoint(findings: &mut Vec<Finding>, now: ClusterNow<'_>, here: &EndpointHere) {
+    let mut say = |verdict, text: String| add(findings, "endpoint", &here.name, verdict, text);
+    let owner = now.state.endpoints().get(&here.name).and_then(|known| known.owner.as_deref());
+    match owner {
+        Some(_) if now.state.is_fenced(&Fenced::Endpoint(here.name.clone())) => {
+            say(Verdict::Unknown, "it is on its way to another node".to_owned());
+        }
+        Some(owner) => say(Verdict::Fine, format!("{owner} owns it")),
+        None => say(Verdict::Wrong, "nobody owns it".to_owned()),
+    }
+    if let Some(error) = &here.error {
+        say(Verdict::Wrong, format!("this node could not take it: {error}"));
+    }
+    if let Some(status) = &here.status
+        && matches!(status.state, State::Blocked | State::Failed)
+    {
+        let detail = if status.detail.is_empty() { String::new() } else { format!(" ({})", status.detail) };
+        say(Verdict::Wrong, format!("{}{detail}", status.reason.sentence()));
+    }
+    for probed in &here.findings {
+        let subject = &probed.subject;
+        match &probed.verdict {
+            Probed::Fine => say(Verdict::Fine, subject.clone()),
+            Probed::Wrong { reason, detail } if detail.is_empty() => {
+                say(Verdict::Wrong, format!("{subject}: {}", reason.sentence()));
+            }
+            Probed::Wrong { reason, detail } => {
+                say(Verdict::Wrong, format!("{subject}: {} ({detail})", reason.sentence()));
+            }
+            Probed::Unknown { detail } => say(Verdict::Unknown, format!("{subject}: {detail}")),
+        }
+    }
+}
+
+fn configuration(findings: &mut Vec<Finding>, examined: &Examined<'_>) {
+    let version = format!("version {}", examined.now.state.configuration().version());
+    let agreed = match &examined.agreed {
+        Ok(agreed) => agreed,
+        Err(problem) => return add(findings, "configuration", &version, Verdict::Wrong, problem.clone()),
+    };
+    let differs = shared::differences(examined.local, agreed);
+    let next = shared::in_force(examined.local, agreed.clone());
+    let waiting = reload::diff(examined.in_force, &next).into_iter().filter(|change| !change.live);
+    let waiting: Vec<_> = waiting.map(|change| change.key).collect();
+    let before = findings.len();
+    if !differs.is_empty() {
+        let text = format!(
+            "this node's file says otherwise, which does not count: {}; `komainu config show` has what counts",
+            differs.join(", ")
+        );
+        add(findings, "configuration", &version, Verdict::Wrong, text);
+    }
+    if !waiting.is_empty() {
+        let text = format!("this node must be restarted before these are in force: {}", waiting.join(", "));
+        add(findings, "configuration", &version, Verdict::Wrong, text);
+    }
+    if findings.len() == before {
+        add(
+            findings,
+            "configuration",
+            &version,
+            Verdict::Fine,
+            "it is in force, and this node's file agrees",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+use komainu_escalation::{Finding as Probe, Reason as Why};
+
+use super::*;
+use crate::cluster::model::View;
+use crate::cluster::reason::Reason;
+use crate::cluster::state::{Change, ClusterState, Command, Member};
+use crate::config::file;
+use crate::consensus::node::{NodeStatus, PeerStatus};
+use crate::topology::{Epoch, Role, ServerIndex};
+
+const TEXT: &str = "[listen]\naddresses = ['127.0.0.1:5432']\n[auth]\nhba_file = 'hba'\n[health]\nuser = 'k'\n\
+    [cluster]\nname = 'shop'\n[[node]]\nid = 'a'\nhost = 'ha'\n[[node]]\nid = 'b'\nhost = 'hb'\n\
+    [[node]]\nid = 'c'\nhost = 'hc'\n[[server]]\nid = 'pg1'\nhost = 'db'\n";
+
+fn config(text: &str) -> Config {
+    file::parse(text, std::path::Path::new("/etc/komainu/komainu.toml"), 1).unwrap().0
+}
+
+fn apply(state: &mut ClusterState, change: Change) {
+    let (node, cause, reason) = ("a".to_owned(), String::new(), String::new());
+    state.apply(Command { at_ms: 0, node, cause, reason, change });
+}
+
+/// A cluster in which all is well.
+struct Night {
+    view: View,
+    node: NodeStatus,
+    state: ClusterState,
+    endpoints: Vec<EndpointHere>,
+    certificate: Option<String>,
+    local: Config,
+    in_force: Config,
+    agreed: Result<Config, String>,
+}
+
+impl Night {
+    fn quiet(voters: &[&str]) -> Self {
+        let in_force = config(TEXT);
+        let mut view = View::new(&in_force.servers);
+        view.snapshot.primary = Some(ServerIndex(0));
+        view.snapshot.epoch = Epoch(1);
+        view.snapshot.servers[0].health = Health::Up;
+        view.snapshot.servers[0].role = Role::Primary;
+        view.details[0].reason = None;
+        view.no_primary = None;
+        let member = |(index, id): (usize, &&str)| Member {
+            id: (*id).to_owned(),
+            raft_id: index as u64 + 1,
+            incarnation: 1,
+            address: format!("h{id}:7400"),
+            role: MemberRole::Voter,
+        };
+        let members = voters.iter().enumerate().map(member).collect();
+        let mut state = ClusterState::default();
+        let (cluster_id, configuration) = ("x".to_owned(), TEXT.to_owned());
+        apply(&mut state, Change::CreateCluster { cluster_id, members, configuration });
+        let (endpoint, owner) = ("app".to_owned(), Some("a".to_owned()));
+        apply(&mut state, Change::AssignEndpoint { endpoint, epoch: Epoch(0), owner });
+        let peer =
+            |id: &&str| PeerStatus { id: (*id).to_owned(), address: format!("h{id}:7400"), failure: None };
+        let node = NodeStatus {
+            node: "a".to_owned(),
+            raft_id: Some(1),
+            leader: Some("b".to_owned()),
+            term: 2,
+            lease_remaining_ms: 700,
+            peers: voters[1..].iter().map(peer).collect(),
+            ..NodeStatus::default()
+        };
+        let here = EndpointHere {
+            name: "app".to_owned(),
+            method: "elastic-ip",
+            status: None,
+            error: None,
+            findings: vec![Probe::fine("ec2:AssociateAddress")],
+        };
+        Night {
+            view,
+            node,
+            state,
+            endpoints: vec![here],
+            certificate: None,
+            local: in_force.clone(),
+            agreed: Ok(in_force.clone()),
+            in_force,
+        }
+    }
+
+    fn not_fine(&self) -> Vec<String> {
+        let Night { view, node, state, endpoints, certificate, local, in_force, agreed } = self;
+        let examined = Examined {
+            now: ClusterNow { node, state, endpoints },
+            certificate: certificate.clone(),
+            local,
+            in_force,
+            agreed: agreed.clone(),
+        };
+        let findings = examine(view, Some(&examined)).into_iter();
+        let not_fine = findings.filter(|finding| finding.verdict != Verdict::Fine);
+        not_fine
+            .map(|finding| {
+                format!("{:?} {} {}: {}", finding.verdict, finding.about, finding.subject, finding.text)
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn a_quiet_night_has_nothing_to_tell() {
+    assert_eq!(Night::quiet(&["a", "b", "c"]).not_fine(), [""; 0]);
+    let alone = Night::quiet(&["a", "b", "c"]);
+    assert!(examine(&alone.view, None).iter().all(|finding| finding.verdict == Verdict::Fine));
+}
+
+/// What is done to a quiet night, and what is told of it then.
+type Case = (fn(&mut Night), &'static str);
+
+#[test]
+fn each_thing_that_would_go_wrong_is_told() {
+    let cases: &[Case] = &[
+        (|night| night.node.leader = None, "Wrong cluster x: no leader is known"),
+        (|night| night.node.waiting_for = "the disk is full".to_owned(), "take part: the disk is full"),
+        (|night| night.node.lease_remaining_ms = 0, "Wrong lease a: this node has no lease"),
+        (
+            |night| night.node.peers[0].failure = Some("connection refused".to_owned()),
+            "Wrong node b: hb:7400 cannot be reached from here: connection refused",
+        ),
+        (
+            |night| night.certificate = Some("a expires in 3 days".to_owned()),
+            "Wrong certificate a: a expires",
+        ),
+        (
+            |night| {
+                night.view.snapshot.primary = None;
+                night.view.no_primary = Some(Reason::NoLease);
+            },
+            "Wrong server primary: there is none: this node has no lease",
+        ),
+        (
+            |night| {
+                night.view.snapshot.servers[0].health = Health::Down;
+                night.view.snapshot.servers[0].reason = "it is gone".into();
+            },
+            "Wrong server pg1: it is gone",
+        ),
+        (
+            |night| night.view.snapshot.servers[0].health = Health::Unknown,
+            "Unknown server pg1: the server has not been looked at yet",
+        ),
+        (
+            |night| night.endpoints[0].error = Some("no metadata".to_owned()),
+            "Wrong endpoint app: this node could not take it: no metadata",
+        ),
+        (
+            |night| {
+                let missing = Probe::wrong("ec2:AssociateAddress", Why::PermissionMissing, "DryRun");
+                night.endpoints[0].findings = vec![missing, Probe::unknown("eipalloc-1", "throttled")];
+            },
+            "Wrong endpoint app: ec2:AssociateAddress: the endpoint could not be taken tonight: a permission is \
+             missing (DryRun); Unknown endpoint app: eipalloc-1: throttled",
+        ),
+        (|night| night.endpoints[0].name = "web".to_owned(), "Wrong endpoint web: nobody owns it"),
+        (
+            |night| night.local = config(&format!("{TEXT}[pool]\nsize = 3\n")),
+            "Wrong configuration version 1: this node's file says otherwise, which does not count: pool.size",
+        ),
+        (
+            |night| {
+                let new = config(&format!("{TEXT}[[server]]\nid = 'pg2'\nhost = 'db2'\n"));
+                (night.local, night.agreed) = (new.clone(), Ok(new));
+            },
+            "must be restarted before these are in force: server.pg2",
+        ),
+        (
+            |night| night.agreed = Err("this node cannot use it: …".to_owned()),
+            "Wrong configuration version 1: this node cannot use it: …",
+        ),
+    ];
+    for (change, expected) in cases {
+        let mut night = Night::quiet(&["a", "b", "c"]);
+        change(&mut night);
+        let told = night.not_fine().join("; ");
+        assert!(told.contains(expected), "{expected:?} is not in {told:?}");
+    }
+    let few = Night::quiet(&["a"]).not_fine();
+    assert_eq!(few.len(), 1, "{few:?}");
+    assert!(few[0].contains("1 voter(s): the loss of one stops all"), "{few:?}");
+}
+
+#[test]
+fn an_endpoint_that_moves_is_not_yet_known_to_be_well() {
+    let mut night = Night::quiet(&["a", "b", "c"]);
+    let fenced = Fenced::Endpoint("app".to_owned());
+    apply(&mut night.state, Change::OpenFence { fenced, epoch: Epoch(1) });
+    assert_eq!(night.not_fine(), ["Unknown endpoint app: it is on its way to another node"]);
+}

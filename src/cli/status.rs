@@ -1,0 +1,258 @@
+//! `komainu status`: the cluster as one of its nodes sees it, and what is wrong with it.
+
+use std::io::{self, Write as _};
+
+use clap::Args;
+use serde::Deserialize;
+
+use super::ask::{Ask, AskError, Done};
+use super::text::{bytes, span, table};
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    ask: Ask,
+}
+
+/// `/status`, as far as people are shown it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub node: Option<String>,
+    pub leader: Option<String>,
+    pub term: Option<u64>,
+    pub lease_remaining_ms: Option<u64>,
+    pub waiting_for: Option<String>,
+    pub configuration_version: Option<u64>,
+    pub epoch: u64,
+    pub primary: Option<String>,
+    pub reason: Option<String>,
+    pub uptime_ms: u64,
+    pub nodes: Vec<Node>,
+    pub servers: Vec<Server>,
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Node {
+    pub id: String,
+    pub role: String,
+    pub incarnation: u64,
+    pub address: String,
+    pub reachable: bool,
+    pub failure: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Server {
+    pub id: String,
+    pub role: String,
+    pub health: String,
+    pub reason: Option<String>,
+    pub administrative: Option<String>,
+    pub observed: Option<String>,
+    pub lag_bytes: Option<u64>,
+    pub since_ms: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Endpoint {
+    pub name: String,
+    pub method: String,
+    pub owner: Option<String>,
+    pub epoch: u64,
+    pub fenced: bool,
+    pub state: Option<String>,
+    pub reason: Option<String>,
+    pub detail: String,
+}
+
+impl Status {
+    /// The other nodes are asked first, so that it says how it is now.
+    pub const PATH: &str = "/status?ask=true";
+
+    /// What needs somebody.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Some(reason) = &self.waiting_for {
+            problems.push(format!("this node does not take part: {reason}"));
+        }
+        if self.node.is_some() && self.leader.is_none() {
+            problems.push("there is no leader: most voters must reach each other".to_owned());
+        }
+        if self.primary.is_none() {
+            let reason = self.reason.as_deref().unwrap_or("unknown");
+            problems.push(format!("there is no primary: {reason}"));
+        }
+        let without_owner = self.endpoints.iter().filter(|endpoint| endpoint.owner.is_none());
+        problems.extend(without_owner.map(|endpoint| format!("nobody owns endpoint {}", endpoint.name)));
+        let silent = self.nodes.iter().filter(|node| !node.reachable);
+        problems.extend(silent.map(|node| {
+            format!("{} cannot be reached: {}", node.id, node.failure.as_deref().unwrap_or("unknown"))
+        }));
+        problems
+    }
+}
+
+pub fn run(args: &StatusArgs) -> Result<Done, AskError> {
+    let answer = args.ask.get::<Status>(Status::PATH)?;
+    args.ask.print(&answer, render)?;
+    let problems = answer.content.problems();
+    for problem in &problems {
+        writeln!(io::stderr(), "problem: {problem}")?;
+    }
+    Ok(if problems.is_empty() { Done::Fine } else { Done::Alarm })
+}
+
+fn render(status: &Status) -> String {
+    let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    let mut text = match &status.node {
+        Some(node) => format!(
+            "node {node}, leader {}, term {}, lease {} ms, configuration {}, komainu {}, up {}\n",
+            status.leader.as_deref().unwrap_or("-"),
+            number(status.term),
+            number(status.lease_remaining_ms),
+            number(status.configuration_version),
+            status.version,
+            span(status.uptime_ms)
+        ),
+        None => format!("a node of its own, komainu {}, up {}\n", status.version, span(status.uptime_ms)),
+    };
+    let primary = status.primary.as_deref().unwrap_or("-");
+    text += &format!("primary {primary}, epoch {}\n", status.epoch);
+    if !status.nodes.is_empty() {
+        text += &format!("\n{}", nodes(status));
+    }
+    text += &format!("\n{}", servers(status));
+    if !status.endpoints.is_empty() {
+        text += &format!("\n{}", endpoints(status));
+    }
+    text
+}
+
+pub fn nodes(status: &Status) -> String {
+    let row = |node: &Node| {
+        let is = |id: &Option<String>| id.as_deref() == Some(&*node.id);
+        let place = match (is(&status.leader), is(&status.node)) {
+            (true, true) => "leads, this one",
+            (true, false) => "leads",
+            (false, true) => "this one",
+            (false, false) => "",
+        };
+        let reached = match &node.failure {
+            Some(failure) => format!("no: {failure}"),
+            None => "yes".to_owned(),
+        };
+        let incarnation = node.incarnation.to_string();
+        [node.id.clone(), node.role.clone(), place.to_owned(), incarnation, node.address.clone(), reached]
+    };
+    let rows: Vec<_> = status.nodes.iter().map(row).collect();
+    table(["NODE", "ROLE", "", "LIFE", "ADDRESS", "REACHED"], &rows)
+}
+
+fn servers(status: &Status) -> String {
+    let row = |server: &Server| {
+        let ordered = server.administrative.as_deref().filter(|ordered| *ordered != "attached");
+        [
+            server.id.clone(),
+            server.role.clone(),
+            server.health.clone(),
+            server.observed.clone().unwrap_or_default(),
+            server.lag_bytes.map(bytes).unwrap_or_default(),
+            span(server.since_ms),
+            ordered.map(str::to_owned).or(server.reason.clone()).unwrap_or_default(),
+        ]
+    };
+    let rows: Vec<_> = status.servers.iter().map(row).collect();
+    table(["SERVER", "ROLE", "HEALTH", "MOST FIND IT", "LAG", "SINCE", "REASON"], &rows)
+}
+
+pub fn endpoints(status: &Status) -> String {
+    let row = |endpoint: &Endpoint| {
+        let owner = endpoint.owner.clone().unwrap_or_default();
+        let here = match (&endpoint.state, &endpoint.reason) {
+            (Some(state), Some(reason)) if state != reason => format!("{state}: {reason}"),
+            (Some(state), _) => state.clone(),
+            (None, _) => endpoint.detail.clone(),
+        };
+        let owner = if endpoint.fenced { format!("{owner} (moving)") } else { owner };
+        [endpoint.name.clone(), endpoint.method.clone(), owner, endpoint.epoch.to_string(), here]
+    };
+    let rows: Vec<_> = status.endpoints.iter().map(row).collect();
+    table(["ENDPOINT", "METHOD", "OWNER", "EPOCH", "ON THIS NODE"], &rows)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    pub fn sample() -> Status {
+        serde_json::from_str(
+            r#"{"version": "0.1.0", "node": "a", "leader": "b", "term": 4, "lease_remaining_ms": 743,
+            "waiting_for": null, "configuration_version": 2, "epoch": 1, "primary": "pg1", "reason": null,
+            "uptime_ms": 125000,
+            "nodes": [
+              {"id": "a", "role": "voter", "incarnation": 1, "address": "10.0.1.10:7400", "reachable": true,
+               "failure": null},
+              {"id": "b", "role": "voter", "incarnation": 2, "address": "10.0.2.10:7400", "reachable": true,
+               "failure": null}],
+            "servers": [
+              {"id": "pg1", "role": "primary", "health": "up", "reason": null, "administrative": "attached",
+               "observed": "up", "lag_bytes": null, "since_ms": 5000},
+              {"id": "pg2", "role": "standby", "health": "down", "reason": "timeout",
+               "administrative": "attached", "observed": "unknown", "lag_bytes": 20480, "since_ms": 1000}],
+            "endpoints": [
+              {"name": "app", "method": "route-table", "owner": "b", "epoch": 3, "fenced": false,
+               "state": "released", "reason": "released", "detail": ""}]}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn people_see_the_cluster_at_a_glance() {
+        assert_eq!(
+            render(&sample()),
+            "node a, leader b, term 4, lease 743 ms, configuration 2, komainu 0.1.0, up 2 min\n\
+             primary pg1, epoch 1\n\n\
+             NODE  ROLE             LIFE  ADDRESS         REACHED\n\
+             a     voter  this one  1     10.0.1.10:7400  yes\n\
+             b     voter  leads     2     10.0.2.10:7400  yes\n\n\
+             SERVER  ROLE     HEALTH  MOST FIND IT  LAG     SINCE  REASON\n\
+             pg1     primary  up      up            -       5 s    -\n\
+             pg2     standby  down    unknown       20 KiB  1 s    timeout\n\n\
+             ENDPOINT  METHOD       OWNER  EPOCH  ON THIS NODE\n\
+             app       route-table  b      3      released\n"
+        );
+        assert_eq!(sample().problems(), [""; 0], "a standby that is down is no alarm of the cluster's");
+    }
+
+    #[test]
+    fn whatever_needs_somebody_is_a_problem() {
+        let with = |change: fn(&mut Status)| {
+            let mut status = sample();
+            change(&mut status);
+            status.problems().join("; ")
+        };
+        assert!(with(|status| status.leader = None).contains("no leader"));
+        assert!(with(|status| status.primary = None).contains("no primary"));
+        assert!(with(|status| status.endpoints[0].owner = None).contains("nobody owns endpoint app"));
+        assert!(with(|status| status.waiting_for = Some("the disk is full".to_owned())).contains("full"));
+        let unreachable = with(|status| {
+            status.nodes[1].reachable = false;
+            status.nodes[1].failure = Some("connection refused".to_owned());
+        });
+        assert_eq!(unreachable, "b cannot be reached: connection refused");
+    }
+
+    #[test]
+    fn a_node_of_its_own_has_no_cluster_to_be_wrong() {
+        let mut status = sample();
+        (status.node, status.leader) = (None, None);
+        (status.nodes, status.endpoints) = (Vec::new(), Vec::new());
+        assert_eq!(status.problems(), [""; 0]);
+        let text = render(&status);
+        assert!(
+            text.starts_with("a node of its own, komainu 0.1.0, up 2 min\nprimary pg1, epoch 1\n\nSERVER")
+        );
+    }
+}
