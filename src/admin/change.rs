@@ -21,6 +21,7 @@ use crate::cluster::reason::Reason;
 use crate::cluster::state::{Accepted, Change, ClusterState};
 use crate::config::report::{Finding, Report};
 use crate::config::{self, Config, reload, shared};
+use crate::consensus::lease::LeaseSettings;
 use crate::consensus::node::Order;
 
 /// A configuration is read and taken over within milliseconds.
@@ -147,11 +148,30 @@ fn fits(new: &Config, in_force: &Config, state: &ClusterState) -> Result<(), Str
             quoted(old)
         ));
     }
+    if let (Some(old), Some(new)) = (&in_force.cluster, &new.cluster) {
+        lease_fits(&old.lease, &new.lease)?;
+    }
     match &state.primary().server {
         Some(primary) if new.servers.iter().all(|server| server.id != *primary) => Err(format!(
             "the text has no server {primary}, which is the primary: another one must become it first"
         )),
         _ => Ok(()),
+    }
+}
+
+/// While nodes are restarted one by one, some of them run by the old settings and some by the new: no lease of either
+/// may outlive the silence after which the other would elect.
+fn lease_fits(old: &LeaseSettings, new: &LeaseSettings) -> Result<(), String> {
+    let lasts = |settings: &LeaseSettings| settings.lease_ms + settings.drift_margin_ms;
+    let longest = lasts(old).max(lasts(new));
+    let shortest = old.election_timeout_max_ms.min(new.election_timeout_max_ms);
+    match longest < shortest {
+        true => Ok(()),
+        false => Err(format!(
+            "cluster.lease_ms with cluster.drift_margin_ms is {longest} ms in one of the texts and \
+             cluster.election_timeout_max_ms {shortest} ms in the other: a node of the one could act while one of the other \
+             is elected; change them in steps that fit into each other, and restart all nodes after each"
+        )),
     }
 }
 

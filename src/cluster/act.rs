@@ -25,12 +25,16 @@ const LEAD_YET_EVERY: Duration = Duration::from_millis(150);
 const ALIGN_EVERY: Duration = Duration::from_millis(250);
 /// Between two looks at whether the leader knows what this node sees. Changes are told at once.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// Before a decision that was refused is made again.
+const REFUSED_AGAIN: Duration = Duration::from_secs(1);
 /// A wish that could not be fulfilled in that time is dropped: its node does not live.
 const WISH_FOR_MS: u64 = 15_000;
 
 /// What the configuration in force asks of the leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
+    /// Of the configuration that all of this follows from.
+    pub version: u64,
     pub endpoints: Vec<String>,
     pub servers: Vec<String>,
     /// Where each voter is reached.
@@ -45,6 +49,7 @@ pub async fn lead(handle: ClusterHandle, wanted: watch::Receiver<Arc<Wanted>>) {
     let mut applied = handle.watch();
     let mut aligned = tokio::time::Instant::now();
     let mut leads = false;
+    let mut refused: Option<(Change, tokio::time::Instant)> = None;
     loop {
         let pause = if leads { LOOK_EVERY } else { LEAD_YET_EVERY };
         tokio::select! {
@@ -66,7 +71,16 @@ pub async fn lead(handle: ClusterHandle, wanted: watch::Receiver<Arc<Wanted>>) {
             continue;
         }
         for step in next(&handle, &state.state, &leading, &wanted) {
-            propose(&handle, &leading, step).await;
+            let again = refused
+                .as_ref()
+                .is_some_and(|(change, at)| *change == step.change && at.elapsed() < REFUSED_AGAIN);
+            if again {
+                continue;
+            }
+            let change = step.change.clone();
+            if !propose(&handle, &leading, step).await {
+                refused = Some((change, tokio::time::Instant::now()));
+            }
         }
         if aligned.elapsed() >= ALIGN_EVERY {
             aligned = tokio::time::Instant::now();
@@ -86,6 +100,16 @@ fn next(handle: &ClusterHandle, state: &ClusterState, leading: &Leading, wanted:
         }
         keep
     });
+    // A node that could not take the cluster's configuration, or has not yet, decides nothing by another one.
+    let is_agreed = wanted.version == state.configuration().version();
+    let present = |names: Vec<&String>| names.into_iter().cloned().collect::<Vec<_>>();
+    let (endpoints, servers, addresses) = match is_agreed {
+        true => (wanted.endpoints.clone(), wanted.servers.clone(), wanted.addresses.clone()),
+        false => {
+            let endpoints = present(state.endpoints().keys().collect());
+            (endpoints, present(state.servers().keys().collect()), BTreeMap::new())
+        }
+    };
     let wishes = wishes.into_iter().map(|(endpoint, wish)| (endpoint, (wish.to, wish.cause))).collect();
     decide(&Situation {
         state,
@@ -94,24 +118,26 @@ fn next(handle: &ClusterHandle, state: &ClusterState, leading: &Leading, wanted:
         leading_since_ms: leading.since_ms,
         asked: &leading.asked,
         lease: &wanted.lease,
-        endpoints: &wanted.endpoints,
-        servers: &wanted.servers,
-        addresses: &wanted.addresses,
+        endpoints: &endpoints,
+        servers: &servers,
+        addresses: &addresses,
         wishes: &wishes,
         passed: &|fence| handle.fence_passed(fence),
     })
 }
 
 /// By this leader or not at all: what it decided is not to be done by one that knows better.
-async fn propose(handle: &ClusterHandle, leading: &Leading, step: Step) {
+/// False: it was refused, or nobody knows.
+async fn propose(handle: &ClusterHandle, leading: &Leading, step: Step) -> bool {
     let Step { change, reason, cause } = step;
     tracing::info!(change = change.summary(), reason = reason.code(), cause, "decided");
     match handle.propose_as_leader(leading.term, change, &cause, reason.code()).await {
-        Ok(_) => {}
+        Ok(_) => return true,
         // Somebody was faster, or the picture was old: the next look sees what is.
         Err(ProposeError::Refused(refusal)) => tracing::debug!(%refusal, "a decision came too late"),
         Err(error) => tracing::warn!(%error, "a decision could not be brought into the log"),
     }
+    false
 }
 
 async fn create(handle: &ClusterHandle, leading: &Leading, wanted: &Wanted) {

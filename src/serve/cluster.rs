@@ -144,11 +144,15 @@ impl Cluster {
         let node = Node::start(settings(cluster, me)?, around)?;
         let handle = node.handle();
         let published = publish::start(&handle, local.clone());
-        let (wanted, wants) = watch::channel(Arc::new(wanted_of(config, text)));
+        let (wanted, wants) = watch::channel(Arc::new(wanted_of(config, config, text, 0)));
         handle.runtime().spawn(act::lead(handle.clone(), wants));
         handle.runtime().spawn(act::report(handle.clone(), local));
         let (in_force, configs) = watch::channel(config.clone());
-        let endpoints = Endpoints::start(handle, configs)?;
+        // Only voters own endpoints.
+        let endpoints = match me.role {
+            MemberRole::Voter => Endpoints::start(handle, configs)?,
+            MemberRole::Proxy => Endpoints::none(),
+        };
         let directory = cluster.directory.clone();
         Ok(Cluster { endpoints, published, wanted, in_force, gateway, directory, node })
     }
@@ -162,9 +166,10 @@ impl Cluster {
         let _ = self.gateway.set(gateway.clone());
     }
 
-    /// Another configuration is in force from now on. `text`: the one that all nodes share.
-    pub fn reconfigure(&self, config: &Arc<Config>, text: &str) {
-        self.wanted.send_replace(Arc::new(wanted_of(config, text)));
+    /// Another configuration is in force from now on. `agreed`: what all nodes share, whether or not this one could take
+    /// all of it without a restart; `text` and `version` are that one's.
+    pub fn reconfigure(&self, config: &Arc<Config>, agreed: &Config, text: &str, version: u64) {
+        self.wanted.send_replace(Arc::new(wanted_of(config, agreed, text, version)));
         self.in_force.send_replace(config.clone());
     }
 
@@ -226,6 +231,13 @@ impl Cluster {
             })
         });
         let _ = tokio::time::timeout(HAND_OVER, gone).await;
+        // What is only this host's, an address on an interface say, must be gone before the process is.
+        let let_go = async {
+            while self.endpoints.board.holds_any() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let _ = tokio::time::timeout(HAND_OVER, let_go).await;
     }
 }
 
@@ -234,12 +246,13 @@ pub fn kept(cluster: &config::Cluster) -> Option<String> {
     fs::read_to_string(cluster.directory.join(KEPT)).ok()
 }
 
-fn wanted_of(config: &Config, text: &str) -> Wanted {
+fn wanted_of(running: &Config, agreed: &Config, text: &str, version: u64) -> Wanted {
     Wanted {
-        endpoints: config.endpoints.iter().map(|endpoint| endpoint.settings.name.clone()).collect(),
-        servers: config.servers.iter().map(|server| server.id.clone()).collect(),
-        addresses: config.cluster.iter().flat_map(|cluster| &cluster.nodes).map(reached).collect(),
-        lease: config.cluster.as_ref().map(|cluster| cluster.lease).unwrap_or_default(),
+        version,
+        endpoints: agreed.endpoints.iter().map(|endpoint| endpoint.settings.name.clone()).collect(),
+        servers: agreed.servers.iter().map(|server| server.id.clone()).collect(),
+        addresses: agreed.cluster.iter().flat_map(|cluster| &cluster.nodes).map(reached).collect(),
+        lease: running.cluster.as_ref().map(|cluster| cluster.lease).unwrap_or_default(),
         configuration: text.to_owned(),
     }
 }

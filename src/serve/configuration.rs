@@ -18,6 +18,10 @@ pub struct Configuration {
     local: Config,
     /// The text that all nodes share, and its version; 0: the file's, as long as no other is known.
     text: String,
+    /// What that text says, whether or not this node could take all of it without a restart.
+    agreed: Config,
+    /// It is what the cluster had agreed on, and not only this node's file.
+    is_kept: bool,
     version: u64,
     current: Arc<Config>,
 }
@@ -29,15 +33,17 @@ impl Configuration {
         let mut configuration = Configuration {
             path: path.to_owned(),
             current: Arc::new(local.clone()),
+            agreed: local.clone(),
             local,
             text,
+            is_kept: false,
             version: 0,
         };
         if let Some(text) = configuration.local.cluster.as_ref().and_then(kept)
             && let Some(config) = configuration.shared(&text)
         {
-            configuration.current = Arc::new(shared::in_force(&configuration.local, config));
-            configuration.text = text;
+            configuration.current = Arc::new(shared::in_force(&configuration.local, config.clone()));
+            (configuration.text, configuration.agreed, configuration.is_kept) = (text, config, true);
         }
         configuration
     }
@@ -48,6 +54,10 @@ impl Configuration {
 
     pub fn shared_text(&self) -> &str {
         &self.text
+    }
+
+    pub fn agreed(&self) -> &Config {
+        &self.agreed
     }
 
     pub fn version(&self) -> u64 {
@@ -70,7 +80,8 @@ impl Configuration {
     pub fn read_file_again(&mut self) -> Result<(Config, Vec<String>), String> {
         let (local, warnings) = config::file::load(&self.path).map_err(|report| report.to_string())?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        if self.version == 0 {
+        if self.version == 0 && !self.is_kept {
+            self.agreed = local.clone();
             self.text = config::file::read_text(&self.path).unwrap_or_default();
             self.local = local.clone();
             return Ok((local, Vec::new()));
@@ -95,6 +106,8 @@ impl Configuration {
         self.version = agreed.version;
         let config = self.shared(&agreed.text)?;
         self.text.clone_from(&agreed.text);
+        self.agreed = config.clone();
+        self.is_kept = true;
         tracing::info!(version = agreed.version, "the cluster's configuration is in force here");
         Some(shared::in_force(&self.local, config))
     }

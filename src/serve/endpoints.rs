@@ -8,10 +8,12 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use komainu_escalation::aws::identity::IdentitySettings;
 use komainu_escalation::endpoint::{Cloud, EndpointError, Host};
 use komainu_escalation::reconcile::pace::Pace;
 use komainu_escalation::{
-    Aws, AwsSettings, Claim, Endpoint, EndpointSettings, Event, Finding, Identity, Outlet, Owner, preflight,
+    Aws, AwsSettings, Claim, Endpoint, EndpointSettings, Event, Finding, Identity, Outlet, Owner, State,
+    preflight,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -24,6 +26,8 @@ use crate::topology::Epoch;
 
 /// Events not yet in the log; more are only logged here.
 const EVENTS_WAITING: usize = 256;
+/// For the other endpoints wait meanwhile.
+const METADATA_WITHIN: Duration = Duration::from_secs(2);
 /// Until an endpoint that could not be begun is tried again.
 const BEGIN_AGAIN: Duration = Duration::from_secs(5);
 
@@ -54,6 +58,12 @@ impl Board {
         self.posted().iter().map(here).collect()
     }
 
+    /// Whether this node still has something of an endpoint, or is about to.
+    pub fn holds_any(&self) -> bool {
+        let busy = |state| matches!(state, State::Held | State::Taking | State::Releasing);
+        self.all().iter().any(|here| here.status.as_ref().is_some_and(|status| busy(status.state)))
+    }
+
     fn has_failed(&self) -> bool {
         self.posted().values().any(|posted| posted.running.is_err())
     }
@@ -67,6 +77,11 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
+    /// Of a node that never owns one.
+    pub fn none() -> Endpoints {
+        Endpoints { board: Board::default(), _stop: oneshot::channel().0 }
+    }
+
     /// On a thread of their own. `config` is the one in force, exchanged when it changes.
     pub fn start(handle: ClusterHandle, config: watch::Receiver<Arc<Config>>) -> io::Result<Endpoints> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -119,8 +134,11 @@ impl Clouds {
         if let Some(cloud) = self.0.get(&key) {
             return Ok(cloud.clone());
         }
-        let identity =
-            Identity::find(&Default::default(), settings).await.map_err(|error| error.to_string())?;
+        let identity = IdentitySettings::default();
+        let found = tokio::time::timeout(METADATA_WITHIN, Identity::find(&identity, settings)).await;
+        let identity = found
+            .map_err(|_| "the instance's metadata service does not answer".to_owned())?
+            .map_err(|error| error.to_string())?;
         let aws = Aws::connect(settings, &identity.region).await;
         let cloud = Cloud { aws, identity };
         self.0.insert(key, cloud.clone());
@@ -140,7 +158,10 @@ async fn bring_about(
     board.posted().retain(|_, posted| {
         config.endpoints.iter().any(|endpoint| endpoint.settings == posted.settings && posted.running.is_ok())
     });
-    for endpoint in &config.endpoints {
+    // Those that need nobody's answer to begin with come first.
+    let (others, of_aws): (Vec<_>, Vec<_>) =
+        config.endpoints.iter().partition(|endpoint| !endpoint.settings.method.needs_aws());
+    for endpoint in others.into_iter().chain(of_aws) {
         let settings = &endpoint.settings;
         if board.posted().contains_key(&settings.name) {
             continue;
@@ -230,7 +251,7 @@ async fn note(handle: ClusterHandle, mut events: mpsc::Receiver<Event>) {
 }
 
 /// `taking`, `held`, …, as it is serialized.
-fn serde_word(state: &komainu_escalation::State) -> String {
+fn serde_word(state: &State) -> String {
     match serde_json::to_value(state) {
         Ok(serde_json::Value::String(word)) => word,
         _ => String::new(),

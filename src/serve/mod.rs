@@ -200,7 +200,8 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
                 configuration.now(new.clone());
                 known.send_replace(configuration.known());
                 if let Some(cluster) = &cluster {
-                    cluster.reconfigure(&new, configuration.shared_text());
+                    let (agreed, text) = (configuration.agreed(), configuration.shared_text());
+                    cluster.reconfigure(&new, agreed, text, configuration.version());
                     if configuration.version() > 0
                         && let Err(error) = cluster.keep(configuration.shared_text())
                     {

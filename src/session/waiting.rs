@@ -72,6 +72,16 @@ impl Session {
                 on,
             })
         };
+        let to_primary = match target {
+            Target::Primary => self.topology.primary.is_some(),
+            Target::Server(server) => self.topology.primary == Some(server),
+            _ => false,
+        };
+        if to_primary && !self.gateway.right.allows(self.topology.epoch, now_ms) {
+            // The lease has just ended: nothing was sent, so the request waits as without a primary.
+            self.waiting = wait(On::Pause(pause(RETRY_MS), "this node has no lease"));
+            return Ok(());
+        }
         match target {
             Target::Primary => match self.topology.primary {
                 Some(primary) => self.acquire(primary, request, since_ms),
@@ -162,6 +172,11 @@ impl Session {
                             let waited = now_ms().saturating_sub(acquire.since_ms());
                             let pool = acquire.pool().clone();
                             self.waiter = Some(acquire.into_waiter());
+                            if !is_standby && !self.gateway.right.allows(pool.epoch(), now_ms) {
+                                pool.release(conn);
+                                self.begin_request_since(waiting.request, waiting.since_ms, true)?;
+                                return Ok(true);
+                            }
                             self.gateway.counters.acquired_after(Duration::from_millis(waited));
                             self.begin_lease(conn, pool, waiting.request, is_standby)?;
                         }

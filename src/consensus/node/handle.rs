@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -25,6 +26,7 @@ const PROPOSE_WITHIN: Duration = Duration::from_secs(5);
 const ORDER_WITHIN: Duration = Duration::from_secs(10);
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 const CANCEL_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const CANCELS: usize = 32;
 
 pub(super) struct Shared {
     pub node: String,
@@ -36,6 +38,8 @@ pub(super) struct Shared {
     pub runtime: Handle,
     pub tls: Mutex<Option<Arc<PeerContext>>>,
     pub wishes: Arc<Mutex<Wishes>>,
+    /// Cancel requests that are asked around at a time.
+    pub cancels: Semaphore,
 }
 
 /// Cheap to clone.
@@ -157,7 +161,10 @@ impl ClusterHandle {
     /// The raft id of each member of raft's own membership, voters only, and whether all is as the log has it.
     pub async fn align_membership(&self) {
         if let Some(core) = self.core() {
-            lead::align_membership(&core).await;
+            let within = Duration::from_millis(core.settings.election_timeout_max_ms);
+            if tokio::time::timeout(within, lead::align_membership(&core)).await.is_err() {
+                tracing::warn!("the raft membership is not as the log has the members yet");
+            }
         }
     }
 
@@ -247,7 +254,10 @@ impl ClusterHandle {
         if self.leading().is_none_or(|leading| leading.term != term) {
             return Err(changed());
         }
-        match lead::propose(&core, core.command(change, cause, reason)).await {
+        // What is not decided within an election is not decided by this leader.
+        let within = Duration::from_millis(core.settings.election_timeout_max_ms);
+        let proposed = lead::propose(&core, core.command(change, cause, reason));
+        match tokio::time::timeout(within, proposed).await.map_err(|_| changed())? {
             Response::Proposed(Outcome::Accepted(accepted)) => Ok(accepted),
             Response::Proposed(Outcome::Refused(refusal)) => Err(refusal.into()),
             Response::Proposed(Outcome::Nothing) => Ok(Accepted::Unchanged),
@@ -324,6 +334,8 @@ impl ClusterHandle {
     /// Passes a cancel request on to the others. True: one of them had the session.
     pub async fn cancel_elsewhere(&self, pid: i32, key: &[u8]) -> bool {
         let Some(core) = self.core() else { return false };
+        // Whoever sends cancel requests with keys of nobody's must not occupy the nodes.
+        let Ok(_place) = self.shared.cancels.try_acquire() else { return false };
         let key = key.to_vec();
         let task = self.shared.runtime.spawn(async move {
             let metrics = core.metrics();

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::core::{Core, Metrics, address_of, seen, voters};
@@ -26,6 +27,8 @@ struct Clockwork {
     /// A round of pre-votes, or a campaign, is under way.
     campaigning: Arc<AtomicBool>,
     asking: Arc<AtomicU32>,
+    /// They end with this, so that no late answer gives a lease to a life that is over.
+    questions: JoinSet<()>,
     leader: Option<u64>,
     next_question: Instant,
 }
@@ -40,6 +43,7 @@ pub(super) async fn keep_time(core: Arc<Core>) {
         core,
         campaigning: Arc::default(),
         asking: Arc::default(),
+        questions: JoinSet::new(),
         leader: None,
         next_question: Instant::now(),
     };
@@ -103,6 +107,11 @@ impl Clockwork {
             return;
         }
         self.next_question = now + heartbeat;
+        while self.questions.try_join_next().is_some() {}
+        if is_new {
+            // What an earlier leader has not answered takes no places from this one.
+            self.asking = Arc::default();
+        }
         let core = self.core.clone();
         let question = Lease::asked(core.now_ms(), core.applied_index());
         let me = core.identity.raft_id;
@@ -125,7 +134,7 @@ impl Clockwork {
             Request::Lease { node: me, question },
             Duration::from_millis(core.settings.lease_ms),
         );
-        tokio::spawn(async move {
+        self.questions.spawn(async move {
             match call.await {
                 Ok(Response::Lease(Ok(grant))) => {
                     let mut rights = core.rights();

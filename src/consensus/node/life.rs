@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use openraft::storage::RaftLogStorage as _;
 use openraft::{Config, Raft, SnapshotPolicy};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -23,7 +24,7 @@ use crate::consensus::lease::LeaseSettings;
 use crate::consensus::peer::{self, LocalNode, PeerContext, PeerLimits, PeerTls};
 use crate::consensus::store::identity::Identity;
 use crate::consensus::store::{Applied, LogStore, StateMachine, Store};
-use crate::consensus::types::TypeConfig;
+use crate::consensus::types::{LogId, TypeConfig};
 
 /// Between two attempts to open a store that may open again.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
@@ -121,7 +122,11 @@ async fn life(
     let store = Arc::new(store);
     let _close = CloseAtEnd(store.clone());
     let mut tasks = JoinSet::new();
-    tasks.spawn(publish(machine.watch(), published.clone(), around.right.clone()));
+    let committed = match log.clone().read_committed().await {
+        Ok(committed) => committed,
+        Err(error) => return trouble(&store, &error.to_string()),
+    };
+    tasks.spawn(publish(machine.watch(), committed, published.clone(), around.right.clone()));
 
     let identity = match store.identity().await {
         Ok(identity) => identity,
@@ -269,16 +274,20 @@ impl Drop for CloseAtEnd {
     }
 }
 
-/// Hands on what was applied: first to whoever must obey, then to whoever wants to know.
+/// Hands on what was applied: first to whoever must obey, then to whoever wants to know. Nothing older than what this
+/// node knew to be committed before it was started: a snapshot's state has been left behind long ago.
 pub(super) async fn publish(
     mut applied: watch::Receiver<Arc<Applied>>,
+    committed: Option<LogId>,
     published: watch::Sender<Arc<Applied>>,
     right: Arc<crate::cluster::right::WriteRight>,
 ) {
     loop {
         let now = applied.borrow_and_update().clone();
-        right.follow(&now.state);
-        published.send_replace(now);
+        if now.last_applied >= committed {
+            right.follow(&now.state);
+            published.send_replace(now);
+        }
         if applied.changed().await.is_err() {
             return;
         }

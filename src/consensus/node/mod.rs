@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use core::{Now, Wish};
 pub use handle::{ClusterHandle, LeaseClock, NodeStatus, PeerStatus, ProposeError};
@@ -108,6 +108,7 @@ impl Node {
             runtime: runtime.handle().clone(),
             tls: Mutex::new(None),
             wishes: Arc::default(),
+            cancels: Semaphore::new(handle::CANCELS),
         });
         let handle = ClusterHandle::new(shared.clone());
         let (stop, stopped) = oneshot::channel::<()>();

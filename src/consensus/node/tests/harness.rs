@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use openraft::storage::RaftLogStorage as _;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use redb::backends::InMemoryBackend;
@@ -200,6 +201,7 @@ impl TestCluster {
             runtime: tokio::runtime::Handle::current(),
             tls: Mutex::new(None),
             wishes: Arc::default(),
+            cancels: tokio::sync::Semaphore::new(1),
         });
         let handle = ClusterHandle::new(shared.clone());
         let store = Arc::new(store);
@@ -214,7 +216,8 @@ impl TestCluster {
         let wire = Arc::new(Road { from: name.to_owned(), net: self.net.clone() });
         let settings = node.settings.clone();
         let task = tokio::spawn(async move {
-            let publishing = publish(machine.watch(), published, right);
+            let committed = log.clone().read_committed().await.unwrap();
+            let publishing = publish(machine.watch(), committed, published, right);
             let ground = Ground { store: store.clone(), log, machine, wire, door, joined: Box::new(|_| ()) };
             tokio::select! {
                 _ = take_part(&settings, &around, &shared, &present, ground) => {}

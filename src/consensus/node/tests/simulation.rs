@@ -162,6 +162,7 @@ impl Night {
         let handle = self.cluster.handle(name);
         let lease = LeaseSettings::default();
         let wanted = Wanted {
+            version: 1,
             endpoints: vec![ENDPOINT.to_owned()],
             servers: SERVERS.map(str::to_owned).to_vec(),
             addresses: BTreeMap::new(),
