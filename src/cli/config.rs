@@ -23,6 +23,7 @@ pub struct ConfigArgs {
 enum Command {
     /// The text in force, or that of an earlier version
     #[command(
+        disable_version_flag = true,
         after_help = "Examples:\n  komainu config show > komainu.toml\n  komainu config show --version 3"
     )]
     Show(Show),
