@@ -246,3 +246,18 @@ pub async fn read_only() -> Refused {
          permissions say who may",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_the_lease_change_only_in_steps_that_fit_into_each_other() {
+        let now = LeaseSettings::default();
+        let slower =
+            LeaseSettings { lease_ms: 3000, drift_margin_ms: 400, election_timeout_max_ms: 4000, ..now };
+        assert!(lease_fits(&now, &slower).is_err() && lease_fits(&slower, &now).is_err());
+        let step = LeaseSettings { election_timeout_max_ms: 4000, ..now };
+        assert_eq!((lease_fits(&now, &step), lease_fits(&step, &slower)), (Ok(()), Ok(())));
+    }
+}

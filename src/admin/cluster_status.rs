@@ -201,6 +201,7 @@ mod tests {
             term: 3,
             leader: Some("b".to_owned()),
             lease_remaining_ms: 0,
+            voters: BTreeSet::from([1, 2]),
             peers: vec![peer("b", None), peer("p", Some("connection refused"))],
             ..NodeStatus::default()
         }
@@ -218,11 +219,12 @@ mod tests {
         assert_eq!((&told["waiting_for"], &told["configuration_version"]), (&Value::Null, &json!(1)));
         assert_eq!(
             told["nodes"][0],
-            json!({ "id": "a", "role": "voter", "incarnation": 1, "raft_id": 1, "address": "ha:7400",
+            json!({ "id": "a", "role": "voter", "votes": true, "incarnation": 1, "raft_id": 1, "address": "ha:7400",
                     "reachable": true, "failure": null, "observes": { "pg1": "down" } })
         );
         let proxy = &told["nodes"][2];
         assert_eq!((&proxy["role"], &proxy["reachable"]), (&json!("proxy"), &json!(false)));
+        assert_eq!(proxy["votes"], false);
         assert_eq!(proxy["failure"], "connection refused");
     }
 

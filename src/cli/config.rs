@@ -43,7 +43,6 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-#[command(disable_version_flag = true)]
 struct Show {
     /// Which one, as `history` lists them
     #[arg(long, value_name = "N")]
