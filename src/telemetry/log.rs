@@ -44,8 +44,13 @@ pub fn check_level(level: &str) -> Result<(), LogError> {
 }
 
 fn parse(level: &str) -> Result<EnvFilter, LogError> {
-    // The replication library tells at `info` what it does for each vote and each change of membership.
-    let filter = if level == "off" { level.to_owned() } else { format!("openraft=warn,{level}") };
+    // The replication library tells at `info` what it does for each vote and each change of membership, and of a peer
+    // that is away with every heartbeat; that one is away is told elsewhere.
+    let filter = if level == "off" {
+        level.to_owned()
+    } else {
+        format!("openraft=error,openraft::replication=off,{level}")
+    };
     EnvFilter::try_new(filter).map_err(|source| LogError::Filter { level: level.to_owned(), source })
 }
 

@@ -156,6 +156,8 @@ impl Link {
             |error: FrameError| CallError::NotUnderstood { node: node(), reason: error.to_string() };
         let reply: Reply<Resp> = frame::decode(&body).map_err(not_understood)?;
         connections.put(connection);
+        // It can be reached, whatever became of a dial on another lane.
+        self.with_dialling(|dialling| *dialling = Dialling::default());
         match reply {
             Reply::Answer(answer) => Ok(answer),
             Reply::Failed(reason) => Err(CallError::Failed { node: node(), reason }),
