@@ -1,5 +1,5 @@
 //! Several nodes with clocks of their own, a network that delays and loses, freezes and restarts: elections, leases
-//! and fences as they are, and the replication library as a few lines that do what openraft 0.9 does.
+//! and fences as they are (`node`), and the replication library as a few lines that do what openraft does (`library`).
 //!
 //! Everything comes from one seed. After each event the invariants are checked; `violation` has the first breach.
 
@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use super::super::*;
 use crate::consensus::lease::{Began, Grant, Lease, Lessor, Question};
+
+mod library;
+mod node;
 
 pub type Id = u8;
 type Vote = (u64, Id, bool);
@@ -38,6 +41,8 @@ pub enum Mutation {
     NoWait,
     /// What a grant rests on reaches the election of the node that leads with its next tick only.
     GrantUnheard,
+    /// A leader grants while it may be voting for another, and after it has.
+    GrantVoting,
     /// A restarted leader knows nothing of what it granted and does not care.
     ForgetGrants,
 }
@@ -53,18 +58,17 @@ enum What {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
     term: u64,
-    leader: Id,
     what: What,
 }
 
 #[derive(Debug, Clone)]
 enum Message {
     Append { vote: Vote, log: Vec<Entry>, committed: usize, sent_at_ms: u64 },
-    Appended { vote: Vote, ok: bool, matched: usize, sent_at_ms: u64 },
+    Appended { under: Vote, vote: Vote, ok: bool, matched: usize, sent_at_ms: u64 },
     PreVote(PreVoteRequest<Id>),
     PreVoted(PreVoteReply, u64),
     Vote { vote: Vote, last_log: Option<LogPosition<Id>> },
-    Voted { vote: Vote, granted: bool },
+    Voted { asked: Vote, vote: Vote, granted: bool },
     Ask(Question),
     Granted(Question, Grant),
 }
@@ -93,15 +97,27 @@ enum Event {
         node: Id,
         life: u64,
     },
+    /// The node sees what has become of its library.
+    Look {
+        node: Id,
+        life: u64,
+    },
     Fault,
 }
 
+/// The library leads.
 struct Leading {
-    lessor: Lessor<Id>,
     first_index: usize,
     matched: BTreeMap<Id, usize>,
     beat_at_ms: u64,
+    /// Which fence must pass, and who owns the endpoint then.
     pending: Option<(usize, Id)>,
+}
+
+/// The node has seen that the library leads.
+struct Lead {
+    term: u64,
+    lessor: Lessor<Id>,
     /// When each node asked last. A new leader takes the endpoint whoever had it.
     asked_ms: BTreeMap<Id, u64>,
 }
@@ -123,15 +139,16 @@ pub struct Node {
     ask_at_ms: u64,
     voted_at_ms: u64,
     leading: Option<Leading>,
+    lead: Option<Lead>,
+    campaigned: bool,
     votes: BTreeSet<Id>,
     pre_votes: Option<(u64, BTreeSet<Id>, Vec<Refusal>)>,
-    library_busy_until_us: u64,
 }
 
 impl Node {
     fn last_log(&self) -> Option<LogPosition<Id>> {
         let last = self.log.last()?;
-        Some(LogPosition { term: last.term, leader: last.leader, index: self.log.len() as u64 })
+        Some(LogPosition { term: last.term, leader: 0, index: self.log.len() as u64 })
     }
 
     fn owner(&self) -> Option<Id> {
@@ -162,7 +179,8 @@ pub struct World {
     passed: Vec<usize>,
 }
 
-const TICK_US: u64 = 20_000;
+/// A third of a heartbeat, as `node` has it.
+const TICK_US: u64 = 50_000;
 
 impl World {
     pub fn new(seed: u64, count: u8, mutation: Mutation, faults_until_us: Option<u64>) -> Self {
@@ -204,9 +222,10 @@ impl World {
                 ask_at_ms: 0,
                 voted_at_ms: 0,
                 leading: None,
+                lead: None,
+                campaigned: false,
                 votes: BTreeSet::new(),
                 pre_votes: None,
-                library_busy_until_us: 0,
             });
             world.push(TICK_US, Event::Tick { node: id, life: 0 });
         }
@@ -267,6 +286,7 @@ impl World {
             Event::Deliver { to, life, .. } => (*to, *life),
             Event::Library { node, life, .. }
             | Event::Tick { node, life }
+            | Event::Look { node, life }
             | Event::Campaign { node, life } => (*node, *life),
         };
         let now_us = self.now_us;
@@ -275,8 +295,8 @@ impl World {
             return;
         }
         if now_us < node.frozen_until_us {
-            // Whatever waits for a frozen process waits in order.
-            let at_us = node.frozen_until_us;
+            // Whatever waits for a frozen process waits, and comes in any order when it goes on.
+            let at_us = node.frozen_until_us + self.draw(5000);
             self.bodies.insert(sequence, event);
             self.events.push(Reverse((at_us, sequence)));
             return;
@@ -284,10 +304,16 @@ impl World {
         match event {
             Event::Tick { .. } => self.tick(id),
             Event::Deliver { from, message, .. } => self.deliver(from, id, message),
-            Event::Library { from, message, .. } => match message {
-                Some(message) => self.library(from, id, message),
-                None => self.elect(id),
-            },
+            Event::Library { from, message, .. } => {
+                match message {
+                    Some(message) => self.library(from, id, message),
+                    None => self.elect(id),
+                }
+                let after_us =
+                    if self.faulty() && self.chance(5) { self.draw(TICK_US) } else { self.draw(500) };
+                self.push(after_us, Event::Look { node: id, life });
+            }
+            Event::Look { .. } => self.look(id),
             Event::Campaign { .. } => {
                 self.enqueue(id, (id, 0), None);
             }
@@ -318,321 +344,6 @@ impl World {
             if to != from {
                 self.send(from, to, message.clone());
             }
-        }
-    }
-
-    /// Into the library's queue, which it works off in order and not always at once.
-    fn enqueue(&mut self, id: Id, from: Peer, message: Option<Message>) {
-        let delay_us = if self.faulty() && self.chance(5) { self.draw(300_000) } else { self.draw(500) };
-        let now_us = self.now_us;
-        let node = self.node(id);
-        node.library_busy_until_us = node.library_busy_until_us.max(now_us) + delay_us;
-        let (life, after_us) = (node.life, node.library_busy_until_us - now_us);
-        self.push(after_us, Event::Library { node: id, life, from, message });
-    }
-
-    fn tick(&mut self, id: Id) {
-        let life = self.node(id).life;
-        self.push(TICK_US, Event::Tick { node: id, life });
-        let now_ms = self.local_ms(id);
-        let heartbeat_ms = self.settings.heartbeat_ms;
-        let node = self.node(id);
-        if now_ms >= node.ask_at_ms {
-            node.ask_at_ms = now_ms + heartbeat_ms;
-            let (leader, question) = (node.vote.1, Lease::asked(now_ms, node.applied as u64));
-            if node.vote.2 {
-                self.send(id, leader, Message::Ask(question));
-            }
-        }
-        if self.node(id).leading.is_some() {
-            self.lead(id, now_ms);
-        } else if self.node(id).pre_votes.as_ref().is_some_and(|(since, ..)| now_ms < since + heartbeat_ms) {
-            // A round of questions is under way.
-        } else {
-            let node = self.node(id);
-            if let Some((_, _, refusals)) = node.pre_votes.take() {
-                node.election.refused(now_ms, &refusals);
-            } else if now_ms >= node.election.due_at_ms() || self.mutation == Mutation::CampaignAnyway {
-                let node = self.node(id);
-                node.pre_votes = Some((now_ms, BTreeSet::from([id]), Vec::new()));
-                let request = PreVoteRequest {
-                    candidate: id,
-                    term: node.vote.0 + 1,
-                    last_log: node.last_log(),
-                    incarnation: 1,
-                    cluster_id: String::new(),
-                };
-                self.broadcast(id, &Message::PreVote(request));
-            }
-        }
-    }
-
-    fn lead(&mut self, id: Id, now_ms: u64) {
-        let heartbeat_ms = self.settings.heartbeat_ms;
-        let mutation = self.mutation;
-        let node = self.node(id);
-        let applied = node.applied;
-        let owner = node.owner();
-        let fence =
-            node.log[..applied].iter().rposition(|entry| entry.what == What::Fence).map_or(0, |at| at + 1);
-        let leading = node.leading.as_mut().unwrap();
-        if let Some(contact) = leading.lessor.contact_ms(now_ms) {
-            node.election.heard(contact);
-        }
-        let owner_asked_ms = owner.and_then(|owner| leading.asked_ms.get(&owner));
-        let gone = owner_asked_ms.is_none_or(|at_ms| at_ms + 1000 < now_ms);
-        let mut appended = false;
-        // Only when nothing of what it decided before is still on its way.
-        if applied >= leading.first_index && applied == node.log.len() && leading.pending.is_none() && gone {
-            if owner.is_some() {
-                node.log.push(Entry { term: node.vote.0, leader: id, what: What::Fence });
-                leading.pending = Some((node.log.len(), id));
-                appended = true;
-            } else {
-                // What an earlier leader began.
-                leading.pending = Some((fence.max(1), id));
-            }
-        }
-        if let Some((index, target)) = leading.pending.filter(|&(index, _)| applied >= index) {
-            leading.lessor.fence(index as u64);
-            leading.lessor.applied(id, applied as u64);
-            if leading.lessor.fence_passed(index as u64, now_ms) || mutation == Mutation::NoWait {
-                leading.pending = None;
-                node.log.push(Entry { term: node.vote.0, leader: id, what: What::Owner(target) });
-                appended = true;
-                self.passed.push(index);
-                self.moves += 1;
-            }
-        }
-        let node = self.node(id);
-        if appended || now_ms >= node.leading.as_ref().unwrap().beat_at_ms {
-            node.leading.as_mut().unwrap().beat_at_ms = now_ms + heartbeat_ms;
-            self.replicate(id);
-        }
-    }
-
-    fn replicate(&mut self, id: Id) {
-        let sent_at_ms = self.local_ms(id);
-        let node = self.node(id);
-        let message =
-            Message::Append { vote: node.vote, log: node.log.clone(), committed: node.applied, sent_at_ms };
-        self.broadcast(id, &message);
-    }
-
-    /// At the wire, before the library.
-    fn deliver(&mut self, from: Peer, id: Id, message: Message) {
-        let now_ms = self.local_ms(id);
-        let mutation = self.mutation;
-        match message {
-            Message::Append { vote, .. } => {
-                if self.node(id).election.incoming(now_ms, vote.0) {
-                    self.enqueue(id, from, Some(message));
-                }
-            }
-            Message::Vote { .. } => {
-                let node = self.node(id);
-                if mutation == Mutation::VoteAnyway || node.election.judge_vote(now_ms).is_ok() {
-                    self.enqueue(id, from, Some(message));
-                }
-            }
-            Message::Appended { vote, ok, matched, sent_at_ms } => {
-                let node = self.node(id);
-                if vote > node.vote {
-                    // As openraft does: the follower's greater vote ends the lead.
-                    node.vote = (vote.0, vote.1, false);
-                    node.leading = None;
-                } else if ok && let (true, Some(leading)) = (vote == node.vote, &mut node.leading) {
-                    let at_ms = if mutation == Mutation::ContactFromArrival { now_ms } else { sent_at_ms };
-                    leading.lessor.acknowledged(from.0, at_ms);
-                    let known = leading.matched.entry(from.0).or_insert(0);
-                    *known = matched.max(*known);
-                    self.commit(id);
-                }
-            }
-            Message::PreVote(request) => {
-                let node = self.node(id);
-                let last_log = node.last_log();
-                let mine = Standing { cluster_id: "", last_log: last_log.as_ref(), incarnation: Some(1) };
-                let reply = match (node.election.judge_pre_vote(now_ms, &request, &mine), mutation) {
-                    (Err(Refusal::LeaderIsAlive { .. }), Mutation::VoteAnyway) => Ok(()),
-                    (reply, _) => reply,
-                };
-                self.answer(id, from, Message::PreVoted(reply, request.term));
-            }
-            Message::PreVoted(reply, term) => self.pre_voted(id, from.0, reply, term),
-            Message::Voted { .. } => self.enqueue(id, from, Some(message)),
-            Message::Ask(question) => {
-                let lease_ms = self.settings.lease_ms;
-                let Node { leading: Some(leading), election, .. } = self.node(id) else { return };
-                leading.asked_ms.insert(from.0, now_ms);
-                let mut unheard = election.clone();
-                let election = if mutation == Mutation::GrantUnheard { &mut unheard } else { election };
-                let grant = match leading.lessor.grant(now_ms, election, from.0, question) {
-                    Ok(_) if mutation == Mutation::FullLength => Ok(Grant { length_ms: lease_ms }),
-                    Err(crate::consensus::lease::Refusal::BehindFence { .. })
-                        if mutation == Mutation::NoFence =>
-                    {
-                        Ok(Grant { length_ms: lease_ms })
-                    }
-                    grant => grant,
-                };
-                if let Ok(grant) = grant {
-                    self.answer(id, from, Message::Granted(question, grant));
-                }
-            }
-            Message::Granted(question, grant) => {
-                let node = self.node(id);
-                let asked_at_ms =
-                    if mutation == Mutation::FromArrival { now_ms } else { question.asked_at_ms };
-                node.lease.granted(Question { asked_at_ms, ..question }, grant);
-            }
-        }
-    }
-
-    fn pre_voted(&mut self, id: Id, from: Id, reply: PreVoteReply, term: u64) {
-        let now_ms = self.local_ms(id);
-        let voters = self.voters();
-        let anyway = self.mutation == Mutation::CampaignAnyway;
-        let node = self.node(id);
-        let own_term = node.vote.0;
-        let Some((_, granted, refusals)) = &mut node.pre_votes else { return };
-        match reply {
-            _ if term != own_term + 1 || node.leading.is_some() => return,
-            Ok(()) => drop(granted.insert(from)),
-            Err(refusal) => refusals.push(refusal),
-        }
-        if is_quorum(&voters, granted) && (node.election.campaign(now_ms) || anyway) {
-            node.pre_votes = None;
-            let life = node.life;
-            if self.mutation == Mutation::Overlap {
-                self.node(id).election.begun();
-            }
-            let after_us =
-                if self.faulty() && self.chance(30) { self.draw(400_000) } else { self.draw(1000) };
-            self.push(after_us, Event::Campaign { node: id, life });
-        }
-    }
-
-    /// The library's queue has reached this message.
-    fn library(&mut self, from: Peer, id: Id, message: Message) {
-        let now_ms = self.local_ms(id);
-        let kept_ms = self.settings.election_timeout_max_ms;
-        let voters = self.voters();
-        let node = self.node(id);
-        match message {
-            Message::Append { vote, log, committed, sent_at_ms } => {
-                let ok = vote >= node.vote;
-                if ok {
-                    if vote > node.vote {
-                        node.leading = None;
-                    }
-                    node.vote = vote;
-                    node.voted_at_ms = now_ms;
-                    // An older message of the same leader takes nothing back.
-                    if !node.log.starts_with(&log) {
-                        node.log = log.clone();
-                    }
-                    node.applied = node.applied.max(committed.min(log.len()));
-                }
-                node.election.answered(now_ms, ok);
-                let vote = node.vote;
-                self.answer(id, from, Message::Appended { vote, ok, matched: log.len(), sent_at_ms });
-            }
-            Message::Vote { vote: asked, last_log } => {
-                // openraft's own lease: a vote that is committed is kept for the maximum.
-                let kept = node.vote.2 && now_ms <= node.voted_at_ms + kept_ms && node.leading.is_none();
-                let kept = kept && self.mutation != Mutation::VoteAnyway;
-                let node = self.node(id);
-                let granted = !kept && last_log >= node.last_log() && asked >= node.vote;
-                if granted {
-                    node.vote = asked;
-                    node.voted_at_ms = now_ms;
-                    node.leading = None;
-                    node.votes.clear();
-                }
-                let vote = node.vote;
-                node.election.vote_answered(asked.0, granted);
-                self.answer(id, from, Message::Voted { vote, granted });
-            }
-            Message::Voted { vote, granted } => {
-                if granted && vote == node.vote && !node.votes.is_empty() {
-                    node.votes.insert(from.0);
-                    if is_quorum(&voters, &node.votes) {
-                        self.establish(id, Began::Elected);
-                    }
-                } else if vote > node.vote {
-                    node.vote = (vote.0, vote.1, false);
-                    node.votes.clear();
-                    node.leading = None;
-                }
-            }
-            _ => unreachable!("not for the library"),
-        }
-    }
-
-    fn elect(&mut self, id: Id) {
-        let now_ms = self.local_ms(id);
-        let node = self.node(id);
-        node.election.begun();
-        if node.leading.is_some() {
-            return;
-        }
-        node.vote = (node.vote.0 + 1, id, false);
-        node.voted_at_ms = now_ms;
-        node.votes = BTreeSet::from([id]);
-        let message = Message::Vote { vote: node.vote, last_log: node.last_log() };
-        self.elections += 1;
-        self.broadcast(id, &message);
-    }
-
-    fn lessor_settings(&self) -> LeaseSettings {
-        match self.mutation {
-            Mutation::NoMargin => LeaseSettings { drift_margin_ms: 0, ..self.settings },
-            _ => self.settings,
-        }
-    }
-
-    fn establish(&mut self, id: Id, began: Began) {
-        let now_ms = self.local_ms(id);
-        let voters = self.voters();
-        let settings = self.lessor_settings();
-        let began = if self.mutation == Mutation::ForgetGrants { Began::Elected } else { began };
-        let node = self.node(id);
-        node.vote.2 = true;
-        node.votes.clear();
-        let first_index = match began {
-            Began::Elected => {
-                node.log.push(Entry { term: node.vote.0, leader: id, what: What::Noop });
-                node.log.len()
-            }
-            // Some entry of its own term is there already; the last one is as good as the first.
-            Began::Resumed => node.log.len(),
-        };
-        let lessor = Lessor::new(settings, id, voters, began, node.vote.0, first_index as u64, now_ms);
-        node.leading = Some(Leading {
-            lessor,
-            first_index,
-            matched: BTreeMap::new(),
-            beat_at_ms: 0,
-            pending: None,
-            asked_ms: BTreeMap::new(),
-        });
-        self.replicate(id);
-    }
-
-    fn commit(&mut self, id: Id) {
-        let count = self.nodes.len();
-        let node = self.node(id);
-        let Some(leading) = &node.leading else { return };
-        let mut matched: Vec<usize> = leading.matched.values().copied().collect();
-        matched.push(node.log.len());
-        matched.resize(count, 0);
-        matched.sort_unstable_by(|a, b| b.cmp(a));
-        let index = matched[count / 2];
-        // A term can have several leaders, the one with the greater id after the other.
-        let own = |entry: &Entry| (entry.term, entry.leader) == (node.vote.0, node.vote.1);
-        if index > node.applied && own(&node.log[index - 1]) {
-            node.applied = index;
         }
     }
 
@@ -685,14 +396,15 @@ impl World {
         node.election = Election::new(settings, now_ms, seed);
         node.lease = Lease::none(&settings);
         node.leading = None;
+        node.lead = None;
+        node.campaigned = false;
         node.votes.clear();
         node.pre_votes = None;
         node.ask_at_ms = 0;
         node.voted_at_ms = now_ms;
-        node.library_busy_until_us = 0;
         if node.vote.1 == id && node.vote.2 {
             // openraft starts as the leader that it was.
-            self.establish(id, Began::Resumed);
+            self.lead_on(id);
         }
         self.push(TICK_US, Event::Tick { node: id, life });
     }
@@ -703,7 +415,7 @@ impl World {
         let vote = node.vote;
         let leading = node.leading.as_mut().unwrap();
         if leading.pending.is_none() && node.applied >= leading.first_index {
-            node.log.push(Entry { term: vote.0, leader: id, what: What::Fence });
+            node.log.push(Entry { term: vote.0, what: What::Fence });
             leading.pending = Some((node.log.len(), target));
             self.replicate(id);
         }
