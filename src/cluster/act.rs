@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::decide::{Situation, Step, decide};
 use super::model::View;
 use super::reason::Reason;
-use super::state::{Change, Claim, ClusterState, Member, MemberRole, Observed};
+use super::state::{Change, Claim, ClusterState, MemberRole, Observed};
 use crate::consensus::lease::LeaseSettings;
 use crate::consensus::node::{ClusterHandle, Leading, ProposeError};
 use crate::topology::{Health, Role};
@@ -142,17 +142,7 @@ async fn propose(handle: &ClusterHandle, leading: &Leading, step: Step) -> bool 
 
 async fn create(handle: &ClusterHandle, leading: &Leading, wanted: &Wanted) {
     let Some(cluster_id) = handle.cluster_id() else { return };
-    let members = handle
-        .raft_voters()
-        .into_iter()
-        .map(|(raft_id, id, address, incarnation)| Member {
-            id,
-            raft_id,
-            incarnation,
-            address,
-            role: MemberRole::Voter,
-        })
-        .collect();
+    let members = handle.raft_voters();
     let configuration = wanted.configuration.clone();
     let change = Change::CreateCluster { cluster_id, members, configuration };
     let step = Step { change, reason: Reason::ClusterCreated, cause: "decision".to_owned() };

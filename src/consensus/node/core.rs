@@ -150,7 +150,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 pub(super) fn address_of(metrics: &Metrics, raft_id: u64) -> Option<Address> {
     let peer = metrics.membership_config.membership().get_node(&raft_id)?;
-    Some(Address { node: peer.id.clone(), address: peer.address.clone() })
+    Some(Address::of(peer))
 }
 
 pub(super) fn voters(metrics: &Metrics) -> Vec<BTreeSet<u64>> {

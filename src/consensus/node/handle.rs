@@ -17,9 +17,10 @@ use super::core::{Core, Now, Wish, Wishes, lock, seen, wall_ms};
 use super::lead;
 use super::rights::Leading;
 use super::wire::{Address, Order, Request, Response};
-use crate::cluster::state::{Accepted, Change, Command, Fence, Outcome, Refusal};
-use crate::consensus::peer::PeerContext;
+use crate::cluster::state::{Accepted, Change, Command, Fence, Member, MemberRole, Outcome, Refusal};
+use crate::consensus::peer::{CallError, PeerContext};
 use crate::consensus::store::Applied;
+use crate::consensus::types::Peer;
 
 /// A proposal that has found no leader by then is given up.
 const PROPOSE_WITHIN: Duration = Duration::from_secs(5);
@@ -174,13 +175,13 @@ impl ClusterHandle {
     }
 
     /// Raft's voters with their names: what a new cluster's members are made of.
-    pub fn raft_voters(&self) -> Vec<(u64, String, String, u64)> {
+    pub fn raft_voters(&self) -> Vec<Member> {
         let Some(core) = self.core() else { return Vec::new() };
         let metrics = core.metrics();
         let membership = metrics.membership_config.membership();
-        let voter = |id: u64| {
-            let peer = membership.get_node(&id)?;
-            Some((id, peer.id.clone(), peer.address.clone(), peer.incarnation))
+        let voter = |raft_id: u64| {
+            let Peer { id, address, incarnation } = membership.get_node(&raft_id)?.clone();
+            Some(Member { id, raft_id, incarnation, address, role: MemberRole::Voter })
         };
         membership.voter_ids().filter_map(voter).collect()
     }
@@ -205,7 +206,7 @@ impl ClusterHandle {
         let others = metrics.membership_config.nodes().filter(|(_, peer)| peer.id != self.shared.node);
         status.peers = others
             .map(|(_, peer)| {
-                let address = Address { node: peer.id.clone(), address: peer.address.clone() };
+                let address = Address::of(peer);
                 PeerStatus {
                     failure: core.wire.failure(&address),
                     id: address.node,
@@ -336,41 +337,37 @@ impl ClusterHandle {
         let Some(core) = self.core() else { return false };
         // Whoever sends cancel requests with keys of nobody's must not occupy the nodes.
         let Ok(_place) = self.shared.cancels.try_acquire() else { return false };
-        let key = key.to_vec();
+        let answers = self.ask_others(core, CANCEL_WITHIN, pid, key.to_vec()).await;
+        answers.iter().any(|answer| matches!(answer, Ok(Response::Cancelled(true))))
+    }
+
+    /// Sends a cancel request to every other node at once.
+    async fn ask_others(
+        &self,
+        core: Arc<Core>,
+        within: Duration,
+        pid: i32,
+        key: Vec<u8>,
+    ) -> Vec<Result<Response, CallError>> {
         let task = self.shared.runtime.spawn(async move {
             let metrics = core.metrics();
             let me = core.identity.raft_id;
             let others = metrics.membership_config.nodes().filter(|(id, _)| **id != me);
-            let calls: Vec<_> = others
-                .map(|(_, peer)| {
-                    let address = Address { node: peer.id.clone(), address: peer.address.clone() };
-                    core.wire.call(&address, Request::Cancel { pid, key: key.clone() }, CANCEL_WITHIN)
-                })
-                .collect();
-            let answers = futures_util::future::join_all(calls).await;
-            answers.iter().any(|answer| matches!(answer, Ok(Response::Cancelled(true))))
+            let ask = |(_, peer): (&u64, &Peer)| {
+                core.wire.call(&Address::of(peer), Request::Cancel { pid, key: key.clone() }, within)
+            };
+            futures_util::future::join_all(others.map(ask)).await
         });
-        task.await.unwrap_or(false)
+        // The runtime ends with the node: then nobody answers.
+        task.await.unwrap_or_default()
     }
 
     /// Asks every other node whether it is there, so that the status says how it is now: a follower talks to nobody but
     /// the leader. It asks for what changes nothing and every version answers, a cancel that fits no session.
     pub async fn reach(&self, within: Duration) {
         let Some(core) = self.core() else { return };
-        let task = self.shared.runtime.spawn(async move {
-            let metrics = core.metrics();
-            let me = core.identity.raft_id;
-            let others = metrics.membership_config.nodes().filter(|(id, _)| **id != me);
-            let calls: Vec<_> = others
-                .map(|(_, peer)| {
-                    let address = Address { node: peer.id.clone(), address: peer.address.clone() };
-                    core.wire.call(&address, Request::Cancel { pid: 0, key: Vec::new() }, within)
-                })
-                .collect();
-            futures_util::future::join_all(calls).await
-        });
         // What became of it is in the status.
-        let _ = task.await;
+        self.ask_others(core, within, 0, Vec::new()).await;
     }
 
     /// Reads the certificates again, as on SIGHUP. The words say what was wrong with them.

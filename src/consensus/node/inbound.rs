@@ -88,24 +88,15 @@ impl Door {
 }
 
 async fn joined(core: Arc<Core>, from: String, request: Request) -> Response {
+    // What is for another life of this node it could not answer either, a pre-vote no more than a vote.
+    if let Some(to) = request.addressee().filter(|to| *to != core.identity.raft_id) {
+        return Response::Refused(format!("this is raft id {}, not {to}", core.identity.raft_id));
+    }
     match request {
-        Request::Append { to, rpc } => match to == core.identity.raft_id {
-            true => append(core, rpc).await,
-            false => another_life(&core, to),
-        },
-        Request::Snapshot { to, rpc } => match to == core.identity.raft_id {
-            true => snapshot(core, rpc).await,
-            false => another_life(&core, to),
-        },
-        Request::Vote { to, rpc } => match to == core.identity.raft_id {
-            true => vote(core, rpc).await,
-            false => another_life(&core, to),
-        },
-        Request::PreVote { to, request } => match to == core.identity.raft_id {
-            true => Response::PreVote(pre_vote(&core, &request).await),
-            // It could not vote for the candidate either.
-            false => another_life(&core, to),
-        },
+        Request::Append { rpc, .. } => append(core, rpc).await,
+        Request::Snapshot { rpc, .. } => snapshot(core, rpc).await,
+        Request::Vote { rpc, .. } => vote(core, rpc).await,
+        Request::PreVote { request, .. } => Response::PreVote(pre_vote(&core, &request).await),
         Request::Lease { node, question } => lease(&core, &from, node, question),
         Request::Propose(command) => lead::propose(&core, command).await,
         Request::Order(order) => lead::carry_out(&core, &from, order).await,
@@ -113,10 +104,6 @@ async fn joined(core: Arc<Core>, from: String, request: Request) -> Response {
             Response::Refused("this is answered elsewhere".to_owned())
         }
     }
-}
-
-fn another_life(core: &Core, to: u64) -> Response {
-    Response::Refused(format!("this is raft id {}, not {to}", core.identity.raft_id))
 }
 
 const CAMPAIGNING: &str = "this node is about to campaign";

@@ -41,8 +41,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Target;
 
     async fn new_client(&mut self, target: u64, node: &Peer) -> Target {
-        let address = Address { node: node.id.clone(), address: node.address.clone() };
-        Target { network: self.clone(), raft_id: target, address }
+        Target { network: self.clone(), raft_id: target, address: Address::of(node) }
     }
 }
 
@@ -73,10 +72,6 @@ impl Target {
             Err(CallError::Broken { node: String::new(), source: io::Error::other(error) })
         })
     }
-
-    fn ms(&self, ms: u64) -> Duration {
-        Duration::from_millis(ms)
-    }
 }
 
 fn unreachable<E: std::error::Error>(error: &CallError) -> RpcError<E> {
@@ -100,7 +95,8 @@ impl RaftNetwork<TypeConfig> for Target {
         let term = rpc.vote.leader_id().get_term();
         let sent_at_ms = (self.network.now)();
         let request = Request::Append { to: self.raft_id, rpc };
-        let call = self.network.wire.call(&self.address, request, self.ms(self.network.settings.lease_ms));
+        let within = Duration::from_millis(self.network.settings.lease_ms);
+        let call = self.network.wire.call(&self.address, request, within);
         let (rights, raft_id) = (self.network.rights.clone(), self.raft_id);
         let note = move |response: &Response| {
             if let Response::Append(answer) = response
@@ -146,7 +142,8 @@ impl RaftNetwork<TypeConfig> for Target {
         _option: RPCOption,
     ) -> Result<VoteResponse<u64>, RpcError> {
         let request = Request::Vote { to: self.raft_id, rpc };
-        match self.carry(request, self.ms(self.network.settings.election_timeout_min_ms)).await {
+        let within = Duration::from_millis(self.network.settings.election_timeout_min_ms);
+        match self.carry(request, within).await {
             Ok(Response::Vote(answer)) => Ok(answer),
             Ok(other) => Err(unexpected(&other)),
             Err(error) => Err(unreachable(&error)),
@@ -155,7 +152,7 @@ impl RaftNetwork<TypeConfig> for Target {
 
     /// A peer that is back is followed within a heartbeat; the link itself does not dial in storms.
     fn backoff(&self) -> Backoff {
-        let pause = self.ms(self.network.settings.heartbeat_ms);
+        let pause = Duration::from_millis(self.network.settings.heartbeat_ms);
         Backoff::new(std::iter::repeat(pause))
     }
 }

@@ -18,7 +18,7 @@ use crate::consensus::election::{PreVoteReply, PreVoteRequest};
 use crate::consensus::lease::{Grant, Question};
 use crate::consensus::peer::{CallError, Lane, Link, PeerContext};
 use crate::consensus::store::identity::{Identity, Progress, Remembered};
-use crate::consensus::types::TypeConfig;
+use crate::consensus::types::{Peer, TypeConfig};
 use crate::pki::NodeName;
 
 /// Raft's own messages name the raft id they are for: a node that was replaced has another one.
@@ -101,6 +101,17 @@ pub enum Response {
 }
 
 impl Request {
+    /// The raft id it is for, if it is one of raft's own.
+    pub(super) fn addressee(&self) -> Option<u64> {
+        match self {
+            Request::Append { to, .. }
+            | Request::Snapshot { to, .. }
+            | Request::Vote { to, .. }
+            | Request::PreVote { to, .. } => Some(*to),
+            _ => None,
+        }
+    }
+
     pub(super) fn lane(&self) -> Lane {
         match self {
             Request::Append { .. }
@@ -119,6 +130,12 @@ pub struct Address {
     pub node: String,
     /// `host:port`
     pub address: String,
+}
+
+impl Address {
+    pub(super) fn of(peer: &Peer) -> Self {
+        Address { node: peer.id.clone(), address: peer.address.clone() }
+    }
 }
 
 pub trait Wire: Send + Sync + 'static {

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::cluster::right::WriteRight;
-use crate::cluster::state::{Change, Member, MemberRole};
+use crate::cluster::state::{Change, MemberRole};
 use crate::consensus::lease::LeaseSettings;
 use crate::consensus::node::core::lock;
 use crate::consensus::node::handle::{ClusterHandle, Shared};
@@ -283,17 +283,7 @@ impl TestCluster {
     pub async fn created(&self) -> String {
         let leader = self.leader().await;
         let handle = self.handle(&leader);
-        let members = handle
-            .raft_voters()
-            .into_iter()
-            .map(|(raft_id, id, address, incarnation)| Member {
-                id,
-                raft_id,
-                incarnation,
-                address,
-                role: MemberRole::Voter,
-            })
-            .collect();
+        let members = handle.raft_voters();
         let cluster_id = handle.cluster_id().unwrap();
         let create = Change::CreateCluster { cluster_id, members, configuration: String::new() };
         handle.propose(create, "test", "").await.unwrap();

@@ -140,7 +140,7 @@ async fn a_node_that_lost_its_directory_votes_for_nobody_until_it_is_replaced() 
     cluster
         .until("it is a voter", || {
             let voters = cluster.handle(&leader).raft_voters();
-            (voters.len() == 3 && voters.iter().any(|(raft_id, ..)| *raft_id == 4)).then_some(())
+            (voters.len() == 3 && voters.iter().any(|voter| voter.raft_id == 4)).then_some(())
         })
         .await;
 }
