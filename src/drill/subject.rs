@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use tokio::task::spawn_blocking;
 
 use super::endpoint::{DrillError, Settings};
-use crate::sandbox::{self, AskError, Ready, Request, ReservedPort, Running, SandboxArgs, SandboxError};
+use crate::sandbox::{
+    self, AskError, Ready, Request, ReservedPort, Running, SandboxArgs, SandboxError, Sync,
+};
 
 /// What happens to the endpoint's owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -94,6 +96,7 @@ impl Subject {
             json: true,
             netns: settings.netns,
             method: settings.method,
+            sync: Sync::Off,
         };
         let running = Running::start(&args).await?;
         let ready = match running.wait_until_ready().await {

@@ -188,6 +188,7 @@ mod tests {
             settings: Vec::new(),
             hba: Vec::new(),
             password: "secret".into(),
+            hosts: Default::default(),
         };
         let installation = Installation::find().unwrap();
         let server = Postgres::init(&installation, scratch.path(), "pg1", options).unwrap();

@@ -27,6 +27,20 @@ pub struct SandboxArgs {
     /// How a node takes the endpoint; `interface` needs --netns
     #[arg(long, value_enum, default_value_t = Method::Command)]
     pub method: Method,
+    /// Whether a row is acknowledged only when a standby has it
+    #[arg(long, value_enum, default_value_t = Sync::Off)]
+    pub sync: Sync,
+}
+
+/// What an acknowledged row survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sync {
+    /// The primary alone acknowledges it
+    Off,
+    /// So does a standby, while there is one
+    Prefer,
+    /// So does a standby, always: without one nothing is acknowledged
+    Require,
 }
 
 /// Those of komainu's methods that work on one machine without a cloud.
@@ -63,6 +77,9 @@ impl SandboxArgs {
                 "--method interface needs --netns: a virtual address moves between hosts, not within one";
             return Err(SandboxError::Method(why));
         }
+        if self.sync != Sync::Off && self.standbys == 0 {
+            return Err(SandboxError::Method("--sync needs a standby: leave --standbys 0 away"));
+        }
         Ok(())
     }
 }
@@ -96,6 +113,7 @@ mod tests {
             ("--nodes 7", "choose 1, 3 or 5"),
             ("--method interface", "needs --netns"),
             ("--nodes 1 --netns", "add --nodes 3"),
+            ("--standbys 0 --sync prefer", "needs a standby"),
         ] {
             let said = checked(wrong).unwrap_err();
             assert!(said.contains(why), "{wrong}: {said}");

@@ -50,7 +50,7 @@ pub enum Request {
     Thaw {
         id: String,
     },
-    /// Cut a node off from everything, without a word to anybody.
+    /// Cut a node or server off from everything, without a word to anybody.
     Cut {
         id: String,
     },
@@ -195,9 +195,11 @@ impl Sandbox {
         is: &str,
         change: impl FnOnce(&Network, &str) -> Result<(), NetworkError>,
     ) -> Result<String, String> {
-        let node = self.node(id).ok_or_else(|| self.no_such(id))?;
-        let network = self.network().ok_or("no node can be cut off: the sandbox runs without --netns")?;
-        change(network, node.id()).map_err(|error| error.to_string())?;
+        if self.node(id).is_none() && self.server(id).is_none() {
+            return Err(self.no_such(id));
+        }
+        let network = self.network().ok_or("nothing can be cut off: the sandbox runs without --netns")?;
+        change(network, id).map_err(|error| error.to_string())?;
         Ok(format!("{id} is {is}"))
     }
 

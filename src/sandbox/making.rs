@@ -3,24 +3,24 @@
 //! Owns the roles, the certificates and the addresses. Invariant: all nodes are told the same of each
 //! other and of the servers.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use ipnet::Ipv4Net;
 
-use super::args::{Method, SandboxArgs};
+use super::args::{Method, SandboxArgs, Sync};
 use super::error::SandboxError;
 use super::installation::Installation;
 use super::network::{DEVICE, Network};
 use super::node::{Node, NodePlan};
-use super::node_files::{
-    self, CLUSTER, ClusterPlan, Common, Login, MethodPlan, Own, Peer, write_certificates,
-};
+use super::node_files::{self, CLUSTER, ClusterPlan, Common, MethodPlan, Own, Peer, write_certificates};
 use super::place::Place;
 use super::port::ReservedPort;
-use super::postgres::{PostgresError, PostgresOptions};
-use super::servers::{Servers, literal};
+use super::postgres::{Host, PostgresError, PostgresOptions};
+use super::roles::{Login, OPERATOR, REWINDER};
+use super::servers::{Servers, literal, server_ids};
 use crate::pki::{AUTHORITY_DAYS, Authority};
 
 pub const APP_ROLE: &str = "app";
@@ -54,11 +54,18 @@ impl Making<'_> {
             settings: Vec::new(),
             hba: Vec::new(),
             password: random_password(),
+            hosts: BTreeMap::new(),
         };
         if let Some(network) = self.network {
-            let addresses = format!("127.0.0.1, {}", network.outside());
-            options.settings.push(("listen_addresses".to_owned(), addresses));
-            options.hba.push(format!("host all all {} scram-sha-256", network.net()));
+            let host = |id: String| {
+                let host = Host { address: network.address(&id)?, holder: network.holder(&id)? };
+                Some((id, host))
+            };
+            let ids = server_ids(self.args.standbys.into());
+            options.hosts = ids.into_iter().filter_map(host).collect();
+            for database in ["all", "replication"] {
+                options.hba.push(format!("host {database} all {} scram-sha-256", network.net()));
+            }
         }
         Ok(Servers::start(installation, &self.place.directory, self.args.standbys.into(), options)?)
     }
@@ -67,6 +74,8 @@ impl Making<'_> {
     pub fn nodes(&self, ids: &[String], servers: &Servers, app: &Login) -> Result<Vec<Node>, SandboxError> {
         let health = Login { user: HEALTH_ROLE.into(), password: random_password() };
         let verifier = create_roles(servers, app, &health)?;
+        let login = |user: &str| Login { user: user.into(), password: random_password() };
+        servers.create_operating_roles(&login(OPERATOR), &login(REWINDER))?;
         for server in servers.all() {
             server.configure("fsync", "on")?;
             server.reload()?;
@@ -77,7 +86,6 @@ impl Making<'_> {
             health: &health,
             users: &[(app.user.clone(), verifier)],
             servers: servers.all(),
-            servers_host: self.network.map_or(Ipv4Addr::LOCALHOST, Network::outside).to_string(),
             clients: self.network.map_or(Ipv4Net::from(Ipv4Addr::LOCALHOST), Network::net),
             cluster: if alone { None } else { Some(self.cluster(ids, &seats)?) },
         };
@@ -89,6 +97,14 @@ impl Making<'_> {
             }
         };
         ids.iter().zip(seats).map(|(id, seat)| self.node(id, seat, &common, authority.as_ref())).collect()
+    }
+
+    /// Last of all: from now on the primary waits for its standbys.
+    pub fn begin_synchronous(&self, servers: &Servers) -> Result<(), SandboxError> {
+        match self.args.sync {
+            Sync::Off => Ok(()),
+            Sync::Prefer | Sync::Require => Ok(servers.begin_synchronous()?),
+        }
     }
 
     fn seat(&self, id: &str) -> Result<Seat, SandboxError> {

@@ -1,4 +1,5 @@
-//! A network of the nodes' own on this machine: a namespace and an address for each, joined by a bridge.
+//! A network of the sandbox's own on this machine: a namespace and an address for each node and server, joined
+//! by a bridge.
 //!
 //! Owns the namespaces and the wires between them. Needs root. Nothing has a name that could be left
 //! behind: each namespace lives by a process of ours that sleeps in it, and what is in it goes with it.
@@ -7,6 +8,7 @@
 //! ```text
 //!  here 198.18.N.1 ──── bridge, in a namespace of its own ──┬── node1 198.18.N.11
 //!                                                           ├── node2 198.18.N.12
+//!                                                           ├── pg1   198.18.N.21
 //! ```
 
 use std::env;
@@ -27,6 +29,7 @@ const PREFIX: u8 = 24;
 /// Here.
 const OUTSIDE: u8 = 1;
 const FIRST_NODE: u8 = 11;
+const FIRST_SERVER: u8 = 21;
 /// Of whichever node owns it.
 const VIRTUAL: u8 = 100;
 /// What the wire is called inside of a node's namespace.
@@ -54,12 +57,20 @@ pub enum NetworkError {
 pub struct Network {
     number: u8,
     switch: Namespace,
-    nodes: Vec<(String, Namespace)>,
+    hosts: Vec<Host>,
+}
+
+/// Where a node or server is.
+#[derive(Debug)]
+struct Host {
+    id: String,
+    number: u8,
+    namespace: Namespace,
 }
 
 impl Network {
-    /// With a place for each of these nodes, the first at `.11`.
-    pub fn create(ids: &[String]) -> Result<Self, NetworkError> {
+    /// With a place for each of these nodes, the first at `.11`, and each of these servers, the first at `.21`.
+    pub fn create(nodes: &[String], servers: &[String]) -> Result<Self, NetworkError> {
         if !rustix::process::geteuid().is_root() {
             return Err(NetworkError::NotRoot);
         }
@@ -67,17 +78,13 @@ impl Network {
         switch.ip(&["link", "add", BRIDGE, "type", "bridge"])?;
         switch.ip(&["link", "set", "dev", BRIDGE, "up"])?;
         let number = uplink(&switch)?;
-        let network = Self { number, switch, nodes: Vec::new() };
-        ids.iter().zip(FIRST_NODE..).try_fold(network, |mut network, (id, host)| {
-            let namespace = network.wire(id, host)?;
-            network.nodes.push((id.clone(), namespace));
+        let network = Self { number, switch, hosts: Vec::new() };
+        let numbered = nodes.iter().zip(FIRST_NODE..).chain(servers.iter().zip(FIRST_SERVER..));
+        numbered.into_iter().try_fold(network, |mut network, (id, number)| {
+            let namespace = network.wire(id, number)?;
+            network.hosts.push(Host { id: id.clone(), number, namespace });
             Ok(network)
         })
-    }
-
-    /// This machine's own address in it.
-    pub fn outside(&self) -> Ipv4Addr {
-        self.host(OUTSIDE)
     }
 
     pub fn net(&self) -> Ipv4Net {
@@ -90,17 +97,17 @@ impl Network {
     }
 
     pub fn address(&self, id: &str) -> Option<Ipv4Addr> {
-        let at = self.nodes.iter().position(|(node, _)| node == id)?;
-        Some(self.host(FIRST_NODE + u8::try_from(at).ok()?))
+        let host = self.hosts.iter().find(|host| host.id == id)?;
+        Some(self.host(host.number))
     }
 
-    /// The process whose network is the node's: for `nsenter --net --target`.
+    /// The process whose network is this node's or server's: for `nsenter --net --target`.
     pub fn holder(&self, id: &str) -> Option<u32> {
-        let (_, namespace) = self.nodes.iter().find(|(node, _)| node == id)?;
-        Some(namespace.holder.id())
+        let host = self.hosts.iter().find(|host| host.id == id)?;
+        Some(host.namespace.holder.id())
     }
 
-    /// Takes the node's wire out of the bridge: its own end stays up, and whatever is sent is gone without a word.
+    /// Takes its wire out of the bridge: its own end stays up, and whatever is sent is gone without a word.
     pub fn cut(&self, id: &str) -> Result<(), NetworkError> {
         self.switch.ip(&["link", "set", "dev", id, "nomaster"])
     }
@@ -265,12 +272,14 @@ mod tests {
     #[test]
     fn nodes_reach_each_other_until_one_is_cut_off() {
         in_namespace("nodes_reach_each_other_until_one_is_cut_off", || {
-            let network = Network::create(&["node1".into(), "node2".into()]).unwrap();
+            let network = Network::create(&["node1".into(), "node2".into()], &["pg1".into()]).unwrap();
             let (one, two) = (network.address("node1").unwrap(), network.address("node2").unwrap());
-            assert!(reaches(&network, "node1", two) && reaches(&network, "node2", network.outside()));
+            let server = network.address("pg1").unwrap();
+            assert!(reaches(&network, "node1", server) && reaches(&network, "pg1", two));
+            assert!(reaches(&network, "node1", two) && reaches(&network, "node2", network.host(OUTSIDE)));
             network.cut("node1").unwrap();
             assert!(!reaches(&network, "node1", two) && !reaches(&network, "node2", one));
-            assert!(reaches(&network, "node2", network.outside()));
+            assert!(reaches(&network, "node2", network.host(OUTSIDE)));
             network.join("node1").unwrap();
             assert!(reaches(&network, "node1", two) && reaches(&network, "node2", one));
         });
@@ -279,7 +288,7 @@ mod tests {
     #[test]
     fn two_have_networks_of_their_own_and_leave_nothing() {
         in_namespace("two_have_networks_of_their_own_and_leave_nothing", || {
-            let (first, second) = (Network::create(&[]).unwrap(), Network::create(&[]).unwrap());
+            let (first, second) = (Network::create(&[], &[]).unwrap(), Network::create(&[], &[]).unwrap());
             assert_eq!((first.number, second.number), (0, 1));
             drop(first);
             let deadline = Instant::now() + HOLDER_TIMEOUT;

@@ -82,14 +82,7 @@ impl Node {
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(self.log_file())?;
         let komainu = env::current_exe()?;
         // KILL, not TERM: one that is frozen would never hear it. What it would tidy up ends with us anyway.
-        let mut serve = match self.plan.holder {
-            None => process::command(komainu, "KILL", None),
-            Some(holder) => {
-                let mut nsenter = process::command("nsenter", "KILL", None);
-                nsenter.args(["--net", "--target", &holder.to_string(), "--"]).arg(komainu);
-                nsenter
-            }
-        };
+        let mut serve = process::in_network(self.plan.holder, process::command(komainu, "KILL", None));
         serve.args(["serve", "--config"]).arg(self.plan.directory.join(CONFIGURATION));
         if self.plan.named {
             serve.args(["--node", &self.plan.id]);

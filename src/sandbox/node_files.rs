@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 
 use super::postgres::Postgres;
+use super::roles::Login;
 use crate::pki::{AUTHORITY_CERTIFICATE, Authority, NODE_DAYS, PkiError};
 
 /// Ctrl-C should not wait for transactions left open in some psql.
@@ -21,21 +22,12 @@ pub const CONFIGURATION: &str = "komainu.toml";
 pub const CLUSTER: &str = "sandbox";
 pub const ENDPOINT: &str = "app";
 
-/// A role of the servers and its secret.
-#[derive(Debug, Clone)]
-pub struct Login {
-    pub user: String,
-    pub password: String,
-}
-
 /// What all nodes are told alike.
 pub struct Common<'a> {
     pub health: &'a Login,
     /// Lines of the user file: names and SCRAM verifiers.
     pub users: &'a [(String, String)],
     pub servers: &'a [Postgres],
-    /// Where the nodes find the servers.
-    pub servers_host: String,
     /// Where clients come from.
     pub clients: Ipv4Net,
     /// None: a node on its own.
@@ -143,7 +135,7 @@ period_ms = {HEALTH_PERIOD_MS}
         toml += &format!(
             "\n[[server]]\nid = {}\nhost = {}\nport = {}\n",
             text(server.id()),
-            text(&common.servers_host),
+            text(server.host()),
             server.port()
         );
     }
@@ -197,14 +189,7 @@ mod tests {
     use super::*;
 
     fn common<'a>(health: &'a Login, cluster: Option<ClusterPlan>) -> Common<'a> {
-        Common {
-            health,
-            users: &[],
-            servers: &[],
-            servers_host: "127.0.0.1".into(),
-            clients: "127.0.0.1/32".parse().unwrap(),
-            cluster,
-        }
+        Common { health, users: &[], servers: &[], clients: "127.0.0.1/32".parse().unwrap(), cluster }
     }
 
     fn health() -> Login {

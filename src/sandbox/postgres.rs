@@ -1,14 +1,16 @@
 //! One real PostgreSQL server on this machine: made, started, frozen, killed, promoted.
 //!
-//! Owns the server's process and files under its directory. Never talks the protocol itself: SQL
+//! Owns the server's files under its directory, and starts its process. Never talks the protocol itself: SQL
 //! goes through `psql` over the server's own Unix socket, whose directory only its owner may enter.
-//! Invariant: a dropped server leaves no process behind.
+//! Invariants: a dropped server leaves no process behind, and what tells one server from another stands beside
+//! its data directory, so that data rewound or copied from another does not bring that one's port along.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::process::{ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +18,9 @@ use rustix::process::Signal;
 
 use super::installation::Installation;
 use super::port::ReservedPort;
+use super::postmaster::{Postmaster, Running};
 use super::process;
+use super::roles::{Login, passfile};
 
 pub const SUPERUSER: &str = "postgres";
 pub const REPLICATION_USER: &str = "replicator";
@@ -26,6 +30,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// For a server nobody needs any more; after it its processes are killed.
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
+/// Beside the data directory, and included by the configuration in it.
+const OWN_CONFIGURATION: &str = "server.conf";
 const LOG_TAIL_BYTES: usize = 4096;
 /// `sun_path` holds 108 bytes with its terminator.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -42,6 +48,16 @@ pub struct PostgresOptions {
     pub hba: Vec<String>,
     /// Of [`SUPERUSER`] and [`REPLICATION_USER`], over TCP.
     pub password: String,
+    /// Where each server is that has a network of its own; the others are on 127.0.0.1.
+    pub hosts: BTreeMap<String, Host>,
+}
+
+/// A place in a network of the sandbox's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Host {
+    pub address: Ipv4Addr,
+    /// The process whose network it is.
+    pub holder: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,8 +101,11 @@ pub struct Postgres {
     options: PostgresOptions,
     directory: PathBuf,
     socket_directory: PathBuf,
+    host: String,
+    /// The process whose network it lives in, if not in ours.
+    holder: Option<u32>,
     port: ReservedPort,
-    process: Mutex<Option<Child>>,
+    postmaster: Postmaster,
 }
 
 impl Postgres {
@@ -117,36 +136,47 @@ impl Postgres {
                host all all samehost scram-sha-256\n\
                host replication all samehost scram-sha-256\n";
         server.write(&server.data_directory().join("pg_hba.conf"), &hba, false)?;
-        server.write(&server.data_directory().join("postgresql.conf"), &server.configuration(), true)?;
+        // Relative to the file it stands in, wherever that is copied to.
+        let include = format!("\ninclude = '../{OWN_CONFIGURATION}'\n");
+        server.write(&server.data_directory().join("postgresql.conf"), &include, true)?;
         Ok(server)
     }
 
-    /// Copies this running server into a standby that streams from it through a slot of its own;
-    /// it is not started.
+    /// Copies this running server into a standby that streams from it through a slot of its own, named as
+    /// komainu names it; it is not started.
     pub fn base_backup(&self, id: &str) -> Result<Self, PostgresError> {
         let directory = self.directory.parent().unwrap_or(&self.directory);
         let standby = Self::prepare(&self.installation, directory, id, self.options.clone())?;
+        // Copied from here into the standby's `primary_conninfo`: the file's name, not the password in it.
+        let connection = format!(
+            "host={} port={} user={REPLICATION_USER} application_name={id} passfile='{}'",
+            self.host,
+            self.port(),
+            conninfo_value(&standby.passfile().to_string_lossy()),
+        );
         let mut backup = self.installation.server_command("pg_basebackup", "KILL");
         backup
             .args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"])
-            .args(["--create-slot", "--slot", id])
+            .args(["--create-slot", "--slot", &slot_name(id)])
             .arg("--pgdata")
             .arg(standby.data_directory())
             .arg("--dbname")
-            .arg(format!("host=127.0.0.1 port={} user={REPLICATION_USER} application_name={id}", self.port()))
-            // Copied from here into the standby's `primary_conninfo`.
-            .env("PGPASSWORD", &self.options.password);
+            .arg(connection);
         standby.run("pg_basebackup", backup)?;
-        standby.write(&standby.data_directory().join("postgresql.conf"), &standby.configuration(), true)?;
         Ok(standby)
+    }
+
+    pub fn major_version(&self) -> u32 {
+        self.installation.major_version()
     }
 
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    pub fn host(&self) -> &'static str {
-        "127.0.0.1"
+    /// Its address.
+    pub fn host(&self) -> &str {
+        &self.host
     }
 
     pub fn port(&self) -> u16 {
@@ -158,8 +188,18 @@ impl Postgres {
         &self.options.password
     }
 
+    /// As which standbys stream.
+    pub fn replicator(&self) -> Login {
+        Login { user: REPLICATION_USER.into(), password: self.options.password.clone() }
+    }
+
     pub fn data_directory(&self) -> PathBuf {
         self.directory.join("data")
+    }
+
+    /// Holds the server's data and all else of its own.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     pub fn socket_directory(&self) -> &Path {
@@ -170,48 +210,62 @@ impl Postgres {
         self.directory.join("postgresql.log")
     }
 
-    /// The postmaster's process id, while it runs.
+    /// What libpq's programs on this server's host look up passwords in.
+    pub fn passfile(&self) -> PathBuf {
+        self.directory.join("passfile")
+    }
+
+    /// The postmaster's process id, while it runs, whoever started it.
     pub fn pid(&self) -> Option<u32> {
-        self.process().as_ref().map(Child::id)
+        self.postmaster.pid()
     }
 
     /// Whether the postmaster exists; it may be frozen.
     pub fn is_running(&self) -> bool {
-        self.process().as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        self.pid().is_some()
     }
 
     /// Starts the server and waits until it takes connections, as a primary or as a hot standby.
     pub fn start(&self) -> Result<(), PostgresError> {
         self.launch()?;
         let deadline = Instant::now() + START_TIMEOUT;
-        while !self.takes_connections()? {
+        loop {
+            match self.postmaster.state() {
+                Running::Ready => return Ok(()),
+                Running::Starting => {}
+                Running::Not(None) => return Err(PostgresError::NotRunning { id: self.id.clone() }),
+                Running::Not(Some(status)) => {
+                    let (id, log) = (self.id.clone(), self.log_tail());
+                    return Err(PostgresError::Ended { id, doing: "starting", status, log });
+                }
+            }
             if Instant::now() >= deadline {
                 return Err(self.timeout("start", START_TIMEOUT));
             }
             thread::sleep(POLL);
         }
-        Ok(())
     }
 
     /// Starts the server without waiting for it.
     pub fn launch(&self) -> Result<(), PostgresError> {
-        let mut process = self.process();
-        if let Some(child) = process.as_mut()
-            && matches!(child.try_wait(), Ok(None))
-        {
+        if self.is_running() {
             return Ok(());
         }
         let path = self.log_file();
         let log = OpenOptions::new().create(true).append(true).open(&path);
         let log = log.map_err(io_error("open", &path))?;
+        // Whoever starts the server next may write on.
+        self.installation.give(&path)?;
         let errors = log.try_clone().map_err(io_error("open", &path))?;
         // QUIT, not KILL: the postmaster takes its children along and frees its shared memory.
         let mut postgres = self.installation.server_command("postgres", "QUIT");
-        postgres.arg("-D").arg(self.data_directory()).stdout(log).stderr(errors);
+        postgres.arg("-D").arg(self.data_directory());
+        let mut postgres = process::in_network(self.holder, postgres);
+        postgres.stdin(Stdio::null()).stdout(log).stderr(errors);
         // A group of its own, so that Ctrl-C on the terminal is ours alone to act on.
         std::os::unix::process::CommandExt::process_group(&mut postgres, 0);
         let child = process::spawn(postgres).map_err(io_error("run", Path::new("setpriv")))?;
-        *process = Some(child);
+        self.postmaster.started(child);
         Ok(())
     }
 
@@ -220,7 +274,11 @@ impl Postgres {
             StopMode::Fast => Signal::INT,
             StopMode::Immediate => Signal::QUIT,
         };
-        if self.end(signal, STOP_TIMEOUT) { Ok(()) } else { Err(self.timeout("stop", STOP_TIMEOUT)) }
+        if self.postmaster.end(signal, STOP_TIMEOUT) {
+            Ok(())
+        } else {
+            Err(self.timeout("stop", STOP_TIMEOUT))
+        }
     }
 
     pub fn restart(&self) -> Result<(), PostgresError> {
@@ -230,23 +288,16 @@ impl Postgres {
 
     /// Kills every process of the server at once, as a machine that loses power would.
     pub fn kill(&self) {
-        let children = self.pid().map(process::children_of).unwrap_or_default();
-        self.signal_all(Signal::KILL);
-        self.end(Signal::KILL, DROP_TIMEOUT);
-        // A start would be refused while one of them holds the old shared memory.
-        let deadline = Instant::now() + DROP_TIMEOUT;
-        while children.iter().any(|child| process::is_alive(*child)) && Instant::now() < deadline {
-            thread::sleep(POLL);
-        }
+        self.postmaster.kill();
     }
 
     /// Stops every process of the server where it is, as a hung machine would; see [`Self::thaw`].
     pub fn freeze(&self) {
-        self.signal_all(Signal::STOP);
+        self.postmaster.signal_all(Signal::STOP);
     }
 
     pub fn thaw(&self) {
-        self.signal_all(Signal::CONT);
+        self.postmaster.signal_all(Signal::CONT);
     }
 
     /// Makes a standby a primary, and waits for it.
@@ -259,9 +310,15 @@ impl Postgres {
         self.psql("postgres", "SELECT pg_reload_conf()").map(drop)
     }
 
-    /// Appends to `postgresql.conf`; the last setting of a name wins. Takes effect at a reload or restart.
+    /// Appends to this server's own configuration; the last setting of a name wins. Takes effect at a reload
+    /// or restart.
     pub fn configure(&self, name: &str, value: &str) -> Result<(), PostgresError> {
-        self.write(&self.data_directory().join("postgresql.conf"), &setting(name, value), true)
+        self.write(&self.directory.join(OWN_CONFIGURATION), &setting(name, value), true)
+    }
+
+    /// What programs on this server's host log in to any server with.
+    pub fn write_passfile(&self, logins: &[&Login]) -> Result<(), PostgresError> {
+        self.write(&self.passfile(), &passfile(logins), false)
     }
 
     /// Runs SQL as superuser over the server's own socket; rows come back one a line, columns with `|`.
@@ -295,21 +352,27 @@ impl Postgres {
             socket_directory = std::env::temp_dir().join(format!("komainu-socket-{}", port.number()));
         }
         installation.create_directory(&socket_directory)?;
-        Ok(Self {
+        let host = options.hosts.get(id).copied();
+        let server = Self {
             id: id.to_owned(),
             installation: installation.clone(),
+            host: host.map_or(Ipv4Addr::LOCALHOST, |host| host.address).to_string(),
+            holder: host.map(|host| host.holder),
+            postmaster: Postmaster::of(directory.join("data")),
             options,
             directory,
             socket_directory,
             port,
-            process: Mutex::new(None),
-        })
+        };
+        server.write(&server.directory.join(OWN_CONFIGURATION), &server.configuration(), false)?;
+        server.write_passfile(&[&server.replicator()])?;
+        Ok(server)
     }
 
     fn configuration(&self) -> String {
-        let mut text = format!("\n# server {}\n", self.id);
+        let mut text = format!("# Server {}.\n", self.id);
         let socket_directory = self.socket_directory.to_string_lossy();
-        let fixed: [(&str, &str); 16] = [
+        let fixed: [(&str, &str); 19] = [
             ("listen_addresses", self.host()),
             ("port", &self.port().to_string()),
             ("unix_socket_directories", &socket_directory),
@@ -317,6 +380,12 @@ impl Postgres {
             ("fsync", if self.options.fsync { "on" } else { "off" }),
             ("wal_level", "replica"),
             ("hot_standby", "on"),
+            // A former primary can be rewound.
+            ("wal_log_hints", "on"),
+            // For nine standbys, and while they are made for the WAL of each besides.
+            ("max_wal_senders", "30"),
+            // A standby has slots for the others, too: it may be the primary next.
+            ("max_replication_slots", "20"),
             // A standby whose primary hangs notices within seconds, and the other way round.
             ("wal_sender_timeout", "2s"),
             ("wal_receiver_timeout", "2s"),
@@ -337,65 +406,6 @@ impl Postgres {
             text += &setting(name, value);
         }
         text
-    }
-
-    /// `postmaster.pid` says so in its eighth line, sooner and cheaper than a connection would.
-    fn takes_connections(&self) -> Result<bool, PostgresError> {
-        let mut process = self.process();
-        let Some(child) = process.as_mut() else {
-            return Err(PostgresError::NotRunning { id: self.id.clone() });
-        };
-        if let Ok(Some(status)) = child.try_wait() {
-            *process = None;
-            drop(process);
-            let (id, log) = (self.id.clone(), self.log_tail());
-            return Err(PostgresError::Ended { id, doing: "starting", status, log });
-        }
-        let text = fs::read_to_string(self.data_directory().join("postmaster.pid")).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().map(str::trim).collect();
-        Ok(lines.first() == Some(&child.id().to_string().as_str()) && lines.get(7) == Some(&"ready"))
-    }
-
-    /// Somebody may have restarted the server by hand; that postmaster is not our child.
-    fn postmaster_started_by_others(&self) -> Option<u32> {
-        let data = self.data_directory();
-        let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
-        let pid = file.lines().next()?.trim().parse().ok()?;
-        // The file may be stale and the number another's by now; a postmaster works in its data directory.
-        (fs::read_link(format!("/proc/{pid}/cwd")).ok()? == data).then_some(pid)
-    }
-
-    /// Signals the postmaster and waits for its end; false if it still runs after `timeout`.
-    fn end(&self, signal: Signal, timeout: Duration) -> bool {
-        let mut process = self.process();
-        let Some(child) = process.as_mut() else { return true };
-        process::signal(child.id(), signal);
-        // A frozen one would not hear the signal.
-        process::signal(child.id(), Signal::CONT);
-        let ended = matches!(process::wait_until(child, Instant::now() + timeout), Ok(Some(_)));
-        if ended {
-            *process = None;
-        }
-        ended
-    }
-
-    fn signal_all(&self, signal: Signal) {
-        let process = self.process();
-        let Some(postmaster) = process.as_ref().map(Child::id) else { return };
-        // A killed parent has no children any more, and frozen ones do not notice that it is gone.
-        let mut children = process::children_of(postmaster);
-        // Stop or kill the parent first, or it would start others meanwhile; wake it last, so that
-        // it does not take its frozen children for dead.
-        if signal != Signal::CONT {
-            process::signal(postmaster, signal);
-        }
-        children.extend(process::children_of(postmaster));
-        for child in children {
-            process::signal(child, signal);
-        }
-        if signal == Signal::CONT {
-            process::signal(postmaster, signal);
-        }
     }
 
     fn run(&self, program: &'static str, mut command: std::process::Command) -> Result<(), PostgresError> {
@@ -425,20 +435,13 @@ impl Postgres {
     fn timeout(&self, goal: &'static str, after: Duration) -> PostgresError {
         PostgresError::Timeout { id: self.id.clone(), goal, seconds: after.as_secs(), log: self.log_tail() }
     }
-
-    fn process(&self) -> MutexGuard<'_, Option<Child>> {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
         self.thaw();
-        if !self.end(Signal::QUIT, DROP_TIMEOUT) {
+        if !self.postmaster.end(Signal::QUIT, DROP_TIMEOUT) {
             self.kill();
-        }
-        if let Some(stranger) = self.postmaster_started_by_others() {
-            process::signal(stranger, Signal::QUIT);
         }
         if !self.socket_directory.starts_with(&self.directory) {
             let _ = fs::remove_dir_all(&self.socket_directory);
@@ -455,6 +458,16 @@ pub(super) fn tail(path: &Path) -> String {
         Some((_, rest)) if bytes.len() > LOG_TAIL_BYTES => rest.to_owned(),
         _ => text,
     }
+}
+
+/// As komainu names the slot of a standby.
+fn slot_name(id: &str) -> String {
+    format!("komainu_{}", id.replace(['-', '.'], "_"))
+}
+
+/// Between the quotes of a connection string.
+fn conninfo_value(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('\'', "\\'")
 }
 
 fn setting(name: &str, value: &str) -> String {

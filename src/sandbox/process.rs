@@ -40,6 +40,25 @@ pub fn command(program: impl AsRef<std::ffi::OsStr>, death_signal: &str, run_as:
     command
 }
 
+/// The same command in the network that this process lives in, if any. What it does with its input and
+/// output must be said of the returned one.
+pub fn in_network(holder: Option<u32>, command: Command) -> Command {
+    let Some(holder) = holder else { return command };
+    let mut nsenter = Command::new("nsenter");
+    nsenter.args(["--net", "--target", &holder.to_string(), "--"]).arg(command.get_program());
+    nsenter.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => nsenter.env(name, value),
+            None => nsenter.env_remove(name),
+        };
+    }
+    if let Some(directory) = command.get_current_dir() {
+        nsenter.current_dir(directory);
+    }
+    nsenter
+}
+
 /// Starts a long-lived child from the thread that outlives all others.
 pub fn spawn(command: Command) -> io::Result<Child> {
     static SPAWNER: OnceLock<mpsc::Sender<SpawnRequest>> = OnceLock::new();

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::installation::Installation;
 use super::postgres::{Postgres, PostgresError, PostgresOptions, REPLICATION_USER, StopMode};
+use super::roles::{self, Login};
+use super::sweep::Sweeper;
 
 const STREAMING_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
@@ -16,6 +18,13 @@ const POLL: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Servers {
     servers: Vec<Postgres>,
+    /// Behind the servers: it ends what is left of them when we cannot.
+    _sweeper: Sweeper,
+}
+
+/// What a primary and this many standbys are called.
+pub fn server_ids(standbys: usize) -> Vec<String> {
+    (1..=standbys + 1).map(|n| format!("pg{n}")).collect()
 }
 
 impl Servers {
@@ -26,18 +35,25 @@ impl Servers {
         standbys: usize,
         options: PostgresOptions,
     ) -> Result<Self, PostgresError> {
+        let sweeper = Sweeper::of(directory).map_err(|source| PostgresError::Io {
+            operation: "watch over",
+            path: directory.to_owned(),
+            source,
+        })?;
         let password = options.password.clone();
-        let primary = Postgres::init(installation, directory, "pg1", options)?;
+        let ids = server_ids(standbys);
+        let primary = Postgres::init(installation, directory, &ids[0], options)?;
         primary.start()?;
         let create =
             format!("CREATE ROLE {REPLICATION_USER} LOGIN REPLICATION PASSWORD {}", literal(&password));
         primary.psql("postgres", &create)?;
         let followers = thread::scope(|scope| {
             let primary = &primary;
-            let jobs: Vec<_> = (0..standbys)
-                .map(|n| {
+            let jobs: Vec<_> = ids[1..]
+                .iter()
+                .map(|id| {
                     scope.spawn(move || {
-                        let standby = primary.base_backup(&format!("pg{}", n + 2))?;
+                        let standby = primary.base_backup(id)?;
                         standby.start()?;
                         Ok(standby)
                     })
@@ -49,7 +65,7 @@ impl Servers {
         })?;
         let mut all = vec![primary];
         all.extend(followers);
-        let servers = Self { servers: all };
+        let servers = Self { servers: all, _sweeper: sweeper };
         servers.wait_for_streaming()?;
         Ok(servers)
     }
@@ -74,6 +90,30 @@ impl Servers {
             wait_for(standby, "replay the primary's WAL", || Ok(standby.psql("postgres", &sql)? == "t"))?;
         }
         Ok(())
+    }
+
+    /// Makes the roles that operate the servers and rewind one from another, and has each server's host know
+    /// the password of the latter.
+    pub fn create_operating_roles(&self, operator: &Login, rewinder: &Login) -> Result<(), PostgresError> {
+        let primary = self.primary();
+        let sql = roles::create(operator, rewinder, primary.major_version());
+        primary.psql(roles::DATABASE, &sql)?;
+        for server in &self.servers {
+            server.write_passfile(&[&server.replicator(), rewinder])?;
+        }
+        self.wait_for_replay()
+    }
+
+    /// From now on the primary acknowledges what any one standby has, too, as komainu would set it.
+    pub fn begin_synchronous(&self) -> Result<(), PostgresError> {
+        let names: Vec<&str> = self.standbys().iter().map(Postgres::id).collect();
+        let set = format!("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 ({})'", names.join(", "));
+        let primary = self.primary();
+        primary.psql("postgres", &set)?;
+        primary.reload()?;
+        let sql = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'quorum'";
+        let wanted = names.len().to_string();
+        wait_for(primary, "wait for its standbys", || Ok(primary.psql("postgres", sql)? == wanted))
     }
 
     /// Stops them in the order in which none waits for another, the primary first.

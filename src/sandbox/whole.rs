@@ -16,13 +16,14 @@ use super::installation::Installation;
 use super::making::{APP_ROLE, CLIENT_PORT, Making, random_password};
 use super::network::Network;
 use super::node::Node;
-use super::node_files::{ENDPOINT, Login};
+use super::node_files::ENDPOINT;
 use super::place::Place;
 use super::port::is_free;
 use super::postgres::Postgres;
 use super::ready::{Ready, ReadyNode, ReadyServer, Role};
 use super::relay::Relay;
-use super::servers::Servers;
+use super::roles::Login;
+use super::servers::{Servers, server_ids};
 
 pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -66,7 +67,8 @@ impl Sandbox {
             Some(Relay::listen(args.port).map_err(|_| SandboxError::PortInUse(args.port))?)
         };
         let ids: Vec<String> = (1..=args.nodes).map(|n| format!("node{n}")).collect();
-        let network = if args.netns { Some(Network::create(&ids)?) } else { None };
+        let network =
+            if args.netns { Some(Network::create(&ids, &server_ids(args.standbys.into()))?) } else { None };
         let installation = Installation::find()?;
         let place = Place::prepare(args.dir.as_deref())?;
         if !installation.may_enter(&place.directory) {
@@ -76,6 +78,7 @@ impl Sandbox {
         let servers = making.servers(&installation)?;
         let app = Login { user: APP_ROLE.into(), password: random_password() };
         let nodes = making.nodes(&ids, &servers, &app)?;
+        making.begin_synchronous(&servers)?;
         let alone = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
         let address = relay.as_ref().map_or(alone, Relay::address);
         let front = relay.map(|relay| {

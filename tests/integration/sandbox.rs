@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use komainu::sandbox::process;
+use komainu::sandbox::{Installation, process};
 use rustix::process::Signal;
 
 use crate::support::{Finished, PATIENCE, SANDBOX_READY_WITHIN, Sandbox, eventually, pgbench, psql, run};
@@ -66,6 +66,71 @@ fn being_killed_leaves_nothing_either() {
     sandbox.child.kill().unwrap();
     sandbox.child.wait().unwrap();
     nothing_is_left(&processes, &directory);
+}
+
+/// By somebody else than the sandbox: as an agent does it.
+fn restart(sandbox: &Sandbox, id: &str) -> u32 {
+    use std::os::unix::fs::MetadataExt;
+    let data = Path::new(sandbox.part(id)["data_directory"].as_str().unwrap());
+    let owner = std::fs::metadata(data).unwrap();
+    let pg_ctl = Installation::find().unwrap().binary("pg_ctl");
+    let mut command = Command::new("setpriv");
+    if rustix::process::geteuid().is_root() {
+        command.args([format!("--reuid={}", owner.uid()), format!("--regid={}", owner.gid())]);
+        command.arg("--clear-groups");
+    }
+    command.arg(pg_ctl).args(["restart", "--silent", "--mode=fast", "--log", "/dev/null", "--pgdata"]);
+    run(command.arg(data).current_dir("/")).output();
+    let file = std::fs::read_to_string(data.join("postmaster.pid")).unwrap();
+    file.lines().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_server_that_others_started_is_the_sandbox_s_and_ends_with_it() {
+    let mut sandbox = Sandbox::start(&["--nodes", "1", "--standbys", "1"]);
+    let mut processes = sandbox.processes();
+    let directory = sandbox.directory();
+    for id in ["pg1", "pg2"] {
+        let pid = restart(&sandbox, id);
+        processes.push(pid);
+        processes.extend(process::children_of(pid));
+        let again = sandbox.bring_back(id);
+        assert!(again.stderr.contains(&format!("runs already (pid {pid})")), "{}", again.stderr);
+    }
+    sandbox.child.kill().unwrap();
+    sandbox.child.wait().unwrap();
+    nothing_is_left(&processes, &directory);
+}
+
+#[test]
+fn servers_are_as_failover_needs_them() {
+    let sandbox = Sandbox::start(&["--nodes", "1", "--sync", "require"]);
+    let setting = |id: &str, name: &str| superuser(&sandbox, id, &format!("SHOW {name}"));
+    for id in ["pg1", "pg2", "pg3"] {
+        assert_eq!(setting(id, "wal_log_hints"), "on");
+        let connection = setting(id, "primary_conninfo");
+        assert!(!connection.contains("password="), "{connection}");
+        assert_eq!(connection.contains(&format!("application_name={id} ")), id != "pg1", "{connection}");
+    }
+    assert_eq!(setting("pg1", "synchronous_standby_names"), "ANY 1 (pg2, pg3)");
+    assert_eq!(setting("pg2", "primary_slot_name"), "komainu_pg2");
+    let slots = "SELECT string_agg(slot_name, ',' ORDER BY slot_name) FROM pg_replication_slots WHERE active";
+    assert_eq!(superuser(&sandbox, "pg1", slots), "komainu_pg2,komainu_pg3");
+    let rights = "SELECT NOT rolsuper AND rolreplication \
+            AND has_function_privilege(oid, 'pg_promote(boolean, integer)', 'EXECUTE') \
+            AND has_function_privilege(oid, 'pg_reload_conf()', 'EXECUTE') \
+            AND has_parameter_privilege(oid, 'primary_conninfo', 'ALTER SYSTEM') \
+            AND NOT has_parameter_privilege(oid, 'archive_command', 'ALTER SYSTEM') \
+        FROM pg_roles WHERE rolname = 'komainu_operator'";
+    assert_eq!(superuser(&sandbox, "pg3", rights), "t");
+}
+
+/// What a server says to its superuser, past komainu.
+fn superuser(sandbox: &Sandbox, id: &str, sql: &str) -> String {
+    let server = sandbox.part(id);
+    let socket = Path::new(server["data_directory"].as_str().unwrap()).with_file_name("socket");
+    let url = format!("host={} port={} user=postgres dbname=postgres", socket.display(), server["port"]);
+    psql(&url, &[sql]).output()
 }
 
 #[test]

@@ -37,6 +37,7 @@ impl Cluster {
             settings: Vec::new(),
             hba: Vec::new(),
             password: SUPERUSER_PASSWORD.into(),
+            hosts: Default::default(),
         };
         change(&mut options);
         let scratch = Scratch::create("komainu-test-").unwrap();
