@@ -70,20 +70,22 @@ impl Postmaster {
         // A frozen one would not hear the signal.
         process::signal(pid, Signal::CONT);
         let deadline = Instant::now() + timeout;
-        while self.pid() == Some(pid) && process::is_alive(pid) {
+        while self.pid() == Some(pid) {
             if Instant::now() >= deadline {
                 return false;
             }
             thread::sleep(POLL);
         }
+        self.wait_until_forgotten(pid);
         true
     }
 
     /// Kills every process of the server at once, as a machine that loses power would.
     pub fn kill(&self) {
-        let children = self.pid().map(process::children_of).unwrap_or_default();
+        let Some(pid) = self.pid() else { return };
+        let children = process::children_of(pid);
         self.signal_all(Signal::KILL);
-        self.end(Signal::KILL, CHILDREN_TIMEOUT);
+        self.wait_until_forgotten(pid);
         // A start would be refused while one of them holds the old shared memory.
         let deadline = Instant::now() + CHILDREN_TIMEOUT;
         while children.iter().any(|child| process::is_alive(*child)) && Instant::now() < deadline {
@@ -106,6 +108,15 @@ impl Postmaster {
         }
         if signal == Signal::CONT {
             process::signal(postmaster, signal);
+        }
+    }
+
+    /// Another's child is a zombie until it is waited for, and as such keeps a new one from starting.
+    fn wait_until_forgotten(&self, pid: u32) {
+        let deadline = Instant::now() + CHILDREN_TIMEOUT;
+        // Asking for it waits for our own.
+        while (self.pid() == Some(pid) || process::exists(pid)) && Instant::now() < deadline {
+            thread::sleep(POLL);
         }
     }
 

@@ -120,6 +120,11 @@ pub fn is_alive(pid: u32) -> bool {
     stat_fields(pid).is_some_and(|fields| fields.0 != 'Z')
 }
 
+/// Whether there is a process with this id, be it a zombie.
+pub fn exists(pid: u32) -> bool {
+    stat_fields(pid).is_some()
+}
+
 fn parent_of(pid: u32) -> Option<u32> {
     stat_fields(pid).map(|fields| fields.1)
 }
