@@ -170,7 +170,7 @@ mod tests {
             member("b", 2, MemberRole::Voter),
             member("p", 3, MemberRole::Proxy),
         ];
-        let claim = Claim { observed: Observed::Down, primary_on: None };
+        let claim = Claim { observed: Observed::Down, primary_on: None, ..Claim::default() };
         let mut state = ClusterState::default();
         for change in [
             Change::CreateCluster { cluster_id: "x".to_owned(), members, configuration: "text".to_owned() },

@@ -144,6 +144,8 @@ mod tests {
             port: 5432,
             weight,
             zone: None,
+            disallow_failover: false,
+            always_primary: false,
         };
         let mut view = View::new(&[server("a", 1), server("b", 2), server("c", 0), server("d", 1)]);
         let states = [

@@ -35,6 +35,8 @@ fn view() -> View {
         port: 5432,
         weight: 1,
         zone: Some("eu-1a".to_owned()),
+        disallow_failover: false,
+        always_primary: false,
     };
     View::new(&[server("pg1"), server("pg2")])
 }

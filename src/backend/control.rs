@@ -156,6 +156,14 @@ impl ControlConnection {
         self.exchange().await
     }
 
+    /// Returns once the server has said something unasked, or ended the connection: the next question tells which. Cancel
+    /// safe. To be called only while nothing is owed.
+    pub async fn interrupted(&mut self) {
+        self.incoming.reserve(READ_BYTES);
+        // An error is found again by the next question.
+        let _ = self.stream.read_buf(&mut self.incoming).await;
+    }
+
     async fn exchange(&mut self) -> Result<Rows, QueryError> {
         if self.owes_reply {
             return Err(QueryError::Owing);

@@ -11,11 +11,12 @@ use tokio::sync::watch;
 
 use super::decide::{Situation, Step, decide};
 use super::model::View;
+use super::observe::LookNow;
 use super::reason::Reason;
 use super::state::{Change, Claim, ClusterState, MemberRole, Observed};
 use crate::consensus::lease::LeaseSettings;
 use crate::consensus::node::{ClusterHandle, Leading, ProposeError};
-use crate::topology::{Health, Role};
+use crate::topology::{Health, Role, ServerIndex};
 
 /// Between two looks of a leader at whether there is something to decide. Commands and reports wake it earlier.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -150,8 +151,10 @@ async fn create(handle: &ClusterHandle, leading: &Leading, wanted: &Wanted) {
 }
 
 /// Tells the leader how this node finds each server, when that changes. Of voters only: a proxy's view decides nothing.
-pub async fn report(handle: ClusterHandle, mut local: watch::Receiver<Arc<View>>) {
+/// When another one finds a server failing, this one looks as well, so that a majority is found soon.
+pub async fn report(handle: ClusterHandle, mut local: watch::Receiver<Arc<View>>, look: LookNow) {
     let mut applied = handle.watch();
+    let mut heeded = Heeded::new();
     loop {
         tokio::select! {
             changed = applied.changed() => if changed.is_err() { return },
@@ -162,6 +165,9 @@ pub async fn report(handle: ClusterHandle, mut local: watch::Receiver<Arc<View>>
         let state = applied.borrow_and_update().clone();
         let view = local.borrow_and_update().clone();
         let me = handle.node();
+        for index in doubted(&view, &state.state, me, &mut heeded) {
+            look.server(index);
+        }
         let is_voter = state.state.members().get(me).is_some_and(|member| member.role == MemberRole::Voter);
         if !is_voter || !handle.lease().holds() {
             continue;
@@ -181,10 +187,35 @@ pub async fn report(handle: ClusterHandle, mut local: watch::Receiver<Arc<View>>
     }
 }
 
+/// By server and node, when the last report was made that was taken notice of.
+type Heeded = BTreeMap<(String, String), u64>;
+
+/// Servers that this node finds fine and another one, since it was last asked, does not. Once for each report: what
+/// another goes on saying does not become a storm of looks.
+fn doubted(view: &View, state: &ClusterState, me: &str, heeded: &mut Heeded) -> Vec<ServerIndex> {
+    let mut doubted = Vec::new();
+    for (index, server) in view.snapshot.servers.iter().enumerate() {
+        let Some(known) = state.servers().get(&*server.id) else { continue };
+        let mut is_new = false;
+        for (node, report) in known.reports.iter().filter(|(node, _)| *node != me) {
+            let claim = &report.claim;
+            let seen = heeded.insert((server.id.to_string(), node.clone()), report.at_ms);
+            is_new |= seen != Some(report.at_ms) && (claim.suspect || claim.observed == Observed::Down);
+        }
+        if is_new && server.health == Health::Up && view.details[index].failures == 0 {
+            doubted.push(ServerIndex(index as u16));
+        }
+    }
+    doubted
+}
+
 fn claim(view: &View, index: usize) -> Claim {
     let (server, detail) = (&view.snapshot.servers[index], &view.details[index]);
+    let starting_up = detail.failure == Some(Reason::StartingUp);
     let observed = match server.health {
         Health::Up => Observed::Up,
+        // It lives, and nobody is to take it for lost.
+        Health::Down if starting_up => Observed::Unknown,
         Health::Down => Observed::Down,
         Health::Unknown => Observed::Unknown,
     };
@@ -192,5 +223,99 @@ fn claim(view: &View, index: usize) -> Claim {
     let foreign =
         matches!(detail.reason, Some(Reason::WrongSystemIdentifier | Reason::SystemIdentifiersDiffer));
     let says = server.health == Health::Up && detail.says == Role::Primary && !foreign;
-    Claim { observed, primary_on: says.then_some(server.timeline) }
+    let primary_on = says.then_some(server.timeline);
+    Claim { observed, primary_on, suspect: detail.is_suspect(), starting_up }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::model::Observation;
+    use crate::cluster::model::{Failure, View};
+    use crate::cluster::primary;
+    use crate::cluster::state::{Command, Member};
+    use crate::config;
+
+    const RETRIES: u32 = 3;
+
+    fn view() -> View {
+        let server = config::Server {
+            id: "pg1".to_owned(),
+            host: "h".to_owned(),
+            port: 1,
+            weight: 1,
+            zone: None,
+            disallow_failover: false,
+            always_primary: false,
+        };
+        let mut view = View::new(&[server]);
+        view.snapshot.servers[0].health = Health::Up;
+        view
+    }
+
+    fn after(reasons: &[Reason]) -> View {
+        let mut observation = Observation::default();
+        for (index, &reason) in reasons.iter().enumerate() {
+            let at_ms = 1000 + 60 * index as u64;
+            observation.record(Err(Failure { reason, detail: String::new(), at_ms }));
+        }
+        primary::next(&view(), &[observation], RETRIES, 2000)
+    }
+
+    #[test]
+    fn silence_is_suspect_at_once_and_refusals_are_certain() {
+        use Reason::{AuthenticationFailed, ConnectRefused, StartingUp, Timeout};
+        for (reasons, observed, suspect, starting_up) in [
+            (&[Timeout][..], Observed::Unknown, true, false),
+            (&[Timeout, Timeout], Observed::Unknown, true, false),
+            (&[Timeout, Timeout, Timeout], Observed::Down, true, false),
+            (&[ConnectRefused], Observed::Unknown, true, false),
+            (&[ConnectRefused, ConnectRefused], Observed::Down, true, false),
+            (&[ConnectRefused, Timeout, ConnectRefused], Observed::Down, true, false),
+            (&[Timeout, ConnectRefused], Observed::Unknown, true, false),
+            (&[StartingUp, StartingUp, StartingUp], Observed::Unknown, false, true),
+            (&[ConnectRefused, StartingUp], Observed::Unknown, false, true),
+            (&[AuthenticationFailed], Observed::Unknown, false, false),
+        ] {
+            let expected = Claim { observed, primary_on: None, suspect, starting_up };
+            assert_eq!(claim(&after(reasons), 0), expected, "{reasons:?}");
+        }
+        assert_eq!(after(&[Timeout, Timeout]).details[0].failing_since_ms, Some(1000));
+    }
+
+    #[test]
+    fn what_another_node_doubts_is_looked_at_once() {
+        let mut state = ClusterState::default();
+        let mut apply = |at_ms, node: &str, change| {
+            let (node, cause, reason) = (node.to_owned(), String::new(), String::new());
+            state.apply(Command { at_ms, node, cause, reason, change });
+            state.clone()
+        };
+        let member = |id: &str, raft_id| Member {
+            id: id.to_owned(),
+            raft_id,
+            incarnation: 1,
+            address: format!("{id}:1"),
+            role: MemberRole::Voter,
+        };
+        let members = vec![member("a", 1), member("b", 2)];
+        let (cluster_id, configuration) = ("x".to_owned(), String::new());
+        apply(0, "a", Change::CreateCluster { cluster_id, members, configuration });
+        apply(0, "a", Change::SetServers { servers: vec!["pg1".to_owned()] });
+        let reports = |suspect| Change::ServerReport {
+            server: "pg1".to_owned(),
+            claim: Claim { observed: Observed::Up, suspect, ..Claim::default() },
+        };
+        let mut heeded = Heeded::new();
+        let mut looks =
+            |view: &View, state: &ClusterState| !doubted(view, state, "a", &mut heeded).is_empty();
+        assert!(!looks(&view(), &apply(1, "b", reports(false))));
+        let doubts = apply(2, "b", reports(true));
+        assert!(looks(&view(), &doubts));
+        assert!(!looks(&view(), &doubts), "it was looked at");
+        assert!(!looks(&view(), &apply(3, "a", reports(true))), "this node's own");
+        apply(4, "b", reports(false));
+        let again = apply(5, "b", reports(true));
+        assert!(!looks(&after(&[Reason::Timeout]), &again), "this node doubts it as well");
+    }
 }

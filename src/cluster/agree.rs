@@ -97,6 +97,8 @@ mod tests {
             port: 1,
             weight: 1,
             zone: None,
+            disallow_failover: false,
+            always_primary: false,
         };
         let mut view = View::new(&[server("pg1"), server("pg2")]);
         for (index, role) in [Role::Primary, Role::Standby].into_iter().enumerate() {
@@ -173,7 +175,7 @@ mod tests {
         assert_eq!((view.snapshot.standbys().count(), view.details[1].reason), (0, Some(Reason::Detached)));
 
         let mut state = self::state();
-        let claim = Claim { observed: Observed::Down, primary_on: None };
+        let claim = Claim { observed: Observed::Down, primary_on: None, ..Claim::default() };
         apply(&mut state, Change::ServerReport { server: "pg2".to_owned(), claim });
         assert_eq!(agree(&local(), &state, true).details[1].reason, Some(Reason::MostFindItDown));
 

@@ -9,6 +9,7 @@ pub mod act;
 pub mod agree;
 pub mod change;
 pub mod clock;
+pub mod conninfo;
 pub mod decide;
 pub mod model;
 pub mod observe;

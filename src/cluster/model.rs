@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::config;
 use crate::topology::{Health, Lsn, Role, ServerState, Snapshot};
 
+use super::conninfo::Upstream;
 use super::reason::Reason;
 
 /// What one server said of itself, in one round trip.
@@ -32,6 +33,16 @@ pub struct Facts {
     pub receiver: Option<Receiver>,
     /// Those that stream from this server.
     pub senders: Vec<Sender>,
+    /// Standby: whom it is told to follow, whether or not it does.
+    pub upstream: Option<Upstream>,
+    /// Standby: the slot it uses there.
+    pub slot_name: Option<String>,
+    pub synchronous_standby_names: String,
+    /// Physical replication slots on this server.
+    pub slots: Vec<Slot>,
+    /// Either is needed to rewind it.
+    pub wal_log_hints: bool,
+    pub data_checksums: bool,
 }
 
 /// A row of `pg_stat_wal_receiver`.
@@ -42,6 +53,8 @@ pub struct Receiver {
     pub name: String,
     /// Age of the last message from its primary.
     pub message_age_ms: Option<u64>,
+    /// The one it receives, while it streams.
+    pub timeline: Option<u32>,
 }
 
 /// A row of `pg_stat_replication`.
@@ -50,7 +63,22 @@ pub struct Sender {
     pub name: String,
     pub state: String,
     pub sync_state: String,
+    pub sent_lsn: Option<Lsn>,
+    pub flush_lsn: Option<Lsn>,
 }
+
+/// A row of `pg_replication_slots`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    pub name: String,
+    /// Somebody streams by it now.
+    pub active: bool,
+    /// WAL from here on is kept; none before anybody used it.
+    pub restart_lsn: Option<Lsn>,
+}
+
+/// Two refusals this far apart are no accident.
+pub const REFUSALS_APART_MS: u64 = 50;
 
 /// A look that brought no facts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,22 +93,41 @@ pub struct Failure {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observation {
     /// The last answer, however old.
-    pub facts: Option<Facts>,
+    pub facts: Option<Arc<Facts>>,
     /// Looks in a row that failed since.
     pub failures: u32,
     /// The last of them.
     pub failure: Option<Failure>,
+    /// When the first of them failed.
+    pub failing_since_ms: Option<u64>,
+    /// When the first of those failed since when nothing but refusals came.
+    pub refused_since_ms: Option<u64>,
 }
 
 impl Observation {
     pub fn record(&mut self, look: Result<Facts, Failure>) {
         match look {
-            Ok(facts) => *self = Observation { facts: Some(facts), failures: 0, failure: None },
+            Ok(facts) => *self = Observation { facts: Some(Arc::new(facts)), ..Observation::default() },
             Err(failure) => {
                 self.failures = self.failures.saturating_add(1);
+                self.failing_since_ms = self.failing_since_ms.or(Some(failure.at_ms));
+                self.refused_since_ms = match failure.reason {
+                    Reason::ConnectRefused => self.refused_since_ms.or(Some(failure.at_ms)),
+                    _ => None,
+                };
                 self.failure = Some(failure);
             }
         }
+    }
+
+    /// Down after so many failures, or after two refusals: a host that refuses is there, and says that nobody listens.
+    /// One alone may be a backlog that was full for a moment.
+    pub fn is_down(&self, retries: u32) -> bool {
+        let refused_for_ms = match (self.refused_since_ms, &self.failure) {
+            (Some(since_ms), Some(last)) => last.at_ms.saturating_sub(since_ms),
+            _ => 0,
+        };
+        self.failures >= retries.max(1) || refused_for_ms >= REFUSALS_APART_MS
     }
 
     pub fn looked_at(&self) -> bool {
@@ -140,6 +187,24 @@ pub struct Detail {
     pub replication_state: Option<String>,
     /// `sync`, `async`, …, as the primary says.
     pub sync_state: Option<String>,
+    /// The last answer, however old: `Facts::asked_at_ms` says how old.
+    pub facts: Option<Arc<Facts>>,
+    /// Looks in a row that failed since.
+    pub failures: u32,
+    /// When the first of them failed.
+    pub failing_since_ms: Option<u64>,
+    /// What the last of them was.
+    pub failure: Option<Reason>,
+}
+
+impl Detail {
+    /// It has not answered since, and nothing says that it lives. What is not the server's doing, a password that is not
+    /// known here for instance, is no suspicion.
+    pub fn is_suspect(&self) -> bool {
+        use Reason::{ConnectRefused, ConnectionLost, Timeout, Unreachable};
+        let silent = |reason| matches!(reason, Timeout | Unreachable | ConnectionLost | ConnectRefused);
+        self.failures > 0 && self.failure.is_some_and(silent)
+    }
 }
 
 impl View {
@@ -179,6 +244,10 @@ impl View {
             version: None,
             replication_state: None,
             sync_state: None,
+            facts: None,
+            failures: 0,
+            failing_since_ms: None,
+            failure: None,
         };
         View {
             details: vec![detail; snapshot.servers.len()],

@@ -12,14 +12,14 @@ use super::model::{Detail, Facts, Identity, Observation, View};
 use super::reason::Reason;
 
 /// What the view that follows `previous` is. `observations` are those of `previous.snapshot.servers`,
-/// in their order; `retries` failures in a row make a server down.
+/// in their order; `retries` failures in a row make a server down, two refusals do so sooner.
 pub fn next(previous: &View, observations: &[Observation], retries: u32, now_ms: u64) -> View {
     let identity = identify(previous, observations, retries);
     // What was learnt of another cluster says nothing about this one.
     let same_cluster = identity.get() == previous.identity.get();
     let memory = if same_cluster { previous } else { &View::default() };
     let choice = choose(previous, observations, identity, memory.timeline, retries);
-    let chosen = choice.ok().and_then(|index| Some((index, observations[index].facts.as_ref()?)));
+    let chosen = choice.ok().and_then(|index| Some((index, observations[index].facts.as_deref()?)));
 
     let mut view = View {
         snapshot: Snapshot { epoch: previous.snapshot.epoch, primary: None, servers: Vec::new() },
@@ -64,13 +64,9 @@ pub fn unsettled(view: &View, now_ms: u64) -> bool {
 /// After a change the rest of the cluster is about to follow; after this long it has, or will not soon.
 const UNSETTLED_MS: u64 = 10_000;
 
-fn is_down(observation: &Observation, retries: u32) -> bool {
-    observation.failures >= retries.max(1)
-}
-
 /// What a server said, if it still counts: a server that is down has said nothing.
 fn current_facts(observation: &Observation, retries: u32) -> Option<&Facts> {
-    observation.facts.as_ref().filter(|_| !is_down(observation, retries))
+    observation.facts.as_deref().filter(|_| !observation.is_down(retries))
 }
 
 /// The cluster's system identifier is that of most servers. It is pinned once a majority had it, so
@@ -130,7 +126,7 @@ fn choose(
             if highest >= Some(seen) { Ok(index) } else { Err(Reason::OldPrimary) }
         }
         [] => Err(match current {
-            Some(index) if is_down(&observations[index], retries) => Reason::PrimaryDown,
+            Some(index) if observations[index].is_down(retries) => Reason::PrimaryDown,
             Some(index) if observations[index].facts.as_ref().is_some_and(|f| f.in_recovery) => {
                 Reason::PrimaryDemoted
             }
@@ -167,7 +163,7 @@ struct Judgement {
 
 fn judge(view: &View, index: usize, observation: &Observation, retries: u32) -> Judgement {
     let Some(facts) = current_facts(observation, retries) else {
-        let health = if is_down(observation, retries) { Health::Down } else { Health::Unknown };
+        let health = if observation.is_down(retries) { Health::Down } else { Health::Unknown };
         let reason = observation.failure.as_ref().map_or(Reason::NotLookedAt, |failure| failure.reason);
         return Judgement { health, role: Role::Unknown, reason: Some(reason) };
     };
@@ -217,7 +213,7 @@ fn describe(
         state.reason = Arc::from(sentence);
     }
     let unchanged = (state.role, state.health, reason) == (before.role, before.health, before_detail.reason);
-    let facts = observation.facts.as_ref();
+    let facts = observation.facts.as_deref();
     let receiver = facts.filter(|_| role == Role::Standby).and_then(|facts| facts.receiver.as_ref());
     let detail = Detail {
         reason,
@@ -235,6 +231,10 @@ fn describe(
             let row = rows.next()?;
             rows.next().is_none().then(|| row.sync_state.clone())
         }),
+        facts: observation.facts.clone(),
+        failures: observation.failures,
+        failing_since_ms: observation.failing_since_ms,
+        failure: observation.failure.as_ref().map(|failure| failure.reason),
     };
     (state, detail)
 }

@@ -9,9 +9,9 @@ use komainu_escalation::{AwsSettings, EndpointSettings};
 
 use super::document::{Document, Table};
 use super::{
-    Admin, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Endpoint, Health, Limits,
-    Listen, Log, LogFormat, Node, Pool, PoolLimits, PoolMode, PoolOverride, Preference, Scheduling, Server,
-    ServerTls, Split, SslMode,
+    Admin, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Endpoint, Failover,
+    FailoverMode, Health, Limits, Listen, Log, LogFormat, Node, Pool, PoolLimits, PoolMode, PoolOverride,
+    Preference, Scheduling, Server, ServerTls, Split, SslMode, SyncMode,
 };
 use crate::consensus::lease::LeaseSettings;
 
@@ -29,6 +29,7 @@ pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Confi
         split: split(document),
         health: health(document.table("health"), directory),
         servers: document.list("server").iter().map(server).collect(),
+        failover: failover(document.table("failover"), directory),
         zone: top.optional_text("zone"),
         workers: if top.has("workers") { top.usize("workers") } else { cpus },
         worker_scheduling: match top.text("worker_scheduling").as_str() {
@@ -210,6 +211,7 @@ fn health(table: &Table, directory: &Path) -> Health {
         database: table.text("database"),
         period_ms: table.u64("period_ms"),
         timeout_ms: table.u64("timeout_ms"),
+        connect_timeout_ms: table.u64("connect_timeout_ms"),
         retries: table.u32("retries"),
     }
 }
@@ -221,6 +223,33 @@ fn server(table: &Table) -> Server {
         port: port(table),
         weight: table.u32("weight"),
         zone: table.optional_text("zone"),
+        disallow_failover: table.bool("disallow_failover"),
+        always_primary: table.bool("always_primary"),
+    }
+}
+
+fn failover(table: &Table, directory: &Path) -> Failover {
+    Failover {
+        mode: match table.text("mode").as_str() {
+            "streaming" => FailoverMode::Streaming,
+            _ => FailoverMode::Off,
+        },
+        automatic: table.bool("automatic"),
+        user: table.text("user"),
+        password_file: path(table, "password_file", directory),
+        database: table.text("database"),
+        replication_user: table.text("replication_user"),
+        replication_passfile: table.optional_text("replication_passfile"),
+        sync_mode: match table.text("sync_mode").as_str() {
+            "prefer" => SyncMode::Prefer,
+            "require" => SyncMode::Require,
+            _ => SyncMode::Off,
+        },
+        sync_count: table.u32("sync_count"),
+        max_lag_bytes: table.u64("max_lag_bytes"),
+        crash_recovery_grace_ms: table.u64("crash_recovery_grace_ms"),
+        promote_timeout_ms: table.u64("promote_timeout_ms"),
+        silence_ms: table.u64("silence_ms"),
     }
 }
 

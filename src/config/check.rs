@@ -4,6 +4,7 @@
 //! `references`. Pure. Invariant: a rule is silent about a key whose own value was refused already.
 
 mod cluster;
+mod failover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +25,7 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
     split(document, config, findings);
     preferences(document, config, findings);
     cluster::check(document, config, findings);
+    failover::check(document, config, findings);
 }
 
 fn listen(document: &Document, config: &Config, findings: &mut Findings) {

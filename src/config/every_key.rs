@@ -35,8 +35,12 @@ const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
     [split]\nenabled = false\nconsistency = 'eventual'\nmax_lag_bytes = 9\nmax_lag_ms = 9\nfloor_wait_ms = 9\n\
     prefer_same_zone = true\nprefer_least_lag = true\nread_only_functions = ['f']\nwrite_functions = ['g']\n\
     catalog_max_age_ms = 9999\n[[split.preference]]\ntarget = 'primary'\n\
-    [health]\nuser = 'x'\npassword_file = 'p'\ndatabase = 'd'\nperiod_ms = 99\ntimeout_ms = 99\nretries = 9\n\
+    [health]\nuser = 'x'\npassword_file = 'p'\ndatabase = 'd'\nperiod_ms = 99\ntimeout_ms = 99\nconnect_timeout_ms = 99\nretries = 9\n\
     [[server]]\nid = 's1'\nhost = 'db2'\nport = 9\nweight = 9\nzone = 'b'\n\
+    disallow_failover = true\nalways_primary = true\n\
+    [failover]\nmode = 'streaming'\nautomatic = false\nuser = 'x'\npassword_file = 'p'\ndatabase = 'd'\n\
+    replication_user = 'x'\nreplication_passfile = '/p'\nsync_mode = 'prefer'\nsync_count = 2\nmax_lag_bytes = 9\n\
+    crash_recovery_grace_ms = 9\npromote_timeout_ms = 999\nsilence_ms = 999\n\
     [cluster]\nname = 'bakery'\ndirectory = 'r'\npki_directory = 'p'\nheartbeat_ms = 100\nlease_ms = 800\n\
     drift_margin_ms = 150\nelection_timeout_min_ms = 800\nelection_timeout_max_ms = 1000\n\
     [[node]]\nid = 'n1'\nhost = 'h9'\nport = 9\nlisten = '127.0.0.1:9'\nzone = 'b'\n\

@@ -40,6 +40,7 @@ pub struct Config {
     pub split: Split,
     pub health: Health,
     pub servers: Vec<Server>,
+    pub failover: Failover,
     /// Availability zone of this node, for `split.prefer_same_zone`.
     pub zone: Option<String>,
     /// Worker threads of the data path.
@@ -277,7 +278,10 @@ pub struct Health {
     pub password_file: Option<PathBuf>,
     pub database: String,
     pub period_ms: u64,
+    /// Of a look over a connection that is there.
     pub timeout_ms: u64,
+    /// Of one that has to connect first.
+    pub connect_timeout_ms: u64,
     /// Failures in a row before a server is down.
     pub retries: u32,
 }
@@ -291,6 +295,52 @@ pub struct Server {
     /// Share of reads; 0: none while another standby lives.
     pub weight: u32,
     pub zone: Option<String>,
+    /// Never a candidate.
+    pub disallow_failover: bool,
+    /// Nothing else is ever promoted.
+    pub always_primary: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailoverMode {
+    /// The primary is whoever says so.
+    Off,
+    /// The primary is whom komainu promoted.
+    Streaming,
+}
+
+/// What becomes of the guarantee when synchronous standbys are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncMode {
+    /// komainu leaves `synchronous_standby_names` alone.
+    Off,
+    /// Commits wait while there is a standby to wait for.
+    Prefer,
+    /// They wait always.
+    Require,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failover {
+    pub mode: FailoverMode,
+    /// Else only by order.
+    pub automatic: bool,
+    pub user: String,
+    /// Secret of `user`; none: the one `auth.user_file` has.
+    pub password_file: Option<PathBuf>,
+    pub database: String,
+    pub replication_user: String,
+    /// On the database hosts.
+    pub replication_passfile: Option<String>,
+    pub sync_mode: SyncMode,
+    /// The n of `ANY n`.
+    pub sync_count: u32,
+    /// 0: no limit.
+    pub max_lag_bytes: u64,
+    pub crash_recovery_grace_ms: u64,
+    pub promote_timeout_ms: u64,
+    /// A standby that heard nothing for longer is no witness that the primary lives.
+    pub silence_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq)]

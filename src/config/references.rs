@@ -16,7 +16,7 @@ use rustls::{InconsistentKeys, RootCertStore};
 use super::document::Document;
 use super::file::read_text;
 use super::report::Findings;
-use super::{ClientTlsMode, Config};
+use super::{ClientTlsMode, Config, FailoverMode};
 use crate::client::hba::{AddressMatch, ClientCert, Hba, Method, Rule, Scope};
 use crate::client::userfile::{Secret, UserFile};
 use crate::pki::AUTHORITY_CERTIFICATE;
@@ -81,6 +81,9 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
     if let Some(users) = known {
         auth_query_user(document, config, &users, findings);
         health_user(document, config, &users, findings);
+        if config.failover.mode != FailoverMode::Off {
+            operating_user(document, config, &users, findings);
+        }
     }
     if !config.auth.hba_file.as_os_str().is_empty() {
         hba_file(&named("auth", "hba_file"), config, findings);
@@ -152,8 +155,28 @@ fn auth_query_user(document: &Document, config: &Config, users: &UserFile, findi
 }
 
 fn health_user(document: &Document, config: &Config, users: &UserFile, findings: &mut Findings) {
-    let named = Named { document, section: "health", key: "password_file" };
-    if let Some(path) = &config.health.password_file {
+    let health = &config.health;
+    let whose = (&*health.user, "who looks at the servers");
+    own_user(document, "health", whose, health.password_file.as_deref(), users, findings);
+}
+
+fn operating_user(document: &Document, config: &Config, users: &UserFile, findings: &mut Findings) {
+    let failover = &config.failover;
+    let whose = (&*failover.user, "who promotes and repoints");
+    own_user(document, "failover", whose, failover.password_file.as_deref(), users, findings);
+}
+
+/// The role of a section, as which komainu itself logs in.
+fn own_user(
+    document: &Document,
+    section: &'static str,
+    (user, who): (&str, &str),
+    password_file: Option<&Path>,
+    users: &UserFile,
+    findings: &mut Findings,
+) {
+    let named = Named { document, section, key: "password_file" };
+    if let Some(path) = password_file {
         if let Some(text) = named.read(path, findings) {
             named.check_private(path, findings);
             if text.trim_end_matches(['\r', '\n']).is_empty() {
@@ -162,16 +185,17 @@ fn health_user(document: &Document, config: &Config, users: &UserFile, findings:
         }
         return;
     }
-    let user = &config.health.user;
     let problem = match users.get(user) {
         Some(Secret::Plain(_) | Secret::Md5(_)) => return,
         Some(Secret::Scram(_)) => {
             format!("a SCRAM verifier of \"{user}\" is not enough to log in to a server")
         }
-        None => format!("there is no password for \"{user}\", who looks at the servers"),
+        None => format!("there is no password for \"{user}\", {who}"),
     };
-    let remedy = "set health.password_file, or put the plain password into auth.user_file (unless the servers trust it)";
-    findings.warnings.add(document.table("health").line("user"), "health.user", problem, remedy);
+    let remedy = format!(
+        "set {section}.password_file, or put the plain password into auth.user_file (unless the servers trust it)"
+    );
+    findings.warnings.add(document.table(section).line("user"), format!("{section}.user"), problem, remedy);
 }
 
 fn hba_file(named: &Named<'_>, config: &Config, findings: &mut Findings) {

@@ -9,8 +9,8 @@ use komainu_escalation::AwsSettings;
 
 use super::keys::{self, Scope};
 use super::{
-    Admin, Auth, AuthQuery, ClientTls, Cluster, Config, Health, Limits, Listen, Log, Node, Pool, PoolLimits,
-    Server, ServerTls, Split,
+    Admin, Auth, AuthQuery, ClientTls, Cluster, Config, Failover, Health, Limits, Listen, Log, Node, Pool,
+    PoolLimits, Server, ServerTls, Split,
 };
 use crate::consensus::lease::LeaseSettings;
 
@@ -41,6 +41,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         split: _,
         health: _,
         servers: _,
+        failover: _,
         zone,
         workers,
         worker_scheduling,
@@ -62,6 +63,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     split(&mut changes, &old.split, &new.split);
     health(&mut changes, &old.health, &new.health);
     servers(&mut changes, &old.servers, &new.servers);
+    failover(&mut changes, &old.failover, &new.failover);
     cluster(&mut changes, old.cluster.as_ref(), new.cluster.as_ref());
     endpoints(&mut changes, old, new);
     aws(&mut changes, &old.aws, &new.aws);
@@ -77,12 +79,13 @@ pub fn live_part(old: &Config, new: Config) -> Config {
     };
     // Which servers there are, and where, stays; what they are given to do may change.
     let servers = old.servers.iter().map(|server| {
-        let Server { weight, zone, .. } =
+        let Server { weight, zone, disallow_failover, always_primary, .. } =
             new.servers.iter().find(|new| new.id == server.id).unwrap_or(server).clone();
-        Server { weight, zone, ..server.clone() }
+        Server { weight, zone, disallow_failover, always_primary, ..server.clone() }
     });
     Config {
         servers: servers.collect(),
+        failover: Failover { mode: old.failover.mode, ..new.failover },
         listen: old.listen.clone(),
         admin: old.admin.clone(),
         log: Log { format: old.log.format, ..new.log },
@@ -157,7 +160,13 @@ compare!(split_keys, Split, "split", [
     enabled, consistency, max_lag_bytes, max_lag_ms, floor_wait_ms, prefer_same_zone, prefer_least_lag,
     read_only_functions, write_functions, catalog_max_age_ms
 ], not keys: [preferences]);
-compare!(health, Health, "health", [user, password_file, database, period_ms, timeout_ms, retries], not keys: []);
+compare!(health, Health, "health", [
+    user, password_file, database, period_ms, timeout_ms, connect_timeout_ms, retries
+], not keys: []);
+compare!(failover, Failover, "failover", [
+    mode, automatic, user, password_file, database, replication_user, replication_passfile, sync_mode, sync_count,
+    max_lag_bytes, crash_recovery_grace_ms, promote_timeout_ms, silence_ms
+], not keys: []);
 compare!(cluster_keys, Cluster, "cluster", [name, directory, pki_directory], not keys: [lease, nodes]);
 compare!(lease, LeaseSettings, "cluster", [
     heartbeat_ms, lease_ms, drift_margin_ms, election_timeout_min_ms, election_timeout_max_ms
@@ -187,12 +196,14 @@ fn split(changes: &mut Vec<Change>, old: &Split, new: &Split) {
 
 fn servers(changes: &mut Vec<Change>, old: &[Server], new: &[Server]) {
     let differ = |old: &Server, new: &Server| {
-        let Server { id: _, host, port, weight, zone } = old;
+        let Server { id: _, host, port, weight, zone, disallow_failover, always_primary } = old;
         [
             ("host", *host != new.host),
             ("port", *port != new.port),
             ("weight", *weight != new.weight),
             ("zone", *zone != new.zone),
+            ("disallow_failover", *disallow_failover != new.disallow_failover),
+            ("always_primary", *always_primary != new.always_primary),
         ]
     };
     by_id(changes, "server", (old, new), |server| &server.id, differ);

@@ -5,7 +5,7 @@
 //! names, since each structure is taken apart by name and a new field does not compile until it has a place.
 
 use super::keys::Scope;
-use super::{Auth, Cluster, Config, Health, Node, ServerTls, reload};
+use super::{Auth, Cluster, Config, Failover, Health, Node, ServerTls, reload};
 
 /// What a node serves by: `shared`, with every value of its own as `local` has it.
 pub fn in_force(local: &Config, shared: Config) -> Config {
@@ -20,6 +20,7 @@ pub fn in_force(local: &Config, shared: Config) -> Config {
         server_tls,
         auth,
         health,
+        failover,
         cluster,
         limits: _,
         pool: _,
@@ -39,6 +40,7 @@ pub fn in_force(local: &Config, shared: Config) -> Config {
         server_tls: server_tls_of(server_tls, shared.server_tls),
         auth: auth_of(auth, shared.auth),
         health: health_of(health, shared.health),
+        failover: failover_of(failover, shared.failover),
         cluster: shared.cluster.map(|shared| cluster_of(cluster.as_ref(), shared)),
         ..shared
     }
@@ -61,8 +63,35 @@ fn auth_of(local: &Auth, shared: Auth) -> Auth {
 }
 
 fn health_of(local: &Health, shared: Health) -> Health {
-    let Health { user: _, password_file, database: _, period_ms: _, timeout_ms: _, retries: _ } = local;
+    let Health {
+        password_file,
+        user: _,
+        database: _,
+        period_ms: _,
+        timeout_ms: _,
+        connect_timeout_ms: _,
+        retries: _,
+    } = local;
     Health { password_file: password_file.clone(), ..shared }
+}
+
+fn failover_of(local: &Failover, shared: Failover) -> Failover {
+    let Failover {
+        password_file,
+        mode: _,
+        automatic: _,
+        user: _,
+        database: _,
+        replication_user: _,
+        replication_passfile: _,
+        sync_mode: _,
+        sync_count: _,
+        max_lag_bytes: _,
+        crash_recovery_grace_ms: _,
+        promote_timeout_ms: _,
+        silence_ms: _,
+    } = local;
+    Failover { password_file: password_file.clone(), ..shared }
 }
 
 /// A file without the section has nothing of its own to say about it.

@@ -19,6 +19,7 @@ use super::endpoints::Endpoints;
 use crate::clock;
 use crate::cluster::act::{self, Wanted};
 use crate::cluster::model::View;
+use crate::cluster::observe::LookNow;
 use crate::cluster::publish::{self, Published};
 use crate::cluster::right::WriteRight;
 use crate::cluster::state::{Fenced, MemberRole};
@@ -130,6 +131,7 @@ impl Cluster {
         text: &str,
         right: Arc<WriteRight>,
         local: watch::Receiver<Arc<View>>,
+        look: LookNow,
     ) -> Result<Cluster, ClusterError> {
         let gateway: Arc<OnceLock<Arc<Gateway>>> = Arc::default();
         let now = clock::process();
@@ -146,7 +148,7 @@ impl Cluster {
         let published = publish::start(&handle, local.clone());
         let (wanted, wants) = watch::channel(Arc::new(wanted_of(config, config, text, 0)));
         handle.runtime().spawn(act::lead(handle.clone(), wants));
-        handle.runtime().spawn(act::report(handle.clone(), local));
+        handle.runtime().spawn(act::report(handle.clone(), local, look));
         let (in_force, configs) = watch::channel(config.clone());
         // Only voters own endpoints.
         let endpoints = match me.role {

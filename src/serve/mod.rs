@@ -116,7 +116,8 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     let cluster = match (&config.cluster, me) {
         (Some(cluster), Some(me)) => {
             let text = configuration.shared_text();
-            Some(Cluster::start(cluster, &me, &config, text, right.clone(), observer.view.clone())?)
+            let (view, look) = (observer.view.clone(), observer.look.clone());
+            Some(Cluster::start(cluster, &me, &config, text, right.clone(), view, look)?)
         }
         _ => None,
     };

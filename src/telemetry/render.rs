@@ -187,6 +187,8 @@ mod tests {
             port: 5432,
             weight: 1,
             zone: None,
+            disallow_failover: false,
+            always_primary: false,
         };
         let mut snapshot = View::new(&[server("a"), server("b\\\"\n")]).snapshot;
         snapshot.primary = Some(ServerIndex(0));

@@ -12,6 +12,7 @@ const PURE: &[&str] = &[
     "cluster/model.rs",
     "cluster/primary.rs",
     "cluster/change.rs",
+    "cluster/conninfo.rs",
     "cluster/reason.rs",
     "cluster/state.rs",
     "cluster/state",

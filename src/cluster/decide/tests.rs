@@ -92,7 +92,7 @@ impl World {
     }
 
     fn hears(&mut self, node: &str, server: &str, primary_on: Option<u32>) {
-        let claim = Claim { observed: Observed::Up, primary_on };
+        let claim = Claim { observed: Observed::Up, primary_on, ..Claim::default() };
         self.apply_as(node, Change::ServerReport { server: server.to_owned(), claim });
     }
 }
@@ -216,7 +216,7 @@ fn a_primary_that_is_down_stays_the_named_one() {
     }
     world.settle();
     for node in NODES {
-        let claim = Claim { observed: Observed::Down, primary_on: None };
+        let claim = Claim { observed: Observed::Down, primary_on: None, ..Claim::default() };
         world.apply_as(node, Change::ServerReport { server: "pg1".to_owned(), claim });
     }
     assert_eq!(world.settle(), []);

@@ -78,6 +78,7 @@ mod tests {
             database: "postgres".to_owned(),
             period_ms: 1000,
             timeout_ms: 1000,
+            connect_timeout_ms: 1000,
             retries: 3,
         }
     }

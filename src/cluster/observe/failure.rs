@@ -14,7 +14,9 @@ use super::question::AnswerError;
 /// Why a look brought no facts.
 #[derive(Debug, thiserror::Error)]
 pub enum LookError {
-    #[error("the look took longer than health.timeout_ms")]
+    #[error(
+        "the look took longer than health.timeout_ms, or than health.connect_timeout_ms where it had to connect"
+    )]
     Timeout,
     #[error("cannot read health.password_file: {0}")]
     Credential(#[source] io::Error),

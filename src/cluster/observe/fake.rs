@@ -105,6 +105,8 @@ impl FakeServer {
             port: self.port,
             weight: 1,
             zone: None,
+            disallow_failover: false,
+            always_primary: false,
         }
     }
 
@@ -115,6 +117,7 @@ impl FakeServer {
             database: "postgres".to_owned(),
             period_ms: 50,
             timeout_ms: 1000,
+            connect_timeout_ms: 1000,
             retries: 2,
         }
     }

@@ -55,8 +55,8 @@ pub struct Observer {
     _stop: oneshot::Sender<()>,
 }
 
-/// Asks for a look without waiting for its turn, for instance when traffic saw an error.
-#[derive(Debug, Clone)]
+/// Asks for a look without waiting for its turn, for instance when traffic saw an error. By default nobody is asked.
+#[derive(Debug, Clone, Default)]
 pub struct LookNow {
     wakes: Arc<[Arc<Notify>]>,
 }
@@ -229,6 +229,13 @@ mod tests {
             None,
             Some("8192"),
             Some("16777216"),
+            Some(""),
+            None,
+            Some(""),
+            None,
+            Some("on"),
+            Some("off"),
+            None,
         ])
     }
 
@@ -249,6 +256,13 @@ mod tests {
             None,
             Some("8192"),
             Some("16777216"),
+            Some(""),
+            None,
+            Some(""),
+            None,
+            Some("on"),
+            Some("off"),
+            None,
         ])
     }
 
@@ -287,6 +301,37 @@ mod tests {
         server.reply_with(|_| Reply::Silence);
         eventually("it is down", || state().health == Health::Down).await;
         assert_eq!(observer.view.borrow().details[0].reason, Some(Reason::Timeout));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_gone_is_down_before_its_turn() {
+        let server = FakeServer::start(|_| primary("0/2000100")).await;
+        let slow = config::Health { period_ms: 600_000, retries: 1000, ..server.health() };
+        let observer = observe(&[&server], slow);
+        eventually("it is up", || observer.snapshot.borrow().primary.is_some()).await;
+        assert!(!observer.view.borrow().details[0].is_suspect());
+        // Its connection ends, and nothing listens any more.
+        drop(server);
+        let view = || observer.view.borrow().clone();
+        eventually("it is down", || view().snapshot.servers[0].health == Health::Down).await;
+        let detail = view().details[0].clone();
+        assert_eq!((detail.reason, detail.is_suspect()), (Some(Reason::ConnectRefused), true));
+        assert_eq!(detail.facts.map(|facts| facts.lsn), Some(Lsn(0x200_0100)), "what it said last is known");
+    }
+
+    #[tokio::test]
+    async fn one_silence_makes_a_suspect_and_a_connect_has_more_time() {
+        let server = FakeServer::start(|_| primary("0/2000100")).await;
+        let health =
+            config::Health { timeout_ms: 100, connect_timeout_ms: 600_000, retries: 1000, ..server.health() };
+        let observer = observe(&[&server], health);
+        let detail = || observer.view.borrow().details[0].clone();
+        eventually("it is up", || detail().says == Role::Primary).await;
+        server.reply_with(|_| Reply::Silence);
+        eventually("it is suspect", || detail().is_suspect()).await;
+        // The next look connects anew, and has ten minutes.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        assert_eq!((detail().failures, detail().failure), (1, Some(Reason::Timeout)));
     }
 
     #[tokio::test]

@@ -1,18 +1,19 @@
 //! Looks at one server again and again, over a connection of its own.
 //!
-//! Owns that connection. Never interprets an answer. Invariant: a look, with the connect it may need,
-//! ends within `health.timeout_ms`, and begins `MIN_GAP` after the one before at the earliest.
+//! Owns that connection. Never interprets an answer. Invariant: a look ends within `health.timeout_ms`, or, with the
+//! connect it may need, within `health.connect_timeout_ms` more, and begins `MIN_GAP` after the one before at the earliest.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::backend::connect::ConnectTarget;
 use crate::backend::control::ControlConnection;
 use crate::cluster::clock::Clock;
-use crate::cluster::model::{Facts, Failure};
+use crate::cluster::model::{Facts, Failure, REFUSALS_APART_MS};
+use crate::cluster::reason::Reason;
 
 use super::Settings;
 use super::failure::LookError;
@@ -22,6 +23,10 @@ use super::question::{QUESTION, answer};
 const MIN_GAP: Duration = Duration::from_millis(20);
 /// How many times as often one looks while something is unsettled.
 const FASTER: u32 = 5;
+/// After a refusal the next look follows so soon, since a second one makes the server surely down.
+const REFUSED_AGAIN: Duration = Duration::from_millis(REFUSALS_APART_MS + 10);
+/// Of such looks in a row; after that it is known.
+const REFUSALS: u32 = 2;
 
 /// What a probe found.
 #[derive(Debug)]
@@ -47,6 +52,7 @@ impl Probe {
     pub async fn run(mut self) {
         let mut connection = None;
         let mut failures: u32 = 0;
+        let mut refusals: u32 = 0;
         loop {
             let begun = Instant::now();
             if self.settings.has_changed().unwrap_or(false) {
@@ -56,12 +62,19 @@ impl Probe {
             let settings = self.settings.borrow_and_update().clone();
             let result = self.look(&settings, &mut connection).await;
             failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
+            let refused = matches!(&result, Err(failure) if failure.reason == Reason::ConnectRefused);
+            refusals = if refused { refusals.saturating_add(1) } else { 0 };
             if self.looks.send(Look { server: self.server, result }).await.is_err() {
                 return;
             }
             let failing = (1..settings.health.retries).contains(&failures);
             let period = Duration::from_millis(settings.health.period_ms);
-            if self.wait(begun, period, failing).await.is_none() {
+            let next = match refusals {
+                1..=REFUSALS => Next { usual: period.min(REFUSED_AGAIN), fast: period.min(REFUSED_AGAIN) },
+                _ if failing => Next { usual: period / FASTER, fast: period / FASTER },
+                _ => Next { usual: period, fast: period / FASTER },
+            };
+            if self.wait(begun, next, &mut connection).await.is_none() {
                 return;
             }
         }
@@ -72,13 +85,9 @@ impl Probe {
         settings: &Settings,
         connection: &mut Option<ControlConnection>,
     ) -> Result<Facts, Failure> {
-        let deadline = Instant::now() + Duration::from_millis(settings.health.timeout_ms);
-        let result =
-            timeout_at(deadline, self.ask(settings, connection)).await.unwrap_or(Err(LookError::Timeout));
-        result.map_err(|error| {
+        self.ask(settings, connection).await.map_err(|error| {
             // What the view says of it is logged once; this is every time.
             tracing::debug!(server = &*self.id, %error, "look failed");
-            *connection = None;
             Failure { reason: error.reason(), detail: error.detail(), at_ms: settings.clock.now_ms() }
         })
     }
@@ -88,22 +97,33 @@ impl Probe {
         settings: &Settings,
         connection: &mut Option<ControlConnection>,
     ) -> Result<Facts, LookError> {
-        // Taken, not borrowed: if the deadline drops this future, the connection goes with it.
+        let health = &settings.health;
+        // Taken, not borrowed: whatever fails, the connection is gone.
         if let Some(mut kept) = connection.take() {
-            match question(settings.clock, &mut kept).await {
-                Ok(facts) => {
+            let within = Duration::from_millis(health.timeout_ms);
+            match timeout(within, question(settings.clock, &mut kept)).await {
+                Ok(Ok(facts)) => {
                     *connection = Some(kept);
                     return Ok(facts);
                 }
                 // The server was restarted, or ended this one connection. What it is now, a new one tells.
-                Err(error) => tracing::debug!(server = &*self.id, %error, "kept connection is gone"),
+                Ok(Err(error)) => tracing::debug!(server = &*self.id, %error, "kept connection is gone"),
+                Err(_) => return Err(LookError::Timeout),
             }
         }
+        let within = Duration::from_millis(health.connect_timeout_ms);
+        let (fresh, facts) =
+            timeout(within, self.connect_and_ask(settings)).await.unwrap_or(Err(LookError::Timeout))?;
+        *connection = Some(fresh);
+        Ok(facts)
+    }
+
+    async fn connect_and_ask(&self, settings: &Settings) -> Result<(ControlConnection, Facts), LookError> {
         let config = &settings.servers[self.server];
         let target =
             ConnectTarget { host: config.host.as_str().into(), port: config.port, tls: settings.tls.clone() };
         let login = settings.login.login().map_err(LookError::Credential)?;
-        let timeout_ms = settings.health.timeout_ms.to_string();
+        let timeout_ms = settings.health.timeout_ms.max(settings.health.connect_timeout_ms).to_string();
         let parameters = [
             ("application_name", "komainu"),
             ("client_encoding", "UTF8"),
@@ -114,30 +134,48 @@ impl Probe {
         ];
         let mut fresh = ControlConnection::open(&target, &login, &parameters).await?;
         let facts = question(settings.clock, &mut fresh).await?;
-        *connection = Some(fresh);
-        Ok(facts)
+        Ok((fresh, facts))
     }
 
     /// Until the next look is due. `None` when the observer is gone.
-    async fn wait(&mut self, begun: Instant, period: Duration, failing: bool) -> Option<()> {
+    async fn wait(
+        &mut self,
+        begun: Instant,
+        next: Next,
+        connection: &mut Option<ControlConnection>,
+    ) -> Option<()> {
         let earliest = Instant::now() + MIN_GAP;
         loop {
-            let fast = failing || *self.unsettled.borrow_and_update();
-            let due = begun + if fast { period / FASTER } else { period };
+            let due = begun + if *self.unsettled.borrow_and_update() { next.fast } else { next.usual };
             tokio::select! {
                 () = tokio::time::sleep_until(due.max(earliest)) => return Some(()),
-                () = self.wake.notified() => {
-                    tokio::time::sleep_until(earliest).await;
-                    return Some(());
+                () = self.wake.notified() => {}
+                // A server that dies ends its connections, which tells sooner than the next look would.
+                () = interrupted(connection) => {}
+                Ok(()) = self.settings.changed() => self.settings.mark_changed(),
+                changed = self.unsettled.changed() => {
+                    changed.ok()?;
+                    continue;
                 }
-                Ok(()) = self.settings.changed() => {
-                    self.settings.mark_changed();
-                    tokio::time::sleep_until(earliest).await;
-                    return Some(());
-                }
-                changed = self.unsettled.changed() => changed.ok()?,
             }
+            tokio::time::sleep_until(earliest).await;
+            return Some(());
         }
+    }
+}
+
+/// How long after the beginning of a look the next one begins.
+#[derive(Debug, Clone, Copy)]
+struct Next {
+    usual: Duration,
+    /// While the cluster is unsettled.
+    fast: Duration,
+}
+
+async fn interrupted(connection: &mut Option<ControlConnection>) {
+    match connection {
+        Some(connection) => connection.interrupted().await,
+        None => std::future::pending().await,
     }
 }
 

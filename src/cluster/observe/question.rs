@@ -3,10 +3,11 @@
 //! Pure. One statement, so one round trip and one moment. It works on PostgreSQL 11 to 18 for a member
 //! of `pg_monitor`. Invariant: every name is qualified, so no schema of a database can answer for the catalog.
 
-use crate::cluster::model::{Facts, Receiver, Sender};
+use crate::cluster::conninfo::Conninfo;
+use crate::cluster::model::{Facts, Receiver, Sender, Slot};
 use crate::topology::Lsn;
 
-/// One row of fifteen columns.
+/// One row of 22 columns.
 ///
 /// - The timeline of a primary is the one it inserts into, which the name of its WAL file tells: the
 ///   control file may still have the old one until the checkpoint after a promotion.
@@ -14,6 +15,8 @@ use crate::topology::Lsn;
 /// - `pg_current_wal_insert_lsn` and `pg_walfile_name` fail in recovery, hence the CASEs.
 /// - A standby that has replayed all it received is not behind, however long nothing was written; a
 ///   transaction's age says something only when there is more to replay, or nobody to receive from.
+/// - Passwords in `primary_conninfo` stay on the server. Before PostgreSQL 12 it is no setting, and who has no
+///   `pg_monitor` must not ask for it.
 pub const QUESTION: &str = r"
 SELECT s.recovering,
        pg_catalog.current_setting('server_version_num'),
@@ -35,10 +38,24 @@ SELECT s.recovering,
                 'walreceiver'),
        pg_catalog.floor(1000 * GREATEST(0, pg_catalog.date_part('epoch',
            pg_catalog.clock_timestamp() - w.last_msg_receipt_time)))::pg_catalog.int8,
-       (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(t.application_name, t.state, t.sync_state))
+       (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
+                    t.application_name, t.state, t.sync_state, t.sent_lsn, t.flush_lsn))
           FROM pg_catalog.pg_stat_replication t),
        b.wal_block_size,
-       b.bytes_per_wal_segment
+       b.bytes_per_wal_segment,
+       CASE WHEN pg_catalog.pg_has_role('pg_read_all_settings', 'USAGE') THEN
+           pg_catalog.regexp_replace(pg_catalog.regexp_replace(
+               pg_catalog.current_setting('primary_conninfo', true),
+               $r$password\s*=\s*('([^'\\]|\\.)*'|([^'\s\\]|\\.)([^\s\\]|\\.)*)$r$, 'password=x', 'g'),
+               '://[^/?]*@', '://') END,
+       NULLIF(pg_catalog.current_setting('primary_slot_name', true), ''),
+       pg_catalog.current_setting('synchronous_standby_names'),
+       (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(l.slot_name, l.active::text, l.restart_lsn))
+          FROM pg_catalog.pg_replication_slots l
+         WHERE l.slot_type = 'physical' AND NOT l.temporary),
+       pg_catalog.current_setting('wal_log_hints'),
+       pg_catalog.current_setting('data_checksums'),
+       CASE WHEN w.status = 'streaming' THEN w.received_tli END
   FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering,
                pg_catalog.pg_last_wal_receive_lsn() AS received,
                pg_catalog.pg_last_wal_replay_lsn() AS replayed
@@ -78,13 +95,12 @@ pub fn answer<'a>(
             status: status.to_owned(),
             name: text(10).ok_or(AnswerError(10))?.to_owned(),
             message_age_ms: optional(&text, 11)?,
+            timeline: optional(&text, 21)?,
         }),
         None => None,
     };
-    let senders: Vec<[Option<String>; 3]> = match text(12) {
-        Some(json) => serde_json::from_str(json).map_err(|_| AnswerError(12))?,
-        None => Vec::new(),
-    };
+    // A string that libpq refuses is one that leads to nobody.
+    let conninfo = text(15).filter(|_| in_recovery).and_then(|text| Conninfo::parse(text).ok());
     Ok(Facts {
         asked_at_ms,
         answered_at_ms,
@@ -96,14 +112,46 @@ pub fn answer<'a>(
         system_identifier: required(&text, 2)?,
         version: required(&text, 1)?,
         receiver,
-        // Without pg_monitor the states are hidden: such a row says nothing.
-        senders: senders
-            .into_iter()
-            .filter_map(|[name, state, sync_state]| {
-                Some(Sender { name: name?, state: state?, sync_state: sync_state? })
-            })
-            .collect(),
+        senders: senders(&text)?,
+        upstream: conninfo.and_then(|conninfo| conninfo.upstream()),
+        slot_name: text(16).map(str::to_owned),
+        synchronous_standby_names: text(17).ok_or(AnswerError(17))?.to_owned(),
+        slots: slots(&text)?,
+        wal_log_hints: text(19) == Some("on"),
+        data_checksums: text(20) == Some("on"),
     })
+}
+
+fn senders<'a>(text: impl Fn(usize) -> Option<&'a str>) -> Result<Vec<Sender>, AnswerError> {
+    let rows = rows::<5>(text(12)).ok_or(AnswerError(12))?.into_iter();
+    let sender = |[name, state, sync_state, sent, flushed]: [Option<String>; 5]| {
+        // Without pg_monitor the states are hidden: such a row says nothing.
+        let (Some(name), Some(state), Some(sync_state)) = (name, state, sync_state) else { return Ok(None) };
+        let (sent_lsn, flush_lsn) = (lsn(sent, 12)?, lsn(flushed, 12)?);
+        Ok(Some(Sender { name, state, sync_state, sent_lsn, flush_lsn }))
+    };
+    rows.filter_map(|row| sender(row).transpose()).collect()
+}
+
+fn slots<'a>(text: impl Fn(usize) -> Option<&'a str>) -> Result<Vec<Slot>, AnswerError> {
+    let rows = rows::<3>(text(18)).ok_or(AnswerError(18))?.into_iter();
+    rows.map(|[name, active, restart]| {
+        let name = name.ok_or(AnswerError(18))?;
+        Ok(Slot { name, active: active.as_deref() == Some("true"), restart_lsn: lsn(restart, 18)? })
+    })
+    .collect()
+}
+
+/// Of an aggregate, which is NULL without any.
+fn rows<const COLUMNS: usize>(json: Option<&str>) -> Option<Vec<[Option<String>; COLUMNS]>>
+where
+    [Option<String>; COLUMNS]: serde::de::DeserializeOwned,
+{
+    json.map_or(Some(Vec::new()), |json| serde_json::from_str(json).ok())
+}
+
+fn lsn(text: Option<String>, column: usize) -> Result<Option<Lsn>, AnswerError> {
+    text.map(|text| text.parse().map_err(|_| AnswerError(column))).transpose()
 }
 
 /// Where the last record ends, of a position to insert at. They differ when a record, or a switch to
@@ -142,8 +190,9 @@ fn timeline_of_wal_file(name: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::conninfo::Upstream;
 
-    type Row = [Option<&'static str>; 15];
+    type Row = [Option<&'static str>; 22];
 
     const PRIMARY: Row = [
         Some("f"),
@@ -158,9 +207,18 @@ mod tests {
         None,
         Some("walreceiver"),
         None,
-        Some(r#"[["s1", "streaming", "async"], ["hidden", null, null]]"#),
+        Some(
+            r#"[["s1", "streaming", "async", "0/3000148", "0/3000100"], ["hidden", null, null, null, null]]"#,
+        ),
         Some("8192"),
         Some("16777216"),
+        Some("host=old"),
+        None,
+        Some("ANY 1 (s1)"),
+        Some(r#"[["komainu_s1", "true", "0/3000100"], ["new", "false", null]]"#),
+        Some("on"),
+        Some("off"),
+        None,
     ];
     const STANDBY: Row = [
         Some("t"),
@@ -178,6 +236,13 @@ mod tests {
         None,
         Some("8192"),
         Some("16777216"),
+        Some("host=db1 password=x application_name=s1"),
+        Some("komainu_s1"),
+        Some(""),
+        None,
+        Some("off"),
+        Some("on"),
+        Some("2"),
     ];
 
     fn read(row: Row) -> Result<Facts, AnswerError> {
@@ -186,8 +251,14 @@ mod tests {
 
     #[test]
     fn a_primary_and_a_standby_are_understood() {
-        let sender =
-            Sender { name: "s1".to_owned(), state: "streaming".to_owned(), sync_state: "async".to_owned() };
+        let sender = Sender {
+            name: "s1".to_owned(),
+            state: "streaming".to_owned(),
+            sync_state: "async".to_owned(),
+            sent_lsn: Some(Lsn(0x300_0148)),
+            flush_lsn: Some(Lsn(0x300_0100)),
+        };
+        let slot = |name: &str, active, restart_lsn| Slot { name: name.to_owned(), active, restart_lsn };
         let primary = Facts {
             asked_at_ms: 5,
             answered_at_ms: 8,
@@ -200,10 +271,22 @@ mod tests {
             version: 150004,
             receiver: None,
             senders: vec![sender],
+            upstream: None,
+            slot_name: None,
+            synchronous_standby_names: "ANY 1 (s1)".to_owned(),
+            slots: vec![slot("komainu_s1", true, Some(Lsn(0x300_0100))), slot("new", false, None)],
+            wal_log_hints: true,
+            data_checksums: false,
         };
         assert_eq!(read(PRIMARY), Ok(primary));
-        let receiver =
-            Receiver { status: "streaming".to_owned(), name: "s1".to_owned(), message_age_ms: Some(40) };
+        let receiver = Receiver {
+            status: "streaming".to_owned(),
+            name: "s1".to_owned(),
+            message_age_ms: Some(40),
+            timeline: Some(2),
+        };
+        let upstream =
+            Upstream { host: "db1".to_owned(), port: 5432, application_name: Some("s1".to_owned()) };
         let standby = Facts {
             asked_at_ms: 5,
             answered_at_ms: 8,
@@ -216,6 +299,12 @@ mod tests {
             version: 110022,
             receiver: Some(receiver),
             senders: Vec::new(),
+            upstream: Some(upstream),
+            slot_name: Some("komainu_s1".to_owned()),
+            synchronous_standby_names: String::new(),
+            slots: Vec::new(),
+            wal_log_hints: false,
+            data_checksums: true,
         };
         assert_eq!(read(STANDBY), Ok(standby));
         let silent = [7, 8, 9, 11].into_iter().fold(STANDBY, |row, column| without(row, column));
@@ -230,14 +319,16 @@ mod tests {
 
     #[test]
     fn nonsense_is_named_by_its_column() {
-        for (row, columns) in [(PRIMARY, &[0, 1, 2, 3, 5, 13, 14][..]), (STANDBY, &[0, 1, 2, 4])] {
+        for (row, columns) in [(PRIMARY, &[0, 1, 2, 3, 5, 13, 14, 17][..]), (STANDBY, &[0, 1, 2, 4, 17])] {
             for &column in columns {
                 assert_eq!(read(without(row, column)), Err(AnswerError(column)));
             }
-            for column in (0..15).filter(|&column| row[column].is_some() && ![9, 10].contains(&column)) {
+            let words = [9, 10, 15, 16, 17, 19, 20];
+            for column in (0..22).filter(|&column| row[column].is_some() && !words.contains(&column)) {
                 let mut wrong = row;
                 wrong[column] = Some("x");
-                let used = if row == PRIMARY { ![4, 6].contains(&column) } else { column < 13 };
+                let used =
+                    if row == PRIMARY { ![4, 6].contains(&column) } else { ![13, 14].contains(&column) };
                 assert_eq!(read(wrong).err(), used.then_some(AnswerError(column)), "{column}");
             }
         }

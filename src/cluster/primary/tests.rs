@@ -22,6 +22,8 @@ fn servers(count: usize) -> Vec<config::Server> {
         port: 5432,
         weight: 1,
         zone: None,
+        disallow_failover: false,
+        always_primary: false,
     };
     (0..count).map(server).collect()
 }
@@ -39,6 +41,12 @@ fn facts(in_recovery: bool, timeline: u32, lsn: u64) -> Facts {
         version: 150_000,
         receiver: None,
         senders: Vec::new(),
+        upstream: None,
+        slot_name: None,
+        synchronous_standby_names: String::new(),
+        slots: Vec::new(),
+        wal_log_hints: true,
+        data_checksums: false,
     }
 }
 
@@ -291,9 +299,16 @@ fn a_standbys_sync_state_is_the_row_of_its_name_if_there_is_just_one() {
         name: name.to_owned(),
         state: "streaming".to_owned(),
         sync_state: sync_state.to_owned(),
+        sent_lsn: None,
+        flush_lsn: None,
     };
     let receiver = |name: &str| {
-        Some(Receiver { status: "streaming".to_owned(), name: name.to_owned(), message_age_ms: None })
+        Some(Receiver {
+            status: "streaming".to_owned(),
+            name: name.to_owned(),
+            message_age_ms: None,
+            timeline: None,
+        })
     };
     let senders = vec![sender("a", "sync"), sender("b", "async"), sender("b", "quorum")];
     let cluster = Cluster::with([

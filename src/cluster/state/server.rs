@@ -37,12 +37,18 @@ pub enum Observed {
 }
 
 /// What one node found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Claim {
     pub observed: Observed,
     /// The server says that it is a primary, on that timeline.
     #[serde(default)]
     pub primary_on: Option<u32>,
+    /// It has not answered the last look, and nothing says that it lives.
+    #[serde(default)]
+    pub suspect: bool,
+    /// It says that it is starting up, recovering or shutting down: it lives, and is of no use now.
+    #[serde(default)]
+    pub starting_up: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

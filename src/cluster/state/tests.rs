@@ -113,7 +113,11 @@ fn a_server_is_what_most_voters_say_and_else_unknown() {
         node: node.to_owned(),
         ..command(Change::ServerReport {
             server: "pg1".to_owned(),
-            claim: Claim { observed, primary_on: (observed == Observed::Up).then_some(1) },
+            claim: Claim {
+                observed,
+                primary_on: (observed == Observed::Up).then_some(1),
+                ..Claim::default()
+            },
         })
     };
     let observed = |state: &ClusterState| state.servers()["pg1"].observed;
@@ -140,7 +144,7 @@ fn a_proxy_reports_nothing_and_voters_are_few() {
     let mut state = created();
     let proxy = |id: &str, raft_id| Member { role: MemberRole::Proxy, ..member(id, raft_id, 1) };
     assert_eq!(state.apply(command(Change::AddMember { member: proxy("p", 4) })), CHANGED);
-    let claim = Claim { observed: Observed::Up, primary_on: None };
+    let claim = Claim { observed: Observed::Up, primary_on: None, ..Claim::default() };
     let report = command(Change::ServerReport { server: "pg1".to_owned(), claim });
     let report = Command { node: "p".to_owned(), ..report };
     assert_eq!(state.apply(report), Outcome::Refused(Refusal::NoVoter { id: "p".to_owned() }));
@@ -265,7 +269,7 @@ fn changes() -> impl Strategy<Value = Change> {
             state
         }),
         (server(), observed, prop::option::of(1u32..3)).prop_map(|(server, observed, primary_on)| {
-            Change::ServerReport { server, claim: Claim { observed, primary_on } }
+            Change::ServerReport { server, claim: Claim { observed, primary_on, ..Claim::default() } }
         }),
         node().prop_map(|node| Change::ForgetReports { node }),
         (fenced(), epoch()).prop_map(|(fenced, epoch)| Change::OpenFence { fenced, epoch }),

@@ -38,6 +38,8 @@ fn servers() -> Vec<Server> {
         port: 5432,
         weight: 1,
         zone: Some(zone.into()),
+        disallow_failover: false,
+        always_primary: false,
     };
     vec![server("p", "z1"), server("a", "z1"), server("b", "z2")]
 }

@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep};
 use super::harness::{NODES, TestCluster, Weather};
 use crate::cluster::act::{Wanted, lead, report};
 use crate::cluster::model::View;
+use crate::cluster::observe::LookNow;
 use crate::cluster::state::{ClusterState, Fenced};
 use crate::config;
 use crate::consensus::lease::LeaseSettings;
@@ -171,7 +172,7 @@ impl Night {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(lead(handle.clone(), watch::channel(Arc::new(wanted)).1));
-        tasks.spawn(report(handle.clone(), self.view.subscribe()));
+        tasks.spawn(report(handle.clone(), self.view.subscribe(), LookNow::default()));
         tasks.spawn(hold(handle, self.vpc.clone(), self.random.random()));
         self.beside.insert(name.to_owned(), tasks);
     }
@@ -376,6 +377,8 @@ fn view_of(primary: usize, timeline: u32) -> View {
         port: 1,
         weight: 1,
         zone: None,
+        disallow_failover: false,
+        always_primary: false,
     });
     let mut view = View::new(&servers);
     for index in 0..SERVERS.len() {
