@@ -11,13 +11,17 @@ mod doctor;
 mod drill;
 mod endpoint;
 mod events;
+mod health;
 mod node;
 mod password;
 mod pki;
+mod pools;
 mod process;
 mod sandbox;
+mod sessions;
 mod status;
 mod text;
+mod which;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,6 +69,16 @@ pub enum Command {
     #[command(after_help = "Examples:\n  komainu events\n  komainu events --follow\n  \
         komainu events --after 120 --limit 10 --json")]
     Events(events::EventsArgs),
+    /// Who is connected to a node, what they do and what they wait for
+    #[command(after_help = "Examples:\n  komainu sessions\n  komainu sessions --user app --limit 20\n  \
+        komainu sessions --json | jq '.sessions[] | select(.pinned != [])'")]
+    Sessions(sessions::SessionsArgs),
+    /// The server connections of a node: open, idle, leased, and who waits for one
+    #[command(after_help = "Examples:\n  komainu pools\n  komainu pools --database shop")]
+    Pools(pools::PoolsArgs),
+    /// How the probes of a node fare: looks made and failed, how long they took, what failed last
+    #[command(after_help = "Example:\n  komainu health")]
+    Health(health::HealthArgs),
     /// Show, change or bring back the configuration that all nodes share
     Config(config::ConfigArgs),
     /// What would go wrong tonight, as far as a node can tell
@@ -167,6 +181,9 @@ pub fn run() -> ExitCode {
         Command::Node(args) => ask::finish(node::run(&args)),
         Command::Endpoint(args) => ask::finish(endpoint::run(&args)),
         Command::Events(args) => ask::finish(events::run(&args)),
+        Command::Sessions(args) => ask::finish(sessions::run(&args)),
+        Command::Pools(args) => ask::finish(pools::run(&args)),
+        Command::Health(args) => ask::finish(health::run(&args)),
         Command::Config(args) => ask::finish(config::run(&args)),
         Command::Doctor(args) => ask::finish(doctor::run(&args)),
         Command::Reload(args) => ask::finish(process::reload(&args)),

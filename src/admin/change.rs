@@ -242,8 +242,8 @@ fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
 /// On an address that everybody on the network may reach.
 pub async fn read_only() -> Refused {
     Refused::forbidden(
-        "this address only reads: configurations and changes go through the Unix socket of admin.socket, whose file \
-         permissions say who may",
+        "this address only reads, and names no client: changes, configurations, sessions and pools go through the Unix \
+         socket of admin.socket, whose file permissions say who may",
     )
 }
 

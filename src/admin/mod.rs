@@ -10,6 +10,7 @@ mod cluster_pages;
 pub mod cluster_status;
 pub mod control;
 mod doctor;
+pub mod gate;
 mod listener;
 mod refused;
 pub mod show;
@@ -31,6 +32,7 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 
 use crate::cluster::clock::Clock;
+use crate::cluster::looks::Looks;
 use crate::cluster::model::View;
 use crate::cluster::state::ClusterState;
 use crate::config::{self, Config};
@@ -53,8 +55,7 @@ const REACH_WITHIN: Duration = Duration::from_secs(1);
 pub struct AdminState {
     pub view: watch::Receiver<Arc<View>>,
     pub counters: Arc<Counters>,
-    /// Counts what the pools hold, when somebody asks.
-    pub census: Arc<dyn Fn() -> PoolCensus + Send + Sync>,
+    pub gate: GatePages,
     /// Whether clients are being accepted: false before the listener stands and while draining.
     pub listening: Arc<AtomicBool>,
     pub clock: Clock,
@@ -63,6 +64,15 @@ pub struct AdminState {
     pub configured: watch::Receiver<Arc<Configured>>,
     /// To the loop that carries it out.
     pub control: mpsc::Sender<Control>,
+}
+
+/// What there is to know of clients, connections and probes, gathered when somebody asks.
+#[derive(Clone)]
+pub struct GatePages {
+    pub census: Arc<dyn Fn() -> PoolCensus + Send + Sync>,
+    pub sessions: Arc<dyn Fn(&gate::Which) -> gate::Sessions + Send + Sync>,
+    pub pools: Arc<dyn Fn(&gate::Which) -> gate::Pools + Send + Sync>,
+    pub looks: watch::Receiver<Vec<Looks>>,
 }
 
 /// What there is to know of the cluster.
@@ -90,7 +100,16 @@ impl fmt::Debug for AdminState {
 
 /// For an address that everybody on the network may reach.
 fn read_only(state: AdminState) -> Router {
-    let refused = ["/config", "/config/{*rest}", "/endpoint/{*rest}", "/node/{*rest}", "/reload", "/stop"];
+    let refused = [
+        "/sessions",
+        "/pools",
+        "/config",
+        "/config/{*rest}",
+        "/endpoint/{*rest}",
+        "/node/{*rest}",
+        "/reload",
+        "/stop",
+    ];
     let pages = refused.into_iter().fold(reading(), |pages, path| pages.route(path, any(change::read_only)));
     finish(pages, state)
 }
@@ -98,6 +117,8 @@ fn read_only(state: AdminState) -> Router {
 /// For the Unix socket.
 fn full(state: AdminState) -> Router {
     let pages = reading()
+        .route("/sessions", get(sessions))
+        .route("/pools", get(pools))
         .route("/config", get(cluster_pages::current))
         .route("/config/history", get(cluster_pages::history))
         .route("/config/{version}", get(cluster_pages::version))
@@ -118,6 +139,7 @@ fn reading() -> Router<AdminState> {
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .route("/doctor", get(doctor))
+        .route("/health", get(health))
         .route("/events", get(cluster_pages::events))
 }
 
@@ -153,7 +175,7 @@ async fn metrics(State(state): State<AdminState>) -> Response {
     let page = render::page(&Numbers {
         version: env!("CARGO_PKG_VERSION"),
         totals: &state.counters.totals(),
-        census: &(state.census)(),
+        census: &(state.gate.census)(),
         snapshot: &view.snapshot,
         process: Process::read(),
         started_at: state.clock.wall_time(0),
@@ -209,6 +231,20 @@ async fn doctor(State(state): State<AdminState>) -> Response {
         }
     };
     Json(serde_json::json!({ "node": node, "findings": findings })).into_response()
+}
+
+async fn sessions(State(state): State<AdminState>, which: Query<gate::Which>) -> Response {
+    Json((state.gate.sessions)(&which)).into_response()
+}
+
+async fn pools(State(state): State<AdminState>, which: Query<gate::Which>) -> Response {
+    Json((state.gate.pools)(&which)).into_response()
+}
+
+async fn health(State(state): State<AdminState>) -> Response {
+    let (view, looks) = (state.view.borrow().clone(), state.gate.looks.borrow().clone());
+    let clock = state.clock;
+    Json(gate::health(&view, &looks, clock.now_ms(), &|ms| clock.wall_ms(ms))).into_response()
 }
 
 fn agreed(state: &ClusterState, configured: &Configured) -> Result<Config, String> {

@@ -71,7 +71,12 @@ async fn start(socket: Option<&Path>) -> Admin {
     let state = AdminState {
         view,
         counters: Arc::new(Counters::new(2)),
-        census: Arc::new(|| PoolCensus { waiters: 12, ..PoolCensus::default() }),
+        gate: GatePages {
+            census: Arc::new(|| PoolCensus { waiters: 12, ..PoolCensus::default() }),
+            sessions: Arc::new(|_| gate::Sessions::default()),
+            pools: Arc::new(|_| gate::Pools::default()),
+            looks: watch::channel(vec![Looks::default(); 2]).1,
+        },
         listening: listening.clone(),
         clock: Clock::start(),
         cluster: None,
@@ -250,6 +255,8 @@ async fn a_node_of_its_own_says_so_of_everything_that_takes_a_cluster() {
 async fn an_address_on_the_network_only_reads() {
     let mut admin = start(None).await;
     let requests = [
+        get("/sessions"),
+        get("/pools"),
         get("/config"),
         get("/config/history"),
         post("/config/apply", "{}"),

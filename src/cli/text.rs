@@ -40,6 +40,22 @@ pub fn span(ms: u64) -> String {
     }
 }
 
+/// As `span`, with tenths below ten seconds.
+pub fn short_span(ms: u64) -> String {
+    match ms {
+        0..10_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        _ => span(ms),
+    }
+}
+
+/// Behind a table that does not show everything.
+pub fn of_these(shown: usize, total: usize, what: &str) -> String {
+    match shown < total {
+        true => format!("{shown} of {total} {what}: --limit shows more\n"),
+        false => String::new(),
+    }
+}
+
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let (mut left, mut unit) = (bytes, 0);
@@ -66,6 +82,7 @@ mod tests {
         let spans: Vec<_> = [999, 119_000, 120_000, 7_300_000, 400_000_000].map(span).to_vec();
         assert_eq!(spans, ["0 s", "119 s", "2 min", "2 h", "4 d"]);
         assert_eq!([0, 10_239, 10_240, 50 << 20].map(bytes), ["0 B", "10239 B", "10 KiB", "50 MiB"]);
+        assert_eq!([0, 9_999, 10_000].map(short_span), ["0.0 s", "9.9 s", "10 s"]);
         assert_eq!(time(1_709_164_740_999), "2024-02-28 23:59:00");
     }
 }

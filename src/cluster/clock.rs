@@ -29,6 +29,12 @@ impl Clock {
     pub fn wall_time(&self, ms: u64) -> SystemTime {
         self.started_at + Duration::from_millis(ms)
     }
+
+    /// The same in milliseconds since 1970.
+    pub fn wall_ms(&self, ms: u64) -> u64 {
+        let since = self.wall_time(ms).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// `CLOCK_BOOTTIME` and not `Instant`: a suspended machine must find its old facts old.

@@ -11,6 +11,7 @@ pub mod change;
 pub mod clock;
 pub mod conninfo;
 pub mod decide;
+pub mod looks;
 pub mod model;
 pub mod observe;
 pub mod primary;

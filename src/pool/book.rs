@@ -148,6 +148,10 @@ impl<C, W: Waiting<C>> Book<C, W> {
         self.opening
     }
 
+    pub fn waiting_since_ms(&self) -> Option<u64> {
+        self.waiters.iter().find(|waiter| !waiter.is_gone()).map(Waiting::since_ms)
+    }
+
     pub fn waiting_count(&self) -> usize {
         self.waiters.len()
     }

@@ -75,7 +75,11 @@ impl ServerGate {
     }
 
     pub fn is_full(&self) -> bool {
-        self.open_count() >= self.max_connections.load(Ordering::Relaxed)
+        self.open_count() >= self.max_connections()
+    }
+
+    pub fn max_connections(&self) -> usize {
+        self.max_connections.load(Ordering::Relaxed)
     }
 
     pub fn open_count(&self) -> usize {

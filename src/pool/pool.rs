@@ -426,6 +426,15 @@ impl Pool {
         }
     }
 
+    pub fn limits(&self) -> PoolLimits {
+        self.inner().limits.clone()
+    }
+
+    /// Since when the first of those who wait does.
+    pub fn waiting_since_ms(&self) -> Option<u64> {
+        self.inner().book.waiting_since_ms()
+    }
+
     /// Nothing open, nobody waiting, unused for long: the registry may forget it.
     pub fn is_forgettable(&self, now_ms: u64, after_ms: u64) -> bool {
         let counts = self.counts();

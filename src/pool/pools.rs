@@ -104,6 +104,15 @@ impl Pools {
         self.state().pools.iter().map(|(key, pool)| (key.clone(), pool.counts())).collect()
     }
 
+    pub fn all(&self) -> Vec<Arc<Pool>> {
+        self.state().pools.values().cloned().collect()
+    }
+
+    /// What all pools of a server have together; none if no pool of it was ever used.
+    pub fn gate(&self, server: ServerIndex) -> Option<Arc<ServerGate>> {
+        self.state().gates.get(&server).cloned()
+    }
+
     /// Where a server is, for a connection that belongs to no pool.
     pub fn target(&self, server: &ServerState) -> ConnectTarget {
         ConnectTarget { host: server.host.clone(), port: server.port, tls: self.state().tls.clone() }

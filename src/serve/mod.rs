@@ -9,6 +9,7 @@ mod cluster;
 mod configuration;
 mod ending;
 pub(crate) mod endpoints;
+mod looking_in;
 mod scheduling;
 mod ticks;
 
@@ -150,15 +151,11 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     }
     let access = Access::load(&config, &gateway, &server_tls)?;
 
-    let census = {
-        let gateway = gateway.clone();
-        Arc::new(move || ticks::census(&gateway))
-    };
     let (known, configured) = watch::channel(configuration.known());
     let state = AdminState {
         view,
         counters,
-        census,
+        gate: looking_in::pages(&gateway, &observer),
         listening: listening.clone(),
         clock: clock::process(),
         cluster: cluster.as_ref().map(pages),

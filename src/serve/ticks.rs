@@ -8,8 +8,6 @@ use std::time::Duration;
 use crate::clock;
 use crate::session::Gateway;
 use crate::session::registry::Order;
-use crate::telemetry::labels::{ConnectionState, Label};
-use crate::telemetry::render::PoolCensus;
 use crate::topology::{ServerIndex, Snapshot};
 
 /// Deadlines are kept to this precision.
@@ -69,20 +67,4 @@ fn standbys_lost(up: &mut Vec<ServerIndex>, snapshot: &Snapshot) -> bool {
     let lost = up.iter().any(|index| !now.contains(index));
     *up = now;
     lost
-}
-
-/// What the pools hold now.
-pub fn census(gateway: &Gateway) -> PoolCensus {
-    let servers = gateway.topology.borrow().servers.len();
-    let mut connections = vec![[0; ConnectionState::COUNT]; servers];
-    let mut waiters = 0;
-    for (key, counts) in gateway.pools.counts() {
-        waiters += counts.waiting as u64;
-        if let Some(server) = connections.get_mut(usize::from(key.server.0)) {
-            server[ConnectionState::Idle.index()] += counts.idle as u64;
-            server[ConnectionState::Connecting.index()] += counts.opening as u64;
-            server[ConnectionState::Active.index()] += (counts.open - counts.idle - counts.opening) as u64;
-        }
-    }
-    PoolCensus { connections, waiters }
 }

@@ -12,6 +12,7 @@ use bytes::{BufMut, BytesMut};
 use super::converse::{Said, converse};
 use super::gateway::{Gateway, Settled};
 use super::pins::PinReason;
+use super::registry::Who;
 use super::session::{Identity, Session, SessionStart};
 use super::settings::{IN_HOT_STANDBY, Reported, Settings};
 use crate::backend::ServerConn;
@@ -287,8 +288,14 @@ fn start(gateway: Arc<Gateway>, newcomer: Newcomer, greeted: Greeted) -> Box<Ses
         database: gateway.databases.get(&newcomer.database),
         credential: newcomer.credential,
         session_mode: greeted.session_mode,
-        peer: newcomer.peer,
+        peer: newcomer.peer.into(),
     };
+    handle.introduce(Who {
+        user: identity.user.clone(),
+        database: identity.database.name.clone(),
+        peer: identity.peer.clone(),
+        since_ms: now_ms(),
+    });
     let mut session = Box::new(Session::new(SessionStart {
         gateway,
         settled: greeted.settled,

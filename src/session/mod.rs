@@ -17,6 +17,7 @@ mod extended_query;
 mod farewell;
 mod floor;
 pub mod gateway;
+pub mod glimpse;
 mod inbound;
 mod lease;
 pub mod login;

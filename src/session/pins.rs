@@ -33,6 +33,14 @@ impl Pins {
         self.0 & bit(reason) != 0
     }
 
+    pub fn bits(self) -> u16 {
+        self.0
+    }
+
+    pub fn from_bits(bits: u16) -> Pins {
+        Pins(bits)
+    }
+
     /// Returns whether it is new.
     pub fn insert(&mut self, reason: PinReason) -> bool {
         let new = !self.has(reason);

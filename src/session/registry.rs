@@ -7,12 +7,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 
 use foldhash::fast::RandomState;
 
 use super::SessionId;
+use super::glimpse::Glimpse;
+use crate::clock::coarse_ms;
 
 /// What a session is told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,9 +29,23 @@ pub enum Order {
     Stop = 3,
 }
 
+/// Whose session it is.
+#[derive(Debug)]
+pub struct Who {
+    pub user: Arc<str>,
+    pub database: Arc<str>,
+    pub peer: Arc<str>,
+    /// When it logged in.
+    pub since_ms: u64,
+}
+
 /// One session as others see it.
 #[derive(Debug, Default)]
 pub struct SessionHandle {
+    who: OnceLock<Who>,
+    glimpse: AtomicU64,
+    /// When the glimpse began to be as it is, by the coarse clock.
+    glimpse_since_ms: AtomicU64,
     order: AtomicU8,
     /// When the session wants to be looked at, by its own reckoning; 0: never.
     wake_at_ms: AtomicU64,
@@ -40,6 +56,34 @@ impl SessionHandle {
     /// To be called once, by the session's own task.
     pub fn attach(&self, waker: &Waker) {
         *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+    }
+
+    /// To be called once, by whoever begins the session.
+    pub fn introduce(&self, who: Who) {
+        self.glimpse_since_ms.store(who.since_ms, Ordering::Relaxed);
+        // A second call would be of the same session.
+        let _ = self.who.set(who);
+    }
+
+    /// What the session does from now on.
+    pub fn show(&self, glimpse: Glimpse) {
+        let word = glimpse.pack();
+        // Nobody else writes it.
+        if self.glimpse.load(Ordering::Relaxed) != word {
+            self.glimpse.store(word, Ordering::Relaxed);
+            self.glimpse_since_ms.store(coarse_ms(), Ordering::Relaxed);
+        }
+    }
+
+    /// None: it has not begun.
+    pub fn who(&self) -> Option<&Who> {
+        self.who.get()
+    }
+
+    /// And since when it is so.
+    pub fn glimpse(&self) -> (Glimpse, u64) {
+        let glimpse = Glimpse::unpack(self.glimpse.load(Ordering::Relaxed));
+        (glimpse, self.glimpse_since_ms.load(Ordering::Relaxed))
     }
 
     pub fn wake_at(&self, at_ms: u64) {
@@ -87,6 +131,13 @@ impl SessionRegistry {
 
     pub fn forget(&self, id: SessionId) {
         self.sessions().remove(&id);
+    }
+
+    /// Oldest first.
+    pub fn all(&self) -> Vec<(SessionId, Arc<SessionHandle>)> {
+        let mut all: Vec<_> = self.sessions().iter().map(|(id, handle)| (*id, handle.clone())).collect();
+        all.sort_unstable_by_key(|(id, _)| id.0);
+        all
     }
 
     pub fn len(&self) -> usize {

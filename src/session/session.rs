@@ -21,6 +21,7 @@ use super::choose::Route;
 use super::custom::CustomSettings;
 use super::floor::Floor;
 use super::gateway::{Database, Gateway, Settled};
+use super::glimpse::{Activity, Glimpse};
 use super::lease::{Lease, PREPARE_DEADLINE_MS};
 use super::pins::Pins;
 use super::prepared::Names;
@@ -54,7 +55,7 @@ pub struct Identity {
     /// What its server connections log in with.
     pub credential: Credential,
     pub session_mode: bool,
-    pub peer: String,
+    pub peer: Arc<str>,
 }
 
 impl Identity {
@@ -312,6 +313,26 @@ impl Session {
             self.to_client = BytesMut::new();
         }
         self.handle.wake_at(self.wake_at());
+        self.handle.show(self.glimpse());
+    }
+
+    fn glimpse(&self) -> Glimpse {
+        let (activity, server) = match (&self.waiting, &self.lease) {
+            (Some(waiting), _) => {
+                let (what, server) = waiting.waits_for();
+                (Activity::Waits(what), server)
+            }
+            (None, Some(lease)) if !lease.is_quiet() => (Activity::Active, Some(lease.conn.server)),
+            (None, lease) => {
+                let activity = match self.status {
+                    TransactionStatus::Idle => Activity::Idle,
+                    TransactionStatus::InTransaction => Activity::IdleInTransaction,
+                    TransactionStatus::Failed => Activity::IdleInFailed,
+                };
+                (activity, lease.as_ref().map(|lease| lease.conn.server))
+            }
+        };
+        Glimpse { activity, server, pins: self.pins }
     }
 
     /// The next moment a deadline could have passed; 0: none.

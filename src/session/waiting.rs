@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Sleep;
 
 use super::batch::Request;
+use super::glimpse::WaitsFor;
 use super::session::{End, Session};
 use crate::backend::connect::ConnectError;
 use crate::clock::{coarse_ms, now_ms};
@@ -46,6 +47,14 @@ enum On {
 }
 
 impl Waiting {
+    pub fn waits_for(&self) -> (WaitsFor, Option<ServerIndex>) {
+        match &self.on {
+            On::Connection(acquire, _) => (WaitsFor::Connection, Some(acquire.pool().key.server)),
+            On::Pause(..) => (WaitsFor::Primary, None),
+            On::Floor(_) => (WaitsFor::Replay, None),
+        }
+    }
+
     pub fn wake_at_ms(&self) -> u64 {
         self.since_ms + self.timeout_ms
     }

@@ -295,7 +295,7 @@ fn secrets_are_nowhere_to_be_read() {
     let url = komainu.url(&database);
     psql(&url, &["SELECT 'bound value'", "SELEC"]);
     let mut outputs = vec![("the log".to_owned(), komainu.log())];
-    for path in ["/status", "/metrics", "/live", "/ready"] {
+    for path in ["/status", "/metrics", "/live", "/ready", "/sessions", "/pools", "/health", "/doctor"] {
         outputs.push((path.into(), komainu.admin(path).unwrap().body));
     }
     for show in [

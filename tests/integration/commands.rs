@@ -50,6 +50,81 @@ fn status_and_doctor_tell_of_a_node_and_of_the_lack_of_one() {
 }
 
 #[test]
+fn sessions_and_pools_show_who_has_what_and_who_waits() {
+    let database = Cluster::shared().database();
+    let node = Komainu::start_with(Cluster::shared(), "[pool]\nsize = 1\n");
+    let page = |arguments: &[&str]| -> serde_json::Value {
+        let (code, out, err) = ask(&node, &[arguments, &["--json"]].concat());
+        assert_eq!(code, 0, "{err}");
+        serde_json::from_str(&out).unwrap()
+    };
+    let states = || -> Vec<_> {
+        let all = page(&["sessions"]);
+        let text = |session: &serde_json::Value, key: &str| session[key].as_str().unwrap_or("-").to_owned();
+        let told = |session| ["state", "waiting_for", "server"].map(|key| text(session, key)).join(" ");
+        all["sessions"].as_array().unwrap().iter().map(told).collect()
+    };
+    let mut holder = node.login(&database);
+    let mut waiter = node.login(&database);
+    assert_eq!(states(), ["idle client -", "idle client -"]);
+    holder.query("LISTEN news");
+    eventually(PATIENCE, "it keeps its connection", || states()[0] == "idle client pg1");
+    assert_eq!(page(&["sessions"])["sessions"][0]["pinned"], serde_json::json!(["listen"]));
+    holder.query("BEGIN");
+    eventually(PATIENCE, "it is in a transaction", || states()[0] == "idle in transaction client pg1");
+    let waiting = std::thread::spawn(move || {
+        waiter.query("CREATE TABLE t (n int)");
+        waiter
+    });
+    eventually(PATIENCE, "the other one waits", || states()[1] == "waiting connection pg1");
+    let pools = page(&["pools", "--database", &database]);
+    let pool = pools["pools"].as_array().unwrap().iter().find(|pool| pool["server"] == "pg1").unwrap();
+    let numbers = ["open", "idle", "leased", "waiting", "size"].map(|key| pool[key].as_u64().unwrap());
+    assert_eq!((numbers, pool["user"].as_str()), ([1, 0, 1, 1, 1], Some(APP_USER)));
+    assert!(pool["longest_wait_ms"].is_u64(), "{pool}");
+    assert!(pools["servers"].as_array().unwrap().iter().any(|server| server["server"] == "pg1"), "{pools}");
+    holder.query("SELEC");
+    eventually(PATIENCE, "it failed", || states()[0] == "idle in transaction (aborted) client pg1");
+    drop(holder);
+    let waiter = waiting.join().unwrap();
+    eventually(PATIENCE, "one is left", || states() == ["idle client -"]);
+
+    assert_eq!(page(&["sessions", "--user", "somebody"])["total"], 0);
+    let (_, out, _) = ask(&node, &["sessions"]);
+    assert!(out.starts_with("ID  USER") && out.contains(&database), "{out}");
+    assert_eq!(
+        ask(&node, &["sessions", "--limit", "0"]).1.lines().last(),
+        Some("0 of 1 sessions: --limit shows more")
+    );
+    assert!(ask(&node, &["pools"]).1.contains("OPEN IN ALL"));
+    drop(waiter);
+}
+
+#[test]
+fn health_tells_how_the_probes_fare() {
+    let cluster = Cluster::start(0);
+    let node = Komainu::start(&cluster);
+    let server = || -> serde_json::Value {
+        let (code, out, err) = ask(&node, &["health", "--json"]);
+        assert_eq!(code, 0, "{err}");
+        serde_json::from_str::<serde_json::Value>(&out).unwrap()["servers"][0].take()
+    };
+    let before = server();
+    assert_eq!((&before["server"], &before["failed"]), (&"pg1".into(), &0.into()));
+    assert!(before["average_ms"].as_f64().unwrap() > 0.0, "{before}");
+    assert!(before["longest_ms"].as_f64() >= before["shortest_ms"].as_f64());
+    cluster.primary().kill();
+    eventually(PATIENCE, "looks fail", || server()["failed_in_a_row"].as_u64() > Some(1));
+    let down = server();
+    assert!(down["looks"].as_u64() > before["looks"].as_u64());
+    assert!(down["last_failure"]["at_ms"].as_u64() > before["last_answered_at_ms"].as_u64(), "{down}");
+    assert!(ask(&node, &["health"]).1.contains(down["last_failure"]["reason"].as_str().unwrap()));
+    cluster.primary().start().unwrap();
+    eventually(PATIENCE, "they are answered again", || server()["failed_in_a_row"] == 0);
+    assert_ne!(server()["last_failure"], serde_json::Value::Null, "the last failure is remembered");
+}
+
+#[test]
 fn what_takes_a_cluster_says_so_on_a_node_of_its_own() {
     let node = Komainu::start(Cluster::shared());
     for arguments in [

@@ -22,6 +22,7 @@ use crate::topology::{Health, ServerIndex, Snapshot};
 
 use super::change::{Change, changes};
 use super::clock::Clock;
+use super::looks::Looks;
 use super::model::{Observation, View};
 use super::primary;
 use super::reason::Reason;
@@ -50,6 +51,8 @@ pub struct Observer {
     /// The same with what only people want to know.
     pub view: watch::Receiver<Arc<View>>,
     pub look: LookNow,
+    /// How the looks at each server went, in the order of the configuration.
+    pub looks: watch::Receiver<Vec<Looks>>,
     settings: watch::Sender<Arc<Settings>>,
     /// Closing it ends the thread.
     _stop: oneshot::Sender<()>,
@@ -87,7 +90,9 @@ impl Observer {
         let look = LookNow { wakes: wakes.clone() };
         let (stop, stopped) = oneshot::channel::<()>();
         let (settings, current) = watch::channel(Arc::new(settings));
-        let publication = Publication { snapshot: publish_snapshot, view: publish_view };
+        let (publish_looks, looks) = watch::channel(vec![Looks::default(); settings.borrow().servers.len()]);
+        let publication =
+            Publication { snapshot: publish_snapshot, view: publish_view, looks: publish_looks };
         std::thread::Builder::new().name("observe".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -98,7 +103,7 @@ impl Observer {
             // A name being resolved occupies a thread that cannot be stopped; it is not waited for.
             runtime.shutdown_background();
         })?;
-        Ok(Observer { snapshot, view, look, settings, _stop: stop })
+        Ok(Observer { snapshot, view, look, looks, settings, _stop: stop })
     }
 
     /// Looks as `settings` say from now on, over new connections.
@@ -115,6 +120,7 @@ impl Observer {
 struct Publication {
     snapshot: watch::Sender<Arc<Snapshot>>,
     view: watch::Sender<Arc<View>>,
+    looks: watch::Sender<Vec<Looks>>,
 }
 
 async fn observe(
@@ -143,7 +149,8 @@ async fn observe(
     loop {
         tokio::select! {
             look = taken.recv() => {
-                let Some(Look { server, result }) = look else { return };
+                let Some(Look { server, result, took }) = look else { return };
+                publication.looks.send_modify(|looks| looks[server].record(result.as_ref().err(), took, clock.now_ms()));
                 observations[server].record(result);
             }
             Ok(()) = current.changed() => settings = current.borrow_and_update().clone(),

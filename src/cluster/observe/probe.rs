@@ -33,6 +33,7 @@ const REFUSALS: u32 = 2;
 pub(super) struct Look {
     pub server: usize,
     pub result: Result<Facts, Failure>,
+    pub took: Duration,
 }
 
 pub(super) struct Probe {
@@ -64,7 +65,8 @@ impl Probe {
             failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
             let refused = matches!(&result, Err(failure) if failure.reason == Reason::ConnectRefused);
             refusals = if refused { refusals.saturating_add(1) } else { 0 };
-            if self.looks.send(Look { server: self.server, result }).await.is_err() {
+            let look = Look { server: self.server, result, took: begun.elapsed() };
+            if self.looks.send(look).await.is_err() {
                 return;
             }
             let failing = (1..settings.health.retries).contains(&failures);
