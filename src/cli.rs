@@ -7,11 +7,13 @@
 mod ask;
 mod check_config;
 mod config;
+mod discard_state;
 mod doctor;
 mod drill;
 mod endpoint;
 mod events;
 mod health;
+mod log;
 mod node;
 mod password;
 mod pki;
@@ -23,13 +25,14 @@ mod status;
 mod text;
 mod which;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::serve::{self, ServeError, Who};
+use discard_state::DiscardError;
 
 /// EX_USAGE of sysexits.h: the command line or the configuration is wrong, and trying again is no use.
 pub const EXIT_USAGE: u8 = 64;
@@ -86,6 +89,8 @@ pub enum Command {
         Each node looks from its own place: ask every one of them.\n\
         Exit codes: 0 nothing is wrong, 2 something is.")]
     Doctor(doctor::DoctorArgs),
+    /// Begin a new log file, and keep the older ones
+    Log(log::LogArgs),
     /// Have a node read its configuration again, as SIGHUP does, and say what changed
     #[command(after_help = "Example:\n  komainu reload --admin /run/komainu/admin.sock")]
     Reload(process::ReloadArgs),
@@ -136,6 +141,15 @@ pub struct Serve {
     /// Where the other nodes reach this proxy; it listens on that port
     #[arg(long, value_name = "HOST:PORT", env = "KOMAINU_ADDRESS", required_if_eq("role", "proxy"))]
     pub address: Option<String>,
+    /// Log everything of komainu's own, as text to the terminal, whatever [log] says
+    #[arg(long)]
+    pub debug: bool,
+    /// Begin with an empty state: asks, says what is lost, and needs `komainu node replace` afterwards
+    #[arg(long)]
+    pub discard_state: bool,
+    /// Do not ask
+    #[arg(long, requires = "discard_state")]
+    pub yes: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -186,6 +200,7 @@ pub fn run() -> ExitCode {
         Command::Health(args) => ask::finish(health::run(&args)),
         Command::Config(args) => ask::finish(config::run(&args)),
         Command::Doctor(args) => ask::finish(doctor::run(&args)),
+        Command::Log(args) => ask::finish(log::run(&args)),
         Command::Reload(args) => ask::finish(process::reload(&args)),
         Command::Stop(args) => ask::finish(process::stop(&args)),
         Command::Sandbox(args) => sandbox::run(args),
@@ -198,16 +213,34 @@ pub fn run() -> ExitCode {
 
 fn serve(args: Serve) -> ExitCode {
     let proxy_address = args.address.filter(|_| args.role == Role::Proxy);
-    match serve::run(&args.config, &Who { node: args.node, proxy_address }) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(ServeError::Config(report)) => check_config::refuse(&args.config, &report),
-        Err(error) => {
-            eprintln!("komainu: {error}");
-            match error {
-                ServeError::Access(_) | ServeError::Node(_) => ExitCode::from(EXIT_USAGE),
-                _ => ExitCode::FAILURE,
+    let who = Who { node: args.node, proxy_address };
+    if args.discard_state {
+        match discard_state::run(&args.config, &who, args.yes) {
+            Ok(()) => {}
+            Err(DiscardError::Serve(error)) => return refuse(&args.config, error),
+            Err(error) => {
+                eprintln!("komainu: {error}");
+                return match error {
+                    DiscardError::OnItsOwn | DiscardError::NoTerminal => ExitCode::from(EXIT_USAGE),
+                    _ => ExitCode::FAILURE,
+                };
             }
         }
+    }
+    match serve::run(&args.config, &who, args.debug) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refuse(&args.config, error),
+    }
+}
+
+fn refuse(config: &Path, error: ServeError) -> ExitCode {
+    if let ServeError::Config(report) = error {
+        return check_config::refuse(config, &report);
+    }
+    eprintln!("komainu: {error}");
+    match error {
+        ServeError::Access(_) | ServeError::Node(_) => ExitCode::from(EXIT_USAGE),
+        _ => ExitCode::FAILURE,
     }
 }
 

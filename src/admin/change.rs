@@ -221,6 +221,16 @@ pub async fn reload(State(state): State<AdminState>) -> Answer {
     }
 }
 
+pub async fn rotate_log(State(state): State<AdminState>) -> Answer {
+    let (answer, answered) = oneshot::channel();
+    tell(&state, Control::RotateLog(answer))?;
+    match tokio::time::timeout(RELOAD_WITHIN, answered).await {
+        Ok(Ok(Ok(file))) => Ok(Json(json!({ "file": file })).into_response()),
+        Ok(Ok(Err(problem))) => Err(Refused::conflict(problem)),
+        Ok(Err(_)) | Err(_) => Err(Refused::not_now("this node is stopping, or busy: try again in a moment")),
+    }
+}
+
 /// Answered when it begins.
 pub async fn stop(State(state): State<AdminState>, body: Bytes) -> Answer {
     let Stop { mode } = read(&body)?;

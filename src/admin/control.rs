@@ -1,5 +1,7 @@
 //! What an operator orders of this process, on its way to the loop of `serve` that carries it out.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -10,6 +12,8 @@ pub const CONTROLS_WAITING: usize = 4;
 pub enum Control {
     /// As SIGHUP; answered when it is done.
     Reload(oneshot::Sender<Result<Reloaded, String>>),
+    /// Answered with the file that is written to now.
+    RotateLog(oneshot::Sender<Result<PathBuf, String>>),
     Stop(StopMode),
 }
 

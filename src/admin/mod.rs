@@ -108,6 +108,7 @@ fn read_only(state: AdminState) -> Router {
         "/endpoint/{*rest}",
         "/node/{*rest}",
         "/reload",
+        "/log/{*rest}",
         "/stop",
     ];
     let pages = refused.into_iter().fold(reading(), |pages, path| pages.route(path, any(change::read_only)));
@@ -128,6 +129,7 @@ fn full(state: AdminState) -> Router {
         .route("/node/replace", post(change::replace_node))
         .route("/node/remove", post(change::remove_node))
         .route("/reload", post(change::reload))
+        .route("/log/rotate", post(change::rotate_log))
         .route("/stop", post(change::stop));
     finish(pages, state)
 }

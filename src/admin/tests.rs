@@ -263,6 +263,7 @@ async fn an_address_on_the_network_only_reads() {
         post("/endpoint/move", "{}"),
         post("/node/replace", "{}"),
         post("/reload", ""),
+        post("/log/rotate", ""),
         post("/stop", r#"{"mode": "fast"}"#),
     ];
     for request in requests {

@@ -20,7 +20,7 @@ pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Confi
     Config {
         listen: listen(document.table("listen"), directory),
         admin: admin(document.table("admin"), directory),
-        log: log(document.table("log")),
+        log: log(document.table("log"), directory),
         limits: limits(document.table("limits")),
         client_tls: client_tls(document.table("client_tls"), directory),
         server_tls: server_tls(document.table("server_tls"), directory),
@@ -60,12 +60,18 @@ fn admin(table: &Table, directory: &Path) -> Admin {
     Admin { address: table.address("address"), socket: path(table, "socket", directory) }
 }
 
-fn log(table: &Table) -> Log {
+fn log(table: &Table, directory: &Path) -> Log {
     let format = match table.text("format").as_str() {
         "json" => LogFormat::Json,
         _ => LogFormat::Text,
     };
-    Log { level: table.text("level"), format }
+    Log {
+        level: table.text("level"),
+        format,
+        file: path(table, "file", directory),
+        rotate_bytes: table.u64("rotate_bytes"),
+        keep_files: table.usize("keep_files"),
+    }
 }
 
 fn limits(table: &Table) -> Limits {

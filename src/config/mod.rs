@@ -91,6 +91,12 @@ pub struct Log {
     /// A `tracing` filter: `info`, `komainu=debug`, …
     pub level: String,
     pub format: LogFormat,
+    /// None: stderr.
+    pub file: Option<PathBuf>,
+    /// A longer file is exchanged for a new one. 0: never.
+    pub rotate_bytes: u64,
+    /// Older files that are kept.
+    pub keep_files: usize,
 }
 
 /// All durations in milliseconds; 0 turns a timeout off where `docs/configuration.md` says so.

@@ -88,7 +88,7 @@ pub fn live_part(old: &Config, new: Config) -> Config {
         failover: Failover { mode: old.failover.mode, ..new.failover },
         listen: old.listen.clone(),
         admin: old.admin.clone(),
-        log: Log { format: old.log.format, ..new.log },
+        log: Log { format: old.log.format, file: old.log.file.clone(), ..new.log },
         limits,
         split: Split { catalog_max_age_ms: old.split.catalog_max_age_ms, ..new.split },
         workers: old.workers,
@@ -141,7 +141,7 @@ macro_rules! compare {
 
 compare!(listen, Listen, "listen", [addresses, unix_socket_directory, unix_socket_mode, backlog], not keys: []);
 compare!(admin, Admin, "admin", [address, socket], not keys: []);
-compare!(log, Log, "log", [level, format], not keys: []);
+compare!(log, Log, "log", [level, format, file, rotate_bytes, keep_files], not keys: []);
 compare!(limits, Limits, "limits", [
     max_client_connections, max_unauthenticated_per_address, startup_timeout_ms, client_idle_timeout_ms,
     idle_in_transaction_timeout_ms, shutdown_timeout_ms, max_message_bytes, max_inspected_statement_bytes,

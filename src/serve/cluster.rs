@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -120,6 +120,12 @@ pub struct Cluster {
     gateway: Arc<OnceLock<Arc<Gateway>>>,
     directory: PathBuf,
     node: Node,
+}
+
+impl Me {
+    pub fn id(&self) -> &str {
+        &self.node.id
+    }
 }
 
 impl Cluster {
@@ -243,6 +249,14 @@ impl Cluster {
     }
 }
 
+/// The text of the last start is not for a node that begins anew.
+pub fn forget_kept(directory: &Path) -> io::Result<()> {
+    match fs::remove_file(directory.join(KEPT)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// What the cluster agreed on when this node was last there. None: never, or it cannot be read.
 pub fn kept(cluster: &config::Cluster) -> Option<String> {
     fs::read_to_string(cluster.directory.join(KEPT)).ok()
@@ -307,8 +321,6 @@ fn cancel_here(gateway: Arc<OnceLock<Arc<Gateway>>>) -> CancelHere {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     const CLUSTER: &str = "[listen]\naddresses = ['127.0.0.1:1']\n[auth]\nhba_file = 'hba'\nuser_file = 'users'\n\

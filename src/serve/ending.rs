@@ -3,6 +3,7 @@
 //! Invariant: patience with clients only ever gets less: a second wish to end is never weaker than the first.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -21,11 +22,15 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub enum Told {
     /// Whoever ordered it by the admin socket is answered.
     Reload(Option<oneshot::Sender<Result<Reloaded, String>>>),
+    /// Somebody has moved the log's file away.
+    ReopenLog,
+    RotateLog(oneshot::Sender<Result<PathBuf, String>>),
     End(StopMode),
 }
 
 pub struct Wishes {
     hangup: Signal,
+    user1: Signal,
     terminate: Signal,
     interrupt: Signal,
     controls: mpsc::Receiver<Control>,
@@ -35,6 +40,7 @@ impl Wishes {
     pub fn new(controls: mpsc::Receiver<Control>) -> io::Result<Self> {
         Ok(Wishes {
             hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             controls,
@@ -44,10 +50,12 @@ impl Wishes {
     pub async fn next(&mut self) -> Told {
         tokio::select! {
             _ = self.hangup.recv() => Told::Reload(None),
+            _ = self.user1.recv() => Told::ReopenLog,
             _ = self.terminate.recv() => Told::End(StopMode::Fast),
             _ = self.interrupt.recv() => Told::End(StopMode::Fast),
             Some(control) = self.controls.recv() => match control {
                 Control::Reload(answer) => Told::Reload(Some(answer)),
+                Control::RotateLog(answer) => Told::RotateLog(answer),
                 Control::Stop(mode) => Told::End(mode),
             },
         }
@@ -63,6 +71,9 @@ impl Wishes {
                     Control::Stop(next) if next > mode => return next,
                     Control::Stop(_) => {}
                     Control::Reload(answer) => {
+                        let _ = answer.send(Err("this node is stopping".to_owned()));
+                    }
+                    Control::RotateLog(answer) => {
                         let _ = answer.send(Err("this node is stopping".to_owned()));
                     }
                 },

@@ -14,7 +14,7 @@ mod scheduling;
 mod ticks;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -38,6 +38,7 @@ use crate::telemetry::{Counters, log};
 
 use access::{Access, AccessError};
 use clients::{Clients, ListenError};
+pub use cluster::forget_kept;
 use cluster::{Cluster, ClusterError, Me, MeError};
 use configuration::Configuration;
 use ending::{Told, Wishes, drain};
@@ -72,10 +73,10 @@ pub struct Who {
     pub proxy_address: Option<String>,
 }
 
-/// Serves until it is told to end; in a cluster as who it is said to be.
-pub fn run(path: &Path, who: &Who) -> Result<(), ServeError> {
+/// Serves until it is told to end; in a cluster as who it is said to be. `debug`: more is logged, and to the terminal.
+pub fn run(path: &Path, who: &Who, debug: bool) -> Result<(), ServeError> {
     let (local, warnings) = config::file::load(path)?;
-    let log = log::init(&local.log)?;
+    let log = if debug { log::to_terminal()? } else { log::init(&local.log)? };
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -98,6 +99,13 @@ pub fn run(path: &Path, who: &Who) -> Result<(), ServeError> {
     };
     clock::tick();
     runtime.block_on(serve(configuration, me, log))
+}
+
+/// The node that this is said to be, and where it keeps its state. None: it is on its own, and has none.
+pub fn state_of(path: &Path, who: &Who) -> Result<Option<(String, PathBuf)>, ServeError> {
+    let (local, _) = config::file::load(path)?;
+    let me = cluster::me(&local, who)?;
+    Ok(me.zip(local.cluster).map(|(me, cluster)| (me.id().to_owned(), cluster.directory)))
 }
 
 async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl) -> Result<(), ServeError> {
@@ -182,6 +190,18 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
                         tracing::error!(error, "the node's certificates were not read again");
                     }
                     (configuration.read_file_again(), answer)
+                }
+                Told::ReopenLog => {
+                    if let Err(error) = log.reopen() {
+                        tracing::error!(%error, "the log goes on in the file there was");
+                    }
+                    continue;
+                }
+                Told::RotateLog(answer) => {
+                    let rotated = log.rotate().map_err(|error| error.to_string());
+                    // Whoever asked may have left.
+                    let _ = answer.send(rotated);
+                    continue;
                 }
             },
             applied = configuration::next_agreed(&mut agreed, configuration.version()) => {
@@ -270,8 +290,8 @@ impl Reloadable<'_> {
         let tls = ServerTlsContext::load(&new.server_tls);
         let tls = Arc::new(tls.map_err(|error| format!("TLS to servers: {error}"))?);
         self.access.reload(&new, self.gateway, &tls).map_err(|error| error.to_string())?;
-        if let Err(error) = self.log.reload(&new.log.level) {
-            tracing::error!(%error, "the log level was not changed");
+        if let Err(error) = self.log.reload(&new.log) {
+            tracing::error!(%error, "the log was not changed");
         }
         self.observer.reconfigure(how_to_look(&new, &tls));
         self.gateway.pools.reconfigure(new.pool.clone(), tls);

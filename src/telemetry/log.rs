@@ -1,17 +1,28 @@
-//! Sets tracing up: text or JSON lines on stderr, with a filter that can be changed while running.
+//! Sets tracing up: text or JSON lines on stderr or in a file, with a filter that can be changed while running.
 //!
 //! Invariant: a filter that does not parse changes nothing.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
+use super::log_file::LogFile;
 use crate::config::{Log, LogFormat};
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     #[error("log.level {level:?} is no filter: {source}")]
     Filter { level: String, source: tracing_subscriber::filter::ParseError },
+    #[error("log.file {} cannot be opened: {source}", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("log.file {} cannot be rotated: {source}", path.display())]
+    Rotate { path: PathBuf, source: io::Error },
+    #[error("this node logs to stderr: there is no file to rotate; log.file names one")]
+    NoFile,
     #[error("logging is set up already: {0}")]
     Installed(#[from] TryInitError),
     #[error("the log filter cannot be replaced: {0}")]
@@ -22,20 +33,63 @@ pub enum LogError {
 #[derive(Debug, Clone)]
 pub struct LogControl {
     filter: reload::Handle<EnvFilter, Registry>,
+    file: Option<(PathBuf, Arc<LogFile>)>,
+    /// The level was given on the command line: a configuration does not change it.
+    level_is_fixed: bool,
 }
 
 impl LogControl {
-    /// Takes `log.level` of a new configuration. The format stays what it was at the start.
-    pub fn reload(&self, level: &str) -> Result<(), LogError> {
-        Ok(self.filter.reload(parse(level)?)?)
+    /// Takes a new configuration's level and limits over, and opens the file anew. Format and file stay what they were
+    /// at the start.
+    pub fn reload(&self, log: &Log) -> Result<(), LogError> {
+        if !self.level_is_fixed {
+            self.filter.reload(parse(&log.level)?)?;
+        }
+        if let Some((_, file)) = &self.file {
+            file.set_limits(log.rotate_bytes, log.keep_files);
+        }
+        self.reopen()
+    }
+
+    /// After somebody has moved the file away. On stderr there is nothing to do.
+    pub fn reopen(&self) -> Result<(), LogError> {
+        let Some((path, file)) = &self.file else { return Ok(()) };
+        file.reopen().map_err(|source| LogError::Open { path: path.clone(), source })
+    }
+
+    /// Begins a new file, which is answered.
+    pub fn rotate(&self) -> Result<PathBuf, LogError> {
+        let (path, file) = self.file.as_ref().ok_or(LogError::NoFile)?;
+        file.rotate().map_err(|source| LogError::Rotate { path: path.clone(), source })?;
+        Ok(path.clone())
     }
 }
 
 /// To be called once, early in `main`.
 pub fn init(log: &Log) -> Result<LogControl, LogError> {
     let (filter, control) = reload::Layer::new(parse(&log.level)?);
-    tracing_subscriber::registry().with(filter).with(lines(log.format, std::io::stderr)).try_init()?;
-    Ok(LogControl { filter: control })
+    let registry = tracing_subscriber::registry().with(filter);
+    let file = match &log.file {
+        Some(path) => {
+            let opened = LogFile::open(path, log.rotate_bytes, log.keep_files);
+            let file = Arc::new(opened.map_err(|source| LogError::Open { path: path.clone(), source })?);
+            registry.with(lines(log.format, file.clone())).try_init()?;
+            Some((path.clone(), file))
+        }
+        None => {
+            registry.with(lines(log.format, io::stderr)).try_init()?;
+            None
+        }
+    };
+    Ok(LogControl { filter: control, file, level_is_fixed: false })
+}
+
+/// Everything of komainu's own, as text on stderr, whatever the configuration says.
+pub fn to_terminal() -> Result<LogControl, LogError> {
+    let level = "info,komainu=debug,komainu_escalation=debug";
+    let log =
+        Log { level: level.to_owned(), format: LogFormat::Text, file: None, rotate_bytes: 0, keep_files: 0 };
+    Ok(LogControl { level_is_fixed: true, ..init(&log)? })
 }
 
 /// Whether `log.level` would be accepted, for the check of a configuration.
@@ -97,16 +151,23 @@ mod tests {
         let captured = Captured::default();
         let writer = captured.clone();
         let (filter, control) = reload::Layer::new(parse("info").unwrap());
-        let control = LogControl { filter: control };
+        let control = LogControl { filter: control, file: None, level_is_fixed: false };
+        let level = |level: &str| Log {
+            level: level.to_owned(),
+            format: LogFormat::Json,
+            file: None,
+            rotate_bytes: 0,
+            keep_files: 0,
+        };
         let subscriber =
             tracing_subscriber::registry().with(filter).with(lines(LogFormat::Json, move || writer.clone()));
         tracing::subscriber::with_default(subscriber, || {
             tracing::debug!("hidden");
-            control.reload("debug").unwrap();
+            control.reload(&level("debug")).unwrap();
             tracing::debug!(server = "pg1", "shown");
-            assert!(control.reload("komainu=loud").is_err());
+            assert!(control.reload(&level("komainu=loud")).is_err());
             tracing::debug!("still shown");
-            control.reload("warn").unwrap();
+            control.reload(&level("warn")).unwrap();
             tracing::info!("hidden again");
         });
         let lines: Vec<serde_json::Value> =

@@ -6,6 +6,7 @@
 pub mod counters;
 pub mod labels;
 pub mod log;
+pub mod log_file;
 pub mod metrics;
 pub mod process;
 pub mod render;

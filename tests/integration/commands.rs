@@ -169,6 +169,63 @@ fn a_reload_says_what_changed_or_what_is_wrong() {
 }
 
 #[test]
+fn the_log_is_rotated_by_length_by_command_and_by_whoever_moves_it() {
+    let builder = Komainu::builder(Cluster::shared());
+    let log = builder.directory().join("k.log");
+    let older = |number: u32| builder.directory().join(format!("k.log.{number}"));
+    let older = [1, 2, 3].map(older);
+    let keys = format!("file = {log:?}\nkeep_files = 2\n");
+    let node = builder.config(&format!("[log]\n{keys}")).start();
+    let text = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    eventually(PATIENCE, "it logs there", || text(&log).contains("komainu is listening"));
+    let (code, out, err) = ask(&node, &["log", "rotate"]);
+    assert_eq!((code, out), (0, format!("{} was begun anew\n", log.display())), "{err}");
+    assert!(text(&older[0]).contains("komainu is listening") && !text(&log).contains("komainu is listening"));
+
+    // As logrotate does.
+    let moved = node.directory().join("moved");
+    std::fs::rename(&log, &moved).unwrap();
+    node.signal(rustix::process::Signal::USR1);
+    eventually(PATIENCE, "there is a new one", || log.exists());
+    ask(&node, &["reload"]);
+    eventually(PATIENCE, "it is written to", || text(&log).contains("configuration reloaded"));
+
+    let config = std::fs::read_to_string(node.config_file()).unwrap();
+    std::fs::write(
+        node.config_file(),
+        config.replace("keep_files = 2", "keep_files = 2\nrotate_bytes = 100"),
+    )
+    .unwrap();
+    assert!(ask(&node, &["reload"]).1.contains("log.rotate_bytes"));
+    for _ in 0..5 {
+        ask(&node, &["reload"]);
+    }
+    eventually(PATIENCE, "each line has a file of its own", || text(&log).lines().count() == 1);
+    assert!(older[1].exists() && !older[2].exists(), "two are kept");
+    assert!(!node.log().contains("configuration reloaded"), "stderr has none of it");
+
+    let on_stderr = Komainu::start(Cluster::shared());
+    let (code, _, err) = ask(&on_stderr, &["log", "rotate"]);
+    assert!(code == 1 && err.contains("log.file"), "{err}");
+}
+
+#[test]
+fn debugging_goes_to_the_terminal_whatever_the_file_says() {
+    let builder = Komainu::builder(Cluster::shared());
+    let log = builder.directory().join("k.log");
+    let node = builder
+        .config(&format!("[log]\nlevel = \"error\"\nformat = \"json\"\nfile = {log:?}\n"))
+        .arguments(&["--debug"])
+        .start();
+    drop(node.login(&Cluster::shared().database()));
+    eventually(PATIENCE, "it is told in text", || node.log().contains("DEBUG client{session=1"));
+    ask(&node, &["reload"]);
+    drop(node.login(&Cluster::shared().database()));
+    eventually(PATIENCE, "a reload does not end it", || node.log().contains("DEBUG client{session=2"));
+    assert!(!log.exists());
+}
+
+#[test]
 fn a_smart_stop_waits_for_clients_and_takes_no_new_ones() {
     let node = Komainu::start(Cluster::shared());
     let mut session = node.login(&Cluster::shared().database());

@@ -13,6 +13,7 @@ mod clients;
 mod commands;
 mod consistency;
 mod differential;
+mod discard_state;
 mod documentation;
 mod drill;
 mod fake_server;

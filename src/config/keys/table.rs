@@ -76,6 +76,9 @@ pub static SECTIONS: &[Section] = &[
         keys: &[
             key("level", Text, "", Value("\"info\""), LIVE, Node, "`error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter such as `info,komainu::pool=debug`."),
             key("format", Choice(&["text", "json"]), "", Value("\"text\""), RESTART, Node, "Lines to read, or one JSON object a line."),
+            key("file", Path, "", Unset, RESTART, Node, "Appended to instead of stderr. A line that cannot be written there goes to stderr."),
+            key("rotate_bytes", Integer(0, 1_024 * GIB), "bytes", Value("104857600"), LIVE, Node, "A longer file becomes `FILE.1`, and a new one is begun; `0`: only when told to (`komainu log rotate`), or by whoever moves it away and sends SIGUSR1."),
+            key("keep_files", Integer(0, 1000), "files", Value("5"), LIVE, Node, "So many older files are kept, `FILE.1` the youngest."),
         ],
     },
     Section {

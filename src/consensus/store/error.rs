@@ -36,7 +36,7 @@ impl StoreError {
         matches!(self, StoreError::Full { .. } | StoreError::Closed | StoreError::InUse)
     }
 
-    pub(super) fn io(operation: &'static str, error: &io::Error) -> Self {
+    pub fn io(operation: &'static str, error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full { operation },
             io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {

@@ -108,6 +108,35 @@ impl Store {
     }
 }
 
+/// Whether there is anything to discard.
+pub fn exists(directory: &Path) -> bool {
+    directory.join(FILE).exists()
+}
+
+/// Removes everything a node has promised. The lock stays: whoever waits for it waits for this very file.
+pub fn discard(directory: &Path) -> Result<(), StoreError> {
+    let failed = |error| StoreError::io("discarding the raft store", &error);
+    let _lock = lock(directory)?;
+    fs::remove_file(directory.join(FILE)).map_err(failed)?;
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+}
+
+fn open_in(directory: &Path, name: &str) -> Result<File, StoreError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let failed = |error| StoreError::io("opening the raft directory", &error);
+    options.open(directory.join(name)).map_err(failed)
+}
+
+fn lock(directory: &Path) -> Result<File, StoreError> {
+    let lock = open_in(directory, LOCK)?;
+    lock.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => StoreError::InUse,
+        TryLockError::Error(error) => StoreError::io("opening the raft directory", &error),
+    })?;
+    Ok(lock)
+}
+
 /// The file of a directory that nobody else has open.
 #[derive(Debug)]
 struct LockedFile {
@@ -119,17 +148,8 @@ impl LockedFile {
     fn open(directory: &Path) -> Result<Self, StoreError> {
         let failed = |error| StoreError::io("opening the raft directory", &error);
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-        let open = |name| {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(false).mode(0o600);
-            options.open(directory.join(name)).map_err(failed)
-        };
-        let lock = open(LOCK)?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => StoreError::InUse,
-            TryLockError::Error(error) => failed(error),
-        })?;
-        let file = open(FILE)?;
+        let lock = lock(directory)?;
+        let file = open_in(directory, FILE)?;
         // The names must last as long as what is written under them.
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
         if let Some(parent) = fs::canonicalize(directory).map_err(failed)?.parent() {
