@@ -68,6 +68,10 @@ pub static SECTIONS: &[Section] = &[
         keys: &[
             key("address", Address, "", Unset, RESTART, Node, "HTTP address of `/metrics`, `/live` and `/ready`. It asks for no password: keep it on a private address."),
             key("socket", Path, "", Unset, RESTART, Node, "The same over a Unix socket at this path, guarded by its file permissions."),
+            key("tls_address", Address, "", Unset, RESTART, Node, "HTTPS address of all admin pages, changes included, for whoever brings the token. Needs the three files below."),
+            key("cert_file", Path, "", Unset, RESTART, Node, "Certificate, with its chain, that is shown there. The command line checks that it is for the name or address that it was given. Read again on SIGHUP."),
+            key("key_file", Path, "", Unset, RESTART, Node, "The certificate's key. Read again on SIGHUP."),
+            key("token_file", Path, "", Unset, RESTART, Node, "A token of 32 characters or more: whoever has it may do everything. Read again on SIGHUP."),
         ],
     },
     Section {
