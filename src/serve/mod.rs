@@ -27,7 +27,7 @@ use crate::admin::door::Door;
 use crate::admin::{self, AdminListener, AdminState, BindError, ClusterPages};
 use crate::clock;
 use crate::cluster::observe::catalog::{CatalogSettings, CatalogSource};
-use crate::cluster::observe::credential::HealthLogin;
+use crate::cluster::observe::credential::OwnLogin;
 use crate::cluster::observe::{Observer, Settings};
 use crate::cluster::right::WriteRight;
 use crate::config::{self, Config};
@@ -271,7 +271,7 @@ fn how_to_look(config: &Config, tls: &Arc<ServerTlsContext>) -> Settings {
         servers: config.servers.clone(),
         health: config.health.clone(),
         tls: tls.clone(),
-        login: HealthLogin::new(&config.health, access::plain_secret(&config.auth)),
+        login: OwnLogin::health(&config.health, access::plain_secret(&config.auth)),
         clock: clock::process(),
         in_cluster: config.cluster.is_some(),
     }

@@ -20,6 +20,8 @@ const PURE: &[&str] = &[
     "cluster/agree.rs",
     "cluster/decide.rs",
     "cluster/decide",
+    "cluster/operate/repoint.rs",
+    "cluster/operate/privilege.rs",
     "consensus/node/rights.rs",
     "consensus/store/identity.rs",
     "consensus/lease.rs",

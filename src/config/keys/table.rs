@@ -230,7 +230,7 @@ pub static SECTIONS: &[Section] = &[
         keys: &[
             key("mode", Choice(&["off", "streaming"]), "", Value("\"off\""), RESTART, Cluster, "`off`: komainu follows what the servers say; `streaming`: it promotes a standby when the primary is lost, and repoints the others."),
             key("automatic", Bool, "", Value("true"), LIVE, Cluster, "Whether a lost primary is replaced without an order; off: only by order."),
-            key("user", Text, "", Value("\"komainu_operator\""), LIVE, Cluster, "The role that promotes and repoints."),
+            key("user", Text, "", Value("\"komainu_operator\""), LIVE, Cluster, "The role that promotes and repoints; [privileges](privileges.md) has its grants."),
             key("password_file", Path, "", Unset, LIVE, Node, "File with its password; unset: the one in `auth.user_file`."),
             key("database", Text, "", Value("\"postgres\""), LIVE, Cluster, "The database it connects to."),
             key("replication_user", Text, "", Value("\"replicator\""), LIVE, Cluster, "The role standbys stream as: `user` of their `primary_conninfo`."),
