@@ -2,6 +2,7 @@
 //!
 //! Owns how bytes move. Never looks at what they mean.
 
+mod address;
 pub mod buffer;
 pub mod channel_binding;
 pub mod dial;
@@ -10,5 +11,6 @@ mod stream;
 pub mod tls;
 mod verify;
 
+pub use address::split_address;
 pub use buffer::Buffer;
 pub use stream::Stream;

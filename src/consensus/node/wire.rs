@@ -19,6 +19,7 @@ use crate::consensus::lease::{Grant, Question};
 use crate::consensus::peer::{CallError, Lane, Link, PeerContext};
 use crate::consensus::store::identity::{Identity, Progress, Remembered};
 use crate::consensus::types::{Peer, TypeConfig};
+use crate::net::split_address;
 use crate::pki::NodeName;
 
 /// Raft's own messages name the raft id they are for: a node that was replaced has another one.
@@ -167,7 +168,7 @@ impl Links {
         if let Some(link) = links.get(to) {
             return Ok(link.clone());
         }
-        let (host, port) = split(&to.address).ok_or("the address is not of the form host:port")?;
+        let (host, port) = split_address(&to.address).ok_or("the address is not of the form host:port")?;
         let name =
             NodeName::new(&to.node, &self.context.local.name().cluster).map_err(|error| error.to_string())?;
         let link = Arc::new(Link::new(self.context.clone(), name, host.to_owned(), port));
@@ -198,25 +199,5 @@ impl Wire for Links {
     fn failure(&self, to: &Address) -> Option<String> {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.get(to).and_then(|link| link.failure())
-    }
-}
-
-/// `[::1]:7400` is the host `::1`.
-fn split(address: &str) -> Option<(&str, u16)> {
-    let (host, port) = address.rsplit_once(':')?;
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    Some((host, port.parse().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_a_host_and_a_port() {
-        assert_eq!(split("db-1.example:7400"), Some(("db-1.example", 7400)));
-        assert_eq!(split("[fd00::1]:7400"), Some(("fd00::1", 7400)));
-        assert_eq!(split("db-1"), None);
-        assert_eq!(split("db-1:x"), None);
     }
 }
