@@ -10,7 +10,7 @@ mod name;
 pub(crate) use authority::read_all;
 pub use authority::{AUTHORITY_CERTIFICATE, AUTHORITY_DAYS, Authority, Issued, NODE_DAYS, PkiError};
 pub use certificate::{Certificate, CertificateError};
-pub use name::{NameError, NodeName, check_label};
+pub use name::{AGENT_PREFIX, NameError, NodeName, check_label, name_of_agent};
 
 use std::time::Duration;
 

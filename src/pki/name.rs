@@ -50,6 +50,14 @@ impl fmt::Display for NodeName {
     }
 }
 
+/// Of an agent's name. No node's begins so.
+pub const AGENT_PREFIX: &str = "agent-";
+
+/// What the agent beside a server is called in its certificate.
+pub fn name_of_agent(server: &str, cluster: &str) -> Result<NodeName, NameError> {
+    NodeName::new(&format!("{AGENT_PREFIX}{server}"), cluster)
+}
+
 pub fn check_label(label: &str, what: &'static str) -> Result<(), NameError> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let good = (1..=MAX_LABEL).contains(&label.len())

@@ -25,6 +25,7 @@ use crate::consensus::peer::{self, LocalNode, PeerContext, PeerLimits, PeerTls};
 use crate::consensus::store::identity::Identity;
 use crate::consensus::store::{Applied, LogStore, StateMachine, Store};
 use crate::consensus::types::{LogId, TypeConfig};
+use crate::pki::AGENT_PREFIX;
 
 /// Between two attempts to open a store that may open again.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
@@ -304,6 +305,10 @@ fn admit(applied: watch::Receiver<Arc<Applied>>) -> peer::Admit {
                     "{} was replaced by incarnation {}, this is {}: give it an empty directory",
                     hello.node, member.incarnation, hello.incarnation
                 ))
+            }
+            // Its key lies on a database host; it is no key to the cluster.
+            None if hello.node.starts_with(AGENT_PREFIX) => {
+                Err("an agent is asked by nodes, and asks them nothing".to_owned())
             }
             _ => Ok(()),
         }
