@@ -4,6 +4,7 @@
 //! Invariant: the exit code is 0 for success, 64 for a wrong command line or configuration, 2 from a command that was
 //! asked how things are and found something wrong, else 1.
 
+mod agent;
 mod ask;
 mod check_config;
 mod config;
@@ -47,8 +48,8 @@ pub struct Cli {
 
 const EXIT_CODES: &str = "Exit codes: 0 success, 64 wrong command line or configuration, 2 something is wrong with the \
     cluster (status, doctor, node list, endpoint list), 1 any other failure.\n\n\
-    Commands that ask a running node find it by --admin or KOMAINU_ADMIN: the Unix socket that is admin.socket in its \
-    configuration, or https://HOST:PORT for its admin.tls_address, with --token-file or KOMAINU_ADMIN_TOKEN_FILE.";
+    Commands that ask a running node find it by --admin PATH or KOMAINU_ADMIN, the Unix socket that is admin.socket in \
+    its configuration.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -58,6 +59,11 @@ pub enum Command {
         SIGTERM and SIGINT drain: no new clients, running transactions may finish within\n\
         limits.shutdown_timeout_ms; a second signal ends them at once.")]
     Serve(Serve),
+    /// Beside a database server, do with its files and process what nodes ask for, until SIGTERM
+    #[command(after_help = "Example:\n  komainu agent --config /etc/komainu/komainu.toml --server pg1\n\n\
+        It runs as PostgreSQL's own user, and the server that it starts lives on when it ends.\n\
+        docs/agent.md tells what it may do and what it needs.")]
+    Agent(agent::AgentArgs),
     /// The cluster as a node sees it: nodes, leader, lease, servers, endpoints
     #[command(after_help = "Examples:\n  komainu status --admin /run/komainu/admin.sock\n  \
         komainu status --json | jq .endpoints\n\n\
@@ -191,6 +197,7 @@ pub fn run() -> ExitCode {
     };
     match cli.command {
         Command::Serve(args) => serve(args),
+        Command::Agent(args) => agent::run(&args),
         Command::Status(args) => ask::finish(status::run(&args)),
         Command::Node(args) => ask::finish(node::run(&args)),
         Command::Endpoint(args) => ask::finish(endpoint::run(&args)),

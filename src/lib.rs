@@ -4,6 +4,7 @@
 //! They meet in `topology` only. `docs/architecture.md` is the map.
 
 pub mod admin;
+pub mod agent;
 pub mod backend;
 pub mod cli;
 pub mod client;

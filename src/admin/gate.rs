@@ -313,6 +313,7 @@ mod tests {
             weight: 1,
             zone: None,
             always_primary: false,
+            agent: None,
             disallow_failover: false,
         };
         View::new(&[server("pg1"), server("pg2")])

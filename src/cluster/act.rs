@@ -247,6 +247,7 @@ mod tests {
             zone: None,
             disallow_failover: false,
             always_primary: false,
+            agent: None,
         };
         let mut view = View::new(&[server]);
         view.snapshot.servers[0].health = Health::Up;

@@ -99,6 +99,7 @@ mod tests {
             zone: None,
             disallow_failover: false,
             always_primary: false,
+            agent: None,
         };
         let mut view = View::new(&[server("pg1"), server("pg2")]);
         for (index, role) in [Role::Primary, Role::Standby].into_iter().enumerate() {

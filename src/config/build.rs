@@ -9,9 +9,9 @@ use komainu_escalation::{AwsSettings, EndpointSettings};
 
 use super::document::{Document, Table};
 use super::{
-    Admin, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Endpoint, Failover,
-    FailoverMode, Health, Limits, Listen, Log, LogFormat, Node, Pool, PoolLimits, PoolMode, PoolOverride,
-    Preference, Scheduling, Server, ServerTls, Split, SslMode, SyncMode,
+    Admin, Agent, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Endpoint,
+    Failover, FailoverMode, Health, Limits, Listen, Log, LogFormat, Node, Pool, PoolLimits, PoolMode,
+    PoolOverride, Preference, Scheduling, Server, ServerTls, Split, SslMode, SyncMode,
 };
 use crate::consensus::lease::LeaseSettings;
 
@@ -29,6 +29,7 @@ pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Confi
         split: split(document),
         health: health(document.table("health"), directory),
         servers: document.list("server").iter().map(server).collect(),
+        agent: document.optional("agent").map(|table| agent(table, directory)),
         failover: failover(document.table("failover"), directory),
         zone: top.optional_text("zone"),
         workers: if top.has("workers") { top.usize("workers") } else { cpus },
@@ -57,14 +58,7 @@ fn listen(table: &Table, directory: &Path) -> Listen {
 }
 
 fn admin(table: &Table, directory: &Path) -> Admin {
-    Admin {
-        address: table.address("address"),
-        socket: path(table, "socket", directory),
-        tls_address: table.address("tls_address"),
-        cert_file: path(table, "cert_file", directory),
-        key_file: path(table, "key_file", directory),
-        token_file: path(table, "token_file", directory),
-    }
+    Admin { address: table.address("address"), socket: path(table, "socket", directory) }
 }
 
 fn log(table: &Table, directory: &Path) -> Log {
@@ -238,6 +232,23 @@ fn server(table: &Table) -> Server {
         zone: table.optional_text("zone"),
         disallow_failover: table.bool("disallow_failover"),
         always_primary: table.bool("always_primary"),
+        agent: table.optional_text("agent"),
+    }
+}
+
+fn agent(table: &Table, directory: &Path) -> Agent {
+    Agent {
+        data_directory: path(table, "data_directory", directory).unwrap_or_default(),
+        bin_directory: path(table, "bin_directory", directory),
+        listen: table.address("listen"),
+        state_directory: path(table, "state_directory", directory).unwrap_or_default(),
+        pki_directory: path(table, "pki_directory", directory),
+        log_file: path(table, "log_file", directory),
+        replication_user: table.optional_text("replication_user"),
+        passfile: path(table, "passfile", directory),
+        rewind_user: table.optional_text("rewind_user"),
+        rewind_database: table.text("rewind_database"),
+        keep_replaced_directory: table.bool("keep_replaced_directory"),
     }
 }
 

@@ -12,15 +12,14 @@ pub const SMALLEST: &str = "[listen]\naddresses = ['127.0.0.1:1']\n\
     [auth]\nhba_file = 'hba'\nuser_file = 'users'\n[[server]]\nid = 's1'\nhost = 'db1'\n";
 
 /// What is not there by default, or cannot be.
-const MORE: &str = "[auth.query]\nuser = 'q'\n[cluster]\nname = 'shop'\n\
+const MORE: &str = "[auth.query]\nuser = 'q'\n[agent]\ndata_directory = '/d'\n[cluster]\nname = 'shop'\n\
     [[node]]\nid = 'n1'\nhost = 'h1'\nport = 7401\nlisten = '127.0.0.1:7401'\n\
     [[node]]\nid = 'n2'\nhost = 'h2'\nport = 7402\n[[node]]\nid = 'n3'\nhost = 'h3'\nport = 7403\n";
 
 /// Each key with another value than its default, or than in the two above.
 const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
     [listen]\naddresses = ['127.0.0.1:2']\nunix_socket_directory = '/s'\nunix_socket_mode = 0o700\nbacklog = 9\n\
-    [admin]\naddress = '127.0.0.1:3'\nsocket = '/s/a'\n\
-    tls_address = '127.0.0.1:4'\ncert_file = 'c'\nkey_file = 'k'\ntoken_file = 't'\n[log]\nlevel = 'debug'\nformat = 'json'\n\
+    [admin]\naddress = '127.0.0.1:3'\nsocket = '/s/a'\n[log]\nlevel = 'debug'\nformat = 'json'\n\
     file = '/l'\nrotate_bytes = 9999\nkeep_files = 9\n\
     [limits]\nmax_client_connections = 9\nmax_unauthenticated_per_address = 9\nstartup_timeout_ms = 9\n\
     client_idle_timeout_ms = 9\nidle_in_transaction_timeout_ms = 9\nshutdown_timeout_ms = 9\n\
@@ -39,7 +38,10 @@ const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
     catalog_max_age_ms = 9999\n[[split.preference]]\ntarget = 'primary'\n\
     [health]\nuser = 'x'\npassword_file = 'p'\ndatabase = 'd'\nperiod_ms = 99\ntimeout_ms = 99\nconnect_timeout_ms = 99\nretries = 9\n\
     [[server]]\nid = 's1'\nhost = 'db2'\nport = 9\nweight = 9\nzone = 'b'\n\
-    disallow_failover = true\nalways_primary = true\n\
+    disallow_failover = true\nalways_primary = true\nagent = 'db2:7401'\n\
+    [agent]\ndata_directory = 'd'\nbin_directory = 'b'\nlisten = '127.0.0.1:8'\nstate_directory = 's'\n\
+    pki_directory = 'p'\nlog_file = 'l'\nreplication_user = 'u'\npassfile = 'f'\nrewind_user = 'w'\n\
+    rewind_database = 'd'\nkeep_replaced_directory = true\n\
     [failover]\nmode = 'streaming'\nautomatic = false\nuser = 'x'\npassword_file = 'p'\ndatabase = 'd'\n\
     replication_user = 'x'\nreplication_passfile = '/p'\nsync_mode = 'prefer'\nsync_count = 2\nmax_lag_bytes = 9\n\
     crash_recovery_grace_ms = 9\npromote_timeout_ms = 999\nsilence_ms = 999\n\

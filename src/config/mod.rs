@@ -40,6 +40,8 @@ pub struct Config {
     pub split: Split,
     pub health: Health,
     pub servers: Vec<Server>,
+    /// None: no agent runs by this file.
+    pub agent: Option<Agent>,
     pub failover: Failover,
     /// Availability zone of this node, for `split.prefer_same_zone`.
     pub zone: Option<String>,
@@ -78,11 +80,6 @@ pub struct Admin {
     pub address: Option<SocketAddr>,
     /// The same over a Unix socket, guarded by its file permissions.
     pub socket: Option<PathBuf>,
-    /// The same over TLS, for whoever has the token. With it the three files are there.
-    pub tls_address: Option<SocketAddr>,
-    pub cert_file: Option<PathBuf>,
-    pub key_file: Option<PathBuf>,
-    pub token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -310,6 +307,31 @@ pub struct Server {
     pub disallow_failover: bool,
     /// Nothing else is ever promoted.
     pub always_primary: bool,
+    /// `host:port` of the agent beside it.
+    pub agent: Option<String>,
+}
+
+/// Of `komainu agent`, on a database host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Agent {
+    pub data_directory: PathBuf,
+    /// None: to be found.
+    pub bin_directory: Option<PathBuf>,
+    /// None: as `server.agent` says.
+    pub listen: Option<SocketAddr>,
+    pub state_directory: PathBuf,
+    /// None: the cluster's.
+    pub pki_directory: Option<PathBuf>,
+    /// None: in `state_directory`.
+    pub log_file: Option<PathBuf>,
+    /// None: as standbys in general.
+    pub replication_user: Option<String>,
+    /// None: as standbys in general.
+    pub passfile: Option<PathBuf>,
+    /// None: the replicating one.
+    pub rewind_user: Option<String>,
+    pub rewind_database: String,
+    pub keep_replaced_directory: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

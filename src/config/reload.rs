@@ -9,8 +9,8 @@ use komainu_escalation::AwsSettings;
 
 use super::keys::{self, Scope};
 use super::{
-    Admin, Auth, AuthQuery, ClientTls, Cluster, Config, Failover, Health, Limits, Listen, Log, Node, Pool,
-    PoolLimits, Server, ServerTls, Split,
+    Admin, Agent, Auth, AuthQuery, ClientTls, Cluster, Config, Failover, Health, Limits, Listen, Log, Node,
+    Pool, PoolLimits, Server, ServerTls, Split,
 };
 use crate::consensus::lease::LeaseSettings;
 
@@ -41,6 +41,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         split: _,
         health: _,
         servers: _,
+        agent: _,
         failover: _,
         zone,
         workers,
@@ -64,6 +65,10 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     health(&mut changes, &old.health, &new.health);
     servers(&mut changes, &old.servers, &new.servers);
     failover(&mut changes, &old.failover, &new.failover);
+    match (&old.agent, &new.agent) {
+        (Some(old), Some(new)) => agent(&mut changes, old, new),
+        (old, new) => changed(&mut changes, "agent", old, new),
+    }
     cluster(&mut changes, old.cluster.as_ref(), new.cluster.as_ref());
     endpoints(&mut changes, old, new);
     aws(&mut changes, &old.aws, &new.aws);
@@ -79,9 +84,9 @@ pub fn live_part(old: &Config, new: Config) -> Config {
     };
     // Which servers there are, and where, stays; what they are given to do may change.
     let servers = old.servers.iter().map(|server| {
-        let Server { weight, zone, disallow_failover, always_primary, .. } =
+        let Server { weight, zone, disallow_failover, always_primary, agent, .. } =
             new.servers.iter().find(|new| new.id == server.id).unwrap_or(server).clone();
-        Server { weight, zone, disallow_failover, always_primary, ..server.clone() }
+        Server { weight, zone, disallow_failover, always_primary, agent, ..server.clone() }
     });
     Config {
         servers: servers.collect(),
@@ -93,6 +98,7 @@ pub fn live_part(old: &Config, new: Config) -> Config {
         split: Split { catalog_max_age_ms: old.split.catalog_max_age_ms, ..new.split },
         workers: old.workers,
         worker_scheduling: old.worker_scheduling,
+        agent: old.agent.clone(),
         cluster: old.cluster.clone(),
         endpoints: if endpoints_are_live(old) { new.endpoints } else { old.endpoints.clone() },
         aws: old.aws.clone(),
@@ -140,7 +146,7 @@ macro_rules! compare {
 }
 
 compare!(listen, Listen, "listen", [addresses, unix_socket_directory, unix_socket_mode, backlog], not keys: []);
-compare!(admin, Admin, "admin", [address, socket, tls_address, cert_file, key_file, token_file], not keys: []);
+compare!(admin, Admin, "admin", [address, socket], not keys: []);
 compare!(log, Log, "log", [level, format, file, rotate_bytes, keep_files], not keys: []);
 compare!(limits, Limits, "limits", [
     max_client_connections, max_unauthenticated_per_address, startup_timeout_ms, client_idle_timeout_ms,
@@ -166,6 +172,10 @@ compare!(health, Health, "health", [
 compare!(failover, Failover, "failover", [
     mode, automatic, user, password_file, database, replication_user, replication_passfile, sync_mode, sync_count,
     max_lag_bytes, crash_recovery_grace_ms, promote_timeout_ms, silence_ms
+], not keys: []);
+compare!(agent, Agent, "agent", [
+    data_directory, bin_directory, listen, state_directory, pki_directory, log_file, replication_user, passfile,
+    rewind_user, rewind_database, keep_replaced_directory
 ], not keys: []);
 compare!(cluster_keys, Cluster, "cluster", [name, directory, pki_directory], not keys: [lease, nodes]);
 compare!(lease, LeaseSettings, "cluster", [
@@ -196,7 +206,7 @@ fn split(changes: &mut Vec<Change>, old: &Split, new: &Split) {
 
 fn servers(changes: &mut Vec<Change>, old: &[Server], new: &[Server]) {
     let differ = |old: &Server, new: &Server| {
-        let Server { id: _, host, port, weight, zone, disallow_failover, always_primary } = old;
+        let Server { id: _, host, port, weight, zone, disallow_failover, always_primary, agent } = old;
         [
             ("host", *host != new.host),
             ("port", *port != new.port),
@@ -204,6 +214,7 @@ fn servers(changes: &mut Vec<Change>, old: &[Server], new: &[Server]) {
             ("zone", *zone != new.zone),
             ("disallow_failover", *disallow_failover != new.disallow_failover),
             ("always_primary", *always_primary != new.always_primary),
+            ("agent", *agent != new.agent),
         ]
     };
     by_id(changes, "server", (old, new), |server| &server.id, differ);

@@ -20,6 +20,7 @@ pub fn in_force(local: &Config, shared: Config) -> Config {
         server_tls,
         auth,
         health,
+        agent,
         failover,
         cluster,
         limits: _,
@@ -40,6 +41,7 @@ pub fn in_force(local: &Config, shared: Config) -> Config {
         server_tls: server_tls_of(server_tls, shared.server_tls),
         auth: auth_of(auth, shared.auth),
         health: health_of(health, shared.health),
+        agent: agent.clone(),
         failover: failover_of(failover, shared.failover),
         cluster: shared.cluster.map(|shared| cluster_of(cluster.as_ref(), shared)),
         ..shared

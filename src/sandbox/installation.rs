@@ -46,8 +46,8 @@ impl Installation {
         self.binaries.join(program)
     }
 
-    /// One of PostgreSQL's programs, run unprivileged; it gets `death_signal` when we end.
-    pub(super) fn server_command(&self, program: &str, death_signal: &str) -> Command {
+    /// One of PostgreSQL's programs, or another by its whole path, run unprivileged; it gets `death_signal` when we end.
+    pub fn server_command(&self, program: &str, death_signal: &str) -> Command {
         let mut command = process::command(self.binary(program), death_signal, self.run_as.as_ref());
         clean_environment(&mut command);
         command.current_dir("/").stdin(Stdio::null());
@@ -71,14 +71,14 @@ impl Installation {
     }
 
     /// Creates a directory that only the servers' user (and root) can look into.
-    pub(super) fn create_directory(&self, path: &Path) -> Result<(), PostgresError> {
+    pub fn create_directory(&self, path: &Path) -> Result<(), PostgresError> {
         let io = |source| PostgresError::Io { operation: "create directory", path: path.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
         self.give(path)
     }
 
     /// Hands a file to the servers' user.
-    pub(super) fn give(&self, path: &Path) -> Result<(), PostgresError> {
+    pub fn give(&self, path: &Path) -> Result<(), PostgresError> {
         let Some(user) = &self.run_as else { return Ok(()) };
         chown(path, Some(user.uid), Some(user.gid)).map_err(|source| PostgresError::Io {
             operation: "hand over",

@@ -189,6 +189,7 @@ mod tests {
             zone: None,
             disallow_failover: false,
             always_primary: false,
+            agent: None,
         };
         let mut snapshot = View::new(&[server("a"), server("b\\\"\n")]).snapshot;
         snapshot.primary = Some(ServerIndex(0));

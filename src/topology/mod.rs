@@ -8,7 +8,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 /// A position in the write-ahead log, as PostgreSQL's `pg_lsn`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
 pub struct Lsn(pub u64);
 
 impl fmt::Display for Lsn {

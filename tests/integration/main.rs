@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod agent;
 mod authentication;
 mod aws;
 mod cancel;
@@ -22,7 +23,6 @@ mod hostile_startup;
 mod limits;
 mod looking_in;
 mod lost_servers;
-mod operate;
 mod partition;
 mod pooling;
 mod prepared;

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, unused_imports, reason = "not every helper is used by every version of the tests")]
 
+mod agent;
 /// The double of AWS.
 #[path = "../../escalation/tests/escalation/support/mod.rs"]
 pub mod aws;
@@ -19,6 +20,7 @@ mod sandbox;
 mod tests;
 mod wire;
 
+pub use agent::{Agent, rejoin, source};
 pub use certificates::Certificates;
 pub use clients::{Finished, connect, pgbench, psql, python, run};
 pub use cluster::{APP_PASSWORD, APP_USER, Cluster};

@@ -24,6 +24,7 @@ fn servers(count: usize) -> Vec<config::Server> {
         zone: None,
         disallow_failover: false,
         always_primary: false,
+        agent: None,
     };
     (0..count).map(server).collect()
 }

@@ -14,7 +14,8 @@ use crate::config::document::{Document, Table};
 use crate::config::report::Findings;
 use crate::config::{Cluster, Config, Node};
 use crate::consensus::lease::{LeaseSettings, SettingsError};
-use crate::pki::{NameError, NodeName, check_label};
+use crate::net::split_address;
+use crate::pki::{AGENT_PREFIX, NameError, NodeName, check_label, name_of_agent};
 
 pub(super) fn check(document: &Document, config: &Config, findings: &mut Findings) {
     let (nodes, endpoints) = (document.list("node"), document.list("endpoint"));
@@ -28,6 +29,7 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
         }
         _ => without_cluster(nodes, endpoints, findings),
     }
+    agents(document, config, findings);
     too_many("endpoint", endpoints, MAX_ENDPOINTS, findings);
     each_endpoint(endpoints, findings);
     aws(document.table("aws"), findings);
@@ -141,6 +143,10 @@ fn each_node(tables: &[Table], cluster: &Cluster, findings: &mut Findings) {
 }
 
 fn node_id(table: &Table, node: &Node, cluster: &Cluster, findings: &mut Findings) {
+    if node.id.starts_with(AGENT_PREFIX) {
+        let problem = format!("\"{}\" is a name for the agent of a server", node.id);
+        findings.problems.add(table.line("id"), "node.id", problem, "choose one that begins otherwise");
+    }
     match NodeName::new(&node.id, &cluster.name) {
         // That is about the cluster's name, and was said there.
         Ok(_) | Err(NameError::Label(_, "cluster")) => {}
@@ -157,6 +163,38 @@ fn node_host(table: &Table, host: &str, findings: &mut Findings) {
         let problem = format!("\"{host}\" is an address to listen on, and none to reach a node by");
         let remedy = "name the node's own address; where it listens is node.listen";
         findings.problems.add(table.line("host"), "node.host", problem, remedy);
+    }
+}
+
+/// The agents beside the servers: where each is, and that it can have a certificate.
+fn agents(document: &Document, config: &Config, findings: &mut Findings) {
+    for (table, server) in document.list("server").iter().zip(&config.servers) {
+        let Some(address) = &server.agent else { continue };
+        let line = table.line("agent");
+        if split_address(address).is_none_or(|(host, port)| host.is_empty() || port == 0) {
+            let problem = format!("\"{address}\" is not of the form host:port");
+            let remedy = "write the address of the database host and the agent's port";
+            findings.problems.add(line, "server.agent", problem, remedy);
+        }
+        match &config.cluster {
+            Some(cluster) => {
+                if let Err(NameError::Label(label, "node")) = name_of_agent(&server.id, &cluster.name) {
+                    let problem =
+                        format!("the agent of \"{}\" cannot have a certificate for {label:?}", server.id);
+                    let remedy =
+                        "a server with an agent needs an id of lower-case letters, digits and hyphens";
+                    findings.problems.add(line, "server.agent", problem, remedy);
+                }
+            }
+            None => {
+                let problem = "there is no [cluster] whose nodes could ask it";
+                findings.problems.add(line, "server.agent", problem, "add [cluster], or remove it");
+            }
+        }
+    }
+    if let Some(table) = document.optional("agent").filter(|_| config.cluster.is_none()) {
+        let problem = "there is no [cluster] whose nodes it could obey";
+        findings.problems.add(table.line(""), "agent", problem, "add [cluster] and its nodes, or remove it");
     }
 }
 

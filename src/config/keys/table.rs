@@ -68,10 +68,6 @@ pub static SECTIONS: &[Section] = &[
         keys: &[
             key("address", Address, "", Unset, RESTART, Node, "HTTP address of `/metrics`, `/live` and `/ready`. It asks for no password: keep it on a private address."),
             key("socket", Path, "", Unset, RESTART, Node, "The same over a Unix socket at this path, guarded by its file permissions."),
-            key("tls_address", Address, "", Unset, RESTART, Node, "HTTPS address of all admin pages, changes included, for whoever brings the token. Needs the three files below."),
-            key("cert_file", Path, "", Unset, RESTART, Node, "Certificate, with its chain, that is shown there. The command line checks that it is for the name or address that it was given. Read again on SIGHUP."),
-            key("key_file", Path, "", Unset, RESTART, Node, "The certificate's key. Read again on SIGHUP."),
-            key("token_file", Path, "", Unset, RESTART, Node, "A token of 32 characters or more: whoever has it may do everything. Read again on SIGHUP."),
         ],
     },
     Section {
@@ -222,6 +218,24 @@ pub static SECTIONS: &[Section] = &[
             key("zone", Text, "", Unset, LIVE, Cluster, "Its availability zone."),
             key("disallow_failover", Bool, "", Value("false"), LIVE, Cluster, "Whether it is never promoted."),
             key("always_primary", Bool, "", Value("false"), LIVE, Cluster, "Whether it is the primary whatever happens, so that no other server is ever promoted: of one server at most."),
+            key("agent", Text, "", Unset, LIVE, Cluster, "Where the [agent](agent.md) on its host is reached, as `\"host:port\"`; unset: there is none."),
+        ],
+    },
+    Section {
+        name: "agent",
+        shape: Shape::Optional,
+        keys: &[
+            key("data_directory", Path, "", Required, RESTART, Node, "The server's data directory; the agent touches no other."),
+            key("bin_directory", Path, "", Computed("found"), RESTART, Node, "PostgreSQL's programs; unset: those of the data directory's version in `/usr/lib/postgresql`, else `PG_BIN`, else `PATH`."),
+            key("listen", Address, "", Computed("all addresses, the port of `server.agent`"), RESTART, Node, "Where the agent listens for the nodes."),
+            key("state_directory", Path, "", Value("\"agent\""), RESTART, Node, "Directory of the agent's own: the highest epoch it was given, its last job, and the WAL of former primaries. It must last."),
+            key("pki_directory", Path, "", As("cluster.pki_directory"), RESTART, Node, "Directory with `ca.crt`, `agent-ID.crt` and `agent-ID.key`, where `ID` is the server's."),
+            key("log_file", Path, "", Computed("`server.log` in `agent.state_directory`"), RESTART, Node, "Where a server that the agent starts writes what its own `logging_collector` does not take."),
+            key("replication_user", Text, "", As("failover.replication_user"), RESTART, Node, "The role by which the server follows its primary, and by which base backups are taken."),
+            key("passfile", Path, "", Computed("as `failover.replication_passfile`"), RESTART, Node, "Passwords of these roles, in the format of `.pgpass`; unset: the one libpq finds by itself."),
+            key("rewind_user", Text, "", As("agent.replication_user"), RESTART, Node, "The role by which `pg_rewind` reads the new primary."),
+            key("rewind_database", Text, "", Value("\"postgres\""), RESTART, Node, "The database it connects to."),
+            key("keep_replaced_directory", Bool, "", Value("false"), RESTART, Node, "Whether the data directory that a rebuild replaced is kept until the next one. Else it is removed once the new one streams."),
         ],
     },
     Section {
@@ -230,7 +244,7 @@ pub static SECTIONS: &[Section] = &[
         keys: &[
             key("mode", Choice(&["off", "streaming"]), "", Value("\"off\""), RESTART, Cluster, "`off`: komainu follows what the servers say; `streaming`: it promotes a standby when the primary is lost, and repoints the others."),
             key("automatic", Bool, "", Value("true"), LIVE, Cluster, "Whether a lost primary is replaced without an order; off: only by order."),
-            key("user", Text, "", Value("\"komainu_operator\""), LIVE, Cluster, "The role that promotes and repoints; [privileges](privileges.md) has its grants."),
+            key("user", Text, "", Value("\"komainu_operator\""), LIVE, Cluster, "The role that promotes and repoints."),
             key("password_file", Path, "", Unset, LIVE, Node, "File with its password; unset: the one in `auth.user_file`."),
             key("database", Text, "", Value("\"postgres\""), LIVE, Cluster, "The database it connects to."),
             key("replication_user", Text, "", Value("\"replicator\""), LIVE, Cluster, "The role standbys stream as: `user` of their `primary_conninfo`."),

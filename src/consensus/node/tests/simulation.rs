@@ -379,6 +379,7 @@ fn view_of(primary: usize, timeline: u32) -> View {
         zone: None,
         disallow_failover: false,
         always_primary: false,
+        agent: None,
     });
     let mut view = View::new(&servers);
     for index in 0..SERVERS.len() {

@@ -1,0 +1,124 @@
+//! Connection strings for libpq's programs and for `primary_conninfo`.
+//!
+//! Pure. Invariant: there is never a password in one; libpq finds it in the passfile.
+
+use std::path::PathBuf;
+
+use super::wire::Source;
+use crate::config::{self, SslMode};
+
+/// A server that does not answer is given up, rather than waited for.
+const CONNECT_TIMEOUT_S: u32 = 10;
+
+/// What all connections to other servers have in common.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// The `application_name`.
+    pub server: String,
+    pub tls: config::ServerTls,
+    pub passfile: Option<PathBuf>,
+    pub replication_user: String,
+    pub rewind_user: String,
+}
+
+impl Access {
+    /// For following it, and for copying it.
+    pub fn replication(&self, source: &Source) -> Conninfo {
+        self.to(source, &self.replication_user)
+    }
+
+    /// For reading what has to be rewound.
+    pub fn rewind(&self, source: &Source, database: &str) -> Conninfo {
+        let mut conninfo = self.to(source, &self.rewind_user);
+        conninfo.set("dbname", database);
+        conninfo
+    }
+
+    fn to(&self, source: &Source, user: &str) -> Conninfo {
+        let mut conninfo = Conninfo::default();
+        conninfo.set("host", &source.host);
+        conninfo.set("port", &source.port.to_string());
+        conninfo.set("user", user);
+        conninfo.set("application_name", &self.server);
+        conninfo.set("connect_timeout", &CONNECT_TIMEOUT_S.to_string());
+        conninfo.set("sslmode", ssl_mode(self.tls.mode));
+        let files = [
+            ("sslrootcert", &self.tls.ca_file),
+            ("sslcert", &self.tls.cert_file),
+            ("sslkey", &self.tls.key_file),
+            ("passfile", &self.passfile),
+        ];
+        for (name, path) in files {
+            if let Some(path) = path {
+                conninfo.set(name, &path.display().to_string());
+            }
+        }
+        conninfo
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Conninfo(String);
+
+impl Conninfo {
+    fn set(&mut self, name: &str, value: &str) {
+        let separator = if self.0.is_empty() { "" } else { " " };
+        let value = value.replace('\\', "\\\\").replace('\'', "\\'");
+        self.0 += &format!("{separator}{name}='{value}'");
+    }
+
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.set(name, value);
+        self
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The slot a server's WAL is kept in on its primary: only these characters may be in a slot's name.
+pub fn slot_name(server: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+    format!("komainu_{}", server.chars().map(plain).collect::<String>())
+}
+
+fn ssl_mode(mode: SslMode) -> &'static str {
+    match mode {
+        SslMode::Disable => "disable",
+        SslMode::Allow => "allow",
+        SslMode::Prefer => "prefer",
+        SslMode::Require => "require",
+        SslMode::VerifyCa => "verify-ca",
+        SslMode::VerifyFull => "verify-full",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_quoted_and_files_named_only_if_there() {
+        let tls =
+            config::ServerTls { mode: SslMode::VerifyFull, ca_file: None, cert_file: None, key_file: None };
+        let access = Access {
+            server: "pg1".to_owned(),
+            tls,
+            passfile: Some(PathBuf::from("/var/it's/pass")),
+            replication_user: "replicator".to_owned(),
+            rewind_user: "rewinder".to_owned(),
+        };
+        let source = Source { id: "pg2".to_owned(), host: "db\\2".to_owned(), port: 5433 };
+        assert_eq!(
+            access.rewind(&source, "postgres").as_str(),
+            "host='db\\\\2' port='5433' user='rewinder' application_name='pg1' connect_timeout='10' \
+             sslmode='verify-full' passfile='/var/it\\'s/pass' dbname='postgres'"
+        );
+    }
+
+    #[test]
+    fn a_slot_s_name_has_only_what_postgresql_allows() {
+        assert_eq!(slot_name("pg-1.a"), "komainu_pg_1_a");
+    }
+}

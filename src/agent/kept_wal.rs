@@ -1,0 +1,189 @@
+//! What a former primary has and the others lack: counted, and its WAL kept.
+//!
+//! Owns the directories under `kept` in the state directory. Never judges what is lost. Invariant: what is kept is
+//! bounded in number and in bytes; what did not fit is said.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::error::WorkError;
+use super::postmaster::Server;
+use super::wal::{self, Summary};
+use super::wire::Lost;
+use crate::topology::Lsn;
+
+const DIRECTORY: &str = "kept";
+const REPORT: &str = "report.json";
+/// Of one former primary.
+const MAX_BYTES: u64 = 4 << 30;
+/// Former primaries; the oldest go first.
+const MAX_KEPT: usize = 4;
+
+/// What there is on `timeline` from a position on.
+pub async fn count(server: &Server, timeline: u32, from: Lsn) -> Result<(Summary, bool), WorkError> {
+    let wal = server.data.join("pg_wal").display().to_string();
+    let (number, start) = (timeline.to_string(), from.to_string());
+    let mut summary = Summary::default();
+    let arguments = ["-p", &wal, "-t", &number, "-s", &start];
+    // It ends with an error where WAL ends, and so always.
+    let outcome = server.programs.follow("pg_waldump", &arguments, |line| summary.add(line)).await;
+    match outcome {
+        Ok(_) => Ok((summary, true)),
+        Err(WorkError::Program { .. }) => Ok((summary, true)),
+        Err(WorkError::Slow { .. }) => Ok((summary, false)),
+        Err(other) => Err(other),
+    }
+}
+
+/// Counts it and keeps it. Fails only if it cannot be looked at; that it cannot be kept is said in the report.
+pub async fn keep(
+    server: &Server,
+    state_directory: &Path,
+    (epoch, segment_bytes): (u64, u64),
+    (timeline, from): (u32, Lsn),
+) -> Result<Lost, WorkError> {
+    let there = segments(&server.data.join("pg_wal"), timeline, segment_bytes)?;
+    let start = first_there(&there, from, segment_bytes);
+    let (summary, whole) = count(server, timeline, start).await?;
+    let complete = whole && start == from;
+    let mut lost = Lost {
+        timeline,
+        from,
+        to: summary.last.unwrap_or(from),
+        records: summary.records,
+        commits: summary.commits,
+        relations: summary.relations(),
+        complete,
+        kept_in: None,
+    };
+    if lost.records == 0 {
+        return Ok(lost);
+    }
+    let to = lost.to;
+    let kept = state_directory.join(DIRECTORY);
+    let directory = kept.join(format!("epoch-{epoch:010}-timeline-{timeline}"));
+    let target = directory.clone();
+    let copied = tokio::task::spawn_blocking(move || {
+        make_room(&kept, &target)?;
+        copy(there, &target, segment_bytes, (from, to))
+    });
+
+    match copied.await {
+        Ok(Ok(())) => lost.kept_in = Some(directory.display().to_string()),
+        Ok(Err(error)) => tracing::error!(%error, "the WAL that the others lack is not kept"),
+        Err(error) => tracing::error!(%error, "the WAL that the others lack is not kept"),
+    }
+    if let (Some(_), Ok(text)) = (&lost.kept_in, serde_json::to_vec_pretty(&lost)) {
+        let path = directory.join(REPORT);
+        if let Err(error) = fs::write(&path, text) {
+            tracing::warn!(%error, path = %path.display(), "the report is not kept beside its WAL");
+        }
+    }
+    Ok(lost)
+}
+
+/// For one more.
+fn make_room(kept: &Path, target: &Path) -> Result<(), WorkError> {
+    let mut there: Vec<PathBuf> =
+        fs::read_dir(kept).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    there.retain(|path| path != target && path.is_dir());
+    there.sort();
+    let too_many = (there.len() + 1).saturating_sub(MAX_KEPT);
+    for oldest in &there[..too_many] {
+        fs::remove_dir_all(oldest).map_err(WorkError::io("remove", oldest))?;
+    }
+    Ok(())
+}
+
+/// The files of a timeline, and where each begins, in order.
+fn segments(pg_wal: &Path, timeline: u32, segment_bytes: u64) -> Result<Vec<(Lsn, PathBuf)>, WorkError> {
+    let mut segments = Vec::new();
+    for entry in fs::read_dir(pg_wal).map_err(WorkError::io("read", pg_wal))? {
+        let path = entry.map_err(WorkError::io("read", pg_wal))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some((of, at)) = wal::segment(name, segment_bytes)
+            && of == timeline
+        {
+            segments.push((at, path));
+        }
+    }
+    segments.sort();
+    Ok(segments)
+}
+
+/// From `from` on, or from where there is WAL at all: of a server that ran on for long, its beginning is gone.
+fn first_there(segments: &[(Lsn, PathBuf)], from: Lsn, segment_bytes: u64) -> Lsn {
+    let there = segments.iter().find(|(at, _)| at.0.saturating_add(segment_bytes) > from.0);
+    there.map_or(from, |(at, _)| (*at).max(from))
+}
+
+fn copy(
+    segments: Vec<(Lsn, PathBuf)>,
+    target: &Path,
+    segment_bytes: u64,
+    (from, to): (Lsn, Lsn),
+) -> Result<(), WorkError> {
+    let first = Lsn(from.0 / segment_bytes * segment_bytes);
+    // What is beyond the last record are files made ready for later. A record may go on in the next one.
+    let last = Lsn((to.0 / segment_bytes).saturating_add(1).saturating_mul(segment_bytes));
+    let segments: Vec<_> = segments.into_iter().filter(|(at, _)| (first..=last).contains(at)).collect();
+    if segments.len() as u64 * segment_bytes > MAX_BYTES {
+        return Err(WorkError::Not(format!(
+            "{} segments are more than the {} GiB that are kept",
+            segments.len(),
+            MAX_BYTES >> 30
+        )));
+    }
+    fs::create_dir_all(target).map_err(WorkError::io("create", target))?;
+    for (_, segment) in segments {
+        let to = target.join(segment.file_name().unwrap_or_default());
+        fs::copy(&segment, &to).map_err(WorkError::io("copy", &segment))?;
+        fs::File::open(&to).and_then(|file| file.sync_all()).map_err(WorkError::io("sync", &to))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_is_not_looked_for() {
+        let there = [(Lsn(0x300_0000), PathBuf::new()), (Lsn(0x400_0000), PathBuf::new())];
+        let first = |from| first_there(&there, Lsn(from), 16 << 20);
+        assert_eq!(first(0x100_0028), Lsn(0x300_0000));
+        assert_eq!(first(0x300_0028), Lsn(0x300_0028));
+        assert_eq!(first(0x500_0000), Lsn(0x500_0000));
+    }
+
+    #[test]
+    fn segments_from_the_fork_on_are_kept_and_the_oldest_make_room() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (pg_wal, kept) = (scratch.path().join("pg_wal"), scratch.path().join("kept"));
+        fs::create_dir(&pg_wal).unwrap();
+        for name in [
+            "000000010000000000000002",
+            "000000010000000000000003",
+            "000000010000000000000004",
+            "000000010000000000000005",
+            "000000020000000000000003",
+            "00000002.history",
+        ] {
+            fs::write(pg_wal.join(name), name).unwrap();
+        }
+        for epoch in 1..=5 {
+            let target = kept.join(format!("epoch-{epoch}"));
+            make_room(&kept, &target).unwrap();
+            let there = segments(&pg_wal, 1, 16 << 20).unwrap();
+            copy(there, &target, 16 << 20, (Lsn(0x3FF_FFFF), Lsn(0x3FF_FFFF))).unwrap();
+        }
+        let names = |path: &Path| {
+            let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
+            let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&kept), ["epoch-2", "epoch-3", "epoch-4", "epoch-5"]);
+        assert_eq!(names(&kept.join("epoch-5")), ["000000010000000000000003", "000000010000000000000004"]);
+    }
+}

@@ -1,0 +1,210 @@
+//! Answers the nodes: which request is obeyed, and one at a time.
+//!
+//! Owns the epoch and the job's task. Invariant: a request of an epoch that is over changes nothing, and one of a higher
+//! epoch ends the job of a lower one before it does anything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+use super::error::WorkError;
+use super::job::{Work, now_ms};
+use super::plan;
+use super::wire::{
+    Data, Job, Outcome, Phase, Refusal, Rejoin, Request, Response, Started, Status, StopMode, Stopped,
+};
+
+/// What the agent itself may take for one answer; whoever asks waits less.
+pub const MAX_CALL: Duration = Duration::from_secs(120);
+const STOP_WITHIN: Duration = Duration::from_secs(110);
+/// What is not ready by then is on its way: it may have much to recover.
+const START_WITHIN: Duration = Duration::from_secs(45);
+
+pub struct Service {
+    work: Arc<Work>,
+    /// Held while a request changes something. A status does not wait for it.
+    turn: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Service {
+    /// A job that the agent before this one had begun is over.
+    pub fn new(work: Arc<Work>) -> Result<Self, WorkError> {
+        work.note(|now| {
+            if let Some(job) = now.job.as_mut().filter(|job| job.outcome.is_none()) {
+                (job.outcome, job.ended_at_ms) = (Some(Outcome::Interrupted), Some(now_ms()));
+            }
+        })?;
+        if let Err(error) = work.settle() {
+            tracing::error!(%error, "what was begun cannot be finished now; the next rejoin tries again");
+        }
+        Ok(Service { work, turn: Mutex::default() })
+    }
+
+    pub async fn answer(&self, from: &str, request: Request) -> Response {
+        if matches!(request, Request::Status) {
+            return Response::Status(Box::new(self.status().await));
+        }
+        tracing::info!(from, ?request, "asked");
+        match self.obey(request).await {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::warn!(from, %error, "not done");
+                Response::Refused(error.into_refusal())
+            }
+        }
+    }
+
+    async fn obey(&self, request: Request) -> Result<Response, WorkError> {
+        let mut task = self.turn.lock().await;
+        let epoch = request.epoch().unwrap_or_default();
+        let highest_epoch = self.work.memory(|memory| memory.get().highest_epoch);
+        if epoch < highest_epoch {
+            return Err(Refusal::Stale { highest_epoch }.into());
+        }
+        self.work.note(|now| now.highest_epoch = epoch)?;
+        if let Some(running) = task.as_ref().filter(|task| !task.is_finished()) {
+            let job = self.work.memory(|memory| memory.get().job.clone());
+            match (&request, job) {
+                (Request::Rejoin(asked), Some(job)) if job.request == *asked => {
+                    return Ok(Response::Rejoining { begun: false });
+                }
+                (_, Some(job)) if job.request.epoch == epoch => {
+                    let what = format!("{:?}, as a standby of {}", job.phase, job.request.primary.id);
+                    return Err(Refusal::Busy(what).into());
+                }
+                _ => running.abort(),
+            }
+        }
+        if let Some(ended) = task.take() {
+            // It has ended, or is about to.
+            let _ = ended.await;
+            self.work.note(|now| {
+                if let Some(job) = now.job.as_mut().filter(|job| job.outcome.is_none()) {
+                    (job.outcome, job.ended_at_ms) = (Some(Outcome::Superseded), Some(now_ms()));
+                }
+            })?;
+        }
+        match request {
+            Request::Status => Ok(Response::Status(Box::new(self.status().await))),
+            Request::Stop { mode, .. } => self.stop(mode).await.map(Response::Stopped),
+            Request::Start { .. } => self.start().await.map(Response::Started),
+            Request::Restart { .. } => {
+                self.stop(StopMode::Fast).await?;
+                self.start().await.map(Response::Started)
+            }
+            Request::Rejoin(request) => {
+                let begun = self.rejoin(request).await?;
+                let response = Response::Rejoining { begun: begun.is_some() };
+                *task = begun;
+                Ok(response)
+            }
+        }
+    }
+
+    async fn stop(&self, mode: StopMode) -> Result<Stopped, WorkError> {
+        self.work.server.stop(mode, STOP_WITHIN).await?;
+        let control = self.work.control().await?;
+        let control = control.ok_or_else(|| WorkError::Not("there is no data directory".to_owned()))?;
+        let newest = self.work.server.data.newest_timeline(control.segment_bytes);
+        Ok(Stopped {
+            clean: control.is_clean(),
+            checkpoint: control.checkpoint,
+            timeline: plan::timeline(&control, newest),
+        })
+    }
+
+    async fn start(&self) -> Result<Started, WorkError> {
+        if let Some(reason) = self.work.why_not_startable() {
+            return Err(WorkError::Not(format!("the server is not started: {reason}")));
+        }
+        let started = self.work.server.start(START_WITHIN).await?;
+        Ok(Started { pid: started.pid, ready: started.ready })
+    }
+
+    /// None: it has succeeded already.
+    async fn rejoin(&self, request: Rejoin) -> Result<Option<JoinHandle<()>>, WorkError> {
+        let last = self.work.memory(|memory| memory.get().job.clone());
+        if last.is_some_and(|job| job.request == request && job.outcome == Some(Outcome::Succeeded)) {
+            return Ok(None);
+        }
+        if request.primary.id == self.work.id {
+            return Err(WorkError::Not(format!("{} cannot follow itself", request.primary.id)));
+        }
+        // Said at once, before anything is stopped.
+        if let Some(control) = self.work.control().await?
+            && control.system_identifier != request.system_identifier
+        {
+            let (expected, found) = (request.system_identifier, control.system_identifier);
+            return Err(Refusal::OtherSystem { expected, found }.into());
+        }
+        let job = Job {
+            request: request.clone(),
+            way: None,
+            because: String::new(),
+            phase: Phase::Looking,
+            progress: None,
+            outcome: None,
+            lost: None,
+            began_at_ms: now_ms(),
+            ended_at_ms: None,
+        };
+        self.work.note(|now| now.job = Some(job))?;
+        let work = self.work.clone();
+        Ok(Some(tokio::spawn(async move {
+            let outcome = match work.rejoin(&request).await {
+                Ok(()) => {
+                    tracing::info!(primary = request.primary.id, "the server streams from its primary");
+                    Outcome::Succeeded
+                }
+                Err(error) => {
+                    tracing::error!(%error, primary = request.primary.id, "the server has not rejoined");
+                    Outcome::Failed(error.to_string())
+                }
+            };
+            let noted = work.note(|now| {
+                if let Some(job) = &mut now.job {
+                    if outcome == Outcome::Succeeded {
+                        job.phase = Phase::Done;
+                    }
+                    (job.outcome, job.ended_at_ms) = (Some(outcome), Some(now_ms()));
+                }
+            });
+            if let Err(error) = noted {
+                tracing::error!(%error, "how the job ended cannot be noted");
+            }
+        })))
+    }
+
+    async fn status(&self) -> Status {
+        let data_directory = &self.work.server.data;
+        let (data, problem) = match self.work.control().await {
+            Ok(Some(control)) => {
+                let newest = data_directory.newest_timeline(control.segment_bytes);
+                let data = Data {
+                    system_identifier: control.system_identifier,
+                    timeline: plan::timeline(&control, newest),
+                    checkpoint: control.checkpoint,
+                    standby: control.state == "in archive recovery" || data_directory.is_standby(),
+                    state: control.state,
+                };
+                (Some(data), None)
+            }
+            Ok(None) => (None, None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        let postmaster = data_directory.postmaster();
+        let remembered = self.work.memory(|memory| memory.get().clone());
+        Status {
+            server: self.work.id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            highest_epoch: remembered.highest_epoch,
+            pid: postmaster.map(|found| found.pid),
+            ready: postmaster.is_some_and(|found| found.ready),
+            data,
+            problem,
+            job: remembered.job,
+        }
+    }
+}
