@@ -55,6 +55,9 @@ struct Node<'a> {
     /// By this node, at the last attempt.
     reachable: bool,
     failure: Option<&'a str>,
+    /// Of komainu there, and how far its clock is ahead of this node's, when it was asked last.
+    version: Option<&'a str>,
+    clock_ahead_ms: Option<i64>,
     /// How it finds each server.
     observes: BTreeMap<&'a str, Observed>,
 }
@@ -100,6 +103,8 @@ pub fn of_server(cluster: ClusterNow<'_>, server: &str) -> Option<(Administrativ
 fn of_member<'a>(cluster: ClusterNow<'a>, member: &'a Member) -> Node<'a> {
     let peer = cluster.node.peers.iter().find(|peer| peer.id == member.id);
     let failure = peer.and_then(|peer| peer.failure.as_deref());
+    let known = peer.and_then(|peer| peer.known.as_ref());
+    let is_this = cluster.node.node == member.id;
     let observes =
         cluster.state.servers().iter().filter_map(|(server, known)| {
             Some((server.as_str(), known.reports.get(&member.id)?.claim.observed))
@@ -116,6 +121,8 @@ fn of_member<'a>(cluster: ClusterNow<'a>, member: &'a Member) -> Node<'a> {
         address: &member.address,
         reachable: failure.is_none(),
         failure,
+        version: if is_this { Some(env!("CARGO_PKG_VERSION")) } else { known.map(|known| &*known.version) },
+        clock_ahead_ms: known.map(|known| known.clock.ahead_ms),
         observes: observes.collect(),
     }
 }
@@ -154,7 +161,7 @@ mod tests {
 
     use super::*;
     use crate::cluster::state::{Change, Claim, Command};
-    use crate::consensus::node::PeerStatus;
+    use crate::consensus::node::{About, Known, PeerStatus};
     use crate::topology::Epoch;
 
     fn state() -> ClusterState {
@@ -194,6 +201,10 @@ mod tests {
             id: id.to_owned(),
             address: format!("h{id}:7400"),
             failure: failure.map(str::to_owned),
+            known: (id == "b").then(|| {
+                let about = About { version: "0.0.9".to_owned(), wall_ms: 960 };
+                Known::new(about, 1_000, 0)
+            }),
         };
         NodeStatus {
             node: "a".to_owned(),
@@ -220,8 +231,11 @@ mod tests {
         assert_eq!(
             told["nodes"][0],
             json!({ "id": "a", "role": "voter", "votes": true, "incarnation": 1, "raft_id": 1, "address": "ha:7400",
-                    "reachable": true, "failure": null, "observes": { "pg1": "down" } })
+                    "reachable": true, "failure": null, "version": env!("CARGO_PKG_VERSION"),
+                    "clock_ahead_ms": null, "observes": { "pg1": "down" } })
         );
+        let b = &told["nodes"][1];
+        assert_eq!((&b["version"], &b["clock_ahead_ms"]), (&json!("0.0.9"), &json!(-40)));
         let proxy = &told["nodes"][2];
         assert_eq!((&proxy["role"], &proxy["reachable"]), (&json!("proxy"), &json!(false)));
         assert_eq!(proxy["votes"], false);

@@ -13,10 +13,14 @@ use crate::cluster::state::{Fenced, MemberRole};
 use crate::config::Config;
 use crate::config::reload;
 use crate::config::shared;
+use crate::consensus::node::ClockApart;
 use crate::topology::{Health, ServerState};
 
 /// With fewer the loss of one stops all.
 const ENOUGH_VOTERS: usize = 3;
+
+/// Further apart, and people are misled.
+const CLOCKS_APART_MS: u64 = 1_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -29,7 +33,7 @@ pub enum Verdict {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// `cluster`, `node`, `server`, `endpoint`, `certificate`, `lease` or `configuration`.
+    /// `cluster`, `node`, `clock`, `version`, `server`, `endpoint`, `certificate`, `lease` or `configuration`.
     pub about: &'static str,
     pub subject: String,
     pub verdict: Verdict,
@@ -52,6 +56,7 @@ pub fn examine(view: &View, examined: Option<&Examined<'_>>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(examined) = examined {
         membership(&mut findings, examined.now);
+        peers(&mut findings, examined.now);
         lease(&mut findings, examined);
         certificate(&mut findings, examined);
     }
@@ -99,6 +104,35 @@ fn membership(findings: &mut Vec<Finding>, now: ClusterNow<'_>) {
             }
         };
         add(findings, "node", &peer.id, verdict, text);
+    }
+}
+
+/// Of those that answer now: what an old answer says may have been mended since.
+fn peers(findings: &mut Vec<Finding>, now: ClusterNow<'_>) {
+    const OURS: &str = env!("CARGO_PKG_VERSION");
+    let answering = now.node.peers.iter().filter(|peer| peer.failure.is_none());
+    for (id, known) in answering.filter_map(|peer| Some((&*peer.id, peer.known.as_ref()?))) {
+        let ClockApart { ahead_ms, .. } = known.clock;
+        let (verdict, text) = if known.clock.at_least_ms() > CLOCKS_APART_MS {
+            let seconds = ahead_ms.unsigned_abs() as f64 / 1000.0;
+            let way = if ahead_ms > 0 { "ahead of" } else { "behind" };
+            let text = format!(
+                "its clock is {seconds:.1} s {way} this node's: the timeline and the logs do not fit together; run NTP on \
+                 both (no decision depends on it)"
+            );
+            (Verdict::Wrong, text)
+        } else {
+            (Verdict::Fine, "its clock goes as this node's does".to_owned())
+        };
+        add(findings, "clock", id, verdict, text);
+        let (verdict, text) = match known.version == OURS {
+            true => (Verdict::Fine, format!("it runs komainu {OURS}, as this node does")),
+            false => {
+                let theirs = &known.version;
+                (Verdict::Wrong, format!("it runs komainu {theirs}, this node {OURS}: finish the upgrade"))
+            }
+        };
+        add(findings, "version", id, verdict, text);
     }
 }
 

@@ -41,6 +41,7 @@ pub struct Node {
     pub address: String,
     pub reachable: bool,
     pub failure: Option<String>,
+    pub version: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -144,10 +145,19 @@ pub fn nodes(status: &Status) -> String {
             None => "yes".to_owned(),
         };
         let incarnation = node.incarnation.to_string();
-        [node.id.clone(), node.role.clone(), place.to_owned(), incarnation, node.address.clone(), reached]
+        let version = node.version.clone().unwrap_or_default();
+        [
+            node.id.clone(),
+            node.role.clone(),
+            place.to_owned(),
+            incarnation,
+            version,
+            node.address.clone(),
+            reached,
+        ]
     };
     let rows: Vec<_> = status.nodes.iter().map(row).collect();
-    table(["NODE", "ROLE", "", "LIFE", "ADDRESS", "REACHED"], &rows)
+    table(["NODE", "ROLE", "", "LIFE", "VERSION", "ADDRESS", "REACHED"], &rows)
 }
 
 fn servers(status: &Status) -> String {
@@ -193,9 +203,9 @@ pub mod tests {
             "uptime_ms": 125000,
             "nodes": [
               {"id": "a", "role": "voter", "incarnation": 1, "address": "10.0.1.10:7400", "reachable": true,
-               "failure": null},
+               "failure": null, "version": "0.1.0", "clock_ahead_ms": null},
               {"id": "b", "role": "voter", "incarnation": 2, "address": "10.0.2.10:7400", "reachable": true,
-               "failure": null}],
+               "failure": null, "version": null, "clock_ahead_ms": null}],
             "servers": [
               {"id": "pg1", "role": "primary", "health": "up", "reason": null, "administrative": "attached",
                "observed": "up", "lag_bytes": null, "since_ms": 5000},
@@ -214,9 +224,9 @@ pub mod tests {
             render(&sample()),
             "node a, leader b, term 4, lease 743 ms, configuration 2, komainu 0.1.0, up 2 min\n\
              primary pg1, epoch 1\n\n\
-             NODE  ROLE             LIFE  ADDRESS         REACHED\n\
-             a     voter  this one  1     10.0.1.10:7400  yes\n\
-             b     voter  leads     2     10.0.2.10:7400  yes\n\n\
+             NODE  ROLE             LIFE  VERSION  ADDRESS         REACHED\n\
+             a     voter  this one  1     0.1.0    10.0.1.10:7400  yes\n\
+             b     voter  leads     2     -        10.0.2.10:7400  yes\n\n\
              SERVER  ROLE     HEALTH  MOST FIND IT  LAG     SINCE  REASON\n\
              pg1     primary  up      up            -       5 s    -\n\
              pg2     standby  down    unknown       20 KiB  1 s    timeout\n\n\

@@ -35,6 +35,8 @@ use crate::session::Gateway;
 const KEPT: &str = "configuration.toml";
 /// Where there is a metadata service, it answers in milliseconds.
 const METADATA_WITHIN: Duration = Duration::from_secs(2);
+/// Of a node that is to take over: it is asked first.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 /// An owner that stops waits so long until another has taken over.
 const HAND_OVER: Duration = Duration::from_secs(3);
 
@@ -202,23 +204,18 @@ impl Cluster {
                 .map(|(name, _)| name.clone())
                 .collect::<Vec<_>>()
         };
-        let unreachable: Vec<String> = handle
-            .status()
-            .peers
-            .into_iter()
-            .filter(|peer| peer.failure.is_some())
-            .map(|peer| peer.id)
-            .collect();
+        if owned().is_empty() {
+            return;
+        }
+        // One that died a moment ago would let the others wait for nothing.
+        let answering = handle.reach(ANSWERS_WITHIN).await;
         let applied = handle.applied();
-        let to = applied
-            .state
-            .members()
-            .values()
-            .find(|member| {
-                member.role == MemberRole::Voter && member.id != me && !unreachable.contains(&member.id)
-            })
-            .map(|member| member.id.clone());
-        let Some(to) = to else { return };
+        let mut voters = applied.state.members().values().filter(|member| member.role == MemberRole::Voter);
+        let Some(to) = voters.find(|member| answering.contains(&member.id)).map(|member| member.id.clone())
+        else {
+            tracing::warn!("no other voter answers: the endpoints are not handed over");
+            return;
+        };
         for endpoint in owned() {
             let order = Order::MoveEndpoint {
                 endpoint: endpoint.clone(),

@@ -20,6 +20,7 @@ const PURE: &[&str] = &[
     "cluster/agree.rs",
     "cluster/decide.rs",
     "cluster/decide",
+    "consensus/node/about.rs",
     "consensus/node/rights.rs",
     "consensus/store/identity.rs",
     "consensus/lease.rs",

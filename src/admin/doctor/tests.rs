@@ -5,7 +5,7 @@ use crate::cluster::model::View;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, ClusterState, Command, Member};
 use crate::config::file;
-use crate::consensus::node::{NodeStatus, PeerStatus};
+use crate::consensus::node::{About, Known, NodeStatus, PeerStatus};
 use crate::topology::{Epoch, Role, ServerIndex};
 
 const TEXT: &str = "[listen]\naddresses = ['127.0.0.1:5432']\n[auth]\nhba_file = 'hba'\n[health]\nuser = 'k'\n\
@@ -56,8 +56,12 @@ impl Night {
         apply(&mut state, Change::CreateCluster { cluster_id, members, configuration });
         let (endpoint, owner) = ("app".to_owned(), Some("a".to_owned()));
         apply(&mut state, Change::AssignEndpoint { endpoint, epoch: Epoch(0), owner });
-        let peer =
-            |id: &&str| PeerStatus { id: (*id).to_owned(), address: format!("h{id}:7400"), failure: None };
+        let peer = |id: &&str| PeerStatus {
+            id: (*id).to_owned(),
+            address: format!("h{id}:7400"),
+            failure: None,
+            known: None,
+        };
         let node = NodeStatus {
             node: "a".to_owned(),
             raft_id: Some(1),
@@ -193,4 +197,26 @@ fn an_endpoint_that_moves_is_not_yet_known_to_be_well() {
     let fenced = Fenced::Endpoint("app".to_owned());
     apply(&mut night.state, Change::OpenFence { fenced, epoch: Epoch(1) });
     assert_eq!(night.not_fine(), ["Unknown endpoint app: it is on its way to another node"]);
+}
+
+#[test]
+fn clocks_and_versions_of_those_that_answer_are_compared() {
+    let with = |version: &str, wall_ms, took_ms| {
+        let mut night = Night::quiet(&["a", "b", "c"]);
+        let about = About { version: version.to_owned(), wall_ms };
+        night.node.peers[0].known = Some(Known::new(about, 1_000_000, took_ms));
+        night
+    };
+    let ours = env!("CARGO_PKG_VERSION");
+    assert_eq!(with(ours, 1_000_900, 0).not_fine(), [""; 0]);
+    assert_eq!(with(ours, 1_003_000, 6_000).not_fine(), [""; 0], "a slow answer shows nothing");
+    let ahead = with(ours, 1_002_500, 10).not_fine();
+    assert!(ahead.len() == 1 && ahead[0].contains("2.5 s ahead of"), "{ahead:?}");
+    let behind = with(ours, 990_000, 10).not_fine();
+    assert!(behind[0].contains("10.0 s behind"), "{behind:?}");
+    let other = with("0.0.9", 1_000_000, 0).not_fine();
+    assert!(other.len() == 1 && other[0].contains("komainu 0.0.9"), "{other:?}");
+    let mut gone = with("0.0.9", 0, 0);
+    gone.node.peers[0].failure = Some("connection refused".to_owned());
+    assert_eq!(gone.not_fine().len(), 1, "what it said before it went is not held against it");
 }

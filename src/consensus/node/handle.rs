@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Standings;
+use super::about::Known;
 use super::core::{Core, Now, Wish, Wishes, lock, seen, wall_ms};
 use super::lead;
 use super::rights::Leading;
@@ -39,6 +40,8 @@ pub(super) struct Shared {
     pub runtime: Handle,
     pub tls: Mutex<Option<Arc<PeerContext>>>,
     pub wishes: Arc<Mutex<Wishes>>,
+    /// What other nodes said of themselves when they were asked last.
+    pub known: Mutex<BTreeMap<String, Known>>,
     /// Cancel requests that are asked around at a time.
     pub cancels: Semaphore,
 }
@@ -89,6 +92,8 @@ pub struct PeerStatus {
     pub address: String,
     /// Why it could not be reached at the last attempt.
     pub failure: Option<String>,
+    /// None: it was not asked yet, or has not answered.
+    pub known: Option<Known>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -204,11 +209,13 @@ impl ClusterHandle {
         // As committed, not as the leader would have it.
         status.voters = self.applied().membership.voter_ids().collect();
         let others = metrics.membership_config.nodes().filter(|(_, peer)| peer.id != self.shared.node);
+        let known = lock(&self.shared.known);
         status.peers = others
             .map(|(_, peer)| {
                 let address = Address::of(peer);
                 PeerStatus {
                     failure: core.wire.failure(&address),
+                    known: known.get(&address.node).cloned(),
                     id: address.node,
                     address: address.address,
                 }
@@ -337,37 +344,55 @@ impl ClusterHandle {
         let Some(core) = self.core() else { return false };
         // Whoever sends cancel requests with keys of nobody's must not occupy the nodes.
         let Ok(_place) = self.shared.cancels.try_acquire() else { return false };
-        let answers = self.ask_others(core, CANCEL_WITHIN, pid, key.to_vec()).await;
-        answers.iter().any(|answer| matches!(answer, Ok(Response::Cancelled(true))))
-    }
-
-    /// Sends a cancel request to every other node at once.
-    async fn ask_others(
-        &self,
-        core: Arc<Core>,
-        within: Duration,
-        pid: i32,
-        key: Vec<u8>,
-    ) -> Vec<Result<Response, CallError>> {
+        let key = key.to_vec();
         let task = self.shared.runtime.spawn(async move {
             let metrics = core.metrics();
             let me = core.identity.raft_id;
             let others = metrics.membership_config.nodes().filter(|(id, _)| **id != me);
             let ask = |(_, peer): (&u64, &Peer)| {
-                core.wire.call(&Address::of(peer), Request::Cancel { pid, key: key.clone() }, within)
+                core.wire.call(&Address::of(peer), Request::Cancel { pid, key: key.clone() }, CANCEL_WITHIN)
             };
             futures_util::future::join_all(others.map(ask)).await
         });
         // The runtime ends with the node: then nobody answers.
-        task.await.unwrap_or_default()
+        let answers = task.await.unwrap_or_default();
+        answers.iter().any(|answer| matches!(answer, Ok(Response::Cancelled(true))))
     }
 
-    /// Asks every other node whether it is there, so that the status says how it is now: a follower talks to nobody but
-    /// the leader. It asks for what changes nothing and every version answers, a cancel that fits no session.
-    pub async fn reach(&self, within: Duration) {
-        let Some(core) = self.core() else { return };
-        // What became of it is in the status.
-        self.ask_others(core, within, 0, Vec::new()).await;
+    /// Asks every other node what it is, so that the status says how it is now: a follower talks to nobody but the
+    /// leader. Those that answered.
+    pub async fn reach(&self, within: Duration) -> BTreeSet<String> {
+        let Some(core) = self.core() else { return BTreeSet::new() };
+        let handle = self.clone();
+        let task = self.shared.runtime.spawn(async move {
+            let metrics = core.metrics();
+            let me = core.identity.raft_id;
+            let others = metrics.membership_config.nodes().filter(|(id, _)| **id != me);
+            let meet = |(_, peer): (&u64, &Peer)| handle.meet(core.clone(), Address::of(peer), within);
+            futures_util::future::join_all(others.map(meet)).await
+        });
+        // The runtime ends with the node: then nobody answers.
+        task.await.unwrap_or_default().into_iter().flatten().collect()
+    }
+
+    /// The node, if it answers.
+    async fn meet(&self, core: Arc<Core>, to: Address, within: Duration) -> Option<String> {
+        let (asked_wall_ms, asked_ms) = (wall_ms(), core.now_ms());
+        match core.wire.call(&to, Request::About, within).await {
+            Ok(Response::About(about)) => {
+                let known = Known::new(about, asked_wall_ms, core.now_ms().saturating_sub(asked_ms));
+                lock(&self.shared.known).insert(to.node.clone(), known);
+                Some(to.node)
+            }
+            Err(CallError::Unreachable { .. } | CallError::Waiting { .. } | CallError::Deadline { .. }) => {
+                None
+            }
+            // It does not know the question: an older version. Any other that changes nothing shows that it is there.
+            _ => {
+                let nobodys = Request::Cancel { pid: 0, key: Vec::new() };
+                core.wire.call(&to, nobodys, within).await.is_ok().then_some(to.node)
+            }
+        }
     }
 
     /// Reads the certificates again, as on SIGHUP. The words say what was wrong with them.

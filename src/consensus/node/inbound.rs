@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, VoteRequest};
 use tokio::sync::watch;
 
-use super::core::{Core, known_life};
+use super::about::About;
+use super::core::{Core, known_life, wall_ms};
 use super::lead;
 use super::wire::{Request, Response};
 use crate::consensus::election::{PreVoteReply, PreVoteRequest, Standing as Compared};
@@ -39,6 +40,9 @@ impl Door {
                 self.remember(&from, identity.as_ref(), progress).await
             }
             Request::Cancel { pid, key } => Response::Cancelled((self.cancel)(pid, key).await),
+            Request::About => {
+                Response::About(About { version: env!("CARGO_PKG_VERSION").to_owned(), wall_ms: wall_ms() })
+            }
             other => match self.core.get() {
                 Some(core) => joined(core.clone(), from, other).await,
                 None => Response::Refused(NOT_JOINED.to_owned()),
@@ -100,7 +104,7 @@ async fn joined(core: Arc<Core>, from: String, request: Request) -> Response {
         Request::Lease { node, question } => lease(&core, &from, node, question),
         Request::Propose(command) => lead::propose(&core, command).await,
         Request::Order(order) => lead::carry_out(&core, &from, order).await,
-        Request::Remember { .. } | Request::Cancel { .. } => {
+        Request::Remember { .. } | Request::Cancel { .. } | Request::About => {
             Response::Refused("this is answered elsewhere".to_owned())
         }
     }

@@ -4,6 +4,7 @@
 //! PostgreSQL or AWS. Invariant: what the process is given of the replicated state is given before this node says to
 //! anybody that it has applied it; so an applied fence is an obeyed one.
 
+mod about;
 mod core;
 mod handle;
 mod inbound;
@@ -25,6 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
+pub use about::{About, ClockApart, Known};
 pub use core::{Now, Wish};
 pub use handle::{ClusterHandle, LeaseClock, NodeStatus, PeerStatus, ProposeError};
 pub use inbound::CancelHere;
@@ -108,6 +110,7 @@ impl Node {
             runtime: runtime.handle().clone(),
             tls: Mutex::new(None),
             wishes: Arc::default(),
+            known: Mutex::default(),
             cancels: Semaphore::new(handle::CANCELS),
         });
         let handle = ClusterHandle::new(shared.clone());

@@ -13,6 +13,7 @@ use openraft::raft::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::about::About;
 use crate::cluster::state::{Command, Outcome};
 use crate::consensus::election::{PreVoteReply, PreVoteRequest};
 use crate::consensus::lease::{Grant, Question};
@@ -59,6 +60,8 @@ pub enum Request {
         pid: i32,
         key: Vec<u8>,
     },
+    /// Version and time of day, for people.
+    About,
 }
 
 /// What an operator, or a node, wants of the leader.
@@ -95,6 +98,7 @@ pub enum Response {
     Proposed(Outcome),
     Ordered(Result<String, String>),
     Cancelled(bool),
+    About(About),
     /// The node asked does not lead; perhaps this one does.
     NotLeader(Option<String>),
     /// Not now, and why.
