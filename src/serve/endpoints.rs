@@ -3,20 +3,20 @@
 //! Owns the thread they run on, away from both clients and consensus. Never decides who the owner is. Invariant: what a
 //! loop asks right before it changes something is answered from what this node has applied and from the clock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use komainu_escalation::aws::identity::IdentitySettings;
-use komainu_escalation::endpoint::{Cloud, EndpointError, Host};
+use komainu_escalation::endpoint::{EndpointError, Host};
 use komainu_escalation::reconcile::pace::Pace;
 use komainu_escalation::{
-    Aws, AwsSettings, Claim, Endpoint, EndpointSettings, Event, Finding, Identity, Outlet, Owner, State,
-    preflight,
+    Claim, Endpoint, EndpointSettings, Event, Finding, Outlet, Owner, State, preflight,
 };
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
+use super::clouds::Clouds;
 use crate::admin::cluster_status::EndpointHere;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, ClusterState, Fenced};
@@ -26,14 +26,22 @@ use crate::topology::Epoch;
 
 /// Events not yet in the log; more are only logged here.
 const EVENTS_WAITING: usize = 256;
-/// For the other endpoints wait meanwhile.
-const METADATA_WITHIN: Duration = Duration::from_secs(2);
 /// Until an endpoint that could not be begun is tried again.
 const BEGIN_AGAIN: Duration = Duration::from_secs(5);
+/// For a loop whose endpoint was removed or changed to give up what it holds. Then it is ended all the same.
+const LEAVE_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_WHETHER_LEFT: Duration = Duration::from_millis(20);
 
 /// What runs now, for whoever asks.
 #[derive(Clone, Default)]
-pub struct Board(Arc<Mutex<BTreeMap<String, Posted>>>);
+pub struct Board(Arc<Mutex<Loops>>);
+
+#[derive(Default)]
+struct Loops {
+    posted: BTreeMap<String, Posted>,
+    /// No longer configured like that, and still giving up what they hold.
+    leaving: Vec<Leaving>,
+}
 
 struct Posted {
     settings: EndpointSettings,
@@ -42,8 +50,42 @@ struct Posted {
     findings: watch::Receiver<Vec<Finding>>,
 }
 
+struct Leaving {
+    endpoint: Endpoint,
+    /// The loop ends with it.
+    _claim: watch::Sender<Claim>,
+    until: Instant,
+}
+
+impl Leaving {
+    /// Makes another the owner, as far as this loop knows: it gives up what is still this node's.
+    fn begin(endpoint: Endpoint, claim: watch::Sender<Claim>) -> Leaving {
+        let epoch = claim.borrow().epoch;
+        claim.send_replace(Claim { owner: Owner::Other, epoch });
+        Leaving { endpoint, _claim: claim, until: Instant::now() + LEAVE_WITHIN }
+    }
+
+    fn has_left(&self) -> bool {
+        let status = self.endpoint.status.borrow();
+        if status.state == State::Released {
+            return true;
+        }
+        let is_over = Instant::now() >= self.until;
+        if is_over {
+            tracing::error!(
+                endpoint = %self.endpoint.name,
+                method = self.endpoint.method,
+                state = ?status.state,
+                reason = %status.reason,
+                "an endpoint that is no longer configured like that was not given up in time: look after it by hand"
+            );
+        }
+        is_over
+    }
+}
+
 impl Board {
-    fn posted(&self) -> MutexGuard<'_, BTreeMap<String, Posted>> {
+    fn loops(&self) -> MutexGuard<'_, Loops> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -55,17 +97,58 @@ impl Board {
             error: posted.running.as_ref().err().cloned(),
             findings: posted.findings.borrow().clone(),
         };
-        self.posted().iter().map(here).collect()
+        self.loops().posted.iter().map(here).collect()
     }
 
     /// Whether this node still has something of an endpoint, or is about to.
     pub fn holds_any(&self) -> bool {
         let busy = |state| matches!(state, State::Held | State::Taking | State::Releasing);
-        self.all().iter().any(|here| here.status.as_ref().is_some_and(|status| busy(status.state)))
+        let loops = self.loops();
+        let mut running = loops.posted.values().filter_map(|posted| posted.running.as_ref().ok());
+        !loops.leaving.is_empty() || running.any(|endpoint| busy(endpoint.status.borrow().state))
     }
 
     fn has_failed(&self) -> bool {
-        self.posted().values().any(|posted| posted.running.is_err())
+        self.loops().posted.values().any(|posted| posted.running.is_err())
+    }
+
+    /// Takes down what is not configured any more, or otherwise. A loop that moves the endpoint in another way than is
+    /// wanted now gives it up first: an address must not stay behind.
+    fn retire(&self, config: &Config) {
+        let mut loops = self.loops();
+        let Loops { posted, leaving } = &mut *loops;
+        let wanted =
+            |settings: &EndpointSettings| config.endpoints.iter().any(|new| new.settings == *settings);
+        let same_way = |settings: &EndpointSettings| {
+            let is = |new: &EndpointSettings| new.name == settings.name && new.method == settings.method;
+            config.endpoints.iter().any(|new| is(&new.settings))
+        };
+        let retired = posted.extract_if(.., |_, posted| posted.running.is_err() || !wanted(&posted.settings));
+        for (_, Posted { settings, running, claim, .. }) in retired {
+            if let Ok(endpoint) = running
+                && !same_way(&settings)
+            {
+                leaving.push(Leaving::begin(endpoint, claim));
+            }
+        }
+    }
+
+    fn is_leaving(&self, name: Option<&str>) -> bool {
+        let is = |leaving: &Leaving| name.is_none_or(|name| *leaving.endpoint.name == *name);
+        self.loops().leaving.iter().any(is)
+    }
+
+    /// Until one of those that leave has left. Never if none does.
+    async fn left(&self) {
+        loop {
+            tokio::time::sleep(LOOK_WHETHER_LEFT).await;
+            let mut loops = self.loops();
+            let before = loops.leaving.len();
+            loops.leaving.retain(|leaving| !leaving.has_left());
+            if loops.leaving.len() < before {
+                return;
+            }
+        }
     }
 }
 
@@ -104,11 +187,12 @@ impl Endpoints {
 async fn run(handle: ClusterHandle, mut config: watch::Receiver<Arc<Config>>, board: Board) {
     let (events, taken) = mpsc::channel(EVENTS_WAITING);
     tokio::spawn(note(handle.clone(), taken));
-    let mut cloud = Clouds::default();
+    let mut clouds = Clouds::default();
     let mut applied = handle.watch();
     loop {
         let wanted = config.borrow_and_update().clone();
-        bring_about(&handle, &wanted, &board, &mut cloud, &events).await;
+        bring_about(&handle, &wanted, &board, &mut clouds, &events);
+        let again = Instant::now() + BEGIN_AGAIN;
         loop {
             tell(&board, handle.node(), &applied.borrow_and_update().state);
             tokio::select! {
@@ -117,37 +201,18 @@ async fn run(handle: ClusterHandle, mut config: watch::Receiver<Arc<Config>>, bo
                     Ok(()) => break,
                     Err(_) => return,
                 },
+                () = clouds.answered() => break,
+                () = board.left(), if board.is_leaving(None) => break,
                 // The metadata of an instance that has just started may not be there yet.
-                () = tokio::time::sleep(BEGIN_AGAIN), if board.has_failed() => break,
+                () = tokio::time::sleep_until(again), if board.has_failed() => break,
             }
         }
     }
 }
 
-/// AWS is asked who this instance is only if an endpoint needs it, and once.
-#[derive(Default)]
-struct Clouds(HashMap<String, Cloud>);
-
-impl Clouds {
-    async fn get(&mut self, settings: &AwsSettings) -> Result<Cloud, String> {
-        let key = format!("{settings:?}");
-        if let Some(cloud) = self.0.get(&key) {
-            return Ok(cloud.clone());
-        }
-        let identity = IdentitySettings::default();
-        let found = tokio::time::timeout(METADATA_WITHIN, Identity::find(&identity, settings)).await;
-        let identity = found
-            .map_err(|_| "the instance's metadata service does not answer".to_owned())?
-            .map_err(|error| error.to_string())?;
-        let aws = Aws::connect(settings, &identity.region).await;
-        let cloud = Cloud { aws, identity };
-        self.0.insert(key, cloud.clone());
-        Ok(cloud)
-    }
-}
-
-/// Begins what is new or was changed, ends what is gone.
-async fn bring_about(
+/// Begins what is new or was changed, ends what is gone. Waits for nobody: whoever has to be asked first is asked beside
+/// this, since the claims of all endpoints pass through the same loop.
+fn bring_about(
     handle: &ClusterHandle,
     config: &Config,
     board: &Board,
@@ -155,22 +220,14 @@ async fn bring_about(
     events: &mpsc::Sender<Event>,
 ) {
     let lease_ms = config.cluster.as_ref().map_or(0, |cluster| cluster.lease.lease_ms);
-    board.posted().retain(|_, posted| {
-        config.endpoints.iter().any(|endpoint| endpoint.settings == posted.settings && posted.running.is_ok())
-    });
-    // Those that need nobody's answer to begin with come first.
-    let (others, of_aws): (Vec<_>, Vec<_>) =
-        config.endpoints.iter().partition(|endpoint| !endpoint.settings.method.needs_aws());
-    for endpoint in others.into_iter().chain(of_aws) {
+    board.retire(config);
+    for endpoint in &config.endpoints {
         let settings = &endpoint.settings;
-        if board.posted().contains_key(&settings.name) {
+        if board.loops().posted.contains_key(&settings.name) || board.is_leaving(Some(&settings.name)) {
             continue;
         }
         let cloud = match settings.method.needs_aws() {
-            true => match clouds.get(&config.aws).await {
-                Ok(cloud) => Ok(Some(cloud)),
-                Err(error) => Err(error),
-            },
+            true => clouds.get(&config.aws).map(Some),
             false => Ok(None),
         };
         let (claim, claims) = watch::channel(Claim::UNKNOWN);
@@ -185,11 +242,13 @@ async fn bring_about(
             let outlet = Outlet { claim: claims, authority: authority(handle), events: events.clone() };
             Endpoint::start(settings, &host, outlet).map_err(|error: EndpointError| error.to_string())
         });
-        if let Err(error) = &running {
+        if let Err(error) = &running
+            && !clouds.is_asking()
+        {
             tracing::error!(endpoint = settings.name, error, "this node cannot own the endpoint");
         }
         let posted = Posted { settings: settings.clone(), running, claim, findings };
-        board.posted().insert(settings.name.clone(), posted);
+        board.loops().posted.insert(settings.name.clone(), posted);
     }
 }
 
@@ -208,7 +267,7 @@ pub(crate) fn authority(handle: &ClusterHandle) -> Arc<dyn komainu_escalation::A
 }
 
 fn tell(board: &Board, me: &str, state: &ClusterState) {
-    for (name, posted) in board.posted().iter() {
+    for (name, posted) in &board.loops().posted {
         let claim = claim(state, name, me);
         posted.claim.send_if_modified(|known| std::mem::replace(known, claim) != claim);
     }

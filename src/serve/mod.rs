@@ -5,6 +5,7 @@
 
 mod access;
 mod clients;
+mod clouds;
 mod cluster;
 mod configuration;
 mod ending;

@@ -252,6 +252,47 @@ fn a_node_that_stops_hands_its_endpoint_over() {
 }
 
 #[test]
+fn a_node_that_stops_hands_over_to_one_that_lives() {
+    let nodes = Nodes::start(Cluster::shared());
+    let leader = nodes.leader();
+    if nodes.owner_of(&nodes.ids(), "app") != leader {
+        let order = serde_json::json!({ "endpoint": "app", "to": leader, "cause": "operator:test" });
+        assert_eq!(nodes.post(&leader, "/endpoint/move", &order).status, 200);
+    }
+    eventually(PATIENCE, "it owns the endpoint", || nodes.owner(&leader, "app").as_deref() == Some(&*leader));
+    let others = nodes.others(&leader);
+    nodes.node(&others[0]).kill();
+    nodes.node(&leader).signal(rustix::process::Signal::TERM);
+    assert!(nodes.node(&leader).wait(PATIENCE).success());
+    let events: serde_json::Value =
+        serde_json::from_str(&nodes.node(&others[1]).admin("/events?after=0").unwrap().body).unwrap();
+    let owns = format!("{} owns", others[1]);
+    let handed_over = events["events"].as_array().unwrap().iter().any(|event| {
+        event["cause"] == format!("stop:{leader}") && event["text"].as_str().unwrap().contains(&owns)
+    });
+    assert!(handed_over, "{events}");
+}
+
+#[test]
+fn nodes_tell_each_other_their_versions_and_clocks() {
+    let nodes = Nodes::start(Cluster::shared());
+    let asked: serde_json::Value =
+        serde_json::from_str(&nodes.all[0].admin("/status?ask=true").unwrap().body).unwrap();
+    for node in asked["nodes"].as_array().unwrap() {
+        assert_eq!(node["version"], env!("CARGO_PKG_VERSION"), "{node}");
+        let is_this = node["id"] == Nodes::id(0);
+        assert!(is_this || node["clock_ahead_ms"].as_i64().unwrap().abs() < 1_000, "{node}");
+    }
+    let findings: serde_json::Value =
+        serde_json::from_str(&nodes.all[0].admin("/doctor").unwrap().body).unwrap();
+    let fine = |about: &str| {
+        let findings = findings["findings"].as_array().unwrap().iter();
+        findings.filter(|finding| finding["about"] == about && finding["verdict"] == "fine").count()
+    };
+    assert_eq!((fine("clock"), fine("version")), (2, 2), "{findings}");
+}
+
+#[test]
 fn one_configuration_is_applied_everywhere_and_rolled_back() {
     let nodes = Nodes::start(Cluster::shared());
     let asked = nodes.ids()[1].clone();
@@ -281,6 +322,48 @@ fn one_configuration_is_applied_everywhere_and_rolled_back() {
     nodes.node(&restarted).start_again();
     nodes.wait_until_ready(std::slice::from_ref(&restarted));
     eventually(PATIENCE, "it knows", || nodes.status(&restarted)["configuration_version"] == 3);
+}
+
+#[test]
+fn an_endpoint_that_is_changed_or_removed_is_given_up_the_old_way_first() {
+    let nodes = Nodes::start(Cluster::shared());
+    let owner = nodes.owner_of(&nodes.ids(), "app");
+    let epoch = epoch_of(&nodes, &owner);
+    let get = || -> serde_json::Value {
+        serde_json::from_str(&nodes.node(&owner).admin("/config").unwrap().body).unwrap()
+    };
+    eventually(PATIENCE, "it is taken", || nodes.taken_by().is_some());
+    eventually(PATIENCE, "it has a configuration", || get()["version"] == 1);
+    let text = get()["text"].as_str().unwrap().to_owned();
+    let apply = |text: &str| {
+        let document = serde_json::json!({ "text": text, "cause": "operator:test" });
+        let applied = nodes.post(&owner, "/config/apply", &document);
+        assert_eq!(applied.status, 200, "{}", applied.body);
+    };
+    let of_owner = || -> Vec<String> {
+        let told = nodes.told().into_iter().filter(|told| told.node == owner && told.epoch == epoch);
+        told.map(|told| told.action).collect()
+    };
+    let before = of_owner();
+    assert_eq!(before.last().map(String::as_str), Some("take"), "{before:?}");
+
+    // Another program: the first one is told before the second, which takes a moment, begins.
+    let changed = text.replacen("\"cat >> ", "\"sleep 0.2; cat >> ", 1);
+    assert_ne!(changed, text);
+    apply(&changed);
+    let after = || of_owner()[before.len()..].to_vec();
+    eventually(PATIENCE, "it is taken again", || after().last().is_some_and(|last| last == "take"));
+    assert_eq!(after(), ["release", "take"]);
+
+    let mut without: toml::Table = changed.parse().unwrap();
+    without.remove("endpoint").unwrap();
+    apply(&without.to_string());
+    eventually(PATIENCE, "it is given up", || after() == ["release", "take", "release"]);
+    eventually(PATIENCE, "nobody owns it", || {
+        let status = nodes.status(&owner);
+        status["endpoints"].as_array().is_some_and(Vec::is_empty)
+    });
+    assert_eq!(after(), ["release", "take", "release"]);
 }
 
 #[test]
