@@ -48,8 +48,8 @@ pub struct Cli {
 
 const EXIT_CODES: &str = "Exit codes: 0 success, 64 wrong command line or configuration, 2 something is wrong with the \
     cluster (status, doctor, node list, endpoint list), 1 any other failure.\n\n\
-    Commands that ask a running node find it by --admin PATH or KOMAINU_ADMIN, the Unix socket that is admin.socket in \
-    its configuration.";
+    Commands that ask a running node find it by --admin or KOMAINU_ADMIN: the Unix socket that is admin.socket in its \
+    configuration, or https://HOST:PORT for its admin.tls_address, with --token-file or KOMAINU_ADMIN_TOKEN_FILE.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {

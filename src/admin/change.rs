@@ -1,4 +1,5 @@
-//! Requests that change something. Served on the Unix socket only, whose file permissions say who may.
+//! Requests that change something. Served on the Unix socket, whose file permissions say who may, and over TLS to whoever
+//! has the token.
 //!
 //! Never decides anything: the log and the leader do. Invariant: a configuration is proposed only after it was checked
 //! as a whole, and whatever is proposed names the operator behind it.
@@ -253,7 +254,7 @@ fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
 pub async fn read_only() -> Refused {
     Refused::forbidden(
         "this address only reads, and names no client: changes, configurations, sessions and pools go through the Unix \
-         socket of admin.socket, whose file permissions say who may",
+         socket of admin.socket, whose file permissions say who may, or over admin.tls_address with a token",
     )
 }
 

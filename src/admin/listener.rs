@@ -1,4 +1,4 @@
-//! Where the admin pages are served: a TCP address, a Unix socket, or both.
+//! Where the admin pages are served: a TCP address, a Unix socket, an address with TLS, or some of them.
 //!
 //! Owns the socket file. Invariant: a socket file that another process listens on is never removed,
 //! and ours is never open to another user, not for a moment.
@@ -18,9 +18,10 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::AdminState;
+use super::door::{Door, DoorError, TlsListener};
 use crate::config;
 
-/// Connections at a time, each of the two listeners. Scrapers and load balancers are few; whoever
+/// Connections at a time, each of the listeners. Scrapers and load balancers are few; whoever
 /// opens more would otherwise use up the file descriptors that clients need.
 pub(super) const MAX_CONNECTIONS: usize = 64;
 /// A connection is closed after this, whatever it does: a slow or silent one holds its place no longer.
@@ -36,6 +37,8 @@ pub enum BindError {
     InUse { path: PathBuf },
     #[error("{} is in the way and is no socket", path.display())]
     NoSocket { path: PathBuf },
+    #[error(transparent)]
+    Door(#[from] DoorError),
 }
 
 /// Bound, not yet serving: a start that fails should fail before anything else happens.
@@ -43,36 +46,59 @@ pub enum BindError {
 pub struct AdminListener {
     tcp: Option<TcpListener>,
     unix: Option<(UnixListener, SocketFile)>,
+    tls: Option<(TcpListener, Arc<Door>)>,
 }
 
 impl AdminListener {
-    /// Both are optional; with neither, `serve` just waits.
+    /// Each is optional; with none, `serve` just waits.
     pub async fn bind(admin: &config::Admin) -> Result<Self, BindError> {
         let tcp = match admin.address {
-            Some(address) => {
-                Some(TcpListener::bind(address).await.map_err(|source| BindError::Tcp { address, source })?)
-            }
+            Some(address) => Some(bind_tcp(address).await?),
+            None => None,
+        };
+        let tls = match Door::load(admin)? {
+            Some((address, door)) => Some((bind_tcp(address).await?, door)),
             None => None,
         };
         let unix = match &admin.socket {
             Some(path) => Some(bind_unix(path).await?),
             None => None,
         };
-        Ok(AdminListener { tcp, unix })
+        Ok(AdminListener { tcp, unix, tls })
     }
 
     /// The TCP address in fact bound, which matters when port 0 was asked for.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.tcp.as_ref()?.local_addr().ok()
     }
+
+    /// The same of the one with TLS.
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        self.tls.as_ref()?.0.local_addr().ok()
+    }
+
+    /// What is read again on a reload.
+    pub fn door(&self) -> Option<Arc<Door>> {
+        self.tls.as_ref().map(|(_, door)| door.clone())
+    }
 }
 
 /// Serves until dropped; the socket file goes with it.
 pub async fn serve(listener: AdminListener, state: AdminState) {
-    let AdminListener { tcp, unix } = listener;
+    let AdminListener { tcp, unix, tls } = listener;
     let (unix, _file) = unix.map_or((None, None), |(listener, file)| (Some(listener), Some(file)));
-    let (read_only, full) = (super::read_only(state.clone()), super::full(state));
-    tokio::join!(serve_one(tcp, read_only), serve_one(unix, full), std::future::pending::<()>());
+    let (read_only, full) = (super::read_only(state.clone()), super::full(state.clone()));
+    let behind_door = async {
+        if let Some((tcp, door)) = tls {
+            let router = super::behind(door.clone(), state);
+            serve_one(Some(TlsListener { tcp, door }), router).await;
+        }
+    };
+    tokio::join!(serve_one(tcp, read_only), serve_one(unix, full), behind_door, std::future::pending::<()>());
+}
+
+async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address).await.map_err(|source| BindError::Tcp { address, source })
 }
 
 async fn serve_one<L>(listener: Option<L>, router: Router)

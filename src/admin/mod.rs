@@ -1,7 +1,7 @@
 //! Looking in from outside, and giving orders: pages over HTTP, what the commands ask for, and `SHOW POOL_*`.
 //!
 //! Reads what others publish, and passes orders on to those who decide. Invariants: what changes anything, and the
-//! configuration's text, go through the Unix socket only; nothing it shows is a secret, and it never holds one (a
+//! configuration's text, go through the Unix socket, or TLS with a token; nothing it shows is a secret, and it never holds one (a
 //! configuration names the files that do).
 
 mod change;
@@ -10,11 +10,13 @@ mod cluster_pages;
 pub mod cluster_status;
 pub mod control;
 mod doctor;
+pub mod door;
 pub mod gate;
 mod listener;
 mod refused;
 pub mod show;
 mod status;
+pub mod token;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -25,6 +27,7 @@ use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
@@ -43,6 +46,7 @@ use crate::telemetry::render::{self, Numbers, PoolCensus};
 
 use cluster_status::{ClusterNow, EndpointHere};
 use control::Control;
+use door::Door;
 pub use listener::{AdminListener, BindError, serve};
 
 /// The longest configuration, each of its characters escaped.
@@ -113,6 +117,11 @@ fn read_only(state: AdminState) -> Router {
     ];
     let pages = refused.into_iter().fold(reading(), |pages, path| pages.route(path, any(change::read_only)));
     finish(pages, state)
+}
+
+/// For whoever brings the token.
+fn behind(door: Arc<Door>, state: AdminState) -> Router {
+    full(state).layer(middleware::from_fn_with_state(door, door::admit))
 }
 
 /// For the Unix socket.

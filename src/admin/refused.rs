@@ -1,7 +1,7 @@
 //! What is answered when a request is not carried out: `{"error": …}`, with what to do about it.
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 
@@ -23,6 +23,11 @@ impl Refused {
     /// The request itself is wrong.
     pub fn bad_request(error: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, error)
+    }
+
+    /// Who asks has not shown that they may.
+    pub fn unauthorized(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, error)
     }
 
     pub fn forbidden(error: impl Into<String>) -> Self {
@@ -68,6 +73,10 @@ impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let mut body = self.further;
         body.insert("error".to_owned(), Value::String(self.error));
-        (self.status, Json(Value::Object(body))).into_response()
+        let mut response = (self.status, Json(Value::Object(body))).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
     }
 }

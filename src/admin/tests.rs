@@ -1,5 +1,6 @@
 //! The admin pages over real sockets.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use super::*;
 use crate::topology::{Epoch, Health, Role, ServerIndex};
 
 struct Admin {
-    address: std::net::SocketAddr,
+    address: Option<SocketAddr>,
+    tls_address: Option<SocketAddr>,
     controls: mpsc::Receiver<Control>,
     _configured: watch::Sender<Arc<Configured>>,
     view: watch::Sender<Arc<View>>,
@@ -60,11 +62,24 @@ fn configured() -> Configured {
     Configured { path, in_force: Arc::new(local.clone()), local }
 }
 
+fn keys(address: Option<SocketAddr>, socket: Option<&Path>) -> config::Admin {
+    config::Admin {
+        address,
+        socket: socket.map(Path::to_owned),
+        tls_address: None,
+        cert_file: None,
+        key_file: None,
+        token_file: None,
+    }
+}
+
 async fn start(socket: Option<&Path>) -> Admin {
-    let address = Some("127.0.0.1:0".parse().unwrap());
-    let keys = config::Admin { address, socket: socket.map(Path::to_owned) };
-    let listener = AdminListener::bind(&keys).await.unwrap();
-    let address = listener.local_addr().unwrap();
+    start_as(&keys(Some("127.0.0.1:0".parse().unwrap()), socket)).await
+}
+
+async fn start_as(keys: &config::Admin) -> Admin {
+    let listener = AdminListener::bind(keys).await.unwrap();
+    let (address, tls_address) = (listener.local_addr(), listener.tls_addr());
     let (publish, view) = watch::channel(Arc::new(view()));
     let listening = Arc::new(AtomicBool::new(false));
     let (control, controls) = mpsc::channel(1);
@@ -85,7 +100,7 @@ async fn start(socket: Option<&Path>) -> Admin {
         control,
     };
     let serving = tokio::spawn(serve(listener, state));
-    Admin { address, controls, _configured, view: publish, listening, serving }
+    Admin { address, tls_address, controls, _configured, view: publish, listening, serving }
 }
 
 /// The status code and the body.
@@ -113,7 +128,7 @@ fn get(path: &str) -> String {
 
 impl Admin {
     async fn get(&self, path: &str) -> (u16, String) {
-        ask(TcpStream::connect(self.address).await.unwrap(), &get(path)).await
+        ask(TcpStream::connect(self.address.unwrap()).await.unwrap(), &get(path)).await
     }
 }
 
@@ -153,7 +168,7 @@ async fn status_and_metrics_show_the_view() {
 async fn a_request_that_will_not_end_is_not_read_to_its_end() {
     let admin = start(None).await;
     let request = "POST /live HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n";
-    let mut stream = TcpStream::connect(admin.address).await.unwrap();
+    let mut stream = TcpStream::connect(admin.address.unwrap()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut start = [0; 12];
     stream.read_exact(&mut start).await.unwrap();
@@ -173,7 +188,7 @@ async fn the_socket_is_private_and_goes_with_us() {
     assert_eq!(ask(stream, &get("/live")).await.0, 200);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing else is left there");
 
-    let keys = config::Admin { address: None, socket: Some(path.clone()) };
+    let keys = keys(None, Some(&path));
     let second = AdminListener::bind(&keys).await.unwrap_err();
     assert!(matches!(second, BindError::InUse { .. }), "{second}");
     let stream = UnixStream::connect(&path).await.unwrap();
@@ -201,7 +216,7 @@ async fn a_stale_socket_is_replaced_and_nothing_else_is() {
 
     let file = directory.path().join("file");
     std::fs::write(&file, "precious").unwrap();
-    let keys = config::Admin { address: None, socket: Some(file.clone()) };
+    let keys = keys(None, Some(&file));
     assert!(matches!(AdminListener::bind(&keys).await.unwrap_err(), BindError::NoSocket { .. }));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
 }
@@ -211,7 +226,7 @@ async fn silent_clients_take_a_bounded_number_of_places() {
     let admin = start(None).await;
     let mut silent = Vec::new();
     for _ in 0..listener::MAX_CONNECTIONS {
-        silent.push(TcpStream::connect(admin.address).await.unwrap());
+        silent.push(TcpStream::connect(admin.address.unwrap()).await.unwrap());
     }
     let one_more = admin.get("/live");
     tokio::pin!(one_more);
@@ -268,11 +283,72 @@ async fn an_address_on_the_network_only_reads() {
         post("/stop", r#"{"mode": "fast"}"#),
     ];
     for request in requests {
-        let (code, body) = ask(TcpStream::connect(admin.address).await.unwrap(), &request).await;
+        let (code, body) = ask(TcpStream::connect(admin.address.unwrap()).await.unwrap(), &request).await;
         assert_eq!(code, 403, "{request}");
         assert!(error(&body).contains("admin.socket"), "{body}");
     }
     assert!(admin.controls.try_recv().is_err(), "nothing was ordered");
+}
+
+/// What a client that speaks TLS gets for a request.
+async fn ask_over_tls(address: SocketAddr, authority: &Path, request: &str) -> (u16, String) {
+    let config = crate::net::tls::https_client(Some(authority)).unwrap();
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let name = "127.0.0.1".try_into().unwrap();
+    let mut stream = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // What a server that has heard enough still says is what counts.
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[tokio::test]
+async fn behind_the_door_is_everything_and_before_it_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let pki = directory.path().join("pki");
+    let authority = crate::pki::Authority::create(&pki, "shop", 9).unwrap();
+    authority.issue("gate", &[], &["127.0.0.1".parse().unwrap()], 9).unwrap();
+    let token = "0123456789abcdef0123456789abcdef";
+    std::fs::write(directory.path().join("token"), token).unwrap();
+    let keys = config::Admin {
+        tls_address: Some("127.0.0.1:0".parse().unwrap()),
+        cert_file: Some(pki.join("gate.crt")),
+        key_file: Some(pki.join("gate.key")),
+        token_file: Some(directory.path().join("token")),
+        ..keys(None, None)
+    };
+    let mut admin = start_as(&keys).await;
+    let address = admin.tls_address.unwrap();
+    // One that never shakes hands keeps nobody waiting.
+    let _silent = TcpStream::connect(address).await.unwrap();
+    let ca = pki.join("ca.crt");
+    let with = |authorization: &str, request: String| {
+        request.replacen("Host: x", &format!("Host: x\r\nAuthorization: {authorization}"), 1)
+    };
+    let right = format!("Bearer {token}");
+    let (code, _) = ask_over_tls(address, &ca, &with(&right, get("/sessions"))).await;
+    assert_eq!(code, 200);
+    let stop = post("/stop", r#"{"mode": "fast"}"#);
+    let wrong =
+        [format!("Bearer {token}0"), format!("Basic {token}"), token.to_owned(), "Bearer ".to_owned()];
+    for authorization in wrong {
+        for request in [get("/live"), get("/nothing"), stop.clone()] {
+            let (code, body) = ask_over_tls(address, &ca, &with(&authorization, request)).await;
+            assert_eq!(code, 401, "{authorization}: {body}");
+            assert!(error(&body).contains("--token-file") && !body.contains(token));
+        }
+    }
+    assert_eq!(ask_over_tls(address, &ca, &stop).await.0, 401);
+    let endless = "POST /config/apply HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n";
+    assert_eq!(ask_over_tls(address, &ca, endless).await.0, 401, "its body is not waited for");
+    let long = post("/stop", &" ".repeat(MAX_BODY_BYTES + 1));
+    assert_eq!(ask_over_tls(address, &ca, &with(&right, long)).await.0, 413);
+    assert!(admin.controls.try_recv().is_err(), "nothing was ordered");
+    assert_eq!(ask_over_tls(address, &ca, &with(&right, stop)).await.0, 200);
+    assert!(matches!(admin.controls.recv().await, Some(Control::Stop(StopMode::Fast))));
 }
 
 #[tokio::test]

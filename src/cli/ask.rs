@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::EXIT_USAGE;
-use crate::admin::client::{self, Response};
+use crate::admin::client::{Node, NodeError, Response};
 
 /// The command worked, and what it found needs somebody.
 pub const EXIT_ALARM: u8 = 2;
@@ -22,9 +22,15 @@ const MAX_CAUSE: usize = 63;
 
 #[derive(Debug, Args)]
 pub struct Ask {
-    /// The node's Unix socket: `admin.socket` of its configuration
-    #[arg(long, value_name = "PATH", env = "KOMAINU_ADMIN")]
-    pub admin: PathBuf,
+    /// The node: its Unix socket (`admin.socket` of its configuration), or https://HOST:PORT (`admin.tls_address`)
+    #[arg(long, value_name = "PATH|URL", env = "KOMAINU_ADMIN")]
+    pub admin: String,
+    /// The file with the token that https takes
+    #[arg(long, value_name = "FILE", env = "KOMAINU_ADMIN_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Who vouches for the node's certificate; else those whom this machine believes
+    #[arg(long, value_name = "FILE", env = "KOMAINU_ADMIN_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
     /// The answer as JSON, for programs
     #[arg(long)]
     pub json: bool,
@@ -32,8 +38,10 @@ pub struct Ask {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    #[error("no node answers on {}: {source}{}", path.display(), hint(source))]
-    Reach { path: PathBuf, source: io::Error },
+    #[error("no node answers on {node}: {source}{}", hint(source))]
+    Reach { node: String, source: io::Error },
+    #[error(transparent)]
+    Node(#[from] NodeError),
     /// In the node's own words.
     #[error("{error}")]
     Refused { status: u16, error: String, body: Value },
@@ -50,7 +58,10 @@ pub enum AskError {
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            "; is it running, and is that the admin.socket of its configuration?"
+            "; is it running, and is that the admin.socket or admin.tls_address of its configuration?"
+        }
+        io::ErrorKind::InvalidData => {
+            "; is that its admin.tls_address, and --ca-file the authority of its certificate?"
         }
         io::ErrorKind::PermissionDenied => "; run this as the user that komainu runs as",
         _ => "",
@@ -60,7 +71,9 @@ fn hint(error: &io::Error) -> &'static str {
 impl AskError {
     fn exit_code(&self) -> ExitCode {
         match self {
-            AskError::Usage(_) | AskError::Refused { status: 400 | 422, .. } => ExitCode::from(EXIT_USAGE),
+            AskError::Usage(_) | AskError::Node(_) | AskError::Refused { status: 400 | 422, .. } => {
+                ExitCode::from(EXIT_USAGE)
+            }
             _ => ExitCode::FAILURE,
         }
     }
@@ -89,15 +102,19 @@ pub fn finish(done: Result<Done, AskError>) -> ExitCode {
 
 impl Ask {
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, AskError> {
-        self.understand(client::get(&self.admin, path))
+        self.understand(self.node()?.get(path))
     }
 
     pub fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<Answer<T>, AskError> {
-        self.understand(client::post(&self.admin, path, &body.to_string()))
+        self.understand(self.node()?.post(path, &body.to_string()))
+    }
+
+    pub fn node(&self) -> Result<Node, AskError> {
+        Ok(Node::new(&self.admin, self.token_file.as_deref(), self.ca_file.as_deref())?)
     }
 
     fn understand<T: DeserializeOwned>(&self, answer: io::Result<Response>) -> Result<Answer<T>, AskError> {
-        let reach = |source| AskError::Reach { path: self.admin.clone(), source };
+        let reach = |source| AskError::Reach { node: self.admin.clone(), source };
         let Response { status, body } = answer.map_err(reach)?;
         if status != 200 {
             let body: Value = serde_json::from_str(&body).unwrap_or(Value::Null);
@@ -163,7 +180,8 @@ mod tests {
 
     #[test]
     fn a_refusal_is_in_the_node_s_words_and_its_code_says_whose_fault_it_is() {
-        let ask = Ask { admin: "/nowhere/admin.sock".into(), json: false };
+        let admin = "/nowhere/admin.sock".to_owned();
+        let ask = Ask { admin, token_file: None, ca_file: None, json: false };
         let refused = |status, body: &str| {
             let response = Response { status, body: body.to_owned() };
             ask.understand::<Value>(Ok(response)).unwrap_err()

@@ -1,8 +1,5 @@
 //! `komainu reload` and `komainu stop`: what the signals do, with an answer.
 
-use std::io;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::ask::{Ask, AskError, Done};
+use crate::admin::client::Node;
 use crate::admin::control::StopMode;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -68,7 +66,7 @@ pub fn stop(args: &StopArgs) -> Result<Done, AskError> {
     let StopArgs { mode, no_wait, ask } = args;
     let answer = ask.post::<Value>("/stop", &json!({ "mode": mode }))?;
     if !no_wait {
-        wait_until_ended(&ask.admin);
+        wait_until_ended(&ask.node()?);
     }
     let said = if *no_wait { "it is stopping\n" } else { "it has stopped\n" };
     ask.print(&answer, |_| said.to_owned())?;
@@ -76,10 +74,8 @@ pub fn stop(args: &StopArgs) -> Result<Done, AskError> {
 }
 
 /// As long as its clients may take, which is what was asked for.
-fn wait_until_ended(socket: &Path) {
-    let ended =
-        |error: io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
-    while !UnixStream::connect(socket).is_err_and(ended) {
+fn wait_until_ended(node: &Node) {
+    while !node.is_gone() {
         thread::sleep(LOOK_EVERY);
     }
 }
@@ -108,8 +104,9 @@ mod tests {
     fn a_socket_that_nobody_listens_on_has_ended() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        wait_until_ended(&path);
+        let node = Node::Unix(path.clone());
+        wait_until_ended(&node);
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        wait_until_ended(&path);
+        wait_until_ended(&node);
     }
 }

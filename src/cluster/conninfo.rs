@@ -24,6 +24,8 @@ pub enum ConninfoError {
     OpenQuote,
     #[error("a percent sign of the connection string is followed by no two hexadecimal digits")]
     Percent,
+    #[error("a keyword in the connection string's URI is none of libpq's")]
+    Keyword,
     #[error("the address in the connection string's URI is not understood")]
     Address,
 }
@@ -192,6 +194,9 @@ fn uri(text: &str) -> Result<Conninfo, ConninfoError> {
     add("dbname", database)?;
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         let (keyword, value) = parameter.split_once('=').ok_or(ConninfoError::NoValue)?;
+        if keyword.is_empty() || !keyword.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            return Err(ConninfoError::Keyword);
+        }
         match (keyword, value) {
             ("ssl", "true") => add("sslmode", "require")?,
             _ => add(keyword, value)?,
@@ -257,6 +262,7 @@ mod tests {
             ("host='db1", ConninfoError::OpenQuote),
             ("postgres://[::1/", ConninfoError::Address),
             ("postgres://h?x", ConninfoError::NoValue),
+            ("postgres://h?a b=1", ConninfoError::Keyword),
             ("postgres://h%4", ConninfoError::Percent),
         ] {
             assert_eq!(Conninfo::parse(text), Err(error), "{text}");

@@ -2,8 +2,8 @@
 //!
 //! `observe` gathers facts, `primary` judges them. A node on its own publishes that as a `topology::Snapshot`. A node of a
 //! cluster reports it (`act`), the leader decides (`decide`), and what the log says and this node sees together is
-//! published (`agree`, `publish`). Nothing here touches client traffic. `clock`, `observe`, `act` and `publish` do IO;
-//! the rest is pure.
+//! published (`agree`, `publish`). Nothing here touches client traffic. `operate` changes a server.
+//! `clock`, `observe`, `operate`, `act` and `publish` do IO; the rest is pure.
 
 pub mod act;
 pub mod agree;
@@ -14,6 +14,7 @@ pub mod decide;
 pub mod looks;
 pub mod model;
 pub mod observe;
+pub mod operate;
 pub mod primary;
 pub mod publish;
 pub mod reason;

@@ -58,7 +58,14 @@ fn listen(table: &Table, directory: &Path) -> Listen {
 }
 
 fn admin(table: &Table, directory: &Path) -> Admin {
-    Admin { address: table.address("address"), socket: path(table, "socket", directory) }
+    Admin {
+        address: table.address("address"),
+        socket: path(table, "socket", directory),
+        tls_address: table.address("tls_address"),
+        cert_file: path(table, "cert_file", directory),
+        key_file: path(table, "key_file", directory),
+        token_file: path(table, "token_file", directory),
+    }
 }
 
 fn log(table: &Table, directory: &Path) -> Log {

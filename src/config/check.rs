@@ -16,6 +16,7 @@ use crate::telemetry::log::check_level;
 
 pub(super) fn check(document: &Document, config: &Config, findings: &mut Findings) {
     listen(document, config, findings);
+    admin(document, config, findings);
     log(document, config, findings);
     client_tls(document, config, findings);
     server_tls(document, config, findings);
@@ -36,15 +37,43 @@ fn listen(document: &Document, config: &Config, findings: &mut Findings) {
             let problem = format!("{address} is taken by {other}");
             findings.problems.add(line, "listen.addresses", problem, "remove one of the two");
         }
-        if config.admin.address.is_some_and(|admin| overlap(&admin, address)) {
+        let admin = [("address", config.admin.address), ("tls_address", config.admin.tls_address)];
+        for (key, _) in admin.iter().filter(|(_, admin)| admin.is_some_and(|admin| overlap(&admin, address)))
+        {
             let problem = format!("{address} is taken by listen.addresses");
             findings.problems.add(
-                document.table("admin").line("address"),
-                "admin.address",
+                document.table("admin").line(key),
+                format!("admin.{key}"),
                 problem,
                 "choose another port",
             );
         }
+    }
+}
+
+fn admin(document: &Document, config: &Config, findings: &mut Findings) {
+    let table = document.table("admin");
+    for name in ["cert_file", "key_file", "token_file"] {
+        let missing = table.has("tls_address") && !table.has(name) && !table.is_bad(name);
+        if missing {
+            let problem = "it is missing, and admin.tls_address needs it";
+            let remedy = "name the file, or remove admin.tls_address";
+            findings.problems.add(table.line("tls_address"), format!("admin.{name}"), problem, remedy);
+        } else if table.has(name) && !table.has("tls_address") && !table.is_bad("tls_address") {
+            let problem = "it is not used, since admin.tls_address is not set";
+            findings.warnings.add(
+                table.line(name),
+                format!("admin.{name}"),
+                problem,
+                "set that, or remove it",
+            );
+        }
+    }
+    if let (Some(clear), Some(tls)) = (config.admin.address, config.admin.tls_address)
+        && overlap(&clear, &tls)
+    {
+        let problem = format!("{tls} is taken by admin.address");
+        findings.problems.add(table.line("tls_address"), "admin.tls_address", problem, "choose another port");
     }
 }
 

@@ -19,7 +19,8 @@ const MORE: &str = "[auth.query]\nuser = 'q'\n[agent]\ndata_directory = '/d'\n[c
 /// Each key with another value than its default, or than in the two above.
 const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
     [listen]\naddresses = ['127.0.0.1:2']\nunix_socket_directory = '/s'\nunix_socket_mode = 0o700\nbacklog = 9\n\
-    [admin]\naddress = '127.0.0.1:3'\nsocket = '/s/a'\n[log]\nlevel = 'debug'\nformat = 'json'\n\
+    [admin]\naddress = '127.0.0.1:3'\nsocket = '/s/a'\n\
+    tls_address = '127.0.0.1:4'\ncert_file = 'c'\nkey_file = 'k'\ntoken_file = 't'\n[log]\nlevel = 'debug'\nformat = 'json'\n\
     file = '/l'\nrotate_bytes = 9999\nkeep_files = 9\n\
     [limits]\nmax_client_connections = 9\nmax_unauthenticated_per_address = 9\nstartup_timeout_ms = 9\n\
     client_idle_timeout_ms = 9\nidle_in_transaction_timeout_ms = 9\nshutdown_timeout_ms = 9\n\

@@ -80,6 +80,11 @@ pub struct Admin {
     pub address: Option<SocketAddr>,
     /// The same over a Unix socket, guarded by its file permissions.
     pub socket: Option<PathBuf>,
+    /// The same over TLS, for whoever has the token. With it the three files are there.
+    pub tls_address: Option<SocketAddr>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    pub token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

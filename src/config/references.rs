@@ -17,6 +17,7 @@ use super::document::Document;
 use super::file::read_text;
 use super::report::Findings;
 use super::{ClientTlsMode, Config, FailoverMode};
+use crate::admin::token::Token;
 use crate::client::hba::{AddressMatch, ClientCert, Hba, Method, Rule, Scope};
 use crate::client::userfile::{Secret, UserFile};
 use crate::pki::AUTHORITY_CERTIFICATE;
@@ -106,6 +107,16 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
     }
     if let Some(parent) = config.admin.socket.as_deref().and_then(Path::parent) {
         directory(&named("admin", "socket"), parent, findings);
+    }
+    let admin = &config.admin;
+    let pair = (admin.cert_file.as_deref(), admin.key_file.as_deref());
+    certificate(&named("admin", "cert_file"), &named("admin", "key_file"), pair, findings);
+    if let Some(path) = &admin.token_file {
+        let named = named("admin", "token_file");
+        named.check_private(path, findings);
+        if let Err(error) = Token::read(path) {
+            named.problem(findings, error.to_string(), "write a token into that file");
+        }
     }
     if let Some(cluster) = &config.cluster {
         // Its own certificate is looked at by the node itself: here nobody knows which node it is.

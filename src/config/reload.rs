@@ -146,7 +146,7 @@ macro_rules! compare {
 }
 
 compare!(listen, Listen, "listen", [addresses, unix_socket_directory, unix_socket_mode, backlog], not keys: []);
-compare!(admin, Admin, "admin", [address, socket], not keys: []);
+compare!(admin, Admin, "admin", [address, socket, tls_address, cert_file, key_file, token_file], not keys: []);
 compare!(log, Log, "log", [level, format, file, rotate_bytes, keep_files], not keys: []);
 compare!(limits, Limits, "limits", [
     max_client_connections, max_unauthenticated_per_address, startup_timeout_ms, client_idle_timeout_ms,

@@ -26,6 +26,10 @@ use crate::config::{ClientTls, ClientTlsMode, ServerTls, SslMode};
 /// The only application protocol we speak; PostgreSQL 17 demands it of direct TLS.
 pub const ALPN: &[u8] = b"postgresql";
 
+/// Of Debian and its like, and of Red Hat and its like.
+const SYSTEM_AUTHORITIES: [&str; 2] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+
 #[derive(Debug, thiserror::Error)]
 pub enum TlsConfigError {
     #[error("{key} must be set: {why}")]
@@ -205,6 +209,40 @@ fn demand(keys: &ServerTls) -> Result<Demand, TlsConfigError> {
         (_, Some(path)) => read_authorities(path).map(Demand::Chain),
         (_, None) => Ok(Demand::Nothing),
     }
+}
+
+/// For HTTP over TLS. Whoever connects shows no certificate.
+pub fn https_server(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsConfigError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(read_certificates(certificate)?, read_key(key)?)
+        .map_err(|source| pair_error(certificate, key, source))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// Believes the authorities in the file; without one, those that the system believes.
+pub fn https_client(authorities: Option<&Path>) -> Result<Arc<ClientConfig>, TlsConfigError> {
+    let roots = match authorities {
+        Some(path) => read_authorities(path)?.roots,
+        None => {
+            let [first, ..] = SYSTEM_AUTHORITIES;
+            let found = SYSTEM_AUTHORITIES.into_iter().map(Path::new).find(|path| path.exists());
+            let mut roots = RootCertStore::empty();
+            // One among hundreds that is not understood does not matter.
+            roots.add_parsable_certificates(read_certificates(found.unwrap_or(Path::new(first)))?);
+            roots
+        }
+    };
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
 }
 
 fn provider() -> Arc<CryptoProvider> {

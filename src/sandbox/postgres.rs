@@ -21,6 +21,7 @@ use super::port::ReservedPort;
 use super::postmaster::{Postmaster, Running};
 use super::process;
 use super::roles::{Login, passfile};
+use crate::cluster::operate::slots::slot_name;
 
 pub const SUPERUSER: &str = "postgres";
 pub const REPLICATION_USER: &str = "replicator";
@@ -458,11 +459,6 @@ pub(super) fn tail(path: &Path) -> String {
         Some((_, rest)) if bytes.len() > LOG_TAIL_BYTES => rest.to_owned(),
         _ => text,
     }
-}
-
-/// As komainu names the slot of a standby.
-fn slot_name(id: &str) -> String {
-    format!("komainu_{}", id.replace(['-', '.'], "_"))
 }
 
 /// Between the quotes of a connection string.

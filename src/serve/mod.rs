@@ -24,10 +24,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::control::{CONTROLS_WAITING, Reloaded, StopMode};
+use crate::admin::door::Door;
 use crate::admin::{self, AdminListener, AdminState, BindError, ClusterPages};
 use crate::clock;
 use crate::cluster::observe::catalog::{CatalogSettings, CatalogSource};
-use crate::cluster::observe::credential::HealthLogin;
+use crate::cluster::observe::credential::OwnLogin;
 use crate::cluster::observe::{Observer, Settings};
 use crate::cluster::right::WriteRight;
 use crate::config::{self, Config};
@@ -116,6 +117,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     let mut wishes = Wishes::new(controls)?;
     let server_tls = Arc::new(ServerTlsContext::load(&config.server_tls)?);
     let admin_listener = AdminListener::bind(&config.admin).await?;
+    let door = admin_listener.door();
     let listening = Arc::new(AtomicBool::new(false));
 
     let observer = Observer::start(how_to_look(&config, &server_tls))?;
@@ -180,7 +182,13 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     tracing::info!(version = env!("CARGO_PKG_VERSION"), addresses = ?clients.addresses(), servers = config.servers.len(), "komainu is listening");
     drop(config);
 
-    let parts = Reloadable { gateway: &gateway, access: &access, observer: &observer, log: &log };
+    let parts = Reloadable {
+        gateway: &gateway,
+        access: &access,
+        observer: &observer,
+        log: &log,
+        door: door.as_deref(),
+    };
     let mut agreed = handle.as_ref().map(|handle| handle.watch());
     let mode = loop {
         let (read, answer) = tokio::select! {
@@ -264,7 +272,7 @@ fn how_to_look(config: &Config, tls: &Arc<ServerTlsContext>) -> Settings {
         servers: config.servers.clone(),
         health: config.health.clone(),
         tls: tls.clone(),
-        login: HealthLogin::new(&config.health, access::plain_secret(&config.auth)),
+        login: OwnLogin::health(&config.health, access::plain_secret(&config.auth)),
         clock: clock::process(),
         in_cluster: config.cluster.is_some(),
     }
@@ -276,6 +284,7 @@ struct Reloadable<'a> {
     access: &'a Access,
     observer: &'a Observer,
     log: &'a LogControl,
+    door: Option<&'a Door>,
 }
 
 impl Reloadable<'_> {
@@ -291,6 +300,9 @@ impl Reloadable<'_> {
         let tls = ServerTlsContext::load(&new.server_tls);
         let tls = Arc::new(tls.map_err(|error| format!("TLS to servers: {error}"))?);
         self.access.reload(&new, self.gateway, &tls).map_err(|error| error.to_string())?;
+        if let Some(Err(error)) = self.door.map(Door::reload) {
+            tracing::error!(%error, "what admin.tls_address shows and expects was not read again");
+        }
         if let Err(error) = self.log.reload(&new.log) {
             tracing::error!(%error, "the log was not changed");
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use komainu::sandbox::ReservedPort;
+
 use super::support::{APP_PASSWORD, APP_USER, Certificates, Cluster, Komainu, Wire, eventually, psql};
 
 const PASSWORD: &str = "s3cret of matrix";
@@ -278,14 +280,19 @@ fn secrets_are_nowhere_to_be_read() {
     let builder = Komainu::builder(cluster);
     let certificates = Certificates::create(builder.directory());
     let (certificate, key) = certificates.server("gate");
-    let password_file = builder.directory().join("health.txt");
+    let [password_file, token_file] = ["health.txt", "token.txt"].map(|name| builder.directory().join(name));
+    let (admin, token) = (ReservedPort::any().unwrap(), "secret-token-0123456789abcdef0123");
     let komainu = builder
+        .file("token.txt", token)
         .user("discreet", &secret)
         .user("discreet_md5", &hash)
         .file("health.txt", "health secret\n")
         .config(&format!(
             "[log]\nlevel = \"trace\"\n[health]\nuser = \"discreet_health\"\npassword_file = {password_file:?}\n\
-             [client_tls]\nmode = \"allow\"\ncert_file = {certificate:?}\nkey_file = {key:?}\n"
+             [admin]\ntls_address = \"127.0.0.1:{}\"\ncert_file = {certificate:?}\nkey_file = {key:?}\n\
+             token_file = {token_file:?}\n\
+             [client_tls]\nmode = \"allow\"\ncert_file = {certificate:?}\nkey_file = {key:?}\n",
+            admin.number()
         ))
         .start();
     let key_text = std::fs::read_to_string(&key).unwrap();
@@ -294,6 +301,11 @@ fn secrets_are_nowhere_to_be_read() {
     let _ = try_login(komainu.wire(), "discreet", "mistyped secret", &database);
     let url = komainu.url(&database);
     psql(&url, &["SELECT 'bound value'", "SELEC"]);
+    let mut status = std::process::Command::new(env!("CARGO_BIN_EXE_komainu"));
+    status.args(["status", "--admin", &format!("https://localhost:{}", admin.number())]);
+    status.arg("--token-file").arg(&token_file).arg("--ca-file").arg(certificates.authority_file());
+    let status = status.output().unwrap();
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
     let mut outputs = vec![("the log".to_owned(), komainu.log())];
     for path in ["/status", "/metrics", "/live", "/ready", "/sessions", "/pools", "/health", "/doctor"] {
         outputs.push((path.into(), komainu.admin(path).unwrap().body));
@@ -328,6 +340,7 @@ fn secrets_are_nowhere_to_be_read() {
             &cancel_key,
             &hash["md5".len()..],
             "health secret",
+            token,
             key_line,
         ] {
             assert!(!output.contains(hidden), "{what} shows {hidden:?}");

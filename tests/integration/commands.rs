@@ -4,6 +4,9 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use komainu::pki::{AUTHORITY_DAYS, Authority, NODE_DAYS};
+use komainu::sandbox::ReservedPort;
+
 use super::support::*;
 
 fn komainu(arguments: &[&str], socket: Option<&Path>) -> Output {
@@ -207,6 +210,63 @@ fn the_log_is_rotated_by_length_by_command_and_by_whoever_moves_it() {
     let on_stderr = Komainu::start(Cluster::shared());
     let (code, _, err) = ask(&on_stderr, &["log", "rotate"]);
     assert!(code == 1 && err.contains("log.file"), "{err}");
+}
+
+#[test]
+fn whoever_has_the_token_commands_over_tls() {
+    let port = ReservedPort::any().unwrap();
+    let builder = Komainu::builder(Cluster::shared());
+    let pki = builder.directory().join("pki");
+    let authority = Authority::create(&pki, "shop", AUTHORITY_DAYS).unwrap();
+    authority.issue("gate", &[], &["127.0.0.1".parse().unwrap()], NODE_DAYS).unwrap();
+    let (token, wrong) = (builder.directory().join("token"), builder.directory().join("wrong"));
+    let keys = format!(
+        "[admin]\ntls_address = \"127.0.0.1:{}\"\ncert_file = {:?}\nkey_file = {:?}\ntoken_file = {token:?}\n",
+        port.number(),
+        pki.join("gate.crt"),
+        pki.join("gate.key"),
+    );
+    let (first, second) = ("first-0123456789abcdef0123456789", "second-0123456789abcdef0123456789");
+    let node = builder.config(&keys).file("token", first).file("wrong", second).start();
+    let ca = pki.join("ca.crt");
+    let over_tls = |arguments: &[&str], token: &Path, ca: Option<&Path>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_komainu"));
+        command.args(arguments).env("KOMAINU_ADMIN", format!("https://127.0.0.1:{}", port.number()));
+        command.arg("--token-file").arg(token);
+        command.args(ca.iter().flat_map(|ca| [Path::new("--ca-file"), ca]));
+        let output = command.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let (code, out, err) = over_tls(&["sessions"], &token, Some(&ca));
+    assert!(code == 0 && out.starts_with("ID  USER"), "{err}");
+    let (code, out, err) = over_tls(&["reload"], &token, Some(&ca));
+    assert_eq!((code, out.as_str()), (0, "reloaded; no key has changed\n"), "{err}");
+    for page in ["status", "doctor", "sessions", "reload"] {
+        let (code, out, err) = over_tls(&[page], &wrong, Some(&ca));
+        assert_eq!((code, out.as_str()), (1, ""), "{page}");
+        assert!(err.contains("--token-file") && !err.contains("0123456789"), "{err}");
+    }
+    let (code, _, err) = over_tls(&["status"], &token, None);
+    assert!(code != 0 && err.contains("--ca-file"), "nobody vouches for it: {err}");
+
+    std::fs::copy(&wrong, &token).unwrap();
+    assert_eq!(over_tls(&["status"], &token, Some(&ca)).0, 1, "the old one counts");
+    assert_eq!(ask(&node, &["reload"]).0, 0);
+    assert_eq!(over_tls(&["status"], &token, Some(&ca)).0, 0, "the new one counts");
+    let (code, out, err) = over_tls(&["stop"], &token, Some(&ca));
+    assert_eq!((code, out.as_str()), (0, "it has stopped\n"), "{err}");
+    assert!(node.wait(PATIENCE).success());
+    for secret in [first, second] {
+        assert!(!node.log().contains(secret));
+    }
+
+    let unix = node.directory().join("admin.sock");
+    let (code, _, err) = ask(&node, &["status", "--admin", "http://127.0.0.1:1"]);
+    assert!(code == 64 && err.contains("in clear"), "{err}");
+    let (code, _, err) = ask(&node, &["status", "--admin", "https://127.0.0.1:1"]);
+    assert!(code == 64 && err.contains("--token-file"), "{err}");
+    assert!(!unix.exists());
 }
 
 #[test]

@@ -51,6 +51,8 @@ fn a_node_discards_its_state_only_when_it_is_told_so_twice_and_is_replaced_then(
         eventually(PATIENCE, "it waits to be replaced", || waiting().contains("replace the node"));
     }
     node.start_again();
+    // An owner is not replaced.
+    nodes.owner_of(&nodes.others(&id), "app");
     let replaced = serde_json::json!({ "id": id, "cause": "operator:test" });
     let answer = nodes.post(&nodes.others(&id)[0], "/node/replace", &replaced);
     assert_eq!(answer.status, 200, "{}", answer.body);

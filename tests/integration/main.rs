@@ -23,6 +23,7 @@ mod hostile_startup;
 mod limits;
 mod looking_in;
 mod lost_servers;
+mod operate;
 mod partition;
 mod pooling;
 mod prepared;

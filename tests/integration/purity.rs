@@ -21,6 +21,8 @@ const PURE: &[&str] = &[
     "cluster/decide.rs",
     "cluster/decide",
     "consensus/node/about.rs",
+    "cluster/operate/repoint.rs",
+    "cluster/operate/privilege.rs",
     "consensus/node/rights.rs",
     "consensus/store/identity.rs",
     "consensus/lease.rs",

@@ -322,7 +322,7 @@ impl fmt::Debug for CatalogSource {
 
 #[cfg(test)]
 mod tests {
-    use super::super::credential::HealthLogin;
+    use super::super::credential::OwnLogin;
     use super::super::fake::{FakeServer, Reply, eventually};
     use super::*;
     use crate::cluster::clock::Clock;
@@ -342,7 +342,7 @@ mod tests {
         let health = config::Health { database: "none".to_owned(), ..server.health() };
         let own = Settings {
             servers: vec![server.config("a")],
-            login: HealthLogin::new(&health, Arc::new(|_: &str| None)),
+            login: OwnLogin::health(&health, Arc::new(|_: &str| None)),
             health,
             tls: Arc::new(ServerTlsContext::disabled()),
             clock: Clock::start(),

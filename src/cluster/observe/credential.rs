@@ -1,4 +1,4 @@
-//! The health user's secret, read anew for each login: it may be rotated at any time.
+//! The secrets of komainu's own roles, read anew for each login: they may be rotated at any time.
 //!
 //! Invariant: a secret is never kept here, nor printed.
 
@@ -15,17 +15,17 @@ pub type PlainSecret = Arc<dyn Fn(&str) -> Option<Secret> + Send + Sync>;
 
 /// How komainu's own connections log in.
 #[derive(Clone)]
-pub struct HealthLogin {
+pub struct OwnLogin {
     user: String,
     database: String,
     password_file: Option<PathBuf>,
     plain_secret: PlainSecret,
 }
 
-impl HealthLogin {
-    /// `plain_secret` is asked where the configuration names no password file.
-    pub fn new(health: &config::Health, plain_secret: PlainSecret) -> Self {
-        HealthLogin {
+impl OwnLogin {
+    /// Of the role that looks. `plain_secret` is asked where the configuration names no password file.
+    pub fn health(health: &config::Health, plain_secret: PlainSecret) -> Self {
+        OwnLogin {
             user: health.user.clone(),
             database: health.database.clone(),
             password_file: health.password_file.clone(),
@@ -33,7 +33,17 @@ impl HealthLogin {
         }
     }
 
-    /// To the database of the health checks.
+    /// Of the role that operates.
+    pub fn operator(failover: &config::Failover, plain_secret: PlainSecret) -> Self {
+        OwnLogin {
+            user: failover.user.clone(),
+            database: failover.database.clone(),
+            password_file: failover.password_file.clone(),
+            plain_secret,
+        }
+    }
+
+    /// To the role's own database.
     pub fn login(&self) -> io::Result<Login> {
         self.login_to(&self.database)
     }
@@ -52,9 +62,9 @@ impl HealthLogin {
     }
 }
 
-impl fmt::Debug for HealthLogin {
+impl fmt::Debug for OwnLogin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HealthLogin")
+        f.debug_struct("OwnLogin")
             .field("user", &self.user)
             .field("database", &self.database)
             .field("password_file", &self.password_file)
@@ -95,7 +105,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "o ne\n").unwrap();
         let from_user_file: PlainSecret = Arc::new(|_: &str| panic!("the file has it"));
-        let login = HealthLogin::new(&health(Some(file.path().to_owned())), from_user_file);
+        let login = OwnLogin::health(&health(Some(file.path().to_owned())), from_user_file);
         assert_eq!(secret(&login.login().unwrap()), Some("o ne"));
         std::fs::write(file.path(), "two").unwrap();
         assert_eq!(secret(&login.login_to("app").unwrap()), Some("two"));
@@ -108,10 +118,10 @@ mod tests {
     fn the_user_file_is_asked_without_one() {
         let from_user_file: PlainSecret =
             Arc::new(|user: &str| (user == "komainu").then(|| Secret::new("plain")));
-        let login = HealthLogin::new(&health(None), from_user_file).login().unwrap();
+        let login = OwnLogin::health(&health(None), from_user_file).login().unwrap();
         assert_eq!((login.user.as_str(), login.database.as_str()), ("komainu", "postgres"));
         assert_eq!(secret(&login), Some("plain"));
-        let none = HealthLogin::new(&health(None), Arc::new(|_: &str| None)).login().unwrap();
+        let none = OwnLogin::health(&health(None), Arc::new(|_: &str| None)).login().unwrap();
         assert!(matches!(none.credential, Credential::None));
     }
 }

@@ -26,7 +26,7 @@ use super::looks::Looks;
 use super::model::{Observation, View};
 use super::primary;
 use super::reason::Reason;
-use credential::HealthLogin;
+use credential::OwnLogin;
 use probe::{Look, Probe};
 
 /// Looks not taken in yet; each server has one under way at most.
@@ -38,7 +38,7 @@ pub struct Settings {
     pub servers: Vec<config::Server>,
     pub health: config::Health,
     pub tls: Arc<ServerTlsContext>,
-    pub login: HealthLogin,
+    pub login: OwnLogin,
     pub clock: Clock,
     /// What is found is not the last word: whoever makes it one says so in the log.
     pub in_cluster: bool,
@@ -205,7 +205,7 @@ mod tests {
     use crate::topology::{Epoch, Lsn, Role};
 
     fn observe(servers: &[&FakeServer], health: config::Health) -> Observer {
-        let login = HealthLogin::new(&health, Arc::new(|_: &str| None));
+        let login = OwnLogin::health(&health, Arc::new(|_: &str| None));
         let config = |(index, server): (usize, &&FakeServer)| server.config(&format!("s{index}"));
         Observer::start(Settings {
             servers: servers.iter().enumerate().map(config).collect(),

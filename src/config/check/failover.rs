@@ -2,8 +2,11 @@
 //!
 //! Pure. Invariant: with what passes here there is somebody who may promote, and no two orders whom.
 
+use std::collections::BTreeMap;
+
 use super::super::document::Document;
 use super::super::report::Findings;
+use crate::cluster::operate::slots::slot_name;
 use crate::config::{Config, FailoverMode, SyncMode};
 
 pub(super) fn check(document: &Document, config: &Config, findings: &mut Findings) {
@@ -41,11 +44,76 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
             "set failover.mode = \"streaming\", or remove it",
         );
     }
+    if streaming {
+        same_slot(document, config, findings);
+    }
     let mut pinned =
         document.list("server").iter().zip(&config.servers).filter(|(_, server)| server.always_primary);
     if let (Some((_, first)), Some((table, second))) = (pinned.next(), pinned.next()) {
         let problem = format!("\"{}\" and \"{}\" cannot both be the primary always", first.id, second.id);
         let remedy = "set it for one server at most";
         findings.problems.add(table.line("always_primary"), "server.always_primary", problem, remedy);
+    }
+}
+
+fn same_slot(document: &Document, config: &Config, findings: &mut Findings) {
+    let mut slots = BTreeMap::new();
+    for (table, server) in document.list("server").iter().zip(&config.servers) {
+        if let Some(first) = slots.insert(slot_name(&server.id), &server.id)
+            && *first != server.id
+        {
+            let problem =
+                format!("the replication slots of \"{first}\" and \"{}\" have the same name", server.id);
+            let remedy = "give them ids that differ in more than case, -, . and _";
+            findings.problems.add(table.line("id"), "server.id", problem, remedy);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::every_key::SMALLEST;
+    use crate::config::file::parse;
+
+    const NODES: &str = "[[node]]\nid = 'n1'\nhost = 'h1'\n[[node]]\nid = 'n2'\nhost = 'h2'\n\
+        [[node]]\nid = 'n3'\nhost = 'h3'\n";
+
+    /// With a cluster, and what is found.
+    fn found(text: &str) -> String {
+        let text = format!("{SMALLEST}{text}[cluster]\nname = 'shop'\n{NODES}");
+        match parse(&text, Path::new("k.toml"), 1) {
+            Ok((_, warnings)) => warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            Err(report) => report.to_string(),
+        }
+    }
+
+    #[test]
+    fn nobody_is_promoted_without_a_majority() {
+        let text = format!("{SMALLEST}[failover]\nmode = 'streaming'\n");
+        let report = parse(&text, Path::new("k.toml"), 1).unwrap_err().to_string();
+        assert!(report.contains("failover.mode: there is no [cluster]"), "{report}");
+        assert_eq!(found("[failover]\nmode = 'streaming'\n"), "");
+    }
+
+    #[test]
+    fn contradictions_are_told() {
+        let another = "[[server]]\nid = 'S1'\nhost = 'db2'\n";
+        for (text, problem) in [
+            (
+                format!("always_primary = true\n{another}always_primary = true\n"),
+                "cannot both be the primary always",
+            ),
+            (format!("{another}[failover]\nmode = 'streaming'\n"), "replication slots of \"s1\" and \"S1\""),
+            ("[failover]\nreplication_passfile = 'p'\n".to_owned(), "\"p\" is no absolute path"),
+            ("[failover]\nmode = 'streaming'\nsync_mode = 'require'\n".to_owned(), "1 is more than the 0"),
+            (
+                format!("{another}[failover]\nsync_mode = 'prefer'\n").replace("S1", "s2"),
+                "failover.mode is \"off\"",
+            ),
+        ] {
+            assert!(found(&text).contains(problem), "{text}: {}", found(&text));
+        }
     }
 }

@@ -68,6 +68,10 @@ pub static SECTIONS: &[Section] = &[
         keys: &[
             key("address", Address, "", Unset, RESTART, Node, "HTTP address of `/metrics`, `/live` and `/ready`. It asks for no password: keep it on a private address."),
             key("socket", Path, "", Unset, RESTART, Node, "The same over a Unix socket at this path, guarded by its file permissions."),
+            key("tls_address", Address, "", Unset, RESTART, Node, "HTTPS address of all admin pages, changes included, for whoever brings the token. Needs the three files below."),
+            key("cert_file", Path, "", Unset, RESTART, Node, "Certificate, with its chain, that is shown there. The command line checks that it is for the name or address that it was given. Read again on SIGHUP."),
+            key("key_file", Path, "", Unset, RESTART, Node, "The certificate's key. Read again on SIGHUP."),
+            key("token_file", Path, "", Unset, RESTART, Node, "A token of 32 characters or more: whoever has it may do everything. Read again on SIGHUP."),
         ],
     },
     Section {
@@ -244,7 +248,7 @@ pub static SECTIONS: &[Section] = &[
         keys: &[
             key("mode", Choice(&["off", "streaming"]), "", Value("\"off\""), RESTART, Cluster, "`off`: komainu follows what the servers say; `streaming`: it promotes a standby when the primary is lost, and repoints the others."),
             key("automatic", Bool, "", Value("true"), LIVE, Cluster, "Whether a lost primary is replaced without an order; off: only by order."),
-            key("user", Text, "", Value("\"komainu_operator\""), LIVE, Cluster, "The role that promotes and repoints."),
+            key("user", Text, "", Value("\"komainu_operator\""), LIVE, Cluster, "The role that promotes and repoints; [privileges](privileges.md) has its grants."),
             key("password_file", Path, "", Unset, LIVE, Node, "File with its password; unset: the one in `auth.user_file`."),
             key("database", Text, "", Value("\"postgres\""), LIVE, Cluster, "The database it connects to."),
             key("replication_user", Text, "", Value("\"replicator\""), LIVE, Cluster, "The role standbys stream as: `user` of their `primary_conninfo`."),

@@ -1,0 +1,212 @@
+//! Operations on real servers, with the grants that the manual names and with none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use komainu::backend::connect::Secret;
+use komainu::clock;
+use komainu::cluster::conninfo::NOWHERE;
+use komainu::cluster::operate::slots::slot_name;
+use komainu::cluster::operate::{Done, Fault, Followed, OperateError, Operation, Operator};
+use komainu::config;
+use komainu::net::tls::ServerTlsContext;
+use komainu::sandbox::Postgres;
+use komainu::topology::Lsn;
+
+use crate::support::{Cluster, PATIENCE, eventually};
+
+const PASSWORD: &str = "operator's secret";
+const PRIVILEGES: &str = include_str!("../../docs/privileges.md");
+
+/// As the manual has it.
+fn grants() -> String {
+    let blocks = PRIVILEGES.split("```sql\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut of_operator = blocks.filter(|block| block.contains("CREATE ROLE komainu_operator"));
+    let block = of_operator.next().expect("the manual has a block for the operating role");
+    block.replace("'…'", &format!("'{}'", PASSWORD.replace('\'', "''")))
+}
+
+struct Operating {
+    operator: Operator,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Operating {
+    fn as_role(user: &str) -> Self {
+        let text = format!(
+            "[listen]\naddresses = ['127.0.0.1:1']\n[auth]\nhba_file = 'h'\n[[server]]\nid = 'x'\nhost = 'h'\n\
+             [failover]\nuser = '{user}'\n"
+        );
+        let parsed = config::file::parse(&text, std::path::Path::new("k.toml"), 1);
+        let failover = parsed.unwrap_or_else(|report| panic!("{report}")).0.failover;
+        let secret = Arc::new(|_: &str| Some(Secret::new(PASSWORD)));
+        let tls = Arc::new(ServerTlsContext::disabled());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Operating { operator: Operator::new(&failover, secret, tls, clock::process()), runtime }
+    }
+
+    fn within(&self, ms: u64, server: &Postgres, operation: Operation) -> Result<Done, OperateError> {
+        let server = config::Server {
+            id: server.id().to_owned(),
+            host: server.host().to_owned(),
+            port: server.port(),
+            weight: 1,
+            zone: None,
+            disallow_failover: false,
+            always_primary: false,
+            agent: None,
+        };
+        let deadline_ms = clock::now_ms() + ms;
+        self.runtime.block_on(self.operator.perform(&server, &operation, deadline_ms))
+    }
+
+    fn perform(&self, server: &Postgres, operation: Operation) -> Result<Done, OperateError> {
+        self.within(20_000, server, operation)
+    }
+
+    /// It is done, and once more changes nothing.
+    #[track_caller]
+    fn twice(&self, server: &Postgres, operation: Operation) {
+        assert_eq!(self.perform(server, operation.clone()).unwrap(), Done::Now, "{operation:?}");
+        assert_eq!(self.perform(server, operation.clone()).unwrap(), Done::Already, "{operation:?}");
+    }
+
+    #[track_caller]
+    fn refused(&self, server: &Postgres, operation: Operation) -> String {
+        self.perform(server, operation).expect_err("it is not allowed").to_string()
+    }
+}
+
+fn ask(server: &Postgres, sql: &str) -> String {
+    server.psql("postgres", sql).unwrap()
+}
+
+fn becomes(server: &Postgres, sql: &str, wanted: &str) {
+    eventually(PATIENCE, &format!("{}: {sql} is {wanted}", server.id()), || ask(server, sql) == wanted);
+}
+
+fn synchronous(names: &str) -> Operation {
+    Operation::SetSynchronousStandbys { names: names.to_owned() }
+}
+
+fn slots(wanted: &[&str], unwanted: &[&str]) -> Operation {
+    let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    Operation::Slots { wanted: owned(wanted), unwanted: owned(unwanted) }
+}
+
+fn follow(upstream: &Postgres) -> Operation {
+    let (id, host) = (upstream.id().to_owned(), upstream.host().to_owned());
+    Operation::Follow { upstream: Followed { id, host, port: upstream.port() } }
+}
+
+const IN_RECOVERY: &str = "SELECT pg_is_in_recovery()";
+const RECEIVERS: &str = "SELECT count(*) FROM pg_stat_wal_receiver";
+
+#[test]
+fn a_failover_is_done_with_the_grants_of_the_manual() {
+    let cluster = Cluster::start(2);
+    ask(cluster.primary(), &grants());
+    cluster.servers().wait_for_replay().unwrap();
+    let operating = Operating::as_role("komainu_operator");
+    let (old, candidate, other) = (cluster.primary(), cluster.standby(0), cluster.standby(1));
+
+    // Slots, on standbys too.
+    let own = slot_name(other.id());
+    ask(candidate, "SELECT pg_create_physical_replication_slot('backup')");
+    operating.twice(candidate, slots(&[&own, "komainu_gone"], &[]));
+    operating.twice(candidate, slots(&[&own], &["komainu_gone", "backup"]));
+    let names = "SELECT string_agg(slot_name, ' ' ORDER BY slot_name) FROM pg_replication_slots";
+    assert_eq!(ask(candidate, names), format!("backup {own}"), "what is not komainu's stays");
+    assert_eq!(operating.perform(old, slots(&[], &[&own])).unwrap(), Done::Already, "it is in use");
+    ask(old, "CREATE TABLE t AS SELECT generate_series(1, 10000)");
+    cluster.servers().wait_for_replay().unwrap();
+    let replayed: Lsn = ask(candidate, "SELECT pg_last_wal_replay_lsn()").parse().unwrap();
+    operating.twice(candidate, Operation::AdvanceSlots { positions: vec![(own.clone(), replayed)] });
+    let restart = format!("SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = '{own}'");
+    assert_eq!(ask(candidate, &restart), replayed.to_string());
+
+    // Whom commits wait for: a commit that waits in vain goes on as soon as the names change.
+    operating.twice(old, synchronous("FIRST 1 (nobody)"));
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| ask(old, "INSERT INTO t VALUES (0)"));
+        becomes(old, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'", "1");
+        let began = std::time::Instant::now();
+        operating.twice(old, synchronous(&format!("ANY 1 ({}, {})", candidate.id(), other.id())));
+        waits.join().unwrap();
+        assert!(began.elapsed() < Duration::from_secs(4), "it waited {:?}", began.elapsed());
+    });
+    operating.twice(candidate, synchronous(&format!("ANY 1 ({})", other.id())));
+
+    // Nothing is received any more, so positions can be compared.
+    for standby in [candidate, other] {
+        operating.twice(standby, Operation::StopReceiving);
+        becomes(standby, RECEIVERS, "0");
+        assert!(ask(standby, "SHOW primary_conninfo").contains(&format!("host={NOWHERE}")));
+    }
+    let received = "SELECT pg_last_wal_receive_lsn()";
+    let before = ask(candidate, received);
+    ask(old, "SET synchronous_commit = local; INSERT INTO t VALUES (1)");
+    assert_eq!(ask(candidate, received), before);
+    assert_eq!(operating.perform(old, Operation::StopReceiving).unwrap(), Done::Already, "a primary");
+
+    // Too late is not at all.
+    candidate.freeze();
+    let late = operating.within(500, candidate, Operation::Promote { within_ms: 60_000 });
+    assert!(matches!(*late.unwrap_err().fault, Fault::Timeout));
+    candidate.thaw();
+    let late = operating.within(20_000, candidate, Operation::Promote { within_ms: 0 });
+    assert!(late.is_err());
+    assert_eq!(ask(candidate, IN_RECOVERY), "t");
+
+    let promote = Operation::Promote { within_ms: 20_000 };
+    assert_eq!(operating.perform(candidate, promote.clone()).unwrap(), Done::Now);
+    becomes(candidate, IN_RECOVERY, "f");
+    assert_eq!(operating.perform(candidate, promote).unwrap(), Done::Already);
+    assert_eq!(operating.perform(candidate, Operation::Checkpoint).unwrap(), Done::Now);
+
+    let passfile = "SELECT current_setting('primary_conninfo') LIKE '%passfile=%'";
+    let had_passfile = ask(other, passfile);
+    operating.twice(other, follow(candidate));
+    let row = format!(
+        "SELECT r.state || ' ' || s.slot_name FROM pg_stat_replication r \
+           JOIN pg_replication_slots s ON s.active_pid = r.pid WHERE r.application_name = '{}'",
+        other.id()
+    );
+    becomes(candidate, &row, &format!("streaming {own}"));
+    assert_eq!(ask(other, passfile), had_passfile, "its other options stay");
+    ask(candidate, "INSERT INTO t VALUES (-2)");
+    becomes(other, "SELECT count(*) FROM t WHERE generate_series = -2", "1");
+    let no_standby = operating.perform(candidate, follow(other)).unwrap_err();
+    assert!(matches!(*no_standby.fault, Fault::NoStandby) && no_standby.fault.is_harmless());
+}
+
+#[test]
+fn what_is_not_granted_is_named_with_the_server_and_the_statement_that_mends_it() {
+    let cluster = Cluster::shared();
+    let (primary, standby) = (cluster.primary(), cluster.standby(0));
+    let password = PASSWORD.replace('\'', "''");
+    cluster.prepare("postgres", &format!("CREATE ROLE powerless LOGIN PASSWORD '{password}'"));
+    let operating = Operating::as_role("powerless");
+    let refused = |server, operation| operating.refused(server, operation);
+    let promote = Operation::Promote { within_ms: 20_000 };
+    assert_eq!(
+        refused(standby, promote),
+        format!(
+            "cannot promote on {}: powerless may not do that; a superuser can allow it: \
+             GRANT EXECUTE ON FUNCTION pg_catalog.pg_promote(boolean, integer) TO powerless;",
+            standby.id()
+        )
+    );
+    assert!(refused(standby, follow(primary)).ends_with("GRANT pg_monitor TO powerless;"));
+    assert!(refused(primary, slots(&["komainu_new"], &[])).ends_with("ALTER ROLE powerless REPLICATION;"));
+    assert!(refused(primary, Operation::Checkpoint).ends_with("GRANT pg_checkpoint TO powerless;"));
+    let names = refused(primary, synchronous("nobody"));
+    assert!(names.ends_with("GRANT ALTER SYSTEM ON PARAMETER synchronous_standby_names TO powerless;"));
+    cluster.prepare("postgres", "GRANT pg_monitor TO powerless");
+    let repoint = refused(standby, Operation::StopReceiving);
+    assert!(repoint.ends_with("GRANT ALTER SYSTEM ON PARAMETER primary_conninfo TO powerless;"), "{repoint}");
+    assert_eq!(ask(standby, IN_RECOVERY), "t");
+
+    let gone = Operating::as_role("nobody_at_all").refused(primary, Operation::Checkpoint);
+    assert!(gone.starts_with(&format!("cannot checkpoint on {}: ", primary.id())), "{gone}");
+}
