@@ -24,7 +24,7 @@ pub struct Sandbox {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start a node or server again that was killed, and wait until it is ready
+    /// Start a node, server or agent again that was killed, and wait until it is ready
     #[command(after_help = "Examples:\n  komainu sandbox start node1\n  komainu sandbox start pg2\n\n\
         Without --socket it is the sandbox of this user that was started last.")]
     Start(Start),
@@ -35,7 +35,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Start {
-    /// The node or server
+    /// The node, server or agent
     #[arg(value_name = "ID")]
     id: String,
     /// The sandbox, by what it printed as `control`

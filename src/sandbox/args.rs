@@ -30,6 +30,9 @@ pub struct SandboxArgs {
     /// Whether a row is acknowledged only when a standby has it
     #[arg(long, value_enum, default_value_t = Sync::Off)]
     pub sync: Sync,
+    /// No agents beside the servers: what is lost is not rejoined
+    #[arg(long)]
+    pub no_agents: bool,
 }
 
 /// What an acknowledged row survives.
@@ -41,6 +44,17 @@ pub enum Sync {
     Prefer,
     /// So does a standby, always: without one nothing is acknowledged
     Require,
+}
+
+impl Sync {
+    /// As it is written in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+        }
+    }
 }
 
 /// Those of komainu's methods that work on one machine without a cloud.

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -18,11 +18,10 @@ use tokio::time::{sleep, timeout};
 
 use super::endpoint::Call;
 use super::network::{Network, NetworkError};
-use super::node::Node;
-use super::postgres::Postgres;
+use super::part::Part;
 use super::private;
 use super::ready::Ready;
-use super::whole::{READY_TIMEOUT, Sandbox};
+use super::whole::Sandbox;
 
 /// In the system's temporary directory, with the user's number behind it.
 const DIRECTORY: &str = "komainu-sandboxes";
@@ -37,11 +36,15 @@ pub enum Request {
     Tell(Call),
     /// What it printed when it was ready, with the process ids of now.
     Describe,
-    /// Start a node or server that was killed, and wait until it is ready.
+    /// Start a node, server or agent that was killed, and wait until it is ready.
     Start {
         id: String,
     },
     Kill {
+        id: String,
+    },
+    /// In its own time: a server ends its sessions and writes everything out.
+    Stop {
         id: String,
     },
     Freeze {
@@ -138,55 +141,34 @@ impl Sandbox {
         let done = match request {
             Request::Describe => return Answer::Description(self.ready()),
             Request::Tell(call) => self.told(call).map(|()| "noted".to_owned()).map_err(|e| e.to_string()),
-            Request::Start { id } => self.start_part(id),
-            Request::Kill { id } => self.with_part(id, "killed", |node| node.kill(), |server| server.kill()),
-            Request::Freeze { id } => {
-                self.with_part(id, "frozen", |node| node.freeze(), |server| server.freeze())
-            }
-            Request::Thaw { id } => {
-                self.with_part(id, "going on", |node| node.thaw(), |server| server.thaw())
-            }
+            Request::Start { id } => self.with_part(id, |part| start(id, part)),
+            Request::Kill { id } => self.with_part(id, |part| {
+                part.kill();
+                Ok(format!("{id} is killed"))
+            }),
+            Request::Stop { id } => self.with_part(id, |part| {
+                part.stop().map(|()| format!("{id} is stopped")).map_err(|error| error.to_string())
+            }),
+            Request::Freeze { id } => self.with_part(id, |part| {
+                part.freeze();
+                Ok(format!("{id} is frozen"))
+            }),
+            Request::Thaw { id } => self.with_part(id, |part| {
+                part.thaw();
+                Ok(format!("{id} is going on"))
+            }),
             Request::Cut { id } => self.with_wire(id, "cut off", Network::cut),
             Request::Join { id } => self.with_wire(id, "joined again", Network::join),
         };
         done.map_or_else(Answer::Refused, Answer::Done)
     }
 
-    fn start_part(&self, id: &str) -> Result<String, String> {
-        if let Some(node) = self.node(id) {
-            if let Some(pid) = node.pid() {
-                return Err(format!("{id} runs already (pid {pid})"));
-            }
-            node.start().map_err(|error| format!("cannot start {id}: {error}"))?;
-            if !node.wait_until_ready(Instant::now() + READY_TIMEOUT) {
-                return Err(format!(
-                    "{id} is started and not ready; its log ends with:\n{}",
-                    node.log_tail()
-                ));
-            }
-            return Ok(format!("{id} runs again (pid {})", node.pid().unwrap_or_default()));
-        }
-        let server = self.server(id).ok_or_else(|| self.no_such(id))?;
-        if server.is_running() {
-            return Err(format!("{id} runs already (pid {})", server.pid().unwrap_or_default()));
-        }
-        server.start().map_err(|error| error.to_string())?;
-        Ok(format!("{id} runs again (pid {})", server.pid().unwrap_or_default()))
-    }
-
     fn with_part(
         &self,
         id: &str,
-        is: &str,
-        to_node: impl FnOnce(&Node),
-        to_server: impl FnOnce(&Postgres),
+        action: impl FnOnce(Part<'_>) -> Result<String, String>,
     ) -> Result<String, String> {
-        match (self.node(id), self.server(id)) {
-            (Some(node), _) => to_node(node),
-            (None, Some(server)) => to_server(server),
-            (None, None) => return Err(self.no_such(id)),
-        }
-        Ok(format!("{id} is {is}"))
+        self.part(id).map_or_else(|| Err(self.no_such(id)), action)
     }
 
     fn with_wire(
@@ -195,17 +177,21 @@ impl Sandbox {
         is: &str,
         change: impl FnOnce(&Network, &str) -> Result<(), NetworkError>,
     ) -> Result<String, String> {
-        if self.node(id).is_none() && self.server(id).is_none() {
-            return Err(self.no_such(id));
-        }
+        self.part(id).ok_or_else(|| self.no_such(id))?;
         let network = self.network().ok_or("nothing can be cut off: the sandbox runs without --netns")?;
         change(network, id).map_err(|error| error.to_string())?;
         Ok(format!("{id} is {is}"))
     }
 
     fn no_such(&self, id: &str) -> String {
-        let nodes = self.nodes().iter().map(Node::id);
-        let all: Vec<&str> = nodes.chain(self.servers().all().iter().map(Postgres::id)).collect();
-        format!("there is no node or server {id}; there are {}", all.join(", "))
+        format!("there is no node, server or agent {id}; there are {}", self.part_ids().join(", "))
     }
+}
+
+fn start(id: &str, part: Part<'_>) -> Result<String, String> {
+    if let Some(pid) = part.pid() {
+        return Err(format!("{id} runs already (pid {pid})"));
+    }
+    part.start().map_err(|why| format!("{id} does not run again: {why}"))?;
+    Ok(format!("{id} runs again (pid {})", part.pid().unwrap_or_default()))
 }

@@ -42,6 +42,11 @@ impl Installation {
         self.major_version
     }
 
+    /// Where its programs are.
+    pub fn directory(&self) -> &Path {
+        &self.binaries
+    }
+
     pub fn binary(&self, program: &str) -> PathBuf {
         self.binaries.join(program)
     }
@@ -64,9 +69,18 @@ impl Installation {
 
     /// Whether the servers' user can reach a directory; `/root` is closed to it, for one.
     pub(super) fn may_enter(&self, directory: &Path) -> bool {
-        let mut enter = process::command("sh", "KILL", self.run_as.as_ref());
-        enter.args(["-c", "cd -- \"$1\"", "enter"]).arg(directory).current_dir("/");
-        let status = enter.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        self.succeeds("cd -- \"$1\"", directory)
+    }
+
+    /// Whether the servers' user can run a program.
+    pub(super) fn may_execute(&self, program: &Path) -> bool {
+        self.succeeds("test -x \"$1\"", program)
+    }
+
+    fn succeeds(&self, script: &str, path: &Path) -> bool {
+        let mut shell = process::command("sh", "KILL", self.run_as.as_ref());
+        shell.args(["-c", script, "sh"]).arg(path).current_dir("/");
+        let status = shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         status.is_ok_and(|status| status.success())
     }
 

@@ -4,21 +4,23 @@
 //! other and of the servers.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use ipnet::Ipv4Net;
 
+use super::agent::{Agent, program_for_servers, this_program};
 use super::args::{Method, SandboxArgs, Sync};
 use super::error::SandboxError;
 use super::installation::Installation;
 use super::network::{DEVICE, Network};
 use super::node::{Node, NodePlan};
-use super::node_files::{self, CLUSTER, ClusterPlan, Common, MethodPlan, Own, Peer, write_certificates};
+use super::node_files::{
+    self, CLUSTER, ClusterPlan, Common, FailoverPlan, MethodPlan, Own, Peer, write_certificates,
+};
 use super::place::Place;
 use super::port::ReservedPort;
-use super::postgres::{Host, PostgresError, PostgresOptions};
+use super::postgres::{Host, Postgres, PostgresError, PostgresOptions};
 use super::roles::{Login, OPERATOR, REWINDER};
 use super::servers::{Servers, literal, server_ids};
 use crate::pki::{AUTHORITY_DAYS, Authority};
@@ -70,12 +72,32 @@ impl Making<'_> {
         Ok(Servers::start(installation, &self.place.directory, self.args.standbys.into(), options)?)
     }
 
-    /// Their files are written, and `app` may log in to them.
-    pub fn nodes(&self, ids: &[String], servers: &Servers, app: &Login) -> Result<Vec<Node>, SandboxError> {
+    /// Each has its place beside its server.
+    pub fn agents(&self, installation: &Installation, servers: &Servers) -> Result<Vec<Agent>, SandboxError> {
+        if self.args.nodes == 1 || self.args.no_agents {
+            return Ok(Vec::new());
+        }
+        let (program, directory) = (this_program()?, &self.place.directory);
+        let program = program_for_servers(installation, &program, directory).map_err(|source| {
+            SandboxError::Io { operation: "copy komainu into", path: directory.clone(), source }
+        })?;
+        let agent = |server: &Postgres| Ok(Agent::of(server, installation, &program)?);
+        servers.all().iter().map(agent).collect()
+    }
+
+    /// Their files and their agents' are written, and `app` may log in to them.
+    pub fn nodes(
+        &self,
+        ids: &[String],
+        servers: &Servers,
+        agents: &[Agent],
+        app: &Login,
+    ) -> Result<Vec<Node>, SandboxError> {
         let health = Login { user: HEALTH_ROLE.into(), password: random_password() };
         let verifier = create_roles(servers, app, &health)?;
         let login = |user: &str| Login { user: user.into(), password: random_password() };
-        servers.create_operating_roles(&login(OPERATOR), &login(REWINDER))?;
+        let operator = login(OPERATOR);
+        servers.create_operating_roles(&operator, &login(REWINDER))?;
         for server in servers.all() {
             server.configure("fsync", "on")?;
             server.reload()?;
@@ -86,6 +108,13 @@ impl Making<'_> {
             health: &health,
             users: &[(app.user.clone(), verifier)],
             servers: servers.all(),
+            agents,
+            failover: (!alone).then(|| FailoverPlan {
+                operator: &operator,
+                replication_user: servers.primary().replicator().user,
+                passfile: servers.primary().passfile(),
+                sync: self.args.sync,
+            }),
             clients: self.network.map_or(Ipv4Net::from(Ipv4Addr::LOCALHOST), Network::net),
             cluster: if alone { None } else { Some(self.cluster(ids, &seats)?) },
         };
@@ -96,6 +125,12 @@ impl Making<'_> {
                 Some(Authority::create(&directory, CLUSTER, AUTHORITY_DAYS)?)
             }
         };
+        if let Some(authority) = &authority {
+            let shared = node_files::for_an_agent(&common);
+            for (agent, server) in agents.iter().zip(servers.all()) {
+                agent.write_files(server, &shared, authority)?;
+            }
+        }
         ids.iter().zip(seats).map(|(id, seat)| self.node(id, seat, &common, authority.as_ref())).collect()
     }
 
@@ -139,14 +174,7 @@ impl Making<'_> {
                 let address = address.expect("the prefix is a network's own");
                 MethodPlan::Interface { device: DEVICE.to_owned(), address }
             }
-            _ => {
-                let program = env::current_exe().map_err(|source| SandboxError::Io {
-                    operation: "find",
-                    path: "the program that runs".into(),
-                    source,
-                })?;
-                MethodPlan::Tell { program, control: self.control.to_owned() }
-            }
+            _ => MethodPlan::Tell { program: this_program()?, control: self.control.to_owned() },
         };
         Ok(ClusterPlan { peers: ids.iter().zip(seats).map(peer).collect(), method })
     }

@@ -4,9 +4,11 @@
 //! Owns how such a cluster is laid out, started, broken and ended; the tests build theirs from the same
 //! parts. Never used by `komainu serve`. Invariant: nothing started here outlives the process.
 
+mod agent;
 mod args;
 mod ask;
 mod control;
+mod daemon;
 mod endpoint;
 mod error;
 mod installation;
@@ -14,6 +16,7 @@ mod making;
 mod network;
 mod node;
 mod node_files;
+mod part;
 mod place;
 mod port;
 mod postgres;
@@ -32,6 +35,7 @@ mod traffic;
 mod whole;
 
 pub use crate::admin::client as admin;
+pub use agent::{Agent, program_for_servers};
 pub use args::{Method, SandboxArgs, Sync};
 pub use ask::{AskError, ask, describe, newest, running, tell};
 pub use control::Request;

@@ -4,19 +4,18 @@
 //! somebody asks for it, and then in its old place with its old memory.
 
 use std::env;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::process::ExitStatus;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use super::admin;
+use super::daemon::Daemon;
 use super::node_files::{CONFIGURATION, SHUTDOWN_TIMEOUT_MS};
 use super::port::ReservedPort;
 use super::postgres::tail;
@@ -44,20 +43,13 @@ pub struct NodePlan {
 #[derive(Debug)]
 pub struct Node {
     plan: NodePlan,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    process: Option<Child>,
-    /// Of the last one.
-    ended: Option<ExitStatus>,
+    daemon: Daemon,
 }
 
 impl Node {
     /// Its files are there; it is not started.
     pub fn new(plan: NodePlan) -> Self {
-        Self { plan, state: Mutex::default() }
+        Self { plan, daemon: Daemon::default() }
     }
 
     pub fn id(&self) -> &str {
@@ -75,35 +67,26 @@ impl Node {
 
     /// Starts it where it is not running; it is not ready yet.
     pub fn start(&self) -> io::Result<()> {
-        let mut state = self.state();
-        if state.is_running() {
-            return Ok(());
-        }
-        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(self.log_file())?;
-        let komainu = env::current_exe()?;
-        // KILL, not TERM: one that is frozen would never hear it. What it would tidy up ends with us anyway.
-        let mut serve = process::in_network(self.plan.holder, process::command(komainu, "KILL", None));
-        serve.args(["serve", "--config"]).arg(self.plan.directory.join(CONFIGURATION));
-        if self.plan.named {
-            serve.args(["--node", &self.plan.id]);
-        }
-        serve.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // As the servers: Ctrl-C on the terminal is the sandbox's to act on, in its order.
-        std::os::unix::process::CommandExt::process_group(&mut serve, 0);
-        *state = State { process: Some(process::spawn(serve)?), ended: None };
-        Ok(())
+        self.daemon.start(&self.log_file(), || {
+            let komainu = env::current_exe()?;
+            // KILL, not TERM: one that is frozen would never hear it. What it would tidy up ends with us anyway.
+            let mut serve = process::in_network(self.plan.holder, process::command(komainu, "KILL", None));
+            serve.args(["serve", "--config"]).arg(self.plan.directory.join(CONFIGURATION));
+            if self.plan.named {
+                serve.args(["--node", &self.plan.id]);
+            }
+            Ok(serve)
+        })
     }
 
     /// While it runs; it may be frozen.
     pub fn pid(&self) -> Option<u32> {
-        let mut state = self.state();
-        if state.is_running() { state.process.as_ref().map(Child::id) } else { None }
+        self.daemon.pid()
     }
 
     /// How it ended, if it is not running.
     pub fn ended(&self) -> Option<ExitStatus> {
-        let mut state = self.state();
-        if state.is_running() { None } else { state.ended }
+        self.daemon.ended()
     }
 
     pub fn log_file(&self) -> PathBuf {
@@ -132,60 +115,27 @@ impl Node {
 
     /// As a machine that loses power.
     pub fn kill(&self) {
-        let mut state = self.state();
-        if let Some(process) = &mut state.process {
-            let _ = process.kill();
-            state.ended = process.wait().ok();
-            state.process = None;
-        }
+        self.daemon.kill();
     }
 
     /// As a machine that hangs; see [`Self::thaw`].
     pub fn freeze(&self) {
-        self.signal(Signal::STOP);
+        self.daemon.signal(Signal::STOP);
     }
 
     pub fn thaw(&self) {
-        self.signal(Signal::CONT);
+        self.daemon.signal(Signal::CONT);
     }
 
     /// Lets it give up what it has and drain for a moment, then ends it.
     pub fn stop(&self) {
-        self.signal(Signal::TERM);
+        self.daemon.signal(Signal::TERM);
         // A frozen one would not hear of it.
         self.thaw();
         let deadline = Instant::now() + Duration::from_millis(SHUTDOWN_TIMEOUT_MS) + KILL_AFTER;
         while self.ended().is_none() && Instant::now() < deadline {
             thread::sleep(POLL);
         }
-        self.kill();
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.pid() {
-            process::signal(pid, signal);
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn is_running(&mut self) -> bool {
-        if let Some(process) = &mut self.process
-            && let Ok(Some(status)) = process.try_wait()
-        {
-            self.ended = Some(status);
-            self.process = None;
-        }
-        self.process.is_some()
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
         self.kill();
     }
 }
@@ -225,7 +175,7 @@ mod tests {
             let path = path.clone();
             move || {
                 std::thread::sleep(Duration::from_millis(50));
-                let mut file = OpenOptions::new().append(true).open(path).unwrap();
+                let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
                 file.write_all(b" and more\n").unwrap();
             }
         });

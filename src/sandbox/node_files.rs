@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 
+use super::agent::Agent;
+use super::args::Sync;
 use super::postgres::Postgres;
-use super::roles::Login;
+use super::roles::{DATABASE, Login};
 use crate::pki::{AUTHORITY_CERTIFICATE, Authority, NODE_DAYS, PkiError};
 
 /// Ctrl-C should not wait for transactions left open in some psql.
@@ -18,6 +20,7 @@ pub const SHUTDOWN_TIMEOUT_MS: u64 = 1_000;
 const HEALTH_PERIOD_MS: u64 = 500;
 /// A program that only writes to a socket; on a busy machine even that may take a moment.
 const TELL_DEADLINE_MS: u64 = 2_000;
+const OPERATOR_PASSWORD: &str = "operator.password";
 pub const CONFIGURATION: &str = "komainu.toml";
 pub const CLUSTER: &str = "sandbox";
 pub const ENDPOINT: &str = "app";
@@ -28,10 +31,22 @@ pub struct Common<'a> {
     /// Lines of the user file: names and SCRAM verifiers.
     pub users: &'a [(String, String)],
     pub servers: &'a [Postgres],
+    pub agents: &'a [Agent],
+    /// None: they follow what the servers say.
+    pub failover: Option<FailoverPlan<'a>>,
     /// Where clients come from.
     pub clients: Ipv4Net,
     /// None: a node on its own.
     pub cluster: Option<ClusterPlan>,
+}
+
+/// How the nodes fail the servers over.
+pub struct FailoverPlan<'a> {
+    pub operator: &'a Login,
+    pub replication_user: String,
+    /// On the servers' hosts.
+    pub passfile: PathBuf,
+    pub sync: Sync,
 }
 
 pub struct ClusterPlan {
@@ -78,6 +93,9 @@ pub fn write(common: &Common<'_>, own: &Own<'_>) -> io::Result<()> {
     );
     write_private(&directory.join("hba.conf"), &hba)?;
     write_private(&directory.join("health.password"), &common.health.password)?;
+    if let Some(failover) = &common.failover {
+        write_private(&directory.join(OPERATOR_PASSWORD), &failover.operator.password)?;
+    }
     let users: String =
         common.users.iter().map(|(name, verifier)| format!("\"{name}\" \"{verifier}\"\n")).collect();
     write_private(&directory.join("users.txt"), &users)
@@ -131,6 +149,27 @@ period_ms = {HEALTH_PERIOD_MS}
         health_user = text(&common.health.user),
         health_password = path(&own.directory.join("health.password")),
     );
+    if let Some(failover) = &common.failover {
+        toml += &failover_part(failover);
+        toml += &format!("password_file = {}\n", path(&own.directory.join(OPERATOR_PASSWORD)));
+    }
+    toml + &shared(common)
+}
+
+/// What an agent is told alike: the same configuration, of which it reads the servers, the nodes and whom standbys
+/// stream as. The files that only nodes read are not there.
+pub fn for_an_agent(common: &Common<'_>) -> String {
+    let failover = common.failover.as_ref().map(failover_part).unwrap_or_default();
+    format!(
+        "\n[listen]\naddresses = [\"127.0.0.1:5432\"]\n\n[auth]\nhba_file = \"hba.conf\"\n\n\
+         [server_tls]\nmode = \"disable\"\n\n[health]\nuser = {}\ndatabase = \"postgres\"\n{failover}{}",
+        text(&common.health.user),
+        shared(common)
+    )
+}
+
+fn shared(common: &Common<'_>) -> String {
+    let mut toml = String::new();
     for server in common.servers {
         toml += &format!(
             "\n[[server]]\nid = {}\nhost = {}\nport = {}\n",
@@ -138,11 +177,26 @@ period_ms = {HEALTH_PERIOD_MS}
             text(server.host()),
             server.port()
         );
+        if let Some(agent) = common.agents.iter().find(|agent| agent.server() == server.id()) {
+            toml += &format!("agent = {}\n", text(&agent.address().to_string()));
+        }
     }
     if let Some(cluster) = &common.cluster {
         toml += &cluster_part(cluster);
     }
     toml
+}
+
+fn failover_part(failover: &FailoverPlan<'_>) -> String {
+    format!(
+        "\n[failover]\nmode = \"off\"\nuser = {}\ndatabase = {}\nreplication_user = {}\n\
+         replication_passfile = {}\nsync_mode = {}\n",
+        text(&failover.operator.user),
+        text(DATABASE),
+        text(&failover.replication_user),
+        path(&failover.passfile),
+        text(failover.sync.name()),
+    )
 }
 
 fn cluster_part(cluster: &ClusterPlan) -> String {
@@ -169,11 +223,11 @@ fn cluster_part(cluster: &ClusterPlan) -> String {
     toml + &format!("\n[[endpoint]]\nname = \"{ENDPOINT}\"\n{method}\n")
 }
 
-fn text(text: &str) -> String {
+pub fn text(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-fn path(path: &Path) -> String {
+pub fn path(path: &Path) -> String {
     text(&path.to_string_lossy())
 }
 
@@ -189,7 +243,15 @@ mod tests {
     use super::*;
 
     fn common<'a>(health: &'a Login, cluster: Option<ClusterPlan>) -> Common<'a> {
-        Common { health, users: &[], servers: &[], clients: "127.0.0.1/32".parse().unwrap(), cluster }
+        Common {
+            health,
+            users: &[],
+            servers: &[],
+            agents: &[],
+            failover: None,
+            clients: "127.0.0.1/32".parse().unwrap(),
+            cluster,
+        }
     }
 
     fn health() -> Login {

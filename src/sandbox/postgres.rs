@@ -103,8 +103,7 @@ pub struct Postgres {
     directory: PathBuf,
     socket_directory: PathBuf,
     host: String,
-    /// The process whose network it lives in, if not in ours.
-    holder: Option<u32>,
+    network: Option<Host>,
     port: ReservedPort,
     postmaster: Postmaster,
 }
@@ -189,6 +188,11 @@ impl Postgres {
         &self.options.password
     }
 
+    /// Its place in a network of the sandbox's own, if there is one.
+    pub fn network(&self) -> Option<Host> {
+        self.network
+    }
+
     /// As which standbys stream.
     pub fn replicator(&self) -> Login {
         Login { user: REPLICATION_USER.into(), password: self.options.password.clone() }
@@ -211,9 +215,10 @@ impl Postgres {
         self.directory.join("postgresql.log")
     }
 
-    /// What libpq's programs on this server's host look up passwords in.
+    /// What libpq's programs look up passwords in: at the same path on all servers' hosts, as
+    /// `failover.replication_passfile` wants it.
     pub fn passfile(&self) -> PathBuf {
-        self.directory.join("passfile")
+        self.directory.with_file_name("passfile")
     }
 
     /// The postmaster's process id, while it runs, whoever started it.
@@ -261,7 +266,7 @@ impl Postgres {
         // QUIT, not KILL: the postmaster takes its children along and frees its shared memory.
         let mut postgres = self.installation.server_command("postgres", "QUIT");
         postgres.arg("-D").arg(self.data_directory());
-        let mut postgres = process::in_network(self.holder, postgres);
+        let mut postgres = process::in_network(self.network.map(|host| host.holder), postgres);
         postgres.stdin(Stdio::null()).stdout(log).stderr(errors);
         // A group of its own, so that Ctrl-C on the terminal is ours alone to act on.
         std::os::unix::process::CommandExt::process_group(&mut postgres, 0);
@@ -317,7 +322,7 @@ impl Postgres {
         self.write(&self.directory.join(OWN_CONFIGURATION), &setting(name, value), true)
     }
 
-    /// What programs on this server's host log in to any server with.
+    /// What programs on the servers' hosts log in to any server with.
     pub fn write_passfile(&self, logins: &[&Login]) -> Result<(), PostgresError> {
         self.write(&self.passfile(), &passfile(logins), false)
     }
@@ -353,12 +358,12 @@ impl Postgres {
             socket_directory = std::env::temp_dir().join(format!("komainu-socket-{}", port.number()));
         }
         installation.create_directory(&socket_directory)?;
-        let host = options.hosts.get(id).copied();
+        let network = options.hosts.get(id).copied();
         let server = Self {
             id: id.to_owned(),
             installation: installation.clone(),
-            host: host.map_or(Ipv4Addr::LOCALHOST, |host| host.address).to_string(),
-            holder: host.map(|host| host.holder),
+            host: network.map_or(Ipv4Addr::LOCALHOST, |host| host.address).to_string(),
+            network,
             postmaster: Postmaster::of(directory.join("data")),
             options,
             directory,
@@ -366,7 +371,6 @@ impl Postgres {
             port,
         };
         server.write(&server.directory.join(OWN_CONFIGURATION), &server.configuration(), false)?;
-        server.write_passfile(&[&server.replicator()])?;
         Ok(server)
     }
 
@@ -424,7 +428,7 @@ impl Postgres {
     }
 
     /// Writes a file only its owner, the servers' user, can read.
-    fn write(&self, path: &Path, text: &str, append: bool) -> Result<(), PostgresError> {
+    pub(super) fn write(&self, path: &Path, text: &str, append: bool) -> Result<(), PostgresError> {
         let mut options = OpenOptions::new();
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         options.create(true).write(true).append(append).truncate(!append);

@@ -14,6 +14,9 @@ pub struct Ready {
     pub url: String,
     pub nodes: Vec<ReadyNode>,
     pub servers: Vec<ReadyServer>,
+    /// Beside the servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agents: Vec<ReadyAgent>,
     /// Where the sandbox itself is told things, by `komainu sandbox start` for one: a Unix socket.
     pub control: String,
 }
@@ -36,6 +39,15 @@ pub struct ReadyServer {
     pub port: u16,
     pub role: Role,
     pub data_directory: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadyAgent {
+    pub id: String,
+    pub pid: u32,
+    /// The id of its server.
+    pub server: String,
+    pub address: String,
 }
 
 /// As which it began.
@@ -80,6 +92,9 @@ impl fmt::Display for Summary<'_> {
             let address = format!("{}:{}", server.host, server.port);
             writeln!(f, "{:<6} {:<8} pid {:<8} {}", server.id, server.role, server.pid, address)?;
         }
+        for agent in &ready.agents {
+            writeln!(f, "{:<10} pid {:<8} {}", agent.id, agent.pid, agent.address)?;
+        }
         let (socket, port) = &self.superuser;
         writeln!(f, "\nPostgreSQL {}; as superuser, past komainu:", self.postgresql_version)?;
         writeln!(f, "    psql -h {} -p {port} -U postgres", socket.display())?;
@@ -109,6 +124,7 @@ mod tests {
                 role: Role::Primary,
                 data_directory: "/d".into(),
             }],
+            agents: Vec::new(),
             control: "/c".into(),
         };
         assert_eq!(

@@ -44,7 +44,7 @@ pub fn create(operator: &Login, rewinder: &Login, major_version: u32) -> String 
     if major_version >= GRANTS_PARAMETERS {
         sql += &format!(
             "GRANT ALTER SYSTEM ON PARAMETER {PARAMETERS} TO {operator_name};\n\
-             GRANT pg_checkpoint TO {operator_name};\n"
+             GRANT pg_checkpoint TO {operator_name}, {rewinder_name};\n"
         );
     } else {
         // Nobody else may set a parameter there.

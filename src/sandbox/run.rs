@@ -5,7 +5,7 @@
 
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -134,12 +134,20 @@ impl Running {
             let sandbox = self.sandbox.clone();
             let waiting = spawn_blocking(move || sandbox.nodes()[n].wait_until_ready(deadline));
             if !waiting.await.map_err(|_| SandboxError::Panicked)? {
-                return Err(not_ready(&self.sandbox.nodes()[n]));
+                return Err(node_not_ready(&self.sandbox.nodes()[n]));
+            }
+        }
+        for n in 0..self.sandbox.agents().len() {
+            let sandbox = self.sandbox.clone();
+            let waiting = spawn_blocking(move || sandbox.agents()[n].wait_until_ready(deadline));
+            if !waiting.await.map_err(|_| SandboxError::Panicked)? {
+                let agent = &self.sandbox.agents()[n];
+                return Err(not_ready(agent.id(), agent.ended(), agent.log_tail()));
             }
         }
         while !self.is_reachable().await {
             if let Some(node) = self.sandbox.nodes().iter().find(|node| node.ended().is_some()) {
-                return Err(not_ready(node));
+                return Err(node_not_ready(node));
             }
             if Instant::now() >= deadline {
                 let node = &self.sandbox.nodes()[0];
@@ -186,6 +194,8 @@ impl Running {
     async fn supervise(&self, say: impl Fn(&str)) -> Result<(), SandboxError> {
         let (nodes, servers) = (self.sandbox.nodes(), self.sandbox.servers().all());
         let mut nodes_ran = vec![true; nodes.len()];
+        let agents = self.sandbox.agents();
+        let mut agents_ran = vec![true; agents.len()];
         let mut servers_ran = vec![true; servers.len()];
         loop {
             for (server, ran) in servers.iter().zip(&mut servers_ran) {
@@ -195,6 +205,16 @@ impl Running {
                     _ => {}
                 }
                 *ran = server.is_running();
+            }
+            for (agent, ran) in agents.iter().zip(&mut agents_ran) {
+                match (*ran, agent.ended()) {
+                    (true, Some(status)) => {
+                        say(&ended(agent.id(), &format!(" ({status})"), &agent.log_file()));
+                    }
+                    (false, None) => say(&format!("{} runs again", agent.id())),
+                    _ => {}
+                }
+                *ran = agent.ended().is_none();
             }
             for (node, ran) in nodes.iter().zip(&mut nodes_ran) {
                 match (*ran, node.ended()) {
@@ -229,9 +249,13 @@ impl Running {
     }
 }
 
-fn not_ready(node: &Node) -> SandboxError {
-    let (id, log) = (node.id().to_owned(), node.log_tail());
-    match node.ended() {
+fn node_not_ready(node: &Node) -> SandboxError {
+    not_ready(node.id(), node.ended(), node.log_tail())
+}
+
+fn not_ready(id: &str, ended: Option<ExitStatus>, log: String) -> SandboxError {
+    let id = id.to_owned();
+    match ended {
         Some(status) => SandboxError::NodeEndedEarly { id, status, log },
         None => SandboxError::NotReady { id, log },
     }

@@ -43,6 +43,7 @@ impl Servers {
         let password = options.password.clone();
         let ids = server_ids(standbys);
         let primary = Postgres::init(installation, directory, &ids[0], options)?;
+        primary.write_passfile(&[&primary.replicator()])?;
         primary.start()?;
         let create =
             format!("CREATE ROLE {REPLICATION_USER} LOGIN REPLICATION PASSWORD {}", literal(&password));
@@ -92,15 +93,13 @@ impl Servers {
         Ok(())
     }
 
-    /// Makes the roles that operate the servers and rewind one from another, and has each server's host know
+    /// Makes the roles that operate the servers and rewind one from another, and has the servers' hosts know
     /// the password of the latter.
     pub fn create_operating_roles(&self, operator: &Login, rewinder: &Login) -> Result<(), PostgresError> {
         let primary = self.primary();
         let sql = roles::create(operator, rewinder, primary.major_version());
         primary.psql(roles::DATABASE, &sql)?;
-        for server in &self.servers {
-            server.write_passfile(&[&server.replicator(), rewinder])?;
-        }
+        primary.write_passfile(&[&primary.replicator(), rewinder])?;
         self.wait_for_replay()
     }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::agent::Agent;
 use super::args::{Method, SandboxArgs};
 use super::endpoint::{Call, Endpoint, Refused};
 use super::error::SandboxError;
@@ -20,7 +21,7 @@ use super::node_files::ENDPOINT;
 use super::place::Place;
 use super::port::is_free;
 use super::postgres::Postgres;
-use super::ready::{Ready, ReadyNode, ReadyServer, Role};
+use super::ready::{Ready, ReadyAgent, ReadyNode, ReadyServer, Role};
 use super::relay::Relay;
 use super::roles::Login;
 use super::servers::{Servers, server_ids};
@@ -31,6 +32,7 @@ pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Sandbox {
     nodes: Vec<Node>,
+    agents: Vec<Agent>,
     servers: Servers,
     /// None: the one node is where clients connect.
     front: Option<Front>,
@@ -77,7 +79,8 @@ impl Sandbox {
         let making = Making { args, place: &place, network: network.as_ref(), control: &control };
         let servers = making.servers(&installation)?;
         let app = Login { user: APP_ROLE.into(), password: random_password() };
-        let nodes = making.nodes(&ids, &servers, &app)?;
+        let agents = making.agents(&installation, &servers)?;
+        let nodes = making.nodes(&ids, &servers, &agents, &app)?;
         making.begin_synchronous(&servers)?;
         let alone = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
         let address = relay.as_ref().map_or(alone, Relay::address);
@@ -89,11 +92,18 @@ impl Sandbox {
             relay.point_at(moving);
             Front { relay, endpoint: Mutex::new(Endpoint::new(ENDPOINT)), moving }
         });
-        Ok(Self { nodes, servers, front, network, installation, app, address, control, place })
+        Ok(Self { nodes, agents, servers, front, network, installation, app, address, control, place })
     }
 
-    /// Starts the nodes; they are not ready yet.
+    /// Starts the agents and the nodes; they are not ready yet.
     pub fn start(&self) -> Result<(), SandboxError> {
+        for agent in &self.agents {
+            agent.start().map_err(|source| SandboxError::Io {
+                operation: "start an agent in",
+                path: self.place.directory.join(agent.server()),
+                source,
+            })?;
+        }
         self.nodes.iter().try_for_each(|node| {
             node.start().map_err(|source| SandboxError::Io {
                 operation: "start a komainu node in",
@@ -111,12 +121,12 @@ impl Sandbox {
         self.nodes.iter().find(|node| node.id() == id)
     }
 
-    pub fn servers(&self) -> &Servers {
-        &self.servers
+    pub fn agents(&self) -> &[Agent] {
+        &self.agents
     }
 
-    pub fn server(&self, id: &str) -> Option<&Postgres> {
-        self.servers.all().iter().find(|server| server.id() == id)
+    pub fn servers(&self) -> &Servers {
+        &self.servers
     }
 
     pub fn network(&self) -> Option<&Network> {
@@ -180,10 +190,17 @@ impl Sandbox {
             role: if n == 0 { Role::Primary } else { Role::Standby },
             data_directory: server.data_directory(),
         };
+        let agent = |agent: &Agent| ReadyAgent {
+            id: agent.id().to_owned(),
+            pid: agent.pid().unwrap_or_default(),
+            server: agent.server().to_owned(),
+            address: agent.address().to_string(),
+        };
         Ready {
             url: url(self.address()),
             nodes: self.nodes.iter().map(node).collect(),
             servers: self.servers.all().iter().enumerate().map(server).collect(),
+            agents: self.agents.iter().map(agent).collect(),
             control: self.control.to_string_lossy().into_owned(),
         }
     }
@@ -195,6 +212,8 @@ impl Sandbox {
             // Each would look for another to hand the endpoint to, and all of them end.
             several => several.iter().for_each(Node::kill),
         }
+        // What they are doing to a server ends with the server.
+        self.agents.iter().for_each(Agent::kill);
         // Data that goes away with its directory need not be written out first.
         if self.place.kept { Ok(self.servers.stop()?) } else { Ok(()) }
     }

@@ -35,6 +35,13 @@ fn what_it_prints_is_there_and_a_signal_ends_it() {
         let status = std::fs::read_to_string(format!("/proc/{}/status", server["pid"])).unwrap();
         assert!(!status.contains("Uid:\t0\t"), "PostgreSQL runs as root");
     }
+    let agents = sandbox.ready["agents"].as_array().unwrap();
+    let beside: Vec<_> = agents.iter().map(|agent| agent["server"].as_str().unwrap()).collect();
+    assert_eq!(beside, ["pg1", "pg2", "pg3"]);
+    for agent in agents {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", agent["pid"])).unwrap();
+        assert!(!status.contains("Uid:\t0\t"), "an agent runs as root");
+    }
     let ids: Vec<_> = sandbox.nodes().iter().map(|node| node["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["node1", "node2", "node3"]);
     for node in sandbox.nodes() {
@@ -61,6 +68,10 @@ fn what_it_prints_is_there_and_a_signal_ends_it() {
 fn being_killed_leaves_nothing_either() {
     let mut sandbox = Sandbox::start(&["--standbys", "1"]);
     let (processes, directory) = (sandbox.processes(), sandbox.directory());
+    process::signal(sandbox.pid("agent-pg2"), Signal::KILL);
+    eventually(PATIENCE, "the agent is gone", || !process::is_alive(sandbox.pid("agent-pg2")));
+    let back = sandbox.bring_back("agent-pg2").output();
+    assert!(back.starts_with("agent-pg2 runs again (pid "), "{back}");
     // One that hangs does not hear of it.
     process::signal(sandbox.pid("node1"), Signal::STOP);
     sandbox.child.kill().unwrap();

@@ -49,9 +49,14 @@ impl Sandbox {
         self.ready["nodes"].as_array().unwrap()
     }
 
-    /// The node or server of this id, as it was when all was ready.
+    fn parts(&self) -> impl Iterator<Item = &Value> {
+        let agents = self.ready["agents"].as_array().into_iter().flatten();
+        self.nodes().iter().chain(self.servers()).chain(agents)
+    }
+
+    /// The node, server or agent of this id, as it was when all was ready.
     pub fn part(&self, id: &str) -> &Value {
-        self.nodes().iter().chain(self.servers()).find(|part| part["id"] == id).unwrap()
+        self.parts().find(|part| part["id"] == id).unwrap()
     }
 
     pub fn pid(&self, id: &str) -> u32 {
@@ -90,10 +95,10 @@ impl Sandbox {
         }
     }
 
-    /// Process ids of nodes and servers, and of the servers' own processes.
+    /// Process ids of nodes, servers and agents, and of the servers' own processes.
     pub fn processes(&self) -> Vec<u32> {
-        let listed = self.servers().iter().chain(self.ready["nodes"].as_array().unwrap());
-        let mut pids: Vec<u32> = listed.map(|it| it["pid"].as_u64().unwrap().try_into().unwrap()).collect();
+        let mut pids: Vec<u32> =
+            self.parts().map(|it| it["pid"].as_u64().unwrap().try_into().unwrap()).collect();
         let children: Vec<u32> = pids.iter().flat_map(|pid| process::children_of(*pid)).collect();
         pids.extend(children);
         pids
