@@ -1,15 +1,17 @@
 //! `komainu drill`: what would happen tonight, tried now.
 
+use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use super::EXIT_USAGE;
 use super::sandbox::with_causes;
-use crate::drill::{self, DrillError, Event, Report, Settings};
-use crate::sandbox::Method;
+use crate::drill::{self, DrillError, Event, FailoverEvent, FailoverSettings, Settings};
+use crate::sandbox::{Method, Sync};
 
 #[derive(Debug, Args)]
 pub struct Drill {
@@ -31,6 +33,57 @@ enum Command {
         500 ms, and dials again. The outage is from the last row acknowledged to the next. Afterwards every\n\
         acknowledged row is looked for. The exit code is 1 if one is missing.")]
     Endpoint(Endpoint),
+    /// Break the primary or a standby, and measure how long no row can be written
+    #[command(after_help = "Examples:\n  komainu drill failover --runs 10 --fine\n  \
+        komainu drill failover --event switchover --load 50 --fine\n  \
+        sudo komainu drill failover --event partition --netns\n  \
+        komainu drill failover --event switchover --admin /run/komainu/admin.sock --url postgres://app:…@db/app --real-cluster\n\n\
+        Without --admin it makes a sandbox for itself and removes it at the end. With the admin socket of\n\
+        a sandbox that runs, it drills that one. Any other cluster it touches with --real-cluster only; there\n\
+        it orders a switchover itself, and asks you to break and mend anything else.\n\n\
+        One client writes a numbered row each second (or every 20 ms) and some read, each giving up after\n\
+        500 ms; others sit between two transactions when it happens, wait patiently, and count errors. The\n\
+        next run begins when all servers are attached and stream. The exit code is 1 if an acknowledged row\n\
+        is missing.")]
+    Failover(Failover),
+}
+
+#[derive(Debug, Args)]
+struct Failover {
+    /// What happens
+    #[arg(long, value_enum, default_value_t = FailoverEvent::Kill)]
+    event: FailoverEvent,
+    /// How often
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Write every 20 ms instead of each second, and so measure to 20 ms
+    #[arg(long)]
+    fine: bool,
+    /// Clients that update and read as fast as they can besides, half of them each; 8 if no number is given
+    #[arg(long, value_name = "CLIENTS", num_args = 0..=1, default_value_t = 0, default_missing_value = "8",
+        value_parser = clap::value_parser!(u32).range(0..=500))]
+    load: u32,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+    /// How many nodes the drill's sandbox has
+    #[arg(long, default_value_t = 3)]
+    nodes: u8,
+    /// Give the nodes and servers of the drill's sandbox networks of their own (as root)
+    #[arg(long)]
+    netns: bool,
+    /// Whether a row is acknowledged in the drill's sandbox only when a standby has it; by default as the event needs it
+    #[arg(long, value_enum)]
+    sync: Option<Sync>,
+    /// A cluster that runs: a node's admin socket; best all nodes', with the option repeated
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["nodes", "netns", "sync"])]
+    admin: Vec<PathBuf>,
+    /// Where clients of that cluster connect, if it is no sandbox: the endpoint
+    #[arg(long, value_name = "URL", requires = "admin")]
+    url: Option<String>,
+    /// That cluster may be a real one: its primary is going to change
+    #[arg(long, requires = "url")]
+    real_cluster: bool,
 }
 
 #[derive(Debug, Args)]
@@ -74,8 +127,6 @@ struct Endpoint {
 }
 
 pub fn run(drill: Drill) -> ExitCode {
-    let Command::Endpoint(args) = drill.command;
-    let json = args.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -84,12 +135,46 @@ pub fn run(drill: Drill) -> ExitCode {
         }
     };
     let say = |text: &str| drop(writeln!(io::stderr(), "{text}"));
-    match runtime.block_on(drill::run(&settings(args), &say)) {
-        Ok(report) => show(&report, json),
+    match drill.command {
+        Command::Endpoint(args) => {
+            let json = args.json;
+            let outcome = runtime.block_on(drill::run(&settings(args), &say));
+            ended(outcome, json, drill::Report::lost)
+        }
+        Command::Failover(args) => {
+            let json = args.json;
+            let outcome = runtime.block_on(drill::run_failover(&failover_settings(args), &say));
+            ended(outcome, json, drill::FailoverReport::lost)
+        }
+    }
+}
+
+fn ended<R: Display + Serialize>(
+    outcome: Result<R, DrillError>,
+    json: bool,
+    lost: impl Fn(&R) -> usize,
+) -> ExitCode {
+    match outcome {
+        Ok(report) => show(&report, json, lost(&report)),
         Err(error) => {
             let _ = writeln!(io::stderr(), "komainu drill: {}", with_causes(&error));
-            if is_usage(&error) { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+            if error.is_usage() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
         }
+    }
+}
+
+fn failover_settings(args: Failover) -> FailoverSettings {
+    FailoverSettings {
+        event: args.event,
+        runs: args.runs,
+        fine: args.fine,
+        load: args.load,
+        nodes: args.nodes,
+        netns: args.netns,
+        sync: args.sync,
+        admin: args.admin,
+        url: args.url,
+        real_cluster: args.real_cluster,
     }
 }
 
@@ -112,23 +197,13 @@ fn settings(args: Endpoint) -> Settings {
     }
 }
 
-fn is_usage(error: &DrillError) -> bool {
-    match error {
-        DrillError::PartitionNeedsNetwork | DrillError::Alone | DrillError::NoUrl | DrillError::Url(_) => {
-            true
-        }
-        DrillError::Sandbox(error) => error.is_usage(),
-        _ => false,
-    }
-}
-
-fn show(report: &Report, json: bool) -> ExitCode {
+fn show<R: Display + Serialize>(report: &R, json: bool, lost: usize) -> ExitCode {
     let text = match json {
         true => serde_json::to_string(report).expect("strings and numbers have a JSON form") + "\n",
         false => report.to_string(),
     };
     let _ = io::stdout().write_all(text.as_bytes());
-    match report.lost() {
+    match lost {
         0 => ExitCode::SUCCESS,
         lost => {
             let _ = writeln!(io::stderr(), "komainu drill: {lost} acknowledged rows are missing");
@@ -151,8 +226,26 @@ mod tests {
 
     fn parsed(words: &str) -> Result<Settings, clap::Error> {
         let words = ["x", "endpoint"].into_iter().chain(words.split_whitespace());
-        let Command::Endpoint(args) = Line::try_parse_from(words)?.drill.command;
-        Ok(settings(args))
+        match Line::try_parse_from(words)?.drill.command {
+            Command::Endpoint(args) => Ok(settings(args)),
+            Command::Failover(_) => panic!("it says endpoint"),
+        }
+    }
+
+    fn failover(words: &str) -> Result<FailoverSettings, clap::Error> {
+        let words = ["x", "failover"].into_iter().chain(words.split_whitespace());
+        match Line::try_parse_from(words)?.drill.command {
+            Command::Failover(args) => Ok(failover_settings(args)),
+            Command::Endpoint(_) => panic!("it says failover"),
+        }
+    }
+
+    #[test]
+    fn a_load_may_have_a_number_and_a_real_cluster_is_said_to_be_one() {
+        assert_eq!((failover("").unwrap().load, failover("--load").unwrap().load), (0, 8));
+        assert_eq!(failover("--load 50 --event switchover").unwrap().load, 50);
+        assert!(failover("--real-cluster").is_err() && failover("--admin /a --netns").is_err());
+        assert!(failover("--admin /a --url postgres://a@b/c --real-cluster").unwrap().real_cluster);
     }
 
     #[test]

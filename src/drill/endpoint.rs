@@ -5,27 +5,28 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::address::{Address, AddressError};
-use super::attempts::{Attempt, acknowledged, first_begun_after, longest_gap};
+use super::address::Address;
+use super::attempts::{acknowledged, first_begun_after, longest_gap};
+use super::client::Client;
+use super::clock::Clock;
+use super::error::DrillError;
+use super::event::Event;
 use super::nodes::{self, Endpoint, Status, complaint};
 use super::phases::{Move, phases};
 use super::report::{Report, Run};
-use super::subject::{Event, Subject};
-use super::writer::{Table, WriteError, Writer};
-use crate::sandbox::{AskError, Method, SandboxError, StopSignals};
+use super::rows::Table;
+use super::subject::{Place, Subject, random, sandbox};
+use crate::sandbox::{Method, SandboxArgs, StopSignals};
 
 const BEAT: Duration = Duration::from_secs(1);
 const FINE_BEAT: Duration = Duration::from_millis(20);
-/// Acknowledged before anything is broken, and again before it is mended: the measure itself works.
-const STEADY_ROWS: usize = 3;
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(60);
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a person gets for either.
@@ -49,42 +50,6 @@ pub struct Settings {
     pub endpoint: Option<String>,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum DrillError {
-    #[error("a partition needs network namespaces: add --netns, as root")]
-    PartitionNeedsNetwork,
-    #[error("--nodes 1: nobody would take over; choose 3 or 5")]
-    Alone,
-    #[error("no running sandbox of this user has that admin socket; for another cluster add --url")]
-    NoUrl,
-    #[error("--url: {0}")]
-    Url(#[from] AddressError),
-    #[error("cannot reserve a port: {0}")]
-    Port(#[source] io::Error),
-    #[error(transparent)]
-    Sandbox(#[from] SandboxError),
-    #[error("{0}")]
-    Ask(#[from] AskError),
-    #[error("before run {run}: {complaint}, for {seconds} s")]
-    NotWhole { run: u32, complaint: &'static str, seconds: u64 },
-    #[error("run {run}: {doing}: no row was acknowledged for {seconds} s")]
-    NoWrites { run: u32, doing: &'static str, seconds: u64 },
-    #[error(
-        "run {run}: {seconds} s after {owner} was broken no other node owns the endpoint and takes writes"
-    )]
-    NoRecovery { run: u32, owner: String, seconds: u64 },
-    #[error("the rows cannot be {doing}: {source}")]
-    Rows { doing: &'static str, source: WriteError },
-    #[error("cannot start the drill's client: {0}")]
-    Client(#[source] io::Error),
-    #[error("cannot wait for signals: {0}")]
-    Signals(#[source] io::Error),
-    #[error("interrupted; what was broken is mended")]
-    Interrupted,
-    #[error("a part of the drill panicked")]
-    Panicked,
-}
-
 /// All runs, one after the other. `say` tells a person how far it is.
 pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, DrillError> {
     let in_its_own = settings.admin.is_empty();
@@ -95,8 +60,18 @@ pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, Dril
         return Err(DrillError::PartitionNeedsNetwork);
     }
     let mut stop = StopSignals::listen().map_err(DrillError::Signals)?;
+    let place = Place {
+        admin: &settings.admin,
+        url: settings.url.as_deref(),
+        // The endpoint is what is drilled; one server has all the rows.
+        own: SandboxArgs {
+            standbys: 0,
+            no_agents: true,
+            ..sandbox(settings.nodes, settings.netns, settings.method)
+        },
+    };
     let subject = tokio::select! {
-        found = Subject::find(settings, say) => found?,
+        found = Subject::find(place, say) => found?,
         () = stop.received() => return Err(DrillError::Interrupted),
     };
     let outcome = drill(&subject, settings, say, stop).await;
@@ -114,15 +89,7 @@ async fn drill(
 ) -> Result<Report, DrillError> {
     let name = format!("komainu_drill_{:08x}", random());
     let table = Table { address: Address::parse(&subject.url)?, name };
-    let drill = Drill {
-        subject,
-        settings,
-        say,
-        table,
-        origin: Instant::now(),
-        origin_ms: SystemTime::UNIX_EPOCH.elapsed().map_or(0.0, |since| since.as_secs_f64() * 1e3),
-        broken: Mutex::new(None),
-    };
+    let drill = Drill { subject, settings, say, table, clock: Clock::start(), broken: Mutex::new(None) };
     let outcome = tokio::select! {
         outcome = drill.runs() => outcome,
         () = stop.received() => Err(DrillError::Interrupted),
@@ -136,9 +103,7 @@ struct Drill<'a> {
     settings: &'a Settings,
     say: &'a dyn Fn(&str),
     table: Table,
-    /// The same moment by both clocks.
-    origin: Instant,
-    origin_ms: f64,
+    clock: Clock,
     /// Who is, until it is mended.
     broken: Mutex<Option<String>>,
 }
@@ -158,7 +123,8 @@ impl Drill<'_> {
         let before = self.whole(run).await?;
         let last_incident = self.last_incident(&before).await;
         let beat = if self.settings.fine { FINE_BEAT } else { BEAT };
-        let writer = Writer::start(self.table.clone(), run, beat, self.origin).map_err(DrillError::Client)?;
+        let writer = Client::writing(self.table.clone(), run, beat, self.clock.origin);
+        let writer = writer.map_err(DrillError::Client)?;
         self.steady(run, &writer, Duration::ZERO, "before the break").await?;
         // Not always at the same moment between two rows.
         sleep(beat.mul_f64(f64::from(random()) / f64::from(u32::MAX))).await;
@@ -168,10 +134,11 @@ impl Drill<'_> {
             self.tell(format_args!("run {run}: {} {}{led}", self.settings.event.name(), before.owner));
         }
         *self.broken() = Some(before.owner.clone());
-        let broken = self.origin.elapsed();
-        self.subject.break_node(&before.owner, self.settings.event, self.say).await?;
+        let broken = self.clock.now();
+        let please = format!("please do this to {} now: {}", before.owner, self.settings.event.name());
+        self.subject.tell(&[self.settings.event.breaks(&before.owner)], &please, self.say).await?;
         let (recovered, after) = self.recovered(run, &writer, &before, broken).await?;
-        self.steady(run, &writer, self.origin.elapsed(), "after the move").await?;
+        self.steady(run, &writer, self.clock.now(), "after the move").await?;
         let moved = self.moved(&after, last_incident).await;
         self.mend().await?;
         self.whole(run).await?;
@@ -190,7 +157,12 @@ impl Drill<'_> {
             owner: before.owner.clone(),
             owner_led: before.leads,
             outage_ms: gap.length().as_secs_f64() * 1e3,
-            phases: phases(self.wall_ms(broken), moved, &after.endpoint.phases, self.wall_ms(gap.to)),
+            phases: phases(
+                self.clock.wall_ms(broken),
+                moved,
+                &after.endpoint.phases,
+                self.clock.wall_ms(gap.to),
+            ),
             acknowledged: written.len(),
             lost: written.difference(&present).count(),
         };
@@ -215,7 +187,7 @@ impl Drill<'_> {
             match (complaint, owned) {
                 (None, Some(owned)) => return Ok(owned),
                 (complaint, _) if Instant::now() >= deadline => {
-                    let complaint = complaint.unwrap_or("nobody owns the endpoint");
+                    let complaint = complaint.unwrap_or("nobody owns the endpoint").to_owned();
                     return Err(DrillError::NotWhole { run, complaint, seconds: patience.as_secs() });
                 }
                 _ => sleep(POLL).await,
@@ -227,22 +199,14 @@ impl Drill<'_> {
     async fn steady(
         &self,
         run: u32,
-        writer: &Writer,
+        writer: &Client,
         after: Duration,
         doing: &'static str,
     ) -> Result<(), DrillError> {
-        let deadline = Instant::now() + RECOVERY_TIMEOUT;
-        let is_steady = |attempts: &[Attempt]| {
-            let last = attempts.iter().rev().take(STEADY_ROWS);
-            last.filter(|attempt| attempt.acknowledged && attempt.began >= after).count() == STEADY_ROWS
-        };
-        while !is_steady(&writer.attempts()) {
-            if Instant::now() >= deadline {
-                return Err(DrillError::NoWrites { run, doing, seconds: RECOVERY_TIMEOUT.as_secs() });
-            }
-            sleep(POLL).await;
+        match writer.is_steady(after, RECOVERY_TIMEOUT).await {
+            true => Ok(()),
+            false => Err(DrillError::NoWrites { run, doing, seconds: RECOVERY_TIMEOUT.as_secs() }),
         }
-        Ok(())
     }
 
     /// Waits until another node owns the endpoint and a row was written since; tells when that was, and what
@@ -250,7 +214,7 @@ impl Drill<'_> {
     async fn recovered(
         &self,
         run: u32,
-        writer: &Writer,
+        writer: &Client,
         before: &Owned,
         broken: Duration,
     ) -> Result<(Duration, Owned), DrillError> {
@@ -259,7 +223,7 @@ impl Drill<'_> {
         let mut seen = None;
         loop {
             if seen.is_none() && self.owner_after(before).await.is_some() {
-                seen = Some(self.origin.elapsed());
+                seen = Some(self.clock.now());
             }
             if let Some(seen) = seen
                 && let Some(attempt) = first_begun_after(&writer.attempts(), seen.max(broken))
@@ -302,7 +266,8 @@ impl Drill<'_> {
     async fn mend(&self) -> Result<(), DrillError> {
         let broken = self.broken().clone();
         if let Some(id) = broken {
-            self.subject.mend_node(&id, self.settings.event, self.say).await?;
+            let please = format!("please bring {id} back now");
+            self.subject.tell(&[self.settings.event.mends(&id)], &please, self.say).await?;
             *self.broken() = None;
         }
         Ok(())
@@ -321,10 +286,6 @@ impl Drill<'_> {
     fn no_recovery(&self, run: u32, owner: &str) -> DrillError {
         let patience = if self.subject.is_a_person_s() { PERSON_TIMEOUT } else { RECOVERY_TIMEOUT };
         DrillError::NoRecovery { run, owner: owner.to_owned(), seconds: patience.as_secs() }
-    }
-
-    fn wall_ms(&self, since_origin: Duration) -> f64 {
-        self.origin_ms + since_origin.as_secs_f64() * 1e3
     }
 
     fn broken(&self) -> std::sync::MutexGuard<'_, Option<String>> {
@@ -352,10 +313,4 @@ impl Owned {
         let leads = status.leader.as_deref() == Some(owner.as_str());
         Some(Self { owner, endpoint, leads, socket: socket.to_owned() })
     }
-}
-
-fn random() -> u32 {
-    let mut bytes = [0; 4];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random source does not fail once it works");
-    u32::from_ne_bytes(bytes)
 }

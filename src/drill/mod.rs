@@ -1,18 +1,26 @@
-//! The drill: breaks the endpoint's owner on purpose, and measures what a client notices of it.
+//! The drills: something is broken on purpose, and what a client notices of it is measured.
 //!
-//! Owns the measurement: a client that writes numbered rows through the endpoint, the break, the clock, the
+//! Owns the measurement: clients that write numbered rows through the endpoint, the break, the clock, the
 //! count of what is left. Never part of `komainu serve`. Invariant: what a drill broke it mends, also when
 //! it is interrupted, and a row counts as acknowledged only if the server said so.
 
 mod address;
 mod attempts;
+mod client;
+mod clock;
 mod endpoint;
+mod error;
+mod event;
+mod failover;
+mod grid;
 mod nodes;
 mod phases;
 mod report;
+mod rows;
 mod subject;
-mod writer;
 
-pub use endpoint::{DrillError, Settings, run};
+pub use endpoint::{Settings, run};
+pub use error::DrillError;
+pub use event::{Event, FailoverEvent};
+pub use failover::{FailoverReport, FailoverSettings, run as run_failover};
 pub use report::{Report, Run};
-pub use subject::Event;

@@ -27,6 +27,25 @@ pub struct Status {
     pub lease_remaining_ms: Option<u64>,
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
+    /// The server, in this epoch.
+    #[serde(default)]
+    pub primary: Option<String>,
+    #[serde(default)]
+    pub epoch: u64,
+    #[serde(default)]
+    pub servers: Vec<Server>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Server {
+    pub id: String,
+    pub role: String,
+    pub health: String,
+    /// Of a standby, as its primary says.
+    #[serde(default)]
+    pub replication_state: Option<String>,
+    #[serde(default)]
+    pub administrative: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

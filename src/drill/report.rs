@@ -2,11 +2,12 @@
 //!
 //! Pure. The JSON's shape is a contract: keys are only ever added.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
+use super::grid::{draw, median, rounded, worst};
 use super::phases::Phase;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -33,15 +34,11 @@ pub struct Run {
     pub lost: usize,
 }
 
-fn rounded(ms: f64) -> f64 {
-    (ms * 10.0).round() / 10.0
-}
-
-fn tenths<S: Serializer>(ms: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn tenths<S: Serializer>(ms: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(rounded(*ms))
 }
 
-fn by_name<S: Serializer>(phases: &[Phase], serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn by_name<S: Serializer>(phases: &[Phase], serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(phases.len()))?;
     for phase in phases {
         map.serialize_entry(&phase.name, &rounded(phase.ms))?;
@@ -94,21 +91,6 @@ impl Run {
     }
 }
 
-/// 0 of nothing.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => 0.0,
-        count if count % 2 == 1 => values[middle],
-        _ => (values[middle - 1] + values[middle]) / 2.0,
-    }
-}
-
-fn worst(values: Vec<f64>) -> f64 {
-    values.into_iter().fold(0.0, f64::max)
-}
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(first) = self.runs.first() else { return Ok(()) };
@@ -124,21 +106,9 @@ impl fmt::Display for Report {
             row.extend(owned(&["", ""]));
             rows.push(row);
         }
-        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
         writeln!(f, "method {}, event {}; times in milliseconds\n", first.method, first.event)?;
-        for row in &rows {
-            let mut line = String::new();
-            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-                // Words to the left, numbers to the right.
-                match column {
-                    0..=2 => write!(line, "{cell:<width$}  ")?,
-                    _ => write!(line, "{cell:>width$}  ")?,
-                }
-            }
-            writeln!(f, "{}", line.trim_end())?;
-        }
-        Ok(())
+        // Words to the left, numbers to the right.
+        draw(f, &rows, 3)
     }
 }
 
@@ -190,10 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn medians_are_of_what_there_is() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert_eq!((median(vec![]), worst(vec![])), (0.0, 0.0));
+    fn of_no_runs_there_is_nothing_to_say() {
         assert_eq!(Report::default().to_string(), "");
     }
 }

@@ -6,52 +6,47 @@ use std::path::PathBuf;
 
 use tokio::task::spawn_blocking;
 
-use super::endpoint::{DrillError, Settings};
+use super::error::DrillError;
 use crate::sandbox::{
-    self, AskError, Ready, Request, ReservedPort, Running, SandboxArgs, SandboxError, Sync,
+    self, AskError, Method, Ready, Request, ReservedPort, Running, SandboxArgs, SandboxError, Sync,
 };
 
-/// What happens to the endpoint's owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Event {
-    /// Its process ends at once, as with SIGKILL
-    Kill,
-    /// It hangs, as with SIGSTOP, and goes on later
-    Freeze,
-    /// Nothing it sends arrives, and nothing reaches it (needs --netns)
-    Partition,
+/// Where to drill.
+pub struct Place<'a> {
+    /// Of a cluster that runs: its nodes' admin sockets. Empty: a sandbox is made.
+    pub admin: &'a [PathBuf],
+    pub url: Option<&'a str>,
+    /// What it is to be like; its port is chosen.
+    pub own: SandboxArgs,
 }
 
-impl Event {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kill => "kill",
-            Self::Freeze => "freeze",
-            Self::Partition => "partition",
-        }
+/// A sandbox for a drill.
+pub fn sandbox(nodes: u8, netns: bool, method: Method) -> SandboxArgs {
+    SandboxArgs {
+        standbys: 2,
+        nodes,
+        dir: None,
+        port: 0,
+        json: true,
+        netns,
+        method,
+        sync: Sync::Off,
+        no_agents: false,
     }
+}
 
-    fn breaks(self, id: String) -> Request {
-        match self {
-            Self::Kill => Request::Kill { id },
-            Self::Freeze => Request::Freeze { id },
-            Self::Partition => Request::Cut { id },
-        }
-    }
-
-    fn mends(self, id: String) -> Request {
-        match self {
-            Self::Kill => Request::Start { id },
-            Self::Freeze => Request::Thaw { id },
-            Self::Partition => Request::Join { id },
-        }
-    }
+pub fn random() -> u32 {
+    let mut bytes = [0; 4];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random source does not fail once it works");
+    u32::from_ne_bytes(bytes)
 }
 
 pub struct Subject {
     pub url: String,
     /// The admin sockets of its nodes.
     pub nodes: Vec<PathBuf>,
+    /// There is one beside each server, or should be.
+    agents: bool,
     hands: Hands,
 }
 
@@ -65,39 +60,37 @@ enum Hands {
 }
 
 impl Subject {
-    pub async fn find(settings: &Settings, say: &dyn Fn(&str)) -> Result<Self, DrillError> {
-        if settings.admin.is_empty() {
-            return Self::own(settings, say).await;
+    pub async fn find(place: Place<'_>, say: &dyn Fn(&str)) -> Result<Self, DrillError> {
+        if place.admin.is_empty() {
+            return Self::own(place.own, say).await;
         }
-        let admin = settings.admin.clone();
+        let admin = place.admin.to_vec();
         let found = spawn_blocking(move || sandbox_of(&admin)).await.map_err(|_| DrillError::Panicked)??;
-        match (found, &settings.url) {
+        match (found, place.url) {
             (Some(ready), _) => {
                 say(&format!("drilling the sandbox at {}", ready.control));
                 let hands = Hands::Sandbox { control: ready.control.clone().into() };
-                Ok(Self { url: ready.url.clone(), nodes: sockets(&ready), hands })
+                Ok(Self {
+                    url: ready.url.clone(),
+                    nodes: sockets(&ready),
+                    agents: !ready.agents.is_empty(),
+                    hands,
+                })
             }
-            (None, Some(url)) => {
-                Ok(Self { url: url.clone(), nodes: settings.admin.clone(), hands: Hands::Person })
-            }
+            (None, Some(url)) => Ok(Self {
+                url: url.to_owned(),
+                nodes: place.admin.to_vec(),
+                agents: true,
+                hands: Hands::Person,
+            }),
             (None, None) => Err(DrillError::NoUrl),
         }
     }
 
-    async fn own(settings: &Settings, say: &dyn Fn(&str)) -> Result<Self, DrillError> {
+    async fn own(args: SandboxArgs, say: &dyn Fn(&str)) -> Result<Self, DrillError> {
         say("starting a sandbox for the drill");
         let port = ReservedPort::any().map_err(DrillError::Port)?;
-        let args = SandboxArgs {
-            // The endpoint is what is drilled; one server has all the rows.
-            standbys: 0,
-            nodes: settings.nodes,
-            dir: None,
-            port: port.number(),
-            json: true,
-            netns: settings.netns,
-            method: settings.method,
-            sync: Sync::Off,
-        };
+        let args = SandboxArgs { port: port.number(), ..args };
         let running = Running::start(&args).await?;
         let ready = match running.wait_until_ready().await {
             Ok(()) => running.ready(),
@@ -108,21 +101,15 @@ impl Subject {
             }
         };
         let hands = Hands::Own { running, control: ready.control.clone().into(), _port: port };
-        Ok(Self { url: ready.url.clone(), nodes: sockets(&ready), hands })
+        Ok(Self { url: ready.url.clone(), nodes: sockets(&ready), agents: !ready.agents.is_empty(), hands })
+    }
+
+    pub fn has_agents(&self) -> bool {
+        self.agents
     }
 
     pub fn is_a_person_s(&self) -> bool {
         matches!(self.hands, Hands::Person)
-    }
-
-    pub async fn break_node(&self, id: &str, event: Event, say: &dyn Fn(&str)) -> Result<(), DrillError> {
-        let request = event.breaks(id.to_owned());
-        self.tell(request, say, || format!("please do this to {id} now: {}", event.name())).await
-    }
-
-    pub async fn mend_node(&self, id: &str, event: Event, say: &dyn Fn(&str)) -> Result<(), DrillError> {
-        let request = event.mends(id.to_owned());
-        self.tell(request, say, || format!("please bring {id} back now")).await
     }
 
     /// Ends what was started for the drill.
@@ -133,22 +120,25 @@ impl Subject {
         }
     }
 
-    async fn tell(
+    /// Has these things done one after the other, or asks a person.
+    pub async fn tell(
         &self,
-        request: Request,
+        requests: &[Request],
+        to_a_person: &str,
         say: &dyn Fn(&str),
-        to_a_person: impl FnOnce() -> String,
     ) -> Result<(), DrillError> {
         let control = match &self.hands {
             Hands::Own { control, .. } | Hands::Sandbox { control } => control.clone(),
             Hands::Person => {
-                say(&to_a_person());
+                say(to_a_person);
                 return Ok(());
             }
         };
-        let asking = spawn_blocking(move || sandbox::ask(&control, &request));
-        asking.await.map_err(|_| DrillError::Panicked)??;
-        Ok(())
+        let requests = requests.to_vec();
+        let asking = spawn_blocking(move || {
+            requests.iter().try_for_each(|request| sandbox::ask(&control, request).map(drop))
+        });
+        Ok(asking.await.map_err(|_| DrillError::Panicked)??)
     }
 }
 

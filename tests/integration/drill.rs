@@ -1,4 +1,4 @@
-//! `komainu drill endpoint` measures an outage that there was, loses nothing, and leaves nothing.
+//! `komainu drill` measures an outage that there was, loses nothing, and leaves nothing.
 
 use std::process::Command;
 
@@ -74,6 +74,41 @@ fn what_cannot_be_drilled_is_said_at_once() {
         (&["--method", "interface"], "needs --netns"),
     ] {
         let refused = drill(arguments);
+        assert!(!refused.success && refused.stderr.contains(says), "{arguments:?}: {}", refused.stderr);
+    }
+}
+
+fn failover(arguments: &[&str]) -> Finished {
+    let komainu = env!("CARGO_BIN_EXE_komainu");
+    run(Command::new("timeout").args([LIMIT_S, komainu, "drill", "failover"]).args(arguments))
+}
+
+#[test]
+fn a_standby_that_hangs_and_that_no_commit_waits_for_costs_no_row_and_comes_back() {
+    let output = failover(&["--event", "async-standby-freeze", "--fine", "--load", "2", "--json"]).output();
+    let report: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"));
+    let run = &report["runs"][0];
+    assert_eq!(
+        (&run["event"], &run["from"], &run["to"]),
+        (&"async-standby-freeze".into(), &"pg2".into(), &Value::Null)
+    );
+    assert_eq!((&run["lost"], &run["errors"]), (&0.into(), &0.into()), "{run}");
+    assert!(run["acknowledged"].as_u64().unwrap() >= 16, "{run}");
+    assert!(run["phases_ms"]["detection"].as_f64().unwrap() > 0.0, "{run}");
+    let seconds = run["throughput"].as_array().unwrap();
+    assert_eq!(seconds[0]["second"], -3, "{run}");
+    assert!(seconds.iter().all(|second| second["writes"].as_u64().unwrap() > 0), "{run}");
+}
+
+#[test]
+fn what_cannot_be_failed_over_is_said_at_once() {
+    for (arguments, says) in [
+        (&["--event", "partition"][..], "add --netns"),
+        (&["--nodes", "1"], "--nodes 1"),
+        (&["--admin", "/nowhere"], "add --url"),
+        (&["--admin", "/nowhere", "--url", "postgres://a:b@127.0.0.1:1/c"], "add --real-cluster"),
+    ] {
+        let refused = failover(arguments);
         assert!(!refused.success && refused.stderr.contains(says), "{arguments:?}: {}", refused.stderr);
     }
 }

@@ -1,95 +1,78 @@
-//! The drill's client: writes a numbered row at each beat through the endpoint, and notes what became of it.
+//! An impatient client of the drill's: asks something at each beat through the endpoint, and notes what became
+//! of it.
 //!
 //! Owns one connection and a thread of its own, so that nothing else in the process delays it. Never sends a
 //! row twice: a row whose fate is unknown stays so, and the next one has the next number.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::address::Address;
 use super::attempts::Attempt;
-use crate::backend::connect::ConnectError;
-use crate::backend::control::{ControlConnection, QueryError};
+use super::rows::{Table, connect};
+use crate::backend::control::ControlConnection;
 
 /// For a connect with its login, and for a query: what impatient applications are set to.
 const GIVE_UP: Duration = Duration::from_millis(500);
-/// For the drill's other questions, asked while nothing is broken.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Acknowledged before anything is broken, and again before it is mended: the measure itself works.
+const STEADY_ROWS: usize = 3;
+const STEADY_POLL: Duration = Duration::from_millis(50);
 
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    #[error("cannot connect through the endpoint: {0}")]
-    Connect(#[from] ConnectError),
-    #[error("the endpoint did not answer within {} s", PATIENCE.as_secs())]
-    Timeout,
-    #[error("{0}")]
-    Query(#[from] QueryError),
-}
-
-/// The rows of one drill.
-#[derive(Debug, Clone)]
-pub struct Table {
-    pub address: Address,
-    /// Nobody else's.
-    pub name: String,
-}
-
-impl Table {
-    pub async fn create(&self) -> Result<(), WriteError> {
-        let columns =
-            "run integer, number bigint, written timestamptz DEFAULT now(), PRIMARY KEY (run, number)";
-        self.ask(&format!("CREATE TABLE {} ({columns})", self.name)).await.map(drop)
-    }
-
-    pub async fn remove(&self) -> Result<(), WriteError> {
-        self.ask(&format!("DROP TABLE IF EXISTS {}", self.name)).await.map(drop)
-    }
-
-    /// The numbers that are there, asked of the primary: komainu takes a locking clause nowhere else.
-    pub async fn present(&self, run: u32) -> Result<BTreeSet<u64>, WriteError> {
-        let sql = format!("SELECT number FROM {} WHERE run = {run} FOR KEY SHARE", self.name);
-        let rows = self.ask(&sql).await?;
-        Ok((0..rows.len()).filter_map(|row| rows.text(row, 0)?.parse().ok()).collect())
-    }
-
-    async fn ask(&self, sql: &str) -> Result<crate::backend::rows::Rows, WriteError> {
-        let asking = async {
-            let mut connection = connect(&self.address).await?;
-            Ok(connection.query(sql).await?)
-        };
-        timeout(PATIENCE, asking).await.map_err(|_| WriteError::Timeout)?
-    }
-}
-
-async fn connect(address: &Address) -> Result<ControlConnection, ConnectError> {
-    let parameters = [("application_name", "komainu drill"), ("client_encoding", "UTF8")];
-    ControlConnection::open(&address.target, &address.login, &parameters).await
-}
-
-/// Writes until dropped.
+/// Asks until dropped.
 #[derive(Debug)]
-pub struct Writer {
+pub struct Client {
     attempts: Arc<Mutex<Vec<Attempt>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Writer {
-    /// Times are told since `origin`.
-    pub fn start(table: Table, run: u32, beat: Duration, origin: Instant) -> io::Result<Self> {
+impl Client {
+    /// Writes a row at each beat. Times are told since `origin`.
+    pub fn writing(table: Table, run: u32, beat: Duration, origin: Instant) -> io::Result<Self> {
+        let address = table.address.clone();
+        Self::start(address, beat, origin, move |number| table.insert(run, number))
+    }
+
+    /// Reads a row at each beat.
+    pub fn reading(table: Table, beat: Duration, origin: Instant) -> io::Result<Self> {
+        let address = table.address.clone();
+        Self::start(address, beat, origin, move |_| table.select())
+    }
+
+    fn start(
+        address: Address,
+        beat: Duration,
+        origin: Instant,
+        question: impl Fn(u64) -> String + Send + 'static,
+    ) -> io::Result<Self> {
         let attempts = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let work = write(table, run, beat, origin, attempts.clone(), stop.clone());
+        let work = asking(address, beat, origin, question, attempts.clone(), stop.clone());
         let thread =
             std::thread::Builder::new().name("drill-client".into()).spawn(move || runtime.block_on(work))?;
         Ok(Self { attempts, stop, thread: Some(thread) })
+    }
+
+    /// Waits for some answers in a row, of questions asked after a moment; false when there are none in time.
+    pub async fn is_steady(&self, after: Duration, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        let is_steady = |attempts: &[Attempt]| {
+            let last = attempts.iter().rev().take(STEADY_ROWS);
+            last.filter(|attempt| attempt.acknowledged && attempt.began >= after).count() == STEADY_ROWS
+        };
+        while !is_steady(&self.attempts()) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            sleep(STEADY_POLL).await;
+        }
+        true
     }
 
     pub fn attempts(&self) -> Vec<Attempt> {
@@ -111,17 +94,17 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for Client {
     fn drop(&mut self) {
         self.end();
     }
 }
 
-async fn write(
-    table: Table,
-    run: u32,
+async fn asking(
+    address: Address,
     beat: Duration,
     origin: Instant,
+    question: impl Fn(u64) -> String,
     attempts: Arc<Mutex<Vec<Attempt>>>,
     stop: Arc<AtomicBool>,
 ) {
@@ -135,8 +118,7 @@ async fn write(
             return;
         }
         let began = origin.elapsed();
-        let sql = format!("INSERT INTO {} (run, number) VALUES ({run}, {number})", table.name);
-        let acknowledged = attempt(&table.address, &mut connection, &sql).await;
+        let acknowledged = attempt(&address, &mut connection, &question(number)).await;
         let attempt = Attempt { number, began, ended: origin.elapsed(), acknowledged };
         attempts.lock().unwrap_or_else(PoisonError::into_inner).push(attempt);
     }
@@ -165,13 +147,16 @@ async fn attempt(address: &Address, kept: &mut Option<ControlConnection>, sql: &
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::drill::attempts::{acknowledged, first_begun_after, longest_gap};
+    use crate::drill::rows::WriteError;
     use crate::sandbox::{Installation, Postgres, PostgresOptions, SUPERUSER, Scratch};
 
     const LIMIT: Duration = Duration::from_secs(30);
 
-    async fn until(writer: &Writer, what: &str, reached: impl Fn(&[Attempt]) -> bool) {
+    async fn until(writer: &Client, what: &str, reached: impl Fn(&[Attempt]) -> bool) {
         let deadline = Instant::now() + LIMIT;
         while !reached(&writer.attempts()) {
             assert!(Instant::now() < deadline, "{what}: {:?}", writer.attempts());
@@ -198,7 +183,7 @@ mod tests {
         table.create().await.unwrap();
 
         let origin = Instant::now();
-        let writer = Writer::start(table.clone(), 7, Duration::from_millis(10), origin).unwrap();
+        let writer = Client::writing(table.clone(), 7, Duration::from_millis(10), origin).unwrap();
         until(&writer, "rows", |attempts| acknowledged(attempts).len() >= 5).await;
         server.freeze();
         let frozen = origin.elapsed();

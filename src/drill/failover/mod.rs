@@ -1,0 +1,501 @@
+//! `komainu drill failover`: breaks a server, and times how long no row was acknowledged, and how long until
+//! all servers were back.
+//!
+//! Owns the order of a run: whole, clients, broken, recovered, mended, rejoined, counted. Invariant: the next
+//! run begins only when every server is attached and streams again.
+
+mod load;
+mod phases;
+mod report;
+mod servers;
+mod sitters;
+mod throughput;
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::sleep;
+
+use super::address::Address;
+use super::attempts::{Attempt, acknowledged, first_begun_after, longest_gap};
+use super::client::Client;
+use super::clock::Clock;
+use super::error::DrillError;
+use super::event::FailoverEvent;
+use super::nodes::{self, Status};
+use super::phases::{Incident, Phase};
+use super::rows::{Table, WriteError};
+use super::subject::{Place, Subject, random, sandbox};
+use crate::sandbox::{Method, Request, StopSignals, Sync, admin};
+use load::{Counters, Load};
+use phases::Steps;
+use report::FailoverRun;
+use servers::Whole;
+use sitters::{Returned, Sitters};
+use throughput::Tally;
+
+pub use report::FailoverReport;
+
+const BEAT: Duration = Duration::from_secs(1);
+const FINE_BEAT: Duration = Duration::from_millis(20);
+/// So that one is on each server, most likely: a session stays on its standby.
+const READERS: usize = 8;
+const STEADY_TIMEOUT: Duration = Duration::from_secs(60);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(90);
+/// A server may have to be copied.
+const REJOIN_TIMEOUT: Duration = Duration::from_secs(180);
+/// What a person gets for any of them.
+const PERSON_TIMEOUT: Duration = Duration::from_secs(900);
+const POLL: Duration = Duration::from_millis(50);
+/// Of throughput before and after.
+const MARGIN: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Clone)]
+pub struct FailoverSettings {
+    pub event: FailoverEvent,
+    pub runs: u32,
+    /// A row every 20 ms instead of every second.
+    pub fine: bool,
+    /// How many clients update and read beside the drill's own. 0: none.
+    pub load: u32,
+    /// Of a sandbox made for the drill.
+    pub nodes: u8,
+    pub netns: bool,
+    /// None: as the event needs it.
+    pub sync: Option<Sync>,
+    /// Of a cluster that runs: its nodes' admin sockets. Empty: a sandbox is made.
+    pub admin: Vec<PathBuf>,
+    pub url: Option<String>,
+    /// The cluster may be other than a sandbox.
+    pub real_cluster: bool,
+}
+
+/// All runs, one after the other. `say` tells a person how far it is.
+pub async fn run(settings: &FailoverSettings, say: &dyn Fn(&str)) -> Result<FailoverReport, DrillError> {
+    let in_its_own = settings.admin.is_empty();
+    if in_its_own && settings.nodes == 1 {
+        return Err(DrillError::Alone);
+    }
+    if in_its_own && settings.event == FailoverEvent::Partition && !settings.netns {
+        return Err(DrillError::PartitionNeedsNetwork);
+    }
+    let mut stop = StopSignals::listen().map_err(DrillError::Signals)?;
+    let (standbys, sync) = shape(settings.event);
+    let mut own = sandbox(settings.nodes, settings.netns, Method::Command);
+    own.standbys = standbys;
+    own.sync = settings.sync.unwrap_or(sync);
+    let place = Place { admin: &settings.admin, url: settings.url.as_deref(), own };
+    let subject = tokio::select! {
+        found = Subject::find(place, say) => found?,
+        () = stop.received() => return Err(DrillError::Interrupted),
+    };
+    let outcome = if subject.is_a_person_s() && !settings.real_cluster {
+        Err(DrillError::Real)
+    } else {
+        drill(&subject, settings, say, stop).await
+    };
+    let ended = subject.end().await;
+    let report = outcome?;
+    ended?;
+    Ok(report)
+}
+
+/// How many standbys a sandbox for an event has, and what an acknowledged row survives there.
+fn shape(event: FailoverEvent) -> (u8, Sync) {
+    match event {
+        // The one whose acknowledgement commits wait for is the one that hangs.
+        FailoverEvent::SyncStandbyFreeze => (1, Sync::Prefer),
+        FailoverEvent::AsyncStandbyFreeze => (2, Sync::Off),
+        _ => (2, Sync::Require),
+    }
+}
+
+async fn drill(
+    subject: &Subject,
+    settings: &FailoverSettings,
+    say: &dyn Fn(&str),
+    mut stop: StopSignals,
+) -> Result<FailoverReport, DrillError> {
+    let name = format!("komainu_drill_{:08x}", random());
+    let table = Table { address: Address::parse(&subject.url)?, name };
+    let counters = Counters::beside(&table, settings.load);
+    let drill =
+        Drill { subject, settings, say, table, counters, clock: Clock::start(), broken: Mutex::new(None) };
+    let outcome = tokio::select! {
+        outcome = drill.runs() => outcome,
+        () = stop.received() => Err(DrillError::Interrupted),
+    };
+    drill.tidy_up().await;
+    outcome
+}
+
+struct Drill<'a> {
+    subject: &'a Subject,
+    settings: &'a FailoverSettings,
+    say: &'a dyn Fn(&str),
+    table: Table,
+    counters: Counters,
+    clock: Clock,
+    /// Which server is, until it is mended.
+    broken: Mutex<Option<String>>,
+}
+
+/// All that run while something is broken.
+struct Clients {
+    writer: Client,
+    readers: Vec<Client>,
+    load: Option<Load>,
+}
+
+/// When a new primary was seen, or that a standby is out, and when the first row after it was written.
+struct Recovered {
+    noticed: Duration,
+    at: Duration,
+}
+
+/// What they saw.
+struct Seen {
+    writes: Vec<Attempt>,
+    reads: Vec<Vec<Attempt>>,
+    load: Tally,
+}
+
+impl Drill<'_> {
+    async fn runs(&self) -> Result<FailoverReport, DrillError> {
+        self.whole(1, STEADY_TIMEOUT).await.map_err(|complaint| self.not_whole(1, complaint))?;
+        let prepared = |source| DrillError::Rows { doing: "prepared", source };
+        self.table.create().await.map_err(prepared)?;
+        if self.settings.load > 0 {
+            self.counters.create(&self.table).await.map_err(prepared)?;
+        }
+        let mut report = FailoverReport::default();
+        for run in 1..=self.settings.runs {
+            report.runs.push(self.one(run).await?);
+        }
+        Ok(report)
+    }
+
+    async fn one(&self, run: u32) -> Result<FailoverRun, DrillError> {
+        let event = self.settings.event;
+        let before = self.whole(run, STEADY_TIMEOUT).await.map_err(|why| self.not_whole(run, why))?;
+        let target = match event.is_a_standby_s() {
+            false => before.primary.clone(),
+            true => before.standbys.first().cloned().ok_or(DrillError::NoStandby { run })?,
+        };
+        let last_incident = self.last_incident().await;
+        let clients = self.clients(run).map_err(DrillError::Client)?;
+        self.steady(run, &clients, Duration::ZERO, "before the break").await?;
+        let sitters = Sitters::sit(&self.table.address).await;
+        let sitters = sitters.map_err(|source| DrillError::Rows { doing: "waited for", source })?;
+        let lead_in = if self.settings.load > 0 { MARGIN } else { Duration::ZERO };
+        // Not always at the same moment between two rows.
+        sleep(lead_in + self.beat().mul_f64(f64::from(random()) / f64::from(u32::MAX))).await;
+
+        if !self.subject.is_a_person_s() {
+            self.tell(format_args!("run {run}: {} of {target}", event.name()));
+        }
+        let broken = self.clock.now();
+        let returning = self.break_it(run, &target, sitters).await?;
+        let Recovered { noticed, at: recovered } =
+            self.recovered(run, &clients, &before, &target, broken).await?;
+        self.steady(run, &clients, self.clock.now(), "after the failover").await?;
+        let returned = returning.await.map_err(|_| DrillError::Panicked)?;
+        let incidents = self.incidents(last_incident).await;
+        let mending = self.clock.now();
+        self.mend().await?;
+        let after = self.whole(run, REJOIN_TIMEOUT).await;
+        let after = after.map_err(|complaint| self.no_rejoin(run, complaint))?;
+        let rejoined = self.clock.now();
+        let finished = self.clock.now();
+        let seen = clients.finish().await?;
+
+        let gap = longest_gap(&seen.writes, broken, recovered);
+        let gap = gap.ok_or_else(|| self.no_failover(run, &target, "no row is acknowledged"))?;
+        // When a person broke it is not known any better.
+        let began = if self.subject.is_a_person_s() { gap.from } else { broken };
+        let phases = match event.is_a_standby_s() {
+            // There may be no outage at all.
+            true => vec![Phase { name: "detection".to_owned(), ms: ms(noticed.saturating_sub(broken)) }],
+            false => {
+                let steps = Steps::find(&before.primary, &incidents);
+                steps.phases(self.clock.wall_ms(began), self.clock.wall_ms(gap.to))
+            }
+        };
+        let read_gap = |reads: &Vec<Attempt>| longest_gap(reads, broken, recovered.max(gap.to));
+        let mut written = acknowledged(&seen.writes);
+        written.extend(&returned.acknowledged);
+        let present = self.present(run).await?;
+        let all = seen.all();
+        let result = FailoverRun {
+            event: event.name(),
+            from: target,
+            to: (after.primary != before.primary).then_some(after.primary),
+            outage_ms: ms(gap.length()),
+            phases,
+            read_outage_ms: seen
+                .reads
+                .iter()
+                .filter_map(read_gap)
+                .map(|gap| ms(gap.length()))
+                .fold(0.0, f64::max),
+            rejoin_ms: ms(rejoined.saturating_sub(mending)),
+            acknowledged: written.len(),
+            lost: written.difference(&present).count(),
+            errors: returned.errors.len(),
+            error_texts: returned.errors,
+            load_errors: all.kinds.clone(),
+            throughput: all.seconds(broken.saturating_sub(MARGIN), broken, finished.min(recovered + MARGIN)),
+            loaded: self.settings.load > 0,
+        };
+        self.tell(format_args!(
+            "run {run}: no row for {:.0} ms, {} lost; all back after {:.0} ms",
+            result.outage_ms, result.lost, result.rejoin_ms
+        ));
+        Ok(result)
+    }
+
+    /// Breaks it; those that sat go on at that moment.
+    async fn break_it(
+        &self,
+        run: u32,
+        target: &str,
+        sitters: Sitters,
+    ) -> Result<JoinHandle<Returned>, DrillError> {
+        let event = self.settings.event;
+        *self.broken() = Some(target.to_owned());
+        if event == FailoverEvent::Switchover {
+            let returning = tokio::spawn(sitters.go_on(self.table.clone(), run));
+            self.order_switchover().await?;
+            return Ok(returning);
+        }
+        let please = format!("please do this to the server {target} now: {}", event.name());
+        let requests = event.breaks(target, self.subject.has_agents());
+        self.subject.tell(&requests, &please, self.say).await?;
+        Ok(tokio::spawn(sitters.go_on(self.table.clone(), run)))
+    }
+
+    async fn order_switchover(&self) -> Result<(), DrillError> {
+        let statuses = self.statuses().await;
+        let leads = |status: &&Option<Status>| {
+            status.as_ref().is_some_and(|status| status.node.is_some() && status.node == status.leader)
+        };
+        let leader = statuses.iter().position(|status| leads(&status)).unwrap_or(0);
+        let socket = self.subject.nodes[leader].clone();
+        let order = json!({ "to": null, "cause": "drill" }).to_string();
+        let asking = spawn_blocking(move || admin::post(&socket, "/switchover", &order));
+        match asking.await.map_err(|_| DrillError::Panicked)? {
+            Ok(answer) if answer.status < 300 => Ok(()),
+            Ok(answer) => Err(DrillError::Refused(answer.body.trim().to_owned())),
+            Err(error) => Err(DrillError::Refused(error.to_string())),
+        }
+    }
+
+    fn clients(&self, run: u32) -> std::io::Result<Clients> {
+        let (table, origin) = (&self.table, self.clock.origin);
+        let writer = Client::writing(table.clone(), run, self.beat(), origin)?;
+        let reading = |_| Client::reading(table.clone(), self.beat(), origin);
+        let readers = (0..READERS).map(reading).collect::<Result<_, _>>()?;
+        let load = match self.settings.load {
+            0 => None,
+            _ => Some(Load::start(self.counters.clone(), origin)?),
+        };
+        Ok(Clients { writer, readers, load })
+    }
+
+    /// Waits until all nodes say that all servers are well.
+    async fn whole(&self, run: u32, patience: Duration) -> Result<Whole, String> {
+        let deadline = Instant::now() + self.patience(patience);
+        let mut told = false;
+        loop {
+            let statuses = self.statuses().await;
+            let nodes = nodes::complaint(&statuses, None).map(str::to_owned);
+            match nodes.map_or_else(|| servers::whole(&statuses), Err) {
+                Ok(whole) => return Ok(whole),
+                Err(complaint) if Instant::now() >= deadline => return Err(complaint),
+                Err(complaint) => {
+                    if !told && self.subject.is_a_person_s() {
+                        self.tell(format_args!("run {run}: waiting: {complaint}"));
+                        told = true;
+                    }
+                    sleep(POLL).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until a row was written on a new primary, or, if it was a standby that was broken, until that is
+    /// noticed and rows are written; tells when.
+    async fn recovered(
+        &self,
+        run: u32,
+        clients: &Clients,
+        before: &Whole,
+        target: &str,
+        broken: Duration,
+    ) -> Result<Recovered, DrillError> {
+        let deadline = Instant::now() + self.patience(RECOVERY_TIMEOUT);
+        let is_a_standby_s = self.settings.event.is_a_standby_s();
+        let mut seen = None;
+        loop {
+            if seen.is_none() {
+                let statuses = self.statuses().await;
+                let is_over = match is_a_standby_s {
+                    true => servers::is_noticed(&statuses, target),
+                    false => servers::successor(&statuses, before).is_some(),
+                };
+                seen = is_over.then(|| self.clock.now());
+            }
+            if let Some(seen) = seen
+                && let Some(attempt) = first_begun_after(&clients.writer.attempts(), seen.max(broken))
+            {
+                return Ok(Recovered { noticed: seen, at: attempt.ended });
+            }
+            if Instant::now() >= deadline {
+                let lacks = match (is_a_standby_s, seen) {
+                    (true, None) => "no node has noticed it",
+                    (false, None) => "no other server is the primary",
+                    (_, Some(_)) => "no row is acknowledged",
+                };
+                return Err(self.no_failover(run, target, lacks));
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    async fn steady(
+        &self,
+        run: u32,
+        clients: &Clients,
+        after: Duration,
+        doing: &'static str,
+    ) -> Result<(), DrillError> {
+        match clients.writer.is_steady(after, STEADY_TIMEOUT).await {
+            true => Ok(()),
+            false => Err(DrillError::NoWrites { run, doing, seconds: STEADY_TIMEOUT.as_secs() }),
+        }
+    }
+
+    async fn statuses(&self) -> Vec<Option<Status>> {
+        nodes::statuses(&self.subject.nodes).await
+    }
+
+    async fn last_incident(&self) -> u64 {
+        self.timeline(0).await.map_or(0, |(_, last)| last)
+    }
+
+    async fn incidents(&self, after: u64) -> Vec<Incident> {
+        self.timeline(after).await.map(|(incidents, _)| incidents).unwrap_or_default()
+    }
+
+    /// Of the first node that answers.
+    async fn timeline(&self, after: u64) -> Option<(Vec<Incident>, u64)> {
+        for socket in &self.subject.nodes {
+            if let Some(found) = nodes::incidents(socket, after).await {
+                return Some(found);
+            }
+        }
+        None
+    }
+
+    async fn present(&self, run: u32) -> Result<BTreeSet<u64>, DrillError> {
+        self.table.present(run).await.map_err(|source| DrillError::Rows { doing: "counted", source })
+    }
+
+    async fn mend(&self) -> Result<(), DrillError> {
+        let broken = self.broken().clone();
+        if let Some(server) = broken {
+            let requests = self.settings.event.mends(&server, self.subject.has_agents());
+            let please = format!("please bring {server} back now, if it does not come by itself");
+            self.subject.tell(&requests, &please, self.say).await?;
+            *self.broken() = None;
+        }
+        Ok(())
+    }
+
+    /// Whatever went wrong, as much as possible is as it was.
+    async fn tidy_up(&self) {
+        let broken = self.broken().clone();
+        if let Err(error) = self.mend().await {
+            self.tell(format_args!("what was broken could not be mended: {error}"));
+        }
+        if let Some(server) = broken.filter(|_| !self.subject.is_a_person_s()) {
+            // Its agent may not have come to it yet; that it runs already is fine.
+            let start = Request::Start { id: server };
+            let _ = self.subject.tell(&[start], "", self.say).await;
+        }
+        for removed in [self.table.remove().await, self.remove_counters().await] {
+            if let Err(error) = removed {
+                self.tell(format_args!(
+                    "a table of the drill's, {}, is left behind: {error}",
+                    self.table.name
+                ));
+            }
+        }
+    }
+
+    async fn remove_counters(&self) -> Result<(), WriteError> {
+        self.counters.remove(&self.table).await
+    }
+
+    fn beat(&self) -> Duration {
+        if self.settings.fine { FINE_BEAT } else { BEAT }
+    }
+
+    fn patience(&self, with_a_sandbox: Duration) -> Duration {
+        if self.subject.is_a_person_s() { PERSON_TIMEOUT } else { with_a_sandbox }
+    }
+
+    fn not_whole(&self, run: u32, complaint: String) -> DrillError {
+        DrillError::NotWhole { run, complaint, seconds: self.patience(STEADY_TIMEOUT).as_secs() }
+    }
+
+    fn no_rejoin(&self, run: u32, complaint: String) -> DrillError {
+        DrillError::NoRejoin { run, complaint, seconds: self.patience(REJOIN_TIMEOUT).as_secs() }
+    }
+
+    fn no_failover(&self, run: u32, server: &str, lacks: &'static str) -> DrillError {
+        let seconds = self.patience(RECOVERY_TIMEOUT).as_secs();
+        DrillError::NoFailover { run, server: server.to_owned(), lacks, seconds }
+    }
+
+    fn broken(&self) -> MutexGuard<'_, Option<String>> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, text: impl Display) {
+        (self.say)(&text.to_string());
+    }
+}
+
+impl Clients {
+    async fn finish(self) -> Result<Seen, DrillError> {
+        let finishing = spawn_blocking(move || Seen {
+            writes: self.writer.finish(),
+            reads: self.readers.into_iter().map(Client::finish).collect(),
+            load: self.load.map(Load::finish).unwrap_or_default(),
+        });
+        finishing.await.map_err(|_| DrillError::Panicked)
+    }
+}
+
+impl Seen {
+    /// What all of them were answered.
+    fn all(&self) -> Tally {
+        let mut own = Tally::default();
+        let answered = |attempts: &[Attempt]| -> Vec<Duration> {
+            attempts.iter().filter(|one| one.acknowledged).map(|one| one.ended).collect()
+        };
+        answered(&self.writes).into_iter().for_each(|at| own.note(at, true));
+        self.reads.iter().flat_map(|reads| answered(reads)).for_each(|at| own.note(at, false));
+        own.and(self.load.clone())
+    }
+}
+
+fn ms(length: Duration) -> f64 {
+    length.as_secs_f64() * 1e3
+}
