@@ -6,6 +6,7 @@
 
 mod endpoint;
 mod primary;
+pub mod sync_standby;
 #[cfg(test)]
 mod tests;
 

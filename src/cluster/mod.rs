@@ -20,3 +20,4 @@ pub mod publish;
 pub mod reason;
 pub mod right;
 pub mod state;
+pub mod sync_set;

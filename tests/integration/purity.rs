@@ -15,6 +15,7 @@ const PURE: &[&str] = &[
     "cluster/conninfo.rs",
     "cluster/looks.rs",
     "cluster/reason.rs",
+    "cluster/sync_set.rs",
     "cluster/state.rs",
     "cluster/state",
     "cluster/agree.rs",
