@@ -70,7 +70,7 @@ pub enum Command {
         Exit codes: 0 all is well; 2 there is no leader, no primary, an endpoint without owner, or a node that\n\
         cannot be reached; 1 the node does not answer.")]
     Status(status::StatusArgs),
-    /// List the nodes of the cluster, replace one that lost its state, remove a proxy
+    /// List the nodes of the cluster, add a voter, replace one that lost its state, remove a proxy
     Node(node::NodeArgs),
     /// List the endpoints, move one to another node
     Endpoint(endpoint::EndpointArgs),

@@ -194,6 +194,36 @@ pub async fn move_endpoint(State(state): State<AdminState>, body: Bytes) -> Answ
     order(&state, Order::MoveEndpoint { endpoint, to, cause }).await
 }
 
+#[derive(Debug, Deserialize)]
+pub struct NewVoter {
+    id: String,
+    /// Else as the cluster's configuration has it.
+    address: Option<String>,
+    #[serde(default)]
+    cause: Cause,
+}
+
+/// Of a node that the cluster's configuration names already: whoever starts anew looks for it there.
+pub async fn add_node(State(state): State<AdminState>, body: Bytes) -> Answer {
+    let NewVoter { id, address, cause: Cause(cause) } = read(&body)?;
+    let configured = state.configured.borrow().clone();
+    let applied = state.in_cluster()?.handle.applied();
+    let agreed = super::agreed(&applied.state, &configured).map_err(Refused::conflict)?;
+    let named = agreed.cluster.iter().flat_map(|cluster| &cluster.nodes).find(|node| node.id == id);
+    let named = named.map(config::Node::address).ok_or_else(|| {
+        Refused::conflict(format!(
+            "the cluster's configuration has no [[node]] with the id {id}: add it behind the others, and \
+             `komainu config apply` that first"
+        ))
+    })?;
+    match address {
+        Some(address) if address != named => Err(Refused::conflict(format!(
+            "the cluster's configuration has {id} at {named}, not at {address}: correct one of the two"
+        ))),
+        _ => order(&state, Order::AddVoter { id, address: named, cause }).await,
+    }
+}
+
 pub async fn replace_node(State(state): State<AdminState>, body: Bytes) -> Answer {
     let Node { id, cause: Cause(cause) } = read(&body)?;
     order(&state, Order::ReplaceNode { id, cause }).await

@@ -135,6 +135,7 @@ fn full(state: AdminState) -> Router {
         .route("/config/apply", post(change::apply))
         .route("/config/rollback", post(change::roll_back))
         .route("/endpoint/move", post(change::move_endpoint))
+        .route("/node/add", post(change::add_node))
         .route("/node/replace", post(change::replace_node))
         .route("/node/remove", post(change::remove_node))
         .route("/reload", post(change::reload))

@@ -256,6 +256,7 @@ async fn a_node_of_its_own_says_so_of_everything_that_takes_a_cluster() {
         post("/config/apply", r#"{"text": "", "cause": "operator:a"}"#),
         post("/config/rollback", r#"{"to": 1}"#),
         post("/endpoint/move", r#"{"endpoint": "app", "to": "n2"}"#),
+        post("/node/add", r#"{"id": "n2"}"#),
         post("/node/replace", r#"{"id": "n2"}"#),
         post("/node/remove", r#"{"id": "n2"}"#),
     ];

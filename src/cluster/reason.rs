@@ -71,6 +71,7 @@ reasons! {
     EndpointEvent "endpoint_event" "what the endpoint's owner did to take or keep it";
     ConfigurationApplied "configuration_applied" "the cluster's configuration was changed";
     NodeReplaced "node_replaced" "the node was given a new life";
+    VoterAdded "voter_added" "a voter was added to the cluster";
     NodeReaddressed "node_readdressed" "the configuration has the node at another address";
     ProxyJoined "proxy_joined" "a proxy joined the cluster";
     ProxyLeft "proxy_left" "a proxy was removed from the cluster";

@@ -405,6 +405,14 @@ pub struct Node {
 }
 
 impl Node {
+    /// Where the others reach it: `host:port`.
+    pub fn address(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+
     /// Where a node listens that is told nothing else: on every address of the family of its own.
     fn default_listen(host: &str, port: u16) -> SocketAddr {
         let all = match host.parse() {

@@ -276,12 +276,12 @@ fn settings(cluster: &config::Cluster, me: &Me) -> Result<NodeSettings, NameErro
     Ok(NodeSettings {
         name: NodeName::new(&me.id, &cluster.name)?,
         role: *role,
-        address: address(me),
+        address: me.address(),
         listen: me.listen,
         voters: cluster
             .nodes
             .iter()
-            .map(|node| Address { node: node.id.clone(), address: address(node) })
+            .map(|node| Address { node: node.id.clone(), address: node.address() })
             .collect(),
         directory: cluster.directory.clone(),
         files: PeerFiles {
@@ -294,14 +294,7 @@ fn settings(cluster: &config::Cluster, me: &Me) -> Result<NodeSettings, NameErro
 }
 
 fn reached(node: &config::Node) -> (String, String) {
-    (node.id.clone(), address(node))
-}
-
-fn address(node: &config::Node) -> String {
-    match node.host.contains(':') {
-        true => format!("[{}]:{}", node.host, node.port),
-        false => format!("{}:{}", node.host, node.port),
-    }
+    (node.id.clone(), node.address())
 }
 
 fn cancel_here(gateway: Arc<OnceLock<Arc<Gateway>>>) -> CancelHere {

@@ -210,6 +210,54 @@ fn a_node_that_lost_its_directory_is_replaced() {
 }
 
 #[test]
+fn a_fourth_voter_is_added_and_counts() {
+    let nodes = Nodes::start(Cluster::shared());
+    let database = Cluster::shared().database();
+    let leader = nodes.leader();
+    let get = |path: &str| -> serde_json::Value {
+        serde_json::from_str(&nodes.node(&leader).admin(path).unwrap().body).unwrap()
+    };
+    eventually(PATIENCE, "it has a configuration", || get("/config")["version"] == 1);
+    let add = serde_json::json!({ "id": "node4", "cause": "operator:test" });
+    let refused = nodes.post(&leader, "/node/add", &add);
+    assert!(refused.status == 409 && refused.body.contains("config apply"), "{refused:?}");
+
+    let (newcomer, text) =
+        nodes.newcomer(Cluster::shared(), "node4", get("/config")["text"].as_str().unwrap());
+    let applied = nodes.post(&leader, "/config/apply", &serde_json::json!({ "text": text }));
+    assert_eq!(applied.status, 200, "{}", applied.body);
+    let status = || -> serde_json::Value {
+        newcomer
+            .admin("/status")
+            .ok()
+            .and_then(|answer| serde_json::from_str(&answer.body).ok())
+            .unwrap_or_default()
+    };
+    eventually(PATIENCE, "it says what to do", || {
+        status()["waiting_for"].as_str().is_some_and(|why| why.contains("komainu node add"))
+    });
+    eventually(PATIENCE, "its configuration is known", || get("/status")["configuration_version"] == 2);
+    let added = nodes.post(&leader, "/node/add", &add);
+    assert!(added.status == 200 && added.body.contains("add another one"), "{added:?}");
+    let again = nodes.post(&leader, "/node/add", &add);
+    assert!(again.status == 409 && again.body.contains("already"), "{again:?}");
+    let votes = || {
+        let known = get("/status")["nodes"].as_array().cloned().unwrap_or_default();
+        known.iter().filter(|node| node["votes"] == true).count()
+    };
+    eventually(PATIENCE, "it votes", || votes() == 4);
+    eventually(PATIENCE, "it serves", || newcomer.admin("/ready").is_ok_and(|answer| answer.status == 200));
+    // Three of four are a majority, two are not: so the new one counts.
+    let others = nodes.others(&leader);
+    nodes.node(&others[0]).kill();
+    write(&nodes, &leader, &database).unwrap();
+    nodes.node(&others[1]).kill();
+    eventually(PATIENCE, "nobody leads two of four", || get("/status")["lease_remaining_ms"] == 0);
+    nodes.node(&others[1]).start_again();
+    eventually(PATIENCE, "three go on", || status()["lease_remaining_ms"].as_u64() > Some(0));
+}
+
+#[test]
 fn an_endpoint_is_moved_by_order() {
     let nodes = Nodes::builder(3).endpoint("app").endpoint("reports").start(Cluster::shared());
     let owners = ["app", "reports"].map(|endpoint| nodes.owner_of(&nodes.ids(), endpoint));

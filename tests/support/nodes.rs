@@ -177,6 +177,19 @@ impl Nodes {
         self.node(id).directory().join("raft")
     }
 
+    /// One more that the configuration does not name yet: the lines that do. It is started with them.
+    pub fn newcomer(&self, cluster: &Cluster, id: &str, text: &str) -> (Komainu, String) {
+        let authority = Authority::open(&self.shared.path().join("pki")).unwrap();
+        authority.issue(id, &[], &[], NODE_DAYS).unwrap();
+        let port = self.proxy_port.number();
+        let node = format!(
+            "\n[[node]]\nid = \"{id}\"\nhost = \"127.0.0.1\"\nport = {port}\nlisten = \"127.0.0.1:{port}\"\n"
+        );
+        let config = format!("{}{node}", self.config);
+        let newcomer = Komainu::builder(cluster).config(&config).arguments(&["--node", id]).launch();
+        (newcomer, format!("{text}{node}"))
+    }
+
     /// One more node that votes for nothing. Not ready yet.
     pub fn proxy(&self, cluster: &Cluster, id: &str) -> Komainu {
         let authority = Authority::open(&self.shared.path().join("pki")).unwrap();

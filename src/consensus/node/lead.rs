@@ -9,10 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use openraft::ChangeMembers;
 use openraft::error::{ClientWriteError, RaftError};
 
-use super::core::Core;
+use super::core::{Core, Metrics};
 use super::wire::{Order, Response};
+use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, ClusterState, Command, Member, MemberRole, Outcome, Refusal};
 use crate::consensus::types::Peer;
+
+/// Entries that a node may lack and still be taken for one that has the log: there are always some on their way.
+const MAY_LACK: u64 = 16;
 
 pub(super) async fn propose(core: &Core, command: Command) -> Response {
     match core.raft.client_write(command).await {
@@ -33,6 +37,10 @@ pub(super) async fn carry_out(core: &Core, from: &str, order: Order) -> Response
     let done = match order {
         Order::MoveEndpoint { endpoint, to, cause } => move_endpoint(core, &state.state, endpoint, to, cause),
         Order::ReplaceNode { id, cause } => replace(core, &state.state, &id, &cause).await,
+        Order::AddVoter { id, address, cause } => {
+            let voting = state.membership.voter_ids().collect();
+            add_voter(core, &state.state, &voting, &id, address, &cause).await
+        }
         Order::Join { address } => join(core, &state.state, from, address).await,
         Order::Leave { id, cause } => leave(core, &state.state, &id, &cause).await,
     };
@@ -76,6 +84,39 @@ async fn replace(core: &Core, state: &ClusterState, id: &str, cause: &str) -> Re
     })
     .await?;
     Ok(format!("{id} is now incarnation {}: start it with an empty directory", incarnation + 1))
+}
+
+/// One at a time: the majority grows with each, and a new one counts in it only once it has the log.
+async fn add_voter(
+    core: &Core,
+    state: &ClusterState,
+    voting: &BTreeSet<u64>,
+    id: &str,
+    address: String,
+    cause: &str,
+) -> Result<String, String> {
+    if let Some(member) = state.members().get(id) {
+        return Err(match member.role {
+            MemberRole::Voter => format!("{id} is a voter already"),
+            MemberRole::Proxy => format!("{id} is a proxy: remove it first, or give the voter another id"),
+        });
+    }
+    let voters = || state.members().values().filter(|member| member.role == MemberRole::Voter);
+    if let Some(learning) = voters().find(|member| !voting.contains(&member.raft_id)) {
+        return Err(format!(
+            "{} does not vote yet: one is taken in after the other; start it, and wait until `komainu status` has it",
+            learning.id
+        ));
+    }
+    let (role, now) = (MemberRole::Voter, voters().count() + 1);
+    let new = Member { id: id.to_owned(), raft_id: 0, incarnation: 1, address, role };
+    let reason = Reason::VoterAdded.code();
+    with_new_raft_id(core, state, new, cause, reason, |member| Change::AddMember { member }).await?;
+    let even = match now % 2 {
+        0 => format!("; {now} voters survive no more failures than {}: add another one", now - 1),
+        _ => String::new(),
+    };
+    Ok(format!("{id} is a voter as soon as it has the log: start it{even}"))
 }
 
 async fn join(core: &Core, state: &ClusterState, from: &str, address: String) -> Result<String, String> {
@@ -179,7 +220,9 @@ pub(super) async fn align_membership(core: &Core) {
             true => ChangeMembers::SetNodes(new),
             false => ChangeMembers::AddNodes(new.into_iter().filter(|(id, _)| !known.contains(id)).collect()),
         }
-    } else if present != voters {
+    } else if let voters = ready(&metrics, &present, voters)
+        && present != voters
+    {
         ChangeMembers::ReplaceAllVoters(voters)
     } else if !gone.is_empty() {
         ChangeMembers::RemoveNodes(gone)
@@ -192,6 +235,53 @@ pub(super) async fn align_membership(core: &Core) {
     }
 }
 
+/// Who is to vote now. Where the voters become more, a new one first learns the log: until then it would be missing in
+/// every majority that counts it. One that takes another's place need not, since that one is missing already. Never fewer
+/// than there are.
+fn ready(metrics: &Metrics, present: &BTreeSet<u64>, wanted: BTreeSet<u64>) -> BTreeSet<u64> {
+    if wanted.len() <= present.len() {
+        return wanted;
+    }
+    let last = metrics.last_log_index.unwrap_or(0);
+    let has_log = |id: &u64| {
+        let progress = metrics.replication.as_ref().and_then(|progress| progress.get(id)?.as_ref());
+        progress.is_some_and(|matched| matched.index + MAY_LACK >= last)
+    };
+    let ready: BTreeSet<u64> = wanted.into_iter().filter(|id| present.contains(id) || has_log(id)).collect();
+    if ready.len() < present.len() { present.clone() } else { ready }
+}
+
 pub(super) fn peer(member: &Member) -> Peer {
     Peer { id: member.id.clone(), address: member.address.clone(), incarnation: member.incarnation }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::{CommittedLeaderId, LogId};
+
+    use super::*;
+
+    fn metrics(last: u64, progress: &[(u64, u64)]) -> Metrics {
+        let mut metrics = Metrics::new_initial(1);
+        metrics.last_log_index = Some(last);
+        let matched = |&(id, index): &(u64, u64)| (id, Some(LogId::new(CommittedLeaderId::new(1, 1), index)));
+        metrics.replication = Some(progress.iter().map(matched).collect());
+        metrics
+    }
+
+    #[test]
+    fn a_new_voter_counts_once_it_has_the_log_and_one_that_replaces_another_at_once() {
+        let present = BTreeSet::from([1, 2, 3]);
+        let ready = |wanted: &[u64], progress: &[(u64, u64)]| {
+            ready(&metrics(100, progress), &present, wanted.iter().copied().collect())
+        };
+        let set = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
+        assert_eq!(ready(&[1, 2, 3, 4], &[]), present);
+        assert_eq!(ready(&[1, 2, 3, 4], &[(4, 10)]), present);
+        assert_eq!(ready(&[1, 2, 3, 4], &[(4, 90)]), set(&[1, 2, 3, 4]));
+        assert_eq!(ready(&[1, 2, 4], &[]), set(&[1, 2, 4]));
+        // Both at once: never fewer than there are.
+        assert_eq!(ready(&[1, 2, 4, 5], &[]), present);
+        assert_eq!(ready(&[1, 2, 4, 5], &[(5, 100)]), set(&[1, 2, 5]));
+    }
 }

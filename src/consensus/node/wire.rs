@@ -77,6 +77,12 @@ pub enum Order {
         id: String,
         cause: String,
     },
+    /// One more voter.
+    AddVoter {
+        id: String,
+        address: String,
+        cause: String,
+    },
     /// A proxy that belongs to no quorum.
     Join {
         address: String,

@@ -72,7 +72,9 @@ pub enum Standing {
     Good,
     #[error("neither this node nor the peer belongs to a cluster yet")]
     Fresh,
-    #[error("the cluster exists and does not know this node: it must be added")]
+    #[error(
+        "the cluster exists and does not know this node: it must be added, by `komainu node add` on another one"
+    )]
     Stranger,
     #[error(
         "the directory is empty, and the cluster knows this node as incarnation {incarnation}: replace the node"
