@@ -144,7 +144,10 @@ impl Work {
             _ => self.rebuild(request, &primary, &replication, &slot).await?,
         }
         self.phase(Phase::Configuring)?;
-        self.configure(self.server.data.path(), &replication, &slot)?;
+        if self.memory(|memory| memory.get().files_set_aside) {
+            self.own_files().put_back(self.server.data.path())?;
+        }
+        follow(self.server.data.path(), &replication, &slot)?;
         self.note(|now| now.files_set_aside = false)?;
         self.phase(Phase::Starting)?;
         self.start().await?;
@@ -212,13 +215,12 @@ impl Work {
         }
     }
 
-    /// Once for each way back.
+    /// Unless what is in the data directory may be the other server's.
     fn set_files_aside(&self) -> Result<(), WorkError> {
-        if self.memory(|memory| memory.get().files_set_aside) {
-            return Ok(());
+        match self.memory(|memory| memory.get().files_set_aside) {
+            true => Ok(()),
+            false => self.own_files().set_aside(self.server.data.path()),
         }
-        self.own_files().set_aside(self.server.data.path())?;
-        self.note(|now| now.files_set_aside = true)
     }
 
     async fn rewind(&self, request: &Rejoin, control: &Control, timeline: u32) -> Result<(), WorkError> {
@@ -231,7 +233,7 @@ impl Work {
         self.set_files_aside()?;
         self.phase(Phase::Rewinding)?;
         self.server.data.must_not_run()?;
-        self.note(|now| now.half_rewound = true)?;
+        self.note(|now| (now.half_rewound, now.files_set_aside) = (true, true))?;
         let data = self.server.data.path().display().to_string();
         let source = format!("--source-server={}", conninfo.as_str());
         let arguments = ["-D", &data, "--progress", &source];
@@ -278,7 +280,10 @@ impl Work {
         ];
         tracing::info!(from = from.id, into = target, "taking a base backup");
         let copied = self.server.programs.follow("pg_basebackup", &arguments, |line| self.heard(line)).await;
-        let made = copied.and_then(|_| self.configure(&new, replication, slot));
+        let made = copied.and_then(|_| {
+            self.own_files().put_back(&new)?;
+            follow(&new, replication, slot)
+        });
         if let Err(error) = made {
             // The space is needed, and the next attempt begins anew.
             remove(vec![new]).await?;
@@ -316,18 +321,6 @@ impl Work {
         }
     }
 
-    /// The server's own files, whom it follows, and that it does.
-    fn configure(&self, data: &Path, primary: &Conninfo, slot: &str) -> Result<(), WorkError> {
-        if self.memory(|memory| memory.get().files_set_aside) {
-            self.own_files().put_back(data)?;
-        }
-        let path = data.join(SETTINGS_FILE);
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        let settings = [("primary_conninfo", Some(primary.as_str())), ("primary_slot_name", Some(slot))];
-        write(&path, &with_settings(&text, &settings))?;
-        write(&data.join("standby.signal"), "")
-    }
-
     async fn start(&self) -> Result<(), WorkError> {
         self.server.start(START_WITHIN).await?;
         let deadline = Instant::now() + STREAM_WITHIN;
@@ -362,6 +355,15 @@ impl Work {
 pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Has the server in a directory follow a primary when it starts.
+fn follow(data: &Path, primary: &Conninfo, slot: &str) -> Result<(), WorkError> {
+    let path = data.join(SETTINGS_FILE);
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    let settings = [("primary_conninfo", Some(primary.as_str())), ("primary_slot_name", Some(slot))];
+    write(&path, &with_settings(&text, &settings))?;
+    write(&data.join("standby.signal"), "")
 }
 
 /// Durable, with the permissions that PostgreSQL gives its files.

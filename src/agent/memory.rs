@@ -24,7 +24,7 @@ pub struct Remembered {
     /// A rewind was begun in the data directory: until it is finished, or the directory replaced, its server must not run.
     #[serde(default)]
     pub half_rewound: bool,
-    /// The server's own files were set aside, and may be the primary's in the data directory by now.
+    /// The server's own files in the data directory may be the primary's by now; ours were set aside.
     #[serde(default)]
     pub files_set_aside: bool,
     /// Where the old directory goes and the new one comes from, while they change places.

@@ -1,7 +1,7 @@
 //! The files in a data directory that are the server's own: configuration, certificates, how it was started.
 //!
 //! `pg_rewind` and `pg_basebackup` bring the other server's. Owns a copy of ours in the state directory while they do.
-//! Invariant: files are set aside once for each way back, before the first of the others' can be there.
+//! Invariant: what is set aside is ours: never what a rewind may have brought.
 
 use std::fs;
 use std::io;

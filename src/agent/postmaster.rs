@@ -21,7 +21,8 @@ use super::programs::{Programs, clean_environment};
 use super::wire::StopMode;
 use crate::sandbox::process;
 
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A planned switchover waits for this.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// For a program that only reads some files.
 const QUICK: Duration = Duration::from_secs(20);
 /// The postmaster kills its children five seconds after it was told to stop at once.

@@ -91,6 +91,7 @@ impl Service {
             Request::Stop { mode, .. } => self.stop(mode).await.map(Response::Stopped),
             Request::Start { .. } => self.start().await.map(Response::Started),
             Request::Restart { .. } => {
+                self.must_be_startable()?;
                 self.stop(StopMode::Fast).await?;
                 self.start().await.map(Response::Started)
             }
@@ -115,10 +116,15 @@ impl Service {
         })
     }
 
-    async fn start(&self) -> Result<Started, WorkError> {
-        if let Some(reason) = self.work.why_not_startable() {
-            return Err(WorkError::Not(format!("the server is not started: {reason}")));
+    fn must_be_startable(&self) -> Result<(), WorkError> {
+        match self.work.why_not_startable() {
+            Some(reason) => Err(WorkError::Not(format!("the server is not started: {reason}"))),
+            None => Ok(()),
         }
+    }
+
+    async fn start(&self) -> Result<Started, WorkError> {
+        self.must_be_startable()?;
         let started = self.work.server.start(START_WITHIN).await?;
         Ok(Started { pid: started.pid, ready: started.ready })
     }

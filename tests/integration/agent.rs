@@ -154,7 +154,7 @@ async fn a_server_with_another_timeline_of_the_same_number_is_rebuilt_even_if_th
     let job = node.done(&request).await;
     assert!(matches!(job.outcome, Some(Outcome::Failed(_))), "{job:?}");
     assert_eq!(beside(old), [""; 0]);
-    old.start().unwrap();
+    assert!(node.agents.start_server(node.beside(), 2, PATIENCE).await.unwrap().ready);
     assert_eq!(
         old.psql("postgres", "SELECT to_regclass('lost') IS NOT NULL").unwrap(),
         "t",
@@ -243,6 +243,34 @@ async fn what_must_not_be_done_is_refused() {
     let foreign = elsewhere.asked_by("n1");
     let refused = foreign.agents.status(agent.asked_by("n1").beside(), PATIENCE).await;
     assert!(matches!(refused, Err(AgentCallError::Call(_))), "another cluster's authority: {refused:?}");
+}
+
+#[test]
+fn an_agent_does_not_run_as_root() {
+    let data = tempfile::tempdir().unwrap();
+    let config = format!(
+        "[listen]\naddresses = ['127.0.0.1:9']\n[auth]\nhba_file = 'hba'\nuser_file = 'users'\n\
+         [[server]]\nid = 'pg1'\nhost = 'db1'\n[cluster]\nname = 'test'\n[[node]]\nid = 'n1'\nhost = 'h1'\n\
+         [agent]\ndata_directory = '{}'\n",
+        data.path().display()
+    );
+    let path = data.path().join("komainu.toml");
+    fs::write(&path, config).unwrap();
+    let run = |server: &str| {
+        let mut komainu = std::process::Command::new(env!("CARGO_BIN_EXE_komainu"));
+        let output =
+            komainu.arg("agent").arg("--config").arg(&path).args(["--server", server]).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = run("pg1");
+    // Whoever else may go on, and is told what lacks next.
+    let expected = match rustix::process::geteuid().is_root() {
+        true => "as PostgreSQL's own user and not as root",
+        false => "agent-pg1.crt",
+    };
+    assert!(code.is_some_and(|code| code > 0) && said.contains(expected), "{said}");
+    let (code, said) = run("pg9");
+    assert!(code == Some(64) && said.contains("its servers are pg1"), "{said}");
 }
 
 /// PostgreSQL's programs, of which `pg_basebackup` does what a test wants.

@@ -257,3 +257,21 @@ fn what_reaches_aws_is_a_url_and_has_its_limit() {
     assert_eq!(config.aws.endpoint_url.as_deref(), Some("http://127.0.0.1:5000"));
     assert_eq!(config.aws.region.as_deref(), Some("eu-west-1"));
 }
+
+#[test]
+fn an_agent_can_be_reached_and_can_have_a_certificate() {
+    let with = |server: &str| {
+        let text = of_three("", "");
+        text.replace("id = 's1'\nhost = 'db1'\n", &format!("{server}\nhost = 'db1'\n"))
+    };
+    assert!(parse(&with("id = 's1'\nagent = 'db1:7401'"), Path::new("k.toml"), 1).is_ok());
+    assert!(problem(&with("id = 's1'\nagent = 'db1'")).contains("\"db1\" is not of the form host:port"));
+    let upper = problem(&with("id = 'S_1'\nagent = 'db1:7401'"));
+    assert!(upper.contains("the agent of \"S_1\" cannot have a certificate for \"agent-S_1\""), "{upper}");
+    let alone = SMALLEST.replace("host = 'db1'\n", "host = 'db1'\nagent = 'db1:7401'\n");
+    assert!(problem(&alone).contains("there is no [cluster] whose nodes could ask it"));
+    let alone = format!("{SMALLEST}[agent]\ndata_directory = '/d'\n");
+    assert!(problem(&alone).contains("there is no [cluster] whose nodes it could obey"));
+    let node = of_three("", "").replace("id = 'n2'", "id = 'agent-s1'");
+    assert!(problem(&node).contains("\"agent-s1\" is a name for the agent of a server"));
+}
