@@ -90,8 +90,8 @@ impl Agent {
     ) -> Result<(), SandboxError> {
         let own = format!(
             "# Written by `komainu sandbox`.\n{shared}\n[agent]\ndata_directory = {}\nbin_directory = {}\n\
-             listen = {}\nstate_directory = \"agent\"\nlog_file = {}\nreplication_user = {}\npassfile = {}\n\
-             rewind_user = {}\nrewind_database = {}\n",
+             listen = {}\nstate_directory = \"agent\"\npki_directory = \"pki\"\nlog_file = {}\n\
+             replication_user = {}\npassfile = {}\nrewind_user = {}\nrewind_database = {}\n",
             path(&server.data_directory()),
             path(self.installation.directory()),
             text(&self.address.to_string()),

@@ -1,5 +1,6 @@
 //! Real PostgreSQL servers for tests: one shared cluster for tests that break nothing, own ones for the others.
 
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,7 +14,7 @@ const SUPERUSER_PASSWORD: &str = "superuser's secret";
 pub struct Cluster {
     servers: Servers,
     /// Behind the servers: they write into it until they are gone.
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 impl Cluster {
@@ -42,7 +43,7 @@ impl Cluster {
         change(&mut options);
         let scratch = Scratch::create("komainu-test-").unwrap();
         let servers = Servers::start(&installation, scratch.path(), standbys, options).unwrap();
-        let cluster = Self { servers, _scratch: scratch };
+        let cluster = Self { servers, scratch };
         let password = APP_PASSWORD.replace('\'', "''");
         let create = format!("CREATE ROLE {APP_USER} LOGIN CREATEDB CREATEROLE PASSWORD '{password}'");
         cluster.primary().psql("postgres", &create).unwrap();
@@ -64,6 +65,11 @@ impl Cluster {
         let rows = self.primary().psql(database, sql).unwrap();
         self.servers.wait_for_replay().unwrap();
         rows
+    }
+
+    /// Holds the servers' directories; the servers' user can pass through it.
+    pub fn directory(&self) -> &Path {
+        self.scratch.path()
     }
 
     pub fn servers(&self) -> &Servers {

@@ -173,6 +173,16 @@ impl Nodes {
         self.told().into_iter().rfind(|told| told.action == "take")
     }
 
+    /// What all nodes are told.
+    pub fn config(&self) -> &str {
+        &self.config
+    }
+
+    /// The authority's.
+    pub fn pki_directory(&self) -> PathBuf {
+        self.shared.path().join("pki")
+    }
+
     pub fn raft_directory(&self, id: &str) -> PathBuf {
         self.node(id).directory().join("raft")
     }
@@ -192,7 +202,7 @@ impl Nodes {
 
     /// One more node that votes for nothing. Not ready yet.
     pub fn proxy(&self, cluster: &Cluster, id: &str) -> Komainu {
-        let authority = Authority::open(&self.shared.path().join("pki")).unwrap();
+        let authority = Authority::open(&self.pki_directory()).unwrap();
         authority.issue(id, &[], &[], NODE_DAYS).unwrap();
         let address = format!("127.0.0.1:{}", self.proxy_port.number());
         Komainu::builder(cluster)

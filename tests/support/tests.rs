@@ -100,6 +100,21 @@ fn the_raw_client_speaks_tls() {
     assert_eq!(wire.query_value("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"), "t");
 }
 
+#[test]
+fn a_cluster_for_failovers_is_whole_and_its_agents_are_there() {
+    let failover = Failover::builder().failover("automatic = false").start();
+    let (primary, epoch) = failover.primary();
+    assert_eq!((&*primary, epoch), ("pg1", 1));
+    assert_eq!(failover.agents.len(), 3);
+    assert!(failover.agent("pg2").is_ready() && failover.server("pg2").is_running());
+    let database = failover.cluster.database();
+    let url = failover.nodes.node("node2").url(&database);
+    assert_eq!(
+        psql(&url, &["CREATE TABLE t (n int)", "INSERT INTO t VALUES (1)", "SELECT n FROM t"]).output(),
+        "1"
+    );
+}
+
 #[tokio::test]
 async fn real_clients_reach_postgresql() {
     let cluster = Cluster::shared();

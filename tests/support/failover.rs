@@ -1,0 +1,193 @@
+//! Servers that komainu itself fails over, with an agent beside each, and nodes before them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use komainu::pki::Authority;
+use komainu::sandbox::{
+    Agent, DATABASE, Installation, Login, OPERATOR, Postgres, REWINDER, SUPERUSER, program_for_servers,
+};
+use serde_json::Value;
+
+use super::{Cluster, Nodes, NodesBuilder, PATIENCE, eventually};
+
+const OPERATOR_PASSWORD: &str = "operator's secret";
+const REWINDER_PASSWORD: &str = "rewinder's secret";
+/// A server may have to be copied.
+pub const REJOINED_WITHIN: Duration = Duration::from_secs(90);
+
+/// A cluster of a test's own. Fields in the order in which they end: whoever gives orders first.
+pub struct Failover {
+    pub nodes: Nodes,
+    pub agents: Vec<Agent>,
+    pub cluster: Cluster,
+}
+
+pub struct FailoverBuilder {
+    standbys: usize,
+    nodes: NodesBuilder,
+    agents: bool,
+    failover: String,
+}
+
+impl Failover {
+    /// Two standbys, three nodes, agents, nothing synchronous, one endpoint `app`.
+    pub fn builder() -> FailoverBuilder {
+        Self::with_nodes(3)
+    }
+
+    pub fn with_nodes(count: usize) -> FailoverBuilder {
+        FailoverBuilder {
+            standbys: 2,
+            nodes: Nodes::builder(count).endpoint("app"),
+            agents: true,
+            failover: String::new(),
+        }
+    }
+
+    #[track_caller]
+    pub fn server(&self, id: &str) -> &Postgres {
+        self.cluster.servers().all().iter().find(|server| server.id() == id).unwrap()
+    }
+
+    #[track_caller]
+    pub fn agent(&self, server: &str) -> &Agent {
+        self.agents.iter().find(|agent| agent.server() == server).unwrap()
+    }
+
+    /// The primary as this node knows it, with its epoch.
+    pub fn primary_by(&self, node: &str) -> Option<(String, u64)> {
+        let status = self.nodes.status(node);
+        Some((status["primary"].as_str()?.to_owned(), status["epoch"].as_u64()?))
+    }
+
+    /// Waits until these nodes agree on a primary in an epoch above this one.
+    #[track_caller]
+    pub fn primary_above(&self, epoch: u64, nodes: &[String]) -> (String, u64) {
+        let mut found = None;
+        eventually(PATIENCE, "the nodes agree on a new primary", || {
+            let all: Vec<_> = nodes.iter().map(|node| self.primary_by(node)).collect();
+            found = all[0].clone().filter(|(_, now)| *now > epoch);
+            found.is_some() && all.iter().all(|known| *known == found)
+        });
+        found.unwrap()
+    }
+
+    /// The primary that all nodes agree on.
+    #[track_caller]
+    pub fn primary(&self) -> (String, u64) {
+        self.primary_above(0, &self.nodes.ids())
+    }
+
+    /// As a node's `/status` has a server.
+    pub fn server_by(&self, node: &str, id: &str) -> Value {
+        let status = self.nodes.status(node);
+        let servers = status["servers"].as_array().cloned().unwrap_or_default();
+        servers.into_iter().find(|server| server["id"] == id).unwrap_or(Value::Null)
+    }
+
+    /// Waits until every node says that every server is attached and up, and that all standbys stream.
+    #[track_caller]
+    pub fn wait_until_whole(&self) {
+        let well = |node: &str, primary: &str, id: &str| {
+            let server = self.server_by(node, id);
+            let streams = id == primary || server["replication_state"] == "streaming";
+            server["health"] == "up" && server["administrative"] == "attached" && streams
+        };
+        eventually(REJOINED_WITHIN, "all servers are well", || {
+            self.nodes.ids().iter().all(|node| {
+                let Some((primary, _)) = self.primary_by(node) else { return false };
+                let servers = self.cluster.servers().all();
+                servers.iter().all(|server| well(node, &primary, server.id()))
+            })
+        });
+    }
+}
+
+impl FailoverBuilder {
+    pub fn standbys(mut self, count: usize) -> Self {
+        self.standbys = count;
+        self
+    }
+
+    /// Nobody brings a lost server back.
+    pub fn without_agents(mut self) -> Self {
+        self.agents = false;
+        self
+    }
+
+    /// Further keys of `[failover]`, a line each.
+    pub fn failover(mut self, lines: &str) -> Self {
+        self.failover += lines;
+        self.failover.push('\n');
+        self
+    }
+
+    /// Further sections.
+    pub fn config(mut self, text: &str) -> Self {
+        self.nodes = self.nodes.config(text);
+        self
+    }
+
+    #[track_caller]
+    pub fn start(self) -> Failover {
+        let cluster = Cluster::start(self.standbys);
+        let login = |user: &str, password: &str| Login { user: user.into(), password: password.into() };
+        let (operator, rewinder) = (login(OPERATOR, OPERATOR_PASSWORD), login(REWINDER, REWINDER_PASSWORD));
+        cluster.servers().create_operating_roles(&operator, &rewinder).unwrap();
+        let password_file = cluster.directory().join("operator.password");
+        fs::write(&password_file, OPERATOR_PASSWORD).unwrap();
+        fs::set_permissions(&password_file, fs::Permissions::from_mode(0o600)).unwrap();
+
+        let agents = if self.agents { agents(&cluster) } else { Vec::new() };
+        let mut config = format!(
+            "[failover]\nmode = \"streaming\"\nuser = \"{OPERATOR}\"\npassword_file = \"{}\"\n\
+             database = \"{DATABASE}\"\nreplication_user = \"{}\"\nreplication_passfile = \"{}\"\n{}",
+            password_file.display(),
+            cluster.primary().replicator().user,
+            cluster.primary().passfile().display(),
+            self.failover
+        );
+        for server in cluster.servers().all() {
+            let (id, host, port) = (server.id(), server.host(), server.port());
+            config += &format!("[[server]]\nid = \"{id}\"\nhost = \"{host}\"\nport = {port}\n");
+            if let Some(agent) = agents.iter().find(|agent| agent.server() == id) {
+                config += &format!("agent = \"{}\"\n", agent.address());
+            }
+        }
+        let nodes = self.nodes.config(&config).launch(&cluster);
+        start(&agents, &nodes, &cluster);
+        nodes.wait_until_ready(&nodes.ids());
+        let failover = Failover { nodes, agents, cluster };
+        failover.wait_until_whole();
+        failover
+    }
+}
+
+fn agents(cluster: &Cluster) -> Vec<Agent> {
+    let installation = Installation::find().unwrap();
+    let komainu = Path::new(env!("CARGO_BIN_EXE_komainu"));
+    let program = program_for_servers(&installation, komainu, cluster.directory()).unwrap();
+    let agent = |server| Agent::of(server, &installation, &program).unwrap();
+    cluster.servers().all().iter().map(agent).collect()
+}
+
+/// They are told what the nodes are told.
+fn start(agents: &[Agent], nodes: &Nodes, cluster: &Cluster) {
+    let authority = Authority::open(&nodes.pki_directory()).unwrap();
+    let shared = format!(
+        "[listen]\naddresses = [\"127.0.0.1:5432\"]\n[auth]\nhba_file = \"hba.conf\"\n\
+         [server_tls]\nmode = \"disable\"\n[health]\nuser = \"{SUPERUSER}\"\n{}",
+        nodes.config()
+    );
+    for (agent, server) in agents.iter().zip(cluster.servers().all()) {
+        agent.write_files(server, &shared, &authority).unwrap();
+        agent.start().unwrap();
+    }
+    for agent in agents {
+        let is_ready = agent.wait_until_ready(Instant::now() + PATIENCE);
+        assert!(is_ready, "{} is not ready:\n{}", agent.id(), agent.log_tail());
+    }
+}
