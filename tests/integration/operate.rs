@@ -6,8 +6,14 @@ use std::time::Duration;
 use komainu::backend::connect::Secret;
 use komainu::clock;
 use komainu::cluster::conninfo::NOWHERE;
+use komainu::cluster::decide::sync_standby::{Transition, Watch, next};
+use komainu::cluster::model::Facts;
+use komainu::cluster::observe::credential::{OwnLogin, PlainSecret};
+use komainu::cluster::observe::question::QUESTION;
+use komainu::cluster::observe::{Observer, Settings};
 use komainu::cluster::operate::slots::slot_name;
 use komainu::cluster::operate::{Done, Fault, Followed, OperateError, Operation, Operator};
+use komainu::cluster::sync_set::SyncSet;
 use komainu::config;
 use komainu::net::tls::ServerTlsContext;
 use komainu::sandbox::Postgres;
@@ -26,6 +32,30 @@ fn grants() -> String {
     block.replace("'…'", &format!("'{}'", PASSWORD.replace('\'', "''")))
 }
 
+fn config(text: &str) -> config::Config {
+    let smallest =
+        "[listen]\naddresses = ['127.0.0.1:1']\n[auth]\nhba_file = 'h'\n[[server]]\nid = 'x'\nhost = 'h'\n";
+    let parsed = config::file::parse(&format!("{smallest}{text}"), std::path::Path::new("k.toml"), 1);
+    parsed.unwrap_or_else(|report| panic!("{report}")).0
+}
+
+fn secret() -> PlainSecret {
+    Arc::new(|_: &str| Some(Secret::new(PASSWORD)))
+}
+
+fn described(server: &Postgres) -> config::Server {
+    config::Server {
+        id: server.id().to_owned(),
+        host: server.host().to_owned(),
+        port: server.port(),
+        weight: 1,
+        zone: None,
+        disallow_failover: false,
+        always_primary: false,
+        agent: None,
+    }
+}
+
 struct Operating {
     operator: Operator,
     runtime: tokio::runtime::Runtime,
@@ -33,29 +63,15 @@ struct Operating {
 
 impl Operating {
     fn as_role(user: &str) -> Self {
-        let text = format!(
-            "[listen]\naddresses = ['127.0.0.1:1']\n[auth]\nhba_file = 'h'\n[[server]]\nid = 'x'\nhost = 'h'\n\
-             [failover]\nuser = '{user}'\n"
-        );
-        let parsed = config::file::parse(&text, std::path::Path::new("k.toml"), 1);
-        let failover = parsed.unwrap_or_else(|report| panic!("{report}")).0.failover;
-        let secret = Arc::new(|_: &str| Some(Secret::new(PASSWORD)));
+        let failover = config(&format!("[failover]\nuser = '{user}'\n")).failover;
+        let secret = secret();
         let tls = Arc::new(ServerTlsContext::disabled());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Operating { operator: Operator::new(&failover, secret, tls, clock::process()), runtime }
     }
 
     fn within(&self, ms: u64, server: &Postgres, operation: Operation) -> Result<Done, OperateError> {
-        let server = config::Server {
-            id: server.id().to_owned(),
-            host: server.host().to_owned(),
-            port: server.port(),
-            weight: 1,
-            zone: None,
-            disallow_failover: false,
-            always_primary: false,
-            agent: None,
-        };
+        let server = described(server);
         let deadline_ms = clock::now_ms() + ms;
         self.runtime.block_on(self.operator.perform(&server, &operation, deadline_ms))
     }
@@ -209,4 +225,141 @@ fn what_is_not_granted_is_named_with_the_server_and_the_statement_that_mends_it(
 
     let gone = Operating::as_role("nobody_at_all").refused(primary, Operation::Checkpoint);
     assert!(gone.starts_with(&format!("cannot checkpoint on {}: ", primary.id())), "{gone}");
+}
+
+/// Looks at all servers of a cluster, as the operating role, which may.
+fn observe(cluster: &Cluster) -> Observer {
+    let health = config("[health]\nuser = 'komainu_operator'\nperiod_ms = 50\n").health;
+    Observer::start(Settings {
+        servers: cluster.servers().all().iter().map(described).collect(),
+        login: OwnLogin::health(&health, secret()),
+        health,
+        tls: Arc::new(ServerTlsContext::disabled()),
+        clock: clock::process(),
+        in_cluster: false,
+    })
+    .unwrap()
+}
+
+fn facts(observer: &Observer, server: usize) -> Option<Arc<Facts>> {
+    observer.view.borrow().details[server].facts.clone()
+}
+
+#[test]
+fn a_look_tells_what_a_failover_must_know_and_no_password() {
+    let cluster = Cluster::start(1);
+    ask(cluster.primary(), &grants());
+    cluster.servers().wait_for_replay().unwrap();
+    let (primary, standby) = (cluster.primary(), cluster.standby(0));
+    let observer = observe(&cluster);
+    let slot = slot_name(standby.id());
+    eventually(PATIENCE, "both are seen", || facts(&observer, 0).is_some() && facts(&observer, 1).is_some());
+
+    let seen = facts(&observer, 1).unwrap();
+    let upstream = seen.upstream.as_ref().unwrap();
+    assert_eq!((upstream.host.as_str(), upstream.port), (primary.host(), primary.port()));
+    assert_eq!(upstream.application_name.as_deref(), Some(standby.id()));
+    assert_eq!(seen.slot_name.as_deref(), Some(&*slot));
+    let receiver = seen.receiver.as_ref().unwrap();
+    assert_eq!((receiver.timeline, receiver.name.as_str()), (Some(1), standby.id()));
+    assert!(receiver.message_age_ms.is_some());
+
+    let all_flushed = || {
+        let seen = facts(&observer, 0).unwrap();
+        let sender = seen.senders.iter().find(|sender| sender.name == standby.id());
+        sender.is_some_and(|sender| sender.flush_lsn == Some(seen.lsn) && sender.sent_lsn == Some(seen.lsn))
+    };
+    eventually(PATIENCE, "the standby has flushed everything", all_flushed);
+    let seen = facts(&observer, 0).unwrap();
+    assert!(seen.slots.iter().any(|known| known.name == slot && known.active && known.restart_lsn.is_some()));
+    assert_eq!((seen.upstream.clone(), seen.wal_log_hints), (None, true));
+
+    for conninfo in [
+        "host=h1 password=''s3cret o\\''ne'' port=7",
+        "password = s3cret host=h1 port=7 sslpassword=s3cret",
+        "postgres://u:s3cret@h1:7/?application_name=x&password=s3cret",
+    ] {
+        ask(standby, &format!("ALTER SYSTEM SET primary_conninfo = '{conninfo}'"));
+        standby.reload().unwrap();
+        let upstream = || facts(&observer, 1)?.upstream.clone();
+        eventually(PATIENCE, conninfo, || upstream().is_some_and(|to| (&*to.host, to.port) == ("h1", 7)));
+        let row = ask(standby, QUESTION);
+        assert!(row.contains("h1") && !row.contains("s3cret") && !row.contains("ne'"), "{row}");
+        ask(standby, "ALTER SYSTEM SET primary_conninfo = 'host=elsewhere'");
+        standby.reload().unwrap();
+        eventually(PATIENCE, "elsewhere", || upstream().is_some_and(|to| to.host == "elsewhere"));
+    }
+}
+
+/// What a leader does about synchronous standbys, as long as it has something to do.
+struct Keeping<'a> {
+    operating: Operating,
+    observer: Observer,
+    primary: &'a Postgres,
+    raft: SyncSet,
+    watch: Watch,
+}
+
+impl Keeping<'_> {
+    /// In which order it came to be so.
+    fn until(&mut self, target: &SyncSet) -> Vec<Transition> {
+        let mut done = Vec::new();
+        eventually(PATIENCE, &format!("{target} is kept"), || {
+            let seen = facts(&self.observer, 0);
+            seen.iter().for_each(|seen| self.watch.saw(seen));
+            let step = next(&self.raft, Some(target), seen.as_deref(), &self.watch);
+            match &step {
+                Transition::Nothing => return true,
+                Transition::Wait => return false,
+                Transition::SetInRaft(set) => self.raft = set.clone(),
+                Transition::SetOnPrimary(names) => {
+                    self.operating.perform(self.primary, synchronous(names)).unwrap();
+                    self.watch = Watch::begin(clock::now_ms());
+                }
+            }
+            done.push(step);
+            false
+        });
+        done
+    }
+}
+
+#[test]
+fn synchronous_standbys_change_in_the_safe_order_while_they_hang_and_return() {
+    let cluster = Cluster::start(2);
+    ask(cluster.primary(), &grants());
+    cluster.servers().wait_for_replay().unwrap();
+    let (primary, one, other) = (cluster.primary(), cluster.standby(0), cluster.standby(1));
+    let set = |members: &[&Postgres]| SyncSet::new(members.iter().map(|member| member.id()), 1);
+    let (both, first, none) = (set(&[one, other]), set(&[one]), SyncSet::default());
+    let on_primary = |set: &SyncSet| Transition::SetOnPrimary(set.to_string());
+    let in_raft = |set: &SyncSet| Transition::SetInRaft(set.clone());
+    let mut keeping = Keeping {
+        operating: Operating::as_role("komainu_operator"),
+        observer: observe(&cluster),
+        primary,
+        raft: none.clone(),
+        watch: Watch::begin(clock::now_ms()),
+    };
+    assert_eq!(keeping.until(&both), [on_primary(&both), in_raft(&both)]);
+    ask(primary, "CREATE TABLE t (n int)");
+
+    other.freeze();
+    ask(primary, "INSERT INTO t VALUES (1)");
+    assert_eq!(keeping.until(&first), [on_primary(&first), in_raft(&first)]);
+
+    one.freeze();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| ask(primary, "INSERT INTO t VALUES (2)"));
+        becomes(primary, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'", "1");
+        assert_eq!(keeping.until(&none), [in_raft(&none), on_primary(&none)]);
+        waits.join().unwrap();
+    });
+
+    one.thaw();
+    other.thaw();
+    assert_eq!(keeping.until(&both), [on_primary(&both), in_raft(&both)]);
+    for standby in [one, other] {
+        becomes(standby, "SELECT count(*) FROM t", "2");
+    }
 }
