@@ -115,7 +115,7 @@ async fn a_primary_that_was_stopped_cleanly_only_has_to_follow() {
 async fn a_server_with_another_timeline_of_the_same_number_is_rebuilt_even_if_the_agent_dies_meanwhile() {
     let cluster = cluster(1);
     let (old, new) = (cluster.primary(), cluster.standby(0));
-    let programs = Programs::new();
+    let programs = Programs::with("pg_basebackup", "mkdir \"$2\"; touch \"$2/part\"; sleep 1000");
     let keys = format!("bin_directory = \"{}\"", programs.directory.display());
     let mut agent = Agent::start_with(&cluster, old, &keys);
     let node = agent.asked_by("n1");
@@ -176,7 +176,7 @@ async fn a_server_with_another_timeline_of_the_same_number_is_rebuilt_even_if_th
 async fn a_higher_epoch_takes_the_place_of_what_is_under_way() {
     let cluster = cluster(1);
     let (old, new) = (cluster.primary(), cluster.standby(0));
-    let programs = Programs::new();
+    let programs = Programs::with("pg_basebackup", "mkdir \"$2\"; touch \"$2/part\"; sleep 1000");
     let keys =
         format!("bin_directory = \"{}\"\nkeep_replaced_directory = true", programs.directory.display());
     let agent = Agent::start_with(&cluster, old, &keys);
@@ -245,6 +245,54 @@ async fn what_must_not_be_done_is_refused() {
     assert!(matches!(refused, Err(AgentCallError::Call(_))), "another cluster's authority: {refused:?}");
 }
 
+/// A former primary that has to be rewound, by a `pg_rewind` of the test's.
+async fn with_rewind(
+    script: &str,
+    then: impl AsyncFnOnce(&mut Agent, &Asking, &Programs, &Postgres, Rejoin),
+) {
+    let cluster = cluster(1);
+    let (old, new) = (cluster.primary(), cluster.standby(0));
+    let programs = Programs::with("pg_rewind", script);
+    let keys = format!("bin_directory = \"{}\"", programs.directory.display());
+    let mut agent = Agent::start_with(&cluster, old, &keys);
+    let node = agent.asked_by("n1");
+    new.promote().unwrap();
+    old.psql("postgres", "CREATE TABLE lost (n int)").unwrap();
+    then(&mut agent, &node, &programs, old, rejoin(2, new)).await;
+    assert_follows(old, new, 1);
+    assert_eq!(old.psql("postgres", "SELECT to_regclass('lost') IS NULL").unwrap(), "t");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewind_that_claims_to_have_nothing_to_do_is_not_believed() {
+    with_rewind("echo 'pg_rewind: no rewind required' >&2", async |_, node, _, _, request| {
+        let job = node.succeeds(&request).await;
+        assert_eq!(job.way, Some(Way::Rebuild));
+        assert!(job.because.contains("no rewind required"), "{job:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_rewind_was_cut_short_is_not_started_but_rebuilt() {
+    with_rewind("sleep 1000", async |agent, node, programs, old, request| {
+        // What the program may have brought already.
+        let settings = old.data_directory().join("postgresql.conf");
+        let own = fs::read_to_string(&settings).unwrap() + "work_mem = '5MB'\n";
+        fs::write(&settings, own).unwrap();
+        assert!(node.rejoin(&request).await.unwrap());
+        eventually(PATIENCE, "it is being rewound", || programs.begun());
+        fs::write(&settings, "port = 1\n").unwrap();
+        agent.start_again();
+        let refused = refusal(node.agents.start_server(node.beside(), 2, PATIENCE).await);
+        assert!(refused.to_string().contains("a rewind of its data was begun and not finished"), "{refused}");
+        let job = node.succeeds(&request).await;
+        assert_eq!(job.way, Some(Way::Rebuild), "{job:?}");
+        assert_eq!(old.psql("postgres", "SHOW work_mem").unwrap(), "5MB", "its own configuration");
+    })
+    .await;
+}
+
 #[test]
 fn an_agent_does_not_run_as_root() {
     let data = tempfile::tempdir().unwrap();
@@ -273,35 +321,30 @@ fn an_agent_does_not_run_as_root() {
     assert!(code == Some(64) && said.contains("its servers are pg1"), "{said}");
 }
 
-/// PostgreSQL's programs, of which `pg_basebackup` does what a test wants.
+/// PostgreSQL's programs, of which one does what a test wants.
 struct Programs {
     directory: PathBuf,
     _scratch: komainu::sandbox::Scratch,
 }
 
 impl Programs {
-    /// At first it hangs.
-    fn new() -> Self {
+    fn with(program: &str, script: &str) -> Self {
         let scratch = komainu::sandbox::Scratch::create("komainu-programs-").unwrap();
         let installation = Installation::find().unwrap();
         let directory = scratch.path().join("bin");
         installation.create_directory(&directory).unwrap();
-        let real = installation.binary("pg_basebackup");
+        let real = installation.binary(program);
         for entry in fs::read_dir(real.parent().unwrap()).unwrap() {
             let entry = entry.unwrap();
-            if entry.file_name() != "pg_basebackup" {
+            if entry.file_name() != program {
                 symlink(entry.path(), directory.join(entry.file_name())).unwrap();
             }
         }
-        let script = format!(
-            "#!/bin/sh\nREAL={}\ntouch {}/begun\n. {}/now\n",
-            real.display(),
-            directory.display(),
-            directory.display()
-        );
-        executable(&directory.join("pg_basebackup"), &script);
+        let at = directory.display();
+        let wrapper = format!("#!/bin/sh\nREAL={}\ntouch {at}/begun\n. {at}/now\n", real.display());
+        executable(&directory.join(program), &wrapper);
         let programs = Self { directory, _scratch: scratch };
-        programs.now("mkdir \"$2\"; touch \"$2/part\"; sleep 1000");
+        programs.now(script);
         programs
     }
 

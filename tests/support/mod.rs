@@ -21,7 +21,7 @@ mod sandbox;
 mod tests;
 mod wire;
 
-pub use agent::{Agent, rejoin, source};
+pub use agent::{Agent, Asking, rejoin, source};
 pub use certificates::Certificates;
 pub use clients::{Finished, connect, pgbench, psql, python, run};
 pub use cluster::{APP_PASSWORD, APP_USER, Cluster};
