@@ -166,6 +166,9 @@ fn a_failover_is_done_with_the_grants_of_the_manual() {
     assert_eq!(operating.perform(old, Operation::StopReceiving).unwrap(), Done::Already, "a primary");
 
     // Too late is not at all.
+    let by = |server_ms: &str| komainu::cluster::operate::PROMOTE.replace("$1", server_ms);
+    let now = "floor(1000 * date_part('epoch', clock_timestamp()))";
+    assert_eq!(ask(candidate, &by(&format!("({now} - 1)"))), "");
     candidate.freeze();
     let late = operating.within(500, candidate, Operation::Promote { within_ms: 60_000 });
     assert!(matches!(*late.unwrap_err().fault, Fault::Timeout));

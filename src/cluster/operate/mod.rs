@@ -34,6 +34,11 @@ const CONNINFO: &str = "primary_conninfo";
 const SLOT_NAME: &str = "primary_slot_name";
 const SYNCHRONOUS: &str = "synchronous_standby_names";
 
+/// `$1` is in milliseconds of the server's own clock. No row: that time has passed, or it is no standby.
+pub const PROMOTE: &str = "SELECT pg_catalog.pg_promote(false) \
+     WHERE pg_catalog.clock_timestamp() < pg_catalog.to_timestamp($1::pg_catalog.int8 / 1000.0::pg_catalog.float8) \
+       AND pg_catalog.pg_is_in_recovery()";
+
 /// What can be done to a server. Each may be done again at any time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
@@ -164,10 +169,7 @@ async fn promote(with: &mut Conversation) -> Result<Done, Fault> {
         return Err(Fault::Late);
     }
     let by_ms = server_ms.saturating_add(left_ms).to_string();
-    let promote = "SELECT pg_catalog.pg_promote(false) \
-                   WHERE pg_catalog.clock_timestamp() < pg_catalog.to_timestamp($1::pg_catalog.int8 / 1000.0::pg_catalog.float8) \
-                     AND pg_catalog.pg_is_in_recovery()";
-    let rows = with.ask(promote, &[&by_ms], Privilege::Promote).await?;
+    let rows = with.ask(PROMOTE, &[&by_ms], Privilege::Promote).await?;
     match rows.text(0, 0) {
         Some("t") => Ok(Done::Now),
         Some(_) => Err(Fault::NotTaken("pg_promote()")),

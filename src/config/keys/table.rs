@@ -208,7 +208,7 @@ pub static SECTIONS: &[Section] = &[
             key("period_ms", Integer(50, MS), "ms", Value("1000"), LIVE, Cluster, "How often each server is looked at."),
             key("timeout_ms", Integer(10, MS), "ms", Value("1500"), LIVE, Cluster, "A look that takes longer over the connection there is has failed."),
             key("connect_timeout_ms", Integer(10, MS), "ms", Value("5000"), LIVE, Cluster, "The same for a look that has to connect first: each lost packet of a connect costs a second or more."),
-            key("retries", Integer(1, 1000), "failures", Value("3"), LIVE, Cluster, "Failures in a row before a server counts as down."),
+            key("retries", Integer(1, 1000), "failures", Value("3"), LIVE, Cluster, "Failures in a row before a server counts as down. Of refused connections two are enough."),
         ],
     },
     Section {
