@@ -174,11 +174,14 @@ mod tests {
         apply(&mut state, administrative);
         let view = agree(&local(), &state, true);
         assert_eq!((view.snapshot.standbys().count(), view.details[1].reason), (0, Some(Reason::Detached)));
+        assert_eq!(view.withdrawn(), [ServerIndex(1)], "by an order");
 
         let mut state = self::state();
         let claim = Claim { observed: Observed::Down, primary_on: None, ..Claim::default() };
         apply(&mut state, Change::ServerReport { server: "pg2".to_owned(), claim });
-        assert_eq!(agree(&local(), &state, true).details[1].reason, Some(Reason::MostFindItDown));
+        let view = agree(&local(), &state, true);
+        assert_eq!(view.details[1].reason, Some(Reason::MostFindItDown));
+        assert!(view.withdrawn().is_empty());
 
         let mut unseen = local();
         unseen.snapshot.servers[0].health = Health::Down;

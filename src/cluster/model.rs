@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::config;
-use crate::topology::{Health, Lsn, Role, ServerState, Snapshot};
+use crate::topology::{Health, Lsn, Role, ServerIndex, ServerState, Snapshot};
 
 use super::conninfo::Upstream;
 use super::reason::Reason;
@@ -208,6 +208,17 @@ impl Detail {
 }
 
 impl View {
+    /// Whether a server is kept out of use by an order and by nothing else.
+    pub fn is_withdrawn(&self, server: ServerIndex) -> bool {
+        let detail = self.details.get(usize::from(server.0));
+        let reason = detail.and_then(|detail| detail.reason);
+        matches!(reason, Some(Reason::Draining | Reason::Detached)) && self.snapshot.primary != Some(server)
+    }
+
+    pub fn withdrawn(&self) -> Vec<ServerIndex> {
+        self.snapshot.indexed().map(|(index, _)| index).filter(|&index| self.is_withdrawn(index)).collect()
+    }
+
     /// Takes over what the configuration says of the servers and may change while they are looked at.
     pub fn share_out(&mut self, servers: &[config::Server]) {
         for (state, config) in self.snapshot.servers.iter_mut().zip(servers) {

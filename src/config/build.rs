@@ -89,6 +89,11 @@ fn limits(table: &Table) -> Limits {
         startup_timeout_ms: table.u64("startup_timeout_ms"),
         client_idle_timeout_ms: table.u64("client_idle_timeout_ms"),
         idle_in_transaction_timeout_ms: table.u64("idle_in_transaction_timeout_ms"),
+        hold_timeout_ms: table.u64("hold_timeout_ms"),
+        max_held_clients: match table.has("max_held_clients") {
+            true => table.usize("max_held_clients"),
+            false => table.usize("max_client_connections"),
+        },
         shutdown_timeout_ms: table.u64("shutdown_timeout_ms"),
         max_message_bytes: table.usize("max_message_bytes"),
         max_inspected_statement_bytes: table.usize("max_inspected_statement_bytes"),

@@ -23,7 +23,8 @@ const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
     tls_address = '127.0.0.1:4'\ncert_file = 'c'\nkey_file = 'k'\ntoken_file = 't'\n[log]\nlevel = 'debug'\nformat = 'json'\n\
     file = '/l'\nrotate_bytes = 9999\nkeep_files = 9\n\
     [limits]\nmax_client_connections = 9\nmax_unauthenticated_per_address = 9\nstartup_timeout_ms = 9\n\
-    client_idle_timeout_ms = 9\nidle_in_transaction_timeout_ms = 9\nshutdown_timeout_ms = 9\n\
+    client_idle_timeout_ms = 9\nidle_in_transaction_timeout_ms = 9\nhold_timeout_ms = 9\nmax_held_clients = 8\n\
+    shutdown_timeout_ms = 9\n\
     max_message_bytes = 99999\nmax_inspected_statement_bytes = 9999\n\
     max_prepared_statements_per_session = 9\nmax_prepared_bytes_per_session = 9999\n\
     [client_tls]\nmode = 'allow'\ncert_file = 'c'\nkey_file = 'k'\nclient_ca_file = 'a'\n\

@@ -117,6 +117,10 @@ pub struct Limits {
     pub client_idle_timeout_ms: u64,
     /// A client idle inside a transaction for longer is ended (25P03). 0: never.
     pub idle_in_transaction_timeout_ms: u64,
+    /// How long a request or a login waits for a primary.
+    pub hold_timeout_ms: u64,
+    /// Clients that may wait for one at a time.
+    pub max_held_clients: usize,
     /// How long running transactions may go on after SIGTERM.
     pub shutdown_timeout_ms: u64,
     /// Largest single message of an authenticated client.

@@ -150,7 +150,8 @@ compare!(admin, Admin, "admin", [address, socket, tls_address, cert_file, key_fi
 compare!(log, Log, "log", [level, format, file, rotate_bytes, keep_files], not keys: []);
 compare!(limits, Limits, "limits", [
     max_client_connections, max_unauthenticated_per_address, startup_timeout_ms, client_idle_timeout_ms,
-    idle_in_transaction_timeout_ms, shutdown_timeout_ms, max_message_bytes, max_inspected_statement_bytes,
+    idle_in_transaction_timeout_ms, hold_timeout_ms, max_held_clients, shutdown_timeout_ms, max_message_bytes,
+    max_inspected_statement_bytes,
     max_prepared_statements_per_session, max_prepared_bytes_per_session
 ], not keys: []);
 compare!(client_tls, ClientTls, "client_tls", [mode, cert_file, key_file, client_ca_file], not keys: []);

@@ -235,6 +235,11 @@ impl Pool {
     /// Closes idle connections now and leased ones as they come back; nobody is lent one any more.
     pub fn retire(&self) {
         self.retired.store(true, Ordering::Release);
+        self.withdraw();
+    }
+
+    /// Closes idle connections, and has those who wait ask elsewhere.
+    pub fn withdraw(&self) {
         let (idle, waiters) = {
             let mut inner = self.inner();
             let idle = inner.book.expire(0, |_| true);

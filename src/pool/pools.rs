@@ -68,7 +68,8 @@ impl Pools {
         old.iter().for_each(|pool| pool.retire());
     }
 
-    pub fn tick(&self) {
+    /// Housekeeping. Of the servers `withdrawn` nothing is kept that nobody uses.
+    pub fn tick(&self, withdrawn: &[ServerIndex]) {
         let now = now_ms();
         let pools: Vec<_> = {
             let mut state = self.state();
@@ -78,8 +79,11 @@ impl Pools {
             });
             state.pools.values().cloned().collect()
         };
-        pools.iter().for_each(Pool::tick);
-        make_room(&pools);
+        let (leaving, staying): (Vec<_>, Vec<_>) =
+            pools.into_iter().partition(|pool| withdrawn.contains(&pool.key.server));
+        leaving.iter().for_each(|pool| pool.withdraw());
+        staying.iter().for_each(Pool::tick);
+        make_room(&staying);
     }
 
     /// Takes a new configuration over. New `tls` ends the pools that know the old one: what is idle is

@@ -311,6 +311,9 @@ async fn cancel(door: &Door, request: &Cancel, stream: Stream) {
 /// None: no session of this process has the key.
 pub async fn cancel_here(gateway: &Gateway, pid: i32, key: &[u8]) -> Option<CancelResult> {
     let slot = gateway.cancels.find(pid, key)?;
+    if slot.refuse_waiting() {
+        return Some(CancelResult::Sent);
+    }
     let Some(under_way) = slot.begin_cancel() else { return Some(CancelResult::Idle) };
     let sent = gateway.cancel_on_server(&under_way.address).await;
     Some(if sent { CancelResult::Sent } else { CancelResult::Failed })

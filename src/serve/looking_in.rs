@@ -36,7 +36,7 @@ fn census(gateway: &Gateway) -> PoolCensus {
             server[ConnectionState::Active.index()] += (counts.open - counts.idle - counts.opening) as u64;
         }
     }
-    PoolCensus { connections, waiters }
+    PoolCensus { connections, waiters, held: gateway.held.count() as u64 }
 }
 
 fn sessions(gateway: &Gateway, which: &Which) -> Sessions {

@@ -32,7 +32,8 @@ pub async fn keep_house(gateway: Arc<Gateway>) {
                 gateway.sessions.tick(clock::tick());
                 gateway.refresh_catalogs();
                 if count.is_multiple_of(POOLS_EVERY) {
-                    gateway.pools.tick();
+                    let withdrawn = gateway.view.borrow().withdrawn();
+                    gateway.pools.tick(&withdrawn);
                 }
                 if count.is_multiple_of(SWEEP_EVERY) {
                     gateway.statements.sweep();

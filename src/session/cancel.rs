@@ -12,6 +12,7 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use tokio::sync::Notify;
 
+use super::registry::{Order, SessionHandle};
 use crate::backend::ServerConn;
 use crate::backend::conn::CancelAddress;
 use crate::pool::Pool;
@@ -43,8 +44,18 @@ pub struct CancelSlot {
 #[derive(Debug, Default)]
 struct SlotState {
     running: Option<Arc<CancelAddress>>,
+    /// The session whose request waits for a server, to be told.
+    waiting: Option<Arc<SessionHandle>>,
+    /// That request is to be refused.
+    refused: bool,
     /// Cancels on their way.
     under_way: usize,
+}
+
+impl SlotState {
+    fn end_wait(&mut self) {
+        (self.waiting, self.refused) = (None, false);
+    }
 }
 
 impl CancelSlot {
@@ -53,7 +64,36 @@ impl CancelSlot {
     }
 
     pub fn lease_began(&self, address: &Arc<CancelAddress>) {
-        self.state().running = Some(address.clone());
+        let mut state = self.state();
+        state.end_wait();
+        state.running = Some(address.clone());
+    }
+
+    /// A request waits, and nothing of it is anywhere yet.
+    pub fn wait_began(&self, session: &Arc<SessionHandle>) {
+        let mut state = self.state();
+        // It may wait for one thing after the other.
+        state.waiting.get_or_insert_with(|| session.clone());
+    }
+
+    /// It waits no longer.
+    pub fn wait_ended(&self) {
+        self.state().end_wait();
+    }
+
+    /// Whether the request that waits was cancelled.
+    pub fn is_refused(&self) -> bool {
+        self.state().refused
+    }
+
+    /// Cancels a request that no server has yet. False: there is none.
+    pub fn refuse_waiting(&self) -> bool {
+        let mut state = self.state();
+        let Some(session) = state.waiting.clone() else { return false };
+        state.refused = true;
+        drop(state);
+        session.tell(Order::Look);
+        true
     }
 
     /// Ends the lease; false when a cancel is on its way and the connection must wait for it.
@@ -171,7 +211,11 @@ mod tests {
     #[test]
     fn an_idle_session_has_nothing_to_cancel() {
         let slot = Arc::new(CancelSlot::default());
-        assert!(slot.begin_cancel().is_none());
+        assert!(slot.begin_cancel().is_none() && !slot.refuse_waiting());
+        slot.wait_began(&Arc::default());
+        assert!(slot.refuse_waiting() && slot.is_refused());
+        slot.wait_ended();
+        assert!(!slot.refuse_waiting() && !slot.is_refused());
         slot.lease_began(&address());
         let under_way = slot.begin_cancel();
         assert!(under_way.is_some());

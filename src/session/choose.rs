@@ -52,7 +52,11 @@ impl Session {
         if now_ms() < self.floor.asked_at_ms + self.settled.config.health.period_ms {
             return false;
         }
-        let floor = self.floor.known().map_or(Lsn(0), |(_, lsn)| lsn);
+        let floor = match self.floor.known() {
+            Some((epoch, lsn)) if epoch == self.topology.epoch => lsn,
+            // That of an older epoch may be one that nobody reaches any more: the answer replaces it.
+            _ => Lsn(0),
+        };
         self.topology
             .standbys()
             .any(|(index, server)| server.lsn >= floor && self.topology.primary != Some(index))

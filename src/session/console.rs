@@ -89,7 +89,8 @@ impl Session {
             StatementKind::ShowPool(PoolShow::Pools) => self.show_pools(),
             StatementKind::ShowPool(PoolShow::Processes) => {
                 let clients = self.gateway.sessions.len().to_string();
-                rows_as_select(&["clients"], &[vec![clients]])
+                let held = self.gateway.held.count().to_string();
+                rows_as_select(&["clients", "held"], &[vec![clients, held]])
             }
             StatementKind::ShowPool(PoolShow::Route) => {
                 self.look_at_topology();

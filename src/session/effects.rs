@@ -29,6 +29,7 @@ impl Session {
 
     pub(super) fn pin(&mut self, reason: PinReason) {
         if self.pins.insert(reason) {
+            self.transaction.pinned.insert(reason);
             self.gateway.counters.pinned(reason);
             tracing::debug!(parent: &self.identity.span(self.id), reason = ?reason, "session pinned to its server connection");
         }

@@ -63,8 +63,8 @@ impl Session {
             let rewritten = self.rewrite_names(&sql);
             self.parse_as(&name, &rewritten, &types, &analyzed)?;
         } else if name.is_empty() {
+            let id = unnamed_id(self.id.0, self.next_unnamed + 1);
             self.next_unnamed += 1;
-            let id = unnamed_id(self.id.0, self.next_unnamed);
             let lease = self.lease.as_mut().expect("called with a lease");
             lease.conn.output.extend_from_slice(bytes);
             lease.conn.unnamed = Some(id);
@@ -164,6 +164,11 @@ impl Session {
         lease.conn.expected.push(Owed::client(Reply::ParseComplete).parses_unnamed(id));
         self.passing = Passing { left: found.len, forward: true };
         Ok(Step::Done)
+    }
+
+    pub(super) fn new_unnamed_id(&mut self) -> u64 {
+        self.next_unnamed += 1;
+        unnamed_id(self.id.0, self.next_unnamed)
     }
 
     fn renew_unnamed(&mut self) {

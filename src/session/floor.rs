@@ -35,11 +35,14 @@ impl Floor {
     }
 
     /// The primary answered what its position was after all that the session has done so far, which covers
-    /// what it has read, too.
-    pub fn raise(&mut self, epoch: Epoch, lsn: Lsn) {
+    /// what it has read, too. Returns whether that is less than the session has once had: the primary of a
+    /// later epoch does not have all of it.
+    pub fn raise(&mut self, epoch: Epoch, lsn: Lsn) -> bool {
+        let lowered = self.known.is_some_and(|(before, had)| before < epoch && had > lsn);
         self.pending = false;
         self.last_read = None;
         self.rise(epoch, lsn);
+        lowered
     }
 
     fn rise(&mut self, epoch: Epoch, lsn: Lsn) {
@@ -58,7 +61,8 @@ impl Floor {
     pub fn learn(&mut self, snapshot: &Snapshot) {
         let Some(last) = &mut self.last_read else { return };
         let Some(server) = snapshot.servers.get(usize::from(last.server.0)) else { return };
-        if last.bound.is_none() && server.observed_at_ms > last.at_ms {
+        // Of a server that has changed sides since, the position says nothing of that read.
+        if last.bound.is_none() && snapshot.epoch == last.epoch && server.observed_at_ms > last.at_ms {
             last.bound = Some(server.lsn);
         }
     }
@@ -95,7 +99,9 @@ mod tests {
         floor.raise(Epoch(2), Lsn(5));
         floor.raise(Epoch(1), Lsn(99));
         assert_eq!(floor.known(), Some((Epoch(2), Lsn(10))));
-        floor.raise(Epoch(3), Lsn(1));
+        assert!(floor.raise(Epoch(3), Lsn(1)), "what the old primary had alone is gone");
+        assert!(!floor.raise(Epoch(4), Lsn(1)));
+        floor.known = Some((Epoch(3), Lsn(1)));
         assert_eq!(floor.known(), Some((Epoch(3), Lsn(1))));
     }
 
@@ -117,11 +123,15 @@ mod tests {
     fn a_bound_comes_only_from_a_later_look() {
         let mut floor = Floor::default();
         floor.read_from(Epoch(1), ServerIndex(0), 100);
-        let mut snapshot = Snapshot::default();
+        let mut snapshot = Snapshot { epoch: Epoch(1), ..Snapshot::default() };
         snapshot.servers.push(crate::session::floor::tests::server(100, 7));
         floor.learn(&snapshot);
         assert_eq!(floor.last_read.unwrap().bound, None);
         snapshot.servers[0].observed_at_ms = 101;
+        snapshot.epoch = Epoch(2);
+        floor.learn(&snapshot);
+        assert_eq!(floor.last_read.unwrap().bound, None, "it may have been rewound");
+        snapshot.epoch = Epoch(1);
         floor.learn(&snapshot);
         assert_eq!(floor.last_read.unwrap().bound, Some(Lsn(7)));
     }

@@ -11,6 +11,7 @@ use foldhash::fast::RandomState;
 use tokio::sync::watch;
 
 use super::cancel::CancelKeys;
+use super::held::HeldClients;
 use super::prepared::{Origin, Prepared, StatementStore};
 use super::registry::SessionRegistry;
 use super::rewrite;
@@ -26,7 +27,7 @@ use crate::route::{
     Analysis, Analyzed, Catalog, FunctionLists, Policy, RouteCache, ShapeSeed, analyze, resolve, shape,
 };
 use crate::telemetry::Counters;
-use crate::topology::Snapshot;
+use crate::topology::{Epoch, ServerIndex, Snapshot};
 
 /// Shapes remembered for each database: an application has hundreds, a hostile one any number.
 const SHAPES_PER_DATABASE: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
@@ -65,6 +66,8 @@ pub struct Gateway {
     /// Whether this node may use the primary.
     pub right: Arc<WriteRight>,
     pub draining: AtomicBool,
+    /// Clients that wait for a primary.
+    pub held: Arc<HeldClients>,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -101,6 +104,7 @@ impl Gateway {
             looks: parts.looks,
             right: parts.right,
             draining: AtomicBool::new(false),
+            held: Arc::default(),
         }
     }
 
@@ -115,6 +119,25 @@ impl Gateway {
 
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// How many sessions have something under way on that server in that epoch: a transaction that is open, or
+    /// answers to come. One that is pinned and idle has not. Cheap enough to be asked every few milliseconds.
+    ///
+    /// Once a snapshot without that server as the primary was published, no session begins anything there, and
+    /// the number only falls.
+    pub fn busy_on(&self, server: ServerIndex, epoch: Epoch) -> usize {
+        self.sessions.busy_on(server, epoch)
+    }
+
+    /// Whether a server is not used because somebody has ordered so: what is under way there may finish.
+    pub fn is_withdrawn(&self, server: ServerIndex) -> bool {
+        self.view.borrow().is_withdrawn(server)
+    }
+
+    /// Why there is no primary, for those who wait for one.
+    pub fn why_no_primary(&self) -> &'static str {
+        self.view.borrow().no_primary.map_or("no primary is known", |reason| reason.sentence())
     }
 
     /// Asks a server to end what a connection runs. Returns once the server has taken it.

@@ -14,7 +14,7 @@ use crate::net::Buffer;
 use crate::route::Analyzed;
 use crate::telemetry::labels::QueryClass;
 use crate::wire::frame::{HEADER_LEN, Header, header};
-use crate::wire::message::{self, ready_for_query};
+use crate::wire::message::{self, TransactionStatus, ready_for_query};
 
 pub(super) const FITS: &str = "a message that came in one frame, with a short name for a name, fits one";
 
@@ -56,9 +56,18 @@ impl Session {
             }
             let step = match &self.lease {
                 Some(lease) if lease.ours_first || lease.redirect => return Ok(()),
-                Some(lease) if lease.is_complete && self.pins.is_empty() => return Ok(()),
+                Some(lease) if lease.is_complete && lease.is_standby && self.pins.is_empty() => return Ok(()),
                 Some(lease) if lease.conn.output.len() > MAX_TO_SERVER => return Ok(()),
-                Some(_) => self.send_on(input)?,
+                Some(_) => {
+                    if self.begins_on_lease(input) && self.is_held_back() {
+                        self.hold_back(input)?
+                    } else {
+                        self.begin_next_of_pipeline();
+                        self.send_on(input)?
+                    }
+                }
+                // Its answers are ours, and it does not take them.
+                None if !self.client_keeps_up() => return Ok(()),
                 None => self.without_server(input)?,
             };
             match step {
@@ -91,7 +100,7 @@ impl Session {
         true
     }
 
-    fn drop_message(&mut self, found: Header) -> Step {
+    pub(super) fn drop_message(&mut self, found: Header) -> Step {
         self.passing = Passing { left: found.len, forward: false };
         Step::Done
     }
@@ -106,6 +115,12 @@ impl Session {
         let Some(found) = self.frame(input)? else {
             return Ok(Step::NeedMore { room: HEADER_LEN });
         };
+        if self.is_orphaned()
+            && !self.discarding
+            && let Some(step) = self.answer_orphan(found, input)?
+        {
+            return Ok(step);
+        }
         match found.tag {
             b'X' => return Err(End::Terminated),
             b'S' => {
@@ -128,18 +143,7 @@ impl Session {
             b'Q' | b'F' | b'P' | b'B' | b'D' | b'E' | b'C' => {}
             other => return Err(unexpected(other)),
         }
-        let mut batch = std::mem::take(&mut self.batch);
-        let context = Context {
-            database: &self.identity.database,
-            settled: &self.settled,
-            names: &self.names,
-            unnamed: self.unnamed.as_ref(),
-            classify: self.settled.config.split.enabled && !self.identity.session_mode,
-            read_only: self.settings.get("default_transaction_read_only") == Some("on"),
-        };
-        let scanned = batch.scan(input, &context);
-        self.batch = batch;
-        match scanned? {
+        match self.scan(input)? {
             Scan::NeedMore { room } => Ok(Step::NeedMore { room }),
             Scan::Request(request) => {
                 // The lease may keep a copy of the request, so it must see the input.
@@ -150,6 +154,21 @@ impl Session {
                 Ok(if self.lease.is_some() { Step::Done } else { Step::Wait })
             }
         }
+    }
+
+    fn scan(&mut self, input: &Buffer) -> Result<Scan, End> {
+        let mut batch = std::mem::take(&mut self.batch);
+        let context = Context {
+            database: &self.identity.database,
+            settled: &self.settled,
+            names: &self.names,
+            unnamed: self.unnamed.as_ref(),
+            classify: !self.identity.session_mode,
+            read_only: self.settings.get("default_transaction_read_only") == Some("on"),
+        };
+        let scanned = batch.scan(input, &context);
+        self.batch = batch;
+        scanned
     }
 
     /// After an error of ours: drops the messages the error answers.
@@ -194,7 +213,7 @@ impl Session {
                 input.consume(found.len);
                 message::sync(&mut lease.conn.output);
                 lease.conn.expected.push(Owed::client(Reply::Sync));
-                lease.is_complete = lease.is_standby;
+                lease.request_is_complete();
                 self.batch.clear();
                 Ok(Step::Done)
             }
@@ -254,6 +273,57 @@ impl Session {
         }
         let _ = input;
         Ok(Step::Done)
+    }
+
+    /// Whether the next message begins something new on the connection to the primary that is held anyway.
+    fn begins_on_lease(&self, input: &Buffer) -> bool {
+        let Some(lease) = self.lease.as_ref().filter(|lease| !lease.is_standby) else { return false };
+        let expected = &lease.conn.expected;
+        lease.conn.status == TransactionStatus::Idle
+            && !expected.has_open_batch()
+            && !expected.is_copy_in()
+            && input.bytes().first().is_some_and(|tag| b"QFPBDEC".contains(tag))
+    }
+
+    /// Whether nothing new may begin on that server now: it is not the primary any more, or is about to be
+    /// none.
+    pub(super) fn is_held_back(&mut self) -> bool {
+        let Some((server, epoch)) = self.lease.as_ref().map(|lease| (lease.conn.server, lease.conn.epoch))
+        else {
+            return false;
+        };
+        self.handle.begins(server, epoch);
+        self.look_at_topology();
+        (self.topology.primary, self.topology.epoch) != (Some(server), epoch)
+    }
+
+    /// Nothing new begins on the connection. It goes back when all is answered, and then the request waits as
+    /// any other; a session that is pinned waits with it.
+    fn hold_back(&mut self, input: &mut Buffer) -> Result<Step, End> {
+        if self.pins.is_empty() || self.lease.as_ref().is_some_and(|lease| !lease.is_quiet()) {
+            return Ok(Step::Wait);
+        }
+        match self.scan(input)? {
+            Scan::NeedMore { room } => Ok(Step::NeedMore { room }),
+            Scan::Request(request) => {
+                self.input = std::mem::take(input);
+                self.hold_with_lease(request);
+                *input = std::mem::take(&mut self.input);
+                Ok(Step::Wait)
+            }
+        }
+    }
+
+    /// The client does not wait for the answer to its request before it sends the next: then neither is asked
+    /// again elsewhere, for only the first is kept.
+    fn begin_next_of_pipeline(&mut self) {
+        if let Some(lease) = &mut self.lease
+            && lease.is_complete
+            && !lease.is_standby
+        {
+            lease.is_relayed();
+            lease.is_complete = false;
+        }
     }
 
     pub(super) fn classify(&mut self, sql: &[u8]) -> Arc<Analyzed> {

@@ -7,16 +7,18 @@ use std::sync::Arc;
 
 use super::SessionId;
 use super::batch::Request;
+use super::pins::Pins;
 use super::prepared::NameChange;
 use super::session::{End, Session};
 use super::settings::report;
+use super::waiting::Wait;
 use crate::backend::ServerConn;
 use crate::backend::conn::OwnStatement;
 use crate::backend::expect::Question;
 use crate::clock::{coarse_ms, now_ms};
 use crate::cluster::right::WriteRight;
 use crate::pool::Pool;
-use crate::route::DecisionReason;
+use crate::route::{Analyzed, Class, DecisionReason, StatementKind};
 use crate::wire::message;
 use crate::wire::sqlstate::SqlState;
 
@@ -32,6 +34,8 @@ pub struct Lease {
     pub marked: usize,
     /// Bytes of the server's present message still to come, which go to the client unseen.
     pub server_passing: usize,
+    /// Bytes of that message marked so far.
+    pub passed: usize,
     /// Questions of ours are under way that the client's next message must wait for.
     pub ours_first: bool,
     /// When the connection began to be prepared; `None` once it is.
@@ -46,8 +50,9 @@ pub struct Lease {
     pub request: Option<Request>,
     /// The server is a standby.
     pub is_standby: bool,
-    /// The request was sent to its end to a standby: what the client sends next is routed anew, once this
-    /// is answered and unless it has opened a transaction.
+    /// The request was sent to its end. To a standby: what the client sends next is routed anew, once this
+    /// is answered and unless it has opened a transaction. To the primary: it goes there too, and ends that this
+    /// one could be asked again.
     pub is_complete: bool,
     /// The standby has refused the request; what it still says is dropped and the primary is asked.
     pub redirect: bool,
@@ -62,6 +67,18 @@ pub struct Lease {
     pub login_right: Option<bool>,
     /// The client was sent the FATAL with which the server ends the connection.
     pub told_fatal: bool,
+    pub unconfirmed: Unconfirmed,
+}
+
+/// Whether a commit was made without the guarantee that its completion stands for: see `outbound`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unconfirmed {
+    #[default]
+    No,
+    /// The server has said so; the completion is still to come.
+    Commit,
+    /// The client was told instead of the completion; up to ReadyForQuery it hears no more.
+    Told,
 }
 
 impl Lease {
@@ -78,10 +95,41 @@ impl Lease {
         }
     }
 
+    /// What the server says now may reach the client.
+    pub fn is_heard(&self) -> bool {
+        !self.redirect && self.unconfirmed != Unconfirmed::Told
+    }
+
+    /// See `is_complete`.
+    pub fn request_is_complete(&mut self) {
+        self.is_complete = self.is_standby || !self.retained.is_empty();
+    }
+
+    /// Of a message that the server did not send to its end, nothing may have gone to the client yet.
+    pub fn take_back_cut_message(&mut self) {
+        if self.server_passing > 0 && self.passed <= self.marked {
+            self.marked -= self.passed;
+            self.server_passing = 0;
+        }
+    }
+
     /// Nothing is under way in either direction.
     pub fn is_quiet(&self) -> bool {
         self.conn.expected.is_empty() && self.conn.output.is_empty() && self.marked == 0
     }
+}
+
+/// A read, or what begins a transaction: whatever of it was done is nothing once its connection is lost.
+fn may_be_asked_again(request: &Request, is_standby: bool) -> bool {
+    if is_standby {
+        return !request.opening.opens;
+    }
+    let begins = |analyzed: &Arc<Analyzed>| matches!(analyzed.analysis.kind, StatementKind::Begin(_));
+    let is_harmless = match &request.decisive {
+        Some(decisive) => request.class == Class::Read || begins(decisive),
+        None => false,
+    };
+    is_harmless && Pins::from_effects(request.effects).is_empty()
 }
 
 impl Session {
@@ -92,7 +140,16 @@ impl Session {
         pool: Arc<Pool>,
         request: Request,
         is_standby: bool,
+        wait: Wait,
     ) -> Result<(), End> {
+        self.handle.begins(pool.key.server, pool.key.epoch);
+        self.look_at_topology();
+        let chosen = (Some(pool.key.server), pool.key.epoch);
+        if !is_standby && (self.topology.primary, self.topology.epoch) != chosen {
+            // It was the primary when it was chosen.
+            pool.release(conn);
+            return self.begin_request_since(request, wait, true);
+        }
         let idled = coarse_ms().saturating_sub(conn.idle_since_ms);
         if conn.leftover_of.is_some_and(|session| session != self.id) {
             conn.ask_simple(Question::Reset, b"DISCARD ALL");
@@ -131,6 +188,7 @@ impl Session {
             pool,
             marked: 0,
             server_passing: 0,
+            passed: 0,
             ours_first,
             preparing_since_ms: ours_first.then(coarse_ms),
             retained: Vec::new(),
@@ -146,8 +204,9 @@ impl Session {
             apply_error: None,
             login_right: None,
             told_fatal: false,
+            unconfirmed: Unconfirmed::No,
         };
-        if is_standby && request.whole && !request.opening.opens {
+        if request.whole && self.may_ask_again() && may_be_asked_again(&request, is_standby) {
             lease.retained.extend_from_slice(&self.input.bytes()[..request.len]);
         }
         lease.request = Some(request);

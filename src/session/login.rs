@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use tokio::time::timeout;
 
 use super::converse::{Said, converse};
 use super::gateway::{Gateway, Settled};
+use super::held::Patience;
 use super::pins::PinReason;
 use super::registry::Who;
 use super::session::{Identity, Session, SessionStart};
@@ -20,7 +22,7 @@ use crate::backend::conn::OwnStatement;
 use crate::backend::connect::Credential;
 use crate::backend::expect::Question;
 use crate::clock::now_ms;
-use crate::config::PoolMode;
+use crate::config::{Config, PoolMode};
 use crate::net::Stream;
 use crate::pool::{AcquireError, Pool, PoolKey, limits_for};
 use crate::telemetry::span;
@@ -112,19 +114,7 @@ async fn begin(gateway: &Arc<Gateway>, newcomer: &mut Newcomer) -> Result<Greete
     let limits = limits_for(&settled.config.pool, &newcomer.database, &newcomer.user);
     let session_mode = limits.mode == PoolMode::Session;
     let settings = Arc::new(startup_settings(&newcomer.parameters));
-    let deadline = Duration::from_millis(settled.config.pool.acquire_timeout_ms);
-    let (settings, believed) = tokio::time::timeout(deadline, confirmed(gateway, newcomer, settings))
-        .await
-        .unwrap_or_else(|_| {
-        let why = match gateway.view.borrow().no_primary {
-            Some(reason) => reason.sentence(),
-            None => "the primary could not be reached, or had no connection free",
-        };
-        Err(LoginError::new(
-            sqlstate::CANNOT_CONNECT_NOW,
-            format!("no server could take the login within {} ms: {why}", deadline.as_millis()),
-        ))
-    })?;
+    let (settings, believed) = confirmed(gateway, newcomer, &settled.config, settings).await?;
     Ok(Greeted { settled, settings, believed, session_mode })
 }
 
@@ -145,11 +135,20 @@ fn startup_settings(parameters: &[(String, String)]) -> Settings {
 async fn confirmed(
     gateway: &Arc<Gateway>,
     newcomer: &Newcomer,
+    config: &Config,
     settings: Arc<Settings>,
 ) -> Result<(Arc<Settings>, Arc<Reported>), LoginError> {
+    let mut patience = Patience::default();
+    let mut hold = |why: &str| {
+        patience.hold(&gateway.held, &config.limits, now_ms()).map_err(|impatience| {
+            LoginError::new(sqlstate::CANNOT_CONNECT_NOW, impatience.message("login", why))
+        })
+    };
+    let acquire_timeout = Duration::from_millis(config.pool.acquire_timeout_ms);
     loop {
         let topology = gateway.topology.borrow().clone();
         let Some(primary) = topology.primary else {
+            hold(gateway.why_no_primary())?;
             wait_for_primary(gateway).await;
             continue;
         };
@@ -176,10 +175,12 @@ async fn confirmed(
         }
         let acquired = match pool.try_acquire(&settings) {
             Some(conn) => Ok(conn),
-            None => pool.wait().served().await,
+            None => {
+                timeout(acquire_timeout, pool.wait().served()).await.map_err(|_| too_late(acquire_timeout))?
+            }
         };
         match acquired {
-            Ok(conn) => match ask(&pool, conn, &settings).await? {
+            Ok(conn) => match ask(&pool, conn, &settings, acquire_timeout).await? {
                 Some(believed) => return Ok((settings, believed)),
                 None => continue,
             },
@@ -193,10 +194,19 @@ async fn confirmed(
                 if !passing {
                     return Err(LoginError::new(error.sqlstate(), error.client_message()));
                 }
+                hold(&format!("the primary could not be reached ({})", error.client_message()))?;
                 tokio::time::sleep(RETRY).await;
             }
         }
     }
+}
+
+fn too_late(within: Duration) -> LoginError {
+    let message = format!(
+        "no server could take the login within {} ms: the primary does not answer, or has no connection free",
+        within.as_millis()
+    );
+    LoginError::new(sqlstate::CANNOT_CONNECT_NOW, message)
 }
 
 async fn wait_for_primary(gateway: &Gateway) {
@@ -224,6 +234,7 @@ async fn ask(
     pool: &Arc<Pool>,
     mut conn: Box<ServerConn>,
     settings: &Arc<Settings>,
+    within: Duration,
 ) -> Result<Option<Arc<Reported>>, LoginError> {
     if conn.leftover_of.is_some() {
         conn.ask_simple(Question::Reset, b"DISCARD ALL");
@@ -236,9 +247,13 @@ async fn ask(
     }
     conn.settings = settings.clone();
     conn.ask(Question::LoginRight, OwnStatement::LoginRight, &[]);
-    let said: Said = match converse(&mut conn).await {
-        Ok(said) => said,
-        Err(error) => {
+    let said: Said = match timeout(within, converse(&mut conn)).await {
+        Ok(Ok(said)) => said,
+        Err(_) => {
+            pool.discard(conn);
+            return Err(too_late(within));
+        }
+        Ok(Err(error)) => {
             tracing::debug!(%error, changes, "server connection lost at login");
             pool.discard(conn);
             return Ok(None);

@@ -1,22 +1,36 @@
 //! A server connection that is lost, or that must not be believed any more.
 //!
 //! Invariant: nothing that may write is sent twice, and the client is told no more and no less than is known.
+//! The session goes on wherever it can: see [`super::orphaned`] for what a client may say afterwards.
 
 use std::io;
 
+use super::pins::Pins;
 use super::session::{End, Session};
 use super::settle::Settling;
 use crate::backend::expect::{For, Reply};
 use crate::route::Effects;
-use crate::wire::message::{self, TransactionStatus, ready_for_query};
+use crate::telemetry::labels::Label;
+use crate::wire::message::{Report, TransactionStatus, ready_for_query};
 use crate::wire::sqlstate;
 
 const UNKNOWN_OUTCOME: &str = "the connection to the PostgreSQL server was lost before it answered: \
                                whether the statement took effect is not known";
+const LOST: &str = "the connection to the PostgreSQL server was lost";
+const ROLLED_BACK: &str = "the connection to the PostgreSQL server was lost, and the transaction with it: \
+                           it was rolled back";
+/// A read that is lost each time it is asked may be what breaks the server.
+const MAX_ASKED_AGAIN: u8 = 2;
 
 impl Session {
     /// Asks the primary what a standby has refused.
     pub(super) fn ask_again(&mut self) -> Result<(), End> {
+        self.force_primary = true;
+        self.take_back_request()
+    }
+
+    /// Puts the request back as if it had never been sent.
+    fn take_back_request(&mut self) -> Result<(), End> {
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let retained = std::mem::take(&mut lease.retained);
         self.to_client.truncate(lease.held_from);
@@ -26,10 +40,14 @@ impl Session {
         self.end_lease();
         self.transaction.end();
         self.batch.clear();
-        self.force_primary = true;
         self.status = TransactionStatus::Idle;
         self.input.prepend(&retained);
         Ok(())
+    }
+
+    /// Whether the request may be kept to be asked again.
+    pub(super) fn may_ask_again(&self) -> bool {
+        self.asked_again < MAX_ASKED_AGAIN
     }
 
     pub(super) fn server_violation(&mut self, what: String) -> Result<(), End> {
@@ -50,6 +68,8 @@ impl Session {
             return Err(End::Terminated);
         }
         let owes = lease.conn.expected.owes_client();
+        // All answered, but for the Sync that would have committed it.
+        let open_batch = !owes && lease.conn.expected.has_open_batch();
         let mut settled = Settling::new(&mut self.names);
         let mut ready_due = 0;
         lease.conn.expected.abandon(|owed, done| {
@@ -57,55 +77,101 @@ impl Session {
             ready_due += usize::from(ends && owed.audience == For::Client);
             settled.settle(owed, done);
         });
-        let was_preparing = lease.preparing_since_ms.is_some();
-        let nothing_sent_of_clients = was_preparing && !owes;
+        let nothing_sent_of_clients = lease.preparing_since_ms.is_some() && !owes;
         let request = lease.request.clone();
         if nothing_sent_of_clients && let Some(request) = request {
             // Not a byte of the client's was sent: another connection serves as well.
             self.abandon_lease();
             return self.begin_request(request);
         }
-        if owes && !lease.retained.is_empty() {
+        if owes && !lease.retained.is_empty() && !self.transaction.may_write {
             lease.conn.doomed = true;
             lease.redirect = true;
-            return self.ask_again();
+            self.asked_again += 1;
+            // What the primary has lost any server may answer that could have from the start.
+            self.force_primary = lease.is_standby;
+            return self.take_back_request();
         }
+        lease.take_back_cut_message();
         let cut_short = lease.server_passing > 0;
-        let in_transaction = lease.conn.status != TransactionStatus::Idle;
-        let is_pinned = !self.pins.is_empty();
+        let status = lease.conn.status;
+        let in_transaction = status != TransactionStatus::Idle;
         // Inside a transaction block nothing is lasting before its end was sent.
-        let ended = !in_transaction || self.transaction.effects.intersects(Effects::ENDS_TRANSACTION);
-        let outcome_unknown = owes && ended && self.transaction.may_write;
+        let may_be_done = !in_transaction || self.transaction.may_commit;
+        let outcome_unknown = owes && may_be_done && self.transaction.may_write;
+        let block_ended = !in_transaction || self.transaction.effects.intersects(Effects::ENDS_TRANSACTION);
+        let lost = self.pins.lost_unseen(self.transaction.pinned);
         self.unmark();
         self.abandon_lease();
         self.transaction.end();
         self.batch.clear();
-        if !owes && !in_transaction && !is_pinned {
+        self.asked_again = 0;
+        // Until it is asked again: what was written may be there.
+        self.floor.pending |= outcome_unknown && self.tracks_floor();
+        if cut_short || !lost.is_empty() {
+            return Err(farewell(outcome_unknown, lost));
+        }
+        self.unpin_all();
+        self.status = if block_ended { TransactionStatus::Idle } else { TransactionStatus::Failed };
+        if !owes {
+            // It has nothing to be answered now. A transaction that had failed before is no news.
+            self.untold_loss = open_batch || status == TransactionStatus::InTransaction;
             return Ok(());
         }
-        let name = "the connection to the PostgreSQL server was lost";
-        if cut_short || in_transaction || is_pinned {
-            // What the client believes to have (a transaction, a lock, a half-sent row) is gone with it.
-            if outcome_unknown {
-                return Err(End::fatal(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME));
-            }
-            return Err(End::fatal(sqlstate::CONNECTION_FAILURE, format!("{name}; reconnect and try again")));
-        }
-        let report = if outcome_unknown {
-            message::Report::error(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME)
-        } else {
-            message::Report::error(sqlstate::CONNECTION_FAILURE, name)
+        let report = match (outcome_unknown, in_transaction) {
+            (true, _) => Report::error(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME),
+            (false, true) => Report::error(sqlstate::CONNECTION_FAILURE, ROLLED_BACK),
+            (false, false) => Report::error(sqlstate::CONNECTION_FAILURE, LOST),
         };
-        self.status = TransactionStatus::Idle;
-        // Each Query or Sync that was sent gets its own answer.
-        for _ in 0..ready_due {
-            report.encode(&mut self.to_client);
-            ready_for_query(&mut self.to_client, self.status);
-        }
+        report.encode(&mut self.to_client);
         if ready_due == 0 {
-            report.encode(&mut self.to_client);
             self.discarding = true;
+            return Ok(());
+        }
+        // Each Query or Sync that was sent gets its own answer.
+        ready_for_query(&mut self.to_client, self.status);
+        for _ in 1..ready_due {
+            match self.status {
+                TransactionStatus::Failed => self.tell_failed(),
+                _ => report.encode(&mut self.to_client),
+            }
+            ready_for_query(&mut self.to_client, self.status);
         }
         Ok(())
     }
+
+    /// Says what happened to the transaction, or once it was told that it has failed.
+    pub(super) fn tell_failed(&mut self) {
+        const IGNORED: &str =
+            "current transaction is aborted, commands ignored until end of transaction block";
+        let report = match std::mem::take(&mut self.untold_loss) {
+            true => Report::error(sqlstate::CONNECTION_FAILURE, ROLLED_BACK),
+            false => Report::error(sqlstate::IN_FAILED_SQL_TRANSACTION, IGNORED),
+        };
+        report.encode(&mut self.to_client);
+    }
+
+    fn unpin_all(&mut self) {
+        for reason in std::mem::take(&mut self.pins).iter() {
+            self.gateway.counters.unpinned(reason);
+        }
+    }
+}
+
+/// What the client believes to have (a lock, a half-sent row) is gone, and it could not see it.
+fn farewell(outcome_unknown: bool, lost: Pins) -> End {
+    if outcome_unknown {
+        return End::fatal(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME);
+    }
+    if lost.is_empty() {
+        return End::fatal(sqlstate::CONNECTION_FAILURE, format!("{LOST} in the middle of a message"));
+    }
+    let lost: Vec<_> = lost.iter().map(|reason| reason.as_str()).collect();
+    let what = lost.join(", ");
+    End::fatal(
+        sqlstate::ADMIN_SHUTDOWN,
+        format!(
+            "terminating connection: {LOST}, and with it what only that had of this session ({what}); reconnect"
+        ),
+    )
 }

@@ -6,6 +6,7 @@
 use std::io;
 use std::task::{Context, Poll};
 
+use super::lease::Unconfirmed;
 use super::prepared::{NAME_PREFIX, Names, UNKNOWN_PREFIX};
 use super::session::{End, Session};
 use super::settings::{IN_HOT_STANDBY, report};
@@ -15,13 +16,18 @@ use crate::clock::now_ms;
 use crate::net::buffer::{LARGE, SMALL};
 use crate::wire::fields;
 use crate::wire::frame::{HEADER_LEN, Header, header};
-use crate::wire::message::{self, TransactionStatus};
+use crate::wire::message::{self, Report, TransactionStatus};
 use crate::wire::sqlstate::{self, SqlState};
 
 /// Longest message a server may send; the protocol's own limit.
 const MAX_SERVER_MESSAGE: usize = 1 << 31;
 /// A standby ends a read that its replay conflicts with by this code; the primary has no such conflict.
 const RECOVERY_CONFLICT: SqlState = SqlState(*b"40001");
+/// The routine that waits for synchronous standbys, `src/backend/replication/syncrep.c`. All it ever says is that
+/// it gave up waiting.
+const SYNC_REP_WAIT: &[u8] = b"SyncRepWaitForLSN";
+const UNCONFIRMED: &str = "the transaction was committed on the primary, but not as synchronous replication \
+                           demands: whether it lasts is not known";
 /// The routine that refuses a prepared statement whose result would have other columns than it had
 /// (SQLSTATE 0A000, which by itself says much else).
 const CACHED_PLAN_CHANGED: &[u8] = b"RevalidateCachedQuery";
@@ -95,6 +101,7 @@ impl Session {
     fn next_of_server(&mut self) -> Result<Option<(Header, bool)>, End> {
         loop {
             let Some(lease) = &mut self.lease else { return Ok(None) };
+            let heard = lease.is_heard();
             let conn = &mut *lease.conn;
             let rest = &conn.input.bytes()[lease.marked..];
             if lease.server_passing > 0 {
@@ -103,6 +110,7 @@ impl Session {
                     return Ok(None);
                 }
                 lease.marked += count;
+                lease.passed += count;
                 lease.server_passing -= count;
                 continue;
             }
@@ -111,9 +119,10 @@ impl Session {
                 Ok(None) => return Ok(None),
                 Err(error) => return self.server_violation(error.to_string()).map(|()| None),
             };
-            if matches!(found.tag, b'D' | b'd') && !lease.redirect && conn.expected.streams_to_client() {
+            if matches!(found.tag, b'D' | b'd') && heard && conn.expected.streams_to_client() {
                 // Row after row: nothing about it can matter to us.
                 lease.server_passing = found.len;
+                lease.passed = 0;
                 lease.is_relayed();
                 continue;
             }
@@ -122,7 +131,7 @@ impl Session {
                 b'Z' | b'S' | b'E' | b'N' => true,
                 _ => !matches!(conn.expected.next_audience(), Some(For::Client)),
             };
-            if !complete && (looked_into || lease.redirect) && found.len <= MAX_INSPECTED {
+            if !complete && (looked_into || !heard) && found.len <= MAX_INSPECTED {
                 let room = lease.marked + found.len;
                 conn.input.reserve(room);
                 return Ok(None);
@@ -140,6 +149,11 @@ impl Session {
         let body = &lease.conn.input.bytes()[lease.marked + HEADER_LEN..];
         let verdict = match verdict {
             _ if lease.redirect => Verdict::Swallow,
+            Verdict::Forward if lease.unconfirmed == Unconfirmed::Told && !is_asynchronous(found.tag) => {
+                Verdict::Swallow
+            }
+            // It is what the others are told when one of them has crashed; the end of the connection follows.
+            Verdict::Forward if found.tag == b'N' && complete && is_crash(body) => Verdict::Swallow,
             // The server goes, the client may stay: what that means for it is said when the end has come.
             Verdict::Forward if found.tag == b'E' && complete && is_shutdown(body) => Verdict::Swallow,
             other => other,
@@ -147,6 +161,14 @@ impl Session {
         match (found.tag, verdict) {
             (b'S', _) => self.parameter_reported(found.len),
             (b'Z', verdict) => return self.server_is_ready(found, verdict),
+            (b'N', Verdict::Forward) if complete && is_unconfirmed_commit(body) => {
+                lease.unconfirmed = Unconfirmed::Commit;
+                self.mark(found.len);
+            }
+            (b'C', Verdict::Forward) if lease.unconfirmed == Unconfirmed::Commit => {
+                self.take_out(found.len);
+                self.tell_unconfirmed();
+            }
             (b'E', Verdict::Forward) if complete => {
                 lease.told_fatal = fields::is_fatal(body);
                 self.forward_error(found.len);
@@ -159,6 +181,7 @@ impl Session {
             (_, Verdict::Forward) => {
                 let have = lease.conn.input.len() - lease.marked;
                 lease.server_passing = found.len - have;
+                lease.passed = have;
                 self.mark(have);
             }
             (_, Verdict::Swallow) => self.take_out(found.len),
@@ -185,12 +208,35 @@ impl Session {
             // Idle begins when the answer is complete, however long it took.
             self.idle_since_ms = now_ms();
         }
+        let unconfirmed = std::mem::take(&mut lease.unconfirmed);
         match verdict {
-            Verdict::Forward => self.mark(found.len),
+            Verdict::Forward => {
+                if unconfirmed == Unconfirmed::Commit {
+                    // An Execute by itself is committed by its Sync, after it was answered.
+                    self.tell_unconfirmed();
+                }
+                self.mark(found.len);
+            }
             _ => self.take_out(found.len),
         }
+        if let Some(lease) = &mut self.lease {
+            lease.unconfirmed = Unconfirmed::No;
+        }
         self.drain_own_replies();
+        self.asked_again = 0;
         self.ready()
+    }
+
+    /// A commit that its standbys may never have got is none that the client may count on.
+    fn tell_unconfirmed(&mut self) {
+        self.unmark();
+        Report::error(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNCONFIRMED)
+            .detail("The wait for a synchronous standby was cancelled: after a failover it may be gone.")
+            .encode(&mut self.to_client);
+        self.transaction.failed = true;
+        if let Some(lease) = &mut self.lease {
+            lease.unconfirmed = Unconfirmed::Told;
+        }
     }
 
     /// Passes a message on as it is.
@@ -305,6 +351,21 @@ impl Session {
         self.unmark();
         report.encode(&mut self.to_client);
     }
+}
+
+/// These come whenever they come, and answer nothing.
+fn is_asynchronous(tag: u8) -> bool {
+    matches!(tag, b'N' | b'S' | b'A' | b'Z')
+}
+
+/// A WARNING that a commit did not wait for its synchronous standbys to the end: it was cancelled, or the
+/// server shuts down. Told by the routine, since the text is translated.
+fn is_unconfirmed_commit(body: &[u8]) -> bool {
+    fields::field(body, b'R') == Some(SYNC_REP_WAIT)
+}
+
+fn is_crash(body: &[u8]) -> bool {
+    fields::sqlstate(body) == sqlstate::CRASH_SHUTDOWN
 }
 
 /// A FATAL of a server that is shut down or was told to end the connection.

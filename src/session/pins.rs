@@ -80,6 +80,27 @@ impl Pins {
         Pins(self.0 & !other.0)
     }
 
+    /// Those of which the loss could not be seen by the client when the server connection is lost. What the
+    /// running transaction has brought (`new`) may go with it. A cursor, `currval` or a statement prepared by SQL
+    /// is missed by an error of PostgreSQL's own; the others are missed by nobody until it is too late.
+    pub fn lost_unseen(self, new: Pins) -> Pins {
+        let unseen = [
+            PinReason::SessionMode,
+            PinReason::TemporaryObject,
+            PinReason::AdvisoryLock,
+            PinReason::Listen,
+            PinReason::Load,
+        ];
+        let ends_with_transaction = [PinReason::TemporaryObject, PinReason::Listen];
+        let mut lost = Pins::default();
+        for reason in unseen.into_iter().filter(|&reason| self.has(reason)) {
+            if !(new.has(reason) && ends_with_transaction.contains(&reason)) {
+                lost.insert(reason);
+            }
+        }
+        lost
+    }
+
     /// Whether asking the server could end one of the reasons.
     pub fn can_end(self) -> bool {
         let endable = [
@@ -125,6 +146,17 @@ mod tests {
         let left = pins.after(Found { listening: true, ..Found::default() });
         assert_eq!(left.iter().collect::<Vec<_>>(), [PinReason::Listen]);
         assert!(left.after(Found::default()).is_empty());
+    }
+
+    #[test]
+    fn only_what_nobody_would_miss_ends_a_session_and_not_if_its_transaction_goes_with_it() {
+        let listening = Pins::from_effects(Effects::LISTENS);
+        assert_eq!(listening.lost_unseen(Pins::default()), listening);
+        assert!(listening.lost_unseen(listening).is_empty());
+        let lock = Pins::from_effects(Effects::SESSION_ADVISORY_LOCK);
+        assert_eq!(lock.lost_unseen(lock), lock, "it outlives a ROLLBACK");
+        let seen = Pins::from_effects(Effects::HOLD_CURSOR | Effects::USES_SEQUENCE_STATE);
+        assert!(seen.lost_unseen(Pins::default()).is_empty());
     }
 
     #[test]

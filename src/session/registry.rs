@@ -6,7 +6,7 @@
 //! next poll, and it is woken for it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 
@@ -15,6 +15,7 @@ use foldhash::fast::RandomState;
 use super::SessionId;
 use super::glimpse::Glimpse;
 use crate::clock::coarse_ms;
+use crate::topology::{Epoch, ServerIndex};
 
 /// What a session is told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct SessionHandle {
     order: AtomicU8,
     /// When the session wants to be looked at, by its own reckoning; 0: never.
     wake_at_ms: AtomicU64,
+    /// Where it has something under way, see [`under_way`]; 0: nowhere.
+    under_way: AtomicU64,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -90,6 +93,23 @@ impl SessionHandle {
         self.wake_at_ms.store(at_ms, Ordering::Relaxed);
     }
 
+    /// It is about to begin something on this server. To be said *before* it looks whether it still may: then
+    /// whoever publishes that it may not, and then counts, misses nobody.
+    pub fn begins(&self, server: ServerIndex, epoch: Epoch) {
+        let now = under_way(server, epoch);
+        if self.under_way.load(Ordering::Relaxed) != now {
+            self.under_way.store(now, Ordering::SeqCst);
+        }
+        fence(Ordering::SeqCst);
+    }
+
+    /// It has nothing under way any more.
+    pub fn rests(&self) {
+        if self.under_way.load(Ordering::Relaxed) != 0 {
+            self.under_way.store(0, Ordering::Release);
+        }
+    }
+
     /// What it was told since it last asked. `Drain` and `Stop` stay.
     pub fn order(&self) -> Order {
         match self.order.load(Ordering::Acquire) {
@@ -103,12 +123,17 @@ impl SessionHandle {
         }
     }
 
-    fn tell(&self, order: Order) {
+    pub fn tell(&self, order: Order) {
         self.order.fetch_max(order as u8, Ordering::AcqRel);
         if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
             waker.wake_by_ref();
         }
     }
+}
+
+/// Server and epoch as one number that is never 0. Epochs count failovers: 48 bits are enough.
+fn under_way(server: ServerIndex, epoch: Epoch) -> u64 {
+    epoch.0 << 16 | (u64::from(server.0) + 1)
 }
 
 #[derive(Debug, Default)]
@@ -148,6 +173,13 @@ impl SessionRegistry {
         self.len() == 0
     }
 
+    /// How many have something under way there.
+    pub fn busy_on(&self, server: ServerIndex, epoch: Epoch) -> usize {
+        fence(Ordering::SeqCst);
+        let there = under_way(server, epoch);
+        self.sessions().values().filter(|handle| handle.under_way.load(Ordering::Acquire) == there).count()
+    }
+
     /// Wakes the sessions whose time has come.
     pub fn tick(&self, now_ms: u64) {
         for handle in self.sessions().values() {
@@ -175,6 +207,19 @@ impl SessionRegistry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_something_under_way_is_counted_by_server_and_epoch() {
+        let registry = SessionRegistry::default();
+        let (_, a) = registry.register();
+        let (_, b) = registry.register();
+        a.begins(ServerIndex(0), Epoch(3));
+        b.begins(ServerIndex(1), Epoch(3));
+        let busy = |server, epoch| registry.busy_on(ServerIndex(server), Epoch(epoch));
+        assert_eq!((busy(0, 3), busy(1, 3), busy(0, 2)), (1, 1, 0));
+        a.rests();
+        assert_eq!((busy(0, 3), busy(1, 3)), (0, 1));
+    }
 
     #[test]
     fn only_those_whose_time_has_come_are_told_to_look() {

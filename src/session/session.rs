@@ -115,7 +115,7 @@ pub struct Session {
     pub(super) gateway: Arc<Gateway>,
     pub(super) settled: Arc<Settled>,
     pub(super) id: SessionId,
-    handle: Arc<SessionHandle>,
+    pub(super) handle: Arc<SessionHandle>,
     topology_changes: watch::Receiver<Arc<Snapshot>>,
     pub(super) topology: Arc<Snapshot>,
 
@@ -141,6 +141,11 @@ pub struct Session {
     pub(super) discarding: bool,
 
     pub(super) status: TransactionStatus,
+    /// A transaction was lost with its server connection while nothing was to be answered: the client's next
+    /// statement is.
+    pub(super) untold_loss: bool,
+    /// How often the present request was asked again because its server was lost.
+    pub(super) asked_again: u8,
     pub(super) transaction: Transaction,
     pub(super) tally: Tally,
     pub(super) names: Names,
@@ -224,6 +229,8 @@ impl Session {
             batch: Batch::default(),
             discarding: false,
             status: TransactionStatus::Idle,
+            untold_loss: false,
+            asked_again: 0,
             transaction: Transaction::default(),
             tally: Tally::default(),
             names: Names::default(),
@@ -301,6 +308,10 @@ impl Session {
 
     /// Gives back what is not needed while nothing moves, and says when to be looked at.
     fn rest(&mut self) {
+        let is_at_rest = |lease: &Lease| lease.is_quiet() && lease.conn.status == TransactionStatus::Idle;
+        if self.lease.as_ref().is_none_or(is_at_rest) {
+            self.handle.rests();
+        }
         self.input.release();
         if self.waiting.is_some() {
             // A thousand clients that wait for a few connections must not hold a thousand buffers.
@@ -338,13 +349,14 @@ impl Session {
     /// The next moment a deadline could have passed; 0: none.
     fn wake_at(&self) -> u64 {
         if let Some(waiting) = &self.waiting {
-            return waiting.wake_at_ms();
+            return waiting.wake_at_ms(&self.settled.config);
         }
         if let Some(since) = self.lease.as_ref().and_then(|lease| lease.preparing_since_ms) {
             return since + PREPARE_DEADLINE_MS;
         }
         let limits = &self.settled.config.limits;
         let timeout = match (&self.lease, self.status) {
+            (None, TransactionStatus::Failed) => limits.idle_in_transaction_timeout_ms,
             (None, _) => limits.client_idle_timeout_ms,
             (Some(lease), TransactionStatus::Idle) if lease.is_quiet() => limits.client_idle_timeout_ms,
             (Some(lease), _) if lease.is_quiet() => limits.idle_in_transaction_timeout_ms,
@@ -369,8 +381,10 @@ impl Session {
                 }
                 self.look_at_topology();
                 if let Some(lease) = &self.lease
+                    && lease.is_standby
                     && !lease.retained.is_empty()
                     && !self.topology.server(lease.conn.server).is_up(Role::Standby)
+                    && !self.gateway.is_withdrawn(lease.conn.server)
                 {
                     // It hangs, or is cut off, and nothing of its answer was passed on: another is asked.
                     return self.server_gone(io::ErrorKind::TimedOut.into()).map(|()| true);
@@ -516,6 +530,7 @@ impl Session {
 
     /// Answers a request that cannot be served with an error, and is ready for the next.
     pub(super) fn refuse(&mut self, request: &Request, report: &Report<'_>) {
+        self.slot.wait_ended();
         report.encode(&mut self.to_client);
         self.drop_request(request);
     }

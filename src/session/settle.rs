@@ -84,7 +84,10 @@ impl Session {
             Question::Floor => {
                 if let Some(lsn) = column(0).and_then(|text| text.parse::<Lsn>().ok()) {
                     // A position behind a page's header is one no standby reports until there is more.
-                    self.floor.raise(lease.conn.epoch, end_of_record(lsn, WAL_BLOCK, WAL_SEGMENT));
+                    let lsn = end_of_record(lsn, WAL_BLOCK, WAL_SEGMENT);
+                    if self.floor.raise(lease.conn.epoch, lsn) {
+                        self.gateway.counters.floor_lowered();
+                    }
                 }
             }
             Question::Settings => {

@@ -52,7 +52,7 @@ impl Session {
             let lease = self.lease.as_mut().expect("called with a lease");
             message::query(&mut lease.conn.output, answer.as_bytes()).expect(FITS);
             lease.conn.expected.push(Owed::client(Reply::Query));
-            lease.is_complete = lease.is_standby;
+            lease.request_is_complete();
             lease.conn.unnamed = None;
             self.unnamed = None;
             self.tally.sent(class_of(&analyzed));
@@ -75,7 +75,7 @@ impl Session {
         lease.conn.expected.push(Owed::client(Reply::Query));
         // A simple Query ends the unnamed statement, here and in the client's eyes.
         lease.conn.unnamed = None;
-        lease.is_complete = lease.is_standby;
+        lease.request_is_complete();
         self.unnamed = None;
         input.consume(found.len);
         self.tally.sent(class_of(&analyzed));
@@ -139,7 +139,7 @@ impl Session {
         message::query(&mut lease.conn.output, &rewritten).expect(FITS);
         lease.conn.unnamed = None;
         lease.conn.expected.push(owed);
-        lease.is_complete = lease.is_standby;
+        lease.request_is_complete();
         // EXECUTE is what it executes.
         let executes = analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE);
         let executed = if executes { self.executed(&sql) } else { Vec::new() };

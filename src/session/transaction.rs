@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::pins::Pins;
 use crate::route::statement::{Isolation, TransactionModes};
 use crate::route::{Analyzed, Effects, StatementKind};
 
@@ -14,6 +15,10 @@ pub struct Transaction {
     /// A function may have left what nobody can see.
     pub hidden_state: bool,
     pub may_write: bool,
+    /// Something was sent that may commit it.
+    pub may_commit: bool,
+    /// Pins that it has brought.
+    pub pinned: Pins,
     /// A statement of the client's was sent, not only what komainu itself answers.
     pub ran: bool,
     /// The floor was asked for right behind the statement that ends the transaction.
@@ -39,12 +44,15 @@ impl Transaction {
             self.wrote();
         }
         self.discards_all |= analyzed.analysis.kind == StatementKind::DiscardAll;
+        let rolls_back = matches!(analyzed.analysis.kind, StatementKind::Rollback { .. });
+        self.may_commit |= analyzed.analysis.effects.intersects(Effects::ENDS_TRANSACTION) && !rolls_back;
     }
 
     /// Something ran that was not looked into.
     pub fn note_opaque(&mut self) {
         self.effects |= Effects::OPAQUE;
         self.hidden_state = true;
+        self.may_commit = true;
         self.wrote();
     }
 

@@ -1,8 +1,9 @@
 //! From a request to a server connection: asking for one, and waiting for what is missing.
 //!
-//! Invariant: a request waits for one thing at a time, and for all of them together no longer than
-//! `pool.acquire_timeout_ms`.
+//! Invariant: a request waits for one thing at a time: for a connection of a busy pool no longer than
+//! `pool.acquire_timeout_ms`, for a primary, over all its tries, no longer than `limits.hold_timeout_ms`.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,25 +13,42 @@ use tokio::time::Sleep;
 
 use super::batch::Request;
 use super::glimpse::WaitsFor;
+use super::held::Patience;
 use super::session::{End, Session};
 use crate::backend::connect::ConnectError;
 use crate::clock::{coarse_ms, now_ms};
+use crate::config::Config;
 use crate::pool::{Acquire, AcquireError, Pool, PoolKey};
 use crate::route::Target;
-use crate::topology::{ServerIndex, Snapshot};
+use crate::topology::{Role, ServerIndex, Snapshot};
 use crate::wire::message::Report;
 use crate::wire::sqlstate;
 
 /// Between two tries to reach the primary.
 const RETRY_MS: u64 = 100;
 
+/// A lease of this node's is back as soon as it is asked for: the topology does not change with it.
+const RETRY_LEASE_MS: u64 = 10;
+
+/// How long a request has waited, and for what.
+#[derive(Debug)]
+pub struct Wait {
+    /// By the coarse clock.
+    begun_ms: u64,
+    patience: Patience,
+}
+
+impl Wait {
+    fn begin() -> Wait {
+        Wait { begun_ms: coarse_ms(), patience: Patience::default() }
+    }
+}
+
 /// What a request waits for before it has a connection.
 #[derive(Debug)]
 pub struct Waiting {
     pub request: Request,
-    /// By the coarse clock.
-    since_ms: u64,
-    timeout_ms: u64,
+    wait: Wait,
     /// What it was decided by; a newer one may decide otherwise.
     topology: Arc<Snapshot>,
     on: On,
@@ -40,8 +58,8 @@ pub struct Waiting {
 enum On {
     /// And whether it is one to a standby.
     Connection(Acquire, bool),
-    /// For a newer topology, or a moment.
-    Pause(Pin<Box<Sleep>>, &'static str),
+    /// For a primary: a newer topology, or a moment.
+    Pause(Pin<Box<Sleep>>),
     /// For a standby to replay the session's floor.
     Floor(Pin<Box<Sleep>>),
 }
@@ -55,32 +73,34 @@ impl Waiting {
         }
     }
 
-    pub fn wake_at_ms(&self) -> u64 {
-        self.since_ms + self.timeout_ms
+    /// When its time is up; never 0, so that it is woken by what happens.
+    pub fn wake_at_ms(&self, config: &Config) -> u64 {
+        let acquire_timeout_ms = config.pool.acquire_timeout_ms;
+        match &self.on {
+            On::Connection(acquire, _) => acquire.since_ms() + acquire_timeout_ms,
+            On::Pause(..) => self.wait.patience.ends_at_ms(&config.limits).unwrap_or(u64::MAX),
+            On::Floor(..) => self.wait.begun_ms + acquire_timeout_ms,
+        }
     }
 }
 
 impl Session {
     /// Finds a server for the request and begins to get a connection to it.
     pub(super) fn begin_request(&mut self, request: Request) -> Result<(), End> {
-        self.begin_request_since(request, coarse_ms(), true)
+        self.begin_request_since(request, Wait::begin(), true)
     }
 
-    fn begin_request_since(&mut self, request: Request, since_ms: u64, may_wait: bool) -> Result<(), End> {
+    pub(super) fn begin_request_since(
+        &mut self,
+        request: Request,
+        wait: Wait,
+        may_wait: bool,
+    ) -> Result<(), End> {
         self.look_at_topology();
         // What komainu itself answers shows nothing that a standby could lack.
         let may_wait = may_wait && !request.is_for_komainu();
         let (target, reason) = self.choose(&request, may_wait);
         self.route_reason = reason;
-        let wait = |on| {
-            Some(Waiting {
-                request: request.clone(),
-                since_ms,
-                timeout_ms: self.acquire_timeout(),
-                topology: self.topology.clone(),
-                on,
-            })
-        };
         let to_primary = match target {
             Target::Primary => self.topology.primary.is_some(),
             Target::Server(server) => self.topology.primary == Some(server),
@@ -88,31 +108,68 @@ impl Session {
         };
         if to_primary && !self.gateway.right.allows(self.topology.epoch, now_ms) {
             // The lease has just ended: nothing was sent, so the request waits as without a primary.
-            self.waiting = wait(On::Pause(pause(RETRY_MS), "this node has no lease"));
+            self.hold(request, wait, RETRY_LEASE_MS, "this node has no lease".into());
             return Ok(());
         }
-        match target {
-            Target::Primary => match self.topology.primary {
-                Some(primary) => self.acquire(primary, request, since_ms),
-                None => {
-                    self.waiting = wait(On::Pause(pause(RETRY_MS), "no primary is known"));
-                    Ok(())
-                }
-            },
-            Target::Server(server) => self.acquire(server, request, since_ms),
-            Target::WaitForFloor { .. } => {
+        match (target, self.topology.primary) {
+            (Target::Primary, Some(primary)) => self.acquire(primary, request, wait),
+            (Target::Server(server), _) => self.acquire(server, request, wait),
+            (Target::WaitForFloor { .. }, _) => {
                 self.gateway.looks.all();
                 // Of all the time there is, what is left: every look at the servers leads here again.
-                let until = since_ms + self.settled.config.split.floor_wait_ms;
-                self.waiting = wait(On::Floor(pause(until.saturating_sub(now_ms()))));
+                let until = wait.begun_ms + self.settled.config.split.floor_wait_ms;
+                let on = On::Floor(pause(until.saturating_sub(now_ms())));
+                self.wait_on(Waiting { request, wait, topology: self.topology.clone(), on });
                 Ok(())
             }
-            Target::None => {
-                tracing::debug!(parent: &self.identity.span(self.id), ?reason, "request waits: no server can take it");
-                self.waiting = wait(On::Pause(pause(RETRY_MS), "no primary is known"));
+            (Target::Primary, None) | (Target::None, _) => {
+                let why = self.gateway.why_no_primary();
+                self.hold(request, wait, RETRY_MS, why.into());
                 Ok(())
             }
         }
+    }
+
+    /// Waits for a primary that can be used, as long as there is time.
+    fn hold(&mut self, request: Request, mut wait: Wait, retry_ms: u64, why: Cow<'static, str>) {
+        let limits = &self.settled.config.limits;
+        let begins = wait.patience.ends_at_ms(limits).is_none();
+        if let Err(impatience) = wait.patience.hold(&self.gateway.held, limits, now_ms()) {
+            let message = impatience.message("statement", &why);
+            return self.refuse(&request, &Report::error(sqlstate::CANNOT_CONNECT_NOW, &message));
+        }
+        if begins {
+            tracing::debug!(parent: &self.identity.span(self.id), %why, "request waits for a primary");
+        }
+        let on = On::Pause(pause(retry_ms));
+        self.wait_on(Waiting { request, wait, topology: self.topology.clone(), on });
+    }
+
+    /// As `hold`, for a session that keeps its connection meanwhile.
+    pub(super) fn hold_with_lease(&mut self, request: Request) {
+        let why = self.gateway.why_no_primary();
+        self.hold(request, Wait::begin(), RETRY_MS, why.into());
+    }
+
+    fn wait_on(&mut self, waiting: Waiting) {
+        self.slot.wait_began(&self.handle);
+        self.waiting = Some(waiting);
+    }
+
+    /// Tries again what has waited.
+    fn resume(&mut self, request: Request, wait: Wait, may_wait: bool) -> Result<(), End> {
+        if self.lease.is_none() {
+            return self.begin_request_since(request, wait, may_wait);
+        }
+        if self.is_held_back() {
+            let why = self.gateway.why_no_primary();
+            self.hold(request, wait, RETRY_MS, why.into());
+        } else {
+            // It is still at the front of the input, and goes on as if it had never waited.
+            self.batch.clear();
+            self.slot.wait_ended();
+        }
+        Ok(())
     }
 
     fn acquire_timeout(&self) -> u64 {
@@ -136,17 +193,17 @@ impl Session {
         pool
     }
 
-    fn acquire(&mut self, server: ServerIndex, request: Request, since_ms: u64) -> Result<(), End> {
+    fn acquire(&mut self, server: ServerIndex, request: Request, wait: Wait) -> Result<(), End> {
         let pool = self.pool_for(server);
         let is_standby = self.topology.primary != Some(server);
         if let Some(conn) = pool.try_acquire(&self.settings) {
             self.gateway.counters.acquired_at_once();
-            return self.begin_lease(conn, pool, request, is_standby);
+            return self.begin_lease(conn, pool, request, is_standby, wait);
         }
         if is_standby && pool.is_failing() {
             // Waiting for the next attempt would cost each read that pause.
             self.force_primary = true;
-            return self.begin_request_since(request, since_ms, false);
+            return self.begin_request_since(request, wait, false);
         }
         pool.offer_credential_if_none(&self.identity.credential);
         let acquire = match self.waiter.take() {
@@ -154,74 +211,82 @@ impl Session {
             None => pool.wait(),
         };
         let on = On::Connection(acquire, is_standby);
-        let timeout_ms = self.acquire_timeout();
-        let topology = self.topology.clone();
-        self.waiting = Some(Waiting { request, since_ms, timeout_ms, topology, on });
+        self.wait_on(Waiting { request, wait, topology: self.topology.clone(), on });
         Ok(())
     }
 
     /// Moves on what waits for a connection.
     pub(super) fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let Some(waiting) = &mut self.waiting else { return Ok(false) };
-        let expired = coarse_ms() >= waiting.since_ms + waiting.timeout_ms;
+        let Some(mut waiting) = self.waiting.take() else { return Ok(false) };
+        if self.slot.is_refused() {
+            let report = Report::error(sqlstate::QUERY_CANCELED, "canceling statement due to user request");
+            self.refuse(&waiting.request, &report);
+            return Ok(true);
+        }
+        let expired = coarse_ms() >= waiting.wake_at_ms(&self.settled.config);
         match &mut waiting.on {
-            On::Connection(acquire, _) => match acquire.poll(cx) {
-                Poll::Pending if !expired => return Ok(false),
+            On::Connection(acquire, is_standby) => match acquire.poll(cx) {
+                Poll::Pending if expired => self.acquire_expired(waiting),
                 Poll::Pending => {
-                    let waiting = self.waiting.take().expect("looked at above");
-                    self.acquire_expired(waiting);
+                    let (server, is_standby) = (acquire.pool().key.server, *is_standby);
+                    if self.topology_is_newer_than(&waiting.topology) && !self.may_serve(server, is_standby) {
+                        // What it waits for would be of no use.
+                        self.begin_request_since(waiting.request, waiting.wait, true)?;
+                        return Ok(true);
+                    }
+                    waiting.topology = self.topology.clone();
+                    self.waiting = Some(waiting);
+                    return Ok(false);
                 }
                 Poll::Ready(result) => {
-                    let waiting = self.waiting.take().expect("looked at above");
                     let On::Connection(acquire, is_standby) = waiting.on else {
                         unreachable!("matched above")
                     };
-                    match result {
-                        Ok(conn) => {
-                            let waited = now_ms().saturating_sub(acquire.since_ms());
-                            let pool = acquire.pool().clone();
-                            self.waiter = Some(acquire.into_waiter());
-                            if !is_standby && !self.gateway.right.allows(pool.epoch(), now_ms) {
-                                pool.release(conn);
-                                self.begin_request_since(waiting.request, waiting.since_ms, true)?;
-                                return Ok(true);
-                            }
-                            self.gateway.counters.acquired_after(Duration::from_millis(waited));
-                            self.begin_lease(conn, pool, waiting.request, is_standby)?;
-                        }
-                        Err(error) => {
-                            self.acquire_failed(error, waiting.request, waiting.since_ms, is_standby)?
-                        }
-                    }
+                    self.acquired(result, acquire, waiting.request, waiting.wait, is_standby)?;
                 }
             },
-            On::Floor(sleep) => {
+            On::Floor(sleep) | On::Pause(sleep) => {
                 let over = sleep.as_mut().poll(cx).is_ready();
-                let seen = waiting.topology.clone();
-                if !over && !self.topology_is_newer_than(&seen) {
+                if !over && !expired && !self.topology_is_newer_than(&waiting.topology) {
+                    self.waiting = Some(waiting);
                     return Ok(false);
                 }
-                let waiting = self.waiting.take().expect("looked at above");
-                self.begin_request_since(waiting.request, waiting.since_ms, !over)?;
-            }
-            On::Pause(sleep, why) => {
-                if expired {
-                    let message =
-                        format!("no server could take the statement within {} ms: {why}", waiting.timeout_ms);
-                    let waiting = self.waiting.take().expect("looked at above");
-                    self.refuse(&waiting.request, &Report::error(sqlstate::CANNOT_CONNECT_NOW, &message));
-                    return Ok(true);
-                }
-                let over = sleep.as_mut().poll(cx).is_ready();
-                let seen = waiting.topology.clone();
-                if !over && !self.topology_is_newer_than(&seen) {
-                    return Ok(false);
-                }
-                let waiting = self.waiting.take().expect("looked at above");
-                self.begin_request_since(waiting.request, waiting.since_ms, true)?;
+                let may_wait = !(over && matches!(waiting.on, On::Floor(_)));
+                self.resume(waiting.request, waiting.wait, may_wait)?;
             }
         }
         Ok(true)
+    }
+
+    /// Whether a server still is what it was chosen for.
+    fn may_serve(&self, server: ServerIndex, is_standby: bool) -> bool {
+        match is_standby {
+            true => self.topology.server(server).is_up(Role::Standby),
+            false => self.topology.primary == Some(server),
+        }
+    }
+
+    fn acquired(
+        &mut self,
+        result: Result<Box<crate::backend::ServerConn>, AcquireError>,
+        acquire: Acquire,
+        request: Request,
+        wait: Wait,
+        is_standby: bool,
+    ) -> Result<(), End> {
+        let conn = match result {
+            Ok(conn) => conn,
+            Err(error) => return self.acquire_failed(error, request, wait, is_standby),
+        };
+        let waited = now_ms().saturating_sub(acquire.since_ms());
+        let pool = acquire.pool().clone();
+        self.waiter = Some(acquire.into_waiter());
+        if !is_standby && !self.gateway.right.allows(pool.epoch(), now_ms) {
+            pool.release(conn);
+            return self.begin_request_since(request, wait, true);
+        }
+        self.gateway.counters.acquired_after(Duration::from_millis(waited));
+        self.begin_lease(conn, pool, request, is_standby, wait)
     }
 
     /// By what a wait was decided on: whoever else looked meanwhile takes nothing away.
@@ -234,10 +299,16 @@ impl Session {
         let On::Connection(acquire, _) = waiting.on else { return };
         let pool = acquire.pool().clone();
         drop(acquire);
-        let counts = pool.counts();
+        let (counts, timeout_ms) = (pool.counts(), self.acquire_timeout());
+        if counts.open > 0 && counts.open == counts.opening {
+            let message = format!(
+                "no server could take the statement within {timeout_ms} ms: the server does not answer"
+            );
+            return self.refuse(&waiting.request, &Report::error(sqlstate::CANNOT_CONNECT_NOW, &message));
+        }
         let message = format!(
-            "no server connection became free within {} ms: {} are open for user \"{}\" and database \"{}\", {} clients wait",
-            waiting.timeout_ms, counts.open, pool.key.user, pool.key.database, counts.waiting
+            "no server connection became free within {timeout_ms} ms: {} are open for user \"{}\" and database \"{}\", {} clients wait",
+            counts.open, pool.key.user, pool.key.database, counts.waiting
         );
         let hint = "raise pool.size or pool.acquire_timeout_ms, or look for transactions left open";
         self.refuse(&waiting.request, &Report::error(sqlstate::TOO_MANY_CONNECTIONS, &message).hint(hint));
@@ -247,35 +318,32 @@ impl Session {
         &mut self,
         error: AcquireError,
         request: Request,
-        since_ms: u64,
+        wait: Wait,
         is_standby: bool,
     ) -> Result<(), End> {
         let error = match error {
-            AcquireError::Retired => return self.begin_request_since(request, since_ms, true),
+            AcquireError::Retired => return self.begin_request_since(request, wait, true),
             AcquireError::Connect(error) => error,
         };
         self.gateway.looks.all();
         if is_standby {
             // A new database, role or password may not be replayed yet; or the standby is down.
             self.force_primary = true;
-            return self.begin_request_since(request, since_ms, false);
-        }
-        if let ConnectError::Refused(refusal) = &*error
-            && !error.is_starting_up()
-        {
-            let message = error.client_message();
-            self.refuse(&request, &Report::error(refusal.sqlstate, &message));
-            return Ok(());
-        }
-        if !error.is_credential() && coarse_ms() < since_ms + self.acquire_timeout() {
-            let timeout_ms = self.acquire_timeout();
-            let on = On::Pause(pause(RETRY_MS), "the primary could not be reached");
-            let topology = self.topology.clone();
-            self.waiting = Some(Waiting { request, since_ms, timeout_ms, topology, on });
-            return Ok(());
+            return self.begin_request_since(request, wait, false);
         }
         let message = error.client_message();
-        self.refuse(&request, &Report::error(error.sqlstate(), &message));
+        match &*error {
+            ConnectError::Refused(refusal) if !error.is_starting_up() => {
+                self.refuse(&request, &Report::error(refusal.sqlstate, &message));
+            }
+            _ if error.is_credential() => {
+                self.refuse(&request, &Report::error(error.sqlstate(), &message));
+            }
+            _ => {
+                let why = format!("the primary could not be reached ({message})");
+                self.hold(request, wait, RETRY_MS, why.into());
+            }
+        }
         Ok(())
     }
 }

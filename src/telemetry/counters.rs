@@ -32,6 +32,7 @@ struct Shard {
     client_connections_total: AtomicU64,
     acquire: [AtomicU64; ACQUIRE_BOUNDS_US.len() + 1],
     acquire_us: AtomicU64,
+    floors_lowered: AtomicU64,
     pins: [AtomicU64; PinReason::COUNT],
     unpins: [AtomicU64; PinReason::COUNT],
     reads_to_primary: [AtomicU64; ReadToPrimary::COUNT],
@@ -84,6 +85,10 @@ impl Counters {
         shard.acquire_us.fetch_add(us, Relaxed);
     }
 
+    pub fn floor_lowered(&self) {
+        self.shard().floors_lowered.fetch_add(1, Relaxed);
+    }
+
     pub fn pinned(&self, reason: PinReason) {
         self.shard().pins[reason.index()].fetch_add(1, Relaxed);
     }
@@ -114,6 +119,7 @@ impl Counters {
             add_one(&mut totals.client_connections_total, &shard.client_connections_total);
             add(&mut totals.acquire, &shard.acquire);
             add_one(&mut totals.acquire_us, &shard.acquire_us);
+            add_one(&mut totals.floors_lowered, &shard.floors_lowered);
             add(&mut totals.pins, &shard.pins);
             add(&mut totals.unpins, &shard.unpins);
             add(&mut totals.reads_to_primary, &shard.reads_to_primary);
@@ -153,6 +159,7 @@ pub struct Totals {
     /// The last one is of what exceeds every bound.
     pub acquire: [u64; ACQUIRE_BOUNDS_US.len() + 1],
     pub acquire_us: u64,
+    pub floors_lowered: u64,
     pub pins: [u64; PinReason::COUNT],
     pub unpins: [u64; PinReason::COUNT],
     pub reads_to_primary: [u64; ReadToPrimary::COUNT],

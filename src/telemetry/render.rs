@@ -19,6 +19,7 @@ pub struct PoolCensus {
     /// By server, then by `ConnectionState`.
     pub connections: Vec<[u64; ConnectionState::COUNT]>,
     pub waiters: u64,
+    pub held: u64,
 }
 
 /// All that the page shows.
@@ -46,6 +47,8 @@ pub fn page(numbers: &Numbers) -> String {
     page.by_label(metrics::SESSIONS_PINNED, &pinned, super::labels::PinReason::ALL);
     page.by_label(metrics::PINS, &totals.pins, super::labels::PinReason::ALL);
     page.one(metrics::POOL_WAITERS, census.waiters);
+    page.one(metrics::CLIENTS_HELD, census.held);
+    page.one(metrics::FLOORS_LOWERED, totals.floors_lowered);
     page.acquire(totals);
     page.servers(totals, census, snapshot);
     page.one(metrics::EPOCH, snapshot.epoch.0);
@@ -206,12 +209,13 @@ mod tests {
         counters.pinned(PinReason::Listen);
         counters.pinned(PinReason::Listen);
         counters.unpinned(PinReason::Listen);
+        counters.floor_lowered();
         counters.acquired_at_once();
         counters.acquired_after(Duration::from_millis(2));
         page(&Numbers {
             version: "1.2.3",
             totals: &counters.totals(),
-            census: &PoolCensus { connections: vec![[1, 2, 3]; 2], waiters: 4 },
+            census: &PoolCensus { connections: vec![[1, 2, 3]; 2], waiters: 4, held: 6 },
             snapshot: &snapshot,
             process: Process { cpu: Duration::from_millis(1250), resident_bytes: 99 },
             started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(10),
@@ -229,6 +233,8 @@ mod tests {
             r#"komainu_pins_total{reason="listen"} 2"#,
             r#"komainu_server_connections{server="a",state="active"} 2"#,
             "komainu_pool_waiters 4",
+            "komainu_clients_held 6",
+            "komainu_floors_lowered_total 1",
             r#"komainu_acquire_seconds_bucket{le="0.0001"} 1"#,
             r#"komainu_acquire_seconds_bucket{le="0.001"} 1"#,
             r#"komainu_acquire_seconds_bucket{le="0.005"} 2"#,

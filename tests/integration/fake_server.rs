@@ -96,7 +96,7 @@ fn forward(mut client: TcpStream, mut server: TcpStream, misdeeds: &[Misdeed]) {
 
 fn before(cluster: &Cluster, port: u16, more: &str) -> Komainu {
     let config = format!(
-        "[pool]\nacquire_timeout_ms = 5000\nconnect_timeout_ms = 2000\n[[server]]\nid = \"s1\"\nhost = \"127.0.0.1\"\nport = {port}\n{more}"
+        "[limits]\nhold_timeout_ms = 5000\n[pool]\nacquire_timeout_ms = 5000\nconnect_timeout_ms = 2000\n[[server]]\nid = \"s1\"\nhost = \"127.0.0.1\"\nport = {port}\n{more}"
     );
     Komainu::start_with(cluster, &config)
 }

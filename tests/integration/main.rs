@@ -18,6 +18,7 @@ mod discard_state;
 mod documentation;
 mod drill;
 mod fake_server;
+mod holding;
 mod hostile_messages;
 mod hostile_startup;
 mod limits;

@@ -61,7 +61,7 @@ fn open_pools_and_health_checks_take_up_new_tls() {
     std::fs::create_dir(&other_directory).unwrap();
     let other = Certificates::create(&other_directory);
     std::fs::copy(other.authority_file(), authority).unwrap();
-    komainu.reload("komainu.toml", "size = 4", "size = 4\nacquire_timeout_ms = 1000");
+    komainu.reload("komainu.toml", "size = 4", "size = 4\n[limits]\nhold_timeout_ms = 1000");
     let mut refused = komainu.wire();
     refused.startup(&[("user", APP_USER), ("database", "postgres")]);
     assert_eq!(refused.authenticate(APP_USER, APP_PASSWORD).sqlstate(), "57P03");

@@ -185,7 +185,7 @@ fn servers_are_verified_as_the_mode_says() {
             [("require", false), ("verify-ca", true), ("verify-full", true)].into_iter().zip(accepted)
         {
             let ca = if with_ca { format!("ca_file = {authority:?}\n") } else { String::new() };
-            let config = format!("[server_tls]\nmode = \"{mode}\"\n{ca}[pool]\nacquire_timeout_ms = 1500\n");
+            let config = format!("[server_tls]\nmode = \"{mode}\"\n{ca}[limits]\nhold_timeout_ms = 1500\n");
             let komainu = Komainu::builder(&cluster).config(&config).launch();
             let ready = || komainu.admin("/ready").is_ok_and(|response| response.status == 200);
             if accepted {

@@ -97,8 +97,7 @@ fn an_owner_that_was_frozen_changes_nothing_when_it_goes_on() {
     let since = nodes.told()[told..].to_vec();
     assert!(since.iter().all(|told| told.action != "take"), "{since:?}");
     // Its lease had ended in the middle of the transaction: what the server says of it counts no more.
-    session.encode(|buffer| postgres_protocol::message::frontend::query("COMMIT", buffer));
-    let last = session.expect_end();
+    let last = session.query("COMMIT");
     let error = last.iter().find(|message| message.tag == 'E').expect("it is told");
     assert!(["08006", "08007"].contains(&&*error.sqlstate()), "{error:?}");
     eventually(PATIENCE, "it serves again", || write(&nodes, &frozen, &database).is_ok());
@@ -129,7 +128,7 @@ fn a_leader_that_was_frozen_decides_nothing_when_it_goes_on() {
 fn a_node_alone_writes_nothing_and_reads_from_standbys_only() {
     let nodes = Nodes::builder(3)
         .endpoint("app")
-        .config("[pool]\nacquire_timeout_ms = 500\n[split]\nconsistency = \"session\"\n")
+        .config("[limits]\nhold_timeout_ms = 500\n[split]\nconsistency = \"session\"\n")
         .start(Cluster::shared());
     let database = Cluster::shared().database();
     let alone = nodes.ids()[0].clone();

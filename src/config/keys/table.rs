@@ -94,6 +94,8 @@ pub static SECTIONS: &[Section] = &[
             key("startup_timeout_ms", Integer(1, MS), "ms", Value("15000"), LIVE, Cluster, "A client that has not logged in by then is disconnected."),
             key("client_idle_timeout_ms", Integer(0, MS), "ms", Value("0"), LIVE, Cluster, "A client idle outside a transaction for longer is ended (57P05). 0: never."),
             key("idle_in_transaction_timeout_ms", Integer(0, MS), "ms", Value("0"), LIVE, Cluster, "A client idle inside a transaction for longer is ended (25P03). 0: never."),
+            key("hold_timeout_ms", Integer(0, MS), "ms", Value("30000"), LIVE, Cluster, "How long a request or a login waits while there is no primary or it cannot be reached; then it gets an error (57P03) that says why. 0: it does not wait."),
+            key("max_held_clients", Integer(1, CONNECTIONS), "clients", As("limits.max_client_connections"), LIVE, Cluster, "Clients that may wait so at a time; for further ones the error comes at once."),
             key("shutdown_timeout_ms", Integer(0, MS), "ms", Value("30000"), LIVE, Cluster, "How long running transactions may go on after SIGTERM. 0: they are ended at once."),
             key("max_message_bytes", Integer(65_536, MESSAGE), "bytes", Value("1073741823"), LIVE, Cluster, "Largest single message of a client that has logged in; the default is PostgreSQL's own limit."),
             key("max_inspected_statement_bytes", Integer(1024, MESSAGE), "bytes", Value("1048576"), LIVE, Cluster, "A longer statement is not looked into: it goes to the primary and pins its session to one connection."),
