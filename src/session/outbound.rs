@@ -211,6 +211,8 @@ impl Session {
         let unconfirmed = std::mem::take(&mut lease.unconfirmed);
         match verdict {
             Verdict::Forward => {
+                // It was answered; what we ask by ourselves does not count.
+                self.asked_again = 0;
                 if unconfirmed == Unconfirmed::Commit {
                     // An Execute by itself is committed by its Sync, after it was answered.
                     self.tell_unconfirmed();
@@ -223,7 +225,6 @@ impl Session {
             lease.unconfirmed = Unconfirmed::No;
         }
         self.drain_own_replies();
-        self.asked_again = 0;
         self.ready()
     }
 

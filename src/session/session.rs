@@ -531,6 +531,7 @@ impl Session {
     /// Answers a request that cannot be served with an error, and is ready for the next.
     pub(super) fn refuse(&mut self, request: &Request, report: &Report<'_>) {
         self.slot.wait_ended();
+        self.asked_again = 0;
         report.encode(&mut self.to_client);
         self.drop_request(request);
     }
