@@ -321,6 +321,24 @@ fn a_node_that_stops_hands_over_to_one_that_lives() {
 }
 
 #[test]
+fn a_node_that_hangs_is_told_of_by_every_other() {
+    let nodes = Nodes::start(Cluster::shared());
+    let leader = nodes.leader();
+    let [frozen, follower] = &nodes.others(&leader)[..] else { panic!("three nodes") };
+    let reached = || -> Option<bool> {
+        let answer = nodes.node(follower).admin("/status?ask=true").ok()?;
+        let status: serde_json::Value = serde_json::from_str(&answer.body).ok()?;
+        status["nodes"].as_array()?.iter().find(|node| node["id"] == **frozen)?["reachable"].as_bool()
+    };
+    eventually(PATIENCE, "it answers", || reached() == Some(true));
+    nodes.freeze(frozen);
+    assert_eq!(reached(), Some(false), "asked now, it does not answer");
+    assert_eq!(reached(), Some(false), "nor over a new connection");
+    nodes.go_on(frozen);
+    eventually(PATIENCE, "it answers again", || reached() == Some(true));
+}
+
+#[test]
 fn nodes_tell_each_other_their_versions_and_clocks() {
     let nodes = Nodes::start(Cluster::shared());
     let asked: serde_json::Value =

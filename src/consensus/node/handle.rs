@@ -42,6 +42,8 @@ pub(super) struct Shared {
     pub wishes: Arc<Mutex<Wishes>>,
     /// What other nodes said of themselves when they were asked last.
     pub known: Mutex<BTreeMap<String, Known>>,
+    /// Why others did not answer when they were asked last. One that hangs accepts connections, and says nothing.
+    pub silent: Mutex<BTreeMap<String, String>>,
     /// Cancel requests that are asked around at a time.
     pub cancels: Semaphore,
 }
@@ -209,12 +211,12 @@ impl ClusterHandle {
         // As committed, not as the leader would have it.
         status.voters = self.applied().membership.voter_ids().collect();
         let others = metrics.membership_config.nodes().filter(|(_, peer)| peer.id != self.shared.node);
-        let known = lock(&self.shared.known);
+        let (known, silent) = (lock(&self.shared.known), lock(&self.shared.silent));
         status.peers = others
             .map(|(_, peer)| {
                 let address = Address::of(peer);
                 PeerStatus {
-                    failure: core.wire.failure(&address),
+                    failure: core.wire.failure(&address).or_else(|| silent.get(&address.node).cloned()),
                     known: known.get(&address.node).cloned(),
                     id: address.node,
                     address: address.address,
@@ -377,20 +379,36 @@ impl ClusterHandle {
 
     /// The node, if it answers.
     async fn meet(&self, core: Arc<Core>, to: Address, within: Duration) -> Option<String> {
+        let node = to.node.clone();
+        match self.ask_about(core, to, within).await {
+            Ok(()) => {
+                lock(&self.shared.silent).remove(&node);
+                Some(node)
+            }
+            Err(error) => {
+                lock(&self.shared.silent).insert(node, error.to_string());
+                None
+            }
+        }
+    }
+
+    async fn ask_about(&self, core: Arc<Core>, to: Address, within: Duration) -> Result<(), CallError> {
         let (asked_wall_ms, asked_ms) = (wall_ms(), core.now_ms());
         match core.wire.call(&to, Request::About, within).await {
             Ok(Response::About(about)) => {
                 let known = Known::new(about, asked_wall_ms, core.now_ms().saturating_sub(asked_ms));
-                lock(&self.shared.known).insert(to.node.clone(), known);
-                Some(to.node)
+                lock(&self.shared.known).insert(to.node, known);
+                Ok(())
             }
-            Err(CallError::Unreachable { .. } | CallError::Waiting { .. } | CallError::Deadline { .. }) => {
-                None
-            }
+            Err(
+                error @ (CallError::Unreachable { .. }
+                | CallError::Waiting { .. }
+                | CallError::Deadline { .. }),
+            ) => Err(error),
             // It does not know the question: an older version. Any other that changes nothing shows that it is there.
             _ => {
                 let nobodys = Request::Cancel { pid: 0, key: Vec::new() };
-                core.wire.call(&to, nobodys, within).await.is_ok().then_some(to.node)
+                core.wire.call(&to, nobodys, within).await.map(drop)
             }
         }
     }

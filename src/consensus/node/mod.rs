@@ -111,6 +111,7 @@ impl Node {
             tls: Mutex::new(None),
             wishes: Arc::default(),
             known: Mutex::default(),
+            silent: Mutex::default(),
             cancels: Semaphore::new(handle::CANCELS),
         });
         let handle = ClusterHandle::new(shared.clone());
