@@ -32,8 +32,8 @@ pub enum DrillError {
         "run {run}: {seconds} s after {owner} was broken no other node owns the endpoint and takes writes"
     )]
     NoRecovery { run: u32, owner: String, seconds: u64 },
-    #[error("run {run}: {seconds} s after {server} was broken {lacks}")]
-    NoFailover { run: u32, server: String, lacks: &'static str, seconds: u64 },
+    #[error("run {run}: {seconds} s after {server} was broken {lacks}; the timeline since:{timeline}")]
+    NoFailover { run: u32, server: String, lacks: &'static str, seconds: u64, timeline: String },
     #[error("run {run}: {seconds} s after the failover not all servers are back: {complaint}")]
     NoRejoin { run: u32, complaint: String, seconds: u64 },
     #[error("run {run}: there is no standby to break")]

@@ -202,7 +202,7 @@ impl Drill<'_> {
         let broken = self.clock.now();
         let returning = self.break_it(run, &target, sitters).await?;
         let Recovered { noticed, at: recovered } =
-            self.recovered(run, &clients, &before, &target, broken).await?;
+            self.recovered(run, &clients, &before, &target, broken, last_incident).await?;
         self.steady(run, &clients, self.clock.now(), "after the failover").await?;
         let returned = returning.await.map_err(|_| DrillError::Panicked)?;
         let incidents = self.incidents(last_incident).await;
@@ -215,7 +215,7 @@ impl Drill<'_> {
         let seen = clients.finish().await?;
 
         let gap = longest_gap(&seen.writes, broken, recovered);
-        let gap = gap.ok_or_else(|| self.no_failover(run, &target, "no row is acknowledged"))?;
+        let gap = gap.ok_or_else(|| self.no_failover(run, &target, "no row is acknowledged", &incidents))?;
         // When a person broke it is not known any better.
         let began = if self.subject.is_a_person_s() { gap.from } else { broken };
         let phases = match event.is_a_standby_s() {
@@ -337,6 +337,7 @@ impl Drill<'_> {
         before: &Whole,
         target: &str,
         broken: Duration,
+        last_incident: u64,
     ) -> Result<Recovered, DrillError> {
         let deadline = Instant::now() + self.patience(RECOVERY_TIMEOUT);
         let is_a_standby_s = self.settings.event.is_a_standby_s();
@@ -361,7 +362,8 @@ impl Drill<'_> {
                     (false, None) => "no other server is the primary",
                     (_, Some(_)) => "no row is acknowledged",
                 };
-                return Err(self.no_failover(run, target, lacks));
+                let incidents = self.incidents(last_incident).await;
+                return Err(self.no_failover(run, target, lacks, &incidents));
             }
             sleep(POLL).await;
         }
@@ -458,9 +460,12 @@ impl Drill<'_> {
         DrillError::NoRejoin { run, complaint, seconds: self.patience(REJOIN_TIMEOUT).as_secs() }
     }
 
-    fn no_failover(&self, run: u32, server: &str, lacks: &'static str) -> DrillError {
+    fn no_failover(&self, run: u32, server: &str, lacks: &'static str, incidents: &[Incident]) -> DrillError {
         let seconds = self.patience(RECOVERY_TIMEOUT).as_secs();
-        DrillError::NoFailover { run, server: server.to_owned(), lacks, seconds }
+        let timeline: String =
+            incidents.iter().map(|one| format!("\n  {}: {}", one.subject, one.text)).collect();
+        let timeline = if timeline.is_empty() { " nothing".to_owned() } else { timeline };
+        DrillError::NoFailover { run, server: server.to_owned(), lacks, seconds, timeline }
     }
 
     fn broken(&self) -> MutexGuard<'_, Option<String>> {
