@@ -209,7 +209,7 @@ impl ClusterHandle {
         status.last_log_index = metrics.last_log_index.unwrap_or(0);
         status.applied_index = core.applied_index();
         // As committed, not as the leader would have it.
-        status.voters = self.applied().membership.voter_ids().collect();
+        status.voters = settled_voters(self.applied().membership.membership().get_joint_config());
         let others = metrics.membership_config.nodes().filter(|(_, peer)| peer.id != self.shared.node);
         let (known, silent) = (lock(&self.shared.known), lock(&self.shared.silent));
         status.peers = others
@@ -425,5 +425,24 @@ impl ClusterHandle {
     pub fn certificate_warning(&self) -> Option<String> {
         let context = lock(&self.shared.tls).clone()?;
         context.tls.expiry_warning(std::time::SystemTime::now())
+    }
+}
+
+/// Those whose votes count whichever way a change of the membership goes. In the middle of one (two sets, each of which
+/// needs its majority) a node that is only in the new set does not replace one of the old set yet.
+fn settled_voters(sets: &[BTreeSet<u64>]) -> BTreeSet<u64> {
+    let in_all = |voter: &&u64| sets.iter().all(|set| set.contains(voter));
+    sets.iter().flatten().filter(in_all).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_in_the_new_set_only_does_not_vote_yet() {
+        let (old, new) = (BTreeSet::from([1, 2, 3]), BTreeSet::from([1, 3, 4]));
+        assert_eq!(settled_voters(&[old, new.clone()]), BTreeSet::from([1, 3]));
+        assert_eq!(settled_voters(std::slice::from_ref(&new)), new);
     }
 }
