@@ -69,6 +69,10 @@ fn usable(local: &View, state: &ClusterState, holds: bool, ids: &[Arc<str>]) -> 
     if state.is_fenced(&Fenced::Primary) || primary.stage != Stage::Confirmed {
         return Err(Reason::Fenced);
     }
+    if state.holds() {
+        // What is under way there goes on; nothing begins.
+        return Err(Reason::Held);
+    }
     let index = ids.iter().position(|id| **id == *named).ok_or(Reason::NotNamed)?;
     let server = &local.snapshot.servers[index];
     if server.health != Health::Up {
@@ -130,7 +134,7 @@ mod tests {
         let (cluster_id, configuration) = ("x".to_owned(), String::new());
         apply(&mut state, Change::CreateCluster { cluster_id, members: vec![member], configuration });
         apply(&mut state, Change::SetServers { servers: vec!["pg1".to_owned(), "pg2".to_owned()] });
-        apply(&mut state, Change::NamePrimary { epoch: Epoch(0), server: "pg1".to_owned() });
+        apply(&mut state, Change::NamePrimary { epoch: Epoch(0), server: "pg1".to_owned(), promotes: false });
         apply(&mut state, Change::ConfirmPrimary { epoch: Epoch(1), timeline: 1 });
         state
     }
@@ -155,7 +159,7 @@ mod tests {
         apply(&mut state, Change::OpenFence { fenced: Fenced::Primary, epoch: Epoch(1) });
         assert_eq!(agree(&local(), &state, true).no_primary, Some(Reason::Fenced));
         apply(&mut state, Change::PassFence { fenced: Fenced::Primary, epoch: Epoch(1) });
-        apply(&mut state, Change::NamePrimary { epoch: Epoch(1), server: "pg2".to_owned() });
+        apply(&mut state, Change::NamePrimary { epoch: Epoch(1), server: "pg2".to_owned(), promotes: false });
         apply(&mut state, Change::ConfirmPrimary { epoch: Epoch(2), timeline: 2 });
         let view = agree(&local(), &state, true);
         assert_eq!(view.no_primary, Some(Reason::PrimaryDemoted), "it does not say so yet");

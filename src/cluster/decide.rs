@@ -4,17 +4,29 @@
 //! leader looks like something half done by this one. Invariant: an epoch that somebody holds is ended by a fence, and
 //! nothing is given to anybody before that fence has passed.
 
+pub mod action;
+mod candidate;
 mod endpoint;
+mod failover;
+mod loss;
+mod memory;
 mod primary;
+mod replicas;
 pub mod sync_standby;
+mod synchronous;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
+use super::model::View;
 use super::reason::Reason;
-use super::state::{Change, ClusterState, Fence, Member, MemberRole};
+use super::state::{Change, ClusterState, Fence, Fenced, Member, MemberRole};
+use crate::config;
 use crate::consensus::lease::LeaseSettings;
+
+use action::Action;
+pub use memory::{Memory, OPERATIONS_END_MS};
 
 /// A new leader gives the others so many heartbeats to say that they live.
 const GRACE_HEARTBEATS: u64 = 4;
@@ -40,6 +52,70 @@ pub struct Situation<'a> {
     pub wishes: &'a BTreeMap<String, (String, String)>,
     /// Whether nobody can act any more on what a fence ends.
     pub passed: &'a dyn Fn(&Fence) -> bool,
+    pub policy: &'a Policy,
+    /// What this node sees of the servers.
+    pub view: &'a View,
+    pub memory: &'a Memory,
+}
+
+/// What the configuration says of failovers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    pub failover: config::Failover,
+    pub servers: Vec<config::Server>,
+}
+
+impl Policy {
+    /// Of a configuration that says nothing of it.
+    #[cfg(test)]
+    pub fn off() -> Self {
+        let failover = config::Failover {
+            mode: config::FailoverMode::Off,
+            automatic: true,
+            user: "komainu_operator".to_owned(),
+            password_file: None,
+            database: "postgres".to_owned(),
+            replication_user: "replicator".to_owned(),
+            replication_passfile: None,
+            sync_mode: config::SyncMode::Off,
+            sync_count: 1,
+            max_lag_bytes: 0,
+            crash_recovery_grace_ms: 30_000,
+            promote_timeout_ms: 10_000,
+            silence_ms: 2_000,
+        };
+        Policy { failover, servers: Vec::new() }
+    }
+
+    pub fn server(&self, id: &str) -> Option<&config::Server> {
+        self.servers.iter().find(|server| server.id == id)
+    }
+}
+
+/// Changes to propose, and what to do to servers meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    pub actions: Vec<Action>,
+}
+
+impl Plan {
+    fn step(step: Step) -> Self {
+        Plan { steps: vec![step], actions: Vec::new() }
+    }
+
+    fn action(action: Action) -> Self {
+        Plan::actions(vec![action])
+    }
+
+    fn actions(actions: Vec<Action>) -> Self {
+        Plan { steps: Vec::new(), actions }
+    }
+
+    fn extend(&mut self, other: Plan) {
+        self.steps.extend(other.steps);
+        self.actions.extend(other.actions);
+    }
 }
 
 /// One change to propose, and why.
@@ -57,9 +133,10 @@ impl Step {
     }
 }
 
-/// What to propose now, each independent of the others.
-pub fn decide(situation: &Situation<'_>) -> Vec<Step> {
-    let mut steps = Vec::new();
+/// What to propose and to do now, each independent of the others.
+pub fn decide(situation: &Situation<'_>) -> Plan {
+    let mut plan = Plan::default();
+    let steps = &mut plan.steps;
     let state = situation.state;
     if !state.servers().keys().eq(sorted(situation.servers)) {
         let change = Change::SetServers { servers: situation.servers.to_vec() };
@@ -77,7 +154,10 @@ pub fn decide(situation: &Situation<'_>) -> Vec<Step> {
             .silent_observers()
             .map(|node| Step::new(Change::ForgetReports { node: node.to_owned() }, Reason::NodeSilent)),
     );
-    steps
+    plan.extend(failover::decide(situation));
+    plan.extend(replicas::decide(situation));
+    plan.extend(synchronous::decide(situation));
+    plan
 }
 
 fn sorted(names: &[String]) -> impl Iterator<Item = &String> {
@@ -112,6 +192,20 @@ impl Situation<'_> {
     fn is_silent(&self, node: &str) -> bool {
         let member = self.state.members().get(node);
         member.is_none_or(|member| self.silence_ms(member).is_some_and(|ms| ms >= self.lease.lease_ms))
+    }
+
+    fn is_fenced(&self) -> bool {
+        self.state.is_fenced(&Fenced::Primary)
+    }
+
+    /// Of the primary whose epoch ends, or has ended; 0: none was ever confirmed.
+    fn last_timeline(&self) -> u32 {
+        self.state.last_timeline()
+    }
+
+    /// Whether one of these surely has every commit that was acknowledged.
+    fn enough_synchronous(&self, answering: &[&str]) -> bool {
+        self.state.synchronous().enough_answer(answering.iter().copied())
     }
 
     fn voters(&self) -> impl Iterator<Item = &Member> {

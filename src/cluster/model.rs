@@ -219,6 +219,12 @@ impl View {
         self.snapshot.indexed().map(|(index, _)| index).filter(|&index| self.is_withdrawn(index)).collect()
     }
 
+    /// What is known of the server of that name.
+    pub fn find(&self, id: &str) -> Option<(&ServerState, &Detail)> {
+        let index = self.snapshot.servers.iter().position(|server| &*server.id == id)?;
+        Some((&self.snapshot.servers[index], &self.details[index]))
+    }
+
     /// Takes over what the configuration says of the servers and may change while they are looked at.
     pub fn share_out(&mut self, servers: &[config::Server]) {
         for (state, config) in self.snapshot.servers.iter_mut().zip(servers) {

@@ -7,6 +7,7 @@
 
 mod command;
 mod configuration;
+mod failover;
 mod format;
 mod incidents;
 mod member;
@@ -20,8 +21,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::reason::Reason;
+use super::sync_set::SyncSet;
+use crate::topology::Epoch;
+
 pub use command::{Change, Command};
 pub use configuration::{Configuration, MAX_CONFIGURATION_BYTES, MAX_CONFIGURATION_VERSIONS, Version};
+pub use failover::{Failover, FailoverKind};
 pub use format::{FORMAT, ReadError};
 pub use incidents::{Incident, Incidents, MAX_INCIDENT_TEXT, MAX_INCIDENTS};
 pub use member::{MAX_MEMBERS, MAX_VOTERS, Member, MemberRole, Members};
@@ -29,6 +35,7 @@ pub use outcome::{Accepted, Outcome, Refusal};
 pub use ownership::{Endpoint, Fence, Fenced, MAX_ENDPOINTS, Primary, Stage};
 pub use server::{Administrative, Claim, MAX_SERVERS, Observed, Report, Server, Servers};
 
+use failover::Failovers;
 use incidents::Entry;
 use ownership::Ownership;
 
@@ -46,6 +53,10 @@ pub struct ClusterState {
     servers: Servers,
     #[serde(default)]
     ownership: Ownership,
+    #[serde(default)]
+    failovers: Failovers,
+    #[serde(default)]
+    synchronous: SyncSet,
     #[serde(default)]
     configuration: Configuration,
     #[serde(default)]
@@ -123,20 +134,52 @@ impl ClusterState {
                 self.forget(node, at_ms);
                 Ok((Accepted::Changed, None))
             }
+            Change::BeginFailover { epoch, kind, to } => {
+                self.begin_failover(*epoch, *kind, to.as_deref(), at_ms)
+            }
+            Change::HoldTransactions { epoch } => self.failovers.hold(*epoch),
+            Change::ConfirmHold { epoch, node } => {
+                self.members.get(node)?;
+                self.failovers.confirm_hold(*epoch, node)
+            }
+            Change::AbandonFailover { epoch } => {
+                let is_fenced = self.ownership.is_fenced(&Fenced::Primary);
+                self.failovers.abandon(*epoch, is_fenced)
+            }
+            Change::SetSynchronous { before, set } => self.set_synchronous(before, set),
+            Change::PauseFailover { paused } => Ok(self.failovers.pause(*paused)),
+            Change::StandStill { epoch, sentence } => {
+                let primary = self.ownership.expect_primary(*epoch)?;
+                let reason = sentence.as_ref().map(|_| command.reason.as_str());
+                let sentence = sentence.as_deref().unwrap_or_default();
+                Ok(self.failovers.stand_still(primary, reason, sentence))
+            }
             Change::OpenFence { fenced, epoch } => self.ownership.open_fence(fenced, *epoch, at_ms),
             Change::ConfirmFence { fenced, epoch, node } => {
                 self.members.get(node)?;
                 self.ownership.confirm_fence(fenced, *epoch, node)
             }
             Change::PassFence { fenced, epoch } => self.ownership.pass_fence(fenced, *epoch),
-            Change::NamePrimary { epoch, server } => {
+            Change::NamePrimary { epoch, server, promotes } => {
                 let named = self.servers.get(server)?;
                 if named.administrative != Administrative::Attached {
                     return Err(Refusal::NotAttached { server: server.clone() });
                 }
-                self.ownership.name_primary(*epoch, server, at_ms)
+                let before = self.ownership.primary().server.clone();
+                let done = self.ownership.name_primary(*epoch, server, at_ms)?;
+                if let Some(before) = before.filter(|before| *promotes && before != server) {
+                    self.servers.quarantine(&before, Reason::FormerPrimary.code(), at_ms);
+                }
+                if !promotes {
+                    self.failovers.end();
+                }
+                Ok(done)
             }
-            Change::ConfirmPrimary { epoch, timeline } => self.ownership.confirm_primary(*epoch, *timeline),
+            Change::ConfirmPrimary { epoch, timeline } => {
+                let done = self.ownership.confirm_primary(*epoch, *timeline)?;
+                self.failovers.end();
+                Ok(done)
+            }
             Change::AssignEndpoint { endpoint, epoch, owner } => {
                 if let Some(owner) = owner {
                     self.members.get(owner)?;
@@ -174,6 +217,55 @@ impl ClusterState {
         Ok((Accepted::Changed, Some(Entry { subject: cluster_id.to_owned(), text })))
     }
 
+    fn set_synchronous(
+        &mut self,
+        before: &SyncSet,
+        set: &SyncSet,
+    ) -> Result<(Accepted, Option<Entry>), Refusal> {
+        if self.synchronous != *before {
+            return Err(Refusal::OtherSynchronous { current: self.synchronous.to_string() });
+        }
+        if before == set {
+            return Ok((Accepted::Unchanged, None));
+        }
+        self.synchronous = set.clone();
+        let text = match set.promises() {
+            true => format!("commits are acknowledged by {set}"),
+            false => "commits are acknowledged by the primary alone".to_owned(),
+        };
+        Ok((Accepted::Changed, Some(Entry { subject: "synchronous".to_owned(), text })))
+    }
+
+    fn begin_failover(
+        &mut self,
+        epoch: Epoch,
+        kind: FailoverKind,
+        to: Option<&str>,
+        at_ms: u64,
+    ) -> Result<(Accepted, Option<Entry>), Refusal> {
+        let from = self.ownership.expect_primary(epoch)?.to_owned();
+        if let Some(to) = to
+            && self.servers.get(to)?.administrative != Administrative::Attached
+        {
+            return Err(Refusal::NotAttached { server: to.to_owned() });
+        }
+        // What was begun for an earlier epoch came to nothing: the one it named is lost, too.
+        if let Some(failover) = self.failovers.under_way().filter(|failover| failover.epoch == epoch)
+            && (kind == FailoverKind::Switchover || failover.kind != FailoverKind::Switchover)
+        {
+            return Err(Refusal::FailoverUnderWay { from: failover.from.clone() });
+        }
+        if kind != FailoverKind::Switchover {
+            self.ownership.open_fence(&Fenced::Primary, epoch, at_ms)?;
+        } else if self.ownership.is_fenced(&Fenced::Primary) {
+            return Err(Refusal::Fenced);
+        }
+        let to = to.map(str::to_owned);
+        let failover =
+            Failover { kind, epoch, from, to, since_ms: at_ms, holds: false, held_by: Default::default() };
+        Ok(self.failovers.begin(failover))
+    }
+
     fn forget(&mut self, node: &str, at_ms: u64) {
         self.servers.forget(node);
         self.servers.judge_all(&self.members, at_ms);
@@ -182,6 +274,10 @@ impl ClusterState {
     /// Empty until the cluster was created.
     pub fn cluster_id(&self) -> &str {
         &self.cluster_id
+    }
+
+    pub fn member_list(&self) -> &Members {
+        &self.members
     }
 
     pub fn members(&self) -> &BTreeMap<String, Member> {
@@ -194,6 +290,36 @@ impl ClusterState {
 
     pub fn primary(&self) -> &Primary {
         self.ownership.primary()
+    }
+
+    /// The standbys of which enough must answer before one of them is promoted.
+    pub fn synchronous(&self) -> &SyncSet {
+        &self.synchronous
+    }
+
+    /// Of the last primary that was confirmed; 0: there was none.
+    pub fn last_timeline(&self) -> u32 {
+        self.ownership.last_timeline()
+    }
+
+    /// What komainu itself is about to change.
+    pub fn failover(&self) -> Option<&Failover> {
+        self.failovers.under_way()
+    }
+
+    /// Whether no failover is to begin by itself.
+    pub fn failover_paused(&self) -> bool {
+        self.failovers.paused()
+    }
+
+    /// The reason code for which a lost primary is not replaced.
+    pub fn standstill(&self) -> Option<&str> {
+        self.failovers.standstill()
+    }
+
+    /// Whether transactions on the primary are to run out and none to begin.
+    pub fn holds(&self) -> bool {
+        self.failovers.holds(self.ownership.primary().epoch)
     }
 
     pub fn endpoints(&self) -> &BTreeMap<String, Endpoint> {
@@ -222,6 +348,7 @@ impl ClusterState {
     pub fn check(&self) -> Result<(), String> {
         self.members.check()?;
         self.ownership.check()?;
+        self.failovers.check(self.ownership.primary().epoch)?;
         self.configuration.check()?;
         self.incidents.check()?;
         if let Some(server) = &self.ownership.primary().server

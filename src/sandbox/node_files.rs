@@ -189,7 +189,7 @@ fn shared(common: &Common<'_>) -> String {
 
 fn failover_part(failover: &FailoverPlan<'_>) -> String {
     format!(
-        "\n[failover]\nmode = \"off\"\nuser = {}\ndatabase = {}\nreplication_user = {}\n\
+        "\n[failover]\nmode = \"streaming\"\nuser = {}\ndatabase = {}\nreplication_user = {}\n\
          replication_passfile = {}\nsync_mode = {}\n",
         text(&failover.operator.user),
         text(DATABASE),

@@ -16,10 +16,14 @@ use tokio::sync::watch;
 
 use super::Who;
 use super::endpoints::Endpoints;
+use super::perform::{self, performing};
+use crate::agent::Agents;
 use crate::clock;
-use crate::cluster::act::{self, Wanted};
+use crate::cluster::act::{self, Busy, Means, Wanted};
+use crate::cluster::decide::Policy;
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
+use crate::cluster::operate::Operator;
 use crate::cluster::publish::{self, Published};
 use crate::cluster::right::WriteRight;
 use crate::cluster::state::{Fenced, MemberRole};
@@ -27,7 +31,7 @@ use crate::config::{self, Config};
 use crate::consensus::node::{
     Address, CancelHere, ClusterHandle, Node, NodeError, NodeSettings, Order, Surroundings,
 };
-use crate::consensus::peer::PeerFiles;
+use crate::consensus::peer::{PeerFiles, PeerTlsError};
 use crate::pki::{NameError, NodeName};
 use crate::session::Gateway;
 
@@ -46,6 +50,8 @@ pub enum ClusterError {
     Node(#[from] NodeError),
     #[error("{0}")]
     Name(#[from] NameError),
+    #[error("agents cannot be asked: {0}")]
+    Agents(#[from] PeerTlsError),
     #[error("cannot start the escalation thread: {0}")]
     Thread(#[from] io::Error),
 }
@@ -113,6 +119,13 @@ fn at(cluster: &config::Cluster, address: IpAddr) -> Option<&str> {
     Some(&node.id)
 }
 
+/// How this node sees the PostgreSQL servers, and acts on them.
+pub struct Servers {
+    pub local: watch::Receiver<Arc<View>>,
+    pub look: LookNow,
+    pub operator: watch::Receiver<Arc<Operator>>,
+}
+
 /// Fields in the order in which they end.
 pub struct Cluster {
     pub endpoints: Endpoints,
@@ -138,9 +151,9 @@ impl Cluster {
         config: &Arc<Config>,
         text: &str,
         right: Arc<WriteRight>,
-        local: watch::Receiver<Arc<View>>,
-        look: LookNow,
+        servers: Servers,
     ) -> Result<Cluster, ClusterError> {
+        let Servers { local, look, operator } = servers;
         let gateway: Arc<OnceLock<Arc<Gateway>>> = Arc::default();
         let now = clock::process();
         let mut seed = [0; 8];
@@ -151,12 +164,23 @@ impl Cluster {
             cancel: cancel_here(gateway.clone()),
             seed: u64::from_ne_bytes(seed),
         };
-        let node = Node::start(settings(cluster, me)?, around)?;
+        let settings = settings(cluster, me)?;
+        let name = settings.name.clone();
+        let node = Node::start(settings, around)?;
         let handle = node.handle();
         let published = publish::start(&handle, local.clone());
         let (wanted, wants) = watch::channel(Arc::new(wanted_of(config, config, text, 0)));
-        handle.runtime().spawn(act::lead(handle.clone(), wants));
-        handle.runtime().spawn(act::report(handle.clone(), local, look));
+        let agents = match me.role {
+            MemberRole::Voter => {
+                let _runtime = handle.runtime().enter();
+                Some(Arc::new(Agents::start(peer_files(cluster, &me.node.id), name)?))
+            }
+            MemberRole::Proxy => None,
+        };
+        let perform = performing(perform::Means { operator, agents });
+        let means = Means { wanted: wants, local: local.clone(), look: look.clone(), perform };
+        handle.runtime().spawn(act::lead(handle.clone(), means));
+        handle.runtime().spawn(act::report(handle.clone(), local, look, busy_here(gateway.clone())));
         let (in_force, configs) = watch::channel(config.clone());
         // Only voters own endpoints.
         let endpoints = match me.role {
@@ -265,6 +289,7 @@ fn wanted_of(running: &Config, agreed: &Config, text: &str, version: u64) -> Wan
         endpoints: agreed.endpoints.iter().map(|endpoint| endpoint.settings.name.clone()).collect(),
         servers: agreed.servers.iter().map(|server| server.id.clone()).collect(),
         addresses: agreed.cluster.iter().flat_map(|cluster| &cluster.nodes).map(reached).collect(),
+        policy: Arc::new(Policy { failover: agreed.failover.clone(), servers: agreed.servers.clone() }),
         lease: running.cluster.as_ref().map(|cluster| cluster.lease).unwrap_or_default(),
         configuration: text.to_owned(),
     }
@@ -272,7 +297,6 @@ fn wanted_of(running: &Config, agreed: &Config, text: &str, version: u64) -> Wan
 
 fn settings(cluster: &config::Cluster, me: &Me) -> Result<NodeSettings, NameError> {
     let Me { node: me, role } = me;
-    let in_pki = |name: String| cluster.pki_directory.join(name);
     Ok(NodeSettings {
         name: NodeName::new(&me.id, &cluster.name)?,
         role: *role,
@@ -284,13 +308,18 @@ fn settings(cluster: &config::Cluster, me: &Me) -> Result<NodeSettings, NameErro
             .map(|node| Address { node: node.id.clone(), address: node.address() })
             .collect(),
         directory: cluster.directory.clone(),
-        files: PeerFiles {
-            authorities: in_pki("ca.crt".to_owned()),
-            certificate: in_pki(format!("{}.crt", me.id)),
-            key: in_pki(format!("{}.key", me.id)),
-        },
+        files: peer_files(cluster, &me.id),
         lease: cluster.lease,
     })
+}
+
+fn peer_files(cluster: &config::Cluster, id: &str) -> PeerFiles {
+    let in_pki = |name: String| cluster.pki_directory.join(name);
+    PeerFiles {
+        authorities: in_pki("ca.crt".to_owned()),
+        certificate: in_pki(format!("{id}.crt")),
+        key: in_pki(format!("{id}.key")),
+    }
 }
 
 fn reached(node: &config::Node) -> (String, String) {
@@ -306,6 +335,15 @@ fn cancel_here(gateway: Arc<OnceLock<Arc<Gateway>>>) -> CancelHere {
                 None => false,
             }
         })
+    })
+}
+
+/// What may still begin there counts as well: sessions go by the snapshot that is published.
+fn busy_here(gateway: Arc<OnceLock<Arc<Gateway>>>) -> Busy {
+    Arc::new(move |server, epoch| match gateway.get() {
+        Some(gateway) if gateway.topology.borrow().primary.is_some() => usize::MAX,
+        Some(gateway) => gateway.busy_on(server, epoch),
+        None => 0,
     })
 }
 

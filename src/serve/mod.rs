@@ -11,6 +11,7 @@ mod configuration;
 mod ending;
 pub(crate) mod endpoints;
 mod looking_in;
+mod perform;
 mod scheduling;
 mod ticks;
 
@@ -30,6 +31,7 @@ use crate::clock;
 use crate::cluster::observe::catalog::{CatalogSettings, CatalogSource};
 use crate::cluster::observe::credential::OwnLogin;
 use crate::cluster::observe::{Observer, Settings};
+use crate::cluster::operate::Operator;
 use crate::cluster::right::WriteRight;
 use crate::config::{self, Config};
 use crate::net::tls::{ServerTlsContext, TlsConfigError};
@@ -41,7 +43,7 @@ use crate::telemetry::{Counters, log};
 use access::{Access, AccessError};
 use clients::{Clients, ListenError};
 pub use cluster::forget_kept;
-use cluster::{Cluster, ClusterError, Me, MeError};
+use cluster::{Cluster, ClusterError, Me, MeError, Servers};
 use configuration::Configuration;
 use ending::{Told, Wishes, drain};
 
@@ -121,6 +123,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     let listening = Arc::new(AtomicBool::new(false));
 
     let observer = Observer::start(how_to_look(&config, &server_tls))?;
+    let (operators, _) = watch::channel(Arc::new(how_to_operate(&config, &server_tls)));
     let right = Arc::new(match config.cluster {
         Some(_) => WriteRight::none(),
         None => WriteRight::unlimited(),
@@ -128,8 +131,12 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     let cluster = match (&config.cluster, me) {
         (Some(cluster), Some(me)) => {
             let text = configuration.shared_text();
-            let (view, look) = (observer.view.clone(), observer.look.clone());
-            Some(Cluster::start(cluster, &me, &config, text, right.clone(), view, look)?)
+            let servers = Servers {
+                local: observer.view.clone(),
+                look: observer.look.clone(),
+                operator: operators.subscribe(),
+            };
+            Some(Cluster::start(cluster, &me, &config, text, right.clone(), servers)?)
         }
         _ => None,
     };
@@ -186,6 +193,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
         gateway: &gateway,
         access: &access,
         observer: &observer,
+        operators: &operators,
         log: &log,
         door: door.as_deref(),
     };
@@ -278,11 +286,17 @@ fn how_to_look(config: &Config, tls: &Arc<ServerTlsContext>) -> Settings {
     }
 }
 
+fn how_to_operate(config: &Config, tls: &Arc<ServerTlsContext>) -> Operator {
+    let secret = access::plain_secret(&config.auth);
+    Operator::new(&config.failover, secret, tls.clone(), clock::process())
+}
+
 /// What a new configuration is given to.
 struct Reloadable<'a> {
     gateway: &'a Arc<Gateway>,
     access: &'a Access,
     observer: &'a Observer,
+    operators: &'a watch::Sender<Arc<Operator>>,
     log: &'a LogControl,
     door: Option<&'a Door>,
 }
@@ -307,6 +321,7 @@ impl Reloadable<'_> {
             tracing::error!(%error, "the log was not changed");
         }
         self.observer.reconfigure(how_to_look(&new, &tls));
+        self.operators.send_replace(Arc::new(how_to_operate(&new, &tls)));
         self.gateway.pools.reconfigure(new.pool.clone(), tls);
         self.gateway.reconfigure(new.clone());
         let reloaded = Reloaded { changed: named(true), restart: named(false), differs: Vec::new() };

@@ -1,7 +1,7 @@
-//! Which server is the primary of which epoch, as long as nobody but PostgreSQL itself says so.
+//! Which server is the primary of which epoch, as long as it is not komainu that makes it one.
 //!
 //! Pure. Names what most voters hear say that it is the primary, and follows a promotion that somebody else made: on a
-//! later timeline, when most hear of it. It promotes nothing.
+//! later timeline, when most hear of it. It promotes nothing: that is `failover`.
 
 use super::{Situation, Step};
 use crate::cluster::reason::Reason;
@@ -9,6 +9,10 @@ use crate::cluster::state::{Administrative, Change, Fenced, Server, Stage};
 
 pub(super) fn decide(situation: &Situation<'_>) -> Option<Step> {
     let state = situation.state;
+    if state.failover().is_some() {
+        // What komainu makes itself it does not look for.
+        return None;
+    }
     let primary = state.primary();
     let (heard, timeline) = heard(situation)?;
     let fence = state.fences().iter().find(|fence| fence.fenced == Fenced::Primary);
@@ -16,7 +20,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> Option<Step> {
     match (&primary.server, fence) {
         (Some(_), Some(fence)) if !fence.passed => None,
         (None, _) | (Some(_), Some(_)) => {
-            let change = Change::NamePrimary { epoch, server: heard.to_owned() };
+            let change = Change::NamePrimary { epoch, server: heard.to_owned(), promotes: false };
             Some(Step::new(change, Reason::PrimaryFound))
         }
         (Some(named), None) if named == heard => match primary.stage {

@@ -56,7 +56,8 @@ impl World {
 
     fn decide(&self) -> Vec<Step> {
         let passed = self.passed;
-        decide(&Situation {
+        let policy = Policy::off();
+        let plan = decide(&Situation {
             state: &self.state,
             now_ms: self.now_ms,
             me: "a",
@@ -68,7 +69,12 @@ impl World {
             addresses: &self.addresses,
             wishes: &self.wishes,
             passed: &move |_| passed,
-        })
+            policy: &policy,
+            view: &View::default(),
+            memory: &Memory::default(),
+        });
+        assert_eq!(plan.actions, []);
+        plan.steps
     }
 
     /// Does what is decided until nothing is; says why each time.

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::topology::Epoch;
 
-use super::{Administrative, Claim, Fenced, MAX_NAME, Member, MemberRole, Refusal};
+use crate::cluster::sync_set::SyncSet;
+
+use super::{Administrative, Claim, FailoverKind, Fenced, MAX_NAME, Member, MemberRole, Refusal};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
@@ -88,11 +90,46 @@ pub enum Change {
     NamePrimary {
         epoch: Epoch,
         server: String,
+        /// komainu makes it one. The one before is then not to be trusted until it was rewound or rebuilt.
+        #[serde(default)]
+        promotes: bool,
     },
     /// The primary named for this epoch is one, on this timeline.
     ConfirmPrimary {
         epoch: Epoch,
         timeline: u32,
+    },
+    /// Ends the primary's epoch to make another one; a switchover first lets transactions run out.
+    BeginFailover {
+        epoch: Epoch,
+        kind: FailoverKind,
+        to: Option<String>,
+    },
+    /// From here on a switchover lets transactions on the old primary run out; new ones wait.
+    HoldTransactions {
+        epoch: Epoch,
+    },
+    /// This node has nothing under way on the primary that a switchover is about to stop.
+    ConfirmHold {
+        epoch: Epoch,
+        node: String,
+    },
+    /// A switchover that could not come so far that it ended the epoch.
+    AbandonFailover {
+        epoch: Epoch,
+    },
+    /// Who acknowledges commits, as far as a failover relies on it. `before`: what it was decided by.
+    SetSynchronous {
+        before: SyncSet,
+        set: SyncSet,
+    },
+    PauseFailover {
+        paused: bool,
+    },
+    /// Why the lost primary of this epoch is not replaced: `Command::reason`, and here in words. None: it is back.
+    StandStill {
+        epoch: Epoch,
+        sentence: Option<String>,
     },
     /// Gives an endpoint to a node, or to nobody, in the epoch after this one.
     AssignEndpoint {

@@ -70,6 +70,14 @@ pub enum Refusal {
     NoFence,
     #[error("the fence of this epoch has not passed yet")]
     FenceNotPassed,
+    #[error("a failover is under way already, from {from}")]
+    FailoverUnderWay { from: String },
+    #[error("the synchronous standbys are {current} by now")]
+    OtherSynchronous { current: String },
+    #[error("no failover is under way")]
+    NoFailover,
+    #[error("the epoch is fenced: it cannot go on")]
+    Fenced,
     #[error("no primary was named in this epoch")]
     NoPrimaryNamed,
     #[error("the primary of this epoch is on timeline {current} already")]

@@ -64,6 +64,9 @@ pub struct Ownership {
     primary: Primary,
     endpoints: BTreeMap<String, Endpoint>,
     fences: Vec<Fence>,
+    /// Of the last primary that was confirmed.
+    #[serde(default)]
+    last_timeline: u32,
     /// The highest of any endpoint that was removed: one that comes back begins above it.
     #[serde(default)]
     retired_epoch: Epoch,
@@ -72,6 +75,10 @@ pub struct Ownership {
 impl Ownership {
     pub fn primary(&self) -> &Primary {
         &self.primary
+    }
+
+    pub fn last_timeline(&self) -> u32 {
+        self.last_timeline.max(self.primary.timeline)
     }
 
     pub fn endpoints(&self) -> &BTreeMap<String, Endpoint> {
@@ -84,6 +91,12 @@ impl Ownership {
 
     pub fn is_primary(&self, server: &str) -> bool {
         self.primary.server.as_deref() == Some(server)
+    }
+
+    /// The primary of this epoch.
+    pub(super) fn expect_primary(&self, epoch: Epoch) -> Result<&str, Refusal> {
+        check_epoch(epoch, self.primary.epoch)?;
+        self.primary.server.as_deref().ok_or(Refusal::NoPrimaryNamed)
     }
 
     pub fn is_fenced(&self, fenced: &Fenced) -> bool {
@@ -183,6 +196,7 @@ impl Ownership {
             Stage::Named => {
                 self.primary.stage = Stage::Confirmed;
                 self.primary.timeline = timeline;
+                self.last_timeline = timeline;
                 let text = format!("{server} is primary of epoch {}, timeline {timeline}", expected.0);
                 Ok((Accepted::Changed, Some(Entry { subject: server, text })))
             }

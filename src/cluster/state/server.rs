@@ -62,6 +62,9 @@ pub struct Report {
 pub struct Server {
     pub administrative: Administrative,
     pub observed: Observed,
+    /// Why that was ordered.
+    #[serde(default)]
+    pub order_reason: String,
     /// Of the last change of either, with its time.
     pub reason: String,
     pub since_ms: u64,
@@ -164,6 +167,7 @@ impl Servers {
             return Ok((Accepted::Unchanged, None));
         }
         server.administrative = state;
+        server.order_reason = reason.to_owned();
         server.version += 1;
         server.reason = reason.to_owned();
         server.since_ms = at_ms;
@@ -175,6 +179,17 @@ impl Servers {
         };
         let entry = Entry { subject: id.to_owned(), text: text.to_owned() };
         Ok((Accepted::Version(server.version), Some(entry)))
+    }
+
+    /// Whatever was ordered of it before.
+    pub(super) fn quarantine(&mut self, id: &str, reason: &str, at_ms: u64) {
+        if let Some(server) = self.0.get_mut(id) {
+            server.order_reason = reason.to_owned();
+            server.administrative = Administrative::Quarantined;
+            server.version += 1;
+            server.reason = reason.to_owned();
+            server.since_ms = at_ms;
+        }
     }
 
     pub(super) fn report(

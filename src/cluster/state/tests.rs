@@ -31,7 +31,7 @@ fn created() -> ClusterState {
 }
 
 fn name(epoch: u64, server: &str) -> Command {
-    command(Change::NamePrimary { epoch: Epoch(epoch), server: server.to_owned() })
+    command(Change::NamePrimary { epoch: Epoch(epoch), server: server.to_owned(), promotes: false })
 }
 
 fn assign(epoch: u64, owner: Option<&str>) -> Command {
@@ -247,6 +247,8 @@ fn changes() -> impl Strategy<Value = Change> {
     let observed = prop::sample::select(vec![Observed::Up, Observed::Down, Observed::Unknown]);
     let administrative = prop::sample::select(vec![Administrative::Attached, Administrative::Quarantined]);
     let role = prop::sample::select(vec![MemberRole::Voter, MemberRole::Proxy]);
+    let kinds = vec![FailoverKind::Automatic, FailoverKind::Forced, FailoverKind::Switchover];
+    let kind = prop::sample::select(kinds);
     let somebody = (node(), 1u64..12, 1u64..4).prop_map(|(id, raft_id, life)| member(&id, raft_id, life));
     let replacement = (node(), 4u64..12, 1u64..4).prop_map(|(id, raft_id, life)| member(&id, raft_id, life));
     prop_oneof![
@@ -279,7 +281,22 @@ fn changes() -> impl Strategy<Value = Change> {
             node
         }),
         (fenced(), epoch()).prop_map(|(fenced, epoch)| Change::PassFence { fenced, epoch }),
-        (epoch(), server()).prop_map(|(epoch, server)| Change::NamePrimary { epoch, server }),
+        (epoch(), server(), any::<bool>()).prop_map(|(epoch, server, promotes)| Change::NamePrimary {
+            epoch,
+            server,
+            promotes
+        }),
+        (epoch(), kind, prop::option::of(server())).prop_map(|(epoch, kind, to)| Change::BeginFailover {
+            epoch,
+            kind,
+            to
+        }),
+        (epoch(), node()).prop_map(|(epoch, node)| Change::ConfirmHold { epoch, node }),
+        epoch().prop_map(|epoch| Change::HoldTransactions { epoch }),
+        epoch().prop_map(|epoch| Change::AbandonFailover { epoch }),
+        any::<bool>().prop_map(|paused| Change::PauseFailover { paused }),
+        (epoch(), prop::option::of("[a-c]"))
+            .prop_map(|(epoch, sentence)| Change::StandStill { epoch, sentence }),
         (epoch(), 1u32..3).prop_map(|(epoch, timeline)| Change::ConfirmPrimary { epoch, timeline }),
         (endpoint(), epoch(), prop::option::of(node()))
             .prop_map(|(endpoint, epoch, owner)| Change::AssignEndpoint { endpoint, epoch, owner }),

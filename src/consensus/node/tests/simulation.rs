@@ -20,7 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::harness::{NODES, TestCluster, Weather};
-use crate::cluster::act::{Wanted, lead, report};
+use crate::cluster::act::{Means, Wanted, lead, report};
+use crate::cluster::decide::Policy;
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
 use crate::cluster::state::{ClusterState, Fenced};
@@ -163,6 +164,7 @@ impl Night {
         let handle = self.cluster.handle(name);
         let lease = LeaseSettings::default();
         let wanted = Wanted {
+            policy: Arc::new(Policy::off()),
             version: 1,
             endpoints: vec![ENDPOINT.to_owned()],
             servers: SERVERS.map(str::to_owned).to_vec(),
@@ -171,8 +173,14 @@ impl Night {
             configuration: String::new(),
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(lead(handle.clone(), watch::channel(Arc::new(wanted)).1));
-        tasks.spawn(report(handle.clone(), self.view.subscribe(), LookNow::default()));
+        let means = Means {
+            wanted: watch::channel(Arc::new(wanted)).1,
+            local: self.view.subscribe(),
+            look: LookNow::default(),
+            perform: Arc::new(|order| Box::pin(async move { Err(format!("nobody does {order:?}")) })),
+        };
+        tasks.spawn(lead(handle.clone(), means));
+        tasks.spawn(report(handle.clone(), self.view.subscribe(), LookNow::default(), Arc::new(|_, _| 0)));
         tasks.spawn(hold(handle, self.vpc.clone(), self.random.random()));
         self.beside.insert(name.to_owned(), tasks);
     }

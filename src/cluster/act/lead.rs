@@ -1,0 +1,215 @@
+//! Decides whenever this node leads, and sees to it that it is done.
+//!
+//! Invariant: decisions are proposed one after the other, each from the state this node has applied, by this leader or
+//! not at all; and nothing is done to a server by a leader that has not heard from its quorum for a lease.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Wanted;
+use super::perform::{Done, Finished, Order, Perform, Performer};
+use crate::cluster::decide::action::{Action, What};
+use crate::cluster::decide::{Memory, OPERATIONS_END_MS, Plan, Situation, Step, decide};
+use crate::cluster::model::View;
+use crate::cluster::observe::LookNow;
+use crate::cluster::reason::Reason;
+use crate::cluster::state::{Change, ClusterState};
+use crate::consensus::node::{ClusterHandle, Leading, ProposeError};
+
+/// Between two looks of a leader at whether there is something to decide. Commands and reports wake it earlier.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// The same while the primary is being changed.
+const LOOK_SOON: Duration = Duration::from_millis(20);
+/// Of others, at whether they lead by now.
+const LEAD_YET_EVERY: Duration = Duration::from_millis(150);
+/// Between two looks at raft's own membership.
+const ALIGN_EVERY: Duration = Duration::from_millis(250);
+/// Before a decision that was refused is made again.
+const REFUSED_AGAIN: Duration = Duration::from_secs(1);
+/// A wish that could not be fulfilled in that time is dropped: its node does not live.
+const WISH_FOR_MS: u64 = 15_000;
+
+/// What a leader decides by and acts with.
+pub struct Means {
+    pub wanted: watch::Receiver<Arc<Wanted>>,
+    /// What this node sees of the servers.
+    pub local: watch::Receiver<Arc<View>>,
+    pub look: LookNow,
+    pub perform: Perform,
+}
+
+/// Decides and proposes whenever this node leads. To be spawned on the consensus thread.
+pub async fn lead(handle: ClusterHandle, means: Means) {
+    let Means { wanted, mut local, look, perform } = means;
+    let mut applied = handle.watch();
+    let mut aligned = Instant::now();
+    let mut pause = LEAD_YET_EVERY;
+    let mut refused: Option<(Change, Instant)> = None;
+    let mut memory = Memory::default();
+    let mut performer = Performer::new(perform);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            changed = applied.changed() => if changed.is_err() { return },
+            changed = local.changed() => if changed.is_err() { return },
+            Some(finished) = performer.finished() => finish(&handle, finished, &mut memory, &look).await,
+        }
+        let Some(leading) = handle.leading() else {
+            pause = LEAD_YET_EVERY;
+            memory = Memory::default();
+            continue;
+        };
+        let state = applied.borrow_and_update().clone();
+        let view = local.borrow_and_update().clone();
+        let wanted = wanted.borrow().clone();
+        let now_ms = handle.now_ms();
+        let changing = state.state.failover().is_some();
+        pause = if changing { LOOK_SOON } else { LOOK_EVERY };
+        if leading.contact_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= wanted.lease.lease_ms) {
+            // It may have been frozen, and be a leader no more: then all others look silent to it.
+            continue;
+        }
+        if state.state.cluster_id().is_empty() {
+            create(&handle, &leading, &wanted).await;
+            continue;
+        }
+        memory.look(&state.state, &view, now_ms);
+        if changing {
+            look.all();
+        }
+        let plan = next(&handle, &state.state, &leading, &wanted, &view, &memory);
+        for action in plan.actions {
+            let system_identifier = view.identity.get();
+            let policy = wanted.policy.clone();
+            performer.begin(Order { action, policy, system_identifier, decided_at_ms: now_ms });
+        }
+        for step in plan.steps {
+            let again = refused
+                .as_ref()
+                .is_some_and(|(change, at)| *change == step.change && at.elapsed() < REFUSED_AGAIN);
+            if again {
+                continue;
+            }
+            let change = step.change.clone();
+            if !propose(&handle, &leading, step).await {
+                refused = Some((change, Instant::now()));
+            }
+        }
+        if aligned.elapsed() >= ALIGN_EVERY {
+            aligned = Instant::now();
+            handle.align_membership().await;
+        }
+    }
+}
+
+/// What became of an action. Whether it worked the next look shows.
+async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory, look: &LookNow) {
+    let Finished { action, result, is_news } = finished;
+    let Action { server, what } = action;
+    if let What::SetSynchronous { epoch, .. } = what {
+        // After an error it may still be done.
+        let more_ms = if result.is_ok() { 0 } else { OPERATIONS_END_MS };
+        memory.setting_changed(epoch, handle.now_ms() + more_ms);
+    }
+    match result {
+        Ok(Done::Done) => {
+            tracing::info!(server, ?what, "done");
+            if let What::Checkpoint { epoch } = what {
+                memory.has_checkpointed(epoch);
+            }
+        }
+        Ok(Done::UnderWay) => {}
+        Ok(Done::Stopped { end }) => {
+            tracing::info!(server, ?what, %end, "done");
+            if let What::Stop { epoch } = what {
+                memory.stopped(epoch, end);
+            }
+        }
+        Err(error) => {
+            tracing::warn!(server, ?what, error, "could not be done; it is tried again");
+            if is_news {
+                let text = format!("{}: {error}", what.in_words());
+                let change = Change::NoteIncident { subject: server, text };
+                let noted = handle.propose(change, "decision", Reason::ActionFailed.code()).await;
+                if let Err(error) = noted {
+                    tracing::debug!(%error, "the incident could not be noted");
+                }
+            }
+        }
+    }
+    look.all();
+}
+
+fn next(
+    handle: &ClusterHandle,
+    state: &ClusterState,
+    leading: &Leading,
+    wanted: &Wanted,
+    view: &View,
+    memory: &Memory,
+) -> Plan {
+    let now_ms = handle.now_ms();
+    let mut wishes = handle.wishes();
+    wishes.retain(|endpoint, wish| {
+        let done = state.endpoints().get(endpoint).is_none_or(|now| now.owner.as_ref() == Some(&wish.to));
+        let keep = !done && now_ms < wish.since_ms + WISH_FOR_MS;
+        if !keep {
+            handle.forget_wish(endpoint);
+        }
+        keep
+    });
+    // A node that could not take the cluster's configuration, or has not yet, decides nothing by another one.
+    let is_agreed = wanted.version == state.configuration().version();
+    let present = |names: Vec<&String>| names.into_iter().cloned().collect::<Vec<_>>();
+    let (endpoints, servers, addresses) = match is_agreed {
+        true => (wanted.endpoints.clone(), wanted.servers.clone(), wanted.addresses.clone()),
+        false => {
+            let endpoints = present(state.endpoints().keys().collect());
+            (endpoints, present(state.servers().keys().collect()), BTreeMap::new())
+        }
+    };
+    let wishes = wishes.into_iter().map(|(endpoint, wish)| (endpoint, (wish.to, wish.cause))).collect();
+    decide(&Situation {
+        state,
+        now_ms,
+        me: handle.node(),
+        leading_since_ms: leading.since_ms,
+        asked: &leading.asked,
+        lease: &wanted.lease,
+        endpoints: &endpoints,
+        servers: &servers,
+        addresses: &addresses,
+        wishes: &wishes,
+        passed: &|fence| handle.fence_passed(fence),
+        policy: &wanted.policy,
+        view,
+        memory,
+    })
+}
+
+/// By this leader or not at all: what it decided is not to be done by one that knows better.
+/// False: it was refused, or nobody knows.
+async fn propose(handle: &ClusterHandle, leading: &Leading, step: Step) -> bool {
+    let Step { change, reason, cause } = step;
+    tracing::info!(change = change.summary(), reason = reason.code(), cause, "decided");
+    match handle.propose_as_leader(leading.term, change, &cause, reason.code()).await {
+        Ok(_) => return true,
+        // Somebody was faster, or the picture was old: the next look sees what is.
+        Err(ProposeError::Refused(refusal)) => tracing::debug!(%refusal, "a decision came too late"),
+        Err(error) => tracing::warn!(%error, "a decision could not be brought into the log"),
+    }
+    false
+}
+
+async fn create(handle: &ClusterHandle, leading: &Leading, wanted: &Wanted) {
+    let Some(cluster_id) = handle.cluster_id() else { return };
+    let members = handle.raft_voters();
+    let configuration = wanted.configuration.clone();
+    let change = Change::CreateCluster { cluster_id, members, configuration };
+    let step = Step { change, reason: Reason::ClusterCreated, cause: "decision".to_owned() };
+    propose(handle, leading, step).await;
+}

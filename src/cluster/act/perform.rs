@@ -1,0 +1,122 @@
+//! Sees to it that actions on servers are carried out: each server's one at a time, failed ones again after a while.
+//!
+//! Owns when, not how: that is whoever `Perform` is. Invariant: a server has at most one action under way, so what is
+//! done to it is done in the order in which it was decided.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::cluster::decide::Policy;
+use crate::cluster::decide::action::Action;
+use crate::topology::Lsn;
+
+/// Before the same action is done again that was done: the facts have not caught up.
+const AGAIN: Duration = Duration::from_millis(300);
+/// Before one that failed is tried again, the first time. It doubles with each.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LAST: Duration = Duration::from_secs(5);
+
+/// One action, and what it is to be carried out by.
+#[derive(Debug, Clone)]
+pub struct Order {
+    pub action: Action,
+    pub policy: Arc<Policy>,
+    /// Of the cluster's data.
+    pub system_identifier: Option<u64>,
+    /// The right to do it is as old as that, by this process's clock.
+    pub decided_at_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    Done,
+    /// It takes its time and goes on by itself.
+    UnderWay,
+    /// And its log ends there.
+    Stopped {
+        end: Lsn,
+    },
+}
+
+pub type Performing = Pin<Box<dyn Future<Output = Result<Done, String>> + Send>>;
+/// Carries an action out; ends by itself, and says in words what was wrong.
+pub type Perform = Arc<dyn Fn(Order) -> Performing + Send + Sync>;
+
+pub(super) struct Finished {
+    pub action: Action,
+    pub result: Result<Done, String>,
+    /// It failed, and not in the same way as the last time.
+    pub is_news: bool,
+}
+
+struct Tried {
+    action: Action,
+    at: Instant,
+    failures: u32,
+    error: Option<String>,
+}
+
+pub(super) struct Performer {
+    perform: Perform,
+    running: JoinSet<(Action, Result<Done, String>)>,
+    /// By server.
+    busy: BTreeMap<String, Action>,
+    tried: BTreeMap<String, Tried>,
+}
+
+impl Performer {
+    pub fn new(perform: Perform) -> Self {
+        Performer { perform, running: JoinSet::new(), busy: BTreeMap::new(), tried: BTreeMap::new() }
+    }
+
+    /// Unless the server is occupied, or it was tried a moment ago.
+    pub fn begin(&mut self, order: Order) {
+        let server = &order.action.server;
+        if self.busy.contains_key(server)
+            || self.tried.get(server).is_some_and(|tried| tried.rests(&order.action))
+        {
+            return;
+        }
+        tracing::debug!(server, what = ?order.action.what, "begun");
+        self.busy.insert(server.clone(), order.action.clone());
+        let action = order.action.clone();
+        let performing = (self.perform)(order);
+        self.running.spawn(async move { (action, performing.await) });
+    }
+
+    /// None: nothing is under way.
+    pub async fn finished(&mut self) -> Option<Finished> {
+        let (action, result) = match self.running.join_next().await? {
+            Ok(finished) => finished,
+            Err(error) => {
+                tracing::error!(%error, "an action has panicked");
+                // Which one is not known: whatever is decided next is begun anew.
+                self.busy.clear();
+                return None;
+            }
+        };
+        self.busy.remove(&action.server);
+        let before = self.tried.get(&action.server).filter(|tried| tried.action == action);
+        let error = result.as_ref().err().cloned();
+        let failures = error.as_ref().map_or(0, |_| before.map_or(0, |tried| tried.failures) + 1);
+        let is_news = error.is_some() && before.is_none_or(|tried| tried.error != error);
+        let tried = Tried { action: action.clone(), at: Instant::now(), failures, error };
+        self.tried.insert(action.server.clone(), tried);
+        Some(Finished { action, result, is_news })
+    }
+}
+
+impl Tried {
+    fn rests(&self, action: &Action) -> bool {
+        let pause = match self.failures {
+            0 => AGAIN,
+            failures => (RETRY_FIRST * 2_u32.saturating_pow(failures - 1)).min(RETRY_LAST),
+        };
+        self.action == *action && self.at.elapsed() < pause
+    }
+}

@@ -1,0 +1,232 @@
+//! Tells the cluster what this node sees and does.
+//!
+//! Invariant: only changes are told, and what could not be told is told later.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::cluster::model::View;
+use crate::cluster::observe::LookNow;
+use crate::cluster::reason::Reason;
+use crate::cluster::state::{Change, Claim, ClusterState, Fenced, MemberRole, Observed, Stage};
+use crate::consensus::node::ClusterHandle;
+use crate::topology::{Epoch, Health, Role, ServerIndex};
+
+/// Between two looks at whether the leader knows what this node sees. Changes are told at once.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// The same while the primary is being changed.
+const REPORT_SOON: Duration = Duration::from_millis(20);
+
+/// How many sessions have something under way on that server in that epoch.
+pub type Busy = Arc<dyn Fn(ServerIndex, Epoch) -> usize + Send + Sync>;
+
+/// Tells the leader how this node finds each server, when that changes. Of voters only: a proxy's view decides nothing.
+/// When another one finds a server failing, this one looks as well, so that a majority is found soon.
+pub async fn report(handle: ClusterHandle, mut local: watch::Receiver<Arc<View>>, look: LookNow, busy: Busy) {
+    let mut applied = handle.watch();
+    let mut heeded = Heeded::new();
+    let mut changing = false;
+    loop {
+        tokio::select! {
+            changed = applied.changed() => if changed.is_err() { return },
+            changed = local.changed() => if changed.is_err() { return },
+            // What could not be told without a leader is told later.
+            () = tokio::time::sleep(if changing { REPORT_SOON } else { REPORT_EVERY }) => {}
+        }
+        let state = applied.borrow_and_update().clone();
+        let view = local.borrow_and_update().clone();
+        let state = &state.state;
+        let me = handle.node();
+        for index in doubted(&view, state, me, &mut heeded) {
+            look.server(index);
+        }
+        let new = expected(&view, state);
+        if let Some(index) = new {
+            look.server(index);
+        }
+        changing = new.is_some() || state.holds();
+        let Some(member) = state.members().get(me) else { continue };
+        confirm_hold(&handle, state, &view, &busy).await;
+        if member.role != MemberRole::Voter || !handle.lease().holds() {
+            continue;
+        }
+        for (index, server) in view.snapshot.servers.iter().enumerate() {
+            let Some(known) = state.servers().get(&*server.id) else { continue };
+            let claim = claim(&view, index);
+            if known.reports.get(me).is_some_and(|report| report.claim == claim) {
+                continue;
+            }
+            let reason = view.details[index].reason.map_or(Reason::ServerObserved, |reason| reason);
+            let change = Change::ServerReport { server: server.id.to_string(), claim };
+            if let Err(error) = handle.propose(change, "observation", reason.code()).await {
+                tracing::debug!(%error, server = &*server.id, "the leader was not told of a server");
+            }
+        }
+    }
+}
+
+/// The server that was named, as long as this node has not seen that it is a primary.
+fn expected(view: &View, state: &ClusterState) -> Option<ServerIndex> {
+    let primary = state.primary();
+    let named = primary.server.as_deref().filter(|_| !state.is_fenced(&Fenced::Primary))?;
+    let index = view.snapshot.servers.iter().position(|server| &*server.id == named)?;
+    let detail = &view.details[index];
+    let was_standby = detail.facts.as_ref().is_some_and(|facts| facts.in_recovery);
+    let unseen = primary.stage == Stage::Named || was_standby;
+    unseen.then_some(ServerIndex(index as u16))
+}
+
+/// Says that nothing is under way here on the primary that is about to be stopped.
+async fn confirm_hold(handle: &ClusterHandle, state: &ClusterState, view: &View, busy: &Busy) {
+    let Some(failover) = state.failover().filter(|_| state.holds() && !state.is_fenced(&Fenced::Primary))
+    else {
+        return;
+    };
+    let me = handle.node();
+    let index = view.snapshot.servers.iter().position(|server| *server.id == *failover.from);
+    let under_way = index.map_or(0, |index| busy(ServerIndex(index as u16), failover.epoch));
+    if failover.held_by.contains(me) || under_way > 0 {
+        return;
+    }
+    let change = Change::ConfirmHold { epoch: failover.epoch, node: me.to_owned() };
+    if let Err(error) = handle.propose(change, "observation", Reason::Held.code()).await {
+        tracing::debug!(%error, "the leader was not told that transactions have run out here");
+    }
+}
+
+/// By server and node, when the last report was made that was taken notice of.
+type Heeded = BTreeMap<(String, String), u64>;
+
+/// Servers that this node finds fine and another one, since it was last asked, does not. Once for each report: what
+/// another goes on saying does not become a storm of looks.
+fn doubted(view: &View, state: &ClusterState, me: &str, heeded: &mut Heeded) -> Vec<ServerIndex> {
+    let mut doubted = Vec::new();
+    for (index, server) in view.snapshot.servers.iter().enumerate() {
+        let Some(known) = state.servers().get(&*server.id) else { continue };
+        let mut is_new = false;
+        for (node, report) in known.reports.iter().filter(|(node, _)| *node != me) {
+            let claim = &report.claim;
+            let seen = heeded.insert((server.id.to_string(), node.clone()), report.at_ms);
+            is_new |= seen != Some(report.at_ms) && (claim.suspect || claim.observed == Observed::Down);
+        }
+        if is_new && server.health == Health::Up && view.details[index].failures == 0 {
+            doubted.push(ServerIndex(index as u16));
+        }
+    }
+    doubted
+}
+
+fn claim(view: &View, index: usize) -> Claim {
+    let (server, detail) = (&view.snapshot.servers[index], &view.details[index]);
+    let starting_up = detail.failure == Some(Reason::StartingUp);
+    let observed = match server.health {
+        Health::Up => Observed::Up,
+        // It lives, and nobody is to take it for lost.
+        Health::Down if starting_up => Observed::Unknown,
+        Health::Down => Observed::Down,
+        Health::Unknown => Observed::Unknown,
+    };
+    // One of another system is no primary of ours, whatever it says.
+    let foreign =
+        matches!(detail.reason, Some(Reason::WrongSystemIdentifier | Reason::SystemIdentifiersDiffer));
+    let says = server.health == Health::Up && detail.says == Role::Primary && !foreign;
+    let primary_on = says.then_some(server.timeline);
+    Claim { observed, primary_on, suspect: detail.is_suspect(), starting_up }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::model::Observation;
+    use crate::cluster::model::{Failure, View};
+    use crate::cluster::primary;
+    use crate::cluster::state::{Command, Member};
+    use crate::config;
+
+    const RETRIES: u32 = 3;
+
+    fn view() -> View {
+        let server = config::Server {
+            id: "pg1".to_owned(),
+            host: "h".to_owned(),
+            port: 1,
+            weight: 1,
+            zone: None,
+            disallow_failover: false,
+            always_primary: false,
+            agent: None,
+        };
+        let mut view = View::new(&[server]);
+        view.snapshot.servers[0].health = Health::Up;
+        view
+    }
+
+    fn after(reasons: &[Reason]) -> View {
+        let mut observation = Observation::default();
+        for (index, &reason) in reasons.iter().enumerate() {
+            let at_ms = 1000 + 60 * index as u64;
+            observation.record(Err(Failure { reason, detail: String::new(), at_ms }));
+        }
+        primary::next(&view(), &[observation], RETRIES, 2000)
+    }
+
+    #[test]
+    fn silence_is_suspect_at_once_and_refusals_are_certain() {
+        use Reason::{AuthenticationFailed, ConnectRefused, StartingUp, Timeout};
+        for (reasons, observed, suspect, starting_up) in [
+            (&[Timeout][..], Observed::Unknown, true, false),
+            (&[Timeout, Timeout], Observed::Unknown, true, false),
+            (&[Timeout, Timeout, Timeout], Observed::Down, true, false),
+            (&[ConnectRefused], Observed::Unknown, true, false),
+            (&[ConnectRefused, ConnectRefused], Observed::Down, true, false),
+            (&[ConnectRefused, Timeout, ConnectRefused], Observed::Down, true, false),
+            (&[Timeout, ConnectRefused], Observed::Unknown, true, false),
+            (&[StartingUp, StartingUp, StartingUp], Observed::Unknown, false, true),
+            (&[ConnectRefused, StartingUp], Observed::Unknown, false, true),
+            (&[AuthenticationFailed], Observed::Unknown, false, false),
+        ] {
+            let expected = Claim { observed, primary_on: None, suspect, starting_up };
+            assert_eq!(claim(&after(reasons), 0), expected, "{reasons:?}");
+        }
+        assert_eq!(after(&[Timeout, Timeout]).details[0].failing_since_ms, Some(1000));
+    }
+
+    #[test]
+    fn what_another_node_doubts_is_looked_at_once() {
+        let mut state = ClusterState::default();
+        let mut apply = |at_ms, node: &str, change| {
+            let (node, cause, reason) = (node.to_owned(), String::new(), String::new());
+            state.apply(Command { at_ms, node, cause, reason, change });
+            state.clone()
+        };
+        let member = |id: &str, raft_id| Member {
+            id: id.to_owned(),
+            raft_id,
+            incarnation: 1,
+            address: format!("{id}:1"),
+            role: MemberRole::Voter,
+        };
+        let members = vec![member("a", 1), member("b", 2)];
+        let (cluster_id, configuration) = ("x".to_owned(), String::new());
+        apply(0, "a", Change::CreateCluster { cluster_id, members, configuration });
+        apply(0, "a", Change::SetServers { servers: vec!["pg1".to_owned()] });
+        let reports = |suspect| Change::ServerReport {
+            server: "pg1".to_owned(),
+            claim: Claim { observed: Observed::Up, suspect, ..Claim::default() },
+        };
+        let mut heeded = Heeded::new();
+        let mut looks =
+            |view: &View, state: &ClusterState| !doubted(view, state, "a", &mut heeded).is_empty();
+        assert!(!looks(&view(), &apply(1, "b", reports(false))));
+        let doubts = apply(2, "b", reports(true));
+        assert!(looks(&view(), &doubts));
+        assert!(!looks(&view(), &doubts), "it was looked at");
+        assert!(!looks(&view(), &apply(3, "a", reports(true))), "this node's own");
+        apply(4, "b", reports(false));
+        let again = apply(5, "b", reports(true));
+        assert!(!looks(&after(&[Reason::Timeout]), &again), "this node doubts it as well");
+    }
+}

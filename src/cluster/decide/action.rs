@@ -1,0 +1,54 @@
+//! What is to be done to a server, as data.
+//!
+//! Pure. An action is named again and again until the facts show that it is done; whoever carries it out does it once at
+//! a time. Invariant: each is idempotent, and each that could harm when it comes late says for which epoch it is.
+
+use crate::topology::Epoch;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Action {
+    pub server: String,
+    pub what: What,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// The standby's receiver ends, so that nothing of an ended epoch reaches it any more.
+    StopReceiving,
+    /// Makes the standby that was named for this epoch the primary.
+    Promote { epoch: Epoch },
+    /// The standby receives from that server from now on.
+    Follow { primary: String },
+    /// Replication slots that must be there, and those that must not.
+    Slots { wanted: Vec<String>, unwanted: Vec<String> },
+    /// The value of `synchronous_standby_names`.
+    SetSynchronous { epoch: Epoch, names: String },
+    /// By its agent: a clean shutdown of the primary whose epoch was ended.
+    Stop { epoch: Epoch },
+    /// By its agent: makes it a standby of the primary of this epoch, rewound or rebuilt.
+    Rejoin { epoch: Epoch, primary: String, timeline: u32, allow_rewind: bool },
+    /// So that a clean shutdown has little left to write.
+    Checkpoint { epoch: Epoch },
+}
+
+impl Action {
+    pub(super) fn new(server: &str, what: What) -> Self {
+        Action { server: server.to_owned(), what }
+    }
+}
+
+impl What {
+    /// For people: what it was to do.
+    pub fn in_words(&self) -> &'static str {
+        match self {
+            What::StopReceiving => "receiving could not be stopped",
+            What::Promote { .. } => "it could not be promoted",
+            What::Follow { .. } => "it could not be told to follow the primary",
+            What::SetSynchronous { .. } => "synchronous_standby_names could not be set",
+            What::Slots { .. } => "replication slots could not be kept",
+            What::Stop { .. } => "it could not be stopped",
+            What::Rejoin { .. } => "it could not rejoin",
+            What::Checkpoint { .. } => "no checkpoint could be made",
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Which standby is to be promoted.
+//!
+//! Pure. The one that has received most, on the timeline of the ended epoch, and no other than one that is attached,
+//! answers and may be one. Invariant: with a guarantee of synchronous commits nobody is named without an order unless so
+//! many of the synchronous standbys answer that one of them has every commit that was acknowledged.
+
+use super::Situation;
+use crate::cluster::model::Facts;
+use crate::cluster::reason::Reason;
+use crate::cluster::state::{Administrative, FailoverKind};
+use crate::topology::{Health, Lsn};
+
+/// A standby of which this can be said: it answers, it is a standby, and all it has received is known.
+pub(super) struct Standby<'a> {
+    pub id: &'a str,
+    pub facts: &'a Facts,
+}
+
+impl Standby<'_> {
+    /// What it has, replayed or not: promoting replays all of it.
+    pub fn position(&self) -> Lsn {
+        self.facts.received_lsn.unwrap_or_default().max(self.facts.lsn)
+    }
+
+    pub fn receives(&self) -> bool {
+        self.facts.receiver.is_some()
+    }
+}
+
+/// Attached, answering, in recovery, of this cluster, on the ended epoch's timeline.
+pub(super) fn standbys<'a>(situation: &'a Situation<'_>) -> impl Iterator<Item = Standby<'a>> {
+    let attached = situation.state.servers().iter();
+    let attached = attached.filter(|(_, server)| server.administrative == Administrative::Attached);
+    attached.filter_map(|(id, _)| {
+        let (state, detail) = situation.view.find(id)?;
+        let facts = detail.facts.as_deref()?;
+        let answers = state.health == Health::Up && detail.failures == 0;
+        let ours = situation.view.identity.get() == Some(facts.system_identifier);
+        (answers && ours && facts.in_recovery).then_some(Standby { id, facts })
+    })
+}
+
+pub(super) fn choose(
+    situation: &Situation<'_>,
+    kind: FailoverKind,
+    wanted: Option<&str>,
+) -> Result<String, Reason> {
+    let timeline = situation.last_timeline();
+    let may = |standby: &Standby<'_>| {
+        let on_timeline = timeline == 0 || standby.facts.timeline == timeline;
+        let config = situation.policy.server(standby.id);
+        let from = situation.state.primary().server.as_deref() != Some(standby.id);
+        on_timeline && from && config.is_some_and(|config| !config.disallow_failover)
+    };
+    let best = standbys(situation)
+        .filter(may)
+        .filter(|standby| wanted.is_none_or(|wanted| wanted == standby.id))
+        .max_by(|a, b| a.position().cmp(&b.position()).then_with(|| b.id.cmp(a.id)))
+        .ok_or(Reason::NoCandidate)?;
+    let answering: Vec<&str> = standbys(situation).map(|standby| standby.id).collect();
+    // Ordered at once, a loss is accepted; ordered with a clean stop, the old primary's last word is waited for.
+    if kind == FailoverKind::Automatic && !situation.enough_synchronous(&answering) {
+        return Err(Reason::TooFewSynchronous);
+    }
+    let limit = situation.policy.failover.max_lag_bytes;
+    let lacks = situation.view.primary_lsn.0.saturating_sub(best.position().0);
+    if kind == FailoverKind::Automatic && limit > 0 && lacks > limit {
+        return Err(Reason::CandidateLags);
+    }
+    Ok(best.id.to_owned())
+}

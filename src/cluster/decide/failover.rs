@@ -1,0 +1,264 @@
+//! Making another server the primary: when, whom, and the steps in their order.
+//!
+//! Pure. The order is: end the epoch and wait until nobody acts on it; let the standbys receive no more, and compare
+//! them; name one in the log; promote it; confirm. A leader that dies between any two is followed by one that finds the
+//! state and the servers as they are, and goes on. Invariant: nobody is named before the fence has passed, and nobody is
+//! promoted but the one that is named.
+
+use super::action::{Action, What};
+use super::candidate::{self, Standby};
+use super::loss::{self, Loss};
+use super::{Plan, Situation, Step};
+use crate::cluster::reason::Reason;
+use crate::cluster::state::{Change, Failover, FailoverKind, Fenced, Stage};
+use crate::config::FailoverMode;
+use crate::topology::{Epoch, Health};
+
+/// After an epoch began, its primary is not replaced by itself for so long: the others are just about to follow it.
+const SETTLE_MS: u64 = 3_000;
+/// A doubt that is over sooner is not worth an entry of the timeline.
+const DOUBT_MS: u64 = 1_000;
+/// A checkpoint that takes longer is not waited for.
+const CHECKPOINT_MS: u64 = 120_000;
+/// Transactions of a switchover that have not ended by then are cut.
+const HOLD_MS: u64 = 5_000;
+/// The standbys' receivers have surely ended, or the standby hangs and is not counted.
+const RECEIVERS_END_MS: u64 = 3_000;
+/// A primary that its agent cannot stop by then goes on.
+const STOP_MS: u64 = 20_000;
+
+pub(super) fn decide(situation: &Situation<'_>) -> Plan {
+    if situation.policy.failover.mode == FailoverMode::Off {
+        return Plan::default();
+    }
+    let primary = situation.state.primary();
+    let Some(server) = &primary.server else { return Plan::default() };
+    match situation.state.failover() {
+        Some(failover) => under_way(situation, failover),
+        None if primary.stage == Stage::Confirmed && !situation.is_fenced() => watch(situation, server),
+        None => Plan::default(),
+    }
+}
+
+/// The primary is confirmed and nothing is under way: is it still there?
+fn watch(situation: &Situation<'_>, primary: &str) -> Plan {
+    let loss = loss::of_primary(situation, primary);
+    let reason = match loss {
+        Loss::Lives => return stand_still(situation, None),
+        Loss::Doubt(_) if in_doubt_for_ms(situation, primary) < DOUBT_MS => return Plan::default(),
+        Loss::Doubt(reason) => return stand_still(situation, Some(reason)),
+        Loss::Lost => obstacle(situation, primary),
+    };
+    match reason {
+        Some(reason) => stand_still(situation, Some(reason)),
+        None => begin(situation),
+    }
+}
+
+/// Since the leader's own looks fail.
+fn in_doubt_for_ms(situation: &Situation<'_>, primary: &str) -> u64 {
+    let since_ms = situation.view.find(primary).and_then(|(_, detail)| detail.failing_since_ms);
+    since_ms.map_or(u64::MAX, |since_ms| situation.now_ms.saturating_sub(since_ms))
+}
+
+/// Why a lost primary is not replaced all the same.
+fn obstacle(situation: &Situation<'_>, primary: &str) -> Option<Reason> {
+    let policy = &situation.policy;
+    if policy.servers.iter().any(|server| server.always_primary) {
+        return Some(Reason::AlwaysPrimary);
+    }
+    if !policy.failover.automatic {
+        return Some(Reason::FailoverNotAutomatic);
+    }
+    if situation.state.failover_paused() {
+        return Some(Reason::FailoverPaused);
+    }
+    if situation.memory.phase_for_ms(situation.now_ms) < SETTLE_MS {
+        return Some(Reason::FailoverSettling);
+    }
+    debug_assert!(situation.state.primary().server.as_deref() == Some(primary));
+    candidate::choose(situation, FailoverKind::Automatic, None).err()
+}
+
+fn begin(situation: &Situation<'_>) -> Plan {
+    let epoch = situation.state.primary().epoch;
+    let change = Change::BeginFailover { epoch, kind: FailoverKind::Automatic, to: None };
+    Plan::step(Step::new(change, Reason::PrimaryLost))
+}
+
+/// Says so in the log when it is another reason than before.
+fn stand_still(situation: &Situation<'_>, reason: Option<Reason>) -> Plan {
+    if situation.state.standstill() == reason.map(Reason::code) {
+        return Plan::default();
+    }
+    let epoch = situation.state.primary().epoch;
+    let sentence = reason.map(|reason| reason.sentence().to_owned());
+    let change = Change::StandStill { epoch, sentence };
+    Plan::step(Step::new(change, reason.unwrap_or(Reason::ServerObserved)))
+}
+
+fn under_way(situation: &Situation<'_>, failover: &Failover) -> Plan {
+    let primary = situation.state.primary();
+    let fence = situation.state.fences().iter().find(|fence| fence.fenced == Fenced::Primary);
+    match (fence, primary.stage) {
+        (None, Stage::Confirmed) => hold(situation, failover),
+        (None, Stage::Named) => promote(situation, failover),
+        (Some(fence), _) if !fence.passed => match failover.kind {
+            // What is still on its way to them is the old primary's last word, which is waited for.
+            FailoverKind::Switchover => Plan::default(),
+            FailoverKind::Automatic | FailoverKind::Forced => stop_receivers(situation),
+        },
+        (Some(_), _) => match failover.kind {
+            FailoverKind::Switchover => stop_primary(situation, failover),
+            FailoverKind::Automatic | FailoverKind::Forced => name(situation, failover),
+        },
+    }
+}
+
+/// A switchover lets transactions run out, on every node that lives.
+fn hold(situation: &Situation<'_>, failover: &Failover) -> Plan {
+    if loss::of_primary(situation, &failover.from) == Loss::Lost {
+        return match candidate::choose(situation, FailoverKind::Automatic, None) {
+            Ok(_) => begin(situation),
+            Err(_) => abandon(failover.epoch),
+        };
+    }
+    if !failover.holds {
+        let epoch = failover.epoch;
+        // What is written out now is not written out while everybody waits.
+        let is_ready = situation.memory.checkpointed(epoch)
+            || situation.memory.phase_for_ms(situation.now_ms) >= CHECKPOINT_MS;
+        return match is_ready {
+            true => Plan::step(Step::new(Change::HoldTransactions { epoch }, Reason::SwitchoverOrdered)),
+            false => Plan::action(Action::new(&failover.from, What::Checkpoint { epoch })),
+        };
+    }
+    let members = situation.state.members().values();
+    let waits = members
+        .filter(|member| situation.lives(&member.id))
+        .any(|member| !failover.held_by.contains(&member.id));
+    if waits && situation.memory.phase_for_ms(situation.now_ms) < HOLD_MS {
+        return Plan::default();
+    }
+    if candidate::choose(situation, failover.kind, failover.to.as_deref()).is_err() {
+        return abandon(failover.epoch);
+    }
+    let change = Change::OpenFence { fenced: Fenced::Primary, epoch: failover.epoch };
+    Plan::step(Step::new(change, Reason::SwitchoverOrdered))
+}
+
+fn abandon(epoch: Epoch) -> Plan {
+    Plan::step(Step::new(Change::AbandonFailover { epoch }, Reason::SwitchoverAbandoned))
+}
+
+/// The old primary's last word has to arrive at the one that follows it.
+fn stop_primary(situation: &Situation<'_>, failover: &Failover) -> Plan {
+    let Some(end) = situation.memory.log_end(failover.epoch) else {
+        if situation.memory.phase_for_ms(situation.now_ms) >= STOP_MS {
+            return go_back(situation, failover);
+        }
+        return Plan::action(Action::new(&failover.from, What::Stop { epoch: failover.epoch }));
+    };
+    let Ok(chosen) = candidate::choose(situation, failover.kind, failover.to.as_deref()) else {
+        return Plan::default();
+    };
+    let arrived =
+        candidate::standbys(situation).any(|standby| standby.id == chosen && standby.position() >= end);
+    match arrived {
+        true => name_one(situation, chosen),
+        false => Plan::default(),
+    }
+}
+
+/// The one that was to be stopped goes on, in an epoch of its own.
+fn go_back(situation: &Situation<'_>, failover: &Failover) -> Plan {
+    let (epoch, server) = (situation.state.primary().epoch, failover.from.clone());
+    let change = Change::NamePrimary { epoch, server, promotes: false };
+    Plan::step(Step::new(change, Reason::SwitchoverAbandoned))
+}
+
+fn stop_receivers(situation: &Situation<'_>) -> Plan {
+    let told_nothing =
+        |standby: &Standby<'_>| standby.facts.upstream.as_ref().is_none_or(|up| up.is_nowhere());
+    let receive =
+        candidate::standbys(situation).filter(|standby| standby.receives() || !told_nothing(standby));
+    Plan::actions(receive.map(|standby| Action::new(standby.id, What::StopReceiving)).collect())
+}
+
+fn name(situation: &Situation<'_>, failover: &Failover) -> Plan {
+    let stop = stop_receivers(situation);
+    let still_receive = candidate::standbys(situation).any(|standby| standby.receives());
+    let waited_ms = situation.memory.phase_for_ms(situation.now_ms);
+    if still_receive && waited_ms < RECEIVERS_END_MS {
+        return stop;
+    }
+    if !asked_since_fenced(situation, waited_ms) && waited_ms < RECEIVERS_END_MS {
+        return stop;
+    }
+    match candidate::choose(situation, failover.kind, failover.to.as_deref()) {
+        Ok(chosen) => name_one(situation, chosen),
+        Err(reason) => {
+            let mut plan = stand_still(situation, Some(reason));
+            plan.actions.extend(stop.actions);
+            plan
+        }
+    }
+}
+
+/// Whether each standby's answer is younger than the end of the epoch.
+fn asked_since_fenced(situation: &Situation<'_>, waited_ms: u64) -> bool {
+    let since_ms = situation.now_ms.saturating_sub(waited_ms);
+    candidate::standbys(situation).all(|standby| standby.facts.asked_at_ms > since_ms)
+}
+
+fn name_one(situation: &Situation<'_>, server: String) -> Plan {
+    let epoch = situation.state.primary().epoch;
+    let change = Change::NamePrimary { epoch, server, promotes: true };
+    Plan::step(Step::new(change, Reason::LacksLeast))
+}
+
+/// Asks the named one until it is a primary. If it is lost as well, its epoch ends as any other.
+fn promote(situation: &Situation<'_>, failover: &Failover) -> Plan {
+    let primary = situation.state.primary();
+    let Some(server) = primary.server.as_deref() else { return Plan::default() };
+    let found = situation.view.find(server);
+    if let Some((_, detail)) = found
+        && let Some(facts) = detail.facts.as_deref().filter(|_| detail.failures == 0)
+        && !facts.in_recovery
+    {
+        let change = Change::ConfirmPrimary { epoch: primary.epoch, timeline: facts.timeline };
+        return Plan::step(Step::new(change, Reason::Promoted));
+    }
+    let answers = found.is_some_and(|(state, detail)| state.health == Health::Up && detail.failures == 0);
+    let timeout_ms = situation.policy.failover.promote_timeout_ms;
+    let is_lost = match answers {
+        true => situation.memory.stuck_for_ms(situation.now_ms) >= timeout_ms,
+        false => {
+            loss::of_primary(situation, server) == Loss::Lost
+                || situation.memory.phase_for_ms(situation.now_ms) >= timeout_ms
+        }
+    };
+    // An order that was sent to it is void by then: it carries a deadline that the server checks.
+    if is_lost && situation.memory.phase_for_ms(situation.now_ms) >= timeout_ms {
+        let kind = failover.kind;
+        return match candidate::choose(situation, kind_after(kind), None) {
+            Ok(_) => {
+                let change = Change::BeginFailover { epoch: primary.epoch, kind: kind_after(kind), to: None };
+                Plan::step(Step::new(change, Reason::PromotionFailed))
+            }
+            Err(reason) => stand_still(situation, Some(reason)),
+        };
+    }
+    Plan::action(Action::new(server, What::Promote { epoch: primary.epoch }))
+}
+
+/// Whoever was ordered is lost: the next one follows by what is known, not by order.
+fn kind_after(kind: FailoverKind) -> FailoverKind {
+    match kind {
+        FailoverKind::Switchover | FailoverKind::Automatic => FailoverKind::Automatic,
+        FailoverKind::Forced => FailoverKind::Forced,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! What a leader remembers between two decisions: since when things are as they are.
+//!
+//! Pure. All of it is found anew by the next leader, for which everything begins when it first looks; so waits only get
+//! longer by a change of the leader. Invariant: nothing that must survive a leader is here.
+
+use std::collections::BTreeMap;
+
+use super::sync_standby::Watch;
+use crate::cluster::model::View;
+use crate::cluster::state::{ClusterState, Fenced, Stage};
+use crate::topology::{Epoch, Lsn};
+
+/// How far a change of the primary has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Phase {
+    #[default]
+    Settled,
+    Preparing,
+    Holding,
+    Fenced,
+    /// Nobody acts on the old epoch any more.
+    Passed,
+    Named,
+}
+
+/// What was asked of a server has been done by then, or never will be.
+pub const OPERATIONS_END_MS: u64 = 3_000;
+
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    /// False: this leader has only just begun.
+    looked: bool,
+    phase: Phase,
+    epoch: Epoch,
+    phase_since_ms: u64,
+    starting_up_since_ms: Option<u64>,
+    /// Where the old primary's log ends, and in which epoch it was stopped.
+    stopped: Option<(Epoch, Lsn)>,
+    /// The old primary has made a checkpoint for the switchover that ends this epoch.
+    checkpointed: Option<Epoch>,
+    /// How far the server that is being promoted has replayed, and since when it has not come further.
+    replayed: Option<(Lsn, u64)>,
+    /// Of the setting by which this epoch's primary waits for standbys.
+    watch: Option<(Epoch, Watch)>,
+    /// Since when a standby does not stream although it should.
+    astray: BTreeMap<String, u64>,
+}
+
+impl Memory {
+    /// Takes in what is so now. To be called before each decision.
+    pub fn look(&mut self, state: &ClusterState, view: &View, now_ms: u64) {
+        let primary = state.primary();
+        let fence = state.fences().iter().find(|fence| fence.fenced == Fenced::Primary);
+        let phase = match (primary.stage, fence) {
+            _ if primary.server.is_none() => Phase::Settled,
+            (_, Some(fence)) if fence.passed => Phase::Passed,
+            (_, Some(_)) => Phase::Fenced,
+            (Stage::Named, None) => Phase::Named,
+            (Stage::Confirmed, None) if state.holds() => Phase::Holding,
+            (Stage::Confirmed, None) if state.failover().is_some() => Phase::Preparing,
+            (Stage::Confirmed, None) => Phase::Settled,
+        };
+        if (phase, primary.epoch) != (self.phase, self.epoch) {
+            // What a new leader finds settled has been so for long, as far as anybody knows.
+            let since_ms = if self.looked || phase != Phase::Settled { now_ms } else { 0 };
+            (self.phase, self.epoch, self.phase_since_ms) = (phase, primary.epoch, since_ms);
+            self.replayed = None;
+        }
+        self.looked = true;
+        self.look_at_setting(state, view, now_ms);
+        let starts_up = primary.server.as_ref().is_some_and(|id| {
+            let server = state.servers().get(id);
+            server.is_some_and(|server| server.reports.values().any(|report| report.claim.starting_up))
+        });
+        self.starting_up_since_ms = starts_up.then(|| self.starting_up_since_ms.unwrap_or(now_ms));
+        self.look_at_replay(primary.server.as_deref(), view, now_ms);
+        self.look_for_the_astray(state, view, now_ms);
+    }
+
+    fn look_at_setting(&mut self, state: &ClusterState, view: &View, now_ms: u64) {
+        let primary = state.primary();
+        let Some(server) = primary.server.as_deref().filter(|_| self.phase == Phase::Settled) else { return };
+        if self.watch.as_ref().is_none_or(|(epoch, _)| *epoch != primary.epoch) {
+            // An earlier leader may have asked for something a moment ago.
+            self.watch = Some((primary.epoch, Watch::begin(now_ms + OPERATIONS_END_MS)));
+        }
+        let facts = view.find(server).and_then(|(_, detail)| detail.facts.as_deref());
+        if let (Some((_, watch)), Some(facts)) = (&mut self.watch, facts) {
+            watch.saw(facts);
+        }
+    }
+
+    /// The setting was changed, or it is known by then whether it was.
+    pub fn setting_changed(&mut self, epoch: Epoch, ended_ms: u64) {
+        self.watch = Some((epoch, Watch::begin(ended_ms)));
+    }
+
+    pub(super) fn watch(&self, epoch: Epoch) -> Option<&Watch> {
+        self.watch.as_ref().filter(|(watched, _)| *watched == epoch).map(|(_, watch)| watch)
+    }
+
+    fn look_at_replay(&mut self, named: Option<&str>, view: &View, now_ms: u64) {
+        if self.phase != Phase::Named {
+            return;
+        }
+        let found = named.and_then(|id| view.find(id));
+        let lsn = found.and_then(|(_, detail)| detail.facts.as_ref()).map_or(Lsn(0), |facts| facts.lsn);
+        match self.replayed {
+            Some((before, _)) if before >= lsn => {}
+            _ => self.replayed = Some((lsn, now_ms)),
+        }
+    }
+
+    fn look_for_the_astray(&mut self, state: &ClusterState, view: &View, now_ms: u64) {
+        let astray = |id: &str| {
+            view.find(id).and_then(|(_, detail)| detail.facts.as_ref()).is_some_and(|facts| {
+                let timeline = facts.receiver.as_ref().and_then(|receiver| receiver.timeline);
+                facts.in_recovery && timeline.is_none_or(|timeline| timeline < state.primary().timeline)
+            })
+        };
+        self.astray.retain(|id, _| state.servers().contains_key(id) && astray(id));
+        for id in state.servers().keys().filter(|id| astray(id)) {
+            self.astray.entry(id.clone()).or_insert(now_ms);
+        }
+    }
+
+    pub fn has_checkpointed(&mut self, epoch: Epoch) {
+        self.checkpointed = Some(epoch);
+    }
+
+    pub(super) fn checkpointed(&self, epoch: Epoch) -> bool {
+        self.checkpointed == Some(epoch)
+    }
+
+    /// The old primary was stopped cleanly; its log ends there.
+    pub fn stopped(&mut self, epoch: Epoch, end: Lsn) {
+        self.stopped = Some((epoch, end));
+    }
+
+    pub(super) fn log_end(&self, epoch: Epoch) -> Option<Lsn> {
+        self.stopped.filter(|(stopped, _)| *stopped == epoch).map(|(_, end)| end)
+    }
+
+    /// How long it is as it is: held, fenced, passed, named, settled.
+    pub(super) fn phase_for_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.phase_since_ms)
+    }
+
+    pub(super) fn starting_up_for_ms(&self, now_ms: u64) -> Option<u64> {
+        self.starting_up_since_ms.map(|since_ms| now_ms.saturating_sub(since_ms))
+    }
+
+    /// How long the server that is being promoted has replayed nothing more.
+    pub(super) fn stuck_for_ms(&self, now_ms: u64) -> u64 {
+        self.replayed.map_or(0, |(_, since_ms)| now_ms.saturating_sub(since_ms))
+    }
+
+    pub(super) fn astray_for_ms(&self, server: &str, now_ms: u64) -> u64 {
+        self.astray.get(server).map_or(0, |since_ms| now_ms.saturating_sub(*since_ms))
+    }
+}

@@ -1,0 +1,133 @@
+//! The servers that are not the primary: whom they follow, and whether they are used.
+//!
+//! Pure. A standby follows the primary, or another standby that does. Who was a primary, or says that it is one without
+//! having been made one, stays out until it streams from the primary. Invariant: nothing is attached again that does not
+//! stream on the primary's own timeline.
+
+use super::action::{Action, What};
+use super::{Plan, Situation, Step};
+use crate::cluster::model::Facts;
+use crate::cluster::operate::slots::slot_name;
+use crate::cluster::reason::Reason;
+use crate::cluster::state::{Administrative, Change, Server, Stage};
+use crate::config::{self, FailoverMode};
+use crate::topology::Health;
+
+/// A standby that was told whom to follow and does not stream by then cannot: it needs its agent.
+const ASTRAY_MS: u64 = 15_000;
+
+pub(super) fn decide(situation: &Situation<'_>) -> Plan {
+    let mut plan = Plan::default();
+    let state = situation.state;
+    let settled =
+        state.failover().is_none() && !situation.is_fenced() && state.primary().stage == Stage::Confirmed;
+    let off = situation.policy.failover.mode == FailoverMode::Off;
+    let Some(primary) = state.primary().server.as_deref().filter(|_| settled && !off) else { return plan };
+    let Some(target) = situation.policy.server(primary) else { return plan };
+    for (id, server) in state.servers().iter().filter(|(id, _)| *id != primary) {
+        plan.extend(one(situation, target, id, server));
+    }
+    plan.actions.extend(slots(situation, primary));
+    plan
+}
+
+fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &Server) -> Plan {
+    let facts = answering(situation, id);
+    let streams = facts.is_some_and(|facts| streams(situation, primary, facts));
+    match server.administrative {
+        Administrative::Quarantined if streams => {
+            let (server, version) = (id.to_owned(), server.version);
+            let change = Change::SetAdministrative { server, version, state: Administrative::Attached };
+            Plan::step(Step::new(change, Reason::Rejoined))
+        }
+        // Its own history is a part of the primary's, or a branch that can be told from it, only if it was made a primary
+        // by the log.
+        Administrative::Quarantined => {
+            rejoin(situation, primary, id, server.order_reason == Reason::FormerPrimary.code())
+        }
+        Administrative::Attached if server.says_primary(situation.state.member_list()) => {
+            let (server, version) = (id.to_owned(), server.version);
+            let change = Change::SetAdministrative { server, version, state: Administrative::Quarantined };
+            Plan::step(Step::new(change, Reason::FalsePrimary))
+        }
+        Administrative::Attached if situation.memory.astray_for_ms(id, situation.now_ms) >= ASTRAY_MS => {
+            rejoin(situation, primary, id, true)
+        }
+        _ => match facts.filter(|facts| facts.in_recovery && strays(situation, primary, facts)) {
+            Some(_) => Plan::action(Action::new(id, What::Follow { primary: primary.id.clone() })),
+            None => Plan::default(),
+        },
+    }
+}
+
+fn rejoin(situation: &Situation<'_>, primary: &config::Server, id: &str, allow_rewind: bool) -> Plan {
+    if situation.policy.server(id).is_none_or(|server| server.agent.is_none()) {
+        return Plan::default();
+    }
+    let named = situation.state.primary();
+    let (epoch, primary, timeline) = (named.epoch, primary.id.clone(), named.timeline);
+    Plan::action(Action::new(id, What::Rejoin { epoch, primary, timeline, allow_rewind }))
+}
+
+fn answering<'a>(situation: &'a Situation<'_>, id: &str) -> Option<&'a Facts> {
+    let (state, detail) = situation.view.find(id)?;
+    detail.facts.as_deref().filter(|_| state.health == Health::Up && detail.failures == 0)
+}
+
+/// Whether it receives the primary's own timeline.
+fn streams(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) -> bool {
+    let timeline = facts.receiver.as_ref().and_then(|receiver| receiver.timeline);
+    facts.in_recovery
+        && situation.view.identity.get() == Some(facts.system_identifier)
+        && timeline == Some(situation.state.primary().timeline)
+        && (follows(primary, facts) || is_seen_there(situation, primary, facts))
+}
+
+/// By another name of the primary's: then the primary says that it streams.
+fn is_seen_there(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) -> bool {
+    let Some(receiver) = &facts.receiver else { return false };
+    let senders = answering(situation, &primary.id).map_or(&[][..], |facts| &facts.senders);
+    senders.iter().any(|sender| sender.name == receiver.name && sender.state == "streaming")
+}
+
+fn follows(server: &config::Server, facts: &Facts) -> bool {
+    facts
+        .upstream
+        .as_ref()
+        .is_some_and(|upstream| upstream.host == server.host && upstream.port == server.port)
+}
+
+/// Whether it was told to follow somebody who is neither the primary nor a standby of it.
+fn strays(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) -> bool {
+    // One that reads an archive only is told nothing.
+    let Some(upstream) = &facts.upstream else { return false };
+    if follows(primary, facts) {
+        return false;
+    }
+    if upstream.is_nowhere() {
+        return true;
+    }
+    // By names of its own it may well follow the primary: what streams there is left alone.
+    let streams_there = facts.receiver.as_ref().and_then(|receiver| receiver.timeline)
+        == Some(situation.state.primary().timeline);
+    let known = situation.policy.servers.iter().find(|server| follows(server, facts));
+    match known {
+        None => !streams_there,
+        Some(other) => {
+            let server = situation.state.servers().get(&other.id);
+            let is_used = server.is_some_and(|server| server.administrative == Administrative::Attached);
+            !is_used || answering(situation, &other.id).is_some_and(|facts| !facts.in_recovery)
+        }
+    }
+}
+
+/// A slot on the primary for each of the others, and none for itself.
+fn slots(situation: &Situation<'_>, primary: &str) -> Option<Action> {
+    let facts = answering(situation, primary)?;
+    let has = |id: &str| facts.slots.iter().any(|slot| slot.name == slot_name(id));
+    let others = situation.state.servers().keys().filter(|id| *id != primary);
+    let wanted: Vec<String> = others.filter(|id| !has(id)).map(|id| slot_name(id)).collect();
+    let unwanted: Vec<String> = Some(primary).filter(|id| has(id)).map(slot_name).into_iter().collect();
+    (!wanted.is_empty() || !unwanted.is_empty())
+        .then(|| Action::new(primary, What::Slots { wanted, unwanted }))
+}

@@ -1,0 +1,57 @@
+//! Who acknowledges commits, as servers come and go.
+//!
+//! Pure. Feeds `sync_standby`, which knows the safe order, with what is seen of the primary and of its standbys.
+//! Invariant: only a settled primary's setting is changed.
+
+use super::action::{Action, What};
+use super::sync_standby::{self, Standby, Transition};
+use super::{Plan, Situation, Step};
+use crate::cluster::reason::Reason;
+use crate::cluster::state::{Administrative, Change, Stage};
+use crate::config::FailoverMode;
+use crate::topology::Health;
+
+pub(super) fn decide(situation: &Situation<'_>) -> Plan {
+    let state = situation.state;
+    let settled =
+        state.failover().is_none() && !situation.is_fenced() && state.primary().stage == Stage::Confirmed;
+    let off = situation.policy.failover.mode == FailoverMode::Off;
+    let Some(primary) = state.primary().server.as_deref().filter(|_| settled && !off) else {
+        return Plan::default();
+    };
+    let Some(watch) = situation.memory.watch(state.primary().epoch) else { return Plan::default() };
+    let failover = &situation.policy.failover;
+    let raft = state.synchronous();
+    let standbys = standbys(situation, primary);
+    let target = sync_standby::target(failover.sync_mode, failover.sync_count, raft, &standbys);
+    let facts = situation.view.find(primary).and_then(|(state, detail)| {
+        detail.facts.as_deref().filter(|_| state.health == Health::Up && detail.failures == 0)
+    });
+    match sync_standby::next(raft, target.as_ref(), facts, watch) {
+        Transition::SetInRaft(set) => {
+            let change = Change::SetSynchronous { before: raft.clone(), set };
+            Plan::step(Step::new(change, Reason::SynchronousSet))
+        }
+        Transition::SetOnPrimary(names) => {
+            Plan::action(Action::new(primary, What::SetSynchronous { epoch: state.primary().epoch, names }))
+        }
+        Transition::Wait | Transition::Nothing => Plan::default(),
+    }
+}
+
+fn standbys(situation: &Situation<'_>, primary: &str) -> Vec<Standby> {
+    let others = situation.state.servers().iter().filter(|(id, _)| *id != primary);
+    others
+        .map(|(id, server)| {
+            let streams = situation.view.find(id).is_some_and(|(state, detail)| {
+                let receiver = detail.facts.as_ref().and_then(|facts| facts.receiver.as_ref());
+                let timeline = receiver.and_then(|receiver| receiver.timeline);
+                state.health == Health::Up
+                    && detail.failures == 0
+                    && timeline == Some(situation.state.primary().timeline)
+            });
+            let is_alive = streams && server.administrative == Administrative::Attached;
+            Standby { id: id.clone(), is_alive }
+        })
+        .collect()
+}

@@ -1,0 +1,101 @@
+//! How what a leader decided for a server is carried out: over SQL, or by the agent on its host.
+//!
+//! Owns the deadlines. Never decides. Invariant: a promotion is void `PROMOTE_WITHIN_MS` after it was decided, so one
+//! that is sent late, by a leader that was frozen, does nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::agent::wire::{Rejoin, Source, StopMode};
+use crate::agent::{Agents, Beside};
+use crate::cluster::act::{Done, Order, Perform};
+use crate::cluster::decide::OPERATIONS_END_MS;
+use crate::cluster::decide::action::{Action, What};
+use crate::cluster::operate::{Followed, Operation, Operator};
+use crate::config;
+
+/// Less than any leader goes on without its quorum.
+const PROMOTE_WITHIN_MS: u64 = 800;
+const OPERATE_WITHIN_MS: u64 = OPERATIONS_END_MS;
+const CHECKPOINT_WITHIN_MS: u64 = 120_000;
+/// A clean shutdown writes everything out; a checkpoint was made just before.
+const STOP_WITHIN: Duration = Duration::from_secs(15);
+const ASK_WITHIN: Duration = Duration::from_secs(3);
+
+/// What it takes.
+#[derive(Clone)]
+pub struct Means {
+    pub operator: watch::Receiver<Arc<Operator>>,
+    /// None: this node is a proxy and never leads.
+    pub agents: Option<Arc<Agents>>,
+}
+
+pub fn performing(means: Means) -> Perform {
+    Arc::new(move |order| {
+        let means = means.clone();
+        Box::pin(async move { means.perform(order).await })
+    })
+}
+
+impl Means {
+    async fn perform(&self, order: Order) -> Result<Done, String> {
+        let Order { action: Action { server, what }, policy, system_identifier, decided_at_ms } = order;
+        let find = |id: &str| {
+            policy.server(id).cloned().ok_or_else(|| format!("the configuration has no server {id}"))
+        };
+        let server = find(&server)?;
+        let operation = match what {
+            What::StopReceiving => Operation::StopReceiving,
+            What::Promote { .. } => Operation::Promote { within_ms: PROMOTE_WITHIN_MS },
+            What::Follow { primary } => {
+                let config::Server { id, host, port, .. } = find(&primary)?;
+                Operation::Follow { upstream: Followed { id, host, port } }
+            }
+            What::Slots { wanted, unwanted } => Operation::Slots { wanted, unwanted },
+            What::SetSynchronous { names, .. } => Operation::SetSynchronousStandbys { names },
+            What::Checkpoint { .. } => Operation::Checkpoint,
+            What::Stop { epoch } => {
+                let (agents, agent) = self.agent(&server)?;
+                let stopped = agents.stop(agent, epoch.0, StopMode::Fast, STOP_WITHIN).await;
+                let stopped = stopped.map_err(|error| error.to_string())?;
+                return match stopped.clean {
+                    true => Ok(Done::Stopped { end: stopped.checkpoint }),
+                    false => Err("it has ended, and not cleanly: what it had last is not known".to_owned()),
+                };
+            }
+            What::Rejoin { epoch, primary, timeline, allow_rewind } => {
+                let (agents, agent) = self.agent(&server)?;
+                let system_identifier = system_identifier.ok_or("the cluster's identity is not known yet")?;
+                let config::Server { id, host, port, .. } = find(&primary)?;
+                let request = Rejoin {
+                    epoch: epoch.0,
+                    system_identifier,
+                    primary: Source { id, host, port },
+                    timeline,
+                    allow_rewind,
+                    rebuild_from: None,
+                };
+                let asked = agents.rejoin(agent, request, ASK_WITHIN).await;
+                return asked.map(|_| Done::UnderWay).map_err(|error| error.to_string());
+            }
+        };
+        let within_ms = match operation {
+            Operation::Promote { within_ms } => within_ms,
+            Operation::Checkpoint => CHECKPOINT_WITHIN_MS,
+            _ => OPERATE_WITHIN_MS,
+        };
+        let operator = self.operator.borrow().clone();
+        let done = operator.perform(&server, &operation, decided_at_ms + within_ms).await;
+        done.map(|_| Done::Done).map_err(|error| error.to_string())
+    }
+
+    fn agent<'a>(&'a self, server: &'a config::Server) -> Result<(&'a Agents, Beside<'a>), String> {
+        let id = &server.id;
+        let agents = self.agents.as_deref().ok_or("only voters ask agents")?;
+        let address =
+            server.agent.as_deref().ok_or_else(|| format!("the configuration has no agent for {id}"))?;
+        Ok((agents, Beside { server: id, address }))
+    }
+}
