@@ -13,6 +13,7 @@ mod doctor;
 mod drill;
 mod endpoint;
 mod events;
+mod failover;
 mod health;
 mod log;
 mod node;
@@ -21,6 +22,7 @@ mod pki;
 mod pools;
 mod process;
 mod sandbox;
+mod server;
 mod sessions;
 mod status;
 mod text;
@@ -74,6 +76,17 @@ pub enum Command {
     Node(node::NodeArgs),
     /// List the endpoints, move one to another node
     Endpoint(endpoint::EndpointArgs),
+    /// Make another server the primary, in order: nothing is lost, and clients wait for a moment
+    #[command(after_help = "Examples:\n  komainu switchover\n  komainu switchover --to pg2\n\n\
+        Transactions run out, the old primary is stopped by its agent, and follows the new one.")]
+    Switchover(failover::SwitchoverArgs),
+    /// Replace the primary at once, or say whether that may happen without an order
+    #[command(
+        after_help = "Examples:\n  komainu failover --force --to pg2\n  komainu failover pause\n  komainu failover resume"
+    )]
+    Failover(failover::FailoverArgs),
+    /// Take PostgreSQL servers out of use, and use them again
+    Server(server::ServerArgs),
     /// What happened in the cluster, and who or what caused it
     #[command(after_help = "Examples:\n  komainu events\n  komainu events --follow\n  \
         komainu events --after 120 --limit 10 --json")]
@@ -201,6 +214,9 @@ pub fn run() -> ExitCode {
         Command::Status(args) => ask::finish(status::run(&args)),
         Command::Node(args) => ask::finish(node::run(&args)),
         Command::Endpoint(args) => ask::finish(endpoint::run(&args)),
+        Command::Switchover(args) => ask::finish(failover::switchover(&args)),
+        Command::Failover(args) => ask::finish(failover::failover(&args)),
+        Command::Server(args) => ask::finish(server::run(&args)),
         Command::Events(args) => ask::finish(events::run(&args)),
         Command::Sessions(args) => ask::finish(sessions::run(&args)),
         Command::Pools(args) => ask::finish(pools::run(&args)),

@@ -29,12 +29,12 @@ use crate::consensus::node::Order;
 const RELOAD_WITHIN: Duration = Duration::from_secs(15);
 const OPERATOR: &str = "operator:";
 
-type Answer = Result<Response, Refused>;
+pub(super) type Answer = Result<Response, Refused>;
 
 /// Who or what is behind a request: `operator:alice`.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Cause(String);
+pub struct Cause(pub(super) String);
 
 impl Default for Cause {
     fn default() -> Self {
@@ -275,7 +275,7 @@ fn tell(state: &AdminState, control: Control) -> Result<(), Refused> {
     })
 }
 
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
+pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
     serde_json::from_slice(body)
         .map_err(|error| Refused::bad_request(format!("the request's JSON is not understood: {error}")))
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use komainu_escalation::{Finding, Phase, State, Status};
 use serde::Serialize;
 
-use crate::cluster::state::{Administrative, ClusterState, Fenced, Member, MemberRole, Observed};
+use crate::cluster::state::{Administrative, ClusterState, Failover, Fenced, Member, MemberRole, Observed};
 use crate::consensus::node::NodeStatus;
 
 /// One endpoint as this node sees it.
@@ -41,6 +41,17 @@ pub struct ClusterKeys<'a> {
     configuration_version: Option<u64>,
     nodes: Vec<Node<'a>>,
     endpoints: Vec<Endpoint<'a>>,
+    failover: Option<FailoverKeys<'a>>,
+}
+
+/// What komainu does, or would do, about a lost primary.
+#[derive(Debug, Serialize)]
+struct FailoverKeys<'a> {
+    /// Nothing is begun without an order.
+    paused: bool,
+    /// The code of why a lost primary is not replaced.
+    standstill: Option<&'a str>,
+    under_way: Option<&'a Failover>,
 }
 
 #[derive(Debug, Serialize)]
@@ -92,6 +103,11 @@ pub fn cluster_keys<'a>(cluster: ClusterNow<'a>) -> ClusterKeys<'a> {
         configuration_version: Some(state.configuration().version()),
         nodes: state.members().values().map(|member| of_member(cluster, member)).collect(),
         endpoints: endpoints(cluster),
+        failover: Some(FailoverKeys {
+            paused: state.failover_paused(),
+            standstill: state.standstill(),
+            under_way: state.failover(),
+        }),
     }
 }
 

@@ -13,6 +13,7 @@ mod doctor;
 pub mod door;
 pub mod gate;
 mod listener;
+mod orders;
 mod refused;
 pub mod show;
 mod status;
@@ -110,6 +111,10 @@ fn read_only(state: AdminState) -> Router {
         "/config",
         "/config/{*rest}",
         "/endpoint/{*rest}",
+        "/switchover",
+        "/failover",
+        "/failover/{*rest}",
+        "/server/{*rest}",
         "/node/{*rest}",
         "/reload",
         "/log/{*rest}",
@@ -136,6 +141,10 @@ fn full(state: AdminState) -> Router {
         .route("/config/rollback", post(change::roll_back))
         .route("/endpoint/move", post(change::move_endpoint))
         .route("/node/add", post(change::add_node))
+        .route("/switchover", post(orders::switchover))
+        .route("/failover", post(orders::failover))
+        .route("/failover/pause", post(orders::pause))
+        .route("/server/administrative", post(orders::administrative))
         .route("/node/replace", post(change::replace_node))
         .route("/node/remove", post(change::remove_node))
         .route("/reload", post(change::reload))

@@ -31,6 +31,22 @@ pub struct Status {
     pub nodes: Vec<Node>,
     pub servers: Vec<Server>,
     pub endpoints: Vec<Endpoint>,
+    #[serde(default)]
+    pub failover: Option<Failover>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Failover {
+    pub paused: bool,
+    pub standstill: Option<String>,
+    pub under_way: Option<UnderWay>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct UnderWay {
+    pub kind: String,
+    pub from: String,
+    pub to: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -85,6 +101,9 @@ impl Status {
             let reason = self.reason.as_deref().unwrap_or("unknown");
             problems.push(format!("there is no primary: {reason}"));
         }
+        if let Some(reason) = self.failover.as_ref().and_then(|failover| failover.standstill.as_deref()) {
+            problems.push(format!("the primary is not replaced: {reason}"));
+        }
         let without_owner = self.endpoints.iter().filter(|endpoint| endpoint.owner.is_none());
         problems.extend(without_owner.map(|endpoint| format!("nobody owns endpoint {}", endpoint.name)));
         let silent = self.nodes.iter().filter(|node| !node.reachable);
@@ -105,6 +124,20 @@ pub fn run(args: &StatusArgs) -> Result<Done, AskError> {
     Ok(if problems.is_empty() { Done::Fine } else { Done::Alarm })
 }
 
+/// What is out of the ordinary.
+fn failover(status: &Status) -> String {
+    let Some(failover) = &status.failover else { return String::new() };
+    let paused = if failover.paused { ", automatic failover is paused" } else { "" };
+    match &failover.under_way {
+        Some(UnderWay { kind, from, to }) => {
+            let to = to.as_deref().map_or(String::new(), |to| format!(" to {to}"));
+            let what = if kind == "switchover" { kind.clone() } else { format!("{kind} failover") };
+            format!(", {what} from {from}{to} is under way{paused}")
+        }
+        None => paused.to_owned(),
+    }
+}
+
 fn render(status: &Status) -> String {
     let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     let mut text = match &status.node {
@@ -120,7 +153,7 @@ fn render(status: &Status) -> String {
         None => format!("a node of its own, komainu {}, up {}\n", status.version, span(status.uptime_ms)),
     };
     let primary = status.primary.as_deref().unwrap_or("-");
-    text += &format!("primary {primary}, epoch {}\n", status.epoch);
+    text += &format!("primary {primary}, epoch {}{}\n", status.epoch, failover(status));
     if !status.nodes.is_empty() {
         text += &format!("\n{}", nodes(status));
     }

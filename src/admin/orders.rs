@@ -1,0 +1,154 @@
+//! Orders that concern the PostgreSQL servers: another primary, and which servers are used.
+//!
+//! Never does anything to a server: an order becomes a command of the log, and the leader carries it out. Invariant:
+//! what cannot be done is refused before anything was begun, with what is missing.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::AdminState;
+use super::change::{Answer, Cause, read};
+use super::refused::Refused;
+use crate::cluster::reason::Reason;
+use crate::cluster::state::{Administrative, Change, ClusterState, FailoverKind, Stage};
+use crate::config::{self, FailoverMode};
+
+#[derive(Debug, Deserialize)]
+pub struct Successor {
+    /// None: whoever lacks least.
+    to: Option<String>,
+    #[serde(default)]
+    cause: Cause,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Pause {
+    paused: bool,
+    #[serde(default)]
+    cause: Cause,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Server {
+    id: String,
+    state: Ordered,
+    #[serde(default)]
+    cause: Cause,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Ordered {
+    Attached,
+    Draining,
+    Detached,
+}
+
+/// Planned: transactions run out, the old primary is stopped by its agent and follows. Answered when it has begun.
+pub async fn switchover(State(state): State<AdminState>, body: Bytes) -> Answer {
+    let order = read::<Successor>(&body)?;
+    begin(&state, order, FailoverKind::Switchover, Reason::SwitchoverOrdered).await
+}
+
+/// At once, whatever the primary does. Answered when it has begun.
+pub async fn failover(State(state): State<AdminState>, body: Bytes) -> Answer {
+    let order = read::<Successor>(&body)?;
+    begin(&state, order, FailoverKind::Forced, Reason::FailoverOrdered).await
+}
+
+async fn begin(state: &AdminState, order: Successor, kind: FailoverKind, reason: Reason) -> Answer {
+    let handle = &state.in_cluster()?.handle;
+    let Successor { to, cause: Cause(cause) } = order;
+    let applied = handle.applied();
+    let configured = state.configured.borrow().in_force.clone();
+    let from = may_begin(&configured, &applied.state, kind, to.as_deref()).map_err(Refused::conflict)?;
+    let epoch = applied.state.primary().epoch;
+    handle.propose(Change::BeginFailover { epoch, kind, to }, &cause, reason.code()).await?;
+    Ok(Json(json!({ "from": from, "epoch": epoch.0 })).into_response())
+}
+
+/// The present primary, if there can be another one.
+fn may_begin(
+    config: &config::Config,
+    state: &ClusterState,
+    kind: FailoverKind,
+    to: Option<&str>,
+) -> Result<String, String> {
+    if config.failover.mode == FailoverMode::Off {
+        return Err("failover.mode is \"off\" in the configuration: komainu promotes nothing".to_owned());
+    }
+    let primary = state.primary();
+    let from = primary.server.clone().filter(|_| primary.stage == Stage::Confirmed);
+    let from = from.ok_or("there is no primary that could be replaced; see `komainu status`")?;
+    if let Some(to) = to {
+        let server = state.servers().get(to).ok_or_else(|| {
+            let known: Vec<_> = state.servers().keys().map(String::as_str).collect();
+            format!("there is no server {to}; there are: {}", known.join(", "))
+        })?;
+        if to == from {
+            return Err(format!("{to} is the primary already"));
+        }
+        if server.administrative != Administrative::Attached {
+            return Err(format!("{to} is not attached: it is {}", in_words(server.administrative)));
+        }
+        if config.servers.iter().any(|server| server.id == *to && server.disallow_failover) {
+            return Err(format!("{to} may not be the primary: server.disallow_failover is set for it"));
+        }
+    }
+    let has_agent = config.servers.iter().any(|server| server.id == from && server.agent.is_some());
+    match kind {
+        FailoverKind::Switchover if !has_agent => Err(format!(
+            "{from} has no agent (server.agent in the configuration), so it cannot be stopped cleanly; \
+             with `komainu failover --force` it is replaced without being stopped"
+        )),
+        _ => Ok(from),
+    }
+}
+
+pub async fn pause(State(state): State<AdminState>, body: Bytes) -> Answer {
+    let Pause { paused, cause: Cause(cause) } = read(&body)?;
+    let handle = &state.in_cluster()?.handle;
+    let change = Change::PauseFailover { paused };
+    handle.propose(change, &cause, Reason::FailoverPaused.code()).await?;
+    Ok(Json(json!({ "paused": paused })).into_response())
+}
+
+/// Whether a server is used.
+pub async fn administrative(State(state): State<AdminState>, body: Bytes) -> Answer {
+    let Server { id, state: ordered, cause: Cause(cause) } = read(&body)?;
+    let handle = &state.in_cluster()?.handle;
+    let applied = handle.applied();
+    let server = applied.state.servers().get(&id).ok_or_else(|| {
+        let known: Vec<_> = applied.state.servers().keys().map(String::as_str).collect();
+        Refused::conflict(format!("there is no server {id}; there are: {}", known.join(", ")))
+    })?;
+    if server.administrative == Administrative::Quarantined {
+        return Err(Refused::conflict(format!(
+            "{id} is quarantined ({}): what it holds is not trusted. It is attached by itself when it streams from the \
+             primary; its agent rewinds or rebuilds it",
+            server.order_reason
+        )));
+    }
+    let (wanted, reason) = match ordered {
+        Ordered::Attached => (Administrative::Attached, Reason::AttachOrdered),
+        Ordered::Draining => (Administrative::Draining, Reason::Draining),
+        Ordered::Detached => (Administrative::Detached, Reason::Detached),
+    };
+    let version = server.version;
+    let change = Change::SetAdministrative { server: id.clone(), version, state: wanted };
+    handle.propose(change, &cause, reason.code()).await?;
+    Ok(Json(json!({ "id": id, "state": in_words(wanted) })).into_response())
+}
+
+fn in_words(state: Administrative) -> &'static str {
+    match state {
+        Administrative::Attached => "attached",
+        Administrative::Draining => "draining",
+        Administrative::Detached => "detached",
+        Administrative::Quarantined => "quarantined",
+    }
+}

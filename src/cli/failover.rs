@@ -1,0 +1,112 @@
+//! `komainu switchover` and `komainu failover`: another primary by order, and whether one is made without.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::ask::{Answer, Ask, AskError, Done, operator};
+use super::status::Status;
+
+/// A checkpoint, transactions that run out, a shutdown: each has its own limit, and this is more than all of them.
+const WITHIN: Duration = Duration::from_secs(180);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Args)]
+pub struct SwitchoverArgs {
+    /// The server that is to be the primary; else the standby that lacks least
+    #[arg(long, value_name = "SERVER")]
+    to: Option<String>,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+pub struct FailoverArgs {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    now: Option<Now>,
+}
+
+#[derive(Debug, Args)]
+struct Now {
+    /// Replace the primary at once, whatever it does; with asynchronous replication the last commits may be lost
+    #[arg(long, required = true)]
+    force: bool,
+    /// The server that is to be the primary; else the standby that lacks least
+    #[arg(long, value_name = "SERVER")]
+    to: Option<String>,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Replace no primary without an order until it is resumed
+    Pause(Ask),
+    /// Replace a primary that is lost, as before `pause`
+    Resume(Ask),
+}
+
+#[derive(Debug, Deserialize)]
+struct Begun {
+    from: String,
+}
+
+pub fn switchover(args: &SwitchoverArgs) -> Result<Done, AskError> {
+    replace(&args.ask, "/switchover", args.to.as_deref())
+}
+
+pub fn failover(args: &FailoverArgs) -> Result<Done, AskError> {
+    match (&args.command, &args.now) {
+        (Some(Command::Pause(ask)), _) => pause(ask, true),
+        (Some(Command::Resume(ask)), _) => pause(ask, false),
+        (None, Some(now)) if now.force => replace(&now.ask, "/failover", now.to.as_deref()),
+        (None, _) => Err(AskError::Usage("say --force to replace a primary at once".to_owned())),
+    }
+}
+
+fn pause(ask: &Ask, paused: bool) -> Result<Done, AskError> {
+    let order = json!({ "paused": paused, "cause": operator() });
+    let answer = ask.post::<Value>("/failover/pause", &order)?;
+    let said = if paused { "automatic failover is paused\n" } else { "automatic failover is resumed\n" };
+    ask.print(&answer, |_| said.to_owned())?;
+    Ok(Done::Fine)
+}
+
+fn replace(ask: &Ask, path: &str, to: Option<&str>) -> Result<Done, AskError> {
+    let begun_at = Instant::now();
+    let begun = ask.post::<Begun>(path, &json!({ "to": to, "cause": operator() }))?.content;
+    let answer = wait(ask, &begun, begun_at + WITHIN)?;
+    let now = answer.content.primary.clone().unwrap_or_default();
+    let ms = begun_at.elapsed().as_millis();
+    if now == begun.from {
+        return Err(AskError::Failed(format!("{now} is still the primary; `komainu events` tells why")));
+    }
+    ask.print(&answer, |_| format!("{now} is the primary in place of {}, after {ms} ms\n", begun.from))?;
+    Ok(Done::Fine)
+}
+
+/// Until the next primary is one, or the old one goes on.
+fn wait(ask: &Ask, begun: &Begun, deadline: Instant) -> Result<Answer<Status>, AskError> {
+    loop {
+        let answer = ask.get::<Status>(Status::PATH)?;
+        let status = &answer.content;
+        let is_over = status.failover.as_ref().is_some_and(|failover| failover.under_way.is_none());
+        if is_over && status.primary.is_some() {
+            return Ok(answer);
+        }
+        if Instant::now() >= deadline {
+            return Err(AskError::Failed(format!(
+                "{} is not replaced after {} s; `komainu events` tells how far it came",
+                begun.from,
+                WITHIN.as_secs()
+            )));
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
