@@ -14,8 +14,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::core::{Core, Metrics, address_of, seen, voters};
 use super::wire::{Request, Response};
+use crate::cluster::state::{ClusterState, Fenced};
 use crate::consensus::election::{PreVoteRequest, Refusal, is_quorum};
 use crate::consensus::lease::Lease;
+use crate::topology::Epoch;
 
 /// Ticks in a heartbeat: deadlines are kept to half of one.
 const TICKS: u32 = 2;
@@ -31,11 +33,14 @@ struct Clockwork {
     questions: JoinSet<()>,
     leader: Option<u64>,
     next_question: Instant,
+    /// Those this node has confirmed, by what they end.
+    fences: Vec<(Fenced, Epoch)>,
 }
 
 /// Returns when raft has stopped.
 pub(super) async fn keep_time(core: Arc<Core>) {
     let mut metrics = core.raft.metrics();
+    let mut applied = core.published.clone();
     let heartbeat = Duration::from_millis(core.settings.heartbeat_ms);
     let mut ticks = tokio::time::interval(heartbeat / TICKS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -46,6 +51,7 @@ pub(super) async fn keep_time(core: Arc<Core>) {
         questions: JoinSet::new(),
         leader: None,
         next_question: Instant::now(),
+        fences: Vec::new(),
     };
     loop {
         let ticked = tokio::select! {
@@ -54,6 +60,10 @@ pub(super) async fn keep_time(core: Arc<Core>) {
                 if changed.is_err() {
                     return;
                 }
+                false
+            }
+            Ok(()) = applied.changed() => {
+                clockwork.hurry_if_fenced(&applied.borrow_and_update().state);
                 false
             }
             _ = ticks.tick() => true,
@@ -76,6 +86,16 @@ impl Clockwork {
         if begun {
             tracing::info!(term = metrics.current_term, "this node leads");
         }
+    }
+
+    /// A question says how far the log is applied here, and so confirms a fence: one that waits for it is not kept waiting
+    /// until the next is due.
+    fn hurry_if_fenced(&mut self, state: &ClusterState) {
+        let fences: Vec<_> = state.fences().iter().map(|fence| (fence.fenced.clone(), fence.epoch)).collect();
+        if fences.iter().any(|fence| !self.fences.contains(fence)) {
+            self.next_question = Instant::now();
+        }
+        self.fences = fences;
     }
 
     fn campaign_if_due(&self, metrics: &Metrics) {
