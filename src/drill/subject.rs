@@ -30,7 +30,7 @@ pub fn sandbox(nodes: u8, netns: bool, method: Method) -> SandboxArgs {
         json: true,
         netns,
         method,
-        sync: Sync::Off,
+        sync: Some(Sync::Off),
         no_agents: false,
     }
 }

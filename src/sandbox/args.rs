@@ -27,9 +27,9 @@ pub struct SandboxArgs {
     /// How a node takes the endpoint; `interface` needs --netns
     #[arg(long, value_enum, default_value_t = Method::Command)]
     pub method: Method,
-    /// Whether a row is acknowledged only when a standby has it
-    #[arg(long, value_enum, default_value_t = Sync::Off)]
-    pub sync: Sync,
+    /// Whether a row is acknowledged only when a standby has it; `require` unless there are too few standbys
+    #[arg(long, value_enum)]
+    pub sync: Option<Sync>,
     /// No agents beside the servers: what is lost is not rejoined
     #[arg(long)]
     pub no_agents: bool,
@@ -77,6 +77,15 @@ impl Method {
 }
 
 impl SandboxArgs {
+    /// As it was asked for, or as safe as it can be without stopping when one standby is lost.
+    pub fn sync(&self) -> Sync {
+        self.sync.unwrap_or(match self.standbys {
+            0 => Sync::Off,
+            1 => Sync::Prefer,
+            _ => Sync::Require,
+        })
+    }
+
     /// What cannot be, before anything is started.
     pub(super) fn check(&self) -> Result<(), SandboxError> {
         match self.nodes {
@@ -91,7 +100,7 @@ impl SandboxArgs {
                 "--method interface needs --netns: a virtual address moves between hosts, not within one";
             return Err(SandboxError::Method(why));
         }
-        if self.sync != Sync::Off && self.standbys == 0 {
+        if self.sync.is_some_and(|sync| sync != Sync::Off) && self.standbys == 0 {
             return Err(SandboxError::Method("--sync needs a standby: leave --standbys 0 away"));
         }
         Ok(())

@@ -113,7 +113,7 @@ impl Making<'_> {
                 operator: &operator,
                 replication_user: servers.primary().replicator().user,
                 passfile: servers.primary().passfile(),
-                sync: self.args.sync,
+                sync: self.args.sync(),
             }),
             clients: self.network.map_or(Ipv4Net::from(Ipv4Addr::LOCALHOST), Network::net),
             cluster: if alone { None } else { Some(self.cluster(ids, &seats)?) },
@@ -136,7 +136,7 @@ impl Making<'_> {
 
     /// Last of all: from now on the primary waits for its standbys.
     pub fn begin_synchronous(&self, servers: &Servers) -> Result<(), SandboxError> {
-        match self.args.sync {
+        match self.args.sync() {
             Sync::Off => Ok(()),
             Sync::Prefer | Sync::Require => Ok(servers.begin_synchronous()?),
         }

@@ -101,6 +101,29 @@ fn a_standby_that_hangs_and_that_no_commit_waits_for_costs_no_row_and_comes_back
 }
 
 #[test]
+fn a_primary_that_is_killed_is_replaced_and_comes_back_as_a_standby() {
+    let output = failover(&["--event", "kill", "--fine", "--runs", "2", "--json"]).output();
+    let report: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"));
+    let runs = report["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 2, "{report}");
+    for run in runs {
+        assert_ne!(run["from"], run["to"], "{run}");
+        assert_eq!(run["lost"], 0, "{run}");
+        assert!(run["acknowledged"].as_u64().unwrap() > 0 && run["rejoin_ms"].is_number(), "{run}");
+    }
+}
+
+#[test]
+fn a_planned_switchover_shows_no_client_an_error() {
+    let output = failover(&["--event", "switchover", "--fine", "--load", "4", "--json"]).output();
+    let report: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"));
+    let run = &report["runs"][0];
+    assert_ne!(run["from"], run["to"], "{run}");
+    assert_eq!((&run["lost"], &run["errors"]), (&0.into(), &0.into()), "{run}");
+    assert_eq!(run["load_errors"].as_object().map(|errors| errors.len()), Some(0), "{run}");
+}
+
+#[test]
 fn what_cannot_be_failed_over_is_said_at_once() {
     for (arguments, says) in [
         (&["--event", "partition"][..], "add --netns"),

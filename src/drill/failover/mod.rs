@@ -88,7 +88,7 @@ pub async fn run(settings: &FailoverSettings, say: &dyn Fn(&str)) -> Result<Fail
     let (standbys, sync) = shape(settings.event);
     let mut own = sandbox(settings.nodes, settings.netns, Method::Command);
     own.standbys = standbys;
-    own.sync = settings.sync.unwrap_or(sync);
+    own.sync = Some(settings.sync.unwrap_or(sync));
     let place = Place { admin: &settings.admin, url: settings.url.as_deref(), own };
     let subject = tokio::select! {
         found = Subject::find(place, say) => found?,
@@ -286,7 +286,7 @@ impl Drill<'_> {
         };
         let leader = statuses.iter().position(|status| leads(&status)).unwrap_or(0);
         let socket = self.subject.nodes[leader].clone();
-        let order = json!({ "to": null, "cause": "drill" }).to_string();
+        let order = json!({ "to": null, "cause": "operator:drill" }).to_string();
         let asking = spawn_blocking(move || admin::post(&socket, "/switchover", &order));
         match asking.await.map_err(|_| DrillError::Panicked)? {
             Ok(answer) if answer.status < 300 => Ok(()),
