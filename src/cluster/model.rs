@@ -45,6 +45,20 @@ pub struct Facts {
     pub data_checksums: bool,
 }
 
+impl Facts {
+    /// A standby proves its timeline while it streams. Without a receiver its control file may still have the one before,
+    /// although it has replayed no less than then.
+    fn keep_timeline(&mut self, before: &Facts) {
+        let same = self.in_recovery
+            && before.in_recovery
+            && self.system_identifier == before.system_identifier
+            && self.lsn >= before.lsn;
+        if same {
+            self.timeline = self.timeline.max(before.timeline);
+        }
+    }
+}
+
 /// A row of `pg_stat_wal_receiver`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receiver {
@@ -107,7 +121,12 @@ pub struct Observation {
 impl Observation {
     pub fn record(&mut self, look: Result<Facts, Failure>) {
         match look {
-            Ok(facts) => *self = Observation { facts: Some(Arc::new(facts)), ..Observation::default() },
+            Ok(mut facts) => {
+                if let Some(before) = &self.facts {
+                    facts.keep_timeline(before);
+                }
+                *self = Observation { facts: Some(Arc::new(facts)), ..Observation::default() };
+            }
             Err(failure) => {
                 self.failures = self.failures.saturating_add(1);
                 self.failing_since_ms = self.failing_since_ms.or(Some(failure.at_ms));
