@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::agent::wire::{Rejoin, Source, StopMode};
+use crate::agent::wire::{Refusal, Rejoin, Source, StopMode};
 use crate::agent::{Agents, Beside};
 use crate::cluster::act::{Done, Order, Perform};
 use crate::cluster::decide::OPERATIONS_END_MS;
@@ -61,7 +61,7 @@ impl Means {
                 let stopped = agents.stop(agent, epoch.0, StopMode::Fast, STOP_WITHIN).await;
                 let stopped = stopped.map_err(|error| error.to_string())?;
                 return match stopped.clean {
-                    true => Ok(Done::Stopped { end: stopped.checkpoint }),
+                    true => Ok(Done::Stopped { last: stopped.checkpoint }),
                     false => Err("it has ended, and not cleanly: what it had last is not known".to_owned()),
                 };
             }
@@ -77,8 +77,11 @@ impl Means {
                     allow_rewind,
                     rebuild_from: None,
                 };
-                let asked = agents.rejoin(agent, request, ASK_WITHIN).await;
-                return asked.map(|_| Done::UnderWay).map_err(|error| error.to_string());
+                return match agents.rejoin(agent, request, ASK_WITHIN).await {
+                    Ok(_) => Ok(Done::UnderWay),
+                    Err(error) if matches!(error.refusal(), Some(Refusal::Busy(_))) => Ok(Done::UnderWay),
+                    Err(error) => Err(error.to_string()),
+                };
             }
         };
         let within_ms = match operation {

@@ -123,10 +123,10 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
             }
         }
         Ok(Done::UnderWay) => {}
-        Ok(Done::Stopped { end }) => {
-            tracing::info!(server, ?what, %end, "done");
+        Ok(Done::Stopped { last }) => {
+            tracing::info!(server, ?what, %last, "done");
             if let What::Stop { epoch } = what {
-                memory.stopped(epoch, end);
+                memory.stopped(epoch, last);
             }
         }
         Err(error) => {

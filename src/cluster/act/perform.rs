@@ -37,9 +37,9 @@ pub enum Done {
     Done,
     /// It takes its time and goes on by itself.
     UnderWay,
-    /// And its log ends there.
+    /// And the last record of its log begins there.
     Stopped {
-        end: Lsn,
+        last: Lsn,
     },
 }
 

@@ -11,11 +11,12 @@ use super::loss::{self, Loss};
 use super::{Plan, Situation, Step};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, Failover, FailoverKind, Fenced, Stage};
+use crate::cluster::sync_set::SyncSet;
 use crate::config::FailoverMode;
 use crate::topology::{Epoch, Health};
 
 /// After an epoch began, its primary is not replaced by itself for so long: the others are just about to follow it.
-const SETTLE_MS: u64 = 3_000;
+const SETTLE_MS: u64 = 1_000;
 /// A doubt that is over sooner is not worth an entry of the timeline.
 const DOUBT_MS: u64 = 1_000;
 /// A checkpoint that takes longer is not waited for.
@@ -153,7 +154,7 @@ fn abandon(epoch: Epoch) -> Plan {
 
 /// The old primary's last word has to arrive at the one that follows it.
 fn stop_primary(situation: &Situation<'_>, failover: &Failover) -> Plan {
-    let Some(end) = situation.memory.log_end(failover.epoch) else {
+    let Some(last) = situation.memory.last_record(failover.epoch) else {
         if situation.memory.phase_for_ms(situation.now_ms) >= STOP_MS {
             return go_back(situation, failover);
         }
@@ -163,7 +164,7 @@ fn stop_primary(situation: &Situation<'_>, failover: &Failover) -> Plan {
         return Plan::default();
     };
     let arrived =
-        candidate::standbys(situation).any(|standby| standby.id == chosen && standby.position() >= end);
+        candidate::standbys(situation).any(|standby| standby.id == chosen && standby.position() > last);
     match arrived {
         true => name_one(situation, chosen),
         false => Plan::default(),
@@ -249,7 +250,28 @@ fn promote(situation: &Situation<'_>, failover: &Failover) -> Plan {
             Err(reason) => stand_still(situation, Some(reason)),
         };
     }
+    if let Some(names) = synchronous_for(situation, server) {
+        return Plan::action(Action::new(server, What::SetSynchronous { epoch: primary.epoch, names }));
+    }
     Plan::action(Action::new(server, What::Promote { epoch: primary.epoch }))
+}
+
+/// What the next primary must have as `synchronous_standby_names` before it is one, lest it acknowledge alone what the
+/// cluster counts on others for. None: it will do.
+fn synchronous_for(situation: &Situation<'_>, server: &str) -> Option<String> {
+    let agreed = situation.state.synchronous();
+    let facts = situation.view.find(server).and_then(|(_, detail)| detail.facts.as_deref())?;
+    let seen = SyncSet::parse(&facts.synchronous_standby_names);
+    let keeps = seen.is_some_and(|seen| seen.names.is_subset(&agreed.names) && seen.count >= agreed.count);
+    if !agreed.promises() || keeps {
+        return None;
+    }
+    let others: Vec<_> = agreed.names.iter().filter(|name| *name != server).cloned().collect();
+    let set = match others.len() >= agreed.count as usize {
+        true => SyncSet::new(others, agreed.count),
+        false => agreed.clone(),
+    };
+    Some(set.to_string())
 }
 
 /// Whoever was ordered is lost: the next one follows by what is known, not by order.

@@ -34,7 +34,7 @@ pub struct Memory {
     epoch: Epoch,
     phase_since_ms: u64,
     starting_up_since_ms: Option<u64>,
-    /// Where the old primary's log ends, and in which epoch it was stopped.
+    /// Where the last record of the old primary's log begins, and in which epoch it was stopped.
     stopped: Option<(Epoch, Lsn)>,
     /// The old primary has made a checkpoint for the switchover that ends this epoch.
     checkpointed: Option<Epoch>,
@@ -132,13 +132,13 @@ impl Memory {
         self.checkpointed == Some(epoch)
     }
 
-    /// The old primary was stopped cleanly; its log ends there.
-    pub fn stopped(&mut self, epoch: Epoch, end: Lsn) {
-        self.stopped = Some((epoch, end));
+    /// The old primary was stopped cleanly; the last record of its log begins there.
+    pub fn stopped(&mut self, epoch: Epoch, last: Lsn) {
+        self.stopped = Some((epoch, last));
     }
 
-    pub(super) fn log_end(&self, epoch: Epoch) -> Option<Lsn> {
-        self.stopped.filter(|(stopped, _)| *stopped == epoch).map(|(_, end)| end)
+    pub(super) fn last_record(&self, epoch: Epoch) -> Option<Lsn> {
+        self.stopped.filter(|(stopped, _)| *stopped == epoch).map(|(_, last)| last)
     }
 
     /// How long it is as it is: held, fenced, passed, named, settled.

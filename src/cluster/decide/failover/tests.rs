@@ -580,3 +580,27 @@ fn standbys_of_standbys_are_left_alone_and_missing_slots_are_made() {
     let slots = What::Slots { wanted: vec![slot_name("pg3")], unwanted: vec![slot_name("pg1")] };
     assert_eq!(did(&world.settle().1), [("pg1", &slots)]);
 }
+
+#[test]
+fn the_next_primary_waits_for_those_whom_the_cluster_counts_on_from_its_first_commit_on() {
+    use crate::cluster::sync_set::SyncSet;
+    let mut world = World::new();
+    world.policy.failover.sync_mode = config::SyncMode::Require;
+    let set = SyncSet::new(["pg2", "pg3"], 1);
+    world.apply(Change::SetSynchronous { before: SyncSet::default(), set });
+    world.is_silent("pg1", true);
+    world.is_stopped("pg2", 1, 5000);
+    world.is_silent("pg3", true);
+    assert_eq!(world.reasons(), [Reason::TooFewSynchronous]);
+    world.is_stopped("pg3", 1, 4000);
+    world.settle();
+    world.pass(10);
+    let (reasons, actions) = world.settle();
+    assert_eq!(reasons, [Reason::LacksLeast]);
+    let names = "ANY 1 (\"pg3\")".to_owned();
+    assert_eq!(did(&actions), [("pg2", &What::SetSynchronous { epoch: Epoch(2), names: names.clone() })]);
+    let mut facts = world.facts(true, 1, 5000);
+    facts.synchronous_standby_names = names;
+    world.see("pg2", facts);
+    assert_eq!(did(&world.settle().1), [("pg2", &What::Promote { epoch: Epoch(2) })]);
+}
