@@ -13,13 +13,13 @@ fn start(cluster: &Cluster, config: &str) -> Komainu {
 }
 
 #[track_caller]
-fn send(wire: &mut Wire, sql: &str) {
+pub fn send(wire: &mut Wire, sql: &str) {
     wire.send_message('Q', format!("{sql}\0").as_bytes());
 }
 
 /// The answer to what was sent before, however long the wait.
 #[track_caller]
-fn answer(wire: &mut Wire) -> Vec<String> {
+pub fn answer(wire: &mut Wire) -> Vec<String> {
     let mut messages = Vec::new();
     while messages.last().is_none_or(|message: &Message| message.tag != 'Z') {
         messages.push(wire.try_message(Duration::from_secs(40)).unwrap().unwrap());

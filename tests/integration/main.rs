@@ -17,6 +17,7 @@ mod differential;
 mod discard_state;
 mod documentation;
 mod drill;
+mod failover;
 mod fake_server;
 mod holding;
 mod hostile_messages;

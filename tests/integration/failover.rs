@@ -1,0 +1,293 @@
+//! The primary may die, hang or be replaced by order: one other is named, and nothing acknowledged is lost.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::holding::{answer, send};
+use super::lost_servers::told;
+use crate::support::*;
+
+const SYNCHRONOUS: &str = "sync_mode = \"require\"";
+
+/// Each of these tests has nine processes or more that must not miss their deadlines.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// With a table of rows `n`, and commits that wait for a standby.
+#[track_caller]
+fn synchronous() -> (Failover, String) {
+    let failover = Failover::builder().failover(SYNCHRONOUS).start();
+    let database = with_table(&failover);
+    let names = "SHOW synchronous_standby_names";
+    eventually(PATIENCE, "commits wait for a standby", || {
+        !failover.cluster.primary().psql("postgres", names).unwrap().is_empty()
+    });
+    (failover, database)
+}
+
+fn with_table(failover: &Failover) -> String {
+    let database = failover.cluster.database();
+    failover.cluster.prepare(&database, "CREATE TABLE t (n bigint); GRANT ALL ON t TO PUBLIC");
+    database
+}
+
+/// Writes one row after another through a node, each a transaction of its own.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+    thread: JoinHandle<Written>,
+}
+
+#[derive(Default)]
+struct Written {
+    acknowledged: Vec<u64>,
+    /// The client was told that nobody knows.
+    unknown: Vec<u64>,
+    otherwise: Vec<Vec<String>>,
+}
+
+impl Writer {
+    fn start(mut wire: Wire, first: u64) -> Self {
+        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stops, counts) = (stop.clone(), count.clone());
+        let thread = thread::spawn(move || {
+            let mut written = Written::default();
+            let mut n = first;
+            while !stops.load(Ordering::Relaxed) {
+                send(&mut wire, &format!("INSERT INTO t VALUES ({n})"));
+                let messages = answer(&mut wire);
+                if messages == ["C INSERT 0 1", "ZI"] {
+                    written.acknowledged.push(n);
+                    counts.fetch_add(1, Ordering::Relaxed);
+                } else if messages.iter().any(|message| message == "ERROR 08007") {
+                    written.unknown.push(n);
+                } else {
+                    written.otherwise.push(messages);
+                }
+                n += 1;
+                thread::sleep(Duration::from_millis(5));
+            }
+            written
+        });
+        Self { stop, count, thread }
+    }
+
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Waits for further rows.
+    #[track_caller]
+    fn goes_on(&self) {
+        let before = self.count();
+        eventually(PATIENCE, "rows are written", || self.count() > before + 10);
+    }
+}
+
+/// One writer at each of these nodes.
+fn write_at(failover: &Failover, nodes: &[String], database: &str) -> Vec<Writer> {
+    let first = |node: &str| 1_000_000 * (Nodes::index(node) as u64 + 1);
+    let start = |node: &String| Writer::start(failover.nodes.node(node).login(database), first(node));
+    let writers: Vec<_> = nodes.iter().map(start).collect();
+    writers.iter().for_each(Writer::goes_on);
+    writers
+}
+
+/// Ends the writers: all that was acknowledged is on that server, once, and nothing that nobody wrote.
+#[track_caller]
+fn assert_nothing_lost(failover: &Failover, server: &str, database: &str, writers: Vec<Writer>) {
+    writers.iter().for_each(|writer| writer.stop.store(true, Ordering::Relaxed));
+    let written: Vec<_> = writers.into_iter().map(|writer| writer.thread.join().unwrap()).collect();
+    let rows =
+        failover.server(server).psql(database, "SELECT n FROM t WHERE n >= 1000000 ORDER BY n").unwrap();
+    let rows: Vec<u64> = rows.lines().map(|row| row.parse().unwrap()).collect();
+    assert!(rows.is_sorted_by(|a, b| a < b), "a row is there twice");
+    let mut known = 0;
+    for Written { acknowledged, unknown, otherwise } in &written {
+        assert!(otherwise.is_empty(), "{otherwise:?}");
+        let lost: Vec<_> = acknowledged.iter().filter(|n| rows.binary_search(n).is_err()).collect();
+        assert!(lost.is_empty(), "{} of {} are lost: {lost:?}", lost.len(), acknowledged.len());
+        known += acknowledged.len() + unknown.iter().filter(|n| rows.binary_search(n).is_ok()).count();
+    }
+    assert_eq!(rows.len(), known, "rows that nobody wrote");
+}
+
+fn is_standby(failover: &Failover, server: &str) -> bool {
+    failover.server(server).psql("postgres", "SELECT pg_is_in_recovery()").is_ok_and(|is| is == "t")
+}
+
+/// Of what a primary writes.
+fn timeline(failover: &Failover, primary: &str) -> u32 {
+    let name = "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)";
+    u32::from_str_radix(&failover.server(primary).psql("postgres", name).unwrap(), 16).unwrap()
+}
+
+#[test]
+fn a_switchover_under_load_fails_no_transaction_and_loses_none() {
+    let _one = one_at_a_time();
+    let failover = Failover::builder().start();
+    let database = failover.cluster.database();
+    let url = failover.nodes.node("node1").url(&database);
+    pgbench(&url, &["-i", "-q"]).output();
+    failover.cluster.servers().wait_for_replay().unwrap();
+    let count = "SELECT count(*) FROM pgbench_history";
+    let processed = thread::scope(|scope| {
+        let bench = scope.spawn(|| pgbench(&url, &["-c", "8", "-j", "2", "-T", "15", "-n"]));
+        eventually(PATIENCE, "it writes", || {
+            failover.cluster.primary().psql(&database, count).unwrap().parse::<u32>().unwrap() > 100
+        });
+        let begun = failover.nodes.post("node2", "/switchover", &json!({ "to": "pg3" }));
+        assert_eq!(begun.status, 200, "{}", begun.body);
+        assert_eq!(failover.primary_above(1, &failover.nodes.ids()), ("pg3".to_owned(), 2));
+        let bench = bench.join().unwrap();
+        assert!(!bench.stderr.contains("aborted"), "{}", bench.stderr);
+        let output = bench.output();
+        assert!(output.contains("number of failed transactions: 0 "), "{output}");
+        let told =
+            output.lines().find_map(|line| line.strip_prefix("number of transactions actually processed: "));
+        told.unwrap().to_owned()
+    });
+    assert_eq!(failover.server("pg3").psql(&database, count).unwrap(), processed);
+    failover.wait_until_whole();
+    assert!(is_standby(&failover, "pg1"), "the old one follows");
+    assert_eq!(failover.primary(), ("pg3".to_owned(), 2));
+    let refused = failover.nodes.post("node1", "/switchover", &json!({ "to": "pg3" }));
+    assert!(refused.status == 409 && refused.body.contains("pg3 is the primary already"), "{}", refused.body);
+}
+
+#[test]
+fn a_paused_failover_stands_still_and_says_why_until_it_is_resumed() {
+    let _one = one_at_a_time();
+    let failover = Failover::builder().without_agents().start();
+    let database = with_table(&failover);
+    let refused = failover.nodes.post("node1", "/switchover", &json!({}));
+    assert!(refused.status == 409 && refused.body.contains("pg1 has no agent"), "{}", refused.body);
+
+    let mut idle = failover.nodes.node("node2").login(&database);
+    assert_eq!(told(&idle.query("INSERT INTO t VALUES (1)")), ["C INSERT 0 1", "ZI"]);
+    failover.cluster.servers().wait_for_replay().unwrap();
+    let pause = |paused| {
+        let answer = failover.nodes.post("node1", "/failover/pause", &json!({ "paused": paused }));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    pause(true);
+    failover.cluster.primary().kill();
+    send(&mut idle, "INSERT INTO t VALUES (2)");
+    for node in failover.nodes.ids() {
+        eventually(PATIENCE, "it says why it does nothing", || {
+            let status = failover.nodes.status(&node);
+            status["failover"]["standstill"] == "failover_paused" && status["failover"]["paused"] == true
+        });
+    }
+    idle.expect_silence(Duration::from_secs(1));
+    assert!(is_standby(&failover, "pg2") && is_standby(&failover, "pg3"), "nobody is promoted");
+    pause(false);
+    let (new, epoch) = failover.primary_above(1, &failover.nodes.ids());
+    assert!(new != "pg1" && epoch == 2, "{new} in epoch {epoch}");
+    assert_eq!(answer(&mut idle), ["C INSERT 0 1", "ZI"]);
+    assert_eq!(failover.server(&new).psql(&database, "SELECT count(*) FROM t").unwrap(), "2");
+    for node in failover.nodes.ids() {
+        let failover = failover.nodes.status(&node)["failover"].clone();
+        assert!(failover["standstill"].is_null() && failover["paused"] == false, "{failover}");
+    }
+}
+
+/// Whoever leads, the next one finishes what was begun, and nobody begins it again.
+#[test]
+fn a_leader_that_dies_with_the_primary_costs_no_second_promotion_and_no_row() {
+    let _one = one_at_a_time();
+    let (failover, database) = synchronous();
+    let leader = failover.nodes.leader();
+    let others = failover.nodes.others(&leader);
+    let writers = write_at(&failover, &others, &database);
+    failover.cluster.primary().kill();
+    failover.nodes.node(&leader).kill();
+    let (new, epoch) = failover.primary_above(1, &others);
+    assert!(new != "pg1" && epoch == 2, "{new} in epoch {epoch}");
+    writers.iter().for_each(Writer::goes_on);
+    failover.nodes.node(&leader).start_again();
+    failover.wait_until_whole();
+    assert_eq!(failover.primary(), (new.clone(), 2));
+    assert_eq!(timeline(&failover, &new), 2);
+    let standbys = failover.cluster.servers().all().iter().filter(|server| server.id() != new);
+    assert!(standbys.into_iter().all(|server| is_standby(&failover, server.id())));
+    assert_nothing_lost(&failover, &new, &database, writers);
+}
+
+#[test]
+fn a_primary_that_hangs_acknowledges_nothing_once_it_goes_on_and_follows() {
+    let _one = one_at_a_time();
+    let (failover, database) = synchronous();
+    let ids = failover.nodes.ids();
+    let writers = write_at(&failover, &ids, &database);
+    // Past komainu.
+    let old = failover.cluster.primary();
+    let mut direct = Wire::connect(old.port());
+    direct.login(APP_USER, APP_PASSWORD, &database);
+    assert_eq!(told(&direct.query("INSERT INTO t VALUES (1)")), ["C INSERT 0 1", "ZI"]);
+    old.freeze();
+    send(&mut direct, "INSERT INTO t VALUES (2)");
+    let (new, epoch) = failover.primary_above(1, &ids);
+    assert!(new != "pg1" && epoch == 2, "{new} in epoch {epoch}");
+    writers.iter().for_each(Writer::goes_on);
+    old.thaw();
+    let mut next = || direct.try_message(REJOINED_WITHIN).expect("the old primary is stopped");
+    while let Some(message) = next() {
+        assert_ne!(message.tag, 'C', "it is acknowledged");
+    }
+    failover.wait_until_whole();
+    assert!(is_standby(&failover, "pg1"));
+    assert_eq!(failover.primary(), (new.clone(), 2));
+    assert_nothing_lost(&failover, &new, &database, writers);
+    let rows = failover.server(&new).psql(&database, "SELECT n FROM t WHERE n < 10").unwrap();
+    assert_eq!(rows, "1");
+}
+
+#[test]
+fn a_commit_in_flight_is_there_at_most_once_and_its_client_is_told_that_nobody_knows() {
+    let _one = one_at_a_time();
+    let (failover, database) = synchronous();
+    let ids = failover.nodes.ids();
+    let old = failover.cluster.primary();
+    let mut open: Vec<_> = (0..9).map(|n| failover.nodes.node(&ids[n % 3]).login(&database)).collect();
+    for (n, wire) in open.iter_mut().enumerate() {
+        assert_eq!(told(&wire.query("BEGIN")), ["C BEGIN", "ZT"]);
+        assert_eq!(told(&wire.query(&format!("INSERT INTO t VALUES ({n})"))), ["C INSERT 0 1", "ZT"]);
+    }
+    // The first ones are committed or not, as it happens; the others' COMMIT arrives where nobody answers.
+    let (racing, frozen) = open.split_at_mut(3);
+    racing.iter_mut().for_each(|wire| send(wire, "COMMIT"));
+    old.freeze();
+    let relayed =
+        |id: &String| failover.nodes.node(id).metric("komainu_bytes_total{direction=\"to_servers\"}");
+    let before: Vec<_> = ids.iter().map(relayed).collect();
+    frozen.iter_mut().for_each(|wire| send(wire, "COMMIT"));
+    eventually(PATIENCE, "it is passed on", || {
+        ids.iter().map(relayed).zip(&before).all(|(now, then)| now > *then)
+    });
+    thread::sleep(Duration::from_millis(200));
+    old.kill();
+
+    let mut outcomes = Vec::new();
+    for (n, wire) in open.iter_mut().enumerate() {
+        let outcome = answer(wire);
+        let is_known = outcome == ["C COMMIT", "ZI"];
+        assert!(outcome == ["ERROR 08007", "ZI"] || is_known && n < 3, "{n}: {outcome:?}");
+        outcomes.push(is_known);
+    }
+    let (new, epoch) = failover.primary_above(1, &ids);
+    assert!(new != "pg1" && epoch == 2, "{new} in epoch {epoch}");
+    for (n, wire) in open.iter_mut().enumerate() {
+        send(wire, "INSERT INTO t VALUES (100)");
+        assert_eq!(answer(wire), ["C INSERT 0 1", "ZI"], "its session goes on");
+        let count = format!("SELECT count(*) FROM t WHERE n = {n}");
+        let count: u32 = failover.server(&new).psql(&database, &count).unwrap().parse().unwrap();
+        assert!(count <= 1 && count >= u32::from(outcomes[n]), "{n} is there {count} times");
+    }
+}
