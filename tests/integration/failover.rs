@@ -129,6 +129,39 @@ fn timeline(failover: &Failover, primary: &str) -> u32 {
 }
 
 #[test]
+fn a_killed_primary_is_replaced_and_comes_back_and_so_is_the_next() {
+    let _one = one_at_a_time();
+    let (failover, database) = synchronous();
+    let ids = failover.nodes.ids();
+    let writers = write_at(&failover, &ids, &database);
+    let mut idle: Vec<_> = ids.iter().map(|id| failover.nodes.node(id).login(&database)).collect();
+    for wire in &mut idle {
+        assert_eq!(told(&wire.query("INSERT INTO t VALUES (1)")), ["C INSERT 0 1", "ZI"]);
+    }
+    let mut last = String::new();
+    for epoch in [1, 2] {
+        let (old, now) = failover.primary();
+        assert_eq!(now, epoch);
+        failover.server(&old).kill();
+        idle.iter_mut().for_each(|wire| send(wire, "INSERT INTO t VALUES (1)"));
+        let (new, now) = failover.primary_above(epoch, &ids);
+        assert!(new != old && now == epoch + 1, "{new} in epoch {now}");
+        for wire in &mut idle {
+            assert_eq!(answer(wire), ["C INSERT 0 1", "ZI"], "it was between transactions");
+        }
+        writers.iter().for_each(Writer::goes_on);
+        failover.wait_until_whole();
+        assert!(is_standby(&failover, &old) && !is_standby(&failover, &new));
+        assert_eq!(failover.primary(), (new.clone(), epoch + 1));
+        assert_eq!(u64::from(timeline(&failover, &new)), epoch + 1);
+        last = new;
+    }
+    assert_nothing_lost(&failover, &last, &database, writers);
+    let ours = "SELECT count(*) FROM t WHERE n = 1";
+    assert_eq!(failover.server(&last).psql(&database, ours).unwrap(), "9");
+}
+
+#[test]
 fn a_switchover_under_load_fails_no_transaction_and_loses_none() {
     let _one = one_at_a_time();
     let failover = Failover::builder().start();
@@ -247,6 +280,53 @@ fn a_primary_that_hangs_acknowledges_nothing_once_it_goes_on_and_follows() {
     assert_nothing_lost(&failover, &new, &database, writers);
     let rows = failover.server(&new).psql(&database, "SELECT n FROM t WHERE n < 10").unwrap();
     assert_eq!(rows, "1");
+}
+
+#[test]
+fn a_standby_is_detached_and_attached_under_readers_that_notice_nothing() {
+    let _one = one_at_a_time();
+    // A session is otherwise bound to one of the standbys for as long as that has all it has read.
+    let anywhere = "[split]\nconsistency = \"eventual\"\n";
+    let failover = Failover::builder().config(anywhere).without_agents().start();
+    let database = failover.cluster.database();
+    let node = failover.nodes.node("node1");
+    let url = node.url(&database);
+    pgbench(&url, &["-i", "-q"]).output();
+    failover.cluster.servers().wait_for_replay().unwrap();
+    let order = |state: &str| {
+        let answer =
+            failover.nodes.post("node2", "/server/administrative", &json!({ "id": "pg2", "state": state }));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        eventually(PATIENCE, "the readers' node knows", || {
+            failover.server_by("node1", "pg2")["administrative"] == state
+        });
+    };
+    let reads = |server: &str| {
+        node.metric(&format!("komainu_queries_total{{server=\"{server}\",class=\"read\"}}"))
+            .unwrap_or_default()
+    };
+    let further = |server: &str, what: &str| {
+        let before = reads(server);
+        eventually(PATIENCE, what, || reads(server) > before + 50.0);
+    };
+    thread::scope(|scope| {
+        let bench = scope.spawn(|| pgbench(&url, &["-S", "-c", "4", "-j", "2", "-T", "15", "-n"]));
+        further("pg2", "it is read from");
+        order("detached");
+        // Statements that it had already may end there.
+        thread::sleep(Duration::from_millis(300));
+        let before = reads("pg2");
+        further("pg3", "the other one is read from");
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(reads("pg2"), before, "the detached one is read from");
+        order("attached");
+        further("pg2", "it is read from again");
+        let bench = bench.join().unwrap();
+        assert!(!bench.stderr.contains("aborted"), "{}", bench.stderr);
+        let output = bench.output();
+        assert!(output.contains("number of failed transactions: 0 "), "{output}");
+    });
+    assert_eq!(failover.primary(), ("pg1".to_owned(), 1));
 }
 
 #[test]
