@@ -19,6 +19,8 @@ use super::wire::{
 /// What the agent itself may take for one answer; whoever asks waits less.
 pub const MAX_CALL: Duration = Duration::from_secs(120);
 const STOP_WITHIN: Duration = Duration::from_secs(110);
+/// A leader that has not seen yet that a rejoin has succeeded asks for it again.
+const ASKED_TWICE_MS: u64 = 10_000;
 /// What is not ready by then is on its way: it may have much to recover.
 const START_WITHIN: Duration = Duration::from_secs(45);
 
@@ -132,7 +134,11 @@ impl Service {
     /// None: it has succeeded already.
     async fn rejoin(&self, request: Rejoin) -> Result<Option<JoinHandle<()>>, WorkError> {
         let last = self.work.memory(|memory| memory.get().job.clone());
-        if last.is_some_and(|job| job.request == request && job.outcome == Some(Outcome::Succeeded)) {
+        // Asked again later than that, it has gone astray again.
+        let is_fresh = |job: &Job| job.ended_at_ms.is_some_and(|at_ms| now_ms() < at_ms + ASKED_TWICE_MS);
+        let is_done =
+            |job: &Job| job.request == request && job.outcome == Some(Outcome::Succeeded) && is_fresh(job);
+        if last.as_ref().is_some_and(is_done) {
             return Ok(None);
         }
         if request.primary.id == self.work.id {
