@@ -82,7 +82,8 @@ fn may_begin(
         return Err("failover.mode is \"off\" in the configuration: komainu promotes nothing".to_owned());
     }
     let primary = state.primary();
-    let from = primary.server.clone().filter(|_| primary.stage == Stage::Confirmed);
+    let settled = primary.stage == Stage::Confirmed || kind == FailoverKind::Forced;
+    let from = primary.server.clone().filter(|_| settled);
     let from = from.ok_or("there is no primary that could be replaced; see `komainu status`")?;
     if let Some(to) = to {
         let server = state.servers().get(to).ok_or_else(|| {

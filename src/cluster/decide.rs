@@ -208,6 +208,22 @@ impl Situation<'_> {
         self.state.synchronous().enough_answer(answering.iter().copied())
     }
 
+    /// Whether primaries are made by komainu.
+    fn promotes(&self) -> bool {
+        self.policy.failover.mode != config::FailoverMode::Off
+    }
+
+    /// Whether a commit is acknowledged only when standbys have it.
+    fn promises(&self) -> bool {
+        self.state.synchronous().promises()
+    }
+
+    /// Whether most nodes hear that server say that it is a primary.
+    fn is_heard(&self, server: &str) -> bool {
+        let server = self.state.servers().get(server);
+        server.is_some_and(|server| server.says_primary(self.state.member_list()))
+    }
+
     fn voters(&self) -> impl Iterator<Item = &Member> {
         self.state.members().values().filter(|member| member.role == MemberRole::Voter)
     }

@@ -251,7 +251,7 @@ impl ClusterState {
         }
         // What was begun for an earlier epoch came to nothing: the one it named is lost, too.
         if let Some(failover) = self.failovers.under_way().filter(|failover| failover.epoch == epoch)
-            && (kind == FailoverKind::Switchover || failover.kind != FailoverKind::Switchover)
+            && kind <= failover.kind
         {
             return Err(Refusal::FailoverUnderWay { from: failover.from.clone() });
         }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::agent::wire::{Refusal, Rejoin, Source, StopMode};
 use crate::agent::{Agents, Beside};
+use crate::clock;
 use crate::cluster::act::{Done, Order, Perform};
 use crate::cluster::decide::OPERATIONS_END_MS;
 use crate::cluster::decide::action::{Action, What};
@@ -42,6 +43,9 @@ pub fn performing(means: Means) -> Perform {
 impl Means {
     async fn perform(&self, order: Order) -> Result<Done, String> {
         let Order { action: Action { server, what }, policy, system_identifier, decided_at_ms } = order;
+        if clock::now_ms() > decided_at_ms + OPERATIONS_END_MS {
+            return Err("it was decided too long ago".to_owned());
+        }
         let find = |id: &str| {
             policy.server(id).cloned().ok_or_else(|| format!("the configuration has no server {id}"))
         };

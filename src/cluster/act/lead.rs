@@ -69,7 +69,10 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
         let now_ms = handle.now_ms();
         let changing = state.state.failover().is_some();
         pause = if changing { LOOK_SOON } else { LOOK_EVERY };
-        if leading.contact_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= wanted.lease.lease_ms) {
+        // Without a lease of its own it may not have applied what earlier leaders have decided.
+        if !handle.lease().holds()
+            || leading.contact_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= wanted.lease.lease_ms)
+        {
             // It may have been frozen, and be a leader no more: then all others look silent to it.
             continue;
         }

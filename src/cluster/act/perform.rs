@@ -56,6 +56,8 @@ pub(super) struct Finished {
 
 struct Tried {
     action: Action,
+    /// It goes on by itself, and is asked after now and then.
+    goes_on: bool,
     at: Instant,
     failures: u32,
     error: Option<String>,
@@ -105,7 +107,8 @@ impl Performer {
         let error = result.as_ref().err().cloned();
         let failures = error.as_ref().map_or(0, |_| before.map_or(0, |tried| tried.failures) + 1);
         let is_news = error.is_some() && before.is_none_or(|tried| tried.error != error);
-        let tried = Tried { action: action.clone(), at: Instant::now(), failures, error };
+        let goes_on = result == Ok(Done::UnderWay);
+        let tried = Tried { action: action.clone(), goes_on, at: Instant::now(), failures, error };
         self.tried.insert(action.server.clone(), tried);
         Some(Finished { action, result, is_news })
     }
@@ -114,6 +117,7 @@ impl Performer {
 impl Tried {
     fn rests(&self, action: &Action) -> bool {
         let pause = match self.failures {
+            0 if self.goes_on => RETRY_LAST,
             0 => AGAIN,
             failures => (RETRY_FIRST * 2_u32.saturating_pow(failures - 1)).min(RETRY_LAST),
         };

@@ -46,21 +46,28 @@ pub(super) fn choose(
     wanted: Option<&str>,
 ) -> Result<String, Reason> {
     let timeline = situation.last_timeline();
+    let on_timeline = |standby: &Standby<'_>| timeline == 0 || standby.facts.timeline == timeline;
     let may = |standby: &Standby<'_>| {
-        let on_timeline = timeline == 0 || standby.facts.timeline == timeline;
         let config = situation.policy.server(standby.id);
         let from = situation.state.primary().server.as_deref() != Some(standby.id);
-        on_timeline && from && config.is_some_and(|config| !config.disallow_failover)
+        on_timeline(standby) && from && config.is_some_and(|config| !config.disallow_failover)
     };
     let best = standbys(situation)
         .filter(may)
         .filter(|standby| wanted.is_none_or(|wanted| wanted == standby.id))
         .max_by(|a, b| a.position().cmp(&b.position()).then_with(|| b.id.cmp(a.id)))
         .ok_or(Reason::NoCandidate)?;
-    let answering: Vec<&str> = standbys(situation).map(|standby| standby.id).collect();
     // Ordered at once, a loss is accepted; ordered with a clean stop, the old primary's last word is waited for.
-    if kind == FailoverKind::Automatic && !situation.enough_synchronous(&answering) {
-        return Err(Reason::TooFewSynchronous);
+    if kind == FailoverKind::Automatic {
+        let answering: Vec<_> = standbys(situation).filter(on_timeline).collect();
+        let counted: Vec<&str> = answering.iter().map(|standby| standby.id).collect();
+        // One that may not be promoted may still be the only one that has an acknowledged commit.
+        let lacks = |standby: &Standby<'_>| {
+            situation.state.synchronous().names.contains(standby.id) && standby.position() > best.position()
+        };
+        if !situation.enough_synchronous(&counted) || situation.promises() && answering.iter().any(lacks) {
+            return Err(Reason::TooFewSynchronous);
+        }
     }
     let limit = situation.policy.failover.max_lag_bytes;
     let lacks = situation.view.primary_lsn.0.saturating_sub(best.position().0);

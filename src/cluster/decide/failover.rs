@@ -25,6 +25,8 @@ const CHECKPOINT_MS: u64 = 120_000;
 const HOLD_MS: u64 = 5_000;
 /// The standbys' receivers have surely ended, or the standby hangs and is not counted.
 const RECEIVERS_END_MS: u64 = 3_000;
+/// After this an order to promote is void: the server itself looks at its deadline.
+const ORDER_ENDS_MS: u64 = 1_000;
 /// A primary that its agent cannot stop by then goes on.
 const STOP_MS: u64 = 20_000;
 
@@ -36,12 +38,13 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
     let Some(server) = &primary.server else { return Plan::default() };
     match situation.state.failover() {
         Some(failover) => under_way(situation, failover),
-        None if primary.stage == Stage::Confirmed && !situation.is_fenced() => watch(situation, server),
+        // One that went on after a switchover in vain is watched before it is confirmed, too.
+        None if !situation.is_fenced() => watch(situation, server),
         None => Plan::default(),
     }
 }
 
-/// The primary is confirmed and nothing is under way: is it still there?
+/// Nothing is under way: is the primary still there?
 fn watch(situation: &Situation<'_>, primary: &str) -> Plan {
     let loss = loss::of_primary(situation, primary);
     let reason = match loss {
@@ -156,26 +159,26 @@ fn abandon(epoch: Epoch) -> Plan {
 fn stop_primary(situation: &Situation<'_>, failover: &Failover) -> Plan {
     let Some(last) = situation.memory.last_record(failover.epoch) else {
         if situation.memory.phase_for_ms(situation.now_ms) >= STOP_MS {
-            return go_back(situation, failover);
+            return go_back(situation, failover, Reason::SwitchoverAbandoned);
         }
         return Plan::action(Action::new(&failover.from, What::Stop { epoch: failover.epoch }));
     };
-    let Ok(chosen) = candidate::choose(situation, failover.kind, failover.to.as_deref()) else {
-        return Plan::default();
+    let has_all = |id: &str| {
+        candidate::standbys(situation).any(|standby| standby.id == id && standby.position() > last)
     };
-    let arrived =
-        candidate::standbys(situation).any(|standby| standby.id == chosen && standby.position() > last);
-    match arrived {
-        true => name_one(situation, chosen),
-        false => Plan::default(),
+    match candidate::choose(situation, failover.kind, failover.to.as_deref()) {
+        Ok(chosen) if has_all(&chosen) => name_one(situation, chosen),
+        // It was to be that one, or nothing more arrives: now it is whoever has most.
+        _ if situation.memory.phase_for_ms(situation.now_ms) >= STOP_MS => begin(situation),
+        _ => Plan::default(),
     }
 }
 
-/// The one that was to be stopped goes on, in an epoch of its own.
-fn go_back(situation: &Situation<'_>, failover: &Failover) -> Plan {
+/// The one that was to be replaced goes on, in an epoch of its own.
+fn go_back(situation: &Situation<'_>, failover: &Failover, reason: Reason) -> Plan {
     let (epoch, server) = (situation.state.primary().epoch, failover.from.clone());
     let change = Change::NamePrimary { epoch, server, promotes: false };
-    Plan::step(Step::new(change, Reason::SwitchoverAbandoned))
+    Plan::step(Step::new(change, reason))
 }
 
 fn stop_receivers(situation: &Situation<'_>) -> Plan {
@@ -198,6 +201,8 @@ fn name(situation: &Situation<'_>, failover: &Failover) -> Plan {
     }
     match candidate::choose(situation, failover.kind, failover.to.as_deref()) {
         Ok(chosen) => name_one(situation, chosen),
+        // Nobody was named, so the one that is there after all may go on.
+        Err(_) if situation.is_heard(&failover.from) => go_back(situation, failover, Reason::NoCandidate),
         Err(reason) => {
             let mut plan = stand_still(situation, Some(reason));
             plan.actions.extend(stop.actions);
@@ -232,23 +237,27 @@ fn promote(situation: &Situation<'_>, failover: &Failover) -> Plan {
     }
     let answers = found.is_some_and(|(state, detail)| state.health == Health::Up && detail.failures == 0);
     let timeout_ms = situation.policy.failover.promote_timeout_ms;
-    let is_lost = match answers {
-        true => situation.memory.stuck_for_ms(situation.now_ms) >= timeout_ms,
-        false => {
-            loss::of_primary(situation, server) == Loss::Lost
-                || situation.memory.phase_for_ms(situation.now_ms) >= timeout_ms
-        }
+    let waited_ms = match answers {
+        true => situation.memory.stuck_for_ms(situation.now_ms),
+        false => situation.memory.phase_for_ms(situation.now_ms),
     };
-    // An order that was sent to it is void by then: it carries a deadline that the server checks.
-    if is_lost && situation.memory.phase_for_ms(situation.now_ms) >= timeout_ms {
-        let kind = failover.kind;
-        return match candidate::choose(situation, kind_after(kind), None) {
+    if waited_ms >= timeout_ms + ORDER_ENDS_MS {
+        let kind = kind_after(failover.kind);
+        return match candidate::choose(situation, kind, None) {
             Ok(_) => {
-                let change = Change::BeginFailover { epoch: primary.epoch, kind: kind_after(kind), to: None };
+                let change = Change::BeginFailover { epoch: primary.epoch, kind, to: None };
                 Plan::step(Step::new(change, Reason::PromotionFailed))
             }
-            Err(reason) => stand_still(situation, Some(reason)),
+            // There is nobody else, so it is asked until it can.
+            Err(reason) => {
+                let mut plan = stand_still(situation, Some(reason));
+                plan.actions.push(Action::new(server, What::Promote { epoch: primary.epoch }));
+                plan
+            }
         };
+    }
+    if waited_ms >= timeout_ms {
+        return Plan::default();
     }
     if let Some(names) = synchronous_for(situation, server) {
         return Plan::action(Action::new(server, What::SetSynchronous { epoch: primary.epoch, names }));

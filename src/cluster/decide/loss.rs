@@ -27,6 +27,9 @@ pub(super) fn of_primary(situation: &Situation<'_>, id: &str) -> Loss {
     let most = |says: &dyn Fn(&Claim) -> bool| most(situation, server, says);
     let silent = |claim: &Claim| claim.suspect || claim.observed == Observed::Down;
     let is_down = most(&|claim| claim.observed == Observed::Down);
+    if most(&|claim| claim.observed == Observed::Up && !claim.suspect) {
+        return Loss::Lives;
+    }
     if let Some(starting_for_ms) = situation.memory.starting_up_for_ms(situation.now_ms) {
         let grace_ms = situation.policy.failover.crash_recovery_grace_ms;
         return match starting_for_ms >= grace_ms && most(&|claim| silent(claim) || claim.starting_up) {

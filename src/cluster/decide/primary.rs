@@ -29,6 +29,8 @@ pub(super) fn decide(situation: &Situation<'_>) -> Option<Step> {
             Stage::Confirmed if primary.timeline < timeline => Some(end(situation)),
             Stage::Confirmed => None,
         },
+        // What komainu has named and most nodes hear is not given up because another calls itself one.
+        (Some(named), None) if situation.promotes() && situation.is_heard(named) => None,
         (Some(_), None) => (primary.timeline < timeline).then(|| end(situation)),
     }
 }

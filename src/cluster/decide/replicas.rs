@@ -45,7 +45,8 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
         Administrative::Quarantined => {
             rejoin(situation, primary, id, server.order_reason == Reason::FormerPrimary.code())
         }
-        Administrative::Attached if server.says_primary(situation.state.member_list()) => {
+        // While nobody hears the primary, it may be its heir, made one by somebody else.
+        Administrative::Attached if situation.is_heard(id) && situation.is_heard(&primary.id) => {
             let (server, version) = (id.to_owned(), server.version);
             let change = Change::SetAdministrative { server, version, state: Administrative::Quarantined };
             Plan::step(Step::new(change, Reason::FalsePrimary))

@@ -50,7 +50,9 @@ fn standbys(situation: &Situation<'_>, primary: &str) -> Vec<Standby> {
                     && detail.failures == 0
                     && timeline == Some(situation.state.primary().timeline)
             });
-            let is_alive = streams && server.administrative == Administrative::Attached;
+            // What only one that may not be promoted has acknowledged could not be failed over.
+            let may = situation.policy.server(id).is_some_and(|config| !config.disallow_failover);
+            let is_alive = streams && may && server.administrative == Administrative::Attached;
             Standby { id: id.clone(), is_alive }
         })
         .collect()

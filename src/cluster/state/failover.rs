@@ -13,15 +13,16 @@ use crate::topology::Epoch;
 use super::incidents::Entry;
 use super::{Accepted, Refusal};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// In the order in which one may take the place of another that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailoverKind {
+    /// An operator ordered it, and the old primary is stopped cleanly first.
+    Switchover,
     /// The primary was found to be lost.
     Automatic,
     /// An operator ordered it, whatever the primary does.
     Forced,
-    /// An operator ordered it, and the old primary is stopped cleanly first.
-    Switchover,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -458,7 +458,7 @@ fn one_that_cannot_be_promoted_is_given_up_in_an_epoch_of_its_own() {
     world.is_silent("pg2", true);
     world.pass(5_000);
     assert_eq!(world.reasons(), [], "an order may still be on its way");
-    world.pass(5_001);
+    world.pass(6_001);
     assert_eq!(world.reasons()[..2], [Reason::PromotionFailed, Reason::FencePassed]);
     world.pass(10);
     assert_eq!(world.reasons(), [Reason::LacksLeast]);
@@ -603,4 +603,87 @@ fn the_next_primary_waits_for_those_whom_the_cluster_counts_on_from_its_first_co
     facts.synchronous_standby_names = names;
     world.see("pg2", facts);
     assert_eq!(did(&world.settle().1), [("pg2", &What::Promote { epoch: Epoch(2) })]);
+}
+
+#[test]
+fn a_primary_that_was_to_go_on_and_is_gone_is_replaced() {
+    let mut world = World::new();
+    world.begin_switchover(None);
+    world.pass(HOLD_MS + 1);
+    world.settle();
+    world.is_silent("pg1", true);
+    world.standbys_hear_nothing();
+    world.pass(STOP_MS + 1);
+    let (reasons, _) = world.settle();
+    assert!(reasons.starts_with(&[Reason::SwitchoverAbandoned]), "{reasons:?}");
+    for _ in 0..3 {
+        world.pass(1_500);
+        world.settle();
+    }
+    let primary = world.state.primary();
+    assert_eq!((primary.server.as_deref(), primary.stage), (Some("pg2"), Stage::Named));
+}
+
+#[test]
+fn a_switchover_whose_heir_dies_after_the_stop_takes_another() {
+    let mut world = World::new();
+    world.begin_switchover(Some("pg3"));
+    world.pass(HOLD_MS + 1);
+    world.settle();
+    world.memory.stopped(Epoch(1), Lsn(5200));
+    world.is_silent("pg1", true);
+    world.standbys_hear_nothing();
+    world.is_silent("pg3", true);
+    assert_eq!(world.reasons(), []);
+    world.pass(STOP_MS + 1);
+    assert_eq!(world.reasons(), [Reason::PrimaryLost, Reason::LacksLeast]);
+    assert_eq!(world.state.primary().server.as_deref(), Some("pg2"));
+}
+
+#[test]
+fn nobody_can_be_promoted_and_the_old_primary_is_back_so_it_goes_on() {
+    let mut world = World::new();
+    world.is_silent("pg1", true);
+    world.standbys_hear_nothing();
+    world.fence_passes = false;
+    world.settle();
+    ["pg2", "pg3"].into_iter().for_each(|id| world.is_silent(id, true));
+    world.fence_passes = true;
+    world.pass(RECEIVERS_END_MS + 1);
+    assert_eq!(world.reasons(), [Reason::FencePassed, Reason::NoCandidate]);
+    world.is_primary("pg1", 1);
+    world.settle();
+    let primary = world.state.primary();
+    assert_eq!(
+        (primary.server.as_deref(), primary.epoch, primary.stage),
+        (Some("pg1"), Epoch(2), Stage::Confirmed)
+    );
+    assert_eq!(world.administrative("pg1"), Administrative::Attached);
+}
+
+#[test]
+fn a_commit_that_only_one_has_who_may_not_be_promoted_is_not_lost() {
+    use crate::cluster::sync_set::SyncSet;
+    let mut world = World::new();
+    world.policy.failover.sync_mode = config::SyncMode::Require;
+    world.apply(Change::SetSynchronous { before: SyncSet::default(), set: SyncSet::new(["pg2", "pg3"], 1) });
+    world.policy.servers[2].disallow_failover = true;
+    world.is_silent("pg1", true);
+    world.is_stopped("pg2", 1, 4900);
+    world.is_stopped("pg3", 1, 5000);
+    assert_eq!(world.reasons(), [Reason::TooFewSynchronous]);
+}
+
+#[test]
+fn one_that_somebody_promoted_in_place_of_a_lost_primary_is_its_heir() {
+    let mut world = World::new();
+    world.apply(Change::PauseFailover { paused: true });
+    world.is_silent("pg1", true);
+    world.standbys_hear_nothing();
+    world.settle();
+    world.is_primary("pg2", 2);
+    world.settle();
+    let primary = world.state.primary();
+    assert_eq!((primary.server.as_deref(), primary.timeline), (Some("pg2"), 2));
+    assert_eq!(world.administrative("pg2"), Administrative::Attached);
 }
