@@ -51,7 +51,7 @@ fn watch(situation: &Situation<'_>, primary: &str) -> Plan {
         Loss::Lives => return stand_still(situation, None),
         Loss::Doubt(_) if in_doubt_for_ms(situation, primary) < DOUBT_MS => return Plan::default(),
         Loss::Doubt(reason) => return stand_still(situation, Some(reason)),
-        Loss::Lost => obstacle(situation, primary),
+        Loss::Lost => obstacle(situation),
     };
     match reason {
         Some(reason) => stand_still(situation, Some(reason)),
@@ -66,7 +66,7 @@ fn in_doubt_for_ms(situation: &Situation<'_>, primary: &str) -> u64 {
 }
 
 /// Why a lost primary is not replaced all the same.
-fn obstacle(situation: &Situation<'_>, primary: &str) -> Option<Reason> {
+fn obstacle(situation: &Situation<'_>) -> Option<Reason> {
     let policy = &situation.policy;
     if policy.servers.iter().any(|server| server.always_primary) {
         return Some(Reason::AlwaysPrimary);
@@ -80,7 +80,6 @@ fn obstacle(situation: &Situation<'_>, primary: &str) -> Option<Reason> {
     if situation.memory.phase_for_ms(situation.now_ms) < SETTLE_MS {
         return Some(Reason::FailoverSettling);
     }
-    debug_assert!(situation.state.primary().server.as_deref() == Some(primary));
     candidate::choose(situation, FailoverKind::Automatic, None).err()
 }
 
