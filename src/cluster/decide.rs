@@ -19,11 +19,12 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use super::model::View;
+use super::model::{Facts, View};
 use super::reason::Reason;
-use super::state::{Change, ClusterState, Fence, Fenced, Member, MemberRole};
+use super::state::{Change, ClusterState, Fence, Fenced, Member, MemberRole, Stage};
 use crate::config;
 use crate::consensus::lease::LeaseSettings;
+use crate::topology::Health;
 
 use action::Action;
 pub use memory::{Memory, OPERATIONS_END_MS};
@@ -206,6 +207,20 @@ impl Situation<'_> {
     /// Whether one of these surely has every commit that was acknowledged.
     fn enough_synchronous(&self, answering: &[&str]) -> bool {
         self.state.synchronous().enough_answer(answering.iter().copied())
+    }
+
+    /// The primary that komainu looks after, while nothing about it is changing.
+    fn settled_primary(&self) -> Option<&str> {
+        let primary = self.state.primary();
+        let settled =
+            self.state.failover().is_none() && !self.is_fenced() && primary.stage == Stage::Confirmed;
+        primary.server.as_deref().filter(|_| settled && self.promotes())
+    }
+
+    /// What a server last said, if it answers.
+    fn answering(&self, server: &str) -> Option<&Facts> {
+        let (state, detail) = self.view.find(server)?;
+        detail.facts.as_deref().filter(|_| state.health == Health::Up && detail.failures == 0)
     }
 
     /// Whether primaries are made by komainu.

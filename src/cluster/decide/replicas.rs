@@ -9,9 +9,8 @@ use super::{Plan, Situation, Step};
 use crate::cluster::model::Facts;
 use crate::cluster::operate::slots::slot_name;
 use crate::cluster::reason::Reason;
-use crate::cluster::state::{Administrative, Change, Server, Stage};
-use crate::config::{self, FailoverMode};
-use crate::topology::Health;
+use crate::cluster::state::{Administrative, Change, Server};
+use crate::config;
 
 /// A standby that was told whom to follow and does not stream by then cannot: it needs its agent.
 const ASTRAY_MS: u64 = 15_000;
@@ -19,10 +18,7 @@ const ASTRAY_MS: u64 = 15_000;
 pub(super) fn decide(situation: &Situation<'_>) -> Plan {
     let mut plan = Plan::default();
     let state = situation.state;
-    let settled =
-        state.failover().is_none() && !situation.is_fenced() && state.primary().stage == Stage::Confirmed;
-    let off = situation.policy.failover.mode == FailoverMode::Off;
-    let Some(primary) = state.primary().server.as_deref().filter(|_| settled && !off) else { return plan };
+    let Some(primary) = situation.settled_primary() else { return plan };
     let Some(target) = situation.policy.server(primary) else { return plan };
     for (id, server) in state.servers().iter().filter(|(id, _)| *id != primary) {
         plan.extend(one(situation, target, id, server));
@@ -32,7 +28,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
 }
 
 fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &Server) -> Plan {
-    let facts = answering(situation, id);
+    let facts = situation.answering(id);
     let streams = facts.is_some_and(|facts| streams(situation, primary, facts));
     match server.administrative {
         Administrative::Quarantined if streams => {
@@ -70,11 +66,6 @@ fn rejoin(situation: &Situation<'_>, primary: &config::Server, id: &str, allow_r
     Plan::action(Action::new(id, What::Rejoin { epoch, primary, timeline, allow_rewind }))
 }
 
-fn answering<'a>(situation: &'a Situation<'_>, id: &str) -> Option<&'a Facts> {
-    let (state, detail) = situation.view.find(id)?;
-    detail.facts.as_deref().filter(|_| state.health == Health::Up && detail.failures == 0)
-}
-
 /// Whether it receives the primary's own timeline.
 fn streams(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) -> bool {
     let timeline = facts.receiver.as_ref().and_then(|receiver| receiver.timeline);
@@ -87,7 +78,7 @@ fn streams(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) -
 /// By another name of the primary's: then the primary says that it streams.
 fn is_seen_there(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) -> bool {
     let Some(receiver) = &facts.receiver else { return false };
-    let senders = answering(situation, &primary.id).map_or(&[][..], |facts| &facts.senders);
+    let senders = situation.answering(&primary.id).map_or(&[][..], |facts| &facts.senders);
     senders.iter().any(|sender| sender.name == receiver.name && sender.state == "streaming")
 }
 
@@ -117,14 +108,14 @@ fn strays(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) ->
         Some(other) => {
             let server = situation.state.servers().get(&other.id);
             let is_used = server.is_some_and(|server| server.administrative == Administrative::Attached);
-            !is_used || answering(situation, &other.id).is_some_and(|facts| !facts.in_recovery)
+            !is_used || situation.answering(&other.id).is_some_and(|facts| !facts.in_recovery)
         }
     }
 }
 
 /// A slot on the primary for each of the others, and none for itself.
 fn slots(situation: &Situation<'_>, primary: &str) -> Option<Action> {
-    let facts = answering(situation, primary)?;
+    let facts = situation.answering(primary)?;
     let has = |id: &str| facts.slots.iter().any(|slot| slot.name == slot_name(id));
     let others = situation.state.servers().keys().filter(|id| *id != primary);
     let wanted: Vec<String> = others.filter(|id| !has(id)).map(|id| slot_name(id)).collect();

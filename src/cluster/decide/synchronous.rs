@@ -7,26 +7,18 @@ use super::action::{Action, What};
 use super::sync_standby::{self, Standby, Transition};
 use super::{Plan, Situation, Step};
 use crate::cluster::reason::Reason;
-use crate::cluster::state::{Administrative, Change, Stage};
-use crate::config::FailoverMode;
+use crate::cluster::state::{Administrative, Change};
 use crate::topology::Health;
 
 pub(super) fn decide(situation: &Situation<'_>) -> Plan {
     let state = situation.state;
-    let settled =
-        state.failover().is_none() && !situation.is_fenced() && state.primary().stage == Stage::Confirmed;
-    let off = situation.policy.failover.mode == FailoverMode::Off;
-    let Some(primary) = state.primary().server.as_deref().filter(|_| settled && !off) else {
-        return Plan::default();
-    };
+    let Some(primary) = situation.settled_primary() else { return Plan::default() };
     let Some(watch) = situation.memory.watch(state.primary().epoch) else { return Plan::default() };
     let failover = &situation.policy.failover;
     let raft = state.synchronous();
     let standbys = standbys(situation, primary);
     let target = sync_standby::target(failover.sync_mode, failover.sync_count, raft, &standbys);
-    let facts = situation.view.find(primary).and_then(|(state, detail)| {
-        detail.facts.as_deref().filter(|_| state.health == Health::Up && detail.failures == 0)
-    });
+    let facts = situation.answering(primary);
     match sync_standby::next(raft, target.as_ref(), facts, watch) {
         Transition::SetInRaft(set) => {
             let change = Change::SetSynchronous { before: raft.clone(), set };
