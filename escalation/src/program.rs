@@ -26,11 +26,33 @@ pub struct ProgramSettings {
     pub deadline_ms: u64,
 }
 
+/// A program that may take longer would hold up a move for longer than anybody wants to wait.
+pub const DEADLINE_MAX_MS: u64 = 60_000;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProgramSettingsError {
+    #[error("command must be given")]
+    NoCommand,
+    #[error("deadline_ms must be from 1 to {DEADLINE_MAX_MS}")]
+    Deadline,
+}
+
+impl ProgramSettings {
+    /// What can be judged without looking at the world.
+    pub fn check(&self) -> Result<(), ProgramSettingsError> {
+        match () {
+            () if self.command.first().is_none_or(String::is_empty) => Err(ProgramSettingsError::NoCommand),
+            () if !(1..=DEADLINE_MAX_MS).contains(&self.deadline_ms) => Err(ProgramSettingsError::Deadline),
+            () => Ok(()),
+        }
+    }
+}
+
 fn default_deadline_ms() -> u64 {
     5_000
 }
 
-/// What the program reads: one JSON object on one line.
+/// What the program reads around a move, or to make one: one JSON object on one line.
 #[derive(Debug, Clone, Serialize)]
 pub struct Call<'a> {
     /// `take`, `release`, or `drop` when nobody can say who owns it.
@@ -71,7 +93,8 @@ impl ProgramError {
 }
 
 /// Runs it to its end or its deadline. If the future is dropped, the program is killed.
-pub async fn run(settings: &ProgramSettings, call: &Call<'_>) -> Result<Output, ProgramError> {
+/// `input` is written to it as JSON on one line.
+pub async fn run(settings: &ProgramSettings, input: &impl Serialize) -> Result<Output, ProgramError> {
     let program = settings.command.first().cloned().unwrap_or_default();
     let start_error = |source| ProgramError::Start { program: program.clone(), source };
     let mut child = Command::new(&program)
@@ -83,7 +106,7 @@ pub async fn run(settings: &ProgramSettings, call: &Call<'_>) -> Result<Output, 
         .spawn()
         .map_err(start_error)?;
     let group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
-    let mut input = serde_json::to_vec(call).map_err(|error| start_error(error.into()))?;
+    let mut input = serde_json::to_vec(input).map_err(|error| start_error(error.into()))?;
     input.push(b'\n');
 
     let stdin = child.stdin.take();

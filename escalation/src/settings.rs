@@ -3,7 +3,7 @@
 use crate::elastic_ip::ElasticIpSettings;
 use crate::interface::InterfaceSettings;
 use crate::interface::plan::LIFETIME_MIN_S;
-use crate::program::ProgramSettings;
+use crate::program::{ProgramSettings, ProgramSettingsError};
 use crate::route_table::RouteTableSettings;
 use crate::route53::{Route53Settings, TTL_MAX_S};
 use crate::secondary_ip::SecondaryIpSettings;
@@ -59,12 +59,9 @@ pub enum SettingsError {
         "endpoint {endpoint}: lifetime_s must be 0 or at least {LIFETIME_MIN_S}: it is renewed once a second"
     )]
     LifetimeTooShort { endpoint: String },
-    #[error("endpoint {endpoint}: deadline_ms must be from 1 to {DEADLINE_MAX_MS}")]
-    Deadline { endpoint: String },
+    #[error("endpoint {endpoint}: {error}")]
+    Program { endpoint: String, error: ProgramSettingsError },
 }
-
-/// A program that may take longer would hold up a move for longer than anybody wants to wait.
-pub const DEADLINE_MAX_MS: u64 = 60_000;
 
 impl EndpointSettings {
     /// What can be judged without looking at the world.
@@ -74,9 +71,7 @@ impl EndpointSettings {
             if is_empty { Err(SettingsError::Empty { endpoint: endpoint(), key }) } else { Ok(()) }
         };
         let program = |program: &ProgramSettings| {
-            given("command", program.command.first().is_none_or(String::is_empty))?;
-            let fine = (1..=DEADLINE_MAX_MS).contains(&program.deadline_ms);
-            if fine { Ok(()) } else { Err(SettingsError::Deadline { endpoint: endpoint() }) }
+            program.check().map_err(|error| SettingsError::Program { endpoint: endpoint(), error })
         };
         given("name", self.name.is_empty())?;
         for around in [&self.pre, &self.post].into_iter().flatten() {

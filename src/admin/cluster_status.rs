@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use komainu_escalation::{Finding, Phase, State, Status};
 use serde::Serialize;
 
-use crate::cluster::state::{Administrative, ClusterState, Failover, Fenced, Member, MemberRole, Observed};
+use crate::cluster::state::{
+    Administrative, ClusterState, Failover, Fenced, HookEvent, Member, MemberRole, Observed,
+};
 use crate::consensus::node::NodeStatus;
 
 /// One endpoint as this node sees it.
@@ -42,6 +44,8 @@ pub struct ClusterKeys<'a> {
     nodes: Vec<Node<'a>>,
     endpoints: Vec<Endpoint<'a>>,
     failover: Option<FailoverKeys<'a>>,
+    /// What the operator's programs are being told, or are still to be told.
+    hooks: Vec<&'a HookEvent>,
 }
 
 /// What komainu does, or would do, about a lost primary.
@@ -108,6 +112,7 @@ pub fn cluster_keys<'a>(cluster: ClusterNow<'a>) -> ClusterKeys<'a> {
             standstill: state.standstill(),
             under_way: state.failover(),
         }),
+        hooks: state.hooks().events().collect(),
     }
 }
 

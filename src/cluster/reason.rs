@@ -85,6 +85,12 @@ reasons! {
     FalsePrimary "false_primary" "it says that it is a primary, but the cluster has not made it one";
     ActionFailed "action_failed" "what was to be done to the server failed, and is tried again";
     Rejoined "rejoined" "the server follows the primary again";
+    HookStarted "hook_started" "the operator's program for this event is started";
+    HookRan "hook_ran" "the operator's program was run for this event";
+    HookFailed "hook_failed" "the operator's program for this event failed, or could not be started";
+    HookTimedOut "hook_timed_out" "the operator's program for this event did not end in time and was killed";
+    HookInterrupted "hook_interrupted" "nobody knows how the operator's program for this event ended: its node was lost meanwhile";
+    HookUnconfigured "hook_unconfigured" "there is no program for events of this kind";
     EndpointAssigned "endpoint_assigned" "the endpoint had no owner";
     OwnerSilent "owner_silent" "the endpoint's owner has not been heard of for as long as a lease lasts";
     EndpointMoved "endpoint_moved" "the endpoint was ordered to another node";

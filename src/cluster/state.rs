@@ -9,6 +9,7 @@ mod command;
 mod configuration;
 mod failover;
 mod format;
+mod hooks;
 mod incidents;
 mod member;
 mod outcome;
@@ -29,6 +30,7 @@ pub use command::{Change, Command};
 pub use configuration::{Configuration, MAX_CONFIGURATION_BYTES, MAX_CONFIGURATION_VERSIONS, Version};
 pub use failover::{Failover, FailoverKind};
 pub use format::{FORMAT, ReadError};
+pub use hooks::{Hook, HookEvent, Hooks, Taken};
 pub use incidents::{Incident, Incidents, MAX_INCIDENT_TEXT, MAX_INCIDENTS};
 pub use member::{MAX_MEMBERS, MAX_VOTERS, Member, MemberRole, Members};
 pub use outcome::{Accepted, Outcome, Refusal};
@@ -61,6 +63,8 @@ pub struct ClusterState {
     configuration: Configuration,
     #[serde(default)]
     incidents: Incidents,
+    #[serde(default)]
+    hooks: Hooks,
 }
 
 impl ClusterState {
@@ -120,7 +124,12 @@ impl ClusterState {
                 if *state != Administrative::Attached && self.ownership.is_primary(server) {
                     return Err(Refusal::PrimaryInUse { server: server.clone() });
                 }
-                self.servers.set_administrative(server, *version, *state, &command.reason, at_ms)
+                let before = self.servers.get(server)?.administrative;
+                let done =
+                    self.servers.set_administrative(server, *version, *state, &command.reason, at_ms)?;
+                let epoch = self.ownership.primary().epoch;
+                self.hooks.ordered(command, epoch, (server, before, *state), &command.reason);
+                Ok(done)
             }
             Change::ServerReport { server, claim } => {
                 // A proxy's view decides nothing, and there may be a thousand of them.
@@ -135,7 +144,7 @@ impl ClusterState {
                 Ok((Accepted::Changed, None))
             }
             Change::BeginFailover { epoch, kind, to } => {
-                self.begin_failover(*epoch, *kind, to.as_deref(), at_ms)
+                self.begin_failover(command, *epoch, *kind, to.as_deref())
             }
             Change::HoldTransactions { epoch } => self.failovers.hold(*epoch),
             Change::ConfirmHold { epoch, node } => {
@@ -168,7 +177,11 @@ impl ClusterState {
                 let before = self.ownership.primary().server.clone();
                 let done = self.ownership.name_primary(*epoch, server, at_ms)?;
                 if let Some(before) = before.filter(|before| *promotes && before != server) {
-                    self.servers.quarantine(&before, Reason::FormerPrimary.code(), at_ms);
+                    let (reason, state) = (Reason::FormerPrimary.code(), Administrative::Quarantined);
+                    let was = self.servers.all().get(&before).map_or(state, |server| server.administrative);
+                    self.servers.quarantine(&before, reason, at_ms);
+                    let epoch = self.ownership.primary().epoch;
+                    self.hooks.ordered(command, epoch, (&before, was, state), reason);
                 }
                 if !promotes {
                     self.failovers.end();
@@ -177,7 +190,9 @@ impl ClusterState {
             }
             Change::ConfirmPrimary { epoch, timeline } => {
                 let done = self.ownership.confirm_primary(*epoch, *timeline)?;
-                self.failovers.end();
+                let failover = self.failovers.end();
+                let server = self.ownership.expect_primary(*epoch)?;
+                self.hooks.confirmed(command, *epoch, server, failover);
                 Ok(done)
             }
             Change::AssignEndpoint { endpoint, epoch, owner } => {
@@ -191,6 +206,8 @@ impl ClusterState {
             Change::RollBackConfiguration { version, to } => {
                 self.configuration.roll_back(command, *version, *to)
             }
+            Change::TakeHook { id, deadline_ms } => self.hooks.take(*id, &command.node, *deadline_ms),
+            Change::EndHook { id, text } => self.hooks.end(*id, text.as_deref()),
             Change::NoteIncident { subject, text } => {
                 Ok((Accepted::Changed, Some(Entry { subject: subject.clone(), text: text.clone() })))
             }
@@ -238,10 +255,10 @@ impl ClusterState {
 
     fn begin_failover(
         &mut self,
+        command: &Command,
         epoch: Epoch,
         kind: FailoverKind,
         to: Option<&str>,
-        at_ms: u64,
     ) -> Result<(Accepted, Option<Entry>), Refusal> {
         let from = self.ownership.expect_primary(epoch)?.to_owned();
         if let Some(to) = to
@@ -256,14 +273,21 @@ impl ClusterState {
             return Err(Refusal::FailoverUnderWay { from: failover.from.clone() });
         }
         if kind != FailoverKind::Switchover {
-            self.ownership.open_fence(&Fenced::Primary, epoch, at_ms)?;
+            self.ownership.open_fence(&Fenced::Primary, epoch, command.at_ms)?;
         } else if self.ownership.is_fenced(&Fenced::Primary) {
             return Err(Refusal::Fenced);
         }
-        let to = to.map(str::to_owned);
-        let failover =
-            Failover { kind, epoch, from, to, since_ms: at_ms, holds: false, held_by: Default::default() };
-        Ok(self.failovers.begin(failover))
+        Ok(self.failovers.begin(Failover {
+            kind,
+            epoch,
+            from,
+            to: to.map(str::to_owned),
+            since_ms: command.at_ms,
+            reason: command.reason.clone(),
+            cause: command.cause.clone(),
+            holds: false,
+            held_by: Default::default(),
+        }))
     }
 
     fn forget(&mut self, node: &str, at_ms: u64) {
@@ -344,6 +368,11 @@ impl ClusterState {
         &self.incidents
     }
 
+    /// What the operator's programs are still to be told.
+    pub fn hooks(&self) -> &Hooks {
+        &self.hooks
+    }
+
     /// What must hold in every state. A state that was read and breaks it is not used.
     pub fn check(&self) -> Result<(), String> {
         self.members.check()?;
@@ -351,6 +380,7 @@ impl ClusterState {
         self.failovers.check(self.ownership.primary().epoch)?;
         self.configuration.check()?;
         self.incidents.check()?;
+        self.hooks.check()?;
         if let Some(server) = &self.ownership.primary().server
             && !self.servers.all().contains_key(server)
         {

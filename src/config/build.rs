@@ -10,7 +10,7 @@ use komainu_escalation::{AwsSettings, EndpointSettings};
 use super::document::{Document, Table};
 use super::{
     Admin, Agent, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Endpoint,
-    Failover, FailoverMode, Health, Limits, Listen, Log, LogFormat, Node, Pool, PoolLimits, PoolMode,
+    Failover, FailoverMode, Health, Hooks, Limits, Listen, Log, LogFormat, Node, Pool, PoolLimits, PoolMode,
     PoolOverride, Preference, Scheduling, Server, ServerTls, Split, SslMode, SyncMode,
 };
 use crate::consensus::lease::LeaseSettings;
@@ -31,6 +31,7 @@ pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Confi
         servers: document.list("server").iter().map(server).collect(),
         agent: document.optional("agent").map(|table| agent(table, directory)),
         failover: failover(document.table("failover"), directory),
+        hooks: hooks(document.table("hooks")),
         zone: top.optional_text("zone"),
         workers: if top.has("workers") { top.usize("workers") } else { cpus },
         worker_scheduling: match top.text("worker_scheduling").as_str() {
@@ -286,6 +287,16 @@ fn failover(table: &Table, directory: &Path) -> Failover {
         crash_recovery_grace_ms: table.u64("crash_recovery_grace_ms"),
         promote_timeout_ms: table.u64("promote_timeout_ms"),
         silence_ms: table.u64("silence_ms"),
+    }
+}
+
+fn hooks(table: &Table) -> Hooks {
+    Hooks {
+        on_failover: table.program("on_failover"),
+        on_switchover: table.program("on_switchover"),
+        on_detach: table.program("on_detach"),
+        on_attach: table.program("on_attach"),
+        on_recovered: table.program("on_recovered"),
     }
 }
 

@@ -47,6 +47,8 @@ const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
     [failover]\nmode = 'streaming'\nautomatic = false\nuser = 'x'\npassword_file = 'p'\ndatabase = 'd'\n\
     replication_user = 'x'\nreplication_passfile = '/p'\nsync_mode = 'prefer'\nsync_count = 2\nmax_lag_bytes = 9\n\
     crash_recovery_grace_ms = 9\npromote_timeout_ms = 999\nsilence_ms = 999\n\
+    [hooks]\non_failover.command = ['/f']\non_switchover.command = ['/s']\non_detach.command = ['/d']\n\
+    on_attach.command = ['/a']\non_recovered.command = ['/r']\n\
     [cluster]\nname = 'bakery'\ndirectory = 'r'\npki_directory = 'p'\nheartbeat_ms = 100\nlease_ms = 800\n\
     drift_margin_ms = 150\nelection_timeout_min_ms = 800\nelection_timeout_max_ms = 1000\n\
     [[node]]\nid = 'n1'\nhost = 'h9'\nport = 9\nlisten = '127.0.0.1:9'\nzone = 'b'\n\

@@ -21,6 +21,8 @@ mod value;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use komainu_escalation::program::ProgramSettings;
+
 use crate::consensus::lease::LeaseSettings;
 
 pub use file::load;
@@ -43,6 +45,7 @@ pub struct Config {
     /// None: no agent runs by this file.
     pub agent: Option<Agent>,
     pub failover: Failover,
+    pub hooks: Hooks,
     /// Availability zone of this node, for `split.prefer_same_zone`.
     pub zone: Option<String>,
     /// Worker threads of the data path.
@@ -383,6 +386,16 @@ pub struct Failover {
     pub promote_timeout_ms: u64,
     /// A standby that heard nothing for longer is no witness that the primary lives.
     pub silence_ms: u64,
+}
+
+/// The operator's programs that are told what happened.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Hooks {
+    pub on_failover: Option<ProgramSettings>,
+    pub on_switchover: Option<ProgramSettings>,
+    pub on_detach: Option<ProgramSettings>,
+    pub on_attach: Option<ProgramSettings>,
+    pub on_recovered: Option<ProgramSettings>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -9,8 +9,8 @@ use komainu_escalation::AwsSettings;
 
 use super::keys::{self, Scope};
 use super::{
-    Admin, Agent, Auth, AuthQuery, ClientTls, Cluster, Config, Failover, Health, Limits, Listen, Log, Node,
-    Pool, PoolLimits, Server, ServerTls, Split,
+    Admin, Agent, Auth, AuthQuery, ClientTls, Cluster, Config, Failover, Health, Hooks, Limits, Listen, Log,
+    Node, Pool, PoolLimits, Server, ServerTls, Split,
 };
 use crate::consensus::lease::LeaseSettings;
 
@@ -43,6 +43,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         servers: _,
         agent: _,
         failover: _,
+        hooks: _,
         zone,
         workers,
         worker_scheduling,
@@ -65,6 +66,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     health(&mut changes, &old.health, &new.health);
     servers(&mut changes, &old.servers, &new.servers);
     failover(&mut changes, &old.failover, &new.failover);
+    hooks(&mut changes, &old.hooks, &new.hooks);
     match (&old.agent, &new.agent) {
         (Some(old), Some(new)) => agent(&mut changes, old, new),
         (old, new) => changed(&mut changes, "agent", old, new),
@@ -174,6 +176,7 @@ compare!(failover, Failover, "failover", [
     mode, automatic, user, password_file, database, replication_user, replication_passfile, sync_mode, sync_count,
     max_lag_bytes, crash_recovery_grace_ms, promote_timeout_ms, silence_ms
 ], not keys: []);
+compare!(hooks, Hooks, "hooks", [on_failover, on_switchover, on_detach, on_attach, on_recovered], not keys: []);
 compare!(agent, Agent, "agent", [
     data_directory, bin_directory, listen, state_directory, pki_directory, log_file, replication_user, passfile,
     rewind_user, rewind_database, keep_replaced_directory

@@ -195,6 +195,11 @@ impl Cluster {
         self.node.handle()
     }
 
+    /// The configuration, and each that follows it.
+    pub fn in_force(&self) -> watch::Receiver<Arc<Config>> {
+        self.in_force.subscribe()
+    }
+
     /// Whose sessions a cancel request of another node may mean.
     pub fn serves(&self, gateway: &Arc<Gateway>) {
         let _ = self.gateway.set(gateway.clone());

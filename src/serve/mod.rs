@@ -10,6 +10,7 @@ mod cluster;
 mod configuration;
 mod ending;
 pub(crate) mod endpoints;
+mod hooks;
 mod looking_in;
 mod perform;
 mod scheduling;
@@ -172,7 +173,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     let (known, configured) = watch::channel(configuration.known());
     let state = AdminState {
         view,
-        counters,
+        counters: counters.clone(),
         gate: looking_in::pages(&gateway, &observer),
         listening: listening.clone(),
         clock: clock::process(),
@@ -184,6 +185,9 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     let housekeeping = tokio::spawn(ticks::keep_house(gateway.clone()));
 
     let handle = cluster.as_ref().map(Cluster::handle);
+    let hooks = cluster
+        .as_ref()
+        .map(|cluster| tokio::spawn(hooks::run(cluster.handle(), cluster.in_force(), counters.clone())));
     let clients = Clients::listen(&config, gateway.clone(), access.clone(), handle.clone())?;
     listening.store(true, Ordering::Release);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), addresses = ?clients.addresses(), servers = config.servers.len(), "komainu is listening");
@@ -263,6 +267,9 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     listening.store(false, Ordering::Release);
     drain(&configuration.in_force(), &gateway, clients, &mut wishes, mode).await;
     housekeeping.abort();
+    if let Some(hooks) = hooks {
+        hooks.abort();
+    }
     admin.abort();
     gateway.pools.retire_all();
     drop(cluster);

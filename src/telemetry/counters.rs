@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use crate::topology::ServerIndex;
 
-use super::labels::{CancelResult, Direction, Label, LoginFailure, PinReason, QueryClass, ReadToPrimary};
+use super::labels::{
+    CancelResult, Direction, HookLabel, HookResult, Label, LoginFailure, PinReason, QueryClass, ReadToPrimary,
+};
 
 /// Upper bounds, in microseconds, of the buckets of `komainu_acquire_seconds`.
 pub const ACQUIRE_BOUNDS_US: [u64; 10] =
@@ -38,6 +40,7 @@ struct Shard {
     reads_to_primary: [AtomicU64; ReadToPrimary::COUNT],
     logins_failed: [AtomicU64; LoginFailure::COUNT],
     cancels: [AtomicU64; CancelResult::COUNT],
+    hooks: [[AtomicU64; HookResult::COUNT]; HookLabel::COUNT],
     /// By server; its length never changes.
     queries: Box<[[AtomicU64; QueryClass::COUNT]]>,
 }
@@ -109,6 +112,10 @@ impl Counters {
         self.shard().cancels[result.index()].fetch_add(1, Relaxed);
     }
 
+    pub fn hook(&self, hook: HookLabel, result: HookResult) {
+        self.shard().hooks[hook.index()][result.index()].fetch_add(1, Relaxed);
+    }
+
     /// All of it, added up.
     pub fn totals(&self) -> Totals {
         let servers = self.shards.first().map_or(0, |shard| shard.queries.len());
@@ -125,6 +132,9 @@ impl Counters {
             add(&mut totals.reads_to_primary, &shard.reads_to_primary);
             add(&mut totals.logins_failed, &shard.logins_failed);
             add(&mut totals.cancels, &shard.cancels);
+            for (total, results) in totals.hooks.iter_mut().zip(&shard.hooks) {
+                add(total, results);
+            }
             for (total, classes) in totals.queries.iter_mut().zip(&shard.queries) {
                 add(total, classes);
             }
@@ -165,6 +175,7 @@ pub struct Totals {
     pub reads_to_primary: [u64; ReadToPrimary::COUNT],
     pub logins_failed: [u64; LoginFailure::COUNT],
     pub cancels: [u64; CancelResult::COUNT],
+    pub hooks: [[u64; HookResult::COUNT]; HookLabel::COUNT],
     pub queries: Vec<[u64; QueryClass::COUNT]>,
 }
 

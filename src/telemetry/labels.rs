@@ -110,6 +110,16 @@ labels! {
         Failed "failed",
         PassedOn "passed_on",
     }
+    /// What an operator's program was told.
+    HookLabel {
+        OnFailover "on_failover",
+        OnSwitchover "on_switchover",
+        OnDetach "on_detach",
+        OnAttach "on_attach",
+        OnRecovered "on_recovered",
+    }
+    /// How it ended.
+    HookResult { Ok "ok", Failed "failed", TimedOut "timed_out", Interrupted "interrupted", }
     /// Which way bytes were relayed.
     Direction { ToServers "to_servers", ToClients "to_clients", }
     /// What a server connection is doing.

@@ -56,6 +56,7 @@ metrics! {
     SERVER_UP Gauge "komainu_server_up" ["server"], "1 if the server answers the health checks, else 0.";
     REPLICATION_LAG_BYTES Gauge "komainu_replication_lag_bytes" ["server"], "WAL that the standby has not replayed; absent while unknown.";
     REPLICATION_LAG_SECONDS Gauge "komainu_replication_lag_seconds" ["server"], "Age of what the standby has replayed; absent while unknown.";
+    HOOKS Counter "komainu_hooks_total" ["hook", "result"], "Times this node ran a hook, or as leader found one interrupted.";
     PROCESS_CPU_SECONDS Counter "process_cpu_seconds_total" [], "CPU time komainu has used.";
     PROCESS_RESIDENT_MEMORY Gauge "process_resident_memory_bytes" [], "Memory komainu occupies.";
     PROCESS_START_TIME Gauge "process_start_time_seconds" [], "When komainu started, in Unix time.";
@@ -65,7 +66,8 @@ metrics! {
 mod tests {
     use super::*;
     use crate::telemetry::labels::{
-        CancelResult, ConnectionState, Direction, Label, LoginFailure, PinReason, QueryClass, ReadToPrimary,
+        CancelResult, ConnectionState, Direction, HookLabel, Label, LoginFailure, PinReason, QueryClass,
+        ReadToPrimary,
     };
 
     #[test]
@@ -104,6 +106,7 @@ mod tests {
             (LOGINS_FAILED, values::<LoginFailure>()),
             (CANCEL_REQUESTS, values::<CancelResult>()),
             (BYTES, values::<Direction>()),
+            (HOOKS, values::<HookLabel>()),
             (SERVER_CONNECTIONS, values::<ConnectionState>()),
         ];
         let page = include_str!("../../docs/metrics.md");

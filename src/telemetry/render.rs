@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use crate::topology::{Health, Role, Snapshot};
 
 use super::counters::{ACQUIRE_BOUNDS_US, Totals};
-use super::labels::{ConnectionState, Label, QueryClass};
+use super::labels::{ConnectionState, HookLabel, HookResult, Label, QueryClass};
 use super::metrics::{self, Kind, Metric};
 use super::process::Process;
 
@@ -50,6 +50,7 @@ pub fn page(numbers: &Numbers) -> String {
     page.one(metrics::CLIENTS_HELD, census.held);
     page.one(metrics::FLOORS_LOWERED, totals.floors_lowered);
     page.acquire(totals);
+    page.hooks(totals);
     page.servers(totals, census, snapshot);
     page.one(metrics::EPOCH, snapshot.epoch.0);
     page.family(metrics::BUILD_INFO);
@@ -121,6 +122,16 @@ impl Page {
         self.sample(metric, "_bucket", &[("le", "+Inf")], count);
         self.sample(metric, "_sum", &[], seconds(totals.acquire_us));
         self.sample(metric, "_count", &[], count);
+    }
+
+    fn hooks(&mut self, totals: &Totals) {
+        self.family(metrics::HOOKS);
+        for &hook in HookLabel::ALL {
+            for &result in HookResult::ALL {
+                let labels = [("hook", hook.as_str()), ("result", result.as_str())];
+                self.sample(metrics::HOOKS, "", &labels, totals.hooks[hook.index()][result.index()]);
+            }
+        }
     }
 
     fn servers(&mut self, totals: &Totals, census: &PoolCensus, snapshot: &Snapshot) {
@@ -210,6 +221,7 @@ mod tests {
         counters.pinned(PinReason::Listen);
         counters.unpinned(PinReason::Listen);
         counters.floor_lowered();
+        counters.hook(HookLabel::OnDetach, HookResult::TimedOut);
         counters.acquired_at_once();
         counters.acquired_after(Duration::from_millis(2));
         page(&Numbers {
@@ -235,6 +247,8 @@ mod tests {
             "komainu_pool_waiters 4",
             "komainu_clients_held 6",
             "komainu_floors_lowered_total 1",
+            r#"komainu_hooks_total{hook="on_detach",result="timed_out"} 1"#,
+            r#"komainu_hooks_total{hook="on_detach",result="ok"} 0"#,
             r#"komainu_acquire_seconds_bucket{le="0.0001"} 1"#,
             r#"komainu_acquire_seconds_bucket{le="0.001"} 1"#,
             r#"komainu_acquire_seconds_bucket{le="0.005"} 2"#,

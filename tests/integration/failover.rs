@@ -14,7 +14,7 @@ use crate::support::*;
 const SYNCHRONOUS: &str = "sync_mode = \"require\"";
 
 /// Each of these tests has nine processes or more that must not miss their deadlines.
-fn one_at_a_time() -> MutexGuard<'static, ()> {
+pub fn one_at_a_time() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -20,6 +20,7 @@ mod drill;
 mod failover;
 mod fake_server;
 mod holding;
+mod hooks;
 mod hostile_messages;
 mod hostile_startup;
 mod limits;

@@ -150,6 +150,16 @@ pub enum Change {
         version: u64,
         to: u64,
     },
+    /// The leader is about to run the operator's program for this event: nobody else ever will.
+    TakeHook {
+        id: u64,
+        deadline_ms: u64,
+    },
+    /// How that ended. None: there is no program for such events.
+    EndHook {
+        id: u64,
+        text: Option<String>,
+    },
     NoteIncident {
         subject: String,
         text: String,

@@ -34,6 +34,11 @@ pub struct Failover {
     /// Whom the operator wants.
     pub to: Option<String>,
     pub since_ms: u64,
+    /// Why, and by whom it was begun.
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub cause: String,
     /// Of a switchover: transactions on the old primary run out, and none begins.
     #[serde(default)]
     pub holds: bool,
@@ -128,9 +133,10 @@ impl Failovers {
         }
     }
 
-    pub(super) fn end(&mut self) {
-        self.under_way = None;
+    /// What was under way is over.
+    pub(super) fn end(&mut self) -> Option<Failover> {
         self.standstill = None;
+        self.under_way.take()
     }
 
     pub(super) fn pause(&mut self, paused: bool) -> (Accepted, Option<Entry>) {

@@ -84,6 +84,12 @@ pub enum Refusal {
     OtherTimeline { current: u32 },
     #[error("configuration {version} is not kept any more, or never was")]
     NoSuchVersion { version: u64 },
+    #[error("the event {id} of a hook is over, or never was")]
+    NoHookEvent { id: u64 },
+    #[error("{node} has that event of a hook in its hands")]
+    HookTaken { node: String },
+    #[error("nobody has the event {id} of a hook in its hands")]
+    HookNotTaken { id: u64 },
     #[error("{what} may be at most {limit}")]
     TooMuch { what: String, limit: u64 },
 }

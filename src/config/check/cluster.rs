@@ -32,6 +32,7 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
     agents(document, config, findings);
     too_many("endpoint", endpoints, MAX_ENDPOINTS, findings);
     each_endpoint(endpoints, findings);
+    hooks(document, config, findings);
     aws(document.table("aws"), findings);
 }
 
@@ -241,6 +242,23 @@ fn endpoint_method(table: &Table, key: &str, method: MethodSettings, findings: &
     if let Err(error) = settings.check() {
         let remedy = "docs/escalation.md says what it needs";
         findings.problems.add(table.line(key), format!("endpoint.{key}"), error.to_string(), remedy);
+    }
+}
+
+/// Programs that are told what the cluster did.
+fn hooks(document: &Document, config: &Config, findings: &mut Findings) {
+    let table = document.table("hooks");
+    for key in ["on_failover", "on_switchover", "on_detach", "on_attach", "on_recovered"] {
+        let Some(program) = table.program(key) else { continue };
+        let (line, about) = (table.line(key), format!("hooks.{key}"));
+        if let Err(error) = program.check() {
+            let remedy = "write it as { command = [\"/path/to/program\"], deadline_ms = 5000 }";
+            findings.problems.add(line, &about, error.to_string(), remedy);
+        }
+        if config.cluster.is_none() {
+            let problem = "there is no [cluster] whose leader could run it";
+            findings.problems.add(line, about, problem, "add [cluster] and its nodes, or remove it");
+        }
     }
 }
 

@@ -264,6 +264,17 @@ pub static SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "hooks",
+        shape: Shape::Table,
+        keys: &[
+            key("on_failover", Program, "", Unset, LIVE, Cluster, "Run when another server became the primary unplanned: `{ command = [\"/path/to/program\"], deadline_ms = 5000 }`."),
+            key("on_switchover", Program, "", Unset, LIVE, Cluster, "The same, when that was by `komainu switchover`."),
+            key("on_detach", Program, "", Unset, LIVE, Cluster, "Run when a server was taken out of use: detached by order, or quarantined."),
+            key("on_attach", Program, "", Unset, LIVE, Cluster, "Run when an operator attached a server again."),
+            key("on_recovered", Program, "", Unset, LIVE, Cluster, "Run when a quarantined server follows the primary again, and is used."),
+        ],
+    },
+    Section {
         name: "cluster",
         shape: Shape::Optional,
         keys: &[
