@@ -1,20 +1,25 @@
 //! Who this node is, by the double of the instance metadata service.
 
+use crate::support::HERE;
 use crate::support::imds::{Imds, Instance};
 use crate::support::world::World;
 use komainu_escalation::aws::identity::IdentitySettings;
 use komainu_escalation::{AwsSettings, Identity};
 
 async fn imds() -> Imds {
-    Imds::start(&Instance {
-        instance: "i-7",
-        interface: "eni-first",
-        mac: "02:aa:00:00:00:07",
-        subnet: "subnet-7",
-        private_ip: "10.7.0.7",
-        access_key: "ASIA7",
-    })
+    Imds::start(
+        HERE,
+        &Instance {
+            instance: "i-7",
+            interface: "eni-first",
+            mac: "02:aa:00:00:00:07",
+            subnet: "subnet-7",
+            private_ip: "10.7.0.7",
+            access_key: "ASIA7",
+        },
+    )
     .await
+    .unwrap()
 }
 
 fn aws(imds: &Imds) -> AwsSettings {

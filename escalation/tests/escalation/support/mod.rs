@@ -1,15 +1,16 @@
-//! What the tests stand on: moto's server, a proxy before it that misbehaves to order, metadata services, nodes.
+//! What the tests stand on: the double of AWS, with a proxy that misbehaves to order, and nodes before it.
 
-pub mod http;
-pub mod imds;
-pub mod moto;
-pub mod proxy;
 pub mod world;
 
-pub use proxy::Fault;
+pub use komainu_aws_double::{Fault, imds, proxy};
 pub use world::{Kind, World};
 
+use komainu_aws_double::Moto;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::OnceLock;
 use std::time::Duration;
+
+pub const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// For anything that must happen. Long: it only costs time when something is broken.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -29,4 +30,14 @@ pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
         }
     })
     .await;
+}
+
+/// One for the whole run: it takes seconds to start. Tests do not meet in it, for each makes its own things.
+pub fn moto() -> &'static Moto {
+    static MOTO: OnceLock<Moto> = OnceLock::new();
+    MOTO.get_or_init(|| {
+        let python = std::env::var("KOMAINU_TEST_PYTHON")
+            .expect("KOMAINU_TEST_PYTHON must name a Python with moto: tests/setup/install python DIRECTORY");
+        Moto::start(python.as_ref()).unwrap_or_else(|error| panic!("{error}"))
+    })
 }

@@ -1,9 +1,8 @@
 //! One test's part of the double: a network, nodes in it, and one endpoint of each kind.
 
 use super::imds::{Imds, Instance};
-use super::moto::moto;
 use super::proxy::{BY_HAND, Proxy};
-use super::{until, within};
+use super::{HERE, moto, until, within};
 use aws_sdk_ec2::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_ec2::types::DomainType;
 use aws_sdk_route53::types::{Change, ChangeAction, ChangeBatch, ResourceRecord, ResourceRecordSet, RrType};
@@ -78,7 +77,7 @@ impl World {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::SeqCst);
         let (ec2, route53) = clients();
-        let proxy = Proxy::start().await;
+        let proxy = Proxy::start(HERE, moto().address()).await.unwrap();
         let vpc = ec2.create_vpc().cidr_block("10.1.0.0/16").send().await.unwrap();
         let vpc = vpc.vpc().unwrap().vpc_id().unwrap().to_owned();
         let subnet = ec2.create_subnet().vpc_id(&vpc).cidr_block("10.1.0.0/24").send().await.unwrap();
@@ -311,15 +310,19 @@ impl Node {
             .unwrap();
         let interface = created.network_interface().unwrap().network_interface_id().unwrap().to_owned();
         let access_key = format!("ASIA{world:04}{index}");
-        let imds = Imds::start(&Instance {
-            instance: &format!("i-{index}"),
-            interface: &interface,
-            mac: &format!("02:00:00:00:00:0{index}"),
-            subnet,
-            private_ip: &private_ip.to_string(),
-            access_key: &access_key,
-        })
-        .await;
+        let imds = Imds::start(
+            HERE,
+            &Instance {
+                instance: &format!("i-{index}"),
+                interface: &interface,
+                mac: &format!("02:00:00:00:00:0{index}"),
+                subnet,
+                private_ip: &private_ip.to_string(),
+                access_key: &access_key,
+            },
+        )
+        .await
+        .unwrap();
         let settings = AwsSettings {
             endpoint_url: Some(proxy.url()),
             metadata_endpoint: Some(imds.url()),
@@ -417,7 +420,7 @@ fn config() -> aws_config::SdkConfig {
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(Region::new("us-east-1"))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .endpoint_url(format!("http://{}", moto().address))
+        .endpoint_url(format!("http://{}", moto().address()))
         .build()
 }
 

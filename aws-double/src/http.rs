@@ -1,7 +1,12 @@
 //! Just enough HTTP/1.1 for doubles: one message with a content length.
 
 use std::io;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use std::net::SocketAddr;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufStream};
+use tokio::net::TcpStream;
+
+/// More than any call or answer of these doubles.
+const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
 
 #[derive(Debug, Clone)]
 pub struct Message {
@@ -26,11 +31,16 @@ impl Message {
     }
 
     pub fn method(&self) -> &str {
-        self.start.split(' ').next().unwrap()
+        self.start.split(' ').next().unwrap_or_default()
     }
 
     pub fn path(&self) -> &str {
-        self.start.split(' ').nth(1).unwrap()
+        self.start.split(' ').nth(1).unwrap_or_default()
+    }
+
+    /// Of an answer; 0 if it is none.
+    pub fn status(&self) -> u16 {
+        self.start.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_default()
     }
 
     /// None: the other side has hung up.
@@ -53,7 +63,11 @@ impl Message {
             .filter_map(|line| line.split_once(':').map(|(name, value)| (name.into(), value.trim().into())))
             .collect();
         let mut message = Message { start, headers, body: String::new() };
-        let length = message.header("content-length").map_or(0, |length| length.parse().unwrap());
+        let length = match message.header("content-length").map(str::parse) {
+            None => 0,
+            Some(Ok(length)) if length <= MAX_BODY_BYTES => length,
+            Some(_) => return Err(io::ErrorKind::InvalidData.into()),
+        };
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
         message.body = String::from_utf8(body).map_err(io::Error::other)?;
@@ -71,5 +85,12 @@ impl Message {
         text += &format!("content-length: {}\r\n\r\n{}", self.body.len(), self.body);
         stream.write_all(text.as_bytes()).await?;
         stream.flush().await
+    }
+
+    /// Asks on a connection of its own.
+    pub async fn send(&self, to: SocketAddr) -> io::Result<Message> {
+        let mut stream = BufStream::new(TcpStream::connect(to).await?);
+        self.write(&mut stream).await?;
+        Message::read(&mut stream).await?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 }

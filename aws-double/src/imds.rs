@@ -1,22 +1,28 @@
 //! The instance metadata service (version 2) of one node: its identity and its credentials, on a port of its own.
 
-use super::http::Message;
+use crate::api::REGION;
+use crate::http::Message;
+use crate::locked;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncWriteExt, BufStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::{Duration, sleep};
 
 const ROLE: &str = "komainu-node";
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+#[derive(Debug)]
 pub struct Imds {
     pub address: SocketAddr,
     state: Arc<Mutex<State>>,
     task: JoinHandle<()>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     pages: HashMap<String, String>,
     tokens: Vec<String>,
@@ -40,13 +46,14 @@ impl Drop for Imds {
 }
 
 impl Imds {
-    pub async fn start(of: &Instance<'_>) -> Imds {
+    /// On a port of this address.
+    pub async fn start(on: IpAddr, of: &Instance<'_>) -> io::Result<Imds> {
         let mut pages = HashMap::new();
         let mut page =
             |path: &str, text: &str| pages.insert(format!("/latest/meta-data/{path}"), text.to_owned());
         page("instance-id", of.instance);
-        page("placement/availability-zone", "us-east-1a");
-        page("placement/region", "us-east-1");
+        page("placement/availability-zone", &format!("{REGION}a"));
+        page("placement/region", REGION);
         page("local-ipv4", of.private_ip);
         page("mac", of.mac);
         page("network/interfaces/macs/", &format!("02:ff:ff:ff:ff:ff/\n{}/", of.mac));
@@ -70,18 +77,20 @@ impl Imds {
             ),
         );
         let state = Arc::new(Mutex::new(State { pages, ..State::default() }));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = TcpListener::bind((on, 0)).await?;
+        let address = listener.local_addr()?;
         let task = tokio::spawn({
             let state = state.clone();
             async move {
                 loop {
-                    let (stream, _) = listener.accept().await.unwrap();
-                    tokio::spawn(serve(stream, state.clone()));
+                    match listener.accept().await {
+                        Ok((stream, _)) => drop(tokio::spawn(serve(stream, state.clone()))),
+                        Err(_) => sleep(ACCEPT_PAUSE).await,
+                    }
                 }
             }
         });
-        Imds { address, state, task }
+        Ok(Imds { address, state, task })
     }
 
     pub fn url(&self) -> String {
@@ -90,20 +99,20 @@ impl Imds {
 
     /// As a restarted service: tokens given out are unknown, from so many requests on.
     pub fn forget_tokens_after(&self, requests: usize) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = locked(&self.state);
         state.forget_after = Some(state.asked.len() + requests);
     }
 
     /// The pages asked for, refusals included.
     pub fn asked(&self) -> Vec<String> {
-        self.state.lock().unwrap().asked.clone()
+        locked(&self.state).asked.clone()
     }
 }
 
 async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
     let mut stream = BufStream::new(stream);
     while let Ok(Some(request)) = Message::read(&mut stream).await {
-        let answer = answer(&request, &mut state.lock().unwrap());
+        let answer = answer(&request, &mut locked(&state));
         if answer.write(&mut stream).await.is_err() {
             break;
         }

@@ -1,0 +1,72 @@
+//! Calls of the double's own to moto, as somebody who may do anything: to make things, and to see what is there.
+//!
+//! Not by the SDK, which would be the second road to AWS in a program that has one on purpose. Invariant: a call that
+//! fails is an error with the service's own words.
+
+use crate::http::Message;
+use std::io;
+use std::net::SocketAddr;
+
+pub const REGION: &str = "us-east-1";
+
+/// To moto itself, past all faults.
+#[derive(Debug, Clone, Copy)]
+pub struct Api {
+    pub moto: SocketAddr,
+}
+
+impl Api {
+    /// The answer's XML. The parameters need no escaping, or have it.
+    pub async fn ec2(&self, action: &str, parameters: &[(&str, &str)]) -> io::Result<String> {
+        let mut body = format!("Action={action}&Version=2016-11-15");
+        for (name, value) in parameters {
+            body += &format!("&{name}={value}");
+        }
+        self.call("ec2", "POST / HTTP/1.1".into(), "application/x-www-form-urlencoded", body).await
+    }
+
+    pub async fn route53(&self, method: &str, path: &str, body: &str) -> io::Result<String> {
+        let start = format!("{method} /2013-04-01{path} HTTP/1.1");
+        self.call("route53", start, "text/xml", body.to_owned()).await
+    }
+
+    async fn call(&self, service: &str, start: String, kind: &str, body: String) -> io::Result<String> {
+        // Moto finds the service by the signature's scope, and verifies none.
+        let signed = format!(
+            "AWS4-HMAC-SHA256 Credential=double/20260101/{REGION}/{service}/aws4_request, \
+             SignedHeaders=host, Signature=0"
+        );
+        let headers =
+            [("host", self.moto.to_string()), ("content-type", kind.into()), ("authorization", signed)];
+        let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let answer = Message { start, headers, body }.send(self.moto).await?;
+        match answer.status() {
+            200..=299 => Ok(answer.body),
+            _ => Err(io::Error::other(element(&answer.body, "Message").unwrap_or(&answer.body).to_owned())),
+        }
+    }
+}
+
+/// What the first element of this name holds.
+pub fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    Some(rest.split_once(&format!("</{name}>"))?.0)
+}
+
+/// The same, for what an answer must have.
+pub fn required(xml: &str, name: &str) -> io::Result<String> {
+    element(xml, name).map(str::to_owned).ok_or_else(|| io::Error::other(format!("no {name} in {xml}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_are_found_by_their_whole_name() {
+        let xml = "<vpcIds/><vpcId>vpc-1</vpcId><vpcId>vpc-2</vpcId>";
+        assert_eq!(element(xml, "vpcId"), Some("vpc-1"));
+        assert_eq!(element(xml, "vpc"), None);
+        assert!(required(xml, "subnetId").is_err_and(|error| error.to_string().contains("subnetId")));
+    }
+}

@@ -1,0 +1,27 @@
+//! A double of AWS on one machine, for the sandbox and for tests; never part of `komainu serve`.
+//!
+//! Owns moto's server process (`moto`), what stands before it (`proxy`: a log of the calls, faults to order, and
+//! moto's deviations from AWS made up for), the metadata service of each instance (`imds`), the name server of a
+//! hosted zone (`dns`), and calls of its own to moto (`api`). Knows nothing of komainu but how its record of epochs is
+//! called, since moto does not hold a batch of changes together.
+
+pub mod api;
+mod deviations;
+pub mod dns;
+pub mod http;
+pub mod imds;
+pub mod moto;
+pub mod proxy;
+
+pub use api::Api;
+pub use dns::{NameServer, Zone};
+pub use imds::{Imds, Instance};
+pub use moto::{Moto, MotoError};
+pub use proxy::{Call, Fault, Proxy};
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A double that panicked half-way has told enough.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
