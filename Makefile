@@ -11,9 +11,12 @@ ARGS   ?=
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# What makes a sandbox one before a double of AWS, which is a Python program. komainu looks for it beside its build.
+AWS := --aws elastic-ip route53 route-table secondary-ip
+
 # Built with optimisation: people run pgbench against it, and `make bench` uses the same build.
 sandbox: ## Run PostgreSQL servers and three komainu nodes on this machine until Ctrl-C (ARGS="--standbys 3 --port 5433")
-	@$(SETUP) compiler rust postgresql
+	@$(SETUP) compiler rust postgresql $(if $(foreach word,$(AWS),$(findstring $(word),$(ARGS))),python $(TARGET)/venv)
 	cargo build --release --locked --bin komainu
 	@exec $(TARGET)/release/komainu sandbox $(ARGS)
 

@@ -25,6 +25,7 @@ enum Command {
     #[command(after_help = "Examples:\n  komainu drill endpoint --runs 10 --fine\n  \
         komainu drill endpoint --freeze --json\n  \
         sudo komainu drill endpoint --partition --netns --method interface\n  \
+        komainu drill endpoint --aws --runs 10 --fine\n  \
         komainu drill endpoint --admin /run/komainu/admin.sock --url postgres://app:…@db/app\n\n\
         Without --admin it makes a sandbox for itself and removes it at the end. With the admin socket of\n\
         a sandbox that runs, it drills that one. With one of any other cluster, and --url, it breaks nothing\n\
@@ -106,9 +107,13 @@ struct Endpoint {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
-    /// How the nodes of the drill's sandbox take the endpoint; `interface` needs --netns
-    #[arg(long, value_enum, default_value_t = Method::Command)]
-    method: Method,
+    /// How the nodes of the drill's sandbox take the endpoint, `command` by default; `interface` needs --netns.
+    /// Repeated, each is drilled in a sandbox of its own
+    #[arg(long, value_enum)]
+    method: Vec<Method>,
+    /// The same as --method with each of AWS's methods
+    #[arg(long, conflicts_with = "method")]
+    aws: bool,
     /// How many nodes the drill's sandbox has
     #[arg(long, default_value_t = 3)]
     nodes: u8,
@@ -116,7 +121,7 @@ struct Endpoint {
     #[arg(long)]
     netns: bool,
     /// A cluster that runs: a node's admin socket; best all nodes', with the option repeated
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["method", "nodes", "netns"])]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["method", "aws", "nodes", "netns"])]
     admin: Vec<PathBuf>,
     /// Where clients of that cluster connect, if it is no sandbox: the endpoint
     #[arg(long, value_name = "URL", requires = "admin")]
@@ -188,7 +193,11 @@ fn settings(args: Endpoint) -> Settings {
         event,
         runs: args.runs,
         fine: args.fine,
-        method: args.method,
+        methods: match (args.aws, args.method) {
+            (true, _) => Method::AWS.to_vec(),
+            (_, none) if none.is_empty() => vec![Method::Command],
+            (_, some) => some,
+        },
         nodes: args.nodes,
         netns: args.netns,
         admin: args.admin,
@@ -255,6 +264,15 @@ mod tests {
         assert_eq!(parsed("--freeze").unwrap().event, Event::Freeze);
         assert_eq!(parsed("--partition --netns").unwrap().event, Event::Partition);
         assert!(parsed("--freeze --partition").is_err() && parsed("--event kill --freeze").is_err());
+    }
+
+    #[test]
+    fn methods_are_drilled_one_after_the_other() {
+        assert_eq!(parsed("").unwrap().methods, [Method::Command]);
+        assert_eq!(parsed("--aws").unwrap().methods, Method::AWS);
+        let two = parsed("--method route53 --method route-table").unwrap();
+        assert_eq!(two.methods, [Method::Route53, Method::RouteTable]);
+        assert!(parsed("--aws --method route53").is_err() && parsed("--aws --admin /a").is_err());
     }
 
     #[test]

@@ -31,6 +31,9 @@ const WHOLE_TIMEOUT: Duration = Duration::from_secs(60);
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a person gets for either.
 const PERSON_TIMEOUT: Duration = Duration::from_secs(600);
+/// Until a name has spread, which is looked for and not waited for longer than this.
+const CONFIRMED_TIMEOUT: Duration = Duration::from_secs(10);
+const CONFIRMED: &str = "dns";
 const POLL: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone)]
@@ -39,8 +42,8 @@ pub struct Settings {
     pub runs: u32,
     /// A row every 20 ms instead of every second.
     pub fine: bool,
-    /// Of a sandbox made for the drill.
-    pub method: Method,
+    /// Of the sandboxes made for the drill, one after the other.
+    pub methods: Vec<Method>,
     pub nodes: u8,
     pub netns: bool,
     /// Of a cluster that runs: its nodes' admin sockets. Empty: a sandbox is made.
@@ -60,24 +63,30 @@ pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, Dril
         return Err(DrillError::PartitionNeedsNetwork);
     }
     let mut stop = StopSignals::listen().map_err(DrillError::Signals)?;
-    let place = Place {
-        admin: &settings.admin,
-        url: settings.url.as_deref(),
-        // The endpoint is what is drilled; one server has all the rows.
-        own: SandboxArgs {
-            standbys: 0,
-            no_agents: true,
-            ..sandbox(settings.nodes, settings.netns, settings.method)
-        },
-    };
-    let subject = tokio::select! {
-        found = Subject::find(place, say) => found?,
-        () = stop.received() => return Err(DrillError::Interrupted),
-    };
-    let outcome = drill(&subject, settings, say, stop).await;
-    let ended = subject.end().await;
-    let report = outcome?;
-    ended?;
+    let mut report = Report::default();
+    // What runs already has its own.
+    let methods = if in_its_own { settings.methods.as_slice() } else { &[Method::Command] };
+    for method in methods {
+        let place = Place {
+            admin: &settings.admin,
+            url: settings.url.as_deref(),
+            endpoint: settings.endpoint.as_deref(),
+            // The endpoint is what is drilled; one server has all the rows.
+            own: SandboxArgs {
+                standbys: 0,
+                no_agents: true,
+                ..sandbox(settings.nodes, settings.netns, *method)
+            },
+        };
+        let subject = tokio::select! {
+            found = Subject::find(place, say) => found?,
+            () = stop.received() => return Err(DrillError::Interrupted),
+        };
+        let outcome = drill(&subject, settings, say, &mut stop).await;
+        let ended = subject.end().await;
+        report.runs.extend(outcome?.runs);
+        ended?;
+    }
     Ok(report)
 }
 
@@ -85,7 +94,7 @@ async fn drill(
     subject: &Subject,
     settings: &Settings,
     say: &dyn Fn(&str),
-    mut stop: StopSignals,
+    stop: &mut StopSignals,
 ) -> Result<Report, DrillError> {
     let name = format!("komainu_drill_{:08x}", random());
     let table = Table { address: Address::parse(&subject.url)?, name };
@@ -139,6 +148,7 @@ impl Drill<'_> {
         self.subject.tell(&[self.settings.event.breaks(&before.owner)], &please, self.say).await?;
         let (recovered, after) = self.recovered(run, &writer, &before, broken).await?;
         self.steady(run, &writer, self.clock.now(), "after the move").await?;
+        let after = self.confirmed(&before, after).await;
         let moved = self.moved(&after, last_incident).await;
         self.mend().await?;
         self.whole(run).await?;
@@ -248,6 +258,20 @@ impl Drill<'_> {
             let is_later = owned.endpoint.epoch > before.endpoint.epoch && owned.owner != before.owner;
             (is_itself && is_later).then_some(owned)
         })
+    }
+
+    /// What the new owner says when it has also seen its name answered, if it moves by one; that ends nothing.
+    async fn confirmed(&self, before: &Owned, mut after: Owned) -> Owned {
+        let deadline = Instant::now() + CONFIRMED_TIMEOUT;
+        let by_name = after.endpoint.method == Method::Route53.name();
+        let is_confirmed = |owned: &Owned| owned.endpoint.phases.iter().any(|phase| phase.name == CONFIRMED);
+        while by_name && !is_confirmed(&after) && Instant::now() < deadline {
+            sleep(POLL).await;
+            if let Some(now) = self.owner_after(before).await {
+                after = now;
+            }
+        }
+        after
     }
 
     async fn last_incident(&self, at: &Owned) -> u64 {

@@ -46,6 +46,9 @@ impl Move {
     }
 }
 
+/// Of the method's own: what passes beside others, or after the move. They are told and not added.
+const BESIDE: [&str; 3] = ["unassociated", "in sync", "dns"];
+
 /// What the outage was made of, in order. A moment nobody noted lends its time to the phase behind it.
 pub fn phases(broken_ms: f64, moved: Move, method: &[Phase], recovered_ms: f64) -> Vec<Phase> {
     let mut at = broken_ms;
@@ -62,7 +65,9 @@ pub fn phases(broken_ms: f64, moved: Move, method: &[Phase], recovered_ms: f64) 
     }
     for phase in method {
         all.push(phase.clone());
-        at += phase.ms;
+        if !BESIDE.contains(&phase.name.as_str()) {
+            at += phase.ms;
+        }
     }
     all.push(Phase { name: "client".to_owned(), ms: (recovered_ms - at).max(0.0) });
     all
@@ -150,6 +155,18 @@ mod tests {
         ];
         assert_eq!(of(&found), expected);
         assert_eq!(found.iter().map(|phase| phase.ms).sum::<f64>(), 1_600.0);
+    }
+
+    #[test]
+    fn what_passes_beside_others_is_not_added() {
+        let named = |(name, ms): (&str, f64)| Phase { name: name.into(), ms };
+        let method =
+            [("disassociate", 10.0), ("associate", 12.0), ("unassociated", 12.0), ("read back", 5.0)];
+        let moved = Move { fenced_ms: Some(900), passed_ms: Some(1_000), assigned_ms: Some(1_010) };
+        let found = phases(0.0, moved, &method.map(named), 1_050.0);
+        assert_eq!(found.last().unwrap().ms, 13.0);
+        let found = phases(0.0, moved, &[named(("change records", 20.0)), named(("dns", 3_000.0))], 1_050.0);
+        assert_eq!(of(&found)[3..], [("change records", 20.0), ("dns", 3_000.0), ("client", 20.0)]);
     }
 
     #[test]

@@ -50,7 +50,9 @@ impl Report {
     pub fn lost(&self) -> usize {
         self.runs.iter().map(|run| run.lost).sum()
     }
+}
 
+impl Table<'_> {
     /// Of all runs, in the order in which they first occur.
     fn phase_names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
@@ -91,9 +93,27 @@ impl Run {
     }
 }
 
+/// A table for each method, in the order in which they were drilled.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(first) = self.runs.first() else { return Ok(()) };
+        for (n, runs) in self.runs.chunk_by(|one, next| one.method == next.method).enumerate() {
+            if n > 0 {
+                writeln!(f)?;
+            }
+            Table { runs }.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// The runs of one method.
+struct Table<'a> {
+    /// At least one.
+    runs: &'a [Run],
+}
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.phase_names();
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let mut rows = vec![owned(&["run", "owner", "led", "outage"])];
@@ -106,7 +126,8 @@ impl fmt::Display for Report {
             row.extend(owned(&["", ""]));
             rows.push(row);
         }
-        writeln!(f, "method {}, event {}; times in milliseconds\n", first.method, first.event)?;
+        let Run { method, event, .. } = &self.runs[0];
+        writeln!(f, "method {method}, event {event}; times in milliseconds\n")?;
         // Words to the left, numbers to the right.
         draw(f, &rows, 3)
     }
@@ -157,6 +178,16 @@ mod tests {
              worst                 1400       1000             40     360\n"
         );
         assert_eq!(report.lost(), 2);
+    }
+
+    #[test]
+    fn each_method_has_a_table_of_its_own() {
+        let of = |method: &str| Run { method: method.into(), ..run(900.0, &[("client", 900.0)], 0) };
+        let text = Report { runs: vec![of("elastic-ip"), of("elastic-ip"), of("route53")] }.to_string();
+        let tables: Vec<&str> = text.split("\n\nmethod ").collect();
+        assert_eq!(tables.len(), 2, "{text}");
+        assert!(tables[0].starts_with("method elastic-ip") && tables[0].contains("\n2 "), "{text}");
+        assert!(tables[1].starts_with("route53") && !tables[1].contains("\n2 "), "{text}");
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct Place<'a> {
     /// Of a cluster that runs: its nodes' admin sockets. Empty: a sandbox is made.
     pub admin: &'a [PathBuf],
     pub url: Option<&'a str>,
+    /// None: the first.
+    pub endpoint: Option<&'a str>,
     /// What it is to be like; its port is chosen.
     pub own: SandboxArgs,
 }
@@ -29,7 +31,8 @@ pub fn sandbox(nodes: u8, netns: bool, method: Method) -> SandboxArgs {
         port: 0,
         json: true,
         netns,
-        method,
+        aws: false,
+        method: Some(method),
         sync: Some(Sync::Off),
         no_agents: false,
     }
@@ -71,7 +74,7 @@ impl Subject {
                 say(&format!("drilling the sandbox at {}", ready.control));
                 let hands = Hands::Sandbox { control: ready.control.clone().into() };
                 Ok(Self {
-                    url: ready.url.clone(),
+                    url: url_of(&ready, place.endpoint),
                     nodes: sockets(&ready),
                     agents: !ready.agents.is_empty(),
                     hands,
@@ -147,6 +150,12 @@ fn sandbox_of(admin: &[PathBuf]) -> Result<Option<Ready>, AskError> {
     let is_of = |ready: &Ready| sockets(ready).iter().any(|socket| admin.contains(socket));
     // One that ends just now is not the one that is meant.
     Ok(sandbox::running()?.iter().filter_map(|control| sandbox::describe(control).ok()).find(is_of))
+}
+
+/// Where clients of this endpoint connect.
+fn url_of(ready: &Ready, endpoint: Option<&str>) -> String {
+    let named = ready.endpoints.iter().find(|known| Some(known.name.as_str()) == endpoint);
+    named.map_or(&ready.url, |endpoint| &endpoint.url).clone()
 }
 
 fn sockets(ready: &Ready) -> Vec<PathBuf> {

@@ -24,9 +24,13 @@ pub struct SandboxArgs {
     /// Give each node a network namespace and an address of its own (as root), so that one can be cut off
     #[arg(long)]
     pub netns: bool,
-    /// How a node takes the endpoint; `interface` needs --netns
-    #[arg(long, value_enum, default_value_t = Method::Command)]
-    pub method: Method,
+    /// Before a double of AWS on this machine, with an endpoint for each of AWS's methods
+    #[arg(long)]
+    pub aws: bool,
+    /// How a node takes the endpoint: `command` by default; `interface` needs --netns, and others than these two
+    /// are AWS's, which make it --aws with that endpoint alone
+    #[arg(long, value_enum)]
+    pub method: Option<Method>,
     /// Whether a row is acknowledged only when a standby has it; `require` unless there are too few standbys
     #[arg(long, value_enum)]
     pub sync: Option<Sync>,
@@ -57,22 +61,41 @@ impl Sync {
     }
 }
 
-/// Those of komainu's methods that work on one machine without a cloud.
+/// How a node takes an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Method {
     /// A program tells the sandbox, which leads clients there
     Command,
     /// A virtual address on the node's own interface
     Interface,
+    /// An Elastic IP of the double of AWS
+    ElasticIp,
+    /// A record in a hosted zone of the double
+    Route53,
+    /// A route in two route tables of the double
+    RouteTable,
+    /// A secondary private address in the double
+    SecondaryIp,
 }
 
 impl Method {
+    /// The first is where clients are sent who do not choose.
+    pub const AWS: [Self; 4] = [Self::ElasticIp, Self::Route53, Self::RouteTable, Self::SecondaryIp];
+
     /// As it is written in a configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Command => "command",
             Self::Interface => "interface",
+            Self::ElasticIp => "elastic-ip",
+            Self::Route53 => "route53",
+            Self::RouteTable => "route-table",
+            Self::SecondaryIp => "secondary-ip",
         }
+    }
+
+    pub fn is_aws(self) -> bool {
+        !matches!(self, Self::Command | Self::Interface)
     }
 }
 
@@ -86,16 +109,36 @@ impl SandboxArgs {
         })
     }
 
+    /// Of each endpoint, clients' own first.
+    pub fn methods(&self) -> Vec<Method> {
+        match self.method {
+            Some(method) => vec![method],
+            None if self.aws => Method::AWS.to_vec(),
+            None => vec![Method::Command],
+        }
+    }
+
+    pub fn before_aws(&self) -> bool {
+        self.methods().iter().any(|method| method.is_aws())
+    }
+
     /// What cannot be, before anything is started.
     pub(super) fn check(&self) -> Result<(), SandboxError> {
         match self.nodes {
             1 | 3 | 5 => {}
             other => return Err(SandboxError::Nodes(other)),
         }
-        if self.nodes == 1 && (self.netns || self.method != Method::Command) {
-            return Err(SandboxError::Method("--netns and --method are for several nodes: add --nodes 3"));
+        let plain = !self.aws && self.method.is_none_or(|method| method == Method::Command);
+        if self.nodes == 1 && (self.netns || !plain) {
+            let why = "--netns, --aws and --method are for several nodes: leave --nodes 1 away";
+            return Err(SandboxError::Method(why));
         }
-        if self.method == Method::Interface && !self.netns {
+        if self.aws && !self.before_aws() {
+            return Err(SandboxError::Method(
+                "--aws is for AWS's methods: leave --method away, or choose one",
+            ));
+        }
+        if self.method == Some(Method::Interface) && !self.netns {
             let why =
                 "--method interface needs --netns: a virtual address moves between hosts, not within one";
             return Err(SandboxError::Method(why));
@@ -125,8 +168,28 @@ mod tests {
     }
 
     #[test]
+    fn aws_has_all_of_its_methods_unless_one_is_named() {
+        let args = |words: &str| {
+            Line::try_parse_from(["x"].into_iter().chain(words.split_whitespace())).unwrap().args
+        };
+        assert_eq!(args("").methods(), [Method::Command]);
+        assert_eq!(args("--aws").methods(), Method::AWS);
+        assert_eq!(args("--method route53").methods(), [Method::Route53]);
+        assert!(args("--method route53").before_aws() && !args("").before_aws());
+    }
+
+    #[test]
     fn three_five_and_one_are_allowed_and_others_say_why_not() {
-        for fine in ["", "--nodes 5", "--nodes 1", "--netns", "--netns --method interface"] {
+        for fine in [
+            "",
+            "--nodes 5",
+            "--nodes 1",
+            "--netns",
+            "--netns --method interface",
+            "--aws",
+            "--aws --netns --method route53",
+            "--method elastic-ip",
+        ] {
             assert_eq!(checked(fine), Ok(()), "{fine}");
         }
         for (wrong, why) in [
@@ -135,7 +198,9 @@ mod tests {
             ("--nodes 0", "nobody to connect to"),
             ("--nodes 7", "choose 1, 3 or 5"),
             ("--method interface", "needs --netns"),
-            ("--nodes 1 --netns", "add --nodes 3"),
+            ("--nodes 1 --netns", "leave --nodes 1 away"),
+            ("--nodes 1 --aws", "leave --nodes 1 away"),
+            ("--aws --method command", "AWS's methods"),
             ("--standbys 0 --sync prefer", "needs a standby"),
         ] {
             let said = checked(wrong).unwrap_err();

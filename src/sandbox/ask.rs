@@ -48,7 +48,7 @@ pub fn ask(socket: &Path, request: &Request) -> Result<String, AskError> {
 
 pub fn describe(socket: &Path) -> Result<Ready, AskError> {
     match answer(socket, &Request::Describe)? {
-        Answer::Description(ready) => Ok(ready),
+        Answer::Description(ready) => Ok(*ready),
         Answer::Refused(why) => Err(AskError::Refused(why)),
         Answer::Done(_) => Err(AskError::OtherAnswer),
     }

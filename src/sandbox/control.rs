@@ -67,7 +67,7 @@ pub enum Request {
 pub enum Answer {
     /// In words.
     Done(String),
-    Description(Ready),
+    Description(Box<Ready>),
     /// Why not.
     Refused(String),
 }
@@ -139,7 +139,7 @@ impl Sandbox {
     /// Blocks for as long as it takes.
     fn obey(&self, request: &Request) -> Answer {
         let done = match request {
-            Request::Describe => return Answer::Description(self.ready()),
+            Request::Describe => return Answer::Description(Box::new(self.ready())),
             Request::Tell(call) => self.told(call).map(|()| "noted".to_owned()).map_err(|e| e.to_string()),
             Request::Start { id } => self.with_part(id, |part| start(id, part)),
             Request::Kill { id } => self.with_part(id, |part| {

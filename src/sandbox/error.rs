@@ -4,6 +4,9 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
+use komainu_aws_double::MotoError;
+
+use super::aws::PYTHON;
 use super::network::NetworkError;
 use super::postgres::PostgresError;
 use super::whole::READY_TIMEOUT;
@@ -25,6 +28,13 @@ pub enum SandboxError {
     Io { operation: &'static str, path: PathBuf, source: io::Error },
     #[error(transparent)]
     Postgres(#[from] PostgresError),
+    #[error(
+        "the double of AWS is moto's server: `make sandbox ARGS=--aws` sets it up, or \
+         `pip install 'moto[server]'` and name that Python in {PYTHON}"
+    )]
+    Moto(#[source] MotoError),
+    #[error("cannot set up the double of AWS")]
+    Double(#[source] io::Error),
     #[error(transparent)]
     Network(#[from] NetworkError),
     #[error("cannot make the nodes' certificates")]

@@ -11,12 +11,13 @@ use ipnet::Ipv4Net;
 
 use super::agent::{Agent, program_for_servers, this_program};
 use super::args::{Method, SandboxArgs, Sync};
+use super::aws::Double;
 use super::error::SandboxError;
 use super::installation::Installation;
 use super::network::{DEVICE, Network};
 use super::node::{Node, NodePlan};
 use super::node_files::{
-    self, CLUSTER, ClusterPlan, Common, FailoverPlan, MethodPlan, Own, Peer, write_certificates,
+    self, CLUSTER, ClusterPlan, Common, ENDPOINT, FailoverPlan, MethodPlan, Own, Peer, write_certificates,
 };
 use super::place::Place;
 use super::port::ReservedPort;
@@ -37,6 +38,7 @@ pub struct Making<'a> {
     pub place: &'a Place,
     pub network: Option<&'a Network>,
     pub control: &'a Path,
+    pub aws: Option<&'a Double>,
 }
 
 /// Where a node's ports are.
@@ -131,7 +133,11 @@ impl Making<'_> {
                 agent.write_files(server, &shared, authority)?;
             }
         }
-        ids.iter().zip(seats).map(|(id, seat)| self.node(id, seat, &common, authority.as_ref())).collect()
+        let metadata = |n| self.aws.and_then(|aws| aws.metadata_url(n));
+        let numbered = ids.iter().zip(seats).zip(0..);
+        numbered
+            .map(|((id, seat), n)| self.node(id, seat, metadata(n), &common, authority.as_ref()))
+            .collect()
     }
 
     /// Last of all: from now on the primary waits for its standbys.
@@ -167,22 +173,34 @@ impl Making<'_> {
             host: seat.host.to_string(),
             port: seat.peer_port,
         };
-        let method = match (self.args.method, self.network) {
+        let endpoint = |method: Method| Ok((endpoint_name(method).to_owned(), self.method(method)?));
+        Ok(ClusterPlan {
+            peers: ids.iter().zip(seats).map(peer).collect(),
+            endpoints: self.args.methods().into_iter().map(endpoint).collect::<Result<_, SandboxError>>()?,
+            aws: self.aws.map(Double::url),
+        })
+    }
+
+    fn method(&self, method: Method) -> Result<MethodPlan, SandboxError> {
+        if let Some(plan) = self.aws.and_then(|aws| aws.method(method)) {
+            return Ok(MethodPlan::Aws(plan));
+        }
+        match (method, self.network) {
             (Method::Interface, Some(network)) => {
                 let prefix = network.net().prefix_len();
                 let address = Ipv4Net::new(network.virtual_address(), prefix);
                 let address = address.expect("the prefix is a network's own");
-                MethodPlan::Interface { device: DEVICE.to_owned(), address }
+                Ok(MethodPlan::Interface { device: DEVICE.to_owned(), address })
             }
-            _ => MethodPlan::Tell { program: this_program()?, control: self.control.to_owned() },
-        };
-        Ok(ClusterPlan { peers: ids.iter().zip(seats).map(peer).collect(), method })
+            _ => Ok(MethodPlan::Tell { program: this_program()?, control: self.control.to_owned() }),
+        }
     }
 
     fn node(
         &self,
         id: &str,
         seat: Seat,
+        metadata: Option<String>,
         common: &Common<'_>,
         authority: Option<&Authority>,
     ) -> Result<Node, SandboxError> {
@@ -207,9 +225,15 @@ impl Making<'_> {
             address: (seat.host, seat.client_port).into(),
             named: authority.is_some(),
             holder: self.network.and_then(|network| network.holder(id)),
+            metadata,
             _ports: seat.reserved,
         }))
     }
+}
+
+/// AWS's are there side by side, and told apart by what moves them.
+pub fn endpoint_name(method: Method) -> &'static str {
+    if method.is_aws() { method.name() } else { ENDPOINT }
 }
 
 /// Creates the roles and the database, on all servers; returns the first role's SCRAM verifier.

@@ -7,10 +7,12 @@
 mod agent;
 mod args;
 mod ask;
+mod aws;
 mod control;
 mod daemon;
 mod endpoint;
 mod error;
+mod front;
 mod installation;
 mod making;
 mod network;

@@ -96,6 +96,11 @@ impl Network {
         self.host(VIRTUAL)
     }
 
+    /// Where nodes and servers reach this machine.
+    pub fn here(&self) -> Ipv4Addr {
+        self.host(OUTSIDE)
+    }
+
     pub fn address(&self, id: &str) -> Option<Ipv4Addr> {
         let host = self.hosts.iter().find(|host| host.id == id)?;
         Some(self.host(host.number))

@@ -36,6 +36,8 @@ pub struct NodePlan {
     pub named: bool,
     /// The process whose network it lives in, if not in ours.
     pub holder: Option<u32>,
+    /// Where it asks which instance it is.
+    pub metadata: Option<String>,
     /// Its own as long as it exists, also while it does not run.
     pub _ports: Vec<ReservedPort>,
 }
@@ -74,6 +76,14 @@ impl Node {
             serve.args(["serve", "--config"]).arg(self.plan.directory.join(CONFIGURATION));
             if self.plan.named {
                 serve.args(["--node", &self.plan.id]);
+            }
+            if let Some(metadata) = &self.plan.metadata {
+                // Whoever runs this may have an account of his own, which is no part of it.
+                for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_"))
+                {
+                    serve.env_remove(name);
+                }
+                serve.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata);
             }
             Ok(serve)
         })

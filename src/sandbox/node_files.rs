@@ -51,7 +51,10 @@ pub struct FailoverPlan<'a> {
 
 pub struct ClusterPlan {
     pub peers: Vec<Peer>,
-    pub method: MethodPlan,
+    /// By name.
+    pub endpoints: Vec<(String, MethodPlan)>,
+    /// Where AWS is, if there is a double of it.
+    pub aws: Option<String>,
 }
 
 pub struct Peer {
@@ -71,6 +74,8 @@ pub enum MethodPlan {
         device: String,
         address: Ipv4Net,
     },
+    /// One of AWS's, with what it moves, as it is written in a configuration.
+    Aws(String),
 }
 
 /// What is one node's own.
@@ -210,17 +215,24 @@ fn cluster_part(cluster: &ClusterPlan) -> String {
             peer.port
         );
     }
-    let method = match &cluster.method {
-        MethodPlan::Tell { program, control } => format!(
-            "method.command = {{ command = [{}, \"sandbox\", \"tell\", \"--socket\", {}], deadline_ms = {TELL_DEADLINE_MS} }}",
-            path(program),
-            path(control)
-        ),
-        MethodPlan::Interface { device, address } => {
-            format!("method.interface = {{ device = {}, address = \"{address}\" }}", text(device))
-        }
-    };
-    toml + &format!("\n[[endpoint]]\nname = \"{ENDPOINT}\"\n{method}\n")
+    if let Some(url) = &cluster.aws {
+        toml += &format!("\n[aws]\nendpoint_url = {}\n", text(url));
+    }
+    for (name, plan) in &cluster.endpoints {
+        let method = match plan {
+            MethodPlan::Tell { program, control } => format!(
+                "command = {{ command = [{}, \"sandbox\", \"tell\", \"--socket\", {}], deadline_ms = {TELL_DEADLINE_MS} }}",
+                path(program),
+                path(control)
+            ),
+            MethodPlan::Interface { device, address } => {
+                format!("interface = {{ device = {}, address = \"{address}\" }}", text(device))
+            }
+            MethodPlan::Aws(method) => method.clone(),
+        };
+        toml += &format!("\n[[endpoint]]\nname = {}\nmethod.{method}\n", text(name));
+    }
+    toml
 }
 
 pub fn text(text: &str) -> String {
@@ -274,7 +286,11 @@ mod tests {
     #[test]
     fn a_cluster_has_its_nodes_and_one_endpoint() {
         let peer = |n: u16| Peer { id: format!("node{n}"), host: "127.0.0.1".into(), port: 7000 + n };
-        let plan = |method| ClusterPlan { peers: (1..=3).map(peer).collect(), method };
+        let plan = |method| ClusterPlan {
+            peers: (1..=3).map(peer).collect(),
+            endpoints: vec![(ENDPOINT.to_owned(), method)],
+            aws: None,
+        };
         let tell = MethodPlan::Tell { program: "/a/komainu".into(), control: "/b/c.sock".into() };
         let table: toml::Table = cluster_part(&plan(tell)).parse().unwrap();
         assert_eq!(table["node"].as_array().unwrap().len(), 3);
@@ -288,6 +304,13 @@ mod tests {
         let table: toml::Table = cluster_part(&plan(interface)).parse().unwrap();
         let method = &table["endpoint"][0]["method"]["interface"];
         assert_eq!(method["address"].as_str(), Some("198.18.0.100/24"));
+
+        let address = MethodPlan::Aws("elastic-ip = { allocation_id = \"eipalloc-1\" }".into());
+        let aws = ClusterPlan { aws: Some("http://127.0.0.1:1".into()), ..plan(address) };
+        let table: toml::Table = cluster_part(&aws).parse().unwrap();
+        assert_eq!(table["aws"]["endpoint_url"].as_str(), Some("http://127.0.0.1:1"));
+        let method = &table["endpoint"][0]["method"]["elastic-ip"];
+        assert_eq!(method["allocation_id"].as_str(), Some("eipalloc-1"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The JSON's shape is a contract. It holds a password on purpose: it is how one gets in.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +15,12 @@ pub struct Ready {
     pub url: String,
     pub nodes: Vec<ReadyNode>,
     pub servers: Vec<ReadyServer>,
+    /// `url` is the first one's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<ReadyEndpoint>,
+    /// The double of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aws: Option<ReadyAws>,
     /// Beside the servers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub agents: Vec<ReadyAgent>,
@@ -28,6 +35,41 @@ pub struct ReadyNode {
     pub url: String,
     /// What other commands take as `--admin`: the path of a Unix socket.
     pub admin: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadyEndpoint {
+    pub name: String,
+    pub method: String,
+    pub url: String,
+}
+
+/// What the double of AWS has, by the names that AWS's commands take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadyAws {
+    /// As `AWS_ENDPOINT_URL`; it takes any credentials.
+    pub endpoint_url: String,
+    pub region: String,
+    pub instances: Vec<ReadyInstance>,
+    pub allocation_id: String,
+    pub hosted_zone_id: String,
+    /// Of the record.
+    pub name: String,
+    /// `address:port` that answers for the zone.
+    pub name_server: String,
+    pub route_tables: Vec<String>,
+    /// Of the routes.
+    pub destination: String,
+    pub secondary_address: Ipv4Addr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadyInstance {
+    pub node: String,
+    pub instance_id: String,
+    pub network_interface_id: String,
+    pub private_ip: Ipv4Addr,
+    pub metadata_url: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +127,20 @@ impl fmt::Display for Summary<'_> {
         writeln!(f, "\n    psql {}\n", ready.url)?;
         writeln!(f, "or fill and run a benchmark through it:\n")?;
         writeln!(f, "    pgbench -i -s 10 {0} && pgbench -c 10 -T 10 {0}\n", ready.url)?;
+        if let Some(aws) = &ready.aws {
+            for endpoint in &ready.endpoints {
+                writeln!(f, "{:<13} psql {}", endpoint.name, endpoint.url)?;
+            }
+            writeln!(f, "\nThe double of AWS takes any credentials:\n")?;
+            let before =
+                format!("    AWS_ENDPOINT_URL={} AWS_DEFAULT_REGION={}", aws.endpoint_url, aws.region);
+            writeln!(f, "{before} aws ec2 describe-addresses --allocation-ids {}\n", aws.allocation_id)?;
+            for instance in &aws.instances {
+                let ReadyInstance { node, instance_id, network_interface_id, private_ip, .. } = instance;
+                writeln!(f, "{node:<6} {instance_id} {network_interface_id} {private_ip}")?;
+            }
+            writeln!(f)?;
+        }
         for node in &ready.nodes {
             writeln!(f, "{:<6} komainu  pid {:<8} admin {}", node.id, node.pid, node.admin)?;
         }
@@ -124,6 +180,8 @@ mod tests {
                 role: Role::Primary,
                 data_directory: "/d".into(),
             }],
+            endpoints: Vec::new(),
+            aws: None,
             agents: Vec::new(),
             control: "/c".into(),
         };

@@ -61,10 +61,19 @@ impl Relay {
 
     /// From now on; connections to another place are reset.
     pub fn point_at(&self, address: Option<SocketAddr>) {
+        self.lead(address, 1);
+    }
+
+    /// As a name that means another place from now on: connections there are stay where they are.
+    pub fn lead_newcomers_to(&self, address: Option<SocketAddr>) {
+        self.lead(address, 0);
+    }
+
+    fn lead(&self, address: Option<SocketAddr>, stays: u64) {
         self.target.send_if_modified(|target| {
             let moves = target.address != address;
             if moves {
-                *target = Target { address, number: target.number + 1 };
+                *target = Target { address, number: target.number + stays };
             }
             moves
         });

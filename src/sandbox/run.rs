@@ -55,6 +55,7 @@ async fn live(running: &Running, args: &SandboxArgs, begun: Instant) -> Result<(
     } else {
         announce(&summary(sandbox, &ready, begun.elapsed()).to_string());
         show_logs(sandbox.nodes());
+        show_moves(sandbox);
     }
     running.supervise(|news| drop(writeln!(io::stderr(), "{news}"))).await
 }
@@ -90,6 +91,22 @@ fn show_logs(nodes: &[Node]) {
             move || follow(&log, say)
         });
         thread::spawn(move || traffic::follow(&socket, say));
+    }
+}
+
+/// Tells where the double of AWS leads clients, whenever that changes.
+fn show_moves(sandbox: &Sandbox) {
+    for front in sandbox.fronts() {
+        let Some(mut holder) = front.followed() else { continue };
+        let name = front.name.clone();
+        holder.mark_unchanged();
+        tokio::spawn(async move {
+            while holder.changed().await.is_ok() {
+                let node = holder.borrow_and_update().clone();
+                let where_to = node.map_or("to nobody".to_owned(), |node| format!("to {node}"));
+                let _ = writeln!(io::stderr(), "{name} leads {where_to} now");
+            }
+        });
     }
 }
 
@@ -158,15 +175,19 @@ impl Running {
         self.log_in().await
     }
 
-    /// Whether clients are led to a node that has the endpoint.
+    /// Whether clients are led to a node that has the endpoint, each of them.
     async fn is_reachable(&self) -> bool {
-        match self.sandbox.moving_address() {
-            None => self.sandbox.is_taken(),
-            Some(address) => {
+        for front in self.sandbox.fronts() {
+            if let Some(address) = front.moving_address() {
                 let connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect(address));
-                connecting.await.is_ok_and(|connected| connected.is_ok())
+                if !connecting.await.is_ok_and(|connected| connected.is_ok()) {
+                    return false;
+                }
+            } else if !front.is_taken() {
+                return false;
             }
         }
+        true
     }
 
     /// As a newcomer will: with psql, through the port and with the password that is printed.

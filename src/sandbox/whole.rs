@@ -6,22 +6,26 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
+
+use komainu_aws_double::Moto;
 
 use super::agent::Agent;
 use super::args::{Method, SandboxArgs};
+use super::aws::{Double, find_python};
 use super::endpoint::{Call, Endpoint, Refused};
 use super::error::SandboxError;
+use super::front::{Front, Lead};
 use super::installation::Installation;
-use super::making::{APP_ROLE, CLIENT_PORT, Making, random_password};
+use super::making::{APP_ROLE, CLIENT_PORT, Making, endpoint_name, random_password};
 use super::network::Network;
 use super::node::Node;
-use super::node_files::ENDPOINT;
 use super::place::Place;
 use super::port::is_free;
-use super::postgres::Postgres;
-use super::ready::{Ready, ReadyAgent, ReadyNode, ReadyServer, Role};
+use super::postgres::{Postgres, PostgresError};
+use super::ready::{Ready, ReadyAgent, ReadyEndpoint, ReadyNode, ReadyServer, Role};
 use super::relay::Relay;
 use super::roles::Login;
 use super::servers::{Servers, server_ids};
@@ -34,8 +38,9 @@ pub struct Sandbox {
     nodes: Vec<Node>,
     agents: Vec<Agent>,
     servers: Servers,
-    /// None: the one node is where clients connect.
-    front: Option<Front>,
+    /// Clients' own first. None: the one node is where clients connect.
+    fronts: Vec<Front>,
+    aws: Option<Double>,
     network: Option<Network>,
     installation: Installation,
     app: Login,
@@ -43,15 +48,6 @@ pub struct Sandbox {
     address: SocketAddr,
     control: PathBuf,
     place: Place,
-}
-
-/// What stands for the network between clients and nodes.
-#[derive(Debug)]
-struct Front {
-    relay: Relay,
-    endpoint: Mutex<Endpoint>,
-    /// An address that the nodes take themselves: the relay always leads there, and is told nothing.
-    moving: Option<SocketAddr>,
 }
 
 impl Sandbox {
@@ -68,6 +64,8 @@ impl Sandbox {
         } else {
             Some(Relay::listen(args.port).map_err(|_| SandboxError::PortInUse(args.port))?)
         };
+        // It takes seconds, and so do the servers.
+        let moto = args.before_aws().then(|| thread::spawn(|| Moto::start(&find_python())));
         let ids: Vec<String> = (1..=args.nodes).map(|n| format!("node{n}")).collect();
         let network =
             if args.netns { Some(Network::create(&ids, &server_ids(args.standbys.into()))?) } else { None };
@@ -76,23 +74,46 @@ impl Sandbox {
         if !installation.may_enter(&place.directory) {
             return Err(SandboxError::Unreachable(place.directory));
         }
-        let making = Making { args, place: &place, network: network.as_ref(), control: &control };
+        let mut making =
+            Making { args, place: &place, network: network.as_ref(), control: &control, aws: None };
         let servers = making.servers(&installation)?;
+        let aws = match moto {
+            Some(starting) => {
+                let moto =
+                    starting.join().map_err(|_| SandboxError::Panicked)?.map_err(SandboxError::Moto)?;
+                Some(Double::start(moto, &ids, network.as_ref())?)
+            }
+            None => None,
+        };
+        making.aws = aws.as_ref();
         let app = Login { user: APP_ROLE.into(), password: random_password() };
         let agents = making.agents(&installation, &servers)?;
         let nodes = making.nodes(&ids, &servers, &agents, &app)?;
         making.begin_synchronous(&servers)?;
         let alone = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
         let address = relay.as_ref().map_or(alone, Relay::address);
-        let front = relay.map(|relay| {
-            let moving = match (args.method, &network) {
-                (Method::Interface, Some(network)) => Some((network.virtual_address(), CLIENT_PORT).into()),
-                _ => None,
+        let mut fronts = Vec::new();
+        let mut relays = relay.into_iter();
+        for method in args.methods() {
+            let relay = match relays.next() {
+                Some(relay) => Arc::new(relay),
+                None if fronts.is_empty() => break,
+                None => Arc::new(Relay::listen(0).map_err(PostgresError::Port)?),
             };
-            relay.point_at(moving);
-            Front { relay, endpoint: Mutex::new(Endpoint::new(ENDPOINT)), moving }
-        });
-        Ok(Self { nodes, agents, servers, front, network, installation, app, address, control, place })
+            let lead = match (&aws, method, &network) {
+                (Some(aws), method, _) if let Some(follower) = aws.follow(method, &nodes, relay.clone()) => {
+                    Lead::Followed(follower)
+                }
+                (_, Method::Interface, Some(network)) => {
+                    let address = SocketAddr::from((network.virtual_address(), CLIENT_PORT));
+                    relay.point_at(Some(address));
+                    Lead::Moving(address)
+                }
+                _ => Lead::Told(Mutex::new(Endpoint::new(endpoint_name(method)))),
+            };
+            fronts.push(Front { name: endpoint_name(method).to_owned(), method: method.name(), relay, lead });
+        }
+        Ok(Self { nodes, agents, servers, fronts, aws, network, installation, app, address, control, place })
     }
 
     /// Starts the agents and the nodes; they are not ready yet.
@@ -151,22 +172,17 @@ impl Sandbox {
         self.address
     }
 
-    /// Whether a node has told that it has the endpoint, where that is how clients find it.
-    pub fn is_taken(&self) -> bool {
-        self.front.as_ref().is_none_or(|front| front.endpoint().holder().is_some())
-    }
-
-    /// The address that moves between the nodes by itself, if there is one.
-    pub fn moving_address(&self) -> Option<SocketAddr> {
-        self.front.as_ref()?.moving
+    /// The endpoints, clients' own first. None: the one node is where clients connect.
+    pub fn fronts(&self) -> &[Front] {
+        &self.fronts
     }
 
     /// A node's program says what it was told.
     pub fn told(&self, call: &Call) -> Result<(), Refused> {
-        let Some(front) = &self.front else {
+        let front = self.fronts.iter().find_map(|front| Some((front, front.told()?)));
+        let Some((front, mut endpoint)) = front else {
             return Err(Refused::NoEndpoint { asked: call.endpoint.clone(), ours: "none".to_owned() });
         };
-        let mut endpoint = front.endpoint();
         endpoint.told(call)?;
         // Under the lock: of two calls the later one is the last word here, too.
         let holder = endpoint.holder().and_then(|id| self.node(id));
@@ -196,8 +212,15 @@ impl Sandbox {
             server: agent.server().to_owned(),
             address: agent.address().to_string(),
         };
+        let endpoint = |front: &Front| ReadyEndpoint {
+            name: front.name.clone(),
+            method: front.method.to_owned(),
+            url: url(front.address()),
+        };
         Ready {
             url: url(self.address()),
+            endpoints: self.fronts.iter().map(endpoint).collect(),
+            aws: self.aws.as_ref().map(|aws| aws.ready(&self.nodes)),
             nodes: self.nodes.iter().map(node).collect(),
             servers: self.servers.all().iter().enumerate().map(server).collect(),
             agents: self.agents.iter().map(agent).collect(),
@@ -216,11 +239,5 @@ impl Sandbox {
         self.agents.iter().for_each(Agent::kill);
         // Data that goes away with its directory need not be written out first.
         if self.place.kept { Ok(self.servers.stop()?) } else { Ok(()) }
-    }
-}
-
-impl Front {
-    fn endpoint(&self) -> MutexGuard<'_, Endpoint> {
-        self.endpoint.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

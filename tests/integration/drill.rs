@@ -11,7 +11,11 @@ const LIMIT_S: &str = "240";
 
 fn drill(arguments: &[&str]) -> Finished {
     let komainu = env!("CARGO_BIN_EXE_komainu");
-    run(Command::new("timeout").args([LIMIT_S, komainu, "drill", "endpoint"]).args(arguments))
+    let mut command = Command::new("timeout");
+    if let Ok(python) = std::env::var("KOMAINU_TEST_PYTHON") {
+        command.env("KOMAINU_PYTHON", python);
+    }
+    run(command.args([LIMIT_S, komainu, "drill", "endpoint"]).args(arguments))
 }
 
 /// The runs, each with what must hold for any.
@@ -40,6 +44,20 @@ fn a_drill_in_a_sandbox_of_its_own_kills_the_owner_and_counts() {
     let runs = runs(&output);
     assert_eq!(runs.len(), 2);
     assert!(runs.iter().all(|run| run["event"] == "kill" && run["method"] == "command"));
+}
+
+#[test]
+fn aws_s_methods_are_drilled_before_the_double_with_their_own_phases() {
+    let arguments = ["--method", "elastic-ip", "--method", "route53", "--fine", "--json"];
+    let output = drill(&arguments).output();
+    let runs = runs(&output);
+    let methods: Vec<_> = runs.iter().map(|run| run["method"].as_str().unwrap()).collect();
+    assert_eq!(methods, ["elastic-ip", "route53"]);
+    for (run, phases) in runs.iter().zip([&["associate", "read back"][..], &["change records", "dns"]]) {
+        for phase in phases {
+            assert!(run["phases_ms"][phase].as_f64().is_some_and(|ms| ms > 0.0), "{phase}: {run}");
+        }
+    }
 }
 
 #[test]

@@ -4,10 +4,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use komainu::sandbox::{Installation, process};
+use komainu::sandbox::{Installation, ReservedPort, process};
+use komainu_aws_double::Api;
+use komainu_aws_double::api::element;
 use rustix::process::Signal;
 
-use crate::support::{Finished, PATIENCE, SANDBOX_READY_WITHIN, Sandbox, eventually, pgbench, psql, run};
+use crate::support::{
+    Finished, PATIENCE, SANDBOX_READY_WITHIN, Sandbox, eventually, eventually_async, pgbench, psql, run,
+};
 
 fn komainu_sandbox(arguments: &[&str]) -> Finished {
     let limit = SANDBOX_READY_WITHIN.as_secs().to_string();
@@ -193,6 +197,58 @@ fn a_node_on_its_own_is_where_clients_connect_and_its_end_is_the_sandbox_s() {
     process::signal(sandbox.pid("node1"), Signal::KILL);
     let status = process::wait_until(&mut sandbox.child, Instant::now() + PATIENCE).unwrap();
     assert_eq!(status.and_then(|status| status.code()), Some(1));
+}
+
+/// The interface that the double has the Elastic IP associated with.
+async fn associated(sandbox: &Sandbox) -> Option<String> {
+    let aws = &sandbox.ready["aws"];
+    let api = Api { moto: aws["endpoint_url"].as_str()?.strip_prefix("http://")?.parse().ok()? };
+    let allocation = aws["allocation_id"].as_str()?;
+    let xml = api.ec2("DescribeAddresses", &[("AllocationId.1", allocation)]).await.unwrap();
+    element(&xml, "networkInterfaceId").map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_a_double_of_aws_clients_are_led_as_it_says() {
+    let sandbox = Sandbox::start(&["--aws", "--standbys", "0"]);
+    let endpoints = sandbox.ready["endpoints"].as_array().unwrap();
+    let names: Vec<_> = endpoints.iter().map(|endpoint| endpoint["method"].as_str().unwrap()).collect();
+    assert_eq!(names, ["elastic-ip", "route53", "route-table", "secondary-ip"]);
+    assert_eq!(endpoints[0]["url"], sandbox.ready["url"]);
+    for endpoint in endpoints {
+        assert_eq!(psql(endpoint["url"].as_str().unwrap(), &["SELECT 1"]).output(), "1", "{endpoint}");
+    }
+    let instances = sandbox.ready["aws"]["instances"].as_array().unwrap();
+    let holder = async || {
+        let interface = associated(&sandbox).await?;
+        let instance = instances.iter().find(|known| known["network_interface_id"] == *interface)?;
+        Some(instance["node"].as_str().unwrap().to_owned())
+    };
+    let before = holder().await.expect("it is ready, so somebody has the address");
+    process::signal(sandbox.pid(&before), Signal::KILL);
+    eventually_async(PATIENCE, "another has the address", async || {
+        holder().await.is_some_and(|now| now != before)
+    })
+    .await;
+    for endpoint in endpoints {
+        let url = endpoint["url"].as_str().unwrap();
+        eventually(PATIENCE, &format!("{endpoint} works again"), || psql(url, &["SELECT 1"]).success);
+    }
+    let holder = holder().await.unwrap();
+    let status = sandbox.admin(&holder, "/status").unwrap();
+    let known = status["endpoints"].as_array().unwrap().iter().find(|known| known["name"] == "elastic-ip");
+    assert_eq!(known.unwrap()["owner"], *holder);
+}
+
+#[test]
+fn without_moto_it_says_how_to_get_it() {
+    let port = ReservedPort::any().unwrap().number().to_string();
+    let mut command = Command::new("timeout");
+    command.env("KOMAINU_PYTHON", "/nowhere/python");
+    let limit = SANDBOX_READY_WITHIN.as_secs().to_string();
+    command.args([&limit, env!("CARGO_BIN_EXE_komainu"), "sandbox", "--aws", "--standbys", "0"]);
+    let refused = run(command.args(["--port", &port]));
+    assert!(!refused.success && refused.stderr.contains("make sandbox ARGS=--aws"), "{}", refused.stderr);
 }
 
 /// Who owns the endpoint, as all of these nodes say.

@@ -25,6 +25,9 @@ impl Sandbox {
         let begun = Instant::now();
         let mut command = process::command(env!("CARGO_BIN_EXE_komainu"), "TERM", None);
         command.args(["sandbox", "--json", "--port", &port.number().to_string()]).args(arguments);
+        if let Ok(python) = std::env::var("KOMAINU_TEST_PYTHON") {
+            command.env("KOMAINU_PYTHON", python);
+        }
         let mut child = process::spawn({
             command.stdin(Stdio::null()).stdout(Stdio::piped());
             command

@@ -89,7 +89,7 @@ pub async fn run(settings: &FailoverSettings, say: &dyn Fn(&str)) -> Result<Fail
     let mut own = sandbox(settings.nodes, settings.netns, Method::Command);
     own.standbys = standbys;
     own.sync = Some(settings.sync.unwrap_or(sync));
-    let place = Place { admin: &settings.admin, url: settings.url.as_deref(), own };
+    let place = Place { admin: &settings.admin, url: settings.url.as_deref(), endpoint: None, own };
     let subject = tokio::select! {
         found = Subject::find(place, say) => found?,
         () = stop.received() => return Err(DrillError::Interrupted),
