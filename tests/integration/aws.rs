@@ -4,7 +4,7 @@ use super::support::aws::world::{FLOATING, FLOATING_V6, SECONDARY};
 use super::support::aws::{Kind, World};
 use super::support::*;
 
-const KINDS: [(Kind, &str); 4] = [
+pub const KINDS: [(Kind, &str); 4] = [
     (Kind::ElasticIp, "address"),
     (Kind::Route53, "name"),
     (Kind::RouteTable, "routes"),
@@ -12,7 +12,7 @@ const KINDS: [(Kind, &str); 4] = [
 ];
 
 /// One endpoint of each method, at once.
-fn endpoints(world: &World) -> String {
+pub fn endpoints(world: &World) -> String {
     let tables = world.tables.iter().map(|table| format!("\"{table}\"")).collect::<Vec<_>>().join(", ");
     let mut config = format!("[aws]\nendpoint_url = \"{}\"\n", world.proxy.url());
     let methods = [
@@ -33,7 +33,7 @@ fn endpoints(world: &World) -> String {
 }
 
 /// Waits until AWS has each endpoint where these nodes say it is.
-async fn until_aws_agrees(world: &World, nodes: &Nodes, alive: &[String]) {
+pub async fn until_aws_agrees(world: &World, nodes: &Nodes, alive: &[String]) {
     for (kind, name) in KINDS {
         let owner = nodes.owner_of(alive, name);
         let index = Nodes::index(&owner);
@@ -42,13 +42,23 @@ async fn until_aws_agrees(world: &World, nodes: &Nodes, alive: &[String]) {
     }
 }
 
+/// Three nodes with one endpoint of each method, each where its owner wants it.
+pub async fn three() -> (World, Nodes) {
+    let world = World::of(&["n1", "n2", "n3"]).await;
+    let nodes = before(&world);
+    until_aws_agrees(&world, &nodes, &nodes.ids()).await;
+    (world, nodes)
+}
+
+/// The nodes of a world, ready.
+pub fn before(world: &World) -> Nodes {
+    let metadata = world.nodes.iter().map(|node| format!("http://{}", node.imds.address)).collect();
+    Nodes::builder(3).config(&endpoints(world)).metadata(metadata).start(Cluster::shared())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_method_follows_the_owner_when_nodes_die_and_come_back() {
-    let world = World::of(&["n1", "n2", "n3"]).await;
-    let metadata = world.nodes.iter().map(|node| format!("http://{}", node.imds.address)).collect();
-    let nodes = Nodes::builder(3).config(&endpoints(&world)).metadata(metadata).start(Cluster::shared());
-    until_aws_agrees(&world, &nodes, &nodes.ids()).await;
-
+    let (world, nodes) = three().await;
     let killed = nodes.owner_of(&nodes.ids(), "address");
     nodes.node(&killed).kill();
     let alive = nodes.others(&killed);
@@ -68,10 +78,7 @@ async fn every_method_follows_the_owner_when_nodes_die_and_come_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_owner_takes_nothing_back_when_it_goes_on() {
-    let world = World::of(&["n1", "n2", "n3"]).await;
-    let metadata = world.nodes.iter().map(|node| format!("http://{}", node.imds.address)).collect();
-    let nodes = Nodes::builder(3).config(&endpoints(&world)).metadata(metadata).start(Cluster::shared());
-    until_aws_agrees(&world, &nodes, &nodes.ids()).await;
+    let (world, nodes) = three().await;
     let frozen = nodes.owner_of(&nodes.ids(), "routes");
     nodes.freeze(&frozen);
     until_aws_agrees(&world, &nodes, &nodes.others(&frozen)).await;
