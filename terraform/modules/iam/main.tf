@@ -1,0 +1,101 @@
+# A role for each instance. What is allowed names what it is allowed on; "*" stands only where AWS knows nothing narrower.
+
+data "aws_region" "this" {}
+
+locals {
+  tags = merge(var.tags, { "komainu:cluster" = var.name })
+
+  logs = var.log_group_arn == null ? [] : [{
+    Sid      = "Logs"
+    Effect   = "Allow"
+    Action   = ["logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"]
+    Resource = "${var.log_group_arn}:*"
+  }]
+
+  metrics = [{
+    Sid       = "Metrics"
+    Effect    = "Allow"
+    Action    = "cloudwatch:PutMetricData"
+    Resource  = "*"
+    Condition = { StringEquals = { "cloudwatch:namespace" = var.metric_namespace } }
+  }]
+
+  key = var.kms_key_arn == null ? [] : [{
+    Sid       = "SecretsKey"
+    Effect    = "Allow"
+    Action    = "kms:Decrypt"
+    Resource  = var.kms_key_arn
+    Condition = { StringEquals = { "kms:ViaService" = "secretsmanager.${data.aws_region.this.region}.amazonaws.com" } }
+  }]
+
+  # What AmazonSSMManagedInstanceCore has for sessions, without its GetParameter on every parameter of the account.
+  session = !var.session_manager ? [] : [{
+    Sid    = "SessionManager"
+    Effect = "Allow"
+    Action = [
+      "ssm:UpdateInstanceInformation",
+      "ssmmessages:CreateControlChannel",
+      "ssmmessages:CreateDataChannel",
+      "ssmmessages:OpenControlChannel",
+      "ssmmessages:OpenDataChannel",
+      "ec2messages:AcknowledgeMessage",
+      "ec2messages:DeleteMessage",
+      "ec2messages:FailMessage",
+      "ec2messages:GetEndpoint",
+      "ec2messages:GetMessages",
+      "ec2messages:SendReply",
+    ]
+    Resource = "*"
+  }]
+}
+
+resource "aws_iam_role" "this" {
+  for_each = var.members
+
+  name                 = "${var.name}-${var.kind}-${each.key}"
+  description          = "komainu ${var.kind} ${each.key} of ${var.name}"
+  permissions_boundary = var.permissions_boundary
+  tags                 = local.tags
+
+  assume_role_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect    = "Allow"
+      Action    = "sts:AssumeRole"
+      Principal = { Service = "ec2.amazonaws.com" }
+    }]
+  })
+}
+
+resource "aws_iam_role_policy" "this" {
+  for_each = var.members
+
+  name = "komainu"
+  role = aws_iam_role.this[each.key].name
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = concat(
+      [{
+        Sid      = "OwnSecret"
+        Effect   = "Allow"
+        Action   = "secretsmanager:GetSecretValue"
+        Resource = each.value.secret_arns
+      }],
+      lookup(var.member_statements, each.key, []),
+      var.statements,
+      local.logs,
+      local.metrics,
+      local.key,
+      local.session,
+    )
+  })
+}
+
+resource "aws_iam_instance_profile" "this" {
+  for_each = var.members
+
+  name = aws_iam_role.this[each.key].name
+  role = aws_iam_role.this[each.key].name
+  tags = local.tags
+}

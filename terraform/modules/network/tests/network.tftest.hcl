@@ -1,0 +1,79 @@
+variables {
+  name = "shop"
+}
+
+run "three_zones" {
+  assert {
+    condition     = length(distinct([for subnet in aws_subnet.this : subnet.availability_zone])) == 3
+    error_message = "The subnets are not in three zones."
+  }
+  assert {
+    condition     = alltrue([for tier in ["nodes", "servers", "applications"] : length(distinct([for letter in ["a", "b", "c"] : aws_subnet.this["${tier}-${letter}"].availability_zone])) == 3])
+    error_message = "A tier has two subnets in one zone."
+  }
+  assert {
+    condition     = length(distinct([for subnet in aws_subnet.this : subnet.cidr_block])) == 9
+    error_message = "Subnets overlap."
+  }
+  assert {
+    condition     = alltrue([for subnet in aws_subnet.this : !subnet.map_public_ip_on_launch])
+    error_message = "A subnet gives public addresses away."
+  }
+}
+
+run "no_internet_unless_wanted" {
+  assert {
+    condition     = length(aws_internet_gateway.this) == 0 && length(aws_route.internet) == 0
+    error_message = "There is a way to the internet."
+  }
+}
+
+run "internet_for_nodes_only" {
+  variables {
+    internet = true
+  }
+
+  assert {
+    condition     = aws_route.internet[0].route_table_id == aws_route_table.this["nodes"].id
+    error_message = "The route to the internet is not the nodes'."
+  }
+}
+
+run "the_api_that_moves_endpoints_is_in_every_zone" {
+  assert {
+    condition     = length(aws_vpc_endpoint.interface["ec2"].subnet_ids) == 3
+    error_message = "ec2 is not reached in every zone."
+  }
+  assert {
+    condition     = alltrue([for endpoint in aws_vpc_endpoint.interface : endpoint.private_dns_enabled && endpoint.security_group_ids == toset([aws_security_group.endpoints.id])])
+    error_message = "An endpoint has no private name, or is open to others."
+  }
+  assert {
+    condition     = alltrue([for rule in aws_vpc_security_group_ingress_rule.endpoints : rule.from_port == 443 && rule.to_port == 443 && !endswith(rule.cidr_ipv4, "/0")])
+    error_message = "The endpoints take more than HTTPS from the instances' subnets."
+  }
+  assert {
+    condition     = length(aws_vpc_security_group_ingress_rule.endpoints) == 6
+    error_message = "Applications reach AWS through the appliance's endpoints, or instances do not."
+  }
+}
+
+run "refuses_two_zones" {
+  command = plan
+
+  variables {
+    zones = ["eu-central-1a", "eu-central-1b"]
+  }
+
+  expect_failures = [var.zones]
+}
+
+run "refuses_a_name_that_no_certificate_may_have" {
+  command = plan
+
+  variables {
+    name = "Shop_1"
+  }
+
+  expect_failures = [var.name]
+}

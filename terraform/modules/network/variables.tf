@@ -1,0 +1,66 @@
+variable "name" {
+  description = "Prefix of every name here, and the cluster's name: lower-case letters, digits and inner hyphens."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?$", var.name))
+    error_message = "The name has 1 to 20 lower-case letters, digits and inner hyphens: it is part of certificates and of names that AWS limits."
+  }
+}
+
+variable "cidr" {
+  description = "The VPC's range: a /16 to a /22. It is divided into sixteen parts, of which nine become subnets."
+  type        = string
+  default     = "10.20.0.0/16"
+
+  validation {
+    condition     = can(cidrhost(var.cidr, 0)) && try(tonumber(split("/", var.cidr)[1]) >= 16 && tonumber(split("/", var.cidr)[1]) <= 22, false)
+    error_message = "The range is written as 10.20.0.0/16, from /16 to /22."
+  }
+}
+
+variable "zones" {
+  description = "Three availability zones; by default the region's first three."
+  type        = list(string)
+  default     = null
+
+  validation {
+    condition     = var.zones == null ? true : length(distinct(var.zones)) == 3 && length(var.zones) == 3
+    error_message = "Three different zones: with fewer, the loss of one takes the majority with it."
+  }
+}
+
+variable "internet" {
+  description = "Whether the nodes' subnets have a route to the internet, as an Elastic IP needs. Nodes get no public address of their own by it."
+  type        = bool
+  default     = false
+}
+
+variable "interface_endpoints" {
+  description = <<-EOT
+    The AWS services that the instances reach without internet, and in how many zones each has an endpoint; each zone of each
+    costs by the hour. A zone without one uses another's, and loses it with that zone. ec2 is what moves endpoints.
+  EOT
+  type        = map(number)
+  default = {
+    ec2            = 3
+    ec2messages    = 2
+    kms            = 2
+    logs           = 2
+    monitoring     = 2
+    secretsmanager = 2
+    ssm            = 2
+    ssmmessages    = 2
+  }
+
+  validation {
+    condition     = alltrue([for zones in values(var.interface_endpoints) : zones >= 1 && zones <= 3])
+    error_message = "Each endpoint is in one to three zones; leave out what you do not want."
+  }
+}
+
+variable "tags" {
+  description = "Tags of everything."
+  type        = map(string)
+  default     = {}
+}

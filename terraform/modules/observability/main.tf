@@ -1,0 +1,127 @@
+# The log, and the alarms that can be raised from what the instances and the log tell today.
+
+locals {
+  tags    = merge(var.tags, { "komainu:cluster" = var.name })
+  actions = compact([var.alarm_topic_arn])
+
+  # Lines of the nodes' log, which is JSON, as CloudWatch finds them; more than none of them in a minute is an alarm.
+  log_alarms = {
+    permission-missing = {
+      pattern     = "{ ($.fields.reason = \"permission_missing\") || ($.fields.reason = \"not_permitted\") }"
+      description = "A node may not move the endpoint: a permission is missing (docs/escalation.md)"
+    }
+    errors = {
+      pattern     = "{ $.level = \"ERROR\" }"
+      description = "komainu logged an error"
+    }
+  }
+}
+
+resource "aws_cloudwatch_log_group" "this" {
+  name              = "/komainu/${var.name}"
+  retention_in_days = var.retention_days
+  kms_key_id        = var.kms_key_arn
+  tags              = local.tags
+}
+
+resource "aws_cloudwatch_log_metric_filter" "this" {
+  for_each = local.log_alarms
+
+  name           = "${var.name}-${each.key}"
+  log_group_name = aws_cloudwatch_log_group.this.name
+  pattern        = each.value.pattern
+
+  metric_transformation {
+    namespace     = var.metric_namespace
+    name          = "${var.name}-log-${each.key}"
+    value         = "1"
+    default_value = "0"
+  }
+}
+
+resource "aws_cloudwatch_metric_alarm" "log" {
+  for_each = local.log_alarms
+
+  alarm_name          = "${var.name}-${each.key}"
+  alarm_description   = each.value.description
+  namespace           = var.metric_namespace
+  metric_name         = aws_cloudwatch_log_metric_filter.this[each.key].metric_transformation[0].name
+  statistic           = "Sum"
+  period              = 60
+  evaluation_periods  = 1
+  threshold           = 0
+  comparison_operator = "GreaterThanThreshold"
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = local.actions
+  ok_actions          = local.actions
+  tags                = local.tags
+}
+
+resource "aws_cloudwatch_metric_alarm" "instance" {
+  for_each = var.instances
+
+  alarm_name          = "${var.name}-${each.key}-down"
+  alarm_description   = "The instance or its host fails AWS's checks, or says nothing"
+  namespace           = "AWS/EC2"
+  metric_name         = "StatusCheckFailed"
+  dimensions          = { InstanceId = each.value }
+  statistic           = "Maximum"
+  period              = 60
+  evaluation_periods  = 2
+  threshold           = 0
+  comparison_operator = "GreaterThanThreshold"
+  treat_missing_data  = "breaching"
+  alarm_actions       = local.actions
+  ok_actions          = local.actions
+  tags                = local.tags
+}
+
+# As the image's CloudWatch agent reports it, for the volume that holds the log or the data.
+resource "aws_cloudwatch_metric_alarm" "disk" {
+  for_each = var.instances
+
+  alarm_name          = "${var.name}-${each.key}-disk"
+  alarm_description   = "The data volume is nearly full"
+  namespace           = var.metric_namespace
+  metric_name         = "disk_used_percent"
+  dimensions          = { InstanceId = each.value, path = "/var/lib/komainu-data", fstype = "ext4" }
+  statistic           = "Maximum"
+  period              = 300
+  evaluation_periods  = 1
+  threshold           = 85
+  comparison_operator = "GreaterThanThreshold"
+  treat_missing_data  = "missing"
+  alarm_actions       = local.actions
+  ok_actions          = local.actions
+  tags                = local.tags
+}
+
+# Somebody else moves the endpoint. CloudTrail must record the account's management events, as it does once a trail exists.
+resource "aws_cloudwatch_event_rule" "foreign_change" {
+  count = var.alarm_topic_arn == null ? 0 : 1
+
+  name        = "${var.name}-foreign-change"
+  description = "The endpoint of ${var.name} was changed, and not by a node"
+  tags        = local.tags
+
+  event_pattern = jsonencode({
+    source        = ["aws.${var.watched.source}"]
+    "detail-type" = ["AWS API Call via CloudTrail"]
+    detail = {
+      eventName         = var.watched.events
+      requestParameters = { (var.watched.parameter) = var.watched.ids }
+      # Users have no session issuer at all.
+      "$or" = [
+        { userIdentity = { sessionContext = { sessionIssuer = { arn = [{ "anything-but" = var.node_role_arns }] } } } },
+        { userIdentity = { sessionContext = { sessionIssuer = { arn = [{ exists = false }] } } } },
+      ]
+    }
+  })
+}
+
+resource "aws_cloudwatch_event_target" "foreign_change" {
+  count = var.alarm_topic_arn == null ? 0 : 1
+
+  rule = aws_cloudwatch_event_rule.foreign_change[0].name
+  arn  = var.alarm_topic_arn
+}

@@ -1,0 +1,47 @@
+variables {
+  name           = "shop"
+  instances      = { node-a = "i-1", pg1 = "i-2" }
+  node_role_arns = ["arn:aws:iam::111122223333:role/shop-node-a"]
+  watched        = { source = "ec2", events = ["ReplaceRoute"], parameter = "routeTableId", ids = ["rtb-1"] }
+}
+
+run "an_alarm_for_each_instance" {
+  assert {
+    condition     = toset([for alarm in aws_cloudwatch_metric_alarm.instance : alarm.dimensions.InstanceId]) == toset(["i-1", "i-2"])
+    error_message = "An instance has no alarm."
+  }
+  assert {
+    condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.instance : alarm.treat_missing_data == "breaching"])
+    error_message = "An instance that says nothing counts as well."
+  }
+  assert {
+    condition     = alltrue([for key, alarm in aws_cloudwatch_metric_alarm.log : alarm.metric_name == one(aws_cloudwatch_log_metric_filter.this[key].metric_transformation).name && alarm.namespace == one(aws_cloudwatch_log_metric_filter.this[key].metric_transformation).namespace])
+    error_message = "An alarm looks at a metric that no filter makes."
+  }
+}
+
+run "without_a_topic_nobody_is_told" {
+  assert {
+    condition     = length(aws_cloudwatch_event_rule.foreign_change) == 0 && alltrue([for alarm in aws_cloudwatch_metric_alarm.instance : length(alarm.alarm_actions) == 0])
+    error_message = "Something is sent to nowhere."
+  }
+}
+
+run "foreign_changes_are_told_of" {
+  variables {
+    alarm_topic_arn = "arn:aws:sns:eu-central-1:111122223333:alarms"
+  }
+
+  assert {
+    condition     = jsondecode(aws_cloudwatch_event_rule.foreign_change[0].event_pattern).detail["$or"][0].userIdentity.sessionContext.sessionIssuer.arn == [{ "anything-but" = ["arn:aws:iam::111122223333:role/shop-node-a"] }]
+    error_message = "The nodes themselves are told of, or others are not."
+  }
+  assert {
+    condition     = jsondecode(aws_cloudwatch_event_rule.foreign_change[0].event_pattern).detail.requestParameters == { routeTableId = ["rtb-1"] }
+    error_message = "Something else is watched."
+  }
+  assert {
+    condition     = alltrue([for alarm in merge(aws_cloudwatch_metric_alarm.instance, aws_cloudwatch_metric_alarm.disk) : alarm.alarm_actions == toset([var.alarm_topic_arn])])
+    error_message = "An alarm tells nobody."
+  }
+}

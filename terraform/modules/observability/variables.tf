@@ -1,0 +1,54 @@
+variable "name" {
+  description = "Prefix of every name here, and the cluster's name."
+  type        = string
+}
+
+variable "instances" {
+  description = "Instance ids by a name for the alarm: those of the modules nodes and postgres-ec2."
+  type        = map(string)
+}
+
+variable "node_role_arns" {
+  description = "The nodes' roles: whoever else changes the endpoint is told of."
+  type        = list(string)
+}
+
+variable "watched" {
+  description = "What nobody else should change: output of the module endpoint."
+  type = object({
+    source    = string
+    events    = list(string)
+    parameter = string
+    ids       = list(string)
+  })
+}
+
+variable "alarm_topic_arn" {
+  description = "An SNS topic for alarms; null: they only change colour. For the alarm of foreign changes its policy must let events.amazonaws.com publish."
+  type        = string
+  default     = null
+}
+
+variable "retention_days" {
+  description = "How long logs are kept."
+  type        = number
+  default     = 90
+}
+
+variable "kms_key_arn" {
+  description = "A key of yours for the log group, which its policy must let logs.REGION.amazonaws.com use; null: AWS's own encryption."
+  type        = string
+  default     = null
+}
+
+variable "metric_namespace" {
+  description = "Where the alarms' metrics are: as in the module iam, and in the image."
+  type        = string
+  default     = "komainu"
+}
+
+variable "tags" {
+  description = "Tags of everything."
+  type        = map(string)
+  default     = {}
+}
