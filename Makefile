@@ -6,7 +6,7 @@ PYTHON := $(TARGET)/venv/bin/python
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help sandbox test simulate bench bench-scale fix fuzz
+.PHONY: help sandbox test test-terraform simulate bench bench-scale fix fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,13 @@ test: ## Run every check and test (PG_BIN=/path/to/postgresql/bin for another ve
 	cargo fmt --all --check
 	cargo clippy --workspace --locked --all-targets -- -D warnings
 	KOMAINU_TEST_PYTHON=$(abspath $(PYTHON)) cargo test --workspace --locked --all-targets
+	@$(MAKE) --no-print-directory test-terraform
+
+test-terraform: ## Check terraform/ with the real terraform, without an AWS account
+	@$(SETUP) compiler rust aws jq python $(TARGET)/venv terraform $(TARGET)/terraform-checks
+	cargo test --workspace --locked --no-run
+	$(TARGET)/terraform-checks/venv/bin/python tests/terraform/check.py --work $(TARGET)/terraform-checks \
+		--moto-python $(PYTHON) --komainu $(TARGET)/debug/komainu
 
 # Nights of a cluster with faults, drawn from a seed; `make test` runs 200 of them.
 simulate: ## Simulate bad nights of three nodes (SEEDS=1000, or SEED=17 for one that failed)

@@ -1,0 +1,69 @@
+"""terraform/hand-over, for a stack that is in the AWS double: every secret is filled, and a second authority is refused."""
+
+import json
+import os
+import subprocess
+
+from workspace import ROOT, Failed
+
+
+def handed_over(workspace, komainu, account, outputs, url):
+    pki = workspace.directory / "pki"
+    subprocess.run(["rm", "-rf", str(pki)], check=True)
+
+    def run(directory, expect=0, *options):
+        done = subprocess.run(
+            [ROOT / "terraform/hand-over", "--pki", str(directory), *options],
+            input=json.dumps(outputs),
+            cwd=workspace.directory,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(workspace.directory),
+                "KOMAINU": str(komainu),
+                "KOMAINU_AWS_ENDPOINT": url,
+                "AWS_ACCESS_KEY_ID": "x",
+                "AWS_SECRET_ACCESS_KEY": "x",
+            },
+            capture_output=True, text=True, check=False,
+        )
+        if (done.returncode == 0) != (expect == 0):
+            raise Failed(f"hand-over {options} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done.stdout + done.stderr
+
+    def secret(arn):
+        return json.loads(account.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"])
+
+    run(pki)
+    first = {arn: secret(arn) for arn in outputs["nodes"].values()}
+    for node, arn in outputs["nodes"].items():
+        names = set(first[arn]["files"])
+        if names != {"pki/ca.crt", f"pki/{node}.crt", f"pki/{node}.key", "users.txt"}:
+            raise Failed(f"node {node} is given {sorted(names)}")
+    for server, about in outputs["servers"].items():
+        given = secret(about["secret"])
+        names = set(given["files"])
+        if names != {"pki/ca.crt", f"pki/agent-{server}.crt", f"pki/agent-{server}.key", "passfile"}:
+            raise Failed(f"server {server} is given {sorted(names)}")
+        if ("verifiers" in given) != (server == outputs["founder"]):
+            raise Failed(f"the verifiers of all roles are not the founder's alone: {server}")
+        if not all(verifier.startswith("SCRAM-SHA-256$") for verifier in given.get("verifiers", {}).values()):
+            raise Failed("the founder is given passwords")
+    application = secret(outputs["application"])
+    if (application["host"], application["username"]) != (outputs["host"], outputs["database"]):
+        raise Failed(f"applications are told to connect to {application['host']} as {application['username']}")
+    if "ca.key" in json.dumps([first, application]):
+        raise Failed("the authority's key has left the directory")
+
+    run(pki)
+    if any(secret(arn) != before for arn, before in first.items()):
+        raise Failed("a second run changes what was handed over")
+    said = run(workspace.directory / "pki-of-somebody", 1)
+    if "another directory" not in said:
+        raise Failed(f"a second authority is refused with {said!r}")
+    run(pki, 0, "--renew")
+    for arn, before in first.items():
+        after = secret(arn)["files"]
+        if any(after[name] == text for name, text in before["files"].items() if name.endswith(".key")):
+            raise Failed("--renew makes no new keys")
+        if after["users.txt"] != before["files"]["users.txt"]:
+            raise Failed("--renew changes passwords")
