@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::cluster::state::{
     Administrative, ClusterState, Failover, Fenced, HookEvent, Member, MemberRole, Observed,
 };
+use crate::cluster::sync_set::SyncSet;
 use crate::consensus::node::NodeStatus;
 
 /// One endpoint as this node sees it.
@@ -56,6 +57,8 @@ struct FailoverKeys<'a> {
     /// The code of why a lost primary is not replaced.
     standstill: Option<&'a str>,
     under_way: Option<&'a Failover>,
+    /// Which standbys acknowledge commits, and how many of them must: what a failover relies on.
+    synchronous: &'a SyncSet,
 }
 
 #[derive(Debug, Serialize)]
@@ -111,6 +114,7 @@ pub fn cluster_keys<'a>(cluster: ClusterNow<'a>) -> ClusterKeys<'a> {
             paused: state.failover_paused(),
             standstill: state.standstill(),
             under_way: state.failover(),
+            synchronous: state.synchronous(),
         }),
         hooks: state.hooks().events().collect(),
     }
