@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod config;
 pub mod consensus;
 pub mod drill;
+mod fault;
 pub mod net;
 pub mod pki;
 pub mod pool;

@@ -9,7 +9,7 @@ use komainu::pki::Authority;
 use komainu::sandbox::{
     Agent, DATABASE, Installation, Login, OPERATOR, Postgres, REWINDER, SUPERUSER, program_for_servers,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Cluster, Nodes, NodesBuilder, PATIENCE, eventually};
 
@@ -30,6 +30,7 @@ pub struct FailoverBuilder {
     nodes: NodesBuilder,
     agents: bool,
     failover: String,
+    settings: Vec<(String, String)>,
 }
 
 impl Failover {
@@ -44,6 +45,7 @@ impl Failover {
             nodes: Nodes::builder(count).endpoint("app"),
             agents: true,
             failover: String::new(),
+            settings: Vec::new(),
         }
     }
 
@@ -86,6 +88,19 @@ impl Failover {
         let status = self.nodes.status(node);
         let servers = status["servers"].as_array().cloned().unwrap_or_default();
         servers.into_iter().find(|server| server["id"] == id).unwrap_or(Value::Null)
+    }
+
+    /// Waits until a failover relies on it that one of the standbys has every commit that was acknowledged.
+    #[track_caller]
+    pub fn wait_until_promised(&self) {
+        let (primary, _) = self.primary();
+        let mut standbys: Vec<_> = self.cluster.servers().all().iter().map(|server| server.id()).collect();
+        standbys.retain(|id| *id != primary);
+        let wanted = json!({ "names": standbys, "count": 1 });
+        eventually(PATIENCE, "either standby acknowledges commits", || {
+            let ids = self.nodes.ids();
+            ids.iter().all(|node| self.nodes.status(node)["failover"]["synchronous"] == wanted)
+        });
     }
 
     /// Waits until every node says that every server is attached and up, and that all standbys stream.
@@ -131,9 +146,22 @@ impl FailoverBuilder {
         self
     }
 
+    /// Of the servers.
+    pub fn settings(mut self, settings: &[(&str, &str)]) -> Self {
+        self.settings.extend(settings.iter().map(|(name, value)| ((*name).into(), (*value).into())));
+        self
+    }
+
+    /// Of the nodes.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.nodes = self.nodes.env(name, value);
+        self
+    }
+
     #[track_caller]
     pub fn start(self) -> Failover {
-        let cluster = Cluster::start(self.standbys);
+        let cluster =
+            Cluster::start_with(self.standbys, |options| options.settings.extend(self.settings.clone()));
         let login = |user: &str, password: &str| Login { user: user.into(), password: password.into() };
         let (operator, rewinder) = (login(OPERATOR, OPERATOR_PASSWORD), login(REWINDER, REWINDER_PASSWORD));
         cluster.servers().create_operating_roles(&operator, &rewinder).unwrap();

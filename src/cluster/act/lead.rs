@@ -19,6 +19,7 @@ use crate::cluster::observe::LookNow;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, ClusterState};
 use crate::consensus::node::{ClusterHandle, Leading, ProposeError};
+use crate::fault;
 
 /// Between two looks of a leader at whether there is something to decide. Commands and reports wake it earlier.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -117,6 +118,9 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
         // After an error it may still be done.
         let more_ms = if result.is_ok() { 0 } else { OPERATIONS_END_MS };
         memory.setting_changed(epoch, handle.now_ms() + more_ms);
+    }
+    if result.is_ok() {
+        fault::may_die("done", &what);
     }
     match result {
         Ok(Done::Done) => {

@@ -14,13 +14,18 @@ use super::wire::{Order, Response};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, ClusterState, Command, Member, MemberRole, Outcome, Refusal};
 use crate::consensus::types::Peer;
+use crate::fault;
 
 /// Entries that a node may lack and still be taken for one that has the log: there are always some on their way.
 const MAY_LACK: u64 = 16;
 
 pub(super) async fn propose(core: &Core, command: Command) -> Response {
+    let change = command.change.clone();
     match core.raft.client_write(command).await {
-        Ok(written) => Response::Proposed(written.data),
+        Ok(written) => {
+            fault::may_die("log", &change);
+            Response::Proposed(written.data)
+        }
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
             Response::NotLeader(forward.leader_node.map(|leader| leader.id))
         }
