@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::service::MAX_CALL;
-use super::wire::{Refusal, Rejoin, Request, Response, Started, Status, StopMode, Stopped};
+use super::wire::{Moment, Order, Refusal, Rejoin, Request, Response, Started, Status, StopMode, Stopped};
 use crate::consensus::peer::{
     CallError, Lane, Link, LocalNode, PeerContext, PeerFiles, PeerLimits, PeerTls, PeerTlsError,
 };
@@ -59,6 +60,20 @@ pub struct Beside<'a> {
     pub address: &'a str,
 }
 
+/// How long an order may take, from now on.
+#[derive(Debug, Clone, Copy)]
+pub struct Within {
+    /// Until the agent begins: later it does nothing.
+    pub begun: Duration,
+    pub answered: Duration,
+}
+
+impl From<Duration> for Within {
+    fn from(all: Duration) -> Self {
+        Within { begun: all, answered: all }
+    }
+}
+
 /// By server, with the address it was made for.
 type Links = BTreeMap<String, (String, Arc<Link>)>;
 
@@ -96,9 +111,9 @@ impl Agents {
         agent: Beside<'_>,
         epoch: u64,
         mode: StopMode,
-        within: Duration,
+        within: impl Into<Within>,
     ) -> Result<Stopped, AgentCallError> {
-        match self.ask(agent, &Request::Stop { epoch, mode }, within).await? {
+        match self.order(agent, Order::Stop { epoch, mode }, within.into()).await? {
             Response::Stopped(stopped) => Ok(stopped),
             other => Err(unexpected(agent, other)),
         }
@@ -108,21 +123,23 @@ impl Agents {
         &self,
         agent: Beside<'_>,
         epoch: u64,
-        within: Duration,
+        within: impl Into<Within>,
     ) -> Result<Started, AgentCallError> {
-        match self.ask(agent, &Request::Start { epoch }, within).await? {
+        match self.order(agent, Order::Start { epoch }, within.into()).await? {
             Response::Started(started) => Ok(started),
             other => Err(unexpected(agent, other)),
         }
     }
 
+    /// Unless it was started later than that.
     pub async fn restart_server(
         &self,
         agent: Beside<'_>,
         epoch: u64,
-        within: Duration,
+        started_by_ms: Option<u64>,
+        within: impl Into<Within>,
     ) -> Result<Started, AgentCallError> {
-        match self.ask(agent, &Request::Restart { epoch }, within).await? {
+        match self.order(agent, Order::Restart { epoch, started_by_ms }, within.into()).await? {
             Response::Started(started) => Ok(started),
             other => Err(unexpected(agent, other)),
         }
@@ -133,12 +150,36 @@ impl Agents {
         &self,
         agent: Beside<'_>,
         request: Rejoin,
-        within: Duration,
+        within: impl Into<Within>,
     ) -> Result<bool, AgentCallError> {
-        match self.ask(agent, &Request::Rejoin(request), within).await? {
+        match self.order(agent, Order::Rejoin(request), within.into()).await? {
             Response::Rejoining { begun } => Ok(begun),
             other => Err(unexpected(agent, other)),
         }
+    }
+
+    pub async fn clock(&self, agent: Beside<'_>, within: Duration) -> Result<Moment, AgentCallError> {
+        match self.ask(agent, &Request::Clock, within).await? {
+            Response::Clock(moment) => Ok(moment),
+            other => Err(unexpected(agent, other)),
+        }
+    }
+
+    /// By the agent's clock, so that an order that is sent late, or lies about on its way, does nothing.
+    async fn order(
+        &self,
+        agent: Beside<'_>,
+        order: Order,
+        within: Within,
+    ) -> Result<Response, AgentCallError> {
+        let called_at = Instant::now();
+        let now = self.clock(agent, within.begun.min(within.answered)).await?;
+        // Looked at behind the answer: what the answer took is not given to the agent on top.
+        let left = within.begun.saturating_sub(called_at.elapsed());
+        let by =
+            Moment { ms: now.ms.saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)), ..now };
+        let left = within.answered.saturating_sub(called_at.elapsed());
+        self.ask(agent, &Request::Order { by, order }, left).await
     }
 
     async fn ask(

@@ -26,6 +26,8 @@ pub struct Postmaster {
     pub pid: u32,
     /// It takes connections, as a primary or as a standby.
     pub ready: bool,
+    /// In milliseconds since 1970, of which it says the seconds.
+    pub started_at_ms: Option<u64>,
 }
 
 impl DataDirectory {
@@ -65,7 +67,8 @@ impl DataDirectory {
         // The file may be stale and the number another's by now; a postmaster works in its data directory.
         let works_in = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
         let ready = matches!(lines.get(7), Some(&"ready" | &"standby"));
-        (works_in == self.0).then_some(Postmaster { pid, ready })
+        let started_at_ms = lines.get(2).and_then(|line| line.parse::<u64>().ok()?.checked_mul(1000));
+        (works_in == self.0).then_some(Postmaster { pid, ready, started_at_ms })
     }
 
     pub fn must_not_run(&self) -> Result<(), WorkError> {
@@ -229,7 +232,8 @@ mod tests {
         let text = format!("{}\n{}\n1\n5432\n/tmp\n\n\nready   \n", child.id(), data.path().display());
         fs::write(data.join("postmaster.pid"), text).unwrap();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while data.postmaster() != Some(Postmaster { pid: child.id(), ready: true }) {
+        let expected = Postmaster { pid: child.id(), ready: true, started_at_ms: Some(1000) };
+        while data.postmaster() != Some(expected) {
             assert!(std::time::Instant::now() < deadline);
         }
         assert!(data.must_not_run().is_err());

@@ -27,6 +27,6 @@ mod source;
 mod wal;
 pub mod wire;
 
-pub use client::{AgentCallError, Agents, Beside};
+pub use client::{AgentCallError, Agents, Beside, Within};
 pub use error::AgentError;
 pub use run::run;

@@ -119,8 +119,8 @@ impl Server {
         let deadline = Instant::now() + within;
         let mut launched = None;
         if self.data.postmaster().is_none() {
+            self.check_configuration().await?;
             let arguments = self.arguments();
-            self.check_where(&arguments).await?;
             self.data.must_not_run()?;
             launched = Some(Launched { child: self.launch(&arguments)?, is_seen: false });
         }
@@ -187,8 +187,9 @@ impl Server {
         argument::arguments(&fs::read_to_string(self.data.join("postmaster.opts")).unwrap_or_default())
     }
 
-    /// A configuration outside of the data directory may name another one.
-    async fn check_where(&self, arguments: &[String]) -> Result<(), WorkError> {
+    /// That it can be read, and names this data directory: one that lies elsewhere may name another.
+    pub async fn check_configuration(&self) -> Result<(), WorkError> {
+        let arguments = self.arguments();
         let data = self.data.path().display().to_string();
         let mut all = vec!["-C", "data_directory", "-D", &data];
         all.extend(arguments.iter().map(String::as_str));

@@ -1,7 +1,7 @@
 //! Answers the nodes: which request is obeyed, and one at a time.
 //!
 //! Owns the epoch and the job's task. Invariant: a request of an epoch that is over changes nothing, and one of a higher
-//! epoch ends the job of a lower one before it does anything.
+//! epoch ends the job of a lower one before it does anything; and what is begun is begun in its time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +9,15 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
+use super::directory::Postmaster;
 use super::error::WorkError;
 use super::job::{Work, now_ms};
 use super::plan;
 use super::wire::{
-    Data, Job, Outcome, Phase, Refusal, Rejoin, Request, Response, Started, Status, StopMode, Stopped,
+    Data, Job, Moment, Order, Outcome, Phase, Refusal, Rejoin, Request, Response, Started, Status, StopMode,
+    Stopped,
 };
+use crate::clock;
 
 /// What the agent itself may take for one answer; whoever asks waits less.
 pub const MAX_CALL: Duration = Duration::from_secs(120);
@@ -26,6 +29,8 @@ const START_WITHIN: Duration = Duration::from_secs(45);
 
 pub struct Service {
     work: Arc<Work>,
+    /// A moment of another life is past, whatever it says.
+    life: u64,
     /// Held while a request changes something. A status does not wait for it.
     turn: Mutex<Option<JoinHandle<()>>>,
 }
@@ -41,15 +46,17 @@ impl Service {
         if let Err(error) = work.settle() {
             tracing::error!(%error, "what was begun cannot be finished now; the next rejoin tries again");
         }
-        Ok(Service { work, turn: Mutex::default() })
+        Ok(Service { work, life: now_ms(), turn: Mutex::default() })
     }
 
     pub async fn answer(&self, from: &str, request: Request) -> Response {
-        if matches!(request, Request::Status) {
-            return Response::Status(Box::new(self.status().await));
-        }
-        tracing::info!(from, ?request, "asked");
-        match self.obey(request).await {
+        let (by, order) = match request {
+            Request::Status => return Response::Status(Box::new(self.status().await)),
+            Request::Clock => return Response::Clock(self.now()),
+            Request::Order { by, order } => (by, order),
+        };
+        tracing::info!(from, ?order, "asked");
+        match self.obey(by, order).await {
             Ok(response) => response,
             Err(error) => {
                 tracing::warn!(from, %error, "not done");
@@ -58,18 +65,26 @@ impl Service {
         }
     }
 
-    async fn obey(&self, request: Request) -> Result<Response, WorkError> {
+    fn now(&self) -> Moment {
+        Moment { life: self.life, ms: clock::now_ms() }
+    }
+
+    async fn obey(&self, by: Moment, order: Order) -> Result<Response, WorkError> {
         let mut task = self.turn.lock().await;
-        let epoch = request.epoch().unwrap_or_default();
+        let (epoch, now) = (order.epoch(), self.now());
         let highest_epoch = self.work.memory(|memory| memory.get().highest_epoch);
         if epoch < highest_epoch {
             return Err(Refusal::Stale { highest_epoch }.into());
         }
+        // It may have waited for its turn, or have been on its way for long.
+        if by.life != now.life || by.ms < now.ms {
+            return Err(Refusal::Late.into());
+        }
         self.work.note(|now| now.highest_epoch = epoch)?;
         if let Some(running) = task.as_ref().filter(|task| !task.is_finished()) {
             let job = self.work.memory(|memory| memory.get().job.clone());
-            match (&request, job) {
-                (Request::Rejoin(asked), Some(job)) if job.request == *asked => {
+            match (&order, job) {
+                (Order::Rejoin(asked), Some(job)) if job.request == *asked => {
                     return Ok(Response::Rejoining { begun: false });
                 }
                 (_, Some(job)) if job.request.epoch == epoch => {
@@ -88,16 +103,11 @@ impl Service {
                 }
             })?;
         }
-        match request {
-            Request::Status => Ok(Response::Status(Box::new(self.status().await))),
-            Request::Stop { mode, .. } => self.stop(mode).await.map(Response::Stopped),
-            Request::Start { .. } => self.start().await.map(Response::Started),
-            Request::Restart { .. } => {
-                self.must_be_startable()?;
-                self.stop(StopMode::Fast).await?;
-                self.start().await.map(Response::Started)
-            }
-            Request::Rejoin(request) => {
+        match order {
+            Order::Stop { mode, .. } => self.stop(mode).await.map(Response::Stopped),
+            Order::Start { .. } => self.start().await.map(Response::Started),
+            Order::Restart { started_by_ms, .. } => self.restart(started_by_ms).await.map(Response::Started),
+            Order::Rejoin(request) => {
                 let begun = self.rejoin(request).await?;
                 let response = Response::Rejoining { begun: begun.is_some() };
                 *task = begun;
@@ -129,6 +139,21 @@ impl Service {
         self.must_be_startable()?;
         let started = self.work.server.start(START_WITHIN).await?;
         Ok(Started { pid: started.pid, ready: started.ready })
+    }
+
+    /// What would keep it from starting is found, as far as can be, before it is stopped.
+    async fn restart(&self, started_by_ms: Option<u64>) -> Result<Started, WorkError> {
+        self.must_be_startable()?;
+        let server = &self.work.server;
+        let is_older = |found: Postmaster| match (found.started_at_ms, started_by_ms) {
+            (Some(started_at_ms), Some(by_ms)) => started_at_ms <= by_ms,
+            _ => true,
+        };
+        if server.data.postmaster().is_some_and(is_older) {
+            server.check_configuration().await?;
+            server.stop(StopMode::Fast, STOP_WITHIN).await?;
+        }
+        self.start().await
     }
 
     /// None: it has succeeded already.

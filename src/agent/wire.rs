@@ -10,6 +10,18 @@ use crate::topology::Lsn;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     Status,
+    /// What time it is here.
+    Clock,
+    /// To be begun by then, or not at all.
+    Order {
+        by: Moment,
+        order: Order,
+    },
+}
+
+/// What changes something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
     Stop {
         epoch: u64,
         mode: StopMode,
@@ -19,22 +31,28 @@ pub enum Request {
     },
     Restart {
         epoch: u64,
+        /// One that was started later than that runs on: by its own clock, in milliseconds since 1970. None: whenever.
+        #[serde(default)]
+        started_by_ms: Option<u64>,
     },
     /// Make the server a standby, whatever it takes: a job, of which there is one at a time.
     Rejoin(Rejoin),
 }
 
-impl Request {
-    /// None: it changes nothing, and so is never too late.
-    pub fn epoch(&self) -> Option<u64> {
+impl Order {
+    pub fn epoch(&self) -> u64 {
         match self {
-            Request::Status => None,
-            Request::Stop { epoch, .. } | Request::Start { epoch } | Request::Restart { epoch } => {
-                Some(*epoch)
-            }
-            Request::Rejoin(rejoin) => Some(rejoin.epoch),
+            Order::Stop { epoch, .. } | Order::Start { epoch } | Order::Restart { epoch, .. } => *epoch,
+            Order::Rejoin(rejoin) => rejoin.epoch,
         }
     }
+}
+
+/// Of an agent's own clock, which begins anew with each of its lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    pub life: u64,
+    pub ms: u64,
 }
 
 /// As `pg_ctl` calls them.
@@ -74,6 +92,7 @@ pub struct Source {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
     Status(Box<Status>),
+    Clock(Moment),
     Stopped(Stopped),
     Started(Started),
     /// A rejoin is under way, or has succeeded already.
@@ -106,6 +125,8 @@ pub struct Started {
 pub enum Refusal {
     #[error("the request is of an epoch that is over: this agent was asked in epoch {highest_epoch} already")]
     Stale { highest_epoch: u64 },
+    #[error("its time had passed when the agent was about to do it, so it was not done")]
+    Late,
     #[error("a rejoin is under way: {0}")]
     Busy(String),
     #[error("the data is of another cluster: its system identifier is {found}, not {expected}")]

@@ -1,7 +1,7 @@
 //! How what a leader decided for a server is carried out: over SQL, or by the agent on its host.
 //!
-//! Owns the deadlines. Never decides. Invariant: a promotion is void `PROMOTE_WITHIN_MS` after it was decided, so one
-//! that is sent late, by a leader that was frozen, does nothing.
+//! Owns the deadlines. Never decides. Invariant: a promotion, and what an agent is ordered, is void `VOID_AFTER_MS` after
+//! it was decided, by the clock of whoever is to do it: one that is sent late, by a leader that was frozen, does nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::agent::wire::{Refusal, Rejoin, Source, StopMode};
-use crate::agent::{Agents, Beside};
+use crate::agent::{Agents, Beside, Within};
 use crate::clock;
 use crate::cluster::act::{Done, Order, Perform};
 use crate::cluster::decide::OPERATIONS_END_MS;
@@ -18,7 +18,7 @@ use crate::cluster::operate::{Followed, Operation, Operator};
 use crate::config;
 
 /// Less than any leader goes on without its quorum.
-const PROMOTE_WITHIN_MS: u64 = 800;
+const VOID_AFTER_MS: u64 = 800;
 const OPERATE_WITHIN_MS: u64 = OPERATIONS_END_MS;
 const CHECKPOINT_WITHIN_MS: u64 = 120_000;
 /// A clean shutdown writes everything out; a checkpoint was made just before.
@@ -50,9 +50,13 @@ impl Means {
             policy.server(id).cloned().ok_or_else(|| format!("the configuration has no server {id}"))
         };
         let server = find(&server)?;
+        let by_agent = |answered| {
+            let left_ms = (decided_at_ms + VOID_AFTER_MS).saturating_sub(clock::now_ms());
+            Within { begun: Duration::from_millis(left_ms), answered }
+        };
         let operation = match what {
             What::StopReceiving => Operation::StopReceiving,
-            What::Promote { .. } => Operation::Promote { within_ms: PROMOTE_WITHIN_MS },
+            What::Promote { .. } => Operation::Promote { within_ms: VOID_AFTER_MS },
             What::Follow { primary } => {
                 let config::Server { id, host, port, .. } = find(&primary)?;
                 Operation::Follow { upstream: Followed { id, host, port } }
@@ -62,7 +66,7 @@ impl Means {
             What::Checkpoint { .. } => Operation::Checkpoint,
             What::Stop { epoch } => {
                 let (agents, agent) = self.agent(&server)?;
-                let stopped = agents.stop(agent, epoch.0, StopMode::Fast, STOP_WITHIN).await;
+                let stopped = agents.stop(agent, epoch.0, StopMode::Fast, by_agent(STOP_WITHIN)).await;
                 let stopped = stopped.map_err(|error| error.to_string())?;
                 return match stopped.clean {
                     true => Ok(Done::Stopped { last: stopped.checkpoint }),
@@ -81,7 +85,7 @@ impl Means {
                     allow_rewind,
                     rebuild_from: None,
                 };
-                return match agents.rejoin(agent, request, ASK_WITHIN).await {
+                return match agents.rejoin(agent, request, by_agent(ASK_WITHIN)).await {
                     Ok(_) => Ok(Done::UnderWay),
                     Err(error) if matches!(error.refusal(), Some(Refusal::Busy(_))) => Ok(Done::UnderWay),
                     Err(error) => Err(error.to_string()),

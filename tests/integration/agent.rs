@@ -3,9 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use komainu::agent::AgentCallError;
 use komainu::agent::wire::{Outcome, Phase, Refusal, Rejoin, StopMode, Way};
+use komainu::agent::{AgentCallError, Within};
 use komainu::consensus::peer::CallError;
 use komainu::sandbox::{Installation, Postgres};
 
@@ -90,7 +91,12 @@ async fn a_former_primary_is_rewound_and_what_it_had_alone_is_kept() {
     let started = node.agents.start_server(node.beside(), 2, PATIENCE).await.unwrap();
     assert!(started.ready);
     assert_follows(old, new, 2);
-    let restarted = node.agents.restart_server(node.beside(), 2, PATIENCE).await.unwrap();
+    let since = "SELECT floor(1000 * extract(epoch FROM pg_postmaster_start_time()))::int8";
+    let since: u64 = old.psql("postgres", since).unwrap().parse().unwrap();
+    let restart = |by| node.agents.restart_server(node.beside(), 2, by, PATIENCE);
+    // It says the second in which it was started.
+    assert_eq!(restart(Some(since - 2_000)).await.unwrap().pid, started.pid, "it was started later");
+    let restarted = restart(Some(since)).await.unwrap();
     assert!(restarted.ready && restarted.pid != started.pid);
     assert_follows(old, new, 3);
 }
@@ -207,6 +213,39 @@ async fn a_server_without_data_is_copied_from_a_standby() {
     assert_eq!(job.way, Some(Way::Rebuild));
     assert!(agent.log().contains("taking a base backup from=\"pg3\""), "{}", agent.log());
     assert_follows(lost, primary, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_time_has_passed_is_not_obeyed() {
+    let cluster = cluster(0);
+    let server = cluster.primary();
+    let mut agent = Agent::start(&cluster, server);
+    let node = agent.asked_by("n1");
+    // One that is frozen does not stop, and the next order waits for its turn.
+    server.freeze();
+    let begun = Duration::from_millis(500);
+    let late = async {
+        eventually_async(PATIENCE, "it is being stopped", async || agent.log().contains("order=Stop")).await;
+        let within = Within { begun, answered: PATIENCE };
+        node.agents.start_server(node.beside(), 5, within).await
+    };
+    let thawed = async {
+        eventually_async(PATIENCE, "it waits for its turn", async || agent.log().contains("order=Start"))
+            .await;
+        tokio::time::sleep(begun * 2).await;
+        server.thaw();
+    };
+    let stop = node.agents.stop(node.beside(), 5, StopMode::Fast, PATIENCE);
+    let (stopped, late, ()) = tokio::join!(stop, late, thawed);
+    assert!(stopped.unwrap().clean);
+    assert_eq!(refusal(late), Refusal::Late);
+    assert!(!server.is_running());
+    assert!(node.agents.start_server(node.beside(), 5, PATIENCE).await.unwrap().ready, "in its time");
+
+    let before = node.agents.clock(node.beside(), PATIENCE).await.unwrap();
+    agent.start_again();
+    let now = node.agents.clock(node.beside(), PATIENCE).await.unwrap();
+    assert!(now.life > before.life, "what was said in another life is past");
 }
 
 #[tokio::test(flavor = "multi_thread")]
