@@ -21,6 +21,7 @@ mod password;
 mod pki;
 mod pools;
 mod process;
+mod restart;
 mod sandbox;
 mod server;
 mod sessions;
@@ -85,7 +86,7 @@ pub enum Command {
         after_help = "Examples:\n  komainu failover --force --to pg2\n  komainu failover pause\n  komainu failover resume"
     )]
     Failover(failover::FailoverArgs),
-    /// Take PostgreSQL servers out of use, and use them again
+    /// Take PostgreSQL servers out of use, use them again, restart them
     Server(server::ServerArgs),
     /// What happened in the cluster, and who or what caused it
     #[command(after_help = "Examples:\n  komainu events\n  komainu events --follow\n  \

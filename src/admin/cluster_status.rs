@@ -8,7 +8,7 @@ use komainu_escalation::{Finding, Phase, State, Status};
 use serde::Serialize;
 
 use crate::cluster::state::{
-    Administrative, ClusterState, Failover, Fenced, HookEvent, Member, MemberRole, Observed,
+    Administrative, ClusterState, Failover, Fenced, HookEvent, Member, MemberRole, Observed, Restart, RestartEnd,
 };
 use crate::cluster::sync_set::SyncSet;
 use crate::consensus::node::NodeStatus;
@@ -47,6 +47,15 @@ pub struct ClusterKeys<'a> {
     failover: Option<FailoverKeys<'a>>,
     /// What the operator's programs are being told, or are still to be told.
     hooks: Vec<&'a HookEvent>,
+    restart: Option<RestartKeys<'a>>,
+}
+
+/// What is restarted by order.
+#[derive(Debug, Serialize)]
+struct RestartKeys<'a> {
+    under_way: Option<&'a Restart>,
+    /// How the last one ended.
+    last: Option<&'a RestartEnd>,
 }
 
 /// What komainu does, or would do, about a lost primary.
@@ -117,6 +126,7 @@ pub fn cluster_keys<'a>(cluster: ClusterNow<'a>) -> ClusterKeys<'a> {
             synchronous: state.synchronous(),
         }),
         hooks: state.hooks().events().collect(),
+        restart: Some(RestartKeys { under_way: state.restart(), last: state.last_restart() }),
     }
 }
 

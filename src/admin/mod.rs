@@ -15,6 +15,7 @@ pub mod gate;
 mod listener;
 mod orders;
 mod refused;
+mod restart;
 pub mod show;
 mod status;
 pub mod token;
@@ -145,6 +146,8 @@ fn full(state: AdminState) -> Router {
         .route("/failover", post(orders::failover))
         .route("/failover/pause", post(orders::pause))
         .route("/server/administrative", post(orders::administrative))
+        .route("/server/restart", post(restart::restart))
+        .route("/server/restart/cancel", post(restart::cancel))
         .route("/node/replace", post(change::replace_node))
         .route("/node/remove", post(change::remove_node))
         .route("/reload", post(change::reload))

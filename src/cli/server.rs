@@ -1,9 +1,10 @@
-//! `komainu server`: which PostgreSQL servers are used.
+//! `komainu server`: which PostgreSQL servers are used, and what is done to one.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::ask::{Ask, AskError, Done, operator};
+use super::restart::{self, RestartArgs};
 
 #[derive(Debug, Args)]
 pub struct ServerArgs {
@@ -23,6 +24,12 @@ enum Command {
     #[command(after_help = "Example:\n  komainu server detach pg2\n\n\
         The primary cannot be detached: `komainu switchover` makes another one first.")]
     Detach(Which),
+    /// Restart PostgreSQL on one server, or on all of them one after the other
+    #[command(after_help = "Examples:\n  komainu server restart pg2\n  komainu server restart --rolling\n  \
+        komainu server restart --cancel\n\n\
+        A standby is out of use meanwhile. A primary stays the primary, and transactions wait; --rolling makes\n\
+        another one first. Clients see no error.")]
+    Restart(RestartArgs),
 }
 
 #[derive(Debug, Args)]
@@ -39,6 +46,7 @@ pub fn run(args: &ServerArgs) -> Result<Done, AskError> {
         Command::Attach(which) => order(which, "attached"),
         Command::Drain(which) => order(which, "draining"),
         Command::Detach(which) => order(which, "detached"),
+        Command::Restart(args) => restart::run(args),
     }
 }
 

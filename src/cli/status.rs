@@ -33,6 +33,33 @@ pub struct Status {
     pub endpoints: Vec<Endpoint>,
     #[serde(default)]
     pub failover: Option<Failover>,
+    #[serde(default)]
+    pub restart: Option<Restart>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Restart {
+    pub under_way: Option<Restarting>,
+    pub last: Option<RestartEnd>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Restarting {
+    pub id: u64,
+    pub steps: Vec<RestartStep>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct RestartStep {
+    pub server: String,
+    pub stage: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct RestartEnd {
+    pub id: u64,
+    pub reason: String,
+    pub text: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -131,10 +158,27 @@ fn failover(status: &Status) -> String {
     match &failover.under_way {
         Some(UnderWay { kind, from, to }) => {
             let to = to.as_deref().map_or(String::new(), |to| format!(" to {to}"));
-            let what = if kind == "switchover" { kind.clone() } else { format!("{kind} failover") };
+            let what = match &**kind {
+                "switchover" | "restart" => kind.clone(),
+                _ => format!("{kind} failover"),
+            };
             format!(", {what} from {from}{to} is under way{paused}")
         }
         None => paused.to_owned(),
+    }
+}
+
+/// Which of how many servers is being restarted.
+fn restart(status: &Status) -> String {
+    let Some(Restarting { steps, .. }) = status.restart.as_ref().and_then(|it| it.under_way.as_ref()) else {
+        return String::new();
+    };
+    let done = steps.iter().filter(|step| step.stage == "done").count();
+    match steps.iter().find(|step| step.stage != "done") {
+        Some(RestartStep { server, stage }) => {
+            format!(", restart of {server} ({} of {}, {stage}) is under way", done + 1, steps.len())
+        }
+        None => String::new(),
     }
 }
 
@@ -153,7 +197,7 @@ fn render(status: &Status) -> String {
         None => format!("a node of its own, komainu {}, up {}\n", status.version, span(status.uptime_ms)),
     };
     let primary = status.primary.as_deref().unwrap_or("-");
-    text += &format!("primary {primary}, epoch {}{}\n", status.epoch, failover(status));
+    text += &format!("primary {primary}, epoch {}{}\n", status.epoch, failover(status) + &restart(status));
     if !status.nodes.is_empty() {
         text += &format!("\n{}", nodes(status));
     }

@@ -12,6 +12,7 @@ mod loss;
 mod memory;
 mod primary;
 mod replicas;
+mod restart;
 pub mod sync_standby;
 mod synchronous;
 #[cfg(test)]
@@ -158,6 +159,7 @@ pub fn decide(situation: &Situation<'_>) -> Plan {
     plan.extend(failover::decide(situation));
     plan.extend(replicas::decide(situation));
     plan.extend(synchronous::decide(situation));
+    plan.extend(restart::decide(situation));
     plan
 }
 

@@ -43,6 +43,8 @@ pub struct Facts {
     /// Either is needed to rewind it.
     pub wal_log_hints: bool,
     pub data_checksums: bool,
+    /// When its postmaster was started, by its own clock, in milliseconds since 1970: another time is another life.
+    pub started_at_ms: u64,
 }
 
 impl Facts {

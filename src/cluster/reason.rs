@@ -63,7 +63,7 @@ reasons! {
     PromotedElsewhere "promoted_elsewhere" "most voters hear another server, of a later timeline, say that it is the primary";
     AttachOrdered "attach_ordered" "an operator ordered that the server is used";
     SynchronousSet "synchronous_set" "the set of standbys that acknowledge commits follows the servers that are there";
-    Held "held" "a switchover is under way: transactions wait for the new primary";
+    Held "held" "a switchover, or a restart of the primary, is under way: transactions wait for it";
     PrimaryLost "primary_lost" "most nodes get no answer from the primary, and no standby hears from it";
     FailoverOrdered "failover_ordered" "an operator ordered the failover";
     SwitchoverOrdered "switchover_ordered" "an operator ordered the switchover";
@@ -81,6 +81,10 @@ reasons! {
     TooFewSynchronous "too_few_synchronous" "too few synchronous standbys answer to be sure that none has an acknowledged commit the others lack";
     PromotionFailed "promotion_failed" "the server that was to be promoted did not become a primary";
     SwitchoverAbandoned "switchover_abandoned" "the switchover could not be carried out; the old primary goes on";
+    RestartOrdered "restart_ordered" "an operator ordered that the server is restarted";
+    Restarted "restarted" "the server was restarted";
+    RestartFailed "restart_failed" "a restart did not succeed, and the rest of the plan is given up";
+    RestartCancelled "restart_cancelled" "an operator ordered that nothing more is restarted";
     FormerPrimary "former_primary" "it was the primary: it stays out until it was rewound or rebuilt";
     FalsePrimary "false_primary" "it says that it is a primary, but the cluster has not made it one";
     ActionFailed "action_failed" "what was to be done to the server failed, and is tried again";

@@ -14,6 +14,7 @@ mod incidents;
 mod member;
 mod outcome;
 mod ownership;
+mod restart;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -35,11 +36,13 @@ pub use incidents::{Incident, Incidents, MAX_INCIDENT_TEXT, MAX_INCIDENTS};
 pub use member::{MAX_MEMBERS, MAX_VOTERS, Member, MemberRole, Members};
 pub use outcome::{Accepted, Outcome, Refusal};
 pub use ownership::{Endpoint, Fence, Fenced, MAX_ENDPOINTS, Primary, Stage};
+pub use restart::{Restart, RestartEnd, RestartStage, RestartStep, ToRestart};
 pub use server::{Administrative, Claim, MAX_SERVERS, Observed, Report, Server, Servers};
 
 use failover::Failovers;
 use incidents::Entry;
 use ownership::Ownership;
+use restart::Restarts;
 
 /// Names of nodes, servers and endpoints, and reason codes: what fits a DNS label.
 pub const MAX_NAME: usize = 63;
@@ -57,6 +60,8 @@ pub struct ClusterState {
     ownership: Ownership,
     #[serde(default)]
     failovers: Failovers,
+    #[serde(default)]
+    restarts: Restarts,
     #[serde(default)]
     synchronous: SyncSet,
     #[serde(default)]
@@ -153,7 +158,32 @@ impl ClusterState {
             }
             Change::AbandonFailover { epoch } => {
                 let is_fenced = self.ownership.is_fenced(&Fenced::Primary);
-                self.failovers.abandon(*epoch, is_fenced)
+                let given_up = self.failovers.abandon(*epoch, is_fenced)?;
+                self.restarts.not_switched(&mut self.servers, at_ms);
+                Ok(given_up)
+            }
+            Change::BeginRestart { servers, rolling } => {
+                self.restarts.begin(&self.servers, servers, *rolling, at_ms)
+            }
+            Change::AdvanceRestart { id, server, from, to } => {
+                if *to == RestartStage::Draining && self.ownership.is_primary(server) {
+                    return Err(Refusal::PrimaryInUse { server: server.clone() });
+                }
+                let now = (self.ownership.primary().epoch, at_ms);
+                self.restarts.advance(&mut self.servers, (*id, server), (*from, *to), now)
+            }
+            Change::ConfirmClear { id, server, node } => {
+                self.members.get(node)?;
+                self.restarts.confirm_clear(*id, server, node)
+            }
+            Change::EndRestart { id, text } => {
+                // The primary is stopped, or about to be: what is begun is finished.
+                if let Some(failover) = self.failovers.under_way()
+                    && failover.kind == FailoverKind::Restart
+                {
+                    return Err(Refusal::FailoverUnderWay { from: failover.from.clone() });
+                }
+                self.restarts.end(&mut self.servers, *id, (&command.reason, text), at_ms)
             }
             Change::SetSynchronous { before, set } => self.set_synchronous(before, set),
             Change::PauseFailover { paused } => Ok(self.failovers.pause(*paused)),
@@ -272,7 +302,7 @@ impl ClusterState {
         {
             return Err(Refusal::FailoverUnderWay { from: failover.from.clone() });
         }
-        if kind != FailoverKind::Switchover {
+        if matches!(kind, FailoverKind::Automatic | FailoverKind::Forced) {
             self.ownership.open_fence(&Fenced::Primary, epoch, command.at_ms)?;
         } else if self.ownership.is_fenced(&Fenced::Primary) {
             return Err(Refusal::Fenced);
@@ -329,6 +359,16 @@ impl ClusterState {
     /// What komainu itself is about to change.
     pub fn failover(&self) -> Option<&Failover> {
         self.failovers.under_way()
+    }
+
+    /// What is being restarted by order.
+    pub fn restart(&self) -> Option<&Restart> {
+        self.restarts.under_way()
+    }
+
+    /// How the last one ended.
+    pub fn last_restart(&self) -> Option<&RestartEnd> {
+        self.restarts.last()
     }
 
     /// Whether no failover is to begin by itself.

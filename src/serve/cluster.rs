@@ -34,6 +34,7 @@ use crate::consensus::node::{
 use crate::consensus::peer::{PeerFiles, PeerTlsError};
 use crate::pki::{NameError, NodeName};
 use crate::session::Gateway;
+use crate::topology::{Role, ServerIndex, Snapshot};
 
 /// The text in force when this node was last there; a node that starts begins with it.
 const KEPT: &str = "configuration.toml";
@@ -345,8 +346,12 @@ fn cancel_here(gateway: Arc<OnceLock<Arc<Gateway>>>) -> CancelHere {
 
 /// What may still begin there counts as well: sessions go by the snapshot that is published.
 fn busy_here(gateway: Arc<OnceLock<Arc<Gateway>>>) -> Busy {
+    let is_used = |snapshot: &Snapshot, server: ServerIndex| {
+        let found = snapshot.servers.get(usize::from(server.0));
+        snapshot.primary == Some(server) || found.is_some_and(|found| found.is_up(Role::Standby))
+    };
     Arc::new(move |server, epoch| match gateway.get() {
-        Some(gateway) if gateway.topology.borrow().primary.is_some() => usize::MAX,
+        Some(gateway) if is_used(&gateway.topology.borrow(), server) => usize::MAX,
         Some(gateway) => gateway.busy_on(server, epoch),
         None => 0,
     })

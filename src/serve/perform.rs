@@ -23,6 +23,8 @@ const OPERATE_WITHIN_MS: u64 = OPERATIONS_END_MS;
 const CHECKPOINT_WITHIN_MS: u64 = 120_000;
 /// A clean shutdown writes everything out; a checkpoint was made just before.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// It is told when the server takes connections, or that it is on its way.
+const RESTART_WITHIN: Duration = Duration::from_secs(115);
 const ASK_WITHIN: Duration = Duration::from_secs(3);
 
 /// What it takes.
@@ -72,6 +74,12 @@ impl Means {
                     true => Ok(Done::Stopped { last: stopped.checkpoint }),
                     false => Err("it has ended, and not cleanly: what it had last is not known".to_owned()),
                 };
+            }
+            What::Restart { epoch, started_by_ms } => {
+                let (agents, agent) = self.agent(&server)?;
+                let within = by_agent(RESTART_WITHIN);
+                let restarted = agents.restart_server(agent, epoch.0, Some(started_by_ms), within).await;
+                return restarted.map(|_| Done::Done).map_err(|error| error.to_string());
             }
             What::Rejoin { epoch, primary, timeline, allow_rewind } => {
                 let (agents, agent) = self.agent(&server)?;

@@ -35,6 +35,7 @@ mod prepared;
 mod purity;
 mod reload;
 mod replay;
+mod restart;
 mod routing;
 mod sandbox;
 mod session_state;

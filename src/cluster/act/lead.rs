@@ -138,6 +138,9 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
         }
         Err(error) => {
             tracing::warn!(server, ?what, error, "could not be done; it is tried again");
+            if let What::Restart { .. } = what {
+                memory.restart_failed(&server, &error);
+            }
             if is_news {
                 let text = format!("{}: {error}", what.in_words());
                 let change = Change::NoteIncident { subject: server, text };

@@ -7,20 +7,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
 use crate::cluster::reason::Reason;
-use crate::cluster::state::{Change, Claim, ClusterState, Fenced, MemberRole, Observed, Stage};
+use crate::cluster::state::{
+    Change, Claim, ClusterState, Fenced, MemberRole, Observed, RestartStage, RestartStep, Stage,
+};
 use crate::consensus::node::ClusterHandle;
 use crate::topology::{Epoch, Health, Role, ServerIndex};
 
 /// Between two looks at whether the leader knows what this node sees. Changes are told at once.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// What a session that has chosen a server takes at most until it is counted there.
+const CLEAR_FOR: Duration = Duration::from_millis(250);
 /// The same while the primary is being changed.
 const REPORT_SOON: Duration = Duration::from_millis(20);
 
-/// How many sessions have something under way on that server in that epoch.
+/// How many sessions have something under way on that server in that epoch, or may be about to begin something.
 pub type Busy = Arc<dyn Fn(ServerIndex, Epoch) -> usize + Send + Sync>;
 
 /// Tells the leader how this node finds each server, when that changes. Of voters only: a proxy's view decides nothing.
@@ -29,6 +34,7 @@ pub async fn report(handle: ClusterHandle, mut local: watch::Receiver<Arc<View>>
     let mut applied = handle.watch();
     let mut heeded = Heeded::new();
     let mut changing = false;
+    let mut clear_since = None;
     loop {
         tokio::select! {
             changed = applied.changed() => if changed.is_err() { return },
@@ -47,9 +53,11 @@ pub async fn report(handle: ClusterHandle, mut local: watch::Receiver<Arc<View>>
         if let Some(index) = new {
             look.server(index);
         }
-        changing = new.is_some() || state.holds();
+        let draining = draining(state);
+        changing = new.is_some() || state.holds() || draining.is_some();
         let Some(member) = state.members().get(me) else { continue };
         confirm_hold(&handle, state, &view, &busy).await;
+        confirm_clear(&handle, draining, &view, (&busy, state.primary().epoch), &mut clear_since).await;
         if member.role != MemberRole::Voter || !handle.lease().holds() {
             continue;
         }
@@ -94,6 +102,40 @@ async fn confirm_hold(handle: &ClusterHandle, state: &ClusterState, view: &View,
     let change = Change::ConfirmHold { epoch: failover.epoch, node: me.to_owned() };
     if let Err(error) = handle.propose(change, "observation", Reason::Held.code()).await {
         tracing::debug!(%error, "the leader was not told that transactions have run out here");
+    }
+}
+
+/// The standby that is to be restarted when nothing is under way there.
+fn draining(state: &ClusterState) -> Option<(u64, &RestartStep)> {
+    let restart = state.restart()?;
+    let step = restart.step().filter(|step| step.stage == RestartStage::Draining)?;
+    Some((restart.id, step))
+}
+
+/// Says so, once it has been so for a moment: a session that has chosen the server just before may be about to begin.
+async fn confirm_clear(
+    handle: &ClusterHandle,
+    draining: Option<(u64, &RestartStep)>,
+    view: &View,
+    (busy, epoch): (&Busy, Epoch),
+    clear_since: &mut Option<Instant>,
+) {
+    let Some((id, step)) = draining.filter(|(_, step)| !step.clear_by.contains(handle.node())) else {
+        *clear_since = None;
+        return;
+    };
+    let index = view.snapshot.servers.iter().position(|server| *server.id == *step.server);
+    let under_way = index.map_or(0, |index| busy(ServerIndex(index as u16), epoch));
+    if under_way > 0 {
+        *clear_since = None;
+        return;
+    }
+    if clear_since.get_or_insert_with(Instant::now).elapsed() < CLEAR_FOR {
+        return;
+    }
+    let change = Change::ConfirmClear { id, server: step.server.clone(), node: handle.node().to_owned() };
+    if let Err(error) = handle.propose(change, "observation", Reason::RestartOrdered.code()).await {
+        tracing::debug!(%error, "the leader was not told that nothing is under way on a server");
     }
 }
 

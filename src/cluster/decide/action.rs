@@ -27,6 +27,8 @@ pub enum What {
     Stop { epoch: Epoch },
     /// By its agent: makes it a standby of the primary of this epoch, rewound or rebuilt.
     Rejoin { epoch: Epoch, primary: String, timeline: u32, allow_rewind: bool },
+    /// By its agent, unless it was started later than that by its own clock.
+    Restart { epoch: Epoch, started_by_ms: u64 },
     /// So that a clean shutdown has little left to write.
     Checkpoint { epoch: Epoch },
 }
@@ -47,6 +49,7 @@ impl What {
             What::SetSynchronous { .. } => "synchronous_standby_names could not be set",
             What::Slots { .. } => "replication slots could not be kept",
             What::Stop { .. } => "it could not be stopped",
+            What::Restart { .. } => "it could not be restarted",
             What::Rejoin { .. } => "it could not rejoin",
             What::Checkpoint { .. } => "no checkpoint could be made",
         }

@@ -8,9 +8,9 @@
 use super::action::{Action, What};
 use super::candidate::{self, Standby};
 use super::loss::{self, Loss};
-use super::{Plan, Situation, Step};
+use super::{Plan, Situation, Step, restart};
 use crate::cluster::reason::Reason;
-use crate::cluster::state::{Change, Failover, FailoverKind, Fenced, Stage};
+use crate::cluster::state::{Change, Failover, FailoverKind, Fenced, Restart, Stage};
 use crate::cluster::sync_set::SyncSet;
 use crate::config::FailoverMode;
 use crate::topology::{Epoch, Health};
@@ -108,10 +108,11 @@ fn under_way(situation: &Situation<'_>, failover: &Failover) -> Plan {
         (None, Stage::Named) => promote(situation, failover),
         (Some(fence), _) if !fence.passed => match failover.kind {
             // What is still on its way to them is the old primary's last word, which is waited for.
-            FailoverKind::Switchover => Plan::default(),
+            FailoverKind::Switchover | FailoverKind::Restart => Plan::default(),
             FailoverKind::Automatic | FailoverKind::Forced => stop_receivers(situation),
         },
         (Some(_), _) => match failover.kind {
+            FailoverKind::Restart => restart_primary(situation, failover),
             FailoverKind::Switchover => stop_primary(situation, failover),
             FailoverKind::Automatic | FailoverKind::Forced => name(situation, failover),
         },
@@ -143,7 +144,8 @@ fn hold(situation: &Situation<'_>, failover: &Failover) -> Plan {
     if waits && situation.memory.phase_for_ms(situation.now_ms) < HOLD_MS {
         return Plan::default();
     }
-    if candidate::choose(situation, failover.kind, failover.to.as_deref()).is_err() {
+    let goes_on = failover.kind == FailoverKind::Restart;
+    if !goes_on && candidate::choose(situation, failover.kind, failover.to.as_deref()).is_err() {
         return abandon(failover.epoch);
     }
     let change = Change::OpenFence { fenced: Fenced::Primary, epoch: failover.epoch };
@@ -170,6 +172,31 @@ fn stop_primary(situation: &Situation<'_>, failover: &Failover) -> Plan {
         // It was to be that one, or nothing more arrives: now it is whoever has most.
         _ if situation.memory.phase_for_ms(situation.now_ms) >= STOP_MS => begin(situation),
         _ => Plan::default(),
+    }
+}
+
+/// Until it is a primary again that was started since. If it does not come back, a standby takes its place.
+fn restart_primary(situation: &Situation<'_>, failover: &Failover) -> Plan {
+    let step = situation.state.restart().and_then(Restart::step).filter(|step| step.server == failover.from);
+    let Some(step) = step else { return go_back(situation, failover, Reason::RestartFailed) };
+    let facts = situation.answering(&failover.from).filter(|facts| !facts.in_recovery);
+    if facts.is_some_and(|facts| facts.started_at_ms != step.started_at_ms) {
+        return go_back(situation, failover, Reason::Restarted);
+    }
+    let is_late = situation.memory.phase_for_ms(situation.now_ms) >= STOP_MS;
+    let (failures, _) = situation.memory.restart_failures();
+    if facts.is_some() && (is_late || failures >= restart::TRIES) {
+        return go_back(situation, failover, Reason::RestartFailed);
+    }
+    let again = Plan::action(restart::order(step, failover.epoch));
+    match candidate::choose(situation, FailoverKind::Automatic, None) {
+        _ if !is_late => again,
+        Ok(_) => begin(situation),
+        Err(reason) => {
+            let mut plan = stand_still(situation, Some(reason));
+            plan.extend(again);
+            plan
+        }
     }
 }
 
@@ -285,10 +312,10 @@ fn synchronous_for(situation: &Situation<'_>, server: &str) -> Option<String> {
 /// Whoever was ordered is lost: the next one follows by what is known, not by order.
 fn kind_after(kind: FailoverKind) -> FailoverKind {
     match kind {
-        FailoverKind::Switchover | FailoverKind::Automatic => FailoverKind::Automatic,
+        FailoverKind::Restart | FailoverKind::Switchover | FailoverKind::Automatic => FailoverKind::Automatic,
         FailoverKind::Forced => FailoverKind::Forced,
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::sync_standby::Watch;
-use crate::cluster::model::View;
-use crate::cluster::state::{ClusterState, Fenced, Stage};
+use crate::cluster::model::{Facts, View};
+use crate::cluster::state::{ClusterState, Fenced, RestartStage, Stage};
 use crate::topology::{Epoch, Lsn};
 
 /// How far a change of the primary has come.
@@ -44,6 +44,18 @@ pub struct Memory {
     watch: Option<(Epoch, Watch)>,
     /// Since when a standby does not stream although it should.
     astray: BTreeMap<String, u64>,
+    restart: Option<RestartWatch>,
+}
+
+/// Of the present step of a restart.
+#[derive(Debug, Clone)]
+struct RestartWatch {
+    step: (u64, String, RestartStage),
+    since_ms: u64,
+    failures: u32,
+    error: Option<String>,
+    /// Where the primary was when the server was back: it has caught up when it has replayed that.
+    primary_lsn: Option<Lsn>,
 }
 
 impl Memory {
@@ -75,6 +87,47 @@ impl Memory {
         self.starting_up_since_ms = starts_up.then(|| self.starting_up_since_ms.unwrap_or(now_ms));
         self.look_at_replay(primary.server.as_deref(), view, now_ms);
         self.look_for_the_astray(state, view, now_ms);
+        self.look_at_restart(state, view, now_ms);
+    }
+
+    fn look_at_restart(&mut self, state: &ClusterState, view: &View, now_ms: u64) {
+        let Some((restart, step)) = state.restart().and_then(|restart| Some((restart, restart.step()?)))
+        else {
+            self.restart = None;
+            return;
+        };
+        let key = (restart.id, step.server.clone(), step.stage);
+        let watch = match self.restart.take() {
+            Some(watch) if watch.step == key => watch,
+            _ => RestartWatch { step: key, since_ms: now_ms, failures: 0, error: None, primary_lsn: None },
+        };
+        let watch = self.restart.insert(watch);
+        let facts = view.find(&step.server).and_then(|(_, detail)| detail.facts.as_ref());
+        if watch.primary_lsn.is_none() && facts.is_some_and(|facts| facts.started_at_ms != step.started_at_ms)
+        {
+            watch.primary_lsn = Some(view.primary_lsn);
+        }
+    }
+
+    pub fn restart_failed(&mut self, server: &str, error: &str) {
+        if let Some(watch) = self.restart.as_mut().filter(|watch| watch.step.1 == server) {
+            (watch.failures, watch.error) = (watch.failures + 1, Some(error.to_owned()));
+        }
+    }
+
+    /// How many tries of this stage have failed, and how the last one did.
+    pub(super) fn restart_failures(&self) -> (u32, Option<&str>) {
+        self.restart.as_ref().map_or((0, None), |watch| (watch.failures, watch.error.as_deref()))
+    }
+
+    /// How long the present step of a restart is where it is.
+    pub(super) fn restart_for_ms(&self, now_ms: u64) -> u64 {
+        self.restart.as_ref().map_or(0, |watch| now_ms.saturating_sub(watch.since_ms))
+    }
+
+    pub(super) fn has_caught_up(&self, facts: Option<&Facts>) -> bool {
+        let target = self.restart.as_ref().and_then(|watch| watch.primary_lsn);
+        target.zip(facts).is_some_and(|(target, facts)| facts.lsn >= target)
     }
 
     fn look_at_setting(&mut self, state: &ClusterState, view: &View, now_ms: u64) {

@@ -66,6 +66,12 @@ fn rejoin(situation: &Situation<'_>, primary: &config::Server, id: &str, allow_r
     Plan::action(Action::new(id, What::Rejoin { epoch, primary, timeline, allow_rewind }))
 }
 
+/// Whether it is a standby of the settled primary, and receives from it.
+pub(super) fn follows_the_primary(situation: &Situation<'_>, facts: &Facts) -> bool {
+    let primary = situation.settled_primary().and_then(|primary| situation.policy.server(primary));
+    primary.is_some_and(|primary| streams(situation, primary, facts))
+}
+
 /// Whether it receives the primary's own timeline.
 fn streams(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) -> bool {
     let timeline = facts.receiver.as_ref().and_then(|receiver| receiver.timeline);

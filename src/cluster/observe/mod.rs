@@ -243,6 +243,7 @@ mod tests {
             Some("on"),
             Some("off"),
             None,
+            Some("1700000000000"),
         ])
     }
 
@@ -270,6 +271,7 @@ mod tests {
             Some("on"),
             Some("off"),
             None,
+            Some("1700000000000"),
         ])
     }
 

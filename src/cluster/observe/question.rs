@@ -7,7 +7,7 @@ use crate::cluster::conninfo::Conninfo;
 use crate::cluster::model::{Facts, Receiver, Sender, Slot};
 use crate::topology::Lsn;
 
-/// One row of 22 columns.
+/// One row of 23 columns.
 ///
 /// - The timeline of a primary is the one it inserts into, which the name of its WAL file tells: the
 ///   control file may still have the old one until the checkpoint after a promotion.
@@ -55,7 +55,8 @@ SELECT s.recovering,
          WHERE l.slot_type = 'physical' AND NOT l.temporary),
        pg_catalog.current_setting('wal_log_hints'),
        pg_catalog.current_setting('data_checksums'),
-       CASE WHEN w.status = 'streaming' THEN w.received_tli END
+       CASE WHEN w.status = 'streaming' THEN w.received_tli END,
+       pg_catalog.floor(1000 * pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()))::pg_catalog.int8
   FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering,
                pg_catalog.pg_last_wal_receive_lsn() AS received,
                pg_catalog.pg_last_wal_replay_lsn() AS replayed
@@ -119,6 +120,7 @@ pub fn answer<'a>(
         slots: slots(&text)?,
         wal_log_hints: text(19) == Some("on"),
         data_checksums: text(20) == Some("on"),
+        started_at_ms: required(&text, 22)?,
     })
 }
 
@@ -192,7 +194,7 @@ mod tests {
     use super::*;
     use crate::cluster::conninfo::Upstream;
 
-    type Row = [Option<&'static str>; 22];
+    type Row = [Option<&'static str>; 23];
 
     const PRIMARY: Row = [
         Some("f"),
@@ -219,6 +221,7 @@ mod tests {
         Some("on"),
         Some("off"),
         None,
+        Some("1700000000000"),
     ];
     const STANDBY: Row = [
         Some("t"),
@@ -243,6 +246,7 @@ mod tests {
         Some("off"),
         Some("on"),
         Some("2"),
+        Some("1700000000500"),
     ];
 
     fn read(row: Row) -> Result<Facts, AnswerError> {
@@ -277,6 +281,7 @@ mod tests {
             slots: vec![slot("komainu_s1", true, Some(Lsn(0x300_0100))), slot("new", false, None)],
             wal_log_hints: true,
             data_checksums: false,
+            started_at_ms: 1_700_000_000_000,
         };
         assert_eq!(read(PRIMARY), Ok(primary));
         let receiver = Receiver {
@@ -305,6 +310,7 @@ mod tests {
             slots: Vec::new(),
             wal_log_hints: false,
             data_checksums: true,
+            started_at_ms: 1_700_000_000_500,
         };
         assert_eq!(read(STANDBY), Ok(standby));
         let silent = [7, 8, 9, 11].into_iter().fold(STANDBY, |row, column| without(row, column));
@@ -319,12 +325,14 @@ mod tests {
 
     #[test]
     fn nonsense_is_named_by_its_column() {
-        for (row, columns) in [(PRIMARY, &[0, 1, 2, 3, 5, 13, 14, 17][..]), (STANDBY, &[0, 1, 2, 4, 17])] {
+        for (row, columns) in
+            [(PRIMARY, &[0, 1, 2, 3, 5, 13, 14, 17, 22][..]), (STANDBY, &[0, 1, 2, 4, 17, 22])]
+        {
             for &column in columns {
                 assert_eq!(read(without(row, column)), Err(AnswerError(column)));
             }
             let words = [9, 10, 15, 16, 17, 19, 20];
-            for column in (0..22).filter(|&column| row[column].is_some() && !words.contains(&column)) {
+            for column in (0..23).filter(|&column| row[column].is_some() && !words.contains(&column)) {
                 let mut wrong = row;
                 wrong[column] = Some("x");
                 let used =

@@ -48,6 +48,7 @@ fn facts(in_recovery: bool, timeline: u32, lsn: u64) -> Facts {
         slots: Vec::new(),
         wal_log_hints: true,
         data_checksums: false,
+        started_at_ms: 1,
     }
 }
 

@@ -10,7 +10,10 @@ use crate::topology::Epoch;
 
 use crate::cluster::sync_set::SyncSet;
 
-use super::{Administrative, Claim, FailoverKind, Fenced, MAX_NAME, Member, MemberRole, Refusal};
+use super::{
+    Administrative, Claim, FailoverKind, Fenced, MAX_NAME, Member, MemberRole, Refusal, RestartStage,
+    ToRestart,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
@@ -117,6 +120,28 @@ pub enum Change {
     /// A switchover that could not come so far that it ended the epoch.
     AbandonFailover {
         epoch: Epoch,
+    },
+    /// Restarts these servers one after the other.
+    BeginRestart {
+        servers: Vec<ToRestart>,
+        rolling: bool,
+    },
+    AdvanceRestart {
+        id: u64,
+        server: String,
+        from: RestartStage,
+        to: RestartStage,
+    },
+    /// This node has nothing under way on the standby that is about to be restarted.
+    ConfirmClear {
+        id: u64,
+        server: String,
+        node: String,
+    },
+    /// Why it ends before all was restarted: `Command::reason`, and here in words.
+    EndRestart {
+        id: u64,
+        text: String,
     },
     /// Who acknowledges commits, as far as a failover relies on it. `before`: what it was decided by.
     SetSynchronous {

@@ -17,6 +17,8 @@ use super::{Accepted, Refusal};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailoverKind {
+    /// An operator ordered that the primary is restarted. It goes on, in an epoch of its own.
+    Restart,
     /// An operator ordered it, and the old primary is stopped cleanly first.
     Switchover,
     /// The primary was found to be lost.
@@ -82,6 +84,9 @@ impl Failovers {
             FailoverKind::Switchover => {
                 format!("switchover from {from} to {whom} begins")
             }
+            FailoverKind::Restart => {
+                format!("{from} is about to be restarted as the primary: epoch {} ends", epoch.0)
+            }
         };
         let subject = from.clone();
         self.standstill = None;
@@ -116,12 +121,13 @@ impl Failovers {
         expected: Epoch,
         is_fenced: bool,
     ) -> Result<(Accepted, Option<Entry>), Refusal> {
-        let from = self.expect(expected)?.from.clone();
+        let Failover { from, kind, .. } = self.expect(expected)?.clone();
         if is_fenced {
             return Err(Refusal::Fenced);
         }
         self.under_way = None;
-        let text = format!("the switchover is given up: {from} goes on in epoch {}", expected.0);
+        let what = if kind == FailoverKind::Restart { "restart" } else { "switchover" };
+        let text = format!("the {what} is given up: {from} goes on in epoch {}", expected.0);
         Ok((Accepted::Changed, Some(Entry { subject: from, text })))
     }
 

@@ -74,6 +74,10 @@ pub enum Refusal {
     FailoverUnderWay { from: String },
     #[error("the synchronous standbys are {current} by now")]
     OtherSynchronous { current: String },
+    #[error("servers are being restarted already: wait for it, or `komainu server restart --cancel`")]
+    RestartUnderWay,
+    #[error("no such restart is under way, or it has come further meanwhile")]
+    NoRestart,
     #[error("no failover is under way")]
     NoFailover,
     #[error("the epoch is fenced: it cannot go on")]

@@ -13,17 +13,17 @@ use crate::config;
 use crate::consensus::lease::LeaseSettings;
 use crate::topology::{Lsn, Role};
 
-const NODES: [&str; 3] = ["a", "b", "c"];
+pub(in crate::cluster::decide) const NODES: [&str; 3] = ["a", "b", "c"];
 const SERVERS: [&str; 3] = ["pg1", "pg2", "pg3"];
 
 /// A cluster of servers as the leader, node a, knows it, and the log as it would be.
-struct World {
-    state: ClusterState,
-    view: View,
-    memory: Memory,
-    policy: Policy,
-    now_ms: u64,
-    fence_passes: bool,
+pub(in crate::cluster::decide) struct World {
+    pub state: ClusterState,
+    pub view: View,
+    pub memory: Memory,
+    pub policy: Policy,
+    pub now_ms: u64,
+    pub fence_passes: bool,
 }
 
 fn server(id: &str) -> config::Server {
@@ -47,7 +47,7 @@ fn policy() -> Policy {
 
 impl World {
     /// pg1 is the primary of epoch 1, the others stream from it, and all of it has been so for a while.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut world = World {
             state: ClusterState::default(),
             view: View::new(&SERVERS.map(server)),
@@ -78,7 +78,7 @@ impl World {
         world
     }
 
-    fn apply(&mut self, change: Change) {
+    pub fn apply(&mut self, change: Change) {
         self.apply_as("a", change, "");
     }
 
@@ -87,6 +87,11 @@ impl World {
         let outcome = self.state.apply(Command { at_ms: 0, node, cause, reason, change });
         assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");
         self.state.check().unwrap();
+    }
+
+    pub fn is_refused(&mut self, change: Change) -> bool {
+        let (node, cause, reason) = ("a".to_owned(), "test".to_owned(), String::new());
+        matches!(self.state.apply(Command { at_ms: 0, node, cause, reason, change }), Outcome::Refused(_))
     }
 
     fn claim(&mut self, id: &str, claim: Claim) {
@@ -118,6 +123,7 @@ impl World {
             slots: Vec::new(),
             wal_log_hints: true,
             data_checksums: false,
+            started_at_ms: 1,
         }
     }
 
@@ -132,7 +138,7 @@ impl World {
         self.claim(id, Claim { observed: Observed::Up, primary_on, ..Claim::default() });
     }
 
-    fn is_primary(&mut self, id: &str, timeline: u32) {
+    pub fn is_primary(&mut self, id: &str, timeline: u32) {
         let mut facts = self.facts(false, timeline, 5000);
         let sender = |name: &str| Sender {
             name: name.to_owned(),
@@ -146,7 +152,7 @@ impl World {
         self.see(id, facts);
     }
 
-    fn streams(&mut self, id: &str, from: &str, timeline: u32, lsn: u64) {
+    pub fn streams(&mut self, id: &str, from: &str, timeline: u32, lsn: u64) {
         let mut facts = self.facts(true, timeline, lsn);
         facts.upstream = upstream(&format!("{from}.db"));
         facts.receiver = Some(Receiver {
@@ -165,7 +171,7 @@ impl World {
         self.see(id, facts);
     }
 
-    fn is_silent(&mut self, id: &str, refused: bool) {
+    pub fn is_silent(&mut self, id: &str, refused: bool) {
         let index = SERVERS.iter().position(|known| *known == id).unwrap();
         let detail = &mut self.view.details[index];
         (detail.failures, detail.failing_since_ms) = (2, Some(self.now_ms - 1_500));
@@ -177,7 +183,7 @@ impl World {
     }
 
     /// The standbys have lost their receivers.
-    fn standbys_hear_nothing(&mut self) {
+    pub fn standbys_hear_nothing(&mut self) {
         for id in ["pg2", "pg3"] {
             let mut facts = self.facts(true, 1, 5000);
             facts.upstream = upstream("pg1.db");
@@ -208,7 +214,7 @@ impl World {
     }
 
     /// Proposes what is decided until there is nothing to propose; says why each time, and what is to be done then.
-    fn settle(&mut self) -> (Vec<Reason>, Vec<Action>) {
+    pub fn settle(&mut self) -> (Vec<Reason>, Vec<Action>) {
         let mut reasons = Vec::new();
         for _ in 0..20 {
             let plan = self.plan();
@@ -223,11 +229,11 @@ impl World {
         panic!("it never settles: {reasons:?}");
     }
 
-    fn reasons(&mut self) -> Vec<Reason> {
+    pub fn reasons(&mut self) -> Vec<Reason> {
         self.settle().0
     }
 
-    fn pass(&mut self, ms: u64) {
+    pub fn pass(&mut self, ms: u64) {
         self.now_ms += ms;
         // Who answers goes on answering.
         for (state, detail) in self.view.snapshot.servers.iter().zip(&mut self.view.details) {
@@ -251,7 +257,7 @@ impl World {
         assert_eq!(self.reasons(), [Reason::SwitchoverOrdered]);
     }
 
-    fn administrative(&self, id: &str) -> Administrative {
+    pub fn administrative(&self, id: &str) -> Administrative {
         self.state.servers()[id].administrative
     }
 }
@@ -264,7 +270,7 @@ fn upstream(host: &str) -> Option<Upstream> {
     Some(Upstream { host: host.to_owned(), port: 5432, application_name: None })
 }
 
-fn did(actions: &[Action]) -> Vec<(&str, &What)> {
+pub(in crate::cluster::decide) fn did(actions: &[Action]) -> Vec<(&str, &What)> {
     actions.iter().map(|action| (action.server.as_str(), &action.what)).collect()
 }
 

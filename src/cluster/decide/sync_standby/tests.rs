@@ -29,6 +29,7 @@ fn primary(setting: &str, asked_at_ms: u64, lsn: u64, senders: Vec<Sender>) -> F
         slots: Vec::new(),
         wal_log_hints: true,
         data_checksums: false,
+        started_at_ms: 1,
     }
 }
 
