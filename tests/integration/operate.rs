@@ -118,6 +118,22 @@ fn follow(upstream: &Postgres) -> Operation {
 const IN_RECOVERY: &str = "SELECT pg_is_in_recovery()";
 const RECEIVERS: &str = "SELECT count(*) FROM pg_stat_wal_receiver";
 
+/// As one leaves it that is cut off behind the first of its two statements.
+#[test]
+fn a_value_that_was_written_and_not_read_does_not_come_back() {
+    let cluster = Cluster::start(0);
+    let server = cluster.primary();
+    ask(server, &grants());
+    let operating = Operating::as_role("komainu_operator");
+    ask(server, "ALTER SYSTEM SET synchronous_standby_names = 'gone'");
+    assert_eq!(operating.perform(server, synchronous("")).unwrap(), Done::Already);
+    let file =
+        "SELECT count(*) FROM pg_file_settings WHERE name = 'synchronous_standby_names' AND setting = 'gone'";
+    assert_eq!(ask(server, file), "0");
+    ask(server, "SELECT pg_reload_conf()");
+    becomes(server, "SHOW synchronous_standby_names", "");
+}
+
 #[test]
 fn a_failover_is_done_with_the_grants_of_the_manual() {
     let cluster = Cluster::start(2);

@@ -89,14 +89,16 @@ impl Conversation {
         Ok(rows.text(0, 0).ok_or(Fault::Answer)?.to_owned())
     }
 
-    /// Sets parameters for good, has the server read them, and sees that it did. What is as wanted is not touched.
+    /// Sets parameters for good, has the server read them, and sees that it did. What is as wanted is written all the same:
+    /// the file may have another value, of one who was cut off before the server was told to read it.
     pub async fn set(&mut self, parameters: &[(&'static str, &str)]) -> Result<Done, Fault> {
         let mut changed = Vec::new();
         for &(name, value) in parameters {
-            if self.setting(name).await? != value {
-                // Only an upper-case word would be another name, and ours are known.
-                let sql = format!("ALTER SYSTEM SET {name} = '{}'", value.replace('\'', "''"));
-                self.ask(&sql, &[], Privilege::Set(name)).await?;
+            let is_so = self.setting(name).await? == value;
+            // Only an upper-case word would be another name, and ours are known.
+            let sql = format!("ALTER SYSTEM SET {name} = '{}'", value.replace('\'', "''"));
+            self.ask(&sql, &[], Privilege::Set(name)).await?;
+            if !is_so {
                 changed.push((name, value));
             }
         }
