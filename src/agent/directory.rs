@@ -16,6 +16,7 @@ use super::wal;
 
 const NEW: &str = "komainu-new";
 const OLD: &str = "komainu-old";
+const BY_HAND: &str = "the two directories change places by renaming, which takes no links along: docs/agent.md (Rebuilding by hand) tells how";
 
 #[derive(Debug, Clone)]
 pub struct DataDirectory(PathBuf);
@@ -114,11 +115,14 @@ impl DataDirectory {
                 self.0.display()
             )));
         }
-        if fs::symlink_metadata(self.join("pg_wal")).is_ok_and(|found| found.is_symlink()) {
-            return Ok(Some("pg_wal is a link to another place: rebuild it by hand".to_owned()));
+        let link = |path: &Path| fs::read_link(path).map(|target| target.display().to_string());
+        if let Ok(target) = link(&self.join("pg_wal")) {
+            return Ok(Some(format!("pg_wal is a link to {target}, and {BY_HAND}")));
         }
-        let spaces = fs::read_dir(self.join("pg_tblspc")).is_ok_and(|mut entries| entries.next().is_some());
-        Ok(spaces.then(|| "it has tablespaces elsewhere: rebuild it by hand".to_owned()))
+        let spaces = fs::read_dir(self.join("pg_tblspc")).into_iter().flatten().flatten();
+        let targets: Vec<_> = spaces.filter_map(|entry| link(&entry.path()).ok()).collect();
+        Ok((!targets.is_empty())
+            .then(|| format!("it has tablespaces elsewhere ({}), and {BY_HAND}", targets.join(", "))))
     }
 
     /// A name beside it that nobody has used: a program of an agent that was killed may still write to an earlier one.
@@ -204,6 +208,21 @@ mod tests {
             assert_eq!(fs::read_to_string(swap.old.join("which")).unwrap(), "old", "{done}");
             assert!(data.unfinished().is_empty());
         }
+    }
+
+    #[test]
+    fn what_lies_elsewhere_is_named_and_not_replaced() {
+        let scratch = tempfile::tempdir().unwrap();
+        let data = DataDirectory::new(&scratch.path().join("data"));
+        fs::create_dir_all(data.join("pg_tblspc")).unwrap();
+        fs::create_dir(data.join("pg_wal")).unwrap();
+        assert_eq!(data.why_not_replaceable().unwrap(), None);
+        std::os::unix::fs::symlink("/disk2/space", data.join("pg_tblspc/16400")).unwrap();
+        let reason = data.why_not_replaceable().unwrap().unwrap();
+        assert!(reason.contains("(/disk2/space)") && reason.contains("by hand"), "{reason}");
+        fs::remove_dir(data.join("pg_wal")).unwrap();
+        std::os::unix::fs::symlink("/disk3/wal", data.join("pg_wal")).unwrap();
+        assert!(data.why_not_replaceable().unwrap().unwrap().starts_with("pg_wal is a link to /disk3/wal"));
     }
 
     #[test]

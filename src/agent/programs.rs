@@ -1,7 +1,8 @@
 //! PostgreSQL's own programs: where they are, and how they are run.
 //!
 //! Owns their processes. Never a shell: a program and its arguments. Invariants: a program ends with the agent, and
-//! with whoever waits for it; it is in a process group of its own, so that what it has forked ends with it.
+//! with whoever waits for it; it is in a process group of its own, so that what it has forked ends with whoever waits,
+//! and it is marked, so that what it has forked ends at the latest when the next agent starts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::error::WorkError;
 use crate::sandbox::{Installation, PostgresError, process};
 
+const MARK: &str = "KOMAINU_AGENT_STATE";
 const DEBIAN_DIRECTORY: &str = "/usr/lib/postgresql";
 /// Of what a program prints, the end, for an error.
 const TAIL_BYTES: usize = 2048;
@@ -25,6 +27,8 @@ const SILENCE: Duration = Duration::from_secs(900);
 #[derive(Debug, Clone)]
 pub struct Programs {
     directory: PathBuf,
+    /// What those that this agent starts have in their environment, and nothing else has.
+    mark: String,
 }
 
 /// What a program has printed, in the order in which it came on its two streams.
@@ -35,17 +39,39 @@ pub struct Printed {
 
 impl Programs {
     /// Of the data's version if that can be told, else as `PG_BIN` and `PATH` say.
-    pub fn find(named: Option<&Path>, data_directory: &Path) -> Result<Self, PostgresError> {
+    /// The state directory is the agent's alone, and so tells its programs from another's.
+    pub fn find(
+        named: Option<&Path>,
+        data_directory: &Path,
+        state_directory: &Path,
+    ) -> Result<Self, PostgresError> {
+        let mark = state_directory.canonicalize().unwrap_or_else(|_| state_directory.to_owned());
+        let mark = mark.display().to_string();
         if let Some(directory) = named {
-            return Ok(Programs { directory: directory.to_owned() });
+            return Ok(Programs { directory: directory.to_owned(), mark });
         }
         let version = fs::read_to_string(data_directory.join("PG_VERSION")).unwrap_or_default();
         let of_debian = Path::new(DEBIAN_DIRECTORY).join(version.trim()).join("bin");
         if std::env::var_os("PG_BIN").is_none() && of_debian.join("postgres").is_file() {
-            return Ok(Programs { directory: of_debian });
+            return Ok(Programs { directory: of_debian, mark });
         }
         let postgres = Installation::find()?.binary("postgres");
-        Ok(Programs { directory: postgres.parent().unwrap_or(Path::new("/")).to_owned() })
+        Ok(Programs { directory: postgres.parent().unwrap_or(Path::new("/")).to_owned(), mark })
+    }
+
+    /// Ends what programs of the agent before this one have forked. They themselves end with their agent, and what
+    /// `pg_basebackup` forks to receive WAL notices that a while later; until then it would be in the way.
+    pub fn end_leftovers(&self) {
+        let marked = format!("{MARK}={}", self.mark);
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        for pid in pids.filter(|pid| *pid != std::process::id()) {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            if environment.split(|byte| *byte == 0).any(|variable| variable == marked.as_bytes()) {
+                tracing::warn!(pid, "a program of the agent before this one is still there; it is ended");
+                process::signal(pid, Signal::KILL);
+            }
+        }
     }
 
     pub fn path(&self, program: &str) -> PathBuf {
@@ -121,6 +147,7 @@ impl Programs {
         let mut command = Command::from(process::command(self.path(program), "KILL", None));
         command.args(arguments).current_dir("/").process_group(0);
         clean_environment(command.as_std_mut());
+        command.env(MARK, &self.mark);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().map_err(WorkError::io("run", &self.path(program)))?;
         Ok(Running { group: group_of(&child), child })
@@ -216,7 +243,7 @@ mod tests {
     use super::*;
 
     fn here() -> Programs {
-        Programs { directory: PathBuf::from("/bin") }
+        Programs { directory: PathBuf::from("/bin"), mark: "of a test".to_owned() }
     }
 
     #[tokio::test]

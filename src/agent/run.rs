@@ -73,10 +73,12 @@ async fn serve(config: Config, id: &str) -> Result<(), AgentError> {
     let address = listens(&settings, configured).ok_or_else(|| AgentError::NoAddress(id.to_owned()))?;
     let access = access(&config, &settings, id);
     let server = Server {
-        programs: Programs::find(settings.bin_directory.as_deref(), data.path())?,
+        programs: Programs::find(settings.bin_directory.as_deref(), data.path(), &settings.state_directory)?,
         log_file: settings.log_file.clone().unwrap_or_else(|| settings.state_directory.join(LOG_FILE)),
         data,
     };
+    // The lock on the memory is held, so there is no other agent that they could be of.
+    server.programs.end_leftovers();
     let directory = server.data.path().to_owned();
     let work = Work { id: id.to_owned(), server, settings, access, memory: Mutex::new(memory) };
     let service = Arc::new(Service::new(Arc::new(work)).map_err(AgentError::Memory)?);
