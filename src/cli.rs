@@ -21,6 +21,8 @@ mod password;
 mod pki;
 mod pools;
 mod process;
+mod promote;
+mod recover;
 mod restart;
 mod sandbox;
 mod server;

@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use komainu_escalation::{Finding, Phase, State, Status};
 use serde::Serialize;
 
+use crate::agent::wire::Job;
 use crate::cluster::state::{
-    Administrative, ClusterState, Failover, Fenced, HookEvent, Member, MemberRole, Observed, Restart, RestartEnd,
+    Administrative, ClusterState, Failover, Fenced, HookEvent, Member, MemberRole, Observed, Restart,
+    RestartEnd,
 };
 use crate::cluster::sync_set::SyncSet;
 use crate::consensus::node::NodeStatus;
@@ -30,6 +32,8 @@ pub struct ClusterNow<'a> {
     pub node: &'a NodeStatus,
     pub state: &'a ClusterState,
     pub endpoints: &'a [EndpointHere],
+    /// By server.
+    pub jobs: &'a BTreeMap<String, Job>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -254,7 +258,13 @@ mod tests {
     }
 
     fn keys(node: &NodeStatus, endpoints: &[EndpointHere]) -> Value {
-        serde_json::to_value(cluster_keys(ClusterNow { node, state: &state(), endpoints })).unwrap()
+        serde_json::to_value(cluster_keys(ClusterNow {
+            node,
+            state: &state(),
+            endpoints,
+            jobs: &BTreeMap::new(),
+        }))
+        .unwrap()
     }
 
     #[test]

@@ -14,12 +14,16 @@ pub mod door;
 pub mod gate;
 mod listener;
 mod orders;
+mod promote;
+mod recover;
 mod refused;
+mod rejoining;
 mod restart;
 pub mod show;
 mod status;
 pub mod token;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +40,7 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 
+use crate::agent::wire::Job;
 use crate::cluster::clock::Clock;
 use crate::cluster::looks::Looks;
 use crate::cluster::model::View;
@@ -87,6 +92,8 @@ pub struct ClusterPages {
     pub handle: ClusterHandle,
     /// As this node sees them, when somebody asks.
     pub endpoints: Arc<dyn Fn() -> Vec<EndpointHere> + Send + Sync>,
+    /// What agents are at with servers that are out of use or down, by server.
+    pub jobs: watch::Receiver<Arc<BTreeMap<String, Job>>>,
 }
 
 /// By which configuration this node serves.
@@ -146,6 +153,8 @@ fn full(state: AdminState) -> Router {
         .route("/failover", post(orders::failover))
         .route("/failover/pause", post(orders::pause))
         .route("/server/administrative", post(orders::administrative))
+        .route("/server/promote", post(promote::promote))
+        .route("/server/recover", post(recover::recover))
         .route("/server/restart", post(restart::restart))
         .route("/server/restart/cancel", post(restart::cancel))
         .route("/node/replace", post(change::replace_node))
@@ -196,11 +205,14 @@ async fn ready(State(state): State<AdminState>) -> Response {
 
 async fn metrics(State(state): State<AdminState>) -> Response {
     let view = state.view.borrow().clone();
+    let jobs = state.cluster.as_ref().map(|cluster| cluster.jobs.borrow().clone()).unwrap_or_default();
+    let rejoining: Vec<_> = jobs.iter().map(|(server, job)| rejoining::numbers(server, job)).collect();
     let page = render::page(&Numbers {
         version: env!("CARGO_PKG_VERSION"),
         totals: &state.counters.totals(),
         census: &(state.gate.census)(),
         snapshot: &view.snapshot,
+        rejoining: &rejoining,
         process: Process::read(),
         started_at: state.clock.wall_time(0),
     });
@@ -230,7 +242,8 @@ async fn status(State(state): State<AdminState>, how: Query<HowToAsk>) -> Respon
         tokio::spawn(async move { handle.reach(REACH_WITHIN).await });
     }
     let (applied, endpoints) = (cluster.handle.applied(), (cluster.endpoints)());
-    let now = ClusterNow { node: &node, state: &applied.state, endpoints: &endpoints };
+    let jobs = cluster.jobs.borrow().clone();
+    let now = ClusterNow { node: &node, state: &applied.state, endpoints: &endpoints, jobs: &jobs };
     Json(status::status(&view, now_ms, Some(now))).into_response()
 }
 
@@ -244,8 +257,9 @@ async fn doctor(State(state): State<AdminState>) -> Response {
             let (node, applied, endpoints) =
                 (cluster.handle.status(), cluster.handle.applied(), (cluster.endpoints)());
             let configured = state.configured.borrow().clone();
+            let jobs = cluster.jobs.borrow().clone();
             let examined = doctor::Examined {
-                now: ClusterNow { node: &node, state: &applied.state, endpoints: &endpoints },
+                now: ClusterNow { node: &node, state: &applied.state, endpoints: &endpoints, jobs: &jobs },
                 certificate: cluster.handle.certificate_warning(),
                 local: &configured.local,
                 in_force: &configured.in_force,

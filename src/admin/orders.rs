@@ -72,7 +72,7 @@ async fn begin(state: &AdminState, order: Successor, kind: FailoverKind, reason:
 }
 
 /// The present primary, if there can be another one.
-fn may_begin(
+pub(super) fn may_begin(
     config: &config::Config,
     state: &ClusterState,
     kind: FailoverKind,

@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use super::cluster_status::{ClusterKeys, ClusterNow, cluster_keys, of_server};
+use super::rejoining::{self, JobKeys};
 use crate::cluster::model::{Detail, View};
 use crate::cluster::state::{Administrative, Observed};
 use crate::topology::{Health, Role, ServerState};
@@ -53,6 +54,8 @@ struct Server<'a> {
     administrative: Option<Administrative>,
     /// How most voters find it.
     observed: Option<Observed>,
+    /// What its agent is at to make it a standby again, if it is out of use or down.
+    job: Option<JobKeys<'a>>,
 }
 
 /// `cluster`: none on a node of its own.
@@ -74,7 +77,7 @@ fn server<'a>(
     state: &'a ServerState,
     detail: &'a Detail,
     now_ms: u64,
-    cluster: Option<ClusterNow<'_>>,
+    cluster: Option<ClusterNow<'a>>,
 ) -> Server<'a> {
     let answered = detail.system_identifier.is_some();
     let agreed = cluster.and_then(|cluster| of_server(cluster, &state.id));
@@ -106,6 +109,7 @@ fn server<'a>(
         observed_ms: answered.then(|| now_ms.saturating_sub(state.observed_at_ms)),
         administrative: agreed.map(|(administrative, _)| administrative),
         observed: agreed.map(|(_, observed)| observed),
+        job: cluster.and_then(|cluster| cluster.jobs.get(&*state.id)).map(rejoining::job),
     }
 }
 

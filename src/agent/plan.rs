@@ -129,6 +129,7 @@ mod tests {
             timeline: 3,
             allow_rewind: true,
             rebuild_from: None,
+            order: 0,
         }
     }
 

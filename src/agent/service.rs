@@ -24,6 +24,9 @@ pub const MAX_CALL: Duration = Duration::from_secs(120);
 const STOP_WITHIN: Duration = Duration::from_secs(110);
 /// A leader that has not seen yet that a rejoin has succeeded asks for it again.
 const ASKED_TWICE_MS: u64 = 10_000;
+/// A rejoin that has failed is not begun again for so long, and twice as long after each failure.
+const RETRY_FIRST_MS: u64 = 5_000;
+const RETRY_LAST_MS: u64 = 300_000;
 /// What is not ready by then is on its way: it may have much to recover.
 const START_WITHIN: Duration = Duration::from_secs(45);
 
@@ -84,7 +87,7 @@ impl Service {
         if let Some(running) = task.as_ref().filter(|task| !task.is_finished()) {
             let job = self.work.memory(|memory| memory.get().job.clone());
             match (&order, job) {
-                (Order::Rejoin(asked), Some(job)) if job.request == *asked => {
+                (Order::Rejoin(asked), Some(job)) if job.request.is_same(asked) => {
                     return Ok(Response::Rejoining { begun: false });
                 }
                 (_, Some(job)) if job.request.epoch == epoch => {
@@ -161,11 +164,16 @@ impl Service {
         let last = self.work.memory(|memory| memory.get().job.clone());
         // Asked again later than that, it has gone astray again.
         let is_fresh = |job: &Job| job.ended_at_ms.is_some_and(|at_ms| now_ms() < at_ms + ASKED_TWICE_MS);
-        let is_done =
-            |job: &Job| job.request == request && job.outcome == Some(Outcome::Succeeded) && is_fresh(job);
+        let is_done = |job: &Job| {
+            job.request.is_same(&request) && job.outcome == Some(Outcome::Succeeded) && is_fresh(job)
+        };
         if last.as_ref().is_some_and(is_done) {
             return Ok(None);
         }
+        let failures = match last.filter(|job| job.request.is_same(&request)) {
+            Some(job) => rests(&job)?,
+            None => 0,
+        };
         if request.primary.id == self.work.id {
             return Err(WorkError::Not(format!("{} cannot follow itself", request.primary.id)));
         }
@@ -183,6 +191,7 @@ impl Service {
             phase: Phase::Looking,
             progress: None,
             outcome: None,
+            failures,
             lost: None,
             began_at_ms: now_ms(),
             ended_at_ms: None,
@@ -202,8 +211,9 @@ impl Service {
             };
             let noted = work.note(|now| {
                 if let Some(job) = &mut now.job {
-                    if outcome == Outcome::Succeeded {
-                        job.phase = Phase::Done;
+                    match outcome {
+                        Outcome::Succeeded => (job.phase, job.failures) = (Phase::Done, 0),
+                        _ => job.failures = failures + 1,
                     }
                     (job.outcome, job.ended_at_ms) = (Some(outcome), Some(now_ms()));
                 }
@@ -243,5 +253,17 @@ impl Service {
             problem,
             job: remembered.job,
         }
+    }
+}
+
+/// How often that has failed in a row. An error: the last time was too short ago to try it again.
+fn rests(job: &Job) -> Result<u32, Refusal> {
+    let Some(Outcome::Failed(error)) = &job.outcome else { return Ok(job.failures) };
+    let pause_ms = RETRY_FIRST_MS.saturating_mul(2_u64.saturating_pow(job.failures.saturating_sub(1)));
+    let over_ms = job.ended_at_ms.unwrap_or_default().saturating_add(pause_ms.min(RETRY_LAST_MS));
+    // A clock that was set back is no reason to rest for longer.
+    match over_ms.saturating_sub(now_ms()).min(RETRY_LAST_MS) {
+        0 => Ok(job.failures),
+        rests_ms => Err(Refusal::Rests { failures: job.failures, error: error.clone(), rests_ms }),
     }
 }

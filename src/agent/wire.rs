@@ -79,6 +79,17 @@ pub struct Rejoin {
     /// Where a base backup is taken. None: the primary.
     #[serde(default)]
     pub rebuild_from: Option<Source>,
+    /// Raised by whoever orders it anew: what has failed and rests is begun again at once.
+    #[serde(default)]
+    pub order: u64,
+}
+
+impl Rejoin {
+    /// It comes to the same, wherever a copy would be taken.
+    pub fn is_same(&self, other: &Rejoin) -> bool {
+        let from = other.rebuild_from.clone();
+        Rejoin { rebuild_from: from, ..self.clone() } == *other
+    }
 }
 
 /// A server, and where this one reaches it.
@@ -131,6 +142,10 @@ pub enum Refusal {
     Busy(String),
     #[error("the data is of another cluster: its system identifier is {found}, not {expected}")]
     OtherSystem { expected: u64, found: u64 },
+    #[error(
+        "it has failed {failures} times in a row, the last time: {error}; it is not tried again for {rests_ms} ms"
+    )]
+    Rests { failures: u32, error: String, rests_ms: u64 },
     /// It was tried, or could not be.
     #[error("{0}")]
     Failed(String),
@@ -178,6 +193,9 @@ pub struct Job {
     pub progress: Option<Progress>,
     /// None: it is under way.
     pub outcome: Option<Outcome>,
+    /// How many in a row of the same request have failed before it, and with it.
+    #[serde(default)]
+    pub failures: u32,
     /// What the server had and the others lack.
     pub lost: Option<Lost>,
     /// Milliseconds since 1970.

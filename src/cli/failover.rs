@@ -11,7 +11,7 @@ use super::ask::{Answer, Ask, AskError, Done, operator};
 use super::status::Status;
 
 /// A checkpoint, transactions that run out, a shutdown: each has its own limit, and this is more than all of them.
-const WITHIN: Duration = Duration::from_secs(180);
+pub(super) const WITHIN: Duration = Duration::from_secs(180);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
@@ -53,8 +53,8 @@ enum Command {
 }
 
 #[derive(Debug, Deserialize)]
-struct Begun {
-    from: String,
+pub(super) struct Begun {
+    pub from: String,
 }
 
 pub fn switchover(args: &SwitchoverArgs) -> Result<Done, AskError> {
@@ -92,7 +92,7 @@ fn replace(ask: &Ask, path: &str, to: Option<&str>) -> Result<Done, AskError> {
 }
 
 /// Until the next primary is one, or the old one goes on.
-fn wait(ask: &Ask, begun: &Begun, deadline: Instant) -> Result<Answer<Status>, AskError> {
+pub(super) fn wait(ask: &Ask, begun: &Begun, deadline: Instant) -> Result<Answer<Status>, AskError> {
     loop {
         let answer = ask.get::<Status>(Status::PATH)?;
         let status = &answer.content;

@@ -4,6 +4,8 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::ask::{Ask, AskError, Done, operator};
+use super::promote::{self, PromoteArgs};
+use super::recover::{self, RecoverArgs};
 use super::restart::{self, RestartArgs};
 
 #[derive(Debug, Args)]
@@ -24,6 +26,18 @@ enum Command {
     #[command(after_help = "Example:\n  komainu server detach pg2\n\n\
         The primary cannot be detached: `komainu switchover` makes another one first.")]
     Detach(Which),
+    /// Make this standby the primary: by a switchover if the primary lives, else by a failover that loses nothing
+    #[command(
+        after_help = "Examples:\n  komainu server promote pg2\n  komainu server promote pg2 --force\n\n\
+        Says which of the two it was. What could lose acknowledged commits is refused without --force."
+    )]
+    Promote(PromoteArgs),
+    /// Have a server's agent make it a standby again: rewound if that will do, else copied, while writes go on
+    #[command(
+        after_help = "Examples:\n  komainu server recover pg2\n  komainu server recover pg2 --rebuild\n\n\
+        Also one whose data directory is empty. It is attached when it streams."
+    )]
+    Recover(RecoverArgs),
     /// Restart PostgreSQL on one server, or on all of them one after the other
     #[command(after_help = "Examples:\n  komainu server restart pg2\n  komainu server restart --rolling\n  \
         komainu server restart --cancel\n\n\
@@ -46,6 +60,8 @@ pub fn run(args: &ServerArgs) -> Result<Done, AskError> {
         Command::Attach(which) => order(which, "attached"),
         Command::Drain(which) => order(which, "draining"),
         Command::Detach(which) => order(which, "detached"),
+        Command::Promote(args) => promote::run(args),
+        Command::Recover(args) => recover::run(args),
         Command::Restart(args) => restart::run(args),
     }
 }

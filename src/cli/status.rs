@@ -97,6 +97,30 @@ pub struct Server {
     pub observed: Option<String>,
     pub lag_bytes: Option<u64>,
     pub since_ms: u64,
+    #[serde(default)]
+    pub job: Option<Job>,
+}
+
+/// Of its agent.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Job {
+    pub order: u64,
+    pub way: Option<String>,
+    pub phase: String,
+    pub bytes_done: Option<u64>,
+    pub bytes_total: Option<u64>,
+    pub outcome: Option<String>,
+    pub error: Option<String>,
+}
+
+impl Job {
+    /// While it is under way: what it does, and how much of it is done.
+    fn in_words(&self) -> String {
+        match (self.bytes_done, self.bytes_total) {
+            (Some(done), Some(total)) => format!("{} {} of {}", self.phase, bytes(done), bytes(total)),
+            _ => self.phase.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -240,6 +264,12 @@ pub fn nodes(status: &Status) -> String {
 fn servers(status: &Status) -> String {
     let row = |server: &Server| {
         let ordered = server.administrative.as_deref().filter(|ordered| *ordered != "attached");
+        let reason = ordered.map(str::to_owned).or(server.reason.clone()).unwrap_or_default();
+        let at = match &server.job {
+            Some(Job { error: Some(_), .. }) => ", rejoin_failed".to_owned(),
+            Some(job) if job.outcome.is_none() => format!(", {}", job.in_words()),
+            _ => String::new(),
+        };
         [
             server.id.clone(),
             server.role.clone(),
@@ -247,7 +277,7 @@ fn servers(status: &Status) -> String {
             server.observed.clone().unwrap_or_default(),
             server.lag_bytes.map(bytes).unwrap_or_default(),
             span(server.since_ms),
-            ordered.map(str::to_owned).or(server.reason.clone()).unwrap_or_default(),
+            reason + &at,
         ]
     };
     let rows: Vec<_> = status.servers.iter().map(row).collect();

@@ -88,6 +88,9 @@ reasons! {
     FormerPrimary "former_primary" "it was the primary: it stays out until it was rewound or rebuilt";
     FalsePrimary "false_primary" "it says that it is a primary, but the cluster has not made it one";
     ActionFailed "action_failed" "what was to be done to the server failed, and is tried again";
+    RejoinFailed "rejoin_failed" "the server could not be made a standby of the primary, and it is tried again";
+    RecoveryOrdered "recovery_ordered" "an operator ordered that the server is made a standby again";
+    RebuildOrdered "rebuild_ordered" "the server is built anew by order: what it has is not kept";
     Rejoined "rejoined" "the server follows the primary again";
     HookStarted "hook_started" "the operator's program for this event is started";
     HookRan "hook_ran" "the operator's program was run for this event";

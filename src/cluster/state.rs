@@ -136,6 +136,17 @@ impl ClusterState {
                 self.hooks.ordered(command, epoch, (server, before, *state), &command.reason);
                 Ok(done)
             }
+            Change::RecoverServer { server, version, ran_since_ms } => {
+                if self.ownership.is_primary(server) {
+                    return Err(Refusal::PrimaryInUse { server: server.clone() });
+                }
+                let was = self.servers.get(server)?.administrative;
+                let done = self.servers.recover(server, *version, *ran_since_ms, (&command.reason, at_ms))?;
+                let epoch = self.ownership.primary().epoch;
+                let orders = (server.as_str(), was, Administrative::Quarantined);
+                self.hooks.ordered(command, epoch, orders, &command.reason);
+                Ok(done)
+            }
             Change::ServerReport { server, claim } => {
                 // A proxy's view decides nothing, and there may be a thousand of them.
                 if self.members.get(&command.node)?.role != MemberRole::Voter {

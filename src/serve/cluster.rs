@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::Who;
 use super::endpoints::Endpoints;
 use super::perform::{self, performing};
+use super::rejoining::{self, Jobs};
 use crate::agent::Agents;
 use crate::clock;
 use crate::cluster::act::{self, Busy, Means, Wanted};
@@ -131,6 +132,8 @@ pub struct Servers {
 pub struct Cluster {
     pub endpoints: Endpoints,
     pub published: Published,
+    /// What agents are at.
+    pub jobs: watch::Receiver<Jobs>,
     wanted: watch::Sender<Arc<Wanted>>,
     in_force: watch::Sender<Arc<Config>>,
     gateway: Arc<OnceLock<Arc<Gateway>>>,
@@ -178,6 +181,11 @@ impl Cluster {
             }
             MemberRole::Proxy => None,
         };
+        let jobs = watch::Sender::new(Jobs::default());
+        let seen_jobs = jobs.subscribe();
+        if let Some(agents) = agents.clone() {
+            handle.runtime().spawn(rejoining::look(handle.clone(), wants.clone(), agents, jobs));
+        }
         let perform = performing(perform::Means { operator, agents });
         let means = Means { wanted: wants, local: local.clone(), look: look.clone(), perform };
         handle.runtime().spawn(act::lead(handle.clone(), means));
@@ -189,7 +197,7 @@ impl Cluster {
             MemberRole::Proxy => Endpoints::none(),
         };
         let directory = cluster.directory.clone();
-        Ok(Cluster { endpoints, published, wanted, in_force, gateway, directory, node })
+        Ok(Cluster { endpoints, published, jobs: seen_jobs, wanted, in_force, gateway, directory, node })
     }
 
     pub fn handle(&self) -> ClusterHandle {

@@ -13,6 +13,7 @@ pub(crate) mod endpoints;
 mod hooks;
 mod looking_in;
 mod perform;
+mod rejoining;
 mod scheduling;
 mod ticks;
 
@@ -279,7 +280,11 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
 
 fn pages(cluster: &Cluster) -> ClusterPages {
     let board = cluster.endpoints.board.clone();
-    ClusterPages { handle: cluster.handle(), endpoints: Arc::new(move || board.all()) }
+    ClusterPages {
+        handle: cluster.handle(),
+        endpoints: Arc::new(move || board.all()),
+        jobs: cluster.jobs.clone(),
+    }
 }
 
 fn how_to_look(config: &Config, tls: &Arc<ServerTlsContext>) -> Settings {

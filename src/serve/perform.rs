@@ -81,22 +81,30 @@ impl Means {
                 let restarted = agents.restart_server(agent, epoch.0, Some(started_by_ms), within).await;
                 return restarted.map(|_| Done::Done).map_err(|error| error.to_string());
             }
-            What::Rejoin { epoch, primary, timeline, allow_rewind } => {
+            What::Rejoin { epoch, primary, timeline, allow_rewind, rebuild_from, order } => {
                 let (agents, agent) = self.agent(&server)?;
                 let system_identifier = system_identifier.ok_or("the cluster's identity is not known yet")?;
-                let config::Server { id, host, port, .. } = find(&primary)?;
+                let source = |id: &str| {
+                    let config::Server { id, host, port, .. } = find(id)?;
+                    Ok::<_, String>(Source { id, host, port })
+                };
                 let request = Rejoin {
                     epoch: epoch.0,
                     system_identifier,
-                    primary: Source { id, host, port },
+                    primary: source(&primary)?,
                     timeline,
                     allow_rewind,
-                    rebuild_from: None,
+                    rebuild_from: rebuild_from.as_deref().map(source).transpose()?,
+                    order,
                 };
                 return match agents.rejoin(agent, request, by_agent(ASK_WITHIN)).await {
                     Ok(_) => Ok(Done::UnderWay),
-                    Err(error) if matches!(error.refusal(), Some(Refusal::Busy(_))) => Ok(Done::UnderWay),
-                    Err(error) => Err(error.to_string()),
+                    Err(error) => match error.refusal() {
+                        Some(Refusal::Busy(_)) => Ok(Done::UnderWay),
+                        // In the same words each time, so that it is told once.
+                        Some(Refusal::Rests { error, .. }) => Err(error.clone()),
+                        _ => Err(error.to_string()),
+                    },
                 };
             }
         };

@@ -58,6 +58,20 @@ impl ReadToPrimary {
 }
 
 labels! {
+    /// What an agent is at.
+    RejoinPhase {
+        Looking "looking",
+        Stopping "stopping",
+        Keeping "keeping",
+        Rewinding "rewinding",
+        Copying "copying",
+        Swapping "swapping",
+        Configuring "configuring",
+        Starting "starting",
+        Done "done",
+    }
+
+
     /// What a statement was taken for.
     QueryClass { Read "read", Write "write", Other "other", }
     /// Why a session keeps its server connection between transactions.

@@ -57,6 +57,10 @@ metrics! {
     REPLICATION_LAG_BYTES Gauge "komainu_replication_lag_bytes" ["server"], "WAL that the standby has not replayed; absent while unknown.";
     REPLICATION_LAG_SECONDS Gauge "komainu_replication_lag_seconds" ["server"], "Age of what the standby has replayed; absent while unknown.";
     HOOKS Counter "komainu_hooks_total" ["hook", "result"], "Times this node ran a hook, or as leader found one interrupted.";
+    REJOIN_PHASE Gauge "komainu_rejoin_phase" ["server", "phase"], "1 for what the agent is at to make the server a standby again, else 0; absent while it is at nothing.";
+    REJOIN_BYTES_DONE Gauge "komainu_rejoin_bytes_done" ["server"], "Bytes of the rewind or copy under way that are done.";
+    REJOIN_BYTES_TOTAL Gauge "komainu_rejoin_bytes_expected" ["server"], "Bytes of the rewind or copy under way in all.";
+    REJOIN_FAILURES Gauge "komainu_rejoin_failures" ["server"], "Tries in a row to make the server a standby again that have failed; absent while it is none of those out of use or down.";
     PROCESS_CPU_SECONDS Counter "process_cpu_seconds_total" [], "CPU time komainu has used.";
     PROCESS_RESIDENT_MEMORY Gauge "process_resident_memory_bytes" [], "Memory komainu occupies.";
     PROCESS_START_TIME Gauge "process_start_time_seconds" [], "When komainu started, in Unix time.";
@@ -67,7 +71,7 @@ mod tests {
     use super::*;
     use crate::telemetry::labels::{
         CancelResult, ConnectionState, Direction, HookLabel, Label, LoginFailure, PinReason, QueryClass,
-        ReadToPrimary,
+        ReadToPrimary, RejoinPhase,
     };
 
     #[test]
@@ -108,6 +112,7 @@ mod tests {
             (BYTES, values::<Direction>()),
             (HOOKS, values::<HookLabel>()),
             (SERVER_CONNECTIONS, values::<ConnectionState>()),
+            (REJOIN_PHASE, values::<RejoinPhase>()),
         ];
         let page = include_str!("../../docs/metrics.md");
         for metric in ALL {

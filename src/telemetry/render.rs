@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use crate::topology::{Health, Role, Snapshot};
 
 use super::counters::{ACQUIRE_BOUNDS_US, Totals};
-use super::labels::{ConnectionState, HookLabel, HookResult, Label, QueryClass};
+use super::labels::{ConnectionState, HookLabel, HookResult, Label, QueryClass, RejoinPhase};
 use super::metrics::{self, Kind, Metric};
 use super::process::Process;
 
@@ -22,6 +22,17 @@ pub struct PoolCensus {
     pub held: u64,
 }
 
+/// What an agent is at with a server that is out of use or down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rejoining<'a> {
+    pub server: &'a str,
+    /// None: it is at nothing now.
+    pub phase: Option<RejoinPhase>,
+    /// Done, and in all.
+    pub bytes: Option<(u64, u64)>,
+    pub failures: u32,
+}
+
 /// All that the page shows.
 #[derive(Debug)]
 pub struct Numbers<'a> {
@@ -29,6 +40,7 @@ pub struct Numbers<'a> {
     pub totals: &'a Totals,
     pub census: &'a PoolCensus,
     pub snapshot: &'a Snapshot,
+    pub rejoining: &'a [Rejoining<'a>],
     pub process: Process,
     pub started_at: SystemTime,
 }
@@ -52,6 +64,7 @@ pub fn page(numbers: &Numbers) -> String {
     page.acquire(totals);
     page.hooks(totals);
     page.servers(totals, census, snapshot);
+    page.rejoining(numbers.rejoining);
     page.one(metrics::EPOCH, snapshot.epoch.0);
     page.family(metrics::BUILD_INFO);
     page.sample(metrics::BUILD_INFO, "", &[("version", numbers.version)], 1);
@@ -106,6 +119,27 @@ impl Page {
         self.family(metric);
         for &label in labels {
             self.sample(metric, "", &[(metric.labels[0], label.as_str())], values[label.index()]);
+        }
+    }
+
+    fn rejoining(&mut self, all: &[Rejoining]) {
+        self.family(metrics::REJOIN_PHASE);
+        for Rejoining { server, phase, .. } in all {
+            for &each in RejoinPhase::ALL.iter().filter(|_| phase.is_some()) {
+                let labels = [("server", *server), ("phase", each.as_str())];
+                self.sample(metrics::REJOIN_PHASE, "", &labels, u8::from(*phase == Some(each)));
+            }
+        }
+        let bytes = all.iter().filter_map(|it| Some((it.server, it.bytes?)));
+        self.by_server(metrics::REJOIN_BYTES_DONE, bytes.clone().map(|(server, (done, _))| (server, done)));
+        self.by_server(metrics::REJOIN_BYTES_TOTAL, bytes.map(|(server, (_, total))| (server, total)));
+        self.by_server(metrics::REJOIN_FAILURES, all.iter().map(|it| (it.server, u64::from(it.failures))));
+    }
+
+    fn by_server<'a>(&mut self, metric: Metric, values: impl Iterator<Item = (&'a str, u64)>) {
+        self.family(metric);
+        for (server, value) in values {
+            self.sample(metric, "", &[("server", server)], value);
         }
     }
 
@@ -229,6 +263,12 @@ mod tests {
             totals: &counters.totals(),
             census: &PoolCensus { connections: vec![[1, 2, 3]; 2], waiters: 4, held: 6 },
             snapshot: &snapshot,
+            rejoining: &[Rejoining {
+                server: "b",
+                phase: Some(RejoinPhase::Copying),
+                bytes: Some((10, 30)),
+                failures: 2,
+            }],
             process: Process { cpu: Duration::from_millis(1250), resident_bytes: 99 },
             started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(10),
         })
@@ -255,6 +295,11 @@ mod tests {
             r#"komainu_acquire_seconds_bucket{le="+Inf"} 2"#,
             "komainu_acquire_seconds_sum 0.002",
             "komainu_acquire_seconds_count 2",
+            r#"komainu_rejoin_phase{server="b",phase="copying"} 1"#,
+            r#"komainu_rejoin_phase{server="b",phase="done"} 0"#,
+            r#"komainu_rejoin_bytes_done{server="b"} 10"#,
+            r#"komainu_rejoin_bytes_expected{server="b"} 30"#,
+            r#"komainu_rejoin_failures{server="b"} 2"#,
             "komainu_epoch 7",
             r#"komainu_primary{server="a"} 1"#,
             r#"komainu_server_up{server="a"} 1"#,

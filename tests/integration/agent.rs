@@ -8,7 +8,7 @@ use std::time::Duration;
 use komainu::agent::wire::{Outcome, Phase, Refusal, Rejoin, StopMode, Way};
 use komainu::agent::{AgentCallError, Within};
 use komainu::consensus::peer::CallError;
-use komainu::sandbox::{Installation, Postgres};
+use komainu::sandbox::{Installation, Postgres, process};
 
 use super::support::*;
 
@@ -121,7 +121,7 @@ async fn a_primary_that_was_stopped_cleanly_only_has_to_follow() {
 async fn a_server_with_another_timeline_of_the_same_number_is_rebuilt_even_if_the_agent_dies_meanwhile() {
     let cluster = cluster(1);
     let (old, new) = (cluster.primary(), cluster.standby(0));
-    let programs = Programs::with("pg_basebackup", "mkdir \"$2\"; touch \"$2/part\"; sleep 1000");
+    let programs = Programs::with("pg_basebackup", "mkdir \"$2\"; touch \"$2/part\"; exec sleep 1000");
     let keys = format!("bin_directory = \"{}\"", programs.directory.display());
     let mut agent = Agent::start_with(&cluster, old, &keys);
     let node = agent.asked_by("n1");
@@ -167,9 +167,12 @@ async fn a_server_with_another_timeline_of_the_same_number_is_rebuilt_even_if_th
         "all is as it was"
     );
 
+    let rests = refusal(node.rejoin(&request).await);
+    assert!(matches!(rests, Refusal::Rests { failures: 1, .. }), "{rests:?}");
+
     // Works, with a server that runs again.
     programs.now("exec \"$REAL\" \"$@\"");
-    let job = node.succeeds(&request).await;
+    let job = node.succeeds(&Rejoin { order: 1, ..request.clone() }).await;
     assert_eq!(job.way, Some(Way::Rebuild), "{job:?}");
     assert!(job.because.contains("on the primary's timeline"), "{job:?}");
     assert!(job.lost.is_some_and(|lost| lost.timeline == 2 && lost.commits > 0));
@@ -182,7 +185,7 @@ async fn a_server_with_another_timeline_of_the_same_number_is_rebuilt_even_if_th
 async fn a_higher_epoch_takes_the_place_of_what_is_under_way() {
     let cluster = cluster(1);
     let (old, new) = (cluster.primary(), cluster.standby(0));
-    let programs = Programs::with("pg_basebackup", "mkdir \"$2\"; touch \"$2/part\"; sleep 1000");
+    let programs = Programs::with("pg_basebackup", "mkdir \"$2\"; touch \"$2/part\"; exec sleep 1000");
     let keys =
         format!("bin_directory = \"{}\"\nkeep_replaced_directory = true", programs.directory.display());
     let agent = Agent::start_with(&cluster, old, &keys);
@@ -314,7 +317,7 @@ async fn a_rewind_that_claims_to_have_nothing_to_do_is_not_believed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_whose_rewind_was_cut_short_is_not_started_but_rebuilt() {
-    with_rewind("sleep 1000", async |agent, node, programs, old, request| {
+    with_rewind(FORKS, async |agent, node, programs, old, request| {
         // What the program may have brought already.
         let settings = old.data_directory().join("postgresql.conf");
         let own = fs::read_to_string(&settings).unwrap() + "work_mem = '5MB'\n";
@@ -322,7 +325,9 @@ async fn a_server_whose_rewind_was_cut_short_is_not_started_but_rebuilt() {
         assert!(node.rejoin(&request).await.unwrap());
         eventually(PATIENCE, "it is being rewound", || programs.begun());
         fs::write(&settings, "port = 1\n").unwrap();
+        let forked = programs.forked();
         agent.start_again();
+        eventually(PATIENCE, "what it has forked is ended", || !process::is_alive(forked));
         let refused = refusal(node.agents.start_server(node.beside(), 2, PATIENCE).await);
         assert!(refused.to_string().contains("a rewind of its data was begun and not finished"), "{refused}");
         let job = node.succeeds(&request).await;
@@ -360,6 +365,9 @@ fn an_agent_does_not_run_as_root() {
     assert!(code == Some(64) && said.contains("its servers are pg1"), "{said}");
 }
 
+/// What ends with its parent only if somebody sees to it.
+const FORKS: &str = "sleep 1000 & echo $! > \"${0%/*}/forked\"; wait";
+
 /// PostgreSQL's programs, of which one does what a test wants.
 struct Programs {
     directory: PathBuf,
@@ -389,6 +397,18 @@ impl Programs {
 
     fn now(&self, script: &str) {
         executable(&self.directory.join("now"), &format!("{script}\n"));
+    }
+
+    /// By [`FORKS`].
+    fn forked(&self) -> u32 {
+        let mut pid = None;
+        eventually(PATIENCE, "it has forked", || {
+            pid = fs::read_to_string(self.directory.join("forked"))
+                .ok()
+                .and_then(|pid| pid.trim().parse().ok());
+            pid.is_some()
+        });
+        pid.unwrap()
     }
 
     fn begun(&self) -> bool {

@@ -33,6 +33,7 @@ mod partition;
 mod pooling;
 mod prepared;
 mod purity;
+mod recover;
 mod reload;
 mod replay;
 mod restart;

@@ -11,7 +11,7 @@ use crate::support::*;
 const LIMIT_S: &str = "300";
 
 /// `komainu server …`, of that node.
-fn order(failover: &Failover, node: &str, arguments: &[&str]) -> Finished {
+pub fn order(failover: &Failover, node: &str, arguments: &[&str]) -> Finished {
     let socket = failover.nodes.node(node).directory().join("admin.sock");
     let mut command = Command::new("timeout");
     command.args([LIMIT_S, env!("CARGO_BIN_EXE_komainu"), "server"]).args(arguments);
@@ -22,7 +22,7 @@ fn started(failover: &Failover, server: &str) -> String {
     failover.server(server).psql("postgres", "SELECT pg_postmaster_start_time()").unwrap()
 }
 
-fn filled(failover: &Failover, node: &str) -> (String, String) {
+pub fn filled(failover: &Failover, node: &str) -> (String, String) {
     let database = failover.cluster.database();
     let url = failover.nodes.node(node).url(&database);
     pgbench(&url, &["-i", "-q"]).output();
@@ -32,7 +32,7 @@ fn filled(failover: &Failover, node: &str) -> (String, String) {
 
 /// Does something while so many clients write and as many read, of whom nobody may see an error. How many transactions
 /// have written.
-fn under_clients(url: &str, each: &str, what: impl FnOnce()) -> u64 {
+pub fn under_clients(url: &str, each: &str, what: impl FnOnce()) -> u64 {
     let stop = AtomicBool::new(false);
     let bench = |more: &[&str]| {
         let mut done = 0;

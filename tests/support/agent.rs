@@ -233,5 +233,6 @@ pub fn rejoin(epoch: u64, primary: &Postgres) -> Rejoin {
         timeline: u32::from_str_radix(timeline, 16).unwrap(),
         allow_rewind: true,
         rebuild_from: None,
+        order: 0,
     }
 }

@@ -93,7 +93,7 @@ impl Night {
     fn not_fine(&self) -> Vec<String> {
         let Night { view, node, state, endpoints, certificate, local, in_force, agreed } = self;
         let examined = Examined {
-            now: ClusterNow { node, state, endpoints },
+            now: ClusterNow { node, state, endpoints, jobs: &Default::default() },
             certificate: certificate.clone(),
             local,
             in_force,

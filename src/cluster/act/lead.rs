@@ -144,7 +144,11 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
             if is_news {
                 let text = format!("{}: {error}", what.in_words());
                 let change = Change::NoteIncident { subject: server, text };
-                let noted = handle.propose(change, "decision", Reason::ActionFailed.code()).await;
+                let reason = match what {
+                    What::Rejoin { .. } => Reason::RejoinFailed,
+                    _ => Reason::ActionFailed,
+                };
+                let noted = handle.propose(change, "decision", reason.code()).await;
                 if let Err(error) = noted {
                     tracing::debug!(%error, "the incident could not be noted");
                 }

@@ -26,7 +26,16 @@ pub enum What {
     /// By its agent: a clean shutdown of the primary whose epoch was ended.
     Stop { epoch: Epoch },
     /// By its agent: makes it a standby of the primary of this epoch, rewound or rebuilt.
-    Rejoin { epoch: Epoch, primary: String, timeline: u32, allow_rewind: bool },
+    Rejoin {
+        epoch: Epoch,
+        primary: String,
+        timeline: u32,
+        allow_rewind: bool,
+        /// A standby that can be copied, to spare the primary.
+        rebuild_from: Option<String>,
+        /// The version of what was ordered of the server: another one begins anew what has failed.
+        order: u64,
+    },
     /// By its agent, unless it was started later than that by its own clock.
     Restart { epoch: Epoch, started_by_ms: u64 },
     /// So that a clean shutdown has little left to write.

@@ -225,7 +225,13 @@ fn name(situation: &Situation<'_>, failover: &Failover) -> Plan {
     if !asked_since_fenced(situation, waited_ms) && waited_ms < RECEIVERS_END_MS {
         return stop;
     }
-    match candidate::choose(situation, failover.kind, failover.to.as_deref()) {
+    let chosen = candidate::choose(situation, failover.kind, failover.to.as_deref());
+    let chosen = match failover.kind {
+        // Better another one that has everything than none.
+        FailoverKind::Automatic => chosen.or_else(|_| candidate::choose(situation, failover.kind, None)),
+        _ => chosen,
+    };
+    match chosen {
         Ok(chosen) => name_one(situation, chosen),
         // Nobody was named, so the one that is there after all may go on.
         Err(_) if situation.is_heard(&failover.from) => go_back(situation, failover, Reason::NoCandidate),

@@ -31,7 +31,9 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
     let facts = situation.answering(id);
     let streams = facts.is_some_and(|facts| streams(situation, primary, facts));
     match server.administrative {
-        Administrative::Quarantined if streams => {
+        Administrative::Quarantined
+            if streams && facts.is_some_and(|facts| server.has_been_started(facts.started_at_ms)) =>
+        {
             let (server, version) = (id.to_owned(), server.version);
             let change = Change::SetAdministrative { server, version, state: Administrative::Attached };
             Plan::step(Step::new(change, Reason::Rejoined))
@@ -39,7 +41,8 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
         // Its own history is a part of the primary's, or a branch that can be told from it, only if it was made a primary
         // by the log.
         Administrative::Quarantined => {
-            rejoin(situation, primary, id, server.order_reason == Reason::FormerPrimary.code())
+            let kept = [Reason::FormerPrimary, Reason::RecoveryOrdered].map(Reason::code);
+            rejoin(situation, primary, id, server, kept.contains(&&*server.order_reason))
         }
         // While nobody hears the primary, it may be its heir, made one by somebody else.
         Administrative::Attached if situation.is_heard(id) && situation.is_heard(&primary.id) => {
@@ -48,7 +51,7 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
             Plan::step(Step::new(change, Reason::FalsePrimary))
         }
         Administrative::Attached if situation.memory.astray_for_ms(id, situation.now_ms) >= ASTRAY_MS => {
-            rejoin(situation, primary, id, true)
+            rejoin(situation, primary, id, server, true)
         }
         _ => match facts.filter(|facts| facts.in_recovery && strays(situation, primary, facts)) {
             Some(_) => Plan::action(Action::new(id, What::Follow { primary: primary.id.clone() })),
@@ -57,13 +60,36 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
     }
 }
 
-fn rejoin(situation: &Situation<'_>, primary: &config::Server, id: &str, allow_rewind: bool) -> Plan {
+fn rejoin(
+    situation: &Situation<'_>,
+    primary: &config::Server,
+    id: &str,
+    server: &Server,
+    allow_rewind: bool,
+) -> Plan {
     if situation.policy.server(id).is_none_or(|server| server.agent.is_none()) {
         return Plan::default();
     }
     let named = situation.state.primary();
-    let (epoch, primary, timeline) = (named.epoch, primary.id.clone(), named.timeline);
-    Plan::action(Action::new(id, What::Rejoin { epoch, primary, timeline, allow_rewind }))
+    let what = What::Rejoin {
+        epoch: named.epoch,
+        primary: primary.id.clone(),
+        timeline: named.timeline,
+        allow_rewind,
+        rebuild_from: copied_from(situation, primary, id),
+        order: server.version,
+    };
+    Plan::action(Action::new(id, what))
+}
+
+/// A standby that is used and streams, so that the primary need not send all of it.
+fn copied_from(situation: &Situation<'_>, primary: &config::Server, id: &str) -> Option<String> {
+    let others = situation.state.servers().iter().filter(|(other, server)| {
+        *other != id && **other != primary.id && server.administrative == Administrative::Attached
+    });
+    let streams =
+        |other: &str| situation.answering(other).is_some_and(|facts| streams(situation, primary, facts));
+    others.map(|(other, _)| other).find(|other| streams(other)).cloned()
 }
 
 /// Whether it is a standby of the settled primary, and receives from it.

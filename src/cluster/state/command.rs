@@ -65,6 +65,13 @@ pub enum Change {
         version: u64,
         state: Administrative,
     },
+    /// Its agent makes it a standby again, rewound or, as `Command::reason` says, built anew. It is out of use until it
+    /// streams, and was started later than it had been then.
+    RecoverServer {
+        server: String,
+        version: u64,
+        ran_since_ms: Option<u64>,
+    },
     /// What `Command::node` found. To be proposed when it changes, not when it is looked at.
     ServerReport {
         server: String,

@@ -79,7 +79,12 @@ impl Failovers {
         let Failover { kind, epoch, from, to, .. } = &failover;
         let whom = to.as_deref().map_or("whoever lacks least".to_owned(), str::to_owned);
         let text = match kind {
-            FailoverKind::Automatic => format!("failover begins: {from} is lost, epoch {} ends", epoch.0),
+            FailoverKind::Automatic if to.is_none() => {
+                format!("failover begins: {from} is lost, epoch {} ends", epoch.0)
+            }
+            FailoverKind::Automatic => {
+                format!("failover from {from}, which is lost, to {whom} begins, epoch {} ends", epoch.0)
+            }
             FailoverKind::Forced => format!("failover from {from} to {whom} begins, epoch {} ends", epoch.0),
             FailoverKind::Switchover => {
                 format!("switchover from {from} to {whom} begins")

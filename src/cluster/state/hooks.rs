@@ -99,6 +99,8 @@ impl Hooks {
         let (hook, old, reason, cause) = match failover {
             Some(failover) => {
                 let hook = match failover.kind {
+                    // The same server goes on.
+                    FailoverKind::Restart => return,
                     FailoverKind::Switchover => Hook::OnSwitchover,
                     FailoverKind::Automatic | FailoverKind::Forced => Hook::OnFailover,
                 };

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::reason::Reason;
+
 use super::incidents::Entry;
 use super::{Accepted, Members, Refusal};
 
@@ -70,11 +72,20 @@ pub struct Server {
     pub since_ms: u64,
     /// Raised by each change of `administrative`.
     pub version: u64,
+    /// When it had been started, by its own clock, when its recovery was ordered: until it was started since, it is as
+    /// it was.
+    #[serde(default)]
+    pub ran_since_ms: Option<u64>,
     /// The latest of each node.
     pub reports: BTreeMap<String, Report>,
 }
 
 impl Server {
+    /// Since its recovery was ordered, if it was.
+    pub fn has_been_started(&self, started_at_ms: u64) -> bool {
+        self.ran_since_ms != Some(started_at_ms)
+    }
+
     /// Whether most voters hear the server say that it is a primary.
     pub fn says_primary(&self, members: &Members) -> bool {
         self.majority(members, |claim| claim.primary_on.is_some())
@@ -167,6 +178,7 @@ impl Servers {
             return Ok((Accepted::Unchanged, None));
         }
         server.administrative = state;
+        server.ran_since_ms = None;
         server.order_reason = reason.to_owned();
         server.version += 1;
         server.reason = reason.to_owned();
@@ -181,11 +193,38 @@ impl Servers {
         Ok((Accepted::Version(server.version), Some(entry)))
     }
 
+    /// Its agent is to make it a standby again. Ordered once more, it is begun anew.
+    pub(super) fn recover(
+        &mut self,
+        id: &str,
+        expected: u64,
+        ran_since_ms: Option<u64>,
+        (reason, at_ms): (&str, u64),
+    ) -> Result<(Accepted, Option<Entry>), Refusal> {
+        let server = self.get_mut(id)?;
+        if server.version != expected {
+            return Err(Refusal::StaleVersion { expected, current: server.version });
+        }
+        // What its history is worth is not for a later order to say.
+        let kept = [Reason::FormerPrimary, Reason::RecoveryOrdered].map(Reason::code);
+        let is_trusted = server.administrative != Administrative::Quarantined;
+        let reason = match is_trusted || kept.contains(&&*server.order_reason) {
+            true => reason,
+            false => Reason::RebuildOrdered.code(),
+        };
+        self.quarantine(id, reason, at_ms);
+        let server = self.get_mut(id)?;
+        server.ran_since_ms = ran_since_ms;
+        let entry = Entry { subject: id.to_owned(), text: "is being made a standby again".to_owned() };
+        Ok((Accepted::Version(server.version), Some(entry)))
+    }
+
     /// Whatever was ordered of it before.
     pub(super) fn quarantine(&mut self, id: &str, reason: &str, at_ms: u64) {
         if let Some(server) = self.0.get_mut(id) {
             server.order_reason = reason.to_owned();
             server.administrative = Administrative::Quarantined;
+            server.ran_since_ms = None;
             server.version += 1;
             server.reason = reason.to_owned();
             server.since_ms = at_ms;
@@ -223,6 +262,39 @@ impl Servers {
     pub(super) fn judge_all(&mut self, members: &Members, at_ms: u64) {
         for server in self.0.values_mut() {
             server.judge(members, "voters_changed", at_ms);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recovery_keeps_what_is_trusted_and_waits_for_another_life_of_the_server() {
+        let recovery = Reason::RecoveryOrdered.code();
+        for (before, expected) in [
+            (None, recovery),
+            (Some(Reason::FormerPrimary), recovery),
+            (Some(Reason::FalsePrimary), Reason::RebuildOrdered.code()),
+        ] {
+            let mut servers = Servers::default();
+            servers.set(&["pg1".to_owned()], 0).unwrap();
+            if let Some(before) = before {
+                servers.quarantine("pg1", before.code(), 1);
+            }
+            let version = servers.get("pg1").unwrap().version;
+            let stale = servers.recover("pg1", version + 1, Some(7), (recovery, 2));
+            assert!(matches!(stale, Err(Refusal::StaleVersion { .. })));
+            servers.recover("pg1", version, Some(7), (recovery, 2)).unwrap();
+            let server = servers.get("pg1").unwrap();
+            assert_eq!(
+                (server.administrative, &*server.order_reason),
+                (Administrative::Quarantined, expected)
+            );
+            assert!(!server.has_been_started(7) && server.has_been_started(8));
+            servers.set_administrative("pg1", version + 1, Administrative::Attached, "rejoined", 3).unwrap();
+            assert!(servers.get("pg1").unwrap().has_been_started(7), "it is over");
         }
     }
 }

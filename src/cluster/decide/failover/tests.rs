@@ -299,7 +299,14 @@ fn a_primary_that_refuses_is_replaced_by_the_standby_that_lacks_least() {
     assert_eq!(reasons, [Reason::Promoted]);
     assert_eq!((world.state.primary().timeline, world.state.failover()), (2, None));
     let follow = What::Follow { primary: "pg3".to_owned() };
-    let rejoin = What::Rejoin { epoch, primary: "pg3".to_owned(), timeline: 2, allow_rewind: true };
+    let rejoin = What::Rejoin {
+        epoch,
+        primary: "pg3".to_owned(),
+        timeline: 2,
+        allow_rewind: true,
+        rebuild_from: None,
+        order: 1,
+    };
     assert_eq!(did(&actions), [("pg1", &rejoin), ("pg2", &follow)]);
     world.streams("pg2", "pg3", 2, 5100);
     world.streams("pg1", "pg3", 2, 5100);
@@ -568,8 +575,14 @@ fn one_that_calls_itself_a_primary_stays_out() {
     world.is_primary("pg3", 1);
     let (reasons, actions) = world.settle();
     assert_eq!(reasons, [Reason::FalsePrimary]);
-    let rejoin =
-        What::Rejoin { epoch: Epoch(1), primary: "pg1".to_owned(), timeline: 1, allow_rewind: false };
+    let rejoin = What::Rejoin {
+        epoch: Epoch(1),
+        primary: "pg1".to_owned(),
+        timeline: 1,
+        allow_rewind: false,
+        rebuild_from: Some("pg2".to_owned()),
+        order: 1,
+    };
     assert_eq!(did(&actions), [("pg3", &rejoin)]);
     world.policy.servers.iter_mut().for_each(|server| server.agent = None);
     assert_eq!(world.settle(), (Vec::new(), Vec::new()), "without an agent it waits for somebody");
