@@ -344,6 +344,24 @@ pub mod tests {
     }
 
     #[test]
+    fn what_is_restarted_and_what_rejoins_is_told() {
+        let mut status = sample();
+        status.restart = serde_json::from_str(
+            r#"{"under_way": {"id": 3, "steps": [{"server": "pg2", "stage": "done"}, {"server": "pg1", "stage": "switching"}]},
+                "last": null}"#,
+        )
+        .unwrap();
+        let job = r#"{"order": 5, "way": "rebuild", "phase": "copying", "bytes_done": 2048, "bytes_total": 20480,
+                      "outcome": null, "error": null}"#;
+        status.servers[1].job = serde_json::from_str(job).unwrap();
+        let text = render(&status);
+        assert!(text.contains("epoch 1, restart of pg1 (2 of 2, switching) is under way\n"), "{text}");
+        assert!(text.contains("timeout, copying 2048 B of 20 KiB\n"), "{text}");
+        status.servers[1].job.as_mut().unwrap().error = Some("no space left".to_owned());
+        assert!(render(&status).contains("timeout, rejoin_failed\n"));
+    }
+
+    #[test]
     fn whatever_needs_somebody_is_a_problem() {
         let with = |change: fn(&mut Status)| {
             let mut status = sample();
