@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Installs komainu on Debian 12.
+#
+#   provision.sh --binary FILE            the binary, its user and units: for a host that you configure yourself
+#   provision.sh --binary FILE --image    and all that an image for terraform/ needs; boots into a node or a server
+#
+# With --image: --ssm-agent FILE and --cloudwatch-agent FILE install these packages of AWS's (.deb) rather than download
+# them; --without-aws installs neither, nor the certificates of RDS. Running it again upgrades. As root.
+set -euo pipefail
+
+HERE=$(cd "$(dirname "$0")" && pwd)
+POSTGRESQL=15
+RDS_BUNDLE=https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem
+
+fail() {
+    echo "provision.sh: $*" >&2
+    exit 1
+}
+
+binary='' image='' aws=yes ssm='' cloudwatch=''
+while [ $# -gt 0 ]; do
+    case $1 in
+        --binary) binary=${2:?--binary needs a file}; shift ;;
+        --image) image=yes ;;
+        --ssm-agent) ssm=${2:?--ssm-agent needs a file}; shift ;;
+        --cloudwatch-agent) cloudwatch=${2:?--cloudwatch-agent needs a file}; shift ;;
+        --without-aws) aws='' ;;
+        *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+    esac
+    shift
+done
+[ "$(id -u)" = 0 ] || fail "run it as root"
+[ -x "$binary" ] || fail "--binary names komainu's binary; $binary is none"
+
+packages() {
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# Of AWS's own, which Debian does not have. Each comes over TLS from AWS's buckets.
+aws_package() {
+    local file=$1 url=$2
+    if [ -z "$file" ]; then
+        file=$(mktemp --suffix=.deb)
+        curl -sS --fail --location --output "$file" "$url"
+    fi
+    dpkg -i "$file" >/dev/null
+}
+
+base() {
+    apt-get update -qq
+    packages ca-certificates iproute2 procps
+    getent passwd komainu >/dev/null ||
+        useradd --system --user-group --home-dir /var/lib/komainu --no-create-home --shell /usr/sbin/nologin komainu
+    install -D -m 755 "$binary" /usr/local/bin/komainu
+    install -d -m 755 /etc/komainu /usr/share/komainu
+    install -m 644 "$HERE"/files/komainu.service /etc/systemd/system/
+    install -m 644 "$HERE/files/sysctl.conf" /etc/sysctl.d/60-komainu.conf
+}
+
+image() {
+    local architecture
+    # Debian's package would create a server of its own.
+    install -d /etc/postgresql-common
+    echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
+    packages awscli curl e2fsprogs jq "postgresql-$POSTGRESQL" "postgresql-client-$POSTGRESQL"
+    install -d -m 755 /usr/local/lib/komainu /usr/lib/komainu
+    ln -sfn "/usr/lib/postgresql/$POSTGRESQL" /usr/local/lib/komainu/postgresql
+    install -m 755 "$HERE/files/boot" /usr/lib/komainu/boot
+    install -m 644 "$HERE"/files/{node,server} /usr/lib/komainu/
+    install -m 644 "$HERE"/files/{roles.sql,cloudwatch-agent.json} /usr/share/komainu/
+    install -m 644 "$HERE"/files/komainu-{agent,postgresql,boot,refresh}.service "$HERE/files/komainu-refresh.timer" \
+        /etc/systemd/system/
+    systemctl enable -q komainu-boot.service komainu-refresh.timer
+    # The journal is kept, and never fills the disk.
+    install -d /etc/systemd/journald.conf.d /var/log/journal
+    printf '[Journal]\nSystemMaxUse=500M\n' >/etc/systemd/journald.conf.d/komainu.conf
+
+    if [ -n "$aws" ]; then
+        architecture=$(dpkg --print-architecture)
+        aws_package "$ssm" "https://s3.amazonaws.com/ec2-downloads-windows/SSMAgent/latest/debian_$architecture/amazon-ssm-agent.deb"
+        aws_package "$cloudwatch" "https://amazoncloudwatch-agent.s3.amazonaws.com/debian/$architecture/latest/amazon-cloudwatch-agent.deb"
+        systemctl enable -q amazon-ssm-agent.service
+        curl -sS --fail --output /usr/share/komainu/rds-ca.pem "$RDS_BUNDLE"
+    fi
+}
+
+# What makes an image somebody's own must not be in it.
+forget() {
+    systemctl disable -q ssh.service 2>/dev/null || true
+    rm -f /etc/ssh/ssh_host_* /root/.ssh/authorized_keys /home/*/.ssh/authorized_keys
+    truncate -s 0 /etc/machine-id
+    apt-get clean
+    rm -rf /var/lib/apt/lists/* /var/lib/cloud/instances /var/lib/cloud/instance
+}
+
+base
+if [ -n "$image" ]; then
+    image
+    forget
+fi
+# In a chroot there is no systemd to tell.
+if [ -d /run/systemd/system ]; then
+    systemctl daemon-reload
+    sysctl -q --system
+fi
+/usr/local/bin/komainu --version
