@@ -6,7 +6,7 @@ PYTHON := $(TARGET)/venv/bin/python
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help sandbox test test-terraform simulate bench bench-scale fix fuzz
+.PHONY: help sandbox test test-terraform test-image simulate bench bench-scale fix fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,13 @@ test-terraform: ## Check terraform/ with the real terraform, without an AWS acco
 	@$(SETUP) compiler rust aws jq python $(TARGET)/venv terraform $(TARGET)/terraform-checks
 	cargo test --workspace --locked --no-run
 	$(TARGET)/terraform-checks/venv/bin/python tests/terraform/check.py --work $(TARGET)/terraform-checks \
+		--moto-python $(PYTHON) --komainu $(TARGET)/debug/komainu
+
+# Takes some six minutes, the first time two more.
+test-image: ## Make the image of ami/, boot what terraform/ makes of it, and break it (as root)
+	@$(SETUP) compiler rust postgresql iproute2 aws jq image python $(TARGET)/venv terraform $(TARGET)/terraform-checks
+	cargo test --workspace --locked --no-run
+	$(TARGET)/terraform-checks/venv/bin/python tests/image/check.py --work $(TARGET)/image --checks $(TARGET)/terraform-checks \
 		--moto-python $(PYTHON) --komainu $(TARGET)/debug/komainu
 
 # Nights of a cluster with faults, drawn from a seed; `make test` runs 200 of them.

@@ -9,15 +9,15 @@ SCRIPT = """
 import os, sys, threading
 from moto.server import main
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
-main(['-H', '127.0.0.1', '-p', '0'])
+main(['-H', sys.argv[1], '-p', '0'])
 """
 
 
 @contextmanager
-def moto_server(python):
+def moto_server(python, address="127.0.0.1"):
     """Its URL, while it runs."""
     server = subprocess.Popen(
-        [python, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [python, "-c", SCRIPT, address], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     try:
         said = []

@@ -7,8 +7,12 @@ locals {
   # Lines of the nodes' log, which is JSON, as CloudWatch finds them; more than none of them in a minute is an alarm.
   log_alarms = {
     permission-missing = {
-      pattern     = "{ ($.fields.reason = \"permission_missing\") || ($.fields.reason = \"not_permitted\") }"
+      pattern     = "{ ($.reason = \"permission_missing\") || ($.reason = \"not_permitted\") }"
       description = "A node may not move the endpoint: a permission is missing (docs/escalation.md)"
+    }
+    certificate = {
+      pattern     = "{ $.message = \"*days left\" }"
+      description = "A node's certificate ends within 30 days: terraform/hand-over --renew"
     }
     errors = {
       pattern     = "{ $.level = \"ERROR\" }"

@@ -53,10 +53,10 @@ resource "aws_secretsmanager_secret" "application" {
 }
 
 # Whether there is a database already, outside of every instance and volume: the one server that may run initdb asks here
-# first. A founder that has lost its volume must not found a second, empty database.
+# first, and says here that it has. A founder that has lost its volume must not found a second, empty database.
 resource "aws_ssm_parameter" "founded" {
   name        = "/komainu/${var.name}/founded"
-  description = "Which volume the database was founded on; written once, by ${local.founder}"
+  description = "Whether the database was founded, and on which volume; written by ${local.founder}, once"
   type        = "String"
   value       = "no"
   tags        = local.tags

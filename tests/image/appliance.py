@@ -1,0 +1,240 @@
+"""What terraform made, come alive: a machine for each instance, and a network that leads where AWS says."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from contextlib import ExitStack
+from threading import Event, Thread
+
+from examples import variables
+from image import Failed
+from in_the_double import Account
+from machine import BRIDGE, GATEWAY, Machine, ip, network
+from metadata import Metadata, pages
+from moto_server import moto_server
+from workspace import ROOT, Workspace
+
+EXAMPLE = "ec2-route-table"
+REGION = "eu-central-1"
+# Six machines on a small one: the only settings of this test's own, beside the double's address.
+SETTINGS = {"shared_buffers": "64MB"}
+POLL = 0.2
+
+
+class Appliance:
+    def __init__(self, given):
+        self.given = given
+        self.stack = ExitStack()
+        self.machines = {}
+        self.ended = Event()
+
+    def __enter__(self):
+        try:
+            self.make()
+        except BaseException:
+            self.stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.stack.close()
+
+    def make(self):
+        network()
+        self.url = self.stack.enter_context(moto_server(self.given.moto_python, GATEWAY))
+        self.account = Account(self.url, REGION)
+        self.workspace = Workspace(self.given.checks)
+        self.terraform("init", variables=False)
+        self.terraform("apply", "-auto-approve")
+        self.told = json.loads(self.terraform("output", "-json", "hand_over", variables=False))
+        self.hand_over()
+        directory = self.given.work / "machines"
+        shutil.rmtree(directory, ignore_errors=True)
+        served = {}
+        for number, (name, instance) in enumerate(sorted(self.instances().items())):
+            [interface] = instance["NetworkInterfaces"]
+            address = interface["PrivateIpAddress"]
+            served[address] = pages(instance, self.interface(interface), self.user_data(instance), REGION)
+            image = self.given.work / "image"
+            self.machines[name] = Machine(name, number, address, image, directory, self.url)
+            self.stack.callback(self.machines[name].remove)
+        Metadata(served)
+        Thread(target=self.lead_clients, daemon=True).start()
+
+    def terraform(self, *arguments, variables=True):
+        given = globals()["variables"](EXAMPLE) if variables else []
+        where = f"examples/{EXAMPLE}"
+        return self.workspace.terraform(where, *arguments, *given, KOMAINU_STUB_CLOUD=self.url)
+
+    def hand_over(self, *options):
+        self.pki = self.given.work / "pki"
+        if not options:
+            shutil.rmtree(self.pki, ignore_errors=True)
+        done = subprocess.run(
+            [ROOT / "terraform/hand-over", "--pki", str(self.pki), *options],
+            input=json.dumps(self.told),
+            cwd=self.given.work,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self.given.work),
+                "KOMAINU": str(self.given.komainu),
+                "KOMAINU_AWS_ENDPOINT": self.url,
+                "AWS_ACCESS_KEY_ID": "x",
+                "AWS_SECRET_ACCESS_KEY": "x",
+            },
+            capture_output=True, text=True, check=False,
+        )
+        if done.returncode != 0:
+            raise Failed(f"hand-over: {done.stdout}{done.stderr}")
+
+    def renew(self):
+        """As once a year, and each instance's timer at once."""
+        self.hand_over("--renew")
+        for name, machine in self.machines.items():
+            certificate = f"{name}.crt" if name in self.told["nodes"] else f"agent-{name}.crt"
+            done = machine.run("systemctl", "start", "komainu-refresh.service", timeout=120)
+            taken = machine.run("cat", f"/etc/komainu/pki/{certificate}").stdout
+            if done.returncode != 0 or taken != (self.pki / certificate).read_text():
+                raise Failed(f"{name} has not taken up its new certificate: {done.stderr}\n{machine.journal()}")
+
+    def instances(self):
+        """By what terraform calls them: a, b, c, pg1, …"""
+        found = {}
+        for reservation in self.account.client("ec2").describe_instances()["Reservations"]:
+            for instance in reservation["Instances"]:
+                told = json.loads(self.attribute(instance))["komainu"]
+                found[told["id"]] = instance
+        return found
+
+    def attribute(self, instance):
+        answer = self.account.client("ec2").describe_instance_attribute(
+            InstanceId=instance["InstanceId"], Attribute="userData"
+        )
+        return base64.b64decode(answer["UserData"]["Value"]).decode()
+
+    def interface(self, seen):
+        answer = self.account.client("ec2").describe_network_interfaces(
+            NetworkInterfaceIds=[seen["NetworkInterfaceId"]]
+        )
+        return answer["NetworkInterfaces"][0]
+
+    def user_data(self, instance):
+        told = json.loads(self.attribute(instance))
+        if told["komainu"]["role"] == "node":
+            told["komainu"]["files"]["komainu.toml"] += f'\n[aws]\nendpoint_url = "{self.url}"\n'
+        else:
+            told["komainu"]["settings"] = SETTINGS
+        return json.dumps(told)
+
+    def start(self):
+        for machine in self.machines.values():
+            machine.start()
+
+    def lead_clients(self):
+        """As a VPC's router: what is for the endpoint goes where AWS's route says."""
+        ec2 = self.account.client("ec2")
+        endpoint = f"{self.told['addresses'][0]}/32"
+        led = None
+        addresses = {
+            interface["NetworkInterfaceId"]: interface["PrivateIpAddress"]
+            for interface in ec2.describe_network_interfaces()["NetworkInterfaces"]
+        }
+        while not self.ended.wait(POLL):
+            for table in ec2.describe_route_tables()["RouteTables"]:
+                for route in table["Routes"]:
+                    target = addresses.get(route.get("NetworkInterfaceId"))
+                    if route.get("DestinationCidrBlock") == endpoint and target and target != led:
+                        ip("route", "replace", endpoint, "via", target, "dev", BRIDGE)
+                        led = target
+
+    def sql(self, statement):
+        """Through the endpoint, as the connection string that terraform prints says; None if it fails."""
+        place = f"host={self.told['host']} hostaddr={self.told['addresses'][0]} port={self.told['port']} connect_timeout=5"
+        who = f"user={self.told['database']} dbname={self.told['database']} sslmode=verify-full"
+        authority = self.given.work / f"{self.told['cluster']}-ca.crt"
+        try:
+            done = subprocess.run(
+                ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", statement, f"{place} {who} sslrootcert={authority}"],
+                env={
+                    **os.environ,
+                    "PGPASSWORD": (self.pki / f"password-{self.told['database']}").read_text(),
+                },
+                capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL,
+            )
+        except subprocess.TimeoutExpired:
+            return None
+        self.said = done.stderr
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    def write(self, number):
+        """Whether the row is there: an attempt whose outcome is not known may have written it."""
+        self.sql("CREATE TABLE IF NOT EXISTS written (number int PRIMARY KEY)")
+        return self.sql(f"INSERT INTO written VALUES ({number}) ON CONFLICT DO NOTHING") is not None
+
+    def rows(self):
+        return [int(row) for row in (self.sql("SELECT number FROM written ORDER BY 1") or "").split()]
+
+    def status(self):
+        """As a node sees the cluster; None if none answers."""
+        for name, machine in self.machines.items():
+            if name in self.told["nodes"] and machine.process and machine.init():
+                done = machine.run("komainu", "status", "--json", "--admin", "/run/komainu/admin.sock")
+                if done.stdout.startswith("{"):
+                    return done.returncode, json.loads(done.stdout)
+        return None
+
+    def all_is_well(self):
+        answer = self.status()
+        if answer is None:
+            return False
+        code, status = answer
+        servers = {server["id"]: server for server in status["servers"]}
+        self.said = f"{code}: {json.dumps(servers)}"
+        streaming = all(server["health"] == "up" for server in servers.values())
+        roles = sorted(server["role"] for server in servers.values())
+        attached = all(server["administrative"] == "attached" for server in servers.values())
+        return code == 0 and streaming and attached and roles == ["primary", "standby", "standby"]
+
+    def owner(self):
+        return self.status()[1]["endpoints"][0]["owner"]
+
+    def primary(self):
+        return self.status()[1]["primary"]
+
+    def until(self, what, seconds, holds):
+        deadline = time.monotonic() + seconds
+        self.said = ""
+        while not holds():
+            if time.monotonic() > deadline:
+                journals = "\n".join(f"--- {name}\n{m.journal()}" for name, m in self.machines.items())
+                raise Failed(f"{what} did not come within {seconds} s: {self.said}\n{journals}")
+            time.sleep(POLL)
+
+    def nothing_failed(self):
+        for name, machine in self.machines.items():
+            failed = machine.run("systemctl", "list-units", "--failed", "--no-legend", "--plain", "komainu*").stdout.strip()
+            if failed:
+                raise Failed(f"on {name}: {failed}\n{machine.journal()}")
+
+    def log_is_as_the_alarms_read_it(self):
+        """Every field that a metric filter of the log group asks for is in a line of a node's log."""
+        filters = self.account.client("logs").describe_metric_filters(logGroupName=f"/komainu/{self.told['cluster']}")
+        asked = {field for found in filters["metricFilters"] for field in re.findall(r"\$\.([\w.]+)", found["filterPattern"])}
+        node = next(iter(self.told["nodes"]))
+        lines = self.machines[node].run("cat", "/var/log/komainu/komainu.log").stdout.splitlines()
+        there = {field for line in lines for field in json.loads(line)}
+        if not asked or asked - there:
+            raise Failed(f"alarms look at {sorted(asked)} of the log, which has {sorted(there)}")
+
+    def plan_is_empty(self):
+        self.terraform("plan", "-detailed-exitcode")
+
+    def destroy(self):
+        for machine in self.machines.values():
+            machine.kill()
+        self.terraform("destroy", "-auto-approve")

@@ -1,0 +1,20 @@
+"""What the checks give each example."""
+
+import json
+
+# What each example is given, beyond its defaults: with subnets that the stub knows the zones of.
+VARIABLES = {
+    "existing-vpc": {
+        "node_subnet_ids": ["subnet-a-1", "subnet-b-2", "subnet-c-3"],
+        "server_subnet_ids": ["subnet-a-4", "subnet-b-5", "subnet-c-6"],
+        "client_route_table_ids": ["rtb-clients-a", "rtb-clients-b"],
+        "api_cidr": "10.9.0.0/16",
+    },
+    "ec2-elastic-ip": {"client_cidrs": ["203.0.113.0/24"]},
+}
+COMMON = {"region": "eu-central-1", "image_id": "ami-0123456789abcdef0"}
+
+
+def variables(example):
+    given = {**COMMON, **VARIABLES.get(example, {})}
+    return [f"-var={name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in given.items()]
