@@ -22,7 +22,8 @@ pub fn files(directory: &Path, extension: &str, found: &mut Vec<PathBuf>) {
 }
 
 fn pages() -> Vec<PathBuf> {
-    let mut pages = vec![root().join("README.md")];
+    let mut pages =
+        ["README.md", "terraform/README.md", "ami/README.md"].map(|page| root().join(page)).to_vec();
     files(&root().join("docs"), "md", &mut pages);
     assert!(pages.len() > 15, "the pages are not found: {pages:?}");
     pages
