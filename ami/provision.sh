@@ -62,7 +62,7 @@ image() {
     # Debian's package would create a server of its own.
     install -d /etc/postgresql-common
     echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
-    packages awscli curl e2fsprogs jq "postgresql-$POSTGRESQL" "postgresql-client-$POSTGRESQL"
+    packages awscli chrony curl e2fsprogs jq "postgresql-$POSTGRESQL" "postgresql-client-$POSTGRESQL"
     install -d -m 755 /usr/local/lib/komainu /usr/lib/komainu
     ln -sfn "/usr/lib/postgresql/$POSTGRESQL" /usr/local/lib/komainu/postgresql
     install -m 755 "$HERE/files/boot" /usr/lib/komainu/boot
@@ -70,6 +70,8 @@ image() {
     install -m 644 "$HERE"/files/{roles.sql,cloudwatch-agent.json} /usr/share/komainu/
     install -m 644 "$HERE"/files/komainu-{agent,postgresql,boot,refresh}.service "$HERE/files/komainu-refresh.timer" \
         /etc/systemd/system/
+    # AWS's own clock, which needs no network; AWS refuses signatures that are minutes off.
+    echo "server 169.254.169.123 prefer iburst minpoll 4 maxpoll 4" >/etc/chrony/sources.d/komainu.sources
     systemctl enable -q komainu-boot.service komainu-refresh.timer
     # The journal is kept, and never fills the disk.
     install -d /etc/systemd/journald.conf.d /var/log/journal

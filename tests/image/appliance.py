@@ -48,7 +48,7 @@ class Appliance:
         network()
         self.url = self.stack.enter_context(moto_server(self.given.moto_python, GATEWAY))
         self.account = Account(self.url, REGION)
-        self.workspace = Workspace(self.given.checks)
+        self.workspace = Workspace(self.given.checks, self.given.work / "terraform")
         self.terraform("init", variables=False)
         self.terraform("apply", "-auto-approve")
         self.told = json.loads(self.terraform("output", "-json", "hand_over", variables=False))

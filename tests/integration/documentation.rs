@@ -22,8 +22,8 @@ pub fn files(directory: &Path, extension: &str, found: &mut Vec<PathBuf>) {
 }
 
 fn pages() -> Vec<PathBuf> {
-    let mut pages =
-        ["README.md", "terraform/README.md", "ami/README.md"].map(|page| root().join(page)).to_vec();
+    let roots = ["README.md", "terraform/README.md", "ami/README.md"];
+    let mut pages = Vec::from(roots.map(|page| root().join(page)));
     files(&root().join("docs"), "md", &mut pages);
     assert!(pages.len() > 15, "the pages are not found: {pages:?}");
     pages

@@ -22,9 +22,10 @@ class Failed(Exception):
 
 
 class Workspace:
-    def __init__(self, directory):
+    def __init__(self, directory, copy=None):
+        """The directory is what tests/setup/install made; the copy is in it, or elsewhere for a second workspace."""
         self.directory = Path(directory).resolve()
-        self.copy = self.directory / "terraform"
+        self.copy = Path(copy).resolve() if copy else self.directory / "terraform"
         shutil.rmtree(self.copy, ignore_errors=True)
         shutil.copytree(ROOT / "terraform", self.copy, ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*"))
         self.environment = self.prepare()
@@ -32,16 +33,16 @@ class Workspace:
     def prepare(self):
         wheel = next((self.directory / "wheel").iterdir())
         types = schema.wanted_types(sorted(self.copy.rglob("*.tf")))
-        described = self.directory / "schema.json"
+        described = self.copy / "schema.json"
         described.write_text(json.dumps(schema.extract(wheel, types)))
-        mirror = self.directory / "mirror"
+        mirror = self.copy / "mirror"
         program = (
             mirror / f"registry.terraform.io/hashicorp/aws/{VERSION}/linux_{architecture()}/terraform-provider-aws_v{VERSION}"
         )
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text(f"#!/bin/sh\nexec {sys.executable} {HERE / 'provider.py'}\n")
         program.chmod(0o755)
-        settings = self.directory / "terraform.rc"
+        settings = self.copy / "terraform.rc"
         settings.write_text(f'provider_installation {{\n  filesystem_mirror {{\n    path = "{mirror}"\n  }}\n}}\n')
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         return {

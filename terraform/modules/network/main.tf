@@ -26,7 +26,7 @@ locals {
       cidr = cidrsubnet(var.cidr, 4, local.tiers[pair[0]] + local.by_letter[pair[1]].index)
     }
   }
-  instance_cidrs = { for key, subnet in local.subnets : key => subnet.cidr if subnet.tier != "applications" }
+  api_cidrs = { for key, subnet in local.subnets : key => subnet.cidr if subnet.tier != "applications" || var.applications_reach_aws }
 }
 
 resource "aws_vpc" "this" {
@@ -88,13 +88,13 @@ resource "aws_route" "internet" {
 
 resource "aws_security_group" "endpoints" {
   name        = "${var.name}-endpoints"
-  description = "AWS services, from the subnets of nodes and servers"
+  description = "AWS services, from this VPC's subnets"
   vpc_id      = aws_vpc.this.id
   tags        = merge(local.tags, { Name = "${var.name}-endpoints" })
 }
 
 resource "aws_vpc_security_group_ingress_rule" "endpoints" {
-  for_each = local.instance_cidrs
+  for_each = local.api_cidrs
 
   security_group_id = aws_security_group.endpoints.id
   description       = "From ${each.key}"

@@ -59,6 +59,15 @@ variable "interface_endpoints" {
   }
 }
 
+variable "applications_reach_aws" {
+  description = <<-EOT
+    Whether the applications' subnets may use the interface endpoints, too. The names of these services lead to the endpoints
+    for the whole VPC, so without it applications here reach none of them: neither their secret nor Session Manager.
+  EOT
+  type        = bool
+  default     = true
+}
+
 variable "tags" {
   description = "Tags of everything."
   type        = map(string)

@@ -25,6 +25,19 @@ resource "aws_vpc_security_group_egress_rule" "clients" {
   tags                         = local.tags
 }
 
+# A rule for a group is one for the private addresses of its interfaces, of which the endpoint's is none.
+resource "aws_vpc_security_group_egress_rule" "clients_to_endpoint" {
+  for_each = toset(var.host_addresses)
+
+  security_group_id = aws_security_group.clients.id
+  description       = "To the endpoint"
+  ip_protocol       = "tcp"
+  from_port         = var.port
+  to_port           = var.port
+  cidr_ipv4         = each.value
+  tags              = local.tags
+}
+
 resource "aws_vpc_security_group_ingress_rule" "clients" {
   for_each = merge({ clients = aws_security_group.clients.id }, var.client_security_group_ids)
 

@@ -53,8 +53,19 @@ run "the_api_that_moves_endpoints_is_in_every_zone" {
     error_message = "The endpoints take more than HTTPS from the instances' subnets."
   }
   assert {
-    condition     = length(aws_vpc_security_group_ingress_rule.endpoints) == 6
-    error_message = "Applications reach AWS through the appliance's endpoints, or instances do not."
+    condition     = length(aws_vpc_security_group_ingress_rule.endpoints) == 9
+    error_message = "A subnet does not reach the endpoints."
+  }
+}
+
+run "applications_do_not_reach_aws_if_not_wanted" {
+  variables {
+    applications_reach_aws = false
+  }
+
+  assert {
+    condition     = toset([for key in keys(aws_vpc_security_group_ingress_rule.endpoints) : split("-", key)[0]]) == toset(["nodes", "servers"])
+    error_message = "Applications reach the endpoints, or instances do not."
   }
 }
 

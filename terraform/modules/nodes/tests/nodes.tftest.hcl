@@ -67,6 +67,17 @@ run "open_to_applications_only" {
   }
 }
 
+run "clients_reach_the_endpoint_s_address" {
+  variables {
+    host_addresses = ["192.0.2.10/32"]
+  }
+
+  assert {
+    condition     = [for rule in aws_vpc_security_group_egress_rule.clients_to_endpoint : "${rule.cidr_ipv4} ${rule.from_port}"] == ["192.0.2.10/32 5432"]
+    error_message = "What is for the endpoint is dropped on its way out."
+  }
+}
+
 run "refuses_the_whole_internet" {
   command = plan
 
