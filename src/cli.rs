@@ -6,6 +6,7 @@
 
 mod agent;
 mod ask;
+mod backup;
 mod check_config;
 mod config;
 mod discard_state;
@@ -90,6 +91,14 @@ pub enum Command {
     Failover(failover::FailoverArgs),
     /// Take PostgreSQL servers out of use, use them again, restart them
     Server(server::ServerArgs),
+    /// Take a base backup of the standby that is least behind, and verify it
+    #[command(
+        after_help = "Examples:\n  komainu backup /backup/2026-11-28 --user replicator --passfile /etc/komainu/pgpass\n  \
+        komainu backup /backup/tonight --from pg3 --max-rate 50M\n\n\
+        The primary is left alone unless --allow-primary is given and there is no standby.\n\
+        The directory must be empty or not exist yet; until the backup is whole and verified it is DIR.partial."
+    )]
+    Backup(backup::BackupArgs),
     /// What happened in the cluster, and who or what caused it
     #[command(after_help = "Examples:\n  komainu events\n  komainu events --follow\n  \
         komainu events --after 120 --limit 10 --json")]
@@ -220,6 +229,7 @@ pub fn run() -> ExitCode {
         Command::Switchover(args) => ask::finish(failover::switchover(&args)),
         Command::Failover(args) => ask::finish(failover::failover(&args)),
         Command::Server(args) => ask::finish(server::run(&args)),
+        Command::Backup(args) => ask::finish(backup::run(&args)),
         Command::Events(args) => ask::finish(events::run(&args)),
         Command::Sessions(args) => ask::finish(sessions::run(&args)),
         Command::Pools(args) => ask::finish(pools::run(&args)),

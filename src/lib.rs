@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod agent;
 pub mod backend;
+pub mod backup;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -7,7 +7,7 @@
 
 mod argument;
 mod client;
-mod conninfo;
+pub(crate) mod conninfo;
 mod control;
 mod directory;
 mod error;
@@ -18,8 +18,8 @@ mod memory;
 mod own_files;
 mod plan;
 mod postmaster;
-mod programs;
-mod progress;
+pub(crate) mod programs;
+pub(crate) mod progress;
 mod recovery_settings;
 mod run;
 mod service;
@@ -28,5 +28,5 @@ mod wal;
 pub mod wire;
 
 pub use client::{AgentCallError, Agents, Beside, Within};
-pub use error::AgentError;
+pub use error::{AgentError, WorkError};
 pub use run::run;

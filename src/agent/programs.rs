@@ -46,12 +46,18 @@ impl Programs {
         state_directory: &Path,
     ) -> Result<Self, PostgresError> {
         let mark = state_directory.canonicalize().unwrap_or_else(|_| state_directory.to_owned());
+        let version = fs::read_to_string(data_directory.join("PG_VERSION")).unwrap_or_default();
+        Self::of_version(named, version.trim(), &mark)
+    }
+
+    /// Of that major version if they are where Debian has them, else as `PG_BIN` and `PATH` say. `mark` is a path that is
+    /// the caller's alone.
+    pub fn of_version(named: Option<&Path>, version: &str, mark: &Path) -> Result<Self, PostgresError> {
         let mark = mark.display().to_string();
         if let Some(directory) = named {
             return Ok(Programs { directory: directory.to_owned(), mark });
         }
-        let version = fs::read_to_string(data_directory.join("PG_VERSION")).unwrap_or_default();
-        let of_debian = Path::new(DEBIAN_DIRECTORY).join(version.trim()).join("bin");
+        let of_debian = Path::new(DEBIAN_DIRECTORY).join(version).join("bin");
         if std::env::var_os("PG_BIN").is_none() && of_debian.join("postgres").is_file() {
             return Ok(Programs { directory: of_debian, mark });
         }

@@ -9,6 +9,7 @@ mod agent;
 mod authentication;
 mod aws;
 mod aws_faults;
+mod backup;
 mod cancel;
 mod cli;
 mod clients;

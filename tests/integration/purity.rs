@@ -57,6 +57,7 @@ const PURE: &[&str] = &[
     "admin/cluster_status.rs",
     "admin/doctor.rs",
     "admin/gate.rs",
+    "backup/choose.rs",
     "sandbox/endpoint.rs",
     "drill/attempts.rs",
     "drill/phases.rs",
