@@ -61,6 +61,7 @@ pub fn examine(view: &View, examined: Option<&Examined<'_>>) -> Vec<Finding> {
         certificate(&mut findings, examined);
     }
     primary(&mut findings, view);
+    archive(&mut findings, view);
     view.snapshot
         .servers
         .iter()
@@ -178,6 +179,40 @@ fn primary(findings: &mut Vec<Finding>, view: &View) {
         }
     };
     add(findings, "server", &subject, verdict, text);
+}
+
+/// What standbys by log shipping live on.
+fn archive(findings: &mut Vec<Finding>, view: &View) {
+    let Some(primary) = view.snapshot.primary else { return };
+    let detail = &view.details[usize::from(primary.0)];
+    let archive = detail.facts.as_deref().and_then(|facts| facts.archive.as_ref());
+    let shipped: Vec<&str> = view
+        .snapshot
+        .servers
+        .iter()
+        .zip(&view.details)
+        .filter(|(_, detail)| detail.replication_state.as_deref() == Some("archive"))
+        .map(|(server, _)| &*server.id)
+        .collect();
+    let (verdict, text) = match archive {
+        None if shipped.is_empty() => return,
+        None => {
+            let text = format!(
+                "it archives nothing, and {} has nothing else to follow by: set archive_mode and archive_command",
+                shipped.join(", ")
+            );
+            (Verdict::Wrong, text)
+        }
+        Some(archive) if archive.fails => {
+            let text = "its archive_command fails, so WAL piles up there: its log says why".to_owned();
+            (Verdict::Wrong, text)
+        }
+        Some(archive) => {
+            let last = archive.last.as_deref().unwrap_or("nothing yet");
+            (Verdict::Fine, format!("it archives; the last file was {last}"))
+        }
+    };
+    add(findings, "server", &view.snapshot.server(primary).id, verdict, text);
 }
 
 fn server(findings: &mut Vec<Finding>, state: &ServerState, detail: &Detail) {

@@ -313,6 +313,7 @@ mod tests {
             weight: 1,
             zone: None,
             always_primary: false,
+            replication: Default::default(),
             agent: None,
             disallow_failover: false,
         };

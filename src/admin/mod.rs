@@ -207,12 +207,16 @@ async fn metrics(State(state): State<AdminState>) -> Response {
     let view = state.view.borrow().clone();
     let jobs = state.cluster.as_ref().map(|cluster| cluster.jobs.borrow().clone()).unwrap_or_default();
     let rejoining: Vec<_> = jobs.iter().map(|(server, job)| rejoining::numbers(server, job)).collect();
+    let now_ms = state.clock.now_ms();
+    let facts = view.details.iter().map(|detail| detail.facts.as_deref());
+    let archived_ms: Vec<_> = facts.map(|facts| facts?.archived_ms_ago(now_ms)).collect();
     let page = render::page(&Numbers {
         version: env!("CARGO_PKG_VERSION"),
         totals: &state.counters.totals(),
         census: &(state.gate.census)(),
         snapshot: &view.snapshot,
         rejoining: &rejoining,
+        archived_ms: &archived_ms,
         process: Process::read(),
         started_at: state.clock.wall_time(0),
     });

@@ -15,7 +15,7 @@ use super::change::{Answer, Cause, read};
 use super::refused::Refused;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Change, ClusterState, FailoverKind, Stage};
-use crate::config::{self, FailoverMode};
+use crate::config::{self, FailoverMode, Replication};
 
 #[derive(Debug, Deserialize)]
 pub struct Successor {
@@ -96,7 +96,15 @@ pub(super) fn may_begin(
         if server.administrative != Administrative::Attached {
             return Err(format!("{to} is not attached: it is {}", in_words(server.administrative)));
         }
-        if config.servers.iter().any(|server| server.id == *to && server.disallow_failover) {
+        let configured = config.servers.iter().find(|server| server.id == *to);
+        let shipped = configured.is_some_and(|server| server.replication == Replication::LogShipping);
+        if shipped && kind == FailoverKind::Switchover {
+            return Err(format!(
+                "{to} follows by log shipping: the end of what {from} writes never comes into the archive. \
+                 Let it stream first; with `komainu failover --force --to {to}` it is promoted without that end"
+            ));
+        }
+        if configured.is_some_and(|server| server.disallow_failover) {
             return Err(format!("{to} may not be the primary: server.disallow_failover is set for it"));
         }
     }

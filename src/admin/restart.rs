@@ -16,7 +16,7 @@ use super::refused::Refused;
 use crate::cluster::model::View;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Accepted, Administrative, Change, ClusterState, Stage, ToRestart};
-use crate::config::{Config, FailoverMode};
+use crate::config::{Config, FailoverMode, Replication};
 
 #[derive(Debug, Deserialize)]
 pub struct Order {
@@ -82,7 +82,12 @@ fn to_restart(
             return Err(format!("there is no server {id}; there are: {}", known.join(", ")));
         }
         Some(id) => vec![id],
-        None => known.iter().copied().filter(|id| *id != primary).chain([primary]).collect(),
+        None => {
+            // Of one that reads the archive nothing tells that it has caught up: it is restarted by hand.
+            let streams = config.servers.iter().filter(|server| server.replication == Replication::Streaming);
+            let standbys = streams.map(|server| server.id.as_str()).filter(|id| *id != primary);
+            standbys.chain([primary]).collect()
+        }
     };
     if id.is_none() && ids.len() == 1 {
         return Err(format!(

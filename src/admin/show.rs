@@ -146,6 +146,7 @@ mod tests {
             zone: None,
             disallow_failover: false,
             always_primary: false,
+            replication: Default::default(),
             agent: None,
         };
         let mut view = View::new(&[server("a", 1), server("b", 2), server("c", 0), server("d", 1)]);

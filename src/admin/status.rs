@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::cluster_status::{ClusterKeys, ClusterNow, cluster_keys, of_server};
 use super::rejoining::{self, JobKeys};
-use crate::cluster::model::{Detail, View};
+use crate::cluster::model::{Detail, Facts, View};
 use crate::cluster::state::{Administrative, Observed};
 use crate::topology::{Health, Role, ServerState};
 
@@ -44,6 +44,8 @@ struct Server<'a> {
     lag_ms: Option<u64>,
     replication_state: Option<&'a str>,
     sync_state: Option<&'a str>,
+    /// Of a primary that archives.
+    archive: Option<Archived<'a>>,
     postgres_version: Option<u32>,
     system_identifier: Option<String>,
     /// How long role, health and reason have been as they are.
@@ -56,6 +58,15 @@ struct Server<'a> {
     observed: Option<Observed>,
     /// What its agent is at to make it a standby again, if it is out of use or down.
     job: Option<JobKeys<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Archived<'a> {
+    /// The last file.
+    last: Option<&'a str>,
+    age_ms: Option<u64>,
+    /// The last attempt failed.
+    fails: bool,
 }
 
 /// `cluster`: none on a node of its own.
@@ -102,6 +113,7 @@ fn server<'a>(
         lag_ms: state.lag_ms,
         replication_state: detail.replication_state.as_deref(),
         sync_state: detail.sync_state.as_deref(),
+        archive: detail.facts.as_deref().and_then(|facts| archived(facts, now_ms)),
         postgres_version: detail.version,
         // 64 bits do not fit JavaScript's numbers.
         system_identifier: detail.system_identifier.map(|identifier| identifier.to_string()),
@@ -111,6 +123,15 @@ fn server<'a>(
         observed: agreed.map(|(_, observed)| observed),
         job: cluster.and_then(|cluster| cluster.jobs.get(&*state.id)).map(rejoining::job),
     }
+}
+
+fn archived(facts: &Facts, now_ms: u64) -> Option<Archived<'_>> {
+    let archive = facts.archive.as_ref()?;
+    Some(Archived {
+        last: archive.last.as_deref(),
+        age_ms: facts.archived_ms_ago(now_ms),
+        fails: archive.fails,
+    })
 }
 
 fn role(role: Role) -> &'static str {

@@ -39,6 +39,7 @@ fn view() -> View {
         zone: Some("eu-1a".to_owned()),
         disallow_failover: false,
         always_primary: false,
+        replication: Default::default(),
         agent: None,
     };
     View::new(&[server("pg1"), server("pg2")])

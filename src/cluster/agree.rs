@@ -103,6 +103,7 @@ mod tests {
             zone: None,
             disallow_failover: false,
             always_primary: false,
+            replication: Default::default(),
             agent: None,
         };
         let mut view = View::new(&[server("pg1"), server("pg2")]);

@@ -8,6 +8,7 @@ pub mod action;
 mod candidate;
 mod endpoint;
 mod failover;
+mod log_shipping;
 mod loss;
 mod memory;
 mod primary;
@@ -82,6 +83,7 @@ impl Policy {
             sync_mode: config::SyncMode::Off,
             sync_count: 1,
             max_lag_bytes: 0,
+            promote_log_shipped: false,
             crash_recovery_grace_ms: 30_000,
             promote_timeout_ms: 10_000,
             silence_ms: 2_000,

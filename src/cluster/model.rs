@@ -45,9 +45,16 @@ pub struct Facts {
     pub data_checksums: bool,
     /// When its postmaster was started, by its own clock, in milliseconds since 1970: another time is another life.
     pub started_at_ms: u64,
+    /// Primary: how its archiving fares, if it archives.
+    pub archive: Option<Archive>,
 }
 
 impl Facts {
+    /// How long it is by now since the last file was archived, as far as is known.
+    pub fn archived_ms_ago(&self, now_ms: u64) -> Option<u64> {
+        Some(self.archive.as_ref()?.age_ms? + now_ms.saturating_sub(self.answered_at_ms))
+    }
+
     /// A standby proves its timeline while it streams. Without a receiver its control file may still have the one before,
     /// although it has replayed no less than then.
     fn keep_timeline(&mut self, before: &Facts) {
@@ -59,6 +66,17 @@ impl Facts {
             self.timeline = self.timeline.max(before.timeline);
         }
     }
+}
+
+/// `pg_stat_archiver`, when it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archive {
+    /// The last file that was archived.
+    pub last: Option<String>,
+    /// How long before that was.
+    pub age_ms: Option<u64>,
+    /// The last attempt failed.
+    pub fails: bool,
 }
 
 /// A row of `pg_stat_wal_receiver`.

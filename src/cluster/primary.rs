@@ -224,7 +224,11 @@ fn describe(
         since_ms: if unchanged { before_detail.since_ms } else { now_ms },
         system_identifier: facts.map(|facts| facts.system_identifier),
         version: facts.map(|facts| facts.version),
-        replication_state: receiver.map(|receiver| receiver.status.clone()),
+        replication_state: receiver.map(|receiver| receiver.status.clone()).or_else(|| {
+            // It has nobody to receive from.
+            let reads_archive = facts.is_some_and(|facts| role == Role::Standby && facts.upstream.is_none());
+            reads_archive.then(|| "archive".to_owned())
+        }),
         sync_state: receiver.and_then(|receiver| {
             // Names need not be unique; what is not surely this standby's is not shown.
             let mut rows = senders.iter().filter(|sender| sender.name == receiver.name);

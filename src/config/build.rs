@@ -11,7 +11,7 @@ use super::document::{Document, Table};
 use super::{
     Admin, Agent, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Endpoint,
     Failover, FailoverMode, Health, Hooks, Limits, Listen, Log, LogFormat, Node, Pool, PoolLimits, PoolMode,
-    PoolOverride, Preference, Scheduling, Server, ServerTls, Split, SslMode, SyncMode,
+    PoolOverride, Preference, Replication, Scheduling, Server, ServerTls, Split, SslMode, SyncMode,
 };
 use crate::consensus::lease::LeaseSettings;
 
@@ -245,6 +245,10 @@ fn server(table: &Table) -> Server {
         zone: table.optional_text("zone"),
         disallow_failover: table.bool("disallow_failover"),
         always_primary: table.bool("always_primary"),
+        replication: match table.text("replication").as_str() {
+            "log-shipping" => Replication::LogShipping,
+            _ => Replication::Streaming,
+        },
         agent: table.optional_text("agent"),
     }
 }
@@ -284,6 +288,7 @@ fn failover(table: &Table, directory: &Path) -> Failover {
         },
         sync_count: table.u32("sync_count"),
         max_lag_bytes: table.u64("max_lag_bytes"),
+        promote_log_shipped: table.bool("promote_log_shipped"),
         crash_recovery_grace_ms: table.u64("crash_recovery_grace_ms"),
         promote_timeout_ms: table.u64("promote_timeout_ms"),
         silence_ms: table.u64("silence_ms"),

@@ -319,8 +319,18 @@ pub struct Server {
     pub disallow_failover: bool,
     /// Nothing else is ever promoted.
     pub always_primary: bool,
+    pub replication: Replication,
     /// `host:port` of the agent beside it.
     pub agent: Option<String>,
+}
+
+/// How a server follows when it is a standby.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Replication {
+    #[default]
+    Streaming,
+    /// By `restore_command`, from the primary's archive.
+    LogShipping,
 }
 
 /// Of `komainu agent`, on a database host.
@@ -382,6 +392,8 @@ pub struct Failover {
     pub sync_count: u32,
     /// 0: no limit.
     pub max_lag_bytes: u64,
+    /// Without an order, when no streaming standby can be promoted.
+    pub promote_log_shipped: bool,
     pub crash_recovery_grace_ms: u64,
     pub promote_timeout_ms: u64,
     /// A standby that heard nothing for longer is no witness that the primary lives.

@@ -86,9 +86,9 @@ pub fn live_part(old: &Config, new: Config) -> Config {
     };
     // Which servers there are, and where, stays; what they are given to do may change.
     let servers = old.servers.iter().map(|server| {
-        let Server { weight, zone, disallow_failover, always_primary, agent, .. } =
+        let Server { weight, zone, disallow_failover, always_primary, replication, agent, .. } =
             new.servers.iter().find(|new| new.id == server.id).unwrap_or(server).clone();
-        Server { weight, zone, disallow_failover, always_primary, agent, ..server.clone() }
+        Server { weight, zone, disallow_failover, always_primary, replication, agent, ..server.clone() }
     });
     Config {
         servers: servers.collect(),
@@ -174,7 +174,7 @@ compare!(health, Health, "health", [
 ], not keys: []);
 compare!(failover, Failover, "failover", [
     mode, automatic, user, password_file, database, replication_user, replication_passfile, sync_mode, sync_count,
-    max_lag_bytes, crash_recovery_grace_ms, promote_timeout_ms, silence_ms
+    max_lag_bytes, promote_log_shipped, crash_recovery_grace_ms, promote_timeout_ms, silence_ms
 ], not keys: []);
 compare!(hooks, Hooks, "hooks", [on_failover, on_switchover, on_detach, on_attach, on_recovered], not keys: []);
 compare!(agent, Agent, "agent", [
@@ -210,7 +210,8 @@ fn split(changes: &mut Vec<Change>, old: &Split, new: &Split) {
 
 fn servers(changes: &mut Vec<Change>, old: &[Server], new: &[Server]) {
     let differ = |old: &Server, new: &Server| {
-        let Server { id: _, host, port, weight, zone, disallow_failover, always_primary, agent } = old;
+        let Server { id: _, host, port, weight, zone, disallow_failover, always_primary, replication, agent } =
+            old;
         [
             ("host", *host != new.host),
             ("port", *port != new.port),
@@ -218,6 +219,7 @@ fn servers(changes: &mut Vec<Change>, old: &[Server], new: &[Server]) {
             ("zone", *zone != new.zone),
             ("disallow_failover", *disallow_failover != new.disallow_failover),
             ("always_primary", *always_primary != new.always_primary),
+            ("replication", *replication != new.replication),
             ("agent", *agent != new.agent),
         ]
     };

@@ -90,6 +90,7 @@ fn failover_of(local: &Failover, shared: Failover) -> Failover {
         sync_mode: _,
         sync_count: _,
         max_lag_bytes: _,
+        promote_log_shipped: _,
         crash_recovery_grace_ms: _,
         promote_timeout_ms: _,
         silence_ms: _,

@@ -56,6 +56,8 @@ impl Means {
             let left_ms = (decided_at_ms + VOID_AFTER_MS).saturating_sub(clock::now_ms());
             Within { begun: Duration::from_millis(left_ms), answered }
         };
+        // The next one tells more only when more was replayed.
+        let goes_on = what == What::RestartPoint;
         let operation = match what {
             What::StopReceiving => Operation::StopReceiving,
             What::Promote { .. } => Operation::Promote { within_ms: VOID_AFTER_MS },
@@ -65,7 +67,7 @@ impl Means {
             }
             What::Slots { wanted, unwanted } => Operation::Slots { wanted, unwanted },
             What::SetSynchronous { names, .. } => Operation::SetSynchronousStandbys { names },
-            What::Checkpoint { .. } => Operation::Checkpoint,
+            What::Checkpoint { .. } | What::RestartPoint => Operation::Checkpoint,
             What::Stop { epoch } => {
                 let (agents, agent) = self.agent(&server)?;
                 let stopped = agents.stop(agent, epoch.0, StopMode::Fast, by_agent(STOP_WITHIN)).await;
@@ -115,7 +117,7 @@ impl Means {
         };
         let operator = self.operator.borrow().clone();
         let done = operator.perform(&server, &operation, decided_at_ms + within_ms).await;
-        done.map(|_| Done::Done).map_err(|error| error.to_string())
+        done.map(|_| if goes_on { Done::UnderWay } else { Done::Done }).map_err(|error| error.to_string())
     }
 
     fn agent<'a>(&'a self, server: &'a config::Server) -> Result<(&'a Agents, Beside<'a>), String> {

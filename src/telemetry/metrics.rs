@@ -56,6 +56,7 @@ metrics! {
     SERVER_UP Gauge "komainu_server_up" ["server"], "1 if the server answers the health checks, else 0.";
     REPLICATION_LAG_BYTES Gauge "komainu_replication_lag_bytes" ["server"], "WAL that the standby has not replayed; absent while unknown.";
     REPLICATION_LAG_SECONDS Gauge "komainu_replication_lag_seconds" ["server"], "Age of what the standby has replayed; absent while unknown.";
+    ARCHIVE_AGE_SECONDS Gauge "komainu_archive_age_seconds" ["server"], "Since the primary archived a WAL file; absent unless it archives.";
     HOOKS Counter "komainu_hooks_total" ["hook", "result"], "Times this node ran a hook, or as leader found one interrupted.";
     REJOIN_PHASE Gauge "komainu_rejoin_phase" ["server", "phase"], "1 for what the agent is at to make the server a standby again, else 0; absent while it is at nothing.";
     REJOIN_BYTES_DONE Gauge "komainu_rejoin_bytes_done" ["server"], "Bytes of the rewind or copy under way that are done.";

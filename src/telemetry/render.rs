@@ -41,6 +41,8 @@ pub struct Numbers<'a> {
     pub census: &'a PoolCensus,
     pub snapshot: &'a Snapshot,
     pub rejoining: &'a [Rejoining<'a>],
+    /// By server: how long ago it has archived something.
+    pub archived_ms: &'a [Option<u64>],
     pub process: Process,
     pub started_at: SystemTime,
 }
@@ -65,6 +67,7 @@ pub fn page(numbers: &Numbers) -> String {
     page.hooks(totals);
     page.servers(totals, census, snapshot);
     page.rejoining(numbers.rejoining);
+    page.archives(numbers);
     page.one(metrics::EPOCH, snapshot.epoch.0);
     page.family(metrics::BUILD_INFO);
     page.sample(metrics::BUILD_INFO, "", &[("version", numbers.version)], 1);
@@ -158,6 +161,16 @@ impl Page {
         self.sample(metric, "_count", &[], count);
     }
 
+    fn archives(&mut self, numbers: &Numbers) {
+        self.family(metrics::ARCHIVE_AGE_SECONDS);
+        for (server, archived_ms) in numbers.snapshot.servers.iter().zip(numbers.archived_ms) {
+            if let Some(ms) = archived_ms {
+                let seconds = *ms as f64 / 1000.0;
+                self.sample(metrics::ARCHIVE_AGE_SECONDS, "", &[("server", &server.id)], seconds);
+            }
+        }
+    }
+
     fn hooks(&mut self, totals: &Totals) {
         self.family(metrics::HOOKS);
         for &hook in HookLabel::ALL {
@@ -237,6 +250,7 @@ mod tests {
             zone: None,
             disallow_failover: false,
             always_primary: false,
+            replication: Default::default(),
             agent: None,
         };
         let mut snapshot = View::new(&[server("a"), server("b\\\"\n")]).snapshot;
@@ -269,6 +283,7 @@ mod tests {
                 bytes: Some((10, 30)),
                 failures: 2,
             }],
+            archived_ms: &[Some(2500), None],
             process: Process { cpu: Duration::from_millis(1250), resident_bytes: 99 },
             started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(10),
         })
@@ -287,6 +302,7 @@ mod tests {
             "komainu_pool_waiters 4",
             "komainu_clients_held 6",
             "komainu_floors_lowered_total 1",
+            r#"komainu_archive_age_seconds{server="a"} 2.5"#,
             r#"komainu_hooks_total{hook="on_detach",result="timed_out"} 1"#,
             r#"komainu_hooks_total{hook="on_detach",result="ok"} 0"#,
             r#"komainu_acquire_seconds_bucket{le="0.0001"} 1"#,

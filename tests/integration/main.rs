@@ -27,6 +27,7 @@ mod hooks;
 mod hostile_messages;
 mod hostile_startup;
 mod limits;
+mod log_shipping;
 mod looking_in;
 mod lost_servers;
 mod operate;

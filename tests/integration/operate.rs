@@ -52,6 +52,7 @@ fn described(server: &Postgres) -> config::Server {
         zone: None,
         disallow_failover: false,
         always_primary: false,
+        replication: Default::default(),
         agent: None,
     }
 }

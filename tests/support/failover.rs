@@ -5,9 +5,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use komainu::cluster::operate::slots::slot_name;
 use komainu::pki::Authority;
 use komainu::sandbox::{
-    Agent, DATABASE, Installation, Login, OPERATOR, Postgres, REWINDER, SUPERUSER, program_for_servers,
+    Agent, DATABASE, Installation, Login, OPERATOR, Postgres, REWINDER, SUPERUSER, Scratch,
+    program_for_servers,
 };
 use serde_json::{Value, json};
 
@@ -23,6 +25,13 @@ pub struct Failover {
     pub nodes: Nodes,
     pub agents: Vec<Agent>,
     pub cluster: Cluster,
+    shipping: Option<Shipping>,
+}
+
+/// A standby that streams from nobody, and the directory that it reads.
+struct Shipping {
+    standby: String,
+    archive: Scratch,
 }
 
 pub struct FailoverBuilder {
@@ -31,6 +40,7 @@ pub struct FailoverBuilder {
     agents: bool,
     failover: String,
     settings: Vec<(String, String)>,
+    shipping: Option<Shipping>,
 }
 
 impl Failover {
@@ -46,6 +56,7 @@ impl Failover {
             agents: true,
             failover: String::new(),
             settings: Vec::new(),
+            shipping: None,
         }
     }
 
@@ -108,7 +119,9 @@ impl Failover {
     pub fn wait_until_whole(&self) {
         let well = |node: &str, primary: &str, id: &str| {
             let server = self.server_by(node, id);
-            let streams = id == primary || server["replication_state"] == "streaming";
+            let reads_archive = self.shipping.as_ref().is_some_and(|shipping| shipping.standby == id)
+                && server["replication_state"] == "archive";
+            let streams = id == primary || server["replication_state"] == "streaming" || reads_archive;
             server["health"] == "up" && server["administrative"] == "attached" && streams
         };
         eventually(REJOINED_WITHIN, "all servers are well", || {
@@ -130,6 +143,16 @@ impl FailoverBuilder {
     /// Nobody brings a lost server back.
     pub fn without_agents(mut self) -> Self {
         self.agents = false;
+        self
+    }
+
+    /// That standby reads what the primary archives, and streams from nobody.
+    pub fn log_shipped(mut self, standby: &str) -> Self {
+        let archive = Scratch::create("komainu-archive-").unwrap();
+        fs::set_permissions(archive.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let shipping = Shipping { standby: standby.to_owned(), archive };
+        self.settings.extend(shipping.settings());
+        self.shipping = Some(shipping);
         self
     }
 
@@ -169,6 +192,9 @@ impl FailoverBuilder {
         fs::write(&password_file, OPERATOR_PASSWORD).unwrap();
         fs::set_permissions(&password_file, fs::Permissions::from_mode(0o600)).unwrap();
 
+        if let Some(shipping) = &self.shipping {
+            shipping.begin(&cluster);
+        }
         let agents = if self.agents { agents(&cluster) } else { Vec::new() };
         let mut config = format!(
             "[failover]\nmode = \"streaming\"\nuser = \"{OPERATOR}\"\npassword_file = \"{}\"\n\
@@ -181,6 +207,9 @@ impl FailoverBuilder {
         for server in cluster.servers().all() {
             let (id, host, port) = (server.id(), server.host(), server.port());
             config += &format!("[[server]]\nid = \"{id}\"\nhost = \"{host}\"\nport = {port}\n");
+            if self.shipping.as_ref().is_some_and(|shipping| shipping.standby == id) {
+                config += "replication = \"log-shipping\"\n";
+            }
             if let Some(agent) = agents.iter().find(|agent| agent.server() == id) {
                 config += &format!("agent = \"{}\"\n", agent.address());
             }
@@ -188,9 +217,52 @@ impl FailoverBuilder {
         let nodes = self.nodes.config(&config).launch(&cluster);
         start(&agents, &nodes, &cluster);
         nodes.wait_until_ready(&nodes.ids());
-        let failover = Failover { nodes, agents, cluster };
+        let failover = Failover { nodes, agents, cluster, shipping: self.shipping };
         failover.wait_until_whole();
         failover
+    }
+}
+
+impl Shipping {
+    fn settings(&self) -> [(String, String); 3] {
+        let archive = self.archive.path().display();
+        let command = format!("cp %p {archive}/%f.new && mv {archive}/%f.new {archive}/%f");
+        [
+            ("archive_mode", "on".to_owned()),
+            ("archive_command", command),
+            ("wal_retrieve_retry_interval", "200".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+    }
+
+    /// It streams up to here.
+    fn begin(&self, cluster: &Cluster) {
+        let standby = cluster.servers().all().iter().find(|server| server.id() == self.standby).unwrap();
+        let restore = format!("cp {}/%f %p", self.archive.path().display());
+        for (name, value) in
+            [("restore_command", &*restore), ("primary_conninfo", ""), ("primary_slot_name", "")]
+        {
+            standby.psql("postgres", &format!("ALTER SYSTEM SET {name} = '{value}'")).unwrap();
+        }
+        standby.reload().unwrap();
+        let drop = format!(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+             WHERE slot_name = '{}' AND NOT active",
+            slot_name(&self.standby)
+        );
+        let slots = "SELECT count(*) FROM pg_stat_replication";
+        let left = (cluster.servers().standbys().len() - 1).to_string();
+        eventually(PATIENCE, "it streams no more", || {
+            cluster.primary().psql("postgres", slots).unwrap() == left
+        });
+        eventually(PATIENCE, "its slot is dropped", || {
+            cluster.primary().psql("postgres", &drop).unwrap();
+            let is_there = format!(
+                "SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{}'",
+                slot_name(&self.standby)
+            );
+            cluster.primary().psql("postgres", &is_there).unwrap() == "0"
+        });
     }
 }
 

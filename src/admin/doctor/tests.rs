@@ -1,12 +1,12 @@
 use komainu_escalation::{Finding as Probe, Reason as Why};
 
 use super::*;
-use crate::cluster::model::View;
+use crate::cluster::model::{Archive, Facts, View};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, ClusterState, Command, Member};
 use crate::config::file;
 use crate::consensus::node::{About, Known, NodeStatus, PeerStatus};
-use crate::topology::{Epoch, Role, ServerIndex};
+use crate::topology::{Epoch, Lsn, Role, ServerIndex};
 
 const TEXT: &str = "[listen]\naddresses = ['127.0.0.1:5432']\n[auth]\nhba_file = 'hba'\n[health]\nuser = 'k'\n\
     [cluster]\nname = 'shop'\n[[node]]\nid = 'a'\nhost = 'ha'\n[[node]]\nid = 'b'\nhost = 'hb'\n\
@@ -219,4 +219,52 @@ fn clocks_and_versions_of_those_that_answer_are_compared() {
     let mut gone = with("0.0.9", 0, 0);
     gone.node.peers[0].failure = Some("connection refused".to_owned());
     assert_eq!(gone.not_fine().len(), 1, "what it said before it went is not held against it");
+}
+
+#[test]
+fn a_standby_that_reads_the_archive_needs_one_that_is_filled() {
+    let with = |archive: Option<Archive>, reads_archive: bool| {
+        let text = format!("{TEXT}[[server]]\nid = 'pg2'\nhost = 'db2'\n");
+        let mut night = Night::quiet(&["a", "b", "c"]);
+        (night.in_force, night.local, night.agreed) = (config(&text), config(&text), Ok(config(&text)));
+        let primary = (night.view.snapshot.clone(), night.view.details[0].clone());
+        night.view = View { snapshot: primary.0, ..View::new(&night.in_force.servers) };
+        let standby = View::new(&night.in_force.servers).snapshot.servers[1].clone();
+        night.view.snapshot.servers.push(standby);
+        night.view.snapshot.servers[1].health = Health::Up;
+        (night.view.details[0], night.view.details[1].reason) = (primary.1, None);
+        night.view.no_primary = None;
+        night.view.details[1].replication_state = reads_archive.then(|| "archive".to_owned());
+        night.view.details[0].facts = archive.map(|archive| {
+            std::sync::Arc::new(Facts {
+                asked_at_ms: 0,
+                answered_at_ms: 0,
+                in_recovery: false,
+                timeline: 1,
+                lsn: Lsn(1),
+                received_lsn: None,
+                replay_lag_ms: None,
+                system_identifier: 1,
+                version: 150_000,
+                receiver: None,
+                senders: Vec::new(),
+                upstream: None,
+                slot_name: None,
+                synchronous_standby_names: String::new(),
+                slots: Vec::new(),
+                wal_log_hints: true,
+                data_checksums: false,
+                started_at_ms: 1,
+                archive: Some(archive),
+            })
+        });
+        night.not_fine()
+    };
+    let archive = |fails| Archive { last: Some("1".to_owned()), age_ms: Some(7), fails };
+    assert_eq!(with(None, false), [""; 0]);
+    assert_eq!(with(Some(archive(false)), true), [""; 0]);
+    let nothing = with(None, true);
+    assert!(nothing.len() == 1 && nothing[0].contains("pg1: it archives nothing, and pg2"), "{nothing:?}");
+    let failing = with(Some(archive(true)), true);
+    assert!(failing.len() == 1 && failing[0].contains("archive_command fails"), "{failing:?}");
 }

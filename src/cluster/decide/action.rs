@@ -40,6 +40,8 @@ pub enum What {
     Restart { epoch: Epoch, started_by_ms: u64 },
     /// So that a clean shutdown has little left to write.
     Checkpoint { epoch: Epoch },
+    /// A standby writes down on which timeline it is, which it otherwise does now and then.
+    RestartPoint,
 }
 
 impl Action {
@@ -61,6 +63,7 @@ impl What {
             What::Restart { .. } => "it could not be restarted",
             What::Rejoin { .. } => "it could not rejoin",
             What::Checkpoint { .. } => "no checkpoint could be made",
+            What::RestartPoint => "no restart point could be made",
         }
     }
 }

@@ -4,7 +4,7 @@
 //! answers and may be one. Invariant: with a guarantee of synchronous commits nobody is named without an order unless so
 //! many of the synchronous standbys answer that one of them has every commit that was acknowledged.
 
-use super::Situation;
+use super::{Situation, log_shipping};
 use crate::cluster::model::Facts;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, FailoverKind};
@@ -52,11 +52,23 @@ pub(super) fn choose(
         let from = situation.state.primary().server.as_deref() != Some(standby.id);
         on_timeline(standby) && from && config.is_some_and(|config| !config.disallow_failover)
     };
-    let best = standbys(situation)
-        .filter(may)
-        .filter(|standby| wanted.is_none_or(|wanted| wanted == standby.id))
-        .max_by(|a, b| a.position().cmp(&b.position()).then_with(|| b.id.cmp(a.id)))
-        .ok_or(Reason::NoCandidate)?;
+    let best_of = |shipped: bool| {
+        standbys(situation)
+            .filter(may)
+            .filter(|standby| wanted.is_none_or(|wanted| wanted == standby.id))
+            .filter(|standby| log_shipping::is_shipped(situation, standby.id) == shipped)
+            .max_by(|a, b| a.position().cmp(&b.position()).then_with(|| b.id.cmp(a.id)))
+    };
+    // One that reads the archive lacks what is not there yet, however far it has come.
+    let best = match (best_of(false), best_of(true), kind) {
+        (Some(best), _, _) => best,
+        // The last word of a primary that is stopped never comes into the archive.
+        (None, None, _) | (None, Some(_), FailoverKind::Switchover) => return Err(Reason::NoCandidate),
+        (None, Some(_), FailoverKind::Automatic) if !situation.policy.failover.promote_log_shipped => {
+            return Err(Reason::OnlyLogShipped);
+        }
+        (None, Some(best), _) => best,
+    };
     // Ordered at once, a loss is accepted; ordered with a clean stop, the old primary's last word is waited for.
     if kind == FailoverKind::Automatic {
         let answering: Vec<_> = standbys(situation).filter(on_timeline).collect();
@@ -71,7 +83,8 @@ pub(super) fn choose(
     }
     let limit = situation.policy.failover.max_lag_bytes;
     let lacks = situation.view.primary_lsn.0.saturating_sub(best.position().0);
-    if kind == FailoverKind::Automatic && limit > 0 && lacks > limit {
+    let accepted = log_shipping::is_shipped(situation, best.id);
+    if kind == FailoverKind::Automatic && limit > 0 && lacks > limit && !accepted {
         return Err(Reason::CandidateLags);
     }
     Ok(best.id.to_owned())

@@ -8,7 +8,7 @@
 use super::action::{Action, What};
 use super::candidate::{self, Standby};
 use super::loss::{self, Loss};
-use super::{Plan, Situation, Step, restart};
+use super::{Plan, Situation, Step, log_shipping, restart};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, Failover, FailoverKind, Fenced, Restart, Stage};
 use crate::cluster::sync_set::SyncSet;
@@ -80,7 +80,15 @@ fn obstacle(situation: &Situation<'_>) -> Option<Reason> {
     if situation.memory.phase_for_ms(situation.now_ms) < SETTLE_MS {
         return Some(Reason::FailoverSettling);
     }
-    candidate::choose(situation, FailoverKind::Automatic, None).err()
+    match candidate::choose(situation, FailoverKind::Automatic, None) {
+        Err(reason) => Some(reason),
+        Ok(chosen) if log_shipping::is_shipped(situation, &chosen) => {
+            let primary = situation.state.primary().server.as_deref().unwrap_or_default();
+            let waited_ms = in_doubt_for_ms(situation, primary);
+            (waited_ms < log_shipping::LAST_RESORT_MS).then_some(Reason::AwaitsStreaming)
+        }
+        Ok(_) => None,
+    }
 }
 
 fn begin(situation: &Situation<'_>) -> Plan {
@@ -251,8 +259,14 @@ fn asked_since_fenced(situation: &Situation<'_>, waited_ms: u64) -> bool {
 
 fn name_one(situation: &Situation<'_>, server: String) -> Plan {
     let epoch = situation.state.primary().epoch;
-    let change = Change::NamePrimary { epoch, server, promotes: true };
-    Plan::step(Step::new(change, Reason::LacksLeast))
+    let shipped = log_shipping::is_shipped(situation, &server);
+    let reason = if shipped { Reason::LastResort } else { Reason::LacksLeast };
+    let mut plan = Plan::default();
+    if shipped {
+        plan.steps.push(Step::new(log_shipping::note(situation, &server), reason));
+    }
+    plan.steps.push(Step::new(Change::NamePrimary { epoch, server, promotes: true }, reason));
+    plan
 }
 
 /// Asks the named one until it is a primary. If it is lost as well, its epoch ends as any other.

@@ -5,7 +5,7 @@
 //! stream on the primary's own timeline.
 
 use super::action::{Action, What};
-use super::{Plan, Situation, Step};
+use super::{Plan, Situation, Step, log_shipping};
 use crate::cluster::model::Facts;
 use crate::cluster::operate::slots::slot_name;
 use crate::cluster::reason::Reason;
@@ -30,9 +30,13 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
 fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &Server) -> Plan {
     let facts = situation.answering(id);
     let streams = facts.is_some_and(|facts| streams(situation, primary, facts));
+    // A history of its own may have the same number.
+    let shipped =
+        log_shipping::is_shipped(situation, id) && server.order_reason == Reason::FormerPrimary.code();
     match server.administrative {
         Administrative::Quarantined
-            if streams && facts.is_some_and(|facts| server.has_been_started(facts.started_at_ms)) =>
+            if (streams || shipped && facts.is_some_and(|facts| reads_archive(situation, facts)))
+                && facts.is_some_and(|facts| server.has_been_started(facts.started_at_ms)) =>
         {
             let (server, version) = (id.to_owned(), server.version);
             let change = Change::SetAdministrative { server, version, state: Administrative::Attached };
@@ -50,14 +54,35 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
             let change = Change::SetAdministrative { server, version, state: Administrative::Quarantined };
             Plan::step(Step::new(change, Reason::FalsePrimary))
         }
-        Administrative::Attached if situation.memory.astray_for_ms(id, situation.now_ms) >= ASTRAY_MS => {
+        Administrative::Attached
+            if !log_shipping::is_shipped(situation, id)
+                && situation.memory.astray_for_ms(id, situation.now_ms) >= ASTRAY_MS =>
+        {
             rejoin(situation, primary, id, server, true)
         }
         _ => match facts.filter(|facts| facts.in_recovery && strays(situation, primary, facts)) {
             Some(_) => Plan::action(Action::new(id, What::Follow { primary: primary.id.clone() })),
-            None => Plan::default(),
+            None => match facts
+                .filter(|facts| log_shipping::is_shipped(situation, id) && lags_behind(situation, facts))
+            {
+                Some(_) => Plan::action(Action::new(id, What::RestartPoint)),
+                None => Plan::default(),
+            },
         },
     }
+}
+
+/// A standby by log shipping that has come to the primary's timeline.
+fn reads_archive(situation: &Situation<'_>, facts: &Facts) -> bool {
+    facts.in_recovery
+        && facts.upstream.is_none()
+        && situation.view.identity.get() == Some(facts.system_identifier)
+        && facts.timeline == situation.state.primary().timeline
+}
+
+/// Without a receiver nothing but its control file says which timeline it replays.
+fn lags_behind(situation: &Situation<'_>, facts: &Facts) -> bool {
+    facts.in_recovery && facts.receiver.is_none() && facts.timeline < situation.state.primary().timeline
 }
 
 fn rejoin(
@@ -149,7 +174,9 @@ fn strays(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) ->
 fn slots(situation: &Situation<'_>, primary: &str) -> Option<Action> {
     let facts = situation.answering(primary)?;
     let has = |id: &str| facts.slots.iter().any(|slot| slot.name == slot_name(id));
-    let others = situation.state.servers().keys().filter(|id| *id != primary);
+    // What a slot keeps for a standby that never streams is kept for ever.
+    let streams = |id: &&String| *id != primary && !log_shipping::is_shipped(situation, id);
+    let others = situation.state.servers().keys().filter(streams);
     let wanted: Vec<String> = others.filter(|id| !has(id)).map(|id| slot_name(id)).collect();
     let unwanted: Vec<String> = Some(primary).filter(|id| has(id)).map(slot_name).into_iter().collect();
     (!wanted.is_empty() || !unwanted.is_empty())

@@ -5,7 +5,7 @@
 
 use super::action::{Action, What};
 use super::sync_standby::{self, Standby, Transition};
-use super::{Plan, Situation, Step};
+use super::{Plan, Situation, Step, log_shipping};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Change};
 use crate::topology::Health;
@@ -32,8 +32,9 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
 }
 
 fn standbys(situation: &Situation<'_>, primary: &str) -> Vec<Standby> {
-    let others = situation.state.servers().iter().filter(|(id, _)| *id != primary);
+    let others = situation.state.servers().iter();
     others
+        .filter(|(id, _)| *id != primary && !log_shipping::is_shipped(situation, id))
         .map(|(id, server)| {
             let streams = situation.view.find(id).is_some_and(|(state, detail)| {
                 let receiver = detail.facts.as_ref().and_then(|facts| facts.receiver.as_ref());

@@ -107,6 +107,7 @@ impl FakeServer {
             zone: None,
             disallow_failover: false,
             always_primary: false,
+            replication: Default::default(),
             agent: None,
         }
     }

@@ -4,10 +4,10 @@
 //! of `pg_monitor`. Invariant: every name is qualified, so no schema of a database can answer for the catalog.
 
 use crate::cluster::conninfo::Conninfo;
-use crate::cluster::model::{Facts, Receiver, Sender, Slot};
+use crate::cluster::model::{Archive, Facts, Receiver, Sender, Slot};
 use crate::topology::Lsn;
 
-/// One row of 23 columns.
+/// One row of 24 columns.
 ///
 /// - The timeline of a primary is the one it inserts into, which the name of its WAL file tells: the
 ///   control file may still have the old one until the checkpoint after a promotion.
@@ -56,7 +56,14 @@ SELECT s.recovering,
        pg_catalog.current_setting('wal_log_hints'),
        pg_catalog.current_setting('data_checksums'),
        CASE WHEN w.status = 'streaming' THEN w.received_tli END,
-       pg_catalog.floor(1000 * pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()))::pg_catalog.int8
+       pg_catalog.floor(1000 * pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()))::pg_catalog.int8,
+       CASE WHEN NOT s.recovering AND pg_catalog.current_setting('archive_mode') <> 'off' THEN
+           (SELECT pg_catalog.json_build_array(pg_catalog.json_build_array(
+                       a.last_archived_wal,
+                       pg_catalog.floor(1000 * GREATEST(0, pg_catalog.date_part('epoch',
+                           pg_catalog.clock_timestamp() - a.last_archived_time)))::pg_catalog.int8::text,
+                       COALESCE(a.last_failed_time > COALESCE(a.last_archived_time, '-infinity'), false)::text))
+              FROM pg_catalog.pg_stat_archiver a) END
   FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering,
                pg_catalog.pg_last_wal_receive_lsn() AS received,
                pg_catalog.pg_last_wal_replay_lsn() AS replayed
@@ -121,6 +128,7 @@ pub fn answer<'a>(
         wal_log_hints: text(19) == Some("on"),
         data_checksums: text(20) == Some("on"),
         started_at_ms: required(&text, 22)?,
+        archive: archive(&text)?,
     })
 }
 
@@ -142,6 +150,15 @@ fn slots<'a>(text: impl Fn(usize) -> Option<&'a str>) -> Result<Vec<Slot>, Answe
         Ok(Slot { name, active: active.as_deref() == Some("true"), restart_lsn: lsn(restart, 18)? })
     })
     .collect()
+}
+
+fn archive<'a>(text: impl Fn(usize) -> Option<&'a str>) -> Result<Option<Archive>, AnswerError> {
+    let row = rows::<3>(text(23)).ok_or(AnswerError(23))?.into_iter().next();
+    let read = |[last, age_ms, fails]: [Option<String>; 3]| {
+        let age_ms = age_ms.map(|age| age.parse().map_err(|_| AnswerError(23))).transpose()?;
+        Ok(Archive { last, age_ms, fails: fails.as_deref() == Some("true") })
+    };
+    row.map(read).transpose()
 }
 
 /// Of an aggregate, which is NULL without any.
@@ -194,7 +211,7 @@ mod tests {
     use super::*;
     use crate::cluster::conninfo::Upstream;
 
-    type Row = [Option<&'static str>; 23];
+    type Row = [Option<&'static str>; 24];
 
     const PRIMARY: Row = [
         Some("f"),
@@ -222,6 +239,7 @@ mod tests {
         Some("off"),
         None,
         Some("1700000000000"),
+        Some(r#"[["0000000A0000000000000002", "900", "true"]]"#),
     ];
     const STANDBY: Row = [
         Some("t"),
@@ -247,6 +265,7 @@ mod tests {
         Some("on"),
         Some("2"),
         Some("1700000000500"),
+        None,
     ];
 
     fn read(row: Row) -> Result<Facts, AnswerError> {
@@ -282,6 +301,11 @@ mod tests {
             wal_log_hints: true,
             data_checksums: false,
             started_at_ms: 1_700_000_000_000,
+            archive: Some(Archive {
+                last: Some("0000000A0000000000000002".to_owned()),
+                age_ms: Some(900),
+                fails: true,
+            }),
         };
         assert_eq!(read(PRIMARY), Ok(primary));
         let receiver = Receiver {
@@ -311,6 +335,7 @@ mod tests {
             wal_log_hints: false,
             data_checksums: true,
             started_at_ms: 1_700_000_000_500,
+            archive: None,
         };
         assert_eq!(read(STANDBY), Ok(standby));
         let silent = [7, 8, 9, 11].into_iter().fold(STANDBY, |row, column| without(row, column));
@@ -332,7 +357,7 @@ mod tests {
                 assert_eq!(read(without(row, column)), Err(AnswerError(column)));
             }
             let words = [9, 10, 15, 16, 17, 19, 20];
-            for column in (0..23).filter(|&column| row[column].is_some() && !words.contains(&column)) {
+            for column in (0..24).filter(|&column| row[column].is_some() && !words.contains(&column)) {
                 let mut wrong = row;
                 wrong[column] = Some("x");
                 let used =

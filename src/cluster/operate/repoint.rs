@@ -56,6 +56,7 @@ mod tests {
             sync_mode: SyncMode::Off,
             sync_count: 1,
             max_lag_bytes: 0,
+            promote_log_shipped: false,
             crash_recovery_grace_ms: 0,
             promote_timeout_ms: 0,
             silence_ms: 0,

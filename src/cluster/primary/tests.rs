@@ -24,6 +24,7 @@ fn servers(count: usize) -> Vec<config::Server> {
         zone: None,
         disallow_failover: false,
         always_primary: false,
+        replication: Default::default(),
         agent: None,
     };
     (0..count).map(server).collect()
@@ -49,6 +50,7 @@ fn facts(in_recovery: bool, timeline: u32, lsn: u64) -> Facts {
         wal_log_hints: true,
         data_checksums: false,
         started_at_ms: 1,
+        archive: None,
     }
 }
 
@@ -325,7 +327,11 @@ fn a_standbys_sync_state_is_the_row_of_its_name_if_there_is_just_one() {
         (details[2].replication_state.as_deref(), details[2].sync_state.as_deref()),
         (Some("streaming"), None)
     );
-    assert_eq!((details[3].replication_state.as_deref(), details[3].sync_state.as_deref()), (None, None));
+    assert_eq!(
+        (details[3].replication_state.as_deref(), details[3].sync_state.as_deref()),
+        (Some("archive"), None),
+        "it has nobody to receive from"
+    );
 }
 
 #[test]

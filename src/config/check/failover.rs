@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::super::document::Document;
 use super::super::report::Findings;
 use crate::cluster::operate::slots::slot_name;
-use crate::config::{Config, FailoverMode, SyncMode};
+use crate::config::{Config, FailoverMode, Replication, Server, SyncMode};
 
 pub(super) fn check(document: &Document, config: &Config, findings: &mut Findings) {
     let (table, failover) = (document.table("failover"), &config.failover);
@@ -46,6 +46,17 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
     }
     if streaming {
         same_slot(document, config, findings);
+    }
+    let is_shipped = |server: &&Server| server.replication == Replication::LogShipping;
+    if failover.promote_log_shipped && !config.servers.iter().any(|server| is_shipped(&server)) {
+        let problem = "no server follows by log shipping";
+        let remedy = "set server.replication = \"log-shipping\" for the one that does, or remove it";
+        findings.warnings.add(
+            table.line("promote_log_shipped"),
+            "failover.promote_log_shipped",
+            problem,
+            remedy,
+        );
     }
     let mut pinned =
         document.list("server").iter().zip(&config.servers).filter(|(_, server)| server.always_primary);
@@ -106,6 +117,7 @@ mod tests {
                 "cannot both be the primary always",
             ),
             (format!("{another}[failover]\nmode = 'streaming'\n"), "replication slots of \"s1\" and \"S1\""),
+            ("[failover]\npromote_log_shipped = true\n".to_owned(), "no server follows by log shipping"),
             ("[failover]\nreplication_passfile = 'p'\n".to_owned(), "\"p\" is no absolute path"),
             ("[failover]\nmode = 'streaming'\nsync_mode = 'require'\n".to_owned(), "1 is more than the 0"),
             (

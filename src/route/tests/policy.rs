@@ -40,6 +40,7 @@ fn servers() -> Vec<Server> {
         zone: Some(zone.into()),
         disallow_failover: false,
         always_primary: false,
+        replication: Default::default(),
         agent: None,
     };
     vec![server("p", "z1"), server("a", "z1"), server("b", "z2")]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::*;
 use crate::cluster::conninfo::Upstream;
 use crate::cluster::decide::{Memory, Policy, decide};
-use crate::cluster::model::{Facts, Identity, Receiver, Sender, Slot, View};
+use crate::cluster::model::{Archive, Facts, Identity, Receiver, Sender, Slot, View};
 use crate::cluster::operate::slots::slot_name;
 use crate::cluster::state::{
     Administrative, Claim, ClusterState, Command, Member, MemberRole, Observed, Outcome,
@@ -12,6 +12,8 @@ use crate::cluster::state::{
 use crate::config;
 use crate::consensus::lease::LeaseSettings;
 use crate::topology::{Lsn, Role};
+
+mod log_shipping;
 
 pub(in crate::cluster::decide) const NODES: [&str; 3] = ["a", "b", "c"];
 const SERVERS: [&str; 3] = ["pg1", "pg2", "pg3"];
@@ -35,6 +37,7 @@ fn server(id: &str) -> config::Server {
         zone: None,
         disallow_failover: false,
         always_primary: false,
+        replication: Default::default(),
         agent: Some(format!("{id}.db:7401")),
     }
 }
@@ -124,6 +127,7 @@ impl World {
             wal_log_hints: true,
             data_checksums: false,
             started_at_ms: 1,
+            archive: None,
         }
     }
 

@@ -30,6 +30,7 @@ fn primary(setting: &str, asked_at_ms: u64, lsn: u64, senders: Vec<Sender>) -> F
         wal_log_hints: true,
         data_checksums: false,
         started_at_ms: 1,
+        archive: None,
     }
 }
 

@@ -387,6 +387,7 @@ fn view_of(primary: usize, timeline: u32) -> View {
         zone: None,
         disallow_failover: false,
         always_primary: false,
+        replication: Default::default(),
         agent: None,
     });
     let mut view = View::new(&servers);
