@@ -12,7 +12,7 @@ mod ending;
 pub(crate) mod endpoints;
 mod hooks;
 mod looking_in;
-mod perform;
+pub(crate) mod perform;
 mod rejoining;
 mod scheduling;
 mod ticks;

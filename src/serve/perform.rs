@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::agent::wire::{Refusal, Rejoin, Source, StopMode};
+use crate::agent::wire::{Refusal, Rejoin, Source, StopMode, Stopped};
 use crate::agent::{Agents, Beside, Within};
 use crate::clock;
 use crate::cluster::act::{Done, Order, Perform};
@@ -44,62 +44,31 @@ pub fn performing(means: Means) -> Perform {
 
 impl Means {
     async fn perform(&self, order: Order) -> Result<Done, String> {
-        let Order { action: Action { server, what }, policy, system_identifier, decided_at_ms } = order;
-        if clock::now_ms() > decided_at_ms + OPERATIONS_END_MS {
-            return Err("it was decided too long ago".to_owned());
-        }
-        let find = |id: &str| {
-            policy.server(id).cloned().ok_or_else(|| format!("the configuration has no server {id}"))
-        };
-        let server = find(&server)?;
+        let Deed { server, what, void_at_ms } = deed(&order, clock::now_ms())?;
         let by_agent = |answered| {
-            let left_ms = (decided_at_ms + VOID_AFTER_MS).saturating_sub(clock::now_ms());
+            let left_ms = void_at_ms.saturating_sub(clock::now_ms());
             Within { begun: Duration::from_millis(left_ms), answered }
         };
-        // The next one tells more only when more was replayed.
-        let goes_on = what == What::RestartPoint;
-        let operation = match what {
-            What::StopReceiving => Operation::StopReceiving,
-            What::Promote { .. } => Operation::Promote { within_ms: VOID_AFTER_MS },
-            What::Follow { primary } => {
-                let config::Server { id, host, port, .. } = find(&primary)?;
-                Operation::Follow { upstream: Followed { id, host, port } }
+        match what {
+            Do::Operate { operation, by_ms, done } => {
+                let operator = self.operator.borrow().clone();
+                let performed = operator.perform(&server, &operation, by_ms).await;
+                performed.map(|_| done).map_err(|error| error.to_string())
             }
-            What::Slots { wanted, unwanted } => Operation::Slots { wanted, unwanted },
-            What::SetSynchronous { names, .. } => Operation::SetSynchronousStandbys { names },
-            What::Checkpoint { .. } | What::RestartPoint => Operation::Checkpoint,
-            What::Stop { epoch } => {
+            Do::Stop { epoch } => {
                 let (agents, agent) = self.agent(&server)?;
-                let stopped = agents.stop(agent, epoch.0, StopMode::Fast, by_agent(STOP_WITHIN)).await;
-                let stopped = stopped.map_err(|error| error.to_string())?;
-                return match stopped.clean {
-                    true => Ok(Done::Stopped { last: stopped.checkpoint }),
-                    false => Err("it has ended, and not cleanly: what it had last is not known".to_owned()),
-                };
+                let stopped = agents.stop(agent, epoch, StopMode::Fast, by_agent(STOP_WITHIN)).await;
+                after_stop(stopped.map_err(|error| error.to_string())?)
             }
-            What::Restart { epoch, started_by_ms } => {
+            Do::Restart { epoch, started_by_ms } => {
                 let (agents, agent) = self.agent(&server)?;
                 let within = by_agent(RESTART_WITHIN);
-                let restarted = agents.restart_server(agent, epoch.0, Some(started_by_ms), within).await;
-                return restarted.map(|_| Done::Done).map_err(|error| error.to_string());
+                let restarted = agents.restart_server(agent, epoch, Some(started_by_ms), within).await;
+                restarted.map(|_| Done::Done).map_err(|error| error.to_string())
             }
-            What::Rejoin { epoch, primary, timeline, allow_rewind, rebuild_from, order } => {
+            Do::Rejoin(request) => {
                 let (agents, agent) = self.agent(&server)?;
-                let system_identifier = system_identifier.ok_or("the cluster's identity is not known yet")?;
-                let source = |id: &str| {
-                    let config::Server { id, host, port, .. } = find(id)?;
-                    Ok::<_, String>(Source { id, host, port })
-                };
-                let request = Rejoin {
-                    epoch: epoch.0,
-                    system_identifier,
-                    primary: source(&primary)?,
-                    timeline,
-                    allow_rewind,
-                    rebuild_from: rebuild_from.as_deref().map(source).transpose()?,
-                    order,
-                };
-                return match agents.rejoin(agent, request, by_agent(ASK_WITHIN)).await {
+                match agents.rejoin(agent, request, by_agent(ASK_WITHIN)).await {
                     Ok(_) => Ok(Done::UnderWay),
                     Err(error) => match error.refusal() {
                         Some(Refusal::Busy(_)) => Ok(Done::UnderWay),
@@ -107,17 +76,9 @@ impl Means {
                         Some(Refusal::Rests { error, .. }) => Err(error.clone()),
                         _ => Err(error.to_string()),
                     },
-                };
+                }
             }
-        };
-        let within_ms = match operation {
-            Operation::Promote { within_ms } => within_ms,
-            Operation::Checkpoint => CHECKPOINT_WITHIN_MS,
-            _ => OPERATE_WITHIN_MS,
-        };
-        let operator = self.operator.borrow().clone();
-        let done = operator.perform(&server, &operation, decided_at_ms + within_ms).await;
-        done.map(|_| if goes_on { Done::UnderWay } else { Done::Done }).map_err(|error| error.to_string())
+        }
     }
 
     fn agent<'a>(&'a self, server: &'a config::Server) -> Result<(&'a Agents, Beside<'a>), String> {
@@ -126,5 +87,86 @@ impl Means {
         let address =
             server.agent.as_deref().ok_or_else(|| format!("the configuration has no agent for {id}"))?;
         Ok((agents, Beside { server: id, address }))
+    }
+}
+
+/// What an order comes to.
+#[derive(Debug)]
+pub struct Deed {
+    pub server: config::Server,
+    pub what: Do,
+    /// An agent begins it by then, or not at all.
+    pub void_at_ms: u64,
+}
+
+#[derive(Debug)]
+pub enum Do {
+    /// `done`: what is then to be said of it.
+    Operate {
+        operation: Operation,
+        by_ms: u64,
+        done: Done,
+    },
+    Stop {
+        epoch: u64,
+    },
+    Restart {
+        epoch: u64,
+        started_by_ms: u64,
+    },
+    Rejoin(Rejoin),
+}
+
+/// Pure: by whom, and until when. An error says in words why nothing is done.
+pub fn deed(order: &Order, now_ms: u64) -> Result<Deed, String> {
+    let Order { action: Action { server, what }, policy, system_identifier, decided_at_ms } = order;
+    if now_ms > decided_at_ms + OPERATIONS_END_MS {
+        return Err("it was decided too long ago".to_owned());
+    }
+    let find =
+        |id: &str| policy.server(id).cloned().ok_or_else(|| format!("the configuration has no server {id}"));
+    let operate = |operation, within_ms| {
+        // The next restart point tells more only when more was replayed.
+        let done = if *what == What::RestartPoint { Done::UnderWay } else { Done::Done };
+        Do::Operate { operation, by_ms: decided_at_ms + within_ms, done }
+    };
+    let what = match what.clone() {
+        What::StopReceiving => operate(Operation::StopReceiving, OPERATE_WITHIN_MS),
+        What::Promote { .. } => operate(Operation::Promote { within_ms: VOID_AFTER_MS }, VOID_AFTER_MS),
+        What::Follow { primary } => {
+            let config::Server { id, host, port, .. } = find(&primary)?;
+            operate(Operation::Follow { upstream: Followed { id, host, port } }, OPERATE_WITHIN_MS)
+        }
+        What::Slots { wanted, unwanted } => operate(Operation::Slots { wanted, unwanted }, OPERATE_WITHIN_MS),
+        What::SetSynchronous { names, .. } => {
+            operate(Operation::SetSynchronousStandbys { names }, OPERATE_WITHIN_MS)
+        }
+        What::Checkpoint { .. } | What::RestartPoint => operate(Operation::Checkpoint, CHECKPOINT_WITHIN_MS),
+        What::Stop { epoch } => Do::Stop { epoch: epoch.0 },
+        What::Restart { epoch, started_by_ms } => Do::Restart { epoch: epoch.0, started_by_ms },
+        What::Rejoin { epoch, primary, timeline, allow_rewind, rebuild_from, order } => {
+            let source = |id: &str| {
+                let config::Server { id, host, port, .. } = find(id)?;
+                Ok::<_, String>(Source { id, host, port })
+            };
+            Do::Rejoin(Rejoin {
+                epoch: epoch.0,
+                system_identifier: system_identifier.ok_or("the cluster's identity is not known yet")?,
+                primary: source(&primary)?,
+                timeline,
+                allow_rewind,
+                rebuild_from: rebuild_from.as_deref().map(source).transpose()?,
+                order,
+            })
+        }
+    };
+    Ok(Deed { server: find(server)?, what, void_at_ms: decided_at_ms + VOID_AFTER_MS })
+}
+
+/// What the leader is to know of a stop that the agent has answered.
+pub fn after_stop(stopped: Stopped) -> Result<Done, String> {
+    match stopped.clean {
+        true => Ok(Done::Stopped { last: stopped.checkpoint }),
+        false => Err("it has ended, and not cleanly: what it had last is not known".to_owned()),
     }
 }
