@@ -8,15 +8,15 @@
 mod argument;
 mod client;
 pub(crate) mod conninfo;
-mod control;
+pub(crate) mod control;
 mod directory;
 mod error;
-mod history;
+pub(crate) mod history;
 mod job;
 mod kept_wal;
 mod memory;
 mod own_files;
-mod plan;
+pub(crate) mod plan;
 mod postmaster;
 pub(crate) mod programs;
 pub(crate) mod progress;

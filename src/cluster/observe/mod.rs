@@ -65,6 +65,11 @@ pub struct LookNow {
 }
 
 impl LookNow {
+    /// Of each server, whom to wake.
+    pub fn of(wakes: Arc<[Arc<Notify>]>) -> Self {
+        LookNow { wakes }
+    }
+
     pub fn server(&self, server: ServerIndex) {
         if let Some(wake) = self.wakes.get(usize::from(server.0)) {
             wake.notify_one();
@@ -87,7 +92,7 @@ impl Observer {
         let (publish_snapshot, snapshot) = watch::channel(Arc::new(view.snapshot.clone()));
         let (publish_view, view) = watch::channel(view);
         let wakes: Arc<[Arc<Notify>]> = settings.servers.iter().map(|_| Arc::default()).collect();
-        let look = LookNow { wakes: wakes.clone() };
+        let look = LookNow::of(wakes.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let (settings, current) = watch::channel(Arc::new(settings));
         let (publish_looks, looks) = watch::channel(vec![Looks::default(); settings.borrow().servers.len()]);

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::harness::{NODES, TestCluster, Weather};
+use super::nights::nights;
 use crate::cluster::act::{Means, Wanted, lead, report};
 use crate::cluster::decide::Policy;
 use crate::cluster::model::View;
@@ -400,39 +401,7 @@ fn view_of(primary: usize, timeline: u32) -> View {
     view
 }
 
-fn night(seed: u64) {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    let outcome =
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(Night::new(seed).run())));
-    if let Err(panic) = outcome {
-        eprintln!("the night of seed {seed} failed; to see it again: make simulate SEED={seed}");
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 #[test]
 fn nothing_is_unsafe_in_a_bad_night_and_all_works_the_morning_after() {
-    if let Some(seed) = number("KOMAINU_SEED") {
-        return night(seed);
-    }
-    let nights = number("KOMAINU_SEEDS").unwrap_or(NIGHTS);
-    let next = std::sync::atomic::AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, std::num::NonZero::get) {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    if seed >= nights {
-                        return;
-                    }
-                    night(seed);
-                }
-            });
-        }
-    });
+    nights(NIGHTS, |seed| Box::pin(Night::new(seed).run()));
 }
