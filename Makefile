@@ -6,7 +6,7 @@ PYTHON := $(TARGET)/venv/bin/python
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help sandbox test test-terraform test-image simulate bench bench-scale fix fuzz
+.PHONY: help sandbox test test-terraform test-image simulate torture bench bench-scale fix fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,10 +42,15 @@ test-image: ## Make the image of ami/, boot what terraform/ makes of it, and bre
 	$(TARGET)/terraform-checks/venv/bin/python tests/image/check.py --work $(TARGET)/image --checks $(TARGET)/terraform-checks \
 		--moto-python $(PYTHON) --komainu $(TARGET)/debug/komainu
 
-# Nights of a cluster with faults, drawn from a seed; `make test` runs 200 of them.
-simulate: ## Simulate bad nights of three nodes (SEEDS=1000, or SEED=17 for one that failed)
+# Nights of a cluster with faults, drawn from a seed; `make test` runs some of them.
+simulate: ## Simulate bad nights of three nodes, and of three with servers (SEEDS=1000, or SEED=17 for one that failed)
 	@$(SETUP) compiler rust
-	KOMAINU_SEEDS=$(or $(SEEDS),1000) $(if $(SEED),KOMAINU_SEED=$(SEED)) cargo test --workspace --locked --lib simulation -- --nocapture a_bad_night
+	KOMAINU_SEEDS=$(or $(SEEDS),1000) $(if $(SEED),KOMAINU_SEED=$(SEED)) cargo test --workspace --locked --lib a_bad_night -- --nocapture
+
+# As root: the faults include cut wires. `make test` runs a short one.
+torture: ## Break a real cluster at random under clients that check it (MINUTES=10, SEED=17 for the same faults again)
+	@$(SETUP) compiler rust postgresql iproute2
+	KOMAINU_TORTURE_MINUTES=$(or $(MINUTES),10) $(if $(SEED),KOMAINU_SEED=$(SEED)) cargo test --workspace --locked --test integration what_clients_were_told -- --nocapture
 
 bench: ## Compare with PostgreSQL, PgBouncer and Pgpool-II (ARGS="--quick", PGBOUNCER=/path)
 	@$(SETUP) compiler rust postgresql

@@ -44,4 +44,5 @@ mod sandbox;
 mod session_state;
 mod standbys;
 mod tls;
+mod torture;
 mod watchdog;
