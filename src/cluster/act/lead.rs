@@ -87,6 +87,9 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
         }
         let plan = next(&handle, &state.state, &leading, &wanted, &view, &memory);
         for action in plan.actions {
+            if let What::Promote { epoch } = action.what {
+                memory.orders_promotion(epoch, now_ms);
+            }
             let system_identifier = view.identity.get();
             let policy = wanted.policy.clone();
             performer.begin(Order { action, policy, system_identifier, decided_at_ms: now_ms });

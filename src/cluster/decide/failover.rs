@@ -289,7 +289,9 @@ fn promote(situation: &Situation<'_>, failover: &Failover) -> Plan {
     };
     if waited_ms >= timeout_ms + ORDER_ENDS_MS {
         let kind = kind_after(failover.kind);
+        let may_obey = situation.memory.promotion_ordered(primary.epoch, ORDER_ENDS_MS, situation.now_ms);
         return match candidate::choose(situation, kind, None) {
+            Ok(_) if may_obey => Plan::default(),
             Ok(_) => {
                 let change = Change::BeginFailover { epoch: primary.epoch, kind, to: None };
                 Plan::step(Step::new(change, Reason::PromotionFailed))

@@ -38,6 +38,8 @@ pub struct Memory {
     stopped: Option<(Epoch, Lsn)>,
     /// The old primary has made a checkpoint for the switchover that ends this epoch.
     checkpointed: Option<Epoch>,
+    /// When the server that was named for this epoch was last ordered to become the primary.
+    promotes: Option<(Epoch, u64)>,
     /// How far the server that is being promoted has replayed, and since when it has not come further.
     replayed: Option<(Lsn, u64)>,
     /// Of the setting by which this epoch's primary waits for standbys.
@@ -183,6 +185,16 @@ impl Memory {
 
     pub(super) fn checkpointed(&self, epoch: Epoch) -> bool {
         self.checkpointed == Some(epoch)
+    }
+
+    /// The named server is ordered to become the primary now.
+    pub fn orders_promotion(&mut self, epoch: Epoch, now_ms: u64) {
+        self.promotes = Some((epoch, now_ms));
+    }
+
+    /// Whether such an order of the last `within_ms` may still be on its way.
+    pub(super) fn promotion_ordered(&self, epoch: Epoch, within_ms: u64, now_ms: u64) -> bool {
+        self.promotes.is_some_and(|(ordered, at_ms)| ordered == epoch && now_ms < at_ms + within_ms)
     }
 
     /// The old primary was stopped cleanly; the last record of its log begins there.

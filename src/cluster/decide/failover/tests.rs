@@ -487,6 +487,28 @@ fn one_that_cannot_be_promoted_is_given_up_in_an_epoch_of_its_own() {
 }
 
 #[test]
+fn who_comes_back_is_named_only_when_no_order_to_promote_the_other_one_is_on_its_way() {
+    let mut world = World::new();
+    world.is_silent("pg1", true);
+    world.is_stopped("pg2", 1, 5000);
+    world.is_stopped("pg3", 1, 4990);
+    world.settle();
+    world.pass(10);
+    world.settle();
+    world.is_silent("pg2", true);
+    world.is_silent("pg3", true);
+    world.pass(11_001);
+    let (reasons, actions) = world.settle();
+    assert_eq!((reasons, actions.len()), (vec![Reason::NoCandidate], 1), "it is asked until it can");
+    world.memory.orders_promotion(Epoch(2), world.now_ms);
+    world.is_stopped("pg3", 1, 4990);
+    world.pass(ORDER_ENDS_MS - 1);
+    assert_eq!(world.settle(), (Vec::new(), Vec::new()));
+    world.pass(1);
+    assert_eq!(world.reasons()[..2], [Reason::PromotionFailed, Reason::FencePassed]);
+}
+
+#[test]
 fn a_switchover_waits_for_transactions_for_the_last_word_and_then_promotes() {
     let mut world = World::new();
     world.order(FailoverKind::Switchover, Some("pg3"));
