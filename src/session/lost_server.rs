@@ -108,7 +108,10 @@ impl Session {
         self.asked_again = 0;
         // Until it is asked again: what was written may be there.
         self.floor.pending |= outcome_unknown && self.tracks_floor();
-        if cut_short || !lost.is_empty() {
+        if cut_short {
+            return Err(End::CutShort);
+        }
+        if !lost.is_empty() {
             return Err(farewell(outcome_unknown, lost));
         }
         self.unpin_all();
@@ -158,13 +161,10 @@ impl Session {
     }
 }
 
-/// What the client believes to have (a lock, a half-sent row) is gone, and it could not see it.
+/// What the client believes to have, a lock for instance, is gone, and it could not see it.
 fn farewell(outcome_unknown: bool, lost: Pins) -> End {
     if outcome_unknown {
         return End::fatal(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME);
-    }
-    if lost.is_empty() {
-        return End::fatal(sqlstate::CONNECTION_FAILURE, format!("{LOST} in the middle of a message"));
     }
     let lost: Vec<_> = lost.iter().map(|reason| reason.as_str()).collect();
     let what = lost.join(", ");

@@ -189,6 +189,9 @@ pub enum End {
     Terminated,
     #[error("the client's connection failed: {0}")]
     Client(io::Error),
+    /// The client would take whatever else it was sent for the rest of a row.
+    #[error("the server was lost in the middle of a message to the client")]
+    CutShort,
     /// The client is told why.
     #[error("{message}")]
     Fatal { state: SqlState, message: String },
