@@ -13,9 +13,12 @@ use serde_json::json;
 use super::AdminState;
 use super::change::{Answer, Cause, read};
 use super::refused::Refused;
+use crate::cluster::model::View;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Change, ClusterState, FailoverKind, Stage};
+use crate::cluster::sync_set::SyncSet;
 use crate::config::{self, FailoverMode, Replication};
+use crate::topology::{Health, Role};
 
 #[derive(Debug, Deserialize)]
 pub struct Successor {
@@ -67,8 +70,41 @@ async fn begin(state: &AdminState, order: Successor, kind: FailoverKind, reason:
     let configured = state.configured.borrow().in_force.clone();
     let from = may_begin(&configured, &applied.state, kind, to.as_deref()).map_err(Refused::conflict)?;
     let epoch = applied.state.primary().epoch;
+    let may_lose = match kind {
+        FailoverKind::Forced => {
+            let view = state.view.borrow();
+            let answering = answering(&view, &applied.state, to.as_deref());
+            may_lose(applied.state.synchronous(), &answering)
+        }
+        FailoverKind::Automatic | FailoverKind::Switchover => None,
+    };
     handle.propose(Change::BeginFailover { epoch, kind, to }, &cause, reason.code()).await?;
-    Ok(Json(json!({ "from": from, "epoch": epoch.0 })).into_response())
+    Ok(Json(json!({ "from": from, "epoch": epoch.0, "may_lose": may_lose })).into_response())
+}
+
+/// The standbys among which the next primary will be.
+fn answering<'a>(view: &View, state: &'a ClusterState, to: Option<&str>) -> Vec<&'a str> {
+    let answers = |id: &str| {
+        view.find(id).is_some_and(|(server, detail)| {
+            server.health == Health::Up && detail.failures == 0 && detail.says == Role::Standby
+        })
+    };
+    let wanted = |id: &str| to.is_none_or(|to| to == id);
+    state.servers().keys().map(String::as_str).filter(|id| wanted(id) && answers(id)).collect()
+}
+
+/// What it may cost to replace the primary at once. None: one of these has every acknowledged commit.
+fn may_lose(agreed: &SyncSet, answering: &[&str]) -> Option<&'static str> {
+    match () {
+        () if !agreed.promises() => Some(
+            "commits need not wait for a standby: what the old primary has acknowledged and not sent yet may be lost",
+        ),
+        () if !agreed.enough_answer(answering.iter().copied()) => Some(
+            "it is not sure that the new primary has every commit that the standbys confirmed: some that were \
+             acknowledged may be lost",
+        ),
+        () => None,
+    }
 }
 
 /// The present primary, if there can be another one.
@@ -159,5 +195,32 @@ fn in_words(state: Administrative) -> &'static str {
         Administrative::Draining => "draining",
         Administrative::Detached => "detached",
         Administrative::Quarantined => "quarantined",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_lost_follows_from_who_answers() {
+        let any_one_of_two = SyncSet::new(["a", "b"], 1);
+        let both = SyncSet::new(["a", "b"], 2);
+        let nobody = SyncSet::default();
+        for (agreed, answering, expected) in [
+            (&nobody, &["a", "b"][..], Some("not sent yet may be lost")),
+            (&any_one_of_two, &["a", "b"], None),
+            (&any_one_of_two, &["a"], Some("acknowledged may be lost")),
+            (&any_one_of_two, &["a", "c"], Some("acknowledged may be lost")),
+            (&both, &["b"], None),
+            (&both, &[], Some("acknowledged may be lost")),
+        ] {
+            let said = may_lose(agreed, answering);
+            let is_right = match (said, expected) {
+                (Some(said), Some(end)) => said.ends_with(end),
+                (said, expected) => said.is_none() && expected.is_none(),
+            };
+            assert!(is_right, "{agreed:?}, {answering:?}: {said:?}");
+        }
     }
 }

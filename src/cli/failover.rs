@@ -1,5 +1,6 @@
 //! `komainu switchover` and `komainu failover`: another primary by order, and whether one is made without.
 
+use std::io::{self, Write as _};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,24 +25,23 @@ pub struct SwitchoverArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true
+)]
 pub struct FailoverArgs {
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
-    now: Option<Now>,
-}
-
-#[derive(Debug, Args)]
-struct Now {
     /// Replace the primary at once, whatever it does; with asynchronous replication the last commits may be lost
-    #[arg(long, required = true)]
+    #[arg(long)]
     force: bool,
     /// The server that is to be the primary; else the standby that lacks least
     #[arg(long, value_name = "SERVER")]
     to: Option<String>,
+    /// None: whoever is asked is said behind the subcommand.
     #[command(flatten)]
-    ask: Ask,
+    ask: Option<Ask>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -55,6 +55,9 @@ enum Command {
 #[derive(Debug, Deserialize)]
 pub(super) struct Begun {
     pub from: String,
+    /// By an order that waits for nothing.
+    #[serde(default)]
+    may_lose: Option<String>,
 }
 
 pub fn switchover(args: &SwitchoverArgs) -> Result<Done, AskError> {
@@ -62,10 +65,10 @@ pub fn switchover(args: &SwitchoverArgs) -> Result<Done, AskError> {
 }
 
 pub fn failover(args: &FailoverArgs) -> Result<Done, AskError> {
-    match (&args.command, &args.now) {
+    match (&args.command, &args.ask) {
         (Some(Command::Pause(ask)), _) => pause(ask, true),
         (Some(Command::Resume(ask)), _) => pause(ask, false),
-        (None, Some(now)) if now.force => replace(&now.ask, "/failover", now.to.as_deref()),
+        (None, Some(ask)) if args.force => replace(ask, "/failover", args.to.as_deref()),
         (None, _) => Err(AskError::Usage("say --force to replace a primary at once".to_owned())),
     }
 }
@@ -81,6 +84,9 @@ fn pause(ask: &Ask, paused: bool) -> Result<Done, AskError> {
 fn replace(ask: &Ask, path: &str, to: Option<&str>) -> Result<Done, AskError> {
     let begun_at = Instant::now();
     let begun = ask.post::<Begun>(path, &json!({ "to": to, "cause": operator() }))?.content;
+    if let Some(what) = &begun.may_lose {
+        let _ = writeln!(io::stderr(), "warning: {what}");
+    }
     let answer = wait(ask, &begun, begun_at + WITHIN)?;
     let now = answer.content.primary.clone().unwrap_or_default();
     let ms = begun_at.elapsed().as_millis();
@@ -108,5 +114,32 @@ pub(super) fn wait(ask: &Ask, begun: &Begun, deadline: Instant) -> Result<Answer
             )));
         }
         thread::sleep(LOOK_EVERY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: FailoverArgs,
+    }
+
+    #[test]
+    fn an_order_to_replace_the_primary_is_understood_as_one() {
+        let parse =
+            |words: &[&str]| Line::try_parse_from([&["failover"], words].concat()).map(|line| line.args);
+        let socket = ["--admin", "socket"];
+        let forced = parse(&[&["--force", "--to", "pg2"], &socket[..]].concat()).unwrap();
+        assert!(forced.command.is_none() && forced.force && forced.to.as_deref() == Some("pg2"));
+        assert_eq!(forced.ask.unwrap().admin, "socket");
+        let paused = parse(&[&["pause"], &socket[..]].concat()).unwrap();
+        assert!(matches!(paused.command, Some(Command::Pause(ask)) if ask.admin == "socket"));
+        assert!(!parse(&socket).unwrap().force, "and that is said by name");
+        assert!(parse(&["--force", "pause", "--admin", "socket"]).is_err());
     }
 }
