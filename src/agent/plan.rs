@@ -79,7 +79,12 @@ pub fn plan(request: &Rejoin, facts: &Facts, primary: &Primary) -> Plan {
         return rebuild("its timeline is higher than the primary's", unknown);
     }
     if own == primary.timeline {
+        // A standby fetches the history of its timeline before it streams.
+        let known = facts.history != History::default();
         return match control.is_recovering() {
+            true if known && facts.history != primary.history => {
+                rebuild("it is on another timeline of the same number", unknown)
+            }
             true => {
                 Plan::Go { way: Way::Follow, because: "it is on the primary's timeline", more_from: None }
             }
@@ -211,7 +216,13 @@ mod tests {
     #[test]
     fn numbers_that_only_look_alike_are_not_trusted() {
         assert_eq!(way(&request(), &facts("in production", 3)), Way::Rebuild, "promoted apart");
-        assert_eq!(way(&request(), &facts("shut down in recovery", 3)), Way::Follow);
+        let standby = |text: &str| Facts { history: history(text), ..facts("shut down in recovery", 3) };
+        assert_eq!(way(&request(), &standby("1 0/3000000\n2 0/4000000\n")), Way::Follow);
+        assert_eq!(way(&request(), &standby("")), Way::Follow, "nothing is known of it");
+        for elsewhere in ["1 0/3000000\n2 0/4000008\n", "1 0/3000008\n2 0/4000000\n", "1 0/3000000\n"] {
+            let found = way(&request(), &standby(elsewhere));
+            assert_eq!(found, Way::Rebuild, "it has followed another timeline 3");
+        }
         assert_eq!(way(&request(), &facts("shut down in recovery", 4)), Way::Rebuild);
         assert_eq!(way(&request(), &facts("in production", 4)), Way::Rebuild);
         let forked = |text: &str| Facts { history: history(text), ..facts("in production", 2) };
