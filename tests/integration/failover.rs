@@ -1,5 +1,8 @@
 //! The primary may die, hang or be replaced by order: one other is named, and nothing acknowledged is lost.
 
+mod candidates;
+mod returning;
+mod sessions;
 mod steps;
 mod writing;
 

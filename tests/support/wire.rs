@@ -229,6 +229,11 @@ impl Wire {
         }
     }
 
+    /// What has come of a message that is not complete, without its tag and length.
+    pub fn half_a_message(&self) -> &[u8] {
+        self.received.get(5..).unwrap_or_default()
+    }
+
     /// Messages up to and including the first with this tag.
     #[track_caller]
     pub fn until(&mut self, tag: char) -> Vec<Message> {
