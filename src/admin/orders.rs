@@ -76,7 +76,7 @@ async fn begin(state: &AdminState, order: Successor, kind: FailoverKind, reason:
             let answering = answering(&view, &applied.state, to.as_deref());
             may_lose(applied.state.synchronous(), &answering)
         }
-        FailoverKind::Automatic | FailoverKind::Switchover => None,
+        FailoverKind::Restart | FailoverKind::Automatic | FailoverKind::Switchover => None,
     };
     handle.propose(Change::BeginFailover { epoch, kind, to }, &cause, reason.code()).await?;
     Ok(Json(json!({ "from": from, "epoch": epoch.0, "may_lose": may_lose })).into_response())
