@@ -152,12 +152,9 @@ fn fits(new: &Config, in_force: &Config, state: &ClusterState) -> Result<(), Str
     if let (Some(old), Some(new)) = (&in_force.cluster, &new.cluster) {
         lease_fits(&old.lease, &new.lease)?;
     }
-    match &state.primary().server {
-        Some(primary) if new.servers.iter().all(|server| server.id != *primary) => Err(format!(
-            "the text has no server {primary}, which is the primary: another one must become it first"
-        )),
-        _ => Ok(()),
-    }
+    let successor = state.failover().and_then(|failover| failover.to.as_ref());
+    let needed = state.primary().server.iter().chain(successor);
+    needed.into_iter().try_for_each(|id| reload::keeps_primary(&in_force.servers, &new.servers, id))
 }
 
 /// While nodes are restarted one by one, some of them run by the old settings and some by the new: no lease of either

@@ -168,10 +168,10 @@ fn certificate(findings: &mut Vec<Finding>, examined: &Examined<'_>) {
 }
 
 fn primary(findings: &mut Vec<Finding>, view: &View) {
-    let (verdict, subject, text) = match view.snapshot.primary {
-        Some(index) => {
+    let (verdict, subject, text) = match view.snapshot.primary_server() {
+        Some(primary) => {
             let text = format!("it is the primary of epoch {}", view.snapshot.epoch.0);
-            (Verdict::Fine, view.snapshot.server(index).id.to_string(), text)
+            (Verdict::Fine, primary.id.to_string(), text)
         }
         None => {
             let why = view.no_primary.map_or("it is not known why", |reason| reason.sentence());

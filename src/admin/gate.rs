@@ -3,6 +3,7 @@
 //! Pure. Invariants: no document is longer than its limit, however many clients there are; nothing that a client sent
 //! but its names is in one. Keys are only ever added.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -196,7 +197,7 @@ pub fn pools(
             epoch: key.epoch.0,
             open: counts.open,
             idle: counts.idle,
-            leased: counts.open.saturating_sub(counts.idle + counts.opening),
+            leased: counts.leased(),
             opening: counts.opening,
             waiting: counts.waiting,
             longest_wait_ms: waiting_since_ms.map(|since| now_ms.saturating_sub(since)),
@@ -252,9 +253,16 @@ struct LastFailure {
     at_ms: u64,
 }
 
-pub fn health(view: &View, looks: &[Looks], now_ms: u64, wall_ms: &dyn Fn(u64) -> u64) -> HealthPage {
-    let servers = view.snapshot.servers.iter().zip(&view.details).zip(looks);
-    let servers = servers.map(|((state, detail), looks)| ServerHealth {
+pub fn health(
+    view: &View,
+    looks: &BTreeMap<ServerIndex, Looks>,
+    now_ms: u64,
+    wall_ms: &dyn Fn(u64) -> u64,
+) -> HealthPage {
+    let servers = view.snapshot.servers.iter().zip(&view.details);
+    let servers =
+        servers.map(|(state, detail)| (state, detail, looks.get(&state.index).cloned().unwrap_or_default()));
+    let servers = servers.map(|(state, detail, looks)| ServerHealth {
         server: state.id.to_string(),
         role: match state.role {
             Role::Primary => "primary",
@@ -286,7 +294,7 @@ pub fn health(view: &View, looks: &[Looks], now_ms: u64, wall_ms: &dyn Fn(u64) -
 }
 
 fn server_id(snapshot: &Snapshot, server: ServerIndex) -> Option<String> {
-    snapshot.servers.get(usize::from(server.0)).map(|server| server.id.to_string())
+    snapshot.server(server).map(|server| server.id.to_string())
 }
 
 /// To the microsecond.
@@ -388,10 +396,10 @@ mod tests {
 
     #[test]
     fn the_probes_are_told_with_their_last_failure() {
-        let mut looks = vec![Looks::default(); 2];
+        let mut looks = BTreeMap::<_, Looks>::new();
         let failure =
             Failure { reason: Reason::ConnectRefused, detail: "Connection refused".to_owned(), at_ms: 40 };
-        looks[1].record(Some(&failure), Duration::from_millis(3), 41);
+        looks.entry(ServerIndex(1)).or_default().record(Some(&failure), Duration::from_millis(3), 41);
         let told = serde_json::to_value(health(&view(), &looks, 100, &wall_ms)).unwrap();
         assert_eq!(
             (&told["servers"][0]["looks"], &told["servers"][0]["average_ms"]),

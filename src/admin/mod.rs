@@ -50,6 +50,7 @@ use crate::consensus::node::ClusterHandle;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::process::Process;
 use crate::telemetry::render::{self, Numbers, PoolCensus};
+use crate::topology::ServerIndex;
 
 use cluster_status::{ClusterNow, EndpointHere};
 use control::Control;
@@ -83,7 +84,7 @@ pub struct GatePages {
     pub census: Arc<dyn Fn() -> PoolCensus + Send + Sync>,
     pub sessions: Arc<dyn Fn(&gate::Which) -> gate::Sessions + Send + Sync>,
     pub pools: Arc<dyn Fn(&gate::Which) -> gate::Pools + Send + Sync>,
-    pub looks: watch::Receiver<Vec<Looks>>,
+    pub looks: watch::Receiver<BTreeMap<ServerIndex, Looks>>,
 }
 
 /// What there is to know of the cluster.

@@ -55,7 +55,7 @@ pub fn pool_nodes(
             // What we use it as; what it says itself is `pg_role`.
             if view.snapshot.primary == Some(index) { "primary" } else { "standby" }.to_owned(),
             pg_role(detail).to_owned(),
-            totals.queries_of(usize::from(index.0), QueryClass::Read).to_string(),
+            totals.queries_of(index, QueryClass::Read).to_string(),
             (reads_from == Some(index)).to_string(),
             server.lag_bytes.unwrap_or(0).to_string(),
             detail.replication_state.clone().unwrap_or_default(),
@@ -168,7 +168,7 @@ mod tests {
         view.details[1].sync_state = Some("quorum".to_owned());
         view.details[2].reason = Some(Reason::SecondPrimary);
         view.details[3].since_ms = 61_000;
-        let counters = Counters::new(4);
+        let counters = Counters::default();
         counters.queries(ServerIndex(1), QueryClass::Read, 1);
         counters.queries(ServerIndex(1), QueryClass::Write, 1);
 

@@ -76,7 +76,7 @@ pub fn status<'a>(view: &'a View, now_ms: u64, cluster: Option<ClusterNow<'a>>) 
     Status {
         version: env!("CARGO_PKG_VERSION"),
         epoch: snapshot.epoch.0,
-        primary: snapshot.primary.map(|index| &*snapshot.server(index).id),
+        primary: snapshot.primary_server().map(|server| &*server.id),
         reason: view.no_primary.map(|reason| reason.code()),
         uptime_ms: now_ms,
         servers: servers.map(|(state, detail)| server(state, detail, now_ms, cluster)).collect(),

@@ -87,12 +87,12 @@ async fn start_as(keys: &config::Admin) -> Admin {
     let (_configured, configured) = watch::channel(Arc::new(configured()));
     let state = AdminState {
         view,
-        counters: Arc::new(Counters::new(2)),
+        counters: Arc::new(Counters::default()),
         gate: GatePages {
             census: Arc::new(|| PoolCensus { waiters: 12, ..PoolCensus::default() }),
             sessions: Arc::new(|_| gate::Sessions::default()),
             pools: Arc::new(|_| gate::Pools::default()),
-            looks: watch::channel(vec![Looks::default(); 2]).1,
+            looks: watch::channel(BTreeMap::default()).1,
         },
         listening: listening.clone(),
         clock: Clock::start(),

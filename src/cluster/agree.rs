@@ -4,8 +4,6 @@
 //! says so itself. A standby is used if this node reaches it and neither an order nor most of the voters speak against
 //! it. Invariant: nothing is used here that this node does not see to be up.
 
-use std::sync::Arc;
-
 use super::model::View;
 use super::reason::Reason;
 use super::state::{Administrative, ClusterState, Fenced, Observed, Stage};
@@ -17,9 +15,8 @@ pub fn agree(local: &View, state: &ClusterState, holds: bool) -> View {
     let primary = state.primary();
     view.snapshot.epoch = primary.epoch;
     view.snapshot.primary = None;
-    let ids: Vec<Arc<str>> = local.snapshot.servers.iter().map(|server| server.id.clone()).collect();
-    for (index, id) in ids.iter().enumerate() {
-        if let Some(reason) = against(local, state, index, id) {
+    for index in 0..local.snapshot.servers.len() {
+        if let Some(reason) = against(local, state, index) {
             let server = &mut view.snapshot.servers[index];
             server.role = if server.role == Role::Primary { Role::Unknown } else { server.role };
             server.health = if server.health == Health::Up { Health::Down } else { server.health };
@@ -27,9 +24,9 @@ pub fn agree(local: &View, state: &ClusterState, holds: bool) -> View {
             view.details[index].reason = Some(reason);
         }
     }
-    match usable(local, state, holds, &ids) {
+    match usable(local, state, holds) {
         Ok(index) => {
-            view.snapshot.primary = Some(ServerIndex(index as u16));
+            view.snapshot.primary = Some(index);
             view.no_primary = None;
         }
         Err(reason) => view.no_primary = Some(reason),
@@ -38,8 +35,9 @@ pub fn agree(local: &View, state: &ClusterState, holds: bool) -> View {
 }
 
 /// Why a server is not used although this node sees nothing wrong with it.
-fn against(local: &View, state: &ClusterState, index: usize, id: &str) -> Option<Reason> {
+fn against(local: &View, state: &ClusterState, index: usize) -> Option<Reason> {
     let server = &local.snapshot.servers[index];
+    let id = &*server.id;
     if server.health != Health::Up || local.details[index].reason.is_some() {
         return None;
     }
@@ -58,7 +56,7 @@ fn against(local: &View, state: &ClusterState, index: usize, id: &str) -> Option
 }
 
 /// The server to write to, or why there is none.
-fn usable(local: &View, state: &ClusterState, holds: bool, ids: &[Arc<str>]) -> Result<usize, Reason> {
+fn usable(local: &View, state: &ClusterState, holds: bool) -> Result<ServerIndex, Reason> {
     let primary = state.primary();
     if !holds {
         return Err(Reason::NoLease);
@@ -73,18 +71,17 @@ fn usable(local: &View, state: &ClusterState, holds: bool, ids: &[Arc<str>]) -> 
         // What is under way there goes on; nothing begins.
         return Err(Reason::Held);
     }
-    let index = ids.iter().position(|id| **id == *named).ok_or(Reason::NotNamed)?;
-    let server = &local.snapshot.servers[index];
+    let (server, detail) = local.find(named).ok_or(Reason::NotNamed)?;
     if server.health != Health::Up {
         return Err(Reason::PrimaryDown);
     }
-    if local.details[index].says != Role::Primary {
+    if detail.says != Role::Primary {
         return Err(Reason::PrimaryDemoted);
     }
     if server.role != Role::Primary || server.timeline != primary.timeline {
-        return Err(local.details[index].reason.or(local.no_primary).unwrap_or(Reason::NotNamed));
+        return Err(detail.reason.or(local.no_primary).unwrap_or(Reason::NotNamed));
     }
-    Ok(index)
+    Ok(server.index)
 }
 
 #[cfg(test)]

@@ -16,11 +16,16 @@ pub enum Change {
 
 pub fn changes(previous: &View, next: &View) -> Vec<Change> {
     let mut changes = Vec::new();
-    for ((index, state), (detail, before)) in
-        next.snapshot.indexed().zip(next.details.iter().zip(&previous.details))
-    {
-        let old = previous.snapshot.server(index);
-        if (state.role, state.health, detail.reason) != (old.role, old.health, before.reason) {
+    for ((index, state), detail) in next.snapshot.indexed().zip(&next.details) {
+        let before = match previous.snapshot.position(index) {
+            Some(at) => {
+                let (old, before) = (&previous.snapshot.servers[at], &previous.details[at]);
+                (old.role, old.health, before.reason)
+            }
+            // It has just come, and nothing is known of it.
+            None => (Role::Unknown, Health::Unknown, Some(Reason::NotLookedAt)),
+        };
+        if (state.role, state.health, detail.reason) != before {
             let (role, health, reason) = (state.role, state.health, detail.reason);
             changes.push(Change::Server { index, role, health, reason });
         }

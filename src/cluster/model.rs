@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::config;
-use crate::topology::{Health, Lsn, Role, ServerIndex, ServerState, Snapshot};
+use crate::topology::{Health, Lsn, Register, Role, ServerIndex, ServerState, Snapshot};
 
 use super::conninfo::Upstream;
 use super::reason::Reason;
@@ -246,11 +246,30 @@ impl Detail {
     }
 }
 
+impl Detail {
+    /// Of a server of which nothing is known yet.
+    fn new(since_ms: u64) -> Self {
+        Detail {
+            reason: Some(Reason::NotLookedAt),
+            says: Role::Unknown,
+            since_ms,
+            system_identifier: None,
+            version: None,
+            replication_state: None,
+            sync_state: None,
+            facts: None,
+            failures: 0,
+            failing_since_ms: None,
+            failure: None,
+        }
+    }
+}
+
 impl View {
-    /// Whether a server is kept out of use by an order and by nothing else.
+    /// Whether a server is kept out of use by an order and by nothing else, or is one of the cluster's no more.
     pub fn is_withdrawn(&self, server: ServerIndex) -> bool {
-        let detail = self.details.get(usize::from(server.0));
-        let reason = detail.and_then(|detail| detail.reason);
+        let Some(position) = self.snapshot.position(server) else { return true };
+        let reason = self.details[position].reason;
         matches!(reason, Some(Reason::Draining | Reason::Detached)) && self.snapshot.primary != Some(server)
     }
 
@@ -264,52 +283,55 @@ impl View {
         Some((&self.snapshot.servers[index], &self.details[index]))
     }
 
-    /// Takes over what the configuration says of the servers and may change while they are looked at.
-    pub fn share_out(&mut self, servers: &[config::Server]) {
-        for (state, config) in self.snapshot.servers.iter_mut().zip(servers) {
-            state.weight = config.weight;
-            if state.zone.as_deref() != config.zone.as_deref() {
-                state.zone = config.zone.as_deref().map(Arc::from);
-            }
+    /// With the servers of a configuration. What is known of those that stay is kept.
+    pub fn configured(&self, servers: &[config::Server], register: &mut Register, now_ms: u64) -> Self {
+        let mut view = View {
+            snapshot: Snapshot { servers: Vec::new(), ..self.snapshot },
+            details: Vec::new(),
+            ..*self
+        };
+        for server in servers {
+            let config::Server { id, host, port, weight, zone, .. } = server;
+            let index = register.index(id, host, *port);
+            let known = self.snapshot.position(index);
+            let (state, detail) = match known {
+                Some(at) => (self.snapshot.servers[at].clone(), self.details[at].clone()),
+                None => (nothing_known(index, server), Detail::new(now_ms)),
+            };
+            let zone = match &state.zone {
+                same if same.as_deref() == zone.as_deref() => same.clone(),
+                _ => zone.as_deref().map(Arc::from),
+            };
+            view.snapshot.servers.push(ServerState { weight: *weight, zone, ..state });
+            view.details.push(detail);
         }
+        view.snapshot.primary =
+            self.snapshot.primary.filter(|&primary| view.snapshot.server(primary).is_some());
+        view
     }
 
     /// Nothing known yet of these servers.
     pub fn new(servers: &[config::Server]) -> Self {
-        let servers = servers.iter().map(|server| ServerState {
-            id: server.id.as_str().into(),
-            host: server.host.as_str().into(),
-            port: server.port,
-            weight: server.weight,
-            zone: server.zone.as_deref().map(Arc::from),
-            role: Role::Unknown,
-            health: Health::Unknown,
-            timeline: 0,
-            lsn: Lsn::default(),
-            lag_bytes: None,
-            lag_ms: None,
-            observed_at_ms: 0,
-            reason: Reason::NotLookedAt.sentence().into(),
-        });
-        let snapshot = Snapshot { servers: servers.collect(), ..Snapshot::default() };
-        let detail = Detail {
-            reason: Some(Reason::NotLookedAt),
-            says: Role::Unknown,
-            since_ms: 0,
-            system_identifier: None,
-            version: None,
-            replication_state: None,
-            sync_state: None,
-            facts: None,
-            failures: 0,
-            failing_since_ms: None,
-            failure: None,
-        };
-        View {
-            details: vec![detail; snapshot.servers.len()],
-            snapshot,
-            no_primary: Some(Reason::StillLooking),
-            ..View::default()
-        }
+        let nothing = View { no_primary: Some(Reason::StillLooking), ..View::default() };
+        nothing.configured(servers, &mut Register::default(), 0)
+    }
+}
+
+fn nothing_known(index: ServerIndex, server: &config::Server) -> ServerState {
+    ServerState {
+        index,
+        id: server.id.as_str().into(),
+        host: server.host.as_str().into(),
+        port: server.port,
+        weight: server.weight,
+        zone: server.zone.as_deref().map(Arc::from),
+        role: Role::Unknown,
+        health: Health::Unknown,
+        timeline: 0,
+        lsn: Lsn::default(),
+        lag_bytes: None,
+        lag_ms: None,
+        observed_at_ms: 0,
+        reason: Reason::NotLookedAt.sentence().into(),
     }
 }

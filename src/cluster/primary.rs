@@ -32,14 +32,14 @@ pub fn next(previous: &View, observations: &[Observation], retries: u32, now_ms:
         details: Vec::with_capacity(observations.len()),
     };
     if let Some((index, facts)) = chosen {
-        view.snapshot.primary = Some(ServerIndex(index as u16));
+        view.snapshot.primary = Some(at(previous, index));
         view.snapshot.epoch = epoch(previous, index, facts);
         view.timeline = facts.timeline;
         view.primary_lsn = facts.lsn;
         view.primary_asked_at_ms = facts.asked_at_ms;
     }
     for (index, observation) in observations.iter().enumerate() {
-        let judged = judge(&view, index, observation, retries);
+        let judged = judge(&view, at(previous, index), observation, retries);
         let before = (&previous.snapshot.servers[index], &previous.details[index]);
         let senders = chosen.map_or(&[][..], |(_, facts)| &facts.senders);
         let (state, detail) = describe(before, observation, judged, senders, &view, now_ms);
@@ -54,6 +54,11 @@ pub fn next(previous: &View, observations: &[Observation], retries: u32, now_ms:
         view.changed_at_ms = now_ms;
     }
     view
+}
+
+/// Which server the observation of that position is of.
+fn at(previous: &View, position: usize) -> ServerIndex {
+    previous.snapshot.servers[position].index
 }
 
 /// Whether it is worth looking more often than usual.
@@ -104,7 +109,7 @@ fn choose(
             (Some(facts.system_identifier) == identity.get()).then_some((index, facts))
         })
     };
-    let current = previous.snapshot.primary.map(|index| usize::from(index.0));
+    let current = previous.snapshot.primary.and_then(|index| previous.snapshot.position(index));
     let highest = members().filter(|(_, f)| !f.in_recovery).map(|(_, f)| f.timeline).max();
     let claimants: Vec<usize> = members()
         .filter(|(_, facts)| !facts.in_recovery && Some(facts.timeline) == highest)
@@ -149,7 +154,7 @@ fn choose(
 /// log that became shorter because the server crashed before it had written all of it.
 fn epoch(previous: &View, index: usize, facts: &Facts) -> Epoch {
     let epoch = previous.snapshot.epoch;
-    let same = previous.snapshot.primary == Some(ServerIndex(index as u16))
+    let same = previous.snapshot.primary == Some(at(previous, index))
         && previous.timeline == facts.timeline
         && previous.primary_lsn <= facts.lsn;
     if same { epoch } else { Epoch(epoch.0 + 1) }
@@ -161,13 +166,13 @@ struct Judgement {
     reason: Option<Reason>,
 }
 
-fn judge(view: &View, index: usize, observation: &Observation, retries: u32) -> Judgement {
+fn judge(view: &View, index: ServerIndex, observation: &Observation, retries: u32) -> Judgement {
     let Some(facts) = current_facts(observation, retries) else {
         let health = if observation.is_down(retries) { Health::Down } else { Health::Unknown };
         let reason = observation.failure.as_ref().map_or(Reason::NotLookedAt, |failure| failure.reason);
         return Judgement { health, role: Role::Unknown, reason: Some(reason) };
     };
-    let is_primary = view.snapshot.primary == Some(ServerIndex(index as u16));
+    let is_primary = view.snapshot.primary == Some(index);
     let reason = match view.identity.get() {
         None if view.no_primary == Some(Reason::StillLooking) => Some(Reason::StillLooking),
         None => Some(Reason::SystemIdentifiersDiffer),

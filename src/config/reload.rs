@@ -84,14 +84,7 @@ pub fn live_part(old: &Config, new: Config) -> Config {
         max_unauthenticated_per_address: old.limits.max_unauthenticated_per_address,
         ..new.limits
     };
-    // Which servers there are, and where, stays; what they are given to do may change.
-    let servers = old.servers.iter().map(|server| {
-        let Server { weight, zone, disallow_failover, always_primary, replication, agent, .. } =
-            new.servers.iter().find(|new| new.id == server.id).unwrap_or(server).clone();
-        Server { weight, zone, disallow_failover, always_primary, replication, agent, ..server.clone() }
-    });
     Config {
-        servers: servers.collect(),
         failover: Failover { mode: old.failover.mode, ..new.failover },
         listen: old.listen.clone(),
         admin: old.admin.clone(),
@@ -105,6 +98,26 @@ pub fn live_part(old: &Config, new: Config) -> Config {
         endpoints: if endpoints_are_live(old) { new.endpoints } else { old.endpoints.clone() },
         aws: old.aws.clone(),
         ..new
+    }
+}
+
+/// Whether the primary stays where it is when `new` takes the place of `old`: it is not taken away from those who write.
+/// The words say what to do instead.
+pub fn keeps_primary(old: &[Server], new: &[Server], primary: &str) -> Result<(), String> {
+    let of = |servers: &[Server]| {
+        let found = servers.iter().find(|server| server.id == primary);
+        found.map(|server| (server.host.clone(), server.port))
+    };
+    match (of(old), of(new)) {
+        (_, None) => Err(format!(
+            "{primary} is the primary, and the configuration has no such server: another one must become the primary \
+             first (`komainu switchover`)"
+        )),
+        (Some(before), Some(after)) if before != after => Err(format!(
+            "{primary} is the primary, and has another address in the configuration: another one must become the \
+             primary first (`komainu switchover`), or komainu be restarted with it"
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -290,9 +303,21 @@ mod tests {
     #[test]
     fn a_server_that_comes_or_goes_is_named() {
         let both = format!("{SMALLEST}[[server]]\nid = 's2'\nhost = 'db2'\n");
-        let expected = [Change { key: "server.s2".to_owned(), live: false, scope: Scope::Cluster }];
+        let expected = [Change { key: "server.s2".to_owned(), live: true, scope: Scope::Cluster }];
         assert_eq!(diff(&config(SMALLEST), &config(&both)), expected);
         assert_eq!(diff(&config(&both), &config(SMALLEST)), expected);
+    }
+
+    #[test]
+    fn the_primary_stays_where_it_is() {
+        let servers = |text: &str| config(&format!("{SMALLEST}{text}")).servers;
+        let other = "[[server]]\nid = 's2'\nhost = 'db2'\n";
+        let (both, one) = (servers(other), servers(""));
+        let moved = servers(&other.replace("db2", "db3"));
+        assert_eq!(keeps_primary(&both, &one, "s1"), Ok(()));
+        assert_eq!(keeps_primary(&both, &moved, "s1"), Ok(()));
+        assert!(keeps_primary(&both, &one, "s2").unwrap_err().contains("no such server"));
+        assert!(keeps_primary(&both, &moved, "s2").unwrap_err().contains("another address"));
     }
 
     #[test]

@@ -75,6 +75,13 @@ pub struct PoolCounts {
     pub waiting: usize,
 }
 
+impl PoolCounts {
+    /// In the hands of sessions.
+    pub fn leased(&self) -> usize {
+        self.open.saturating_sub(self.idle + self.opening)
+    }
+}
+
 impl Pool {
     pub fn new(
         key: PoolKey,

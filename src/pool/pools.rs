@@ -14,7 +14,7 @@ use crate::backend::connect::{ConnectTarget, Credential};
 use crate::clock::now_ms;
 use crate::config::{self, PoolLimits};
 use crate::net::tls::ServerTlsContext;
-use crate::topology::{Epoch, ServerIndex, ServerState, Snapshot};
+use crate::topology::{Epoch, ServerIndex, ServerState};
 
 #[derive(Debug)]
 pub struct Pools {
@@ -43,12 +43,11 @@ impl Pools {
     }
 
     /// The pool for `key`, made if need be; `credential` is what a new one logs in with.
-    pub fn get(&self, key: &PoolKey, topology: &Snapshot, credential: &Credential) -> Arc<Pool> {
+    pub fn get(&self, key: &PoolKey, server: &ServerState, credential: &Credential) -> Arc<Pool> {
         let mut state = self.state();
         if let Some(pool) = state.pools.get(key) {
             return pool.clone();
         }
-        let server = topology.server(key.server);
         let config = state.config.clone();
         let gate = state
             .gates
@@ -68,17 +67,22 @@ impl Pools {
         old.iter().for_each(|pool| pool.retire());
     }
 
-    /// Housekeeping. Of the servers `withdrawn` nothing is kept that nobody uses.
-    pub fn tick(&self, withdrawn: &[ServerIndex]) {
+    /// Housekeeping. Of the servers `withdrawn` nothing is kept that nobody uses, and of those not `known` nothing is
+    /// lent any more.
+    pub fn tick(&self, known: impl Fn(ServerIndex) -> bool, withdrawn: &[ServerIndex]) {
         let now = now_ms();
-        let pools: Vec<_> = {
+        let (pools, strangers): (Vec<_>, Vec<_>) = {
             let mut state = self.state();
+            state.gates.retain(|server, gate| known(*server) || gate.open_count() > 0);
+            let strangers = state.pools.extract_if(|key, _| !known(key.server));
+            let strangers = strangers.map(|(_, pool)| pool).collect();
             state.pools.retain(|_, pool| {
                 // Ours is the only reference to a pool no session remembers.
                 Arc::strong_count(pool) > 1 || !pool.is_forgettable(now, FORGET_AFTER_MS)
             });
-            state.pools.values().cloned().collect()
+            (state.pools.values().cloned().collect(), strangers)
         };
+        strangers.iter().for_each(|pool: &Arc<Pool>| pool.retire());
         let (leaving, staying): (Vec<_>, Vec<_>) =
             pools.into_iter().partition(|pool| withdrawn.contains(&pool.key.server));
         leaving.iter().for_each(|pool| pool.withdraw());

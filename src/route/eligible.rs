@@ -37,7 +37,7 @@ impl LastRead {
     /// was taken after it; if that moment is after `at_ms`, the position was taken after the read, and
     /// positions do not go back. Both are whole milliseconds, hence greater and not equal.
     pub fn settled(self, topology: &Snapshot) -> LastRead {
-        let server = topology.servers.get(usize::from(self.server.0));
+        let server = topology.server(self.server);
         let bound = server
             .filter(|server| {
                 topology.epoch == self.epoch

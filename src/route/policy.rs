@@ -14,7 +14,7 @@ use super::eligible::{Demands, Refusal};
 use super::hint::HintTarget;
 use super::statement::Class;
 
-/// The configuration's part in the choice, prepared so that a decision compares no server names.
+/// The configuration's part in the choice.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     enabled: bool,
@@ -22,8 +22,8 @@ pub struct Policy {
     max_lag_bytes: u64,
     max_lag_ms: u64,
     may_wait_for_floor: bool,
-    /// By server: in this node's zone. Empty unless `prefer_same_zone`.
-    near: Box<[bool]>,
+    /// This node's own. None unless `prefer_same_zone`.
+    near_zone: Option<Box<str>>,
     prefer_least_lag: bool,
     preferences: Box<[Preference]>,
 }
@@ -42,7 +42,7 @@ enum Aim {
     Any,
     Primary,
     Standbys,
-    Servers(Box<[(ServerIndex, u32)]>),
+    Servers(Box<[(String, u32)]>),
 }
 
 /// What is asked for: `Routed`'s class, and the text's hint.
@@ -74,17 +74,12 @@ pub struct SessionView<'a> {
 }
 
 impl Policy {
-    /// `servers` in the configuration's order, which is the order of `Snapshot::servers`. Names of servers
-    /// that are not there are ignored: the configuration was checked.
-    pub fn new(split: &config::Split, servers: &[config::Server], zone: Option<&str>) -> Policy {
-        let index = |id: &str| servers.iter().position(|s| s.id == id).map(|at| ServerIndex(at as u16));
-        let near = |server: &config::Server| server.zone.as_deref().is_some_and(|own| Some(own) == zone);
+    /// `zone`: this node's own.
+    pub fn new(split: &config::Split, zone: Option<&str>) -> Policy {
         let aim = |target: &PreferenceTarget| match target {
             PreferenceTarget::Primary => Aim::Primary,
             PreferenceTarget::Standbys => Aim::Standbys,
-            PreferenceTarget::Servers(list) => {
-                Aim::Servers(list.iter().filter_map(|(id, weight)| Some((index(id)?, *weight))).collect())
-            }
+            PreferenceTarget::Servers(list) => Aim::Servers(list.iter().cloned().collect()),
         };
         let preference = |preference: &config::Preference| Preference {
             application_name: preference.application_name.clone(),
@@ -98,7 +93,7 @@ impl Policy {
             max_lag_bytes: split.max_lag_bytes,
             max_lag_ms: split.max_lag_ms,
             may_wait_for_floor: split.floor_wait_ms > 0,
-            near: servers.iter().map(near).filter(|_| split.prefer_same_zone).collect(),
+            near_zone: zone.filter(|_| split.prefer_same_zone).map(Box::from),
             prefer_least_lag: split.prefer_least_lag,
             preferences: split.preferences.iter().map(preference).collect(),
         }
@@ -116,8 +111,8 @@ impl Policy {
             .map_or(&Aim::Any, |preference| &preference.aim)
     }
 
-    fn is_near(&self, index: ServerIndex) -> bool {
-        self.near.get(usize::from(index.0)).copied().unwrap_or(false)
+    fn is_near(&self, server: &ServerState) -> bool {
+        self.near_zone.is_some() && self.near_zone.as_deref() == server.zone.as_deref()
     }
 }
 
@@ -249,7 +244,9 @@ fn weight(aim: &Aim, topology: &Snapshot, index: ServerIndex, server: &ServerSta
         Aim::Any => Some(server.weight),
         Aim::Standbys => (topology.primary != Some(index)).then_some(server.weight),
         Aim::Primary => (topology.primary == Some(index)).then_some(server.weight),
-        Aim::Servers(list) => list.iter().find(|(listed, _)| *listed == index).map(|(_, weight)| *weight),
+        Aim::Servers(list) => {
+            list.iter().find(|(listed, _)| **listed == *server.id).map(|(_, weight)| *weight)
+        }
     }
 }
 
@@ -288,19 +285,19 @@ impl Draw<'_> {
             return Some(Decision { target: Target::Server(last.server), reason: DecisionReason::Sticky });
         }
         let near =
-            self.candidates().any(|(index, _, weight)| share(weight) > 0 && self.policy.is_near(index));
-        let in_reach = move |index| !near || self.policy.is_near(index);
+            self.candidates().any(|(_, server, weight)| share(weight) > 0 && self.policy.is_near(server));
+        let in_reach = move |server| !near || self.policy.is_near(server);
         let least = self
             .candidates()
-            .filter(|(index, _, weight)| {
-                share(*weight) > 0 && in_reach(*index) && self.topology.primary != Some(*index)
+            .filter(|(index, server, weight)| {
+                share(*weight) > 0 && in_reach(*server) && self.topology.primary != Some(*index)
             })
             .map(|(_, server, _)| lag(server))
             .min()
             .filter(|_| self.policy.prefer_least_lag);
         let drawn = || {
             self.candidates().filter(move |(index, server, _)| {
-                in_reach(*index)
+                in_reach(*server)
                     && (self.topology.primary == Some(*index)
                         || least.is_none_or(|least| lag(server) == least))
             })

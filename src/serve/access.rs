@@ -106,7 +106,7 @@ fn read(
         let tls = server_tls.clone();
         let primary = move || {
             let snapshot = topology.borrow();
-            let server = snapshot.server(snapshot.primary?);
+            let server = snapshot.primary_server()?;
             Some(ConnectTarget { host: server.host.clone(), port: server.port, tls: tls.clone() })
         };
         AuthQuery::new(query, credential, Arc::new(primary))

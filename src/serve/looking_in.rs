@@ -2,6 +2,7 @@
 //!
 //! Never changes anything. Invariant: no lock is held but for the time that copying numbers takes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::admin::GatePages;
@@ -25,16 +26,14 @@ pub fn pages(gateway: &Arc<Gateway>, observer: &Observer) -> GatePages {
 
 /// What the pools hold now.
 fn census(gateway: &Gateway) -> PoolCensus {
-    let servers = gateway.topology.borrow().servers.len();
-    let mut connections = vec![[0; ConnectionState::COUNT]; servers];
+    let mut connections = BTreeMap::<_, [u64; ConnectionState::COUNT]>::new();
     let mut waiters = 0;
     for (key, counts) in gateway.pools.counts() {
         waiters += counts.waiting as u64;
-        if let Some(server) = connections.get_mut(usize::from(key.server.0)) {
-            server[ConnectionState::Idle.index()] += counts.idle as u64;
-            server[ConnectionState::Connecting.index()] += counts.opening as u64;
-            server[ConnectionState::Active.index()] += (counts.open - counts.idle - counts.opening) as u64;
-        }
+        let server = connections.entry(key.server).or_default();
+        server[ConnectionState::Idle.index()] += counts.idle as u64;
+        server[ConnectionState::Connecting.index()] += counts.opening as u64;
+        server[ConnectionState::Active.index()] += counts.leased() as u64;
     }
     PoolCensus { connections, waiters, held: gateway.held.count() as u64 }
 }

@@ -155,7 +155,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
         own: observer.settings(),
         max_age: Duration::from_millis(config.split.catalog_max_age_ms),
     }));
-    let counters = Arc::new(Counters::new(config.servers.len()));
+    let counters = Arc::new(Counters::default());
     let gateway = Arc::new(Gateway::new(Parts {
         config: config.clone(),
         topology: snapshot,
@@ -323,6 +323,12 @@ impl Reloadable<'_> {
             changes.map(|change| change.key.clone()).collect::<Vec<_>>()
         };
         let new = Arc::new(config::reload::live_part(current, new));
+        // A cluster has seen to that before it agreed.
+        if new.cluster.is_none()
+            && let Some(primary) = self.gateway.topology.borrow().primary_server()
+        {
+            config::reload::keeps_primary(&current.servers, &new.servers, &primary.id)?;
+        }
         let tls = ServerTlsContext::load(&new.server_tls);
         let tls = Arc::new(tls.map_err(|error| format!("TLS to servers: {error}"))?);
         self.access.reload(&new, self.gateway, &tls).map_err(|error| error.to_string())?;

@@ -33,7 +33,8 @@ pub async fn keep_house(gateway: Arc<Gateway>) {
                 gateway.refresh_catalogs();
                 if count.is_multiple_of(POOLS_EVERY) {
                     let withdrawn = gateway.view.borrow().withdrawn();
-                    gateway.pools.tick(&withdrawn);
+                    let snapshot = topology.borrow().clone();
+                    gateway.pools.tick(|server| snapshot.server(server).is_some(), &withdrawn);
                 }
                 if count.is_multiple_of(SWEEP_EVERY) {
                     gateway.statements.sweep();

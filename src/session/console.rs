@@ -113,7 +113,7 @@ impl Session {
 
     fn show_route(&self, route: Option<&Route>) -> String {
         let row = |route: &Route| {
-            let server = route.server.and_then(|at| self.topology.servers.get(usize::from(at.0)));
+            let server = route.server.and_then(|at| self.topology.server(at));
             vec![server.map_or_else(|| "none".to_owned(), |server| server.id.to_string()), route.why()]
         };
         let rows: Vec<_> = route.map(row).into_iter().collect();
@@ -127,7 +127,7 @@ impl Session {
             .counts()
             .into_iter()
             .map(|(key, counts)| {
-                let server = self.topology.servers.get(usize::from(key.server.0));
+                let server = self.topology.server(key.server);
                 vec![
                     server.map_or_else(String::new, |server| server.id.to_string()),
                     key.database.to_string(),

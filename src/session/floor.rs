@@ -60,7 +60,7 @@ impl Floor {
     /// when it was looked at after that read.
     pub fn learn(&mut self, snapshot: &Snapshot) {
         let Some(last) = &mut self.last_read else { return };
-        let Some(server) = snapshot.servers.get(usize::from(last.server.0)) else { return };
+        let Some(server) = snapshot.server(last.server) else { return };
         // Of a server that has changed sides since, the position says nothing of that read.
         if last.bound.is_none() && snapshot.epoch == last.epoch && server.observed_at_ms > last.at_ms {
             last.bound = Some(server.lsn);
@@ -138,6 +138,7 @@ mod tests {
 
     fn server(observed_at_ms: u64, lsn: u64) -> crate::topology::ServerState {
         crate::topology::ServerState {
+            index: ServerIndex(0),
             id: "a".into(),
             host: "h".into(),
             port: 1,

@@ -43,7 +43,7 @@ pub struct Settled {
 impl Settled {
     pub fn new(config: Arc<Config>) -> Arc<Self> {
         Arc::new(Settled {
-            policy: Policy::new(&config.split, &config.servers, config.zone.as_deref()),
+            policy: Policy::new(&config.split, config.zone.as_deref()),
             functions: FunctionLists::new(&config.split.read_only_functions, &config.split.write_functions),
             config,
         })
@@ -143,7 +143,7 @@ impl Gateway {
     /// Asks a server to end what a connection runs. Returns once the server has taken it.
     pub async fn cancel_on_server(&self, address: &CancelAddress) -> bool {
         let topology = self.topology.borrow().clone();
-        let Some(server) = topology.servers.get(usize::from(address.server.0)) else { return false };
+        let Some(server) = topology.server(address.server) else { return false };
         let target = self.pools.target(server);
         connect::cancel(&target, address.pid, &address.key).await.is_ok()
     }

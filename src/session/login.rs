@@ -147,18 +147,18 @@ async fn confirmed(
     let acquire_timeout = Duration::from_millis(config.pool.acquire_timeout_ms);
     loop {
         let topology = gateway.topology.borrow().clone();
-        let Some(primary) = topology.primary else {
+        let Some(primary) = topology.primary_server() else {
             hold(gateway.why_no_primary())?;
             wait_for_primary(gateway).await;
             continue;
         };
         let key = PoolKey {
-            server: primary,
+            server: primary.index,
             epoch: topology.epoch,
             database: newcomer.database.as_str().into(),
             user: newcomer.user.as_str().into(),
         };
-        let pool = gateway.pools.get(&key, &topology, &newcomer.credential);
+        let pool = gateway.pools.get(&key, primary, &newcomer.credential);
         pool.offer_credential(newcomer.credential.clone());
         if let Some(greeting) = pool.greeting()
             && now_ms() < greeting.confirmed_at_ms + LOGIN_BELIEVED_MS

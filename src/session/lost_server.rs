@@ -61,7 +61,7 @@ impl Session {
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let server = lease.pool.key.server;
         let span = self.identity.span(self.id);
-        let name = self.topology.servers.get(usize::from(server.0)).map_or("?", |server| &server.id);
+        let name = self.topology.server(server).map_or("?", |server| &server.id);
         tracing::warn!(parent: &span, server = name, %error, "server connection lost");
         if lease.told_fatal {
             // As with PostgreSQL, that was the last word.

@@ -37,7 +37,7 @@ use crate::pool::{Pool, Waiter};
 use crate::route::{Analyzed, DecisionReason};
 use crate::telemetry::labels::Direction;
 use crate::telemetry::span;
-use crate::topology::{Role, Snapshot};
+use crate::topology::Snapshot;
 use crate::wire::frame::split_cstr;
 use crate::wire::message::{Report, TransactionStatus};
 use crate::wire::sqlstate::{self, SqlState};
@@ -373,20 +373,17 @@ impl Session {
         match self.handle.order() {
             Order::None => return Ok(false),
             Order::Look => {
-                let right = &self.gateway.right;
-                if self
-                    .lease
-                    .as_ref()
-                    .is_some_and(|lease| lease.pool.is_retired() || !lease.may_be_used(right))
-                {
+                self.look_at_topology();
+                let (right, epoch) = (&self.gateway.right, self.topology.epoch);
+                let is_over = |lease: &Lease| lease.conn.epoch != epoch || !lease.may_be_used(right);
+                if self.lease.as_ref().is_some_and(is_over) {
                     // Its epoch, or our right to it, has ended: nothing that comes from this server counts any more.
                     return self.server_gone(io::ErrorKind::ConnectionAborted.into()).map(|()| true);
                 }
-                self.look_at_topology();
                 if let Some(lease) = &self.lease
                     && lease.is_standby
                     && !lease.retained.is_empty()
-                    && !self.topology.server(lease.conn.server).is_up(Role::Standby)
+                    && !self.may_serve(lease.conn.server, true)
                     && !self.gateway.is_withdrawn(lease.conn.server)
                 {
                     // It hangs, or is cut off, and nothing of its answer was passed on: another is asked.
@@ -438,8 +435,11 @@ impl Session {
     /// The newest topology; costs one atomic load when nothing has changed.
     pub(super) fn look_at_topology(&mut self) {
         if self.topology_changes.has_changed().unwrap_or(false) {
+            let had_standbys = self.topology.servers.len() > 1;
             self.topology = self.topology_changes.borrow_and_update().clone();
             self.floor.learn(&self.topology);
+            // As long as there was one server, nobody asked where the session's writes are.
+            self.floor.pending |= !had_standbys && self.tracks_floor();
         }
     }
 

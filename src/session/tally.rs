@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn each_server_is_given_what_was_sent_to_it_once() {
-        let counters = Counters::new(2);
+        let counters = Counters::default();
         let mut tally = Tally::default();
         (0..3).for_each(|_| tally.sent(QueryClass::Read));
         tally.sent(QueryClass::Write);
@@ -86,7 +86,7 @@ mod tests {
         tally.hand_over(&counters, ServerIndex(0));
         tally.hand_over(&counters, ServerIndex(0));
         let totals = counters.totals();
-        let of = |server, class| totals.queries_of(server, class);
+        let of = |server, class| totals.queries_of(ServerIndex(server), class);
         assert_eq!((of(1, QueryClass::Read), of(1, QueryClass::Write)), (3, 1));
         assert_eq!((of(0, QueryClass::Read), of(0, QueryClass::Write)), (1, 0));
     }

@@ -188,7 +188,8 @@ impl Session {
             database: self.identity.database.name.clone(),
             user: self.identity.user.clone(),
         };
-        let pool = self.gateway.pools.get(&key, &self.topology, &self.identity.credential);
+        let server = self.topology.server(server).expect("it was chosen from this topology");
+        let pool = self.gateway.pools.get(&key, server, &self.identity.credential);
         self.pools.push(pool.clone());
         pool
     }
@@ -259,9 +260,9 @@ impl Session {
     }
 
     /// Whether a server still is what it was chosen for.
-    fn may_serve(&self, server: ServerIndex, is_standby: bool) -> bool {
+    pub(super) fn may_serve(&self, server: ServerIndex, is_standby: bool) -> bool {
         match is_standby {
-            true => self.topology.server(server).is_up(Role::Standby),
+            true => self.topology.server(server).is_some_and(|server| server.is_up(Role::Standby)),
             false => self.topology.primary == Some(server),
         }
     }

@@ -1,9 +1,10 @@
 //! What is counted on the path of a query: relaxed atomics, one set for each core.
 //!
-//! Never formats, allocates or locks while counting. Invariant: a thread always counts in the same
+//! Never formats or locks while counting, and allocates only for the first query of a server that is new. Invariant: a thread always counts in the same
 //! shard, so cores do not fight for a cache line; only the sum over the shards means anything.
 
 use std::cell::Cell;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -41,23 +42,58 @@ struct Shard {
     logins_failed: [AtomicU64; LoginFailure::COUNT],
     cancels: [AtomicU64; CancelResult::COUNT],
     hooks: [[AtomicU64; HookResult::COUNT]; HookLabel::COUNT],
-    /// By server; its length never changes.
-    queries: Box<[[AtomicU64; QueryClass::COUNT]]>,
+    queries: ByServer,
+}
+
+/// Counters of each server that ever was one: the first few, and then twice as many each time. None moves when others are
+/// added.
+#[derive(Debug, Default)]
+struct ByServer([OnceLock<Box<[Classes]>>; BLOCKS]);
+
+type Classes = [AtomicU64; QueryClass::COUNT];
+
+const FIRST_BLOCK: usize = 8;
+/// Enough for every `ServerIndex`.
+const BLOCKS: usize = 14;
+
+impl ByServer {
+    fn of(&self, server: ServerIndex) -> &Classes {
+        let (block, at) = place(server);
+        let size = FIRST_BLOCK << block;
+        &self.0[block].get_or_init(|| (0..size).map(|_| Classes::default()).collect())[at]
+    }
+
+    /// To the sums by the servers' numbers.
+    fn add_to(&self, totals: &mut Vec<[u64; QueryClass::COUNT]>) {
+        for (block, counters) in self.0.iter().enumerate() {
+            let Some(counters) = counters.get() else { continue };
+            let first = (FIRST_BLOCK << block) - FIRST_BLOCK;
+            totals.resize(totals.len().max(first + counters.len()), Default::default());
+            for (total, classes) in totals[first..].iter_mut().zip(counters) {
+                add(total, classes);
+            }
+        }
+    }
+}
+
+/// In which block a server is, and where in it.
+fn place(server: ServerIndex) -> (usize, usize) {
+    let number = usize::from(server.0) + FIRST_BLOCK;
+    let block = (number / FIRST_BLOCK).ilog2() as usize;
+    (block, number - (FIRST_BLOCK << block))
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let shards = 0..cores.next_power_of_two().min(MAX_SHARDS);
+        Counters { shards: shards.map(|_| Shard::default()).collect() }
+    }
 }
 
 impl Counters {
-    /// `servers` is how many servers can be counted apart; queries of further ones are not counted.
-    pub fn new(servers: usize) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let shard =
-            |_| Shard { queries: (0..servers).map(|_| Default::default()).collect(), ..Shard::default() };
-        Counters { shards: (0..cores.next_power_of_two().min(MAX_SHARDS)).map(shard).collect() }
-    }
-
     pub fn queries(&self, server: ServerIndex, class: QueryClass, count: u64) {
-        if let Some(classes) = self.shard().queries.get(usize::from(server.0)) {
-            classes[class.index()].fetch_add(count, Relaxed);
-        }
+        self.shard().queries.of(server)[class.index()].fetch_add(count, Relaxed);
     }
 
     pub fn bytes(&self, direction: Direction, count: u64) {
@@ -118,8 +154,7 @@ impl Counters {
 
     /// All of it, added up.
     pub fn totals(&self) -> Totals {
-        let servers = self.shards.first().map_or(0, |shard| shard.queries.len());
-        let mut totals = Totals { queries: vec![Default::default(); servers], ..Totals::default() };
+        let mut totals = Totals::default();
         for shard in &self.shards {
             add(&mut totals.bytes, &shard.bytes);
             add_one(&mut totals.client_connections, &shard.client_connections);
@@ -135,9 +170,7 @@ impl Counters {
             for (total, results) in totals.hooks.iter_mut().zip(&shard.hooks) {
                 add(total, results);
             }
-            for (total, classes) in totals.queries.iter_mut().zip(&shard.queries) {
-                add(total, classes);
-            }
+            shard.queries.add_to(&mut totals.queries);
         }
         totals
     }
@@ -176,13 +209,14 @@ pub struct Totals {
     pub logins_failed: [u64; LoginFailure::COUNT],
     pub cancels: [u64; CancelResult::COUNT],
     pub hooks: [[u64; HookResult::COUNT]; HookLabel::COUNT],
-    pub queries: Vec<[u64; QueryClass::COUNT]>,
+    /// By server.
+    queries: Vec<[u64; QueryClass::COUNT]>,
 }
 
 impl Totals {
     /// Statements of one class sent to a server.
-    pub fn queries_of(&self, server: usize, class: QueryClass) -> u64 {
-        self.queries.get(server).map_or(0, |classes| classes[class.index()])
+    pub fn queries_of(&self, server: ServerIndex, class: QueryClass) -> u64 {
+        self.queries.get(usize::from(server.0)).map_or(0, |classes| classes[class.index()])
     }
 }
 
@@ -202,13 +236,13 @@ mod tests {
 
     #[test]
     fn what_threads_count_adds_up_wherever_they_count_it() {
-        let counters = Counters::new(2);
+        let counters = Counters::default();
         std::thread::scope(|scope| {
             for _ in 0..5 {
                 scope.spawn(|| {
                     for _ in 0..1000 {
                         counters.queries(ServerIndex(1), QueryClass::Write, 1);
-                        counters.queries(ServerIndex(2), QueryClass::Write, 1);
+                        counters.queries(ServerIndex(900), QueryClass::Write, 1);
                         counters.bytes(Direction::ToClients, 3);
                         counters.client_connected();
                     }
@@ -220,16 +254,23 @@ mod tests {
             counters.client_gone();
         }
         let totals = counters.totals();
-        assert_eq!(totals.queries_of(1, QueryClass::Write), 5000);
-        assert_eq!(totals.queries_of(1, QueryClass::Read), 0);
-        assert_eq!(totals.queries_of(2, QueryClass::Write), 0);
+        let writes = |server| totals.queries_of(ServerIndex(server), QueryClass::Write);
+        assert_eq!((writes(1), writes(2), writes(900), writes(901)), (5000, 0, 5000, 0));
+        assert_eq!(totals.queries_of(ServerIndex(1), QueryClass::Read), 0);
         assert_eq!(totals.bytes, [0, 15_000]);
         assert_eq!((totals.client_connections, totals.client_connections_total), (1, 5000));
     }
 
     #[test]
+    fn every_server_has_a_place_of_its_own() {
+        let places: Vec<_> = (0..=u16::MAX).map(|server| place(ServerIndex(server))).collect();
+        assert!(places.is_sorted_by(|a, b| a < b));
+        assert!(places.iter().all(|&(block, at)| block < BLOCKS && at < FIRST_BLOCK << block));
+    }
+
+    #[test]
     fn waits_fall_into_the_bucket_that_is_named_after_their_upper_bound() {
-        let counters = Counters::new(0);
+        let counters = Counters::default();
         counters.acquired_at_once();
         for us in [100, 101, 10_000_000, 10_000_001] {
             counters.acquired_after(Duration::from_micros(us));

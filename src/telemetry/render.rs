@@ -3,10 +3,11 @@
 //! Pure: numbers in, text out. Source: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
 //! Invariant: each metric of `metrics::ALL` has its HELP and TYPE lines once, with or without samples.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::time::{Duration, SystemTime};
 
-use crate::topology::{Health, Role, Snapshot};
+use crate::topology::{Health, Role, ServerIndex, Snapshot};
 
 use super::counters::{ACQUIRE_BOUNDS_US, Totals};
 use super::labels::{ConnectionState, HookLabel, HookResult, Label, QueryClass, RejoinPhase};
@@ -17,7 +18,7 @@ use super::process::Process;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PoolCensus {
     /// By server, then by `ConnectionState`.
-    pub connections: Vec<[u64; ConnectionState::COUNT]>,
+    pub connections: BTreeMap<ServerIndex, [u64; ConnectionState::COUNT]>,
     pub waiters: u64,
     pub held: u64,
 }
@@ -183,14 +184,15 @@ impl Page {
 
     fn servers(&mut self, totals: &Totals, census: &PoolCensus, snapshot: &Snapshot) {
         self.family(metrics::QUERIES);
-        for (index, server) in snapshot.servers.iter().enumerate() {
+        for (index, server) in snapshot.indexed() {
             for &class in QueryClass::ALL {
                 let labels = [("server", &*server.id), ("class", class.as_str())];
                 self.sample(metrics::QUERIES, "", &labels, totals.queries_of(index, class));
             }
         }
         self.family(metrics::SERVER_CONNECTIONS);
-        for (server, connections) in snapshot.servers.iter().zip(&census.connections) {
+        for (index, server) in snapshot.indexed() {
+            let connections = census.connections.get(&index).copied().unwrap_or_default();
             for &state in ConnectionState::ALL {
                 let labels = [("server", &*server.id), ("state", state.as_str())];
                 self.sample(metrics::SERVER_CONNECTIONS, "", &labels, connections[state.index()]);
@@ -237,7 +239,7 @@ mod tests {
     use crate::config;
     use crate::telemetry::Counters;
     use crate::telemetry::labels::{Direction, PinReason};
-    use crate::topology::{Epoch, ServerIndex};
+    use crate::topology::Epoch;
     use std::collections::BTreeSet;
 
     /// A page on which every metric has a sample.
@@ -262,7 +264,7 @@ mod tests {
         snapshot.servers[1].role = Role::Standby;
         snapshot.servers[1].lag_bytes = Some(8192);
         snapshot.servers[1].lag_ms = Some(1500);
-        let counters = Counters::new(2);
+        let counters = Counters::default();
         counters.queries(ServerIndex(1), QueryClass::Read, 1);
         counters.bytes(Direction::ToClients, 5);
         counters.pinned(PinReason::Listen);
@@ -275,7 +277,11 @@ mod tests {
         page(&Numbers {
             version: "1.2.3",
             totals: &counters.totals(),
-            census: &PoolCensus { connections: vec![[1, 2, 3]; 2], waiters: 4, held: 6 },
+            census: &PoolCensus {
+                connections: [0, 1].map(|server| (ServerIndex(server), [1, 2, 3])).into(),
+                waiters: 4,
+                held: 6,
+            },
             snapshot: &snapshot,
             rejoining: &[Rejoining {
                 server: "b",

@@ -3,9 +3,13 @@
 //! Owns `Snapshot` and the numbers in it. Never does IO and never decides: `cluster` publishes,
 //! `route` and `pool` borrow. Invariant: a snapshot names at most one primary, with its epoch.
 
+mod register;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+
+pub use register::Register;
 
 /// A position in the write-ahead log, as PostgreSQL's `pg_lsn`.
 #[derive(
@@ -41,7 +45,8 @@ impl FromStr for Lsn {
 )]
 pub struct Epoch(pub u64);
 
-/// Index of a server in `Snapshot::servers`, stable for the life of a configuration.
+/// A server at one address, as long as this process lives: one that comes or goes changes no other's, and one that moves
+/// gets another. It is no position in `Snapshot::servers`; [`Register`] gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerIndex(pub u16);
 
@@ -65,6 +70,7 @@ pub enum Health {
 /// One server as last observed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServerState {
+    pub index: ServerIndex,
     pub id: Arc<str>,
     pub host: Arc<str>,
     pub port: u16,
@@ -101,12 +107,27 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub fn server(&self, index: ServerIndex) -> &ServerState {
-        &self.servers[usize::from(index.0)]
+    /// None: it is not, or no longer, one of the cluster's.
+    pub fn server(&self, index: ServerIndex) -> Option<&ServerState> {
+        self.position(index).map(|position| &self.servers[position])
+    }
+
+    /// Where in `servers` it is.
+    pub fn position(&self, index: ServerIndex) -> Option<usize> {
+        // Where it is as long as no server has gone.
+        let usual = usize::from(index.0);
+        match self.servers.get(usual) {
+            Some(server) if server.index == index => Some(usual),
+            _ => self.servers.iter().position(|server| server.index == index),
+        }
+    }
+
+    pub fn primary_server(&self) -> Option<&ServerState> {
+        self.server(self.primary?)
     }
 
     pub fn indexed(&self) -> impl Iterator<Item = (ServerIndex, &ServerState)> {
-        self.servers.iter().enumerate().map(|(i, s)| (ServerIndex(i as u16), s))
+        self.servers.iter().map(|server| (server.index, server))
     }
 
     /// Standbys that are up, whatever their lag.

@@ -30,6 +30,7 @@ mod limits;
 mod log_shipping;
 mod looking_in;
 mod lost_servers;
+mod members;
 mod operate;
 mod partition;
 mod pooling;

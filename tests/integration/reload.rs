@@ -106,23 +106,3 @@ fn health_settings_and_weights_change_live() {
         }
     }
 }
-
-#[test]
-fn a_server_that_comes_or_goes_waits_for_a_restart_and_is_named() {
-    let cluster = Cluster::shared();
-    let komainu = Komainu::start(cluster);
-    let mut wire = komainu.login("postgres");
-    let added = "[[server]]\nid = \"pg9\"\nhost = \"127.0.0.1\"\nport = 1\n[[server]]";
-    komainu.reload("komainu.toml", "[[server]]", added);
-    let log = komainu.log();
-    let line = log.lines().find(|line| line.contains("change only with a restart")).unwrap();
-    assert!(line.contains("\"server.pg9\""), "{line}");
-    komainu.reload("komainu.toml", "id = \"pg3\"", "id = \"pg4\"");
-    let log = komainu.log();
-    let line = log.lines().rfind(|line| line.contains("change only with a restart")).unwrap();
-    for id in ["server.pg3", "server.pg4", "server.pg9"] {
-        assert!(line.contains(id), "{id} is not in {line}");
-    }
-    assert_eq!(wire.query_value("SELECT 1"), "1");
-    assert!(!komainu.admin("/status").unwrap().body.contains("pg9"));
-}

@@ -170,10 +170,10 @@ fn each_thing_that_would_go_wrong_is_told() {
         ),
         (
             |night| {
-                let new = config(&format!("{TEXT}[[server]]\nid = 'pg2'\nhost = 'db2'\n"));
+                let new = config(&format!("{TEXT}[split]\ncatalog_max_age_ms = 7000\n"));
                 (night.local, night.agreed) = (new.clone(), Ok(new));
             },
-            "must be restarted before these are in force: server.pg2",
+            "must be restarted before these are in force: split.catalog_max_age_ms",
         ),
         (
             |night| night.agreed = Err("this node cannot use it: …".to_owned()),

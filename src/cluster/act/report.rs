@@ -80,11 +80,10 @@ pub async fn report(handle: ClusterHandle, mut local: watch::Receiver<Arc<View>>
 fn expected(view: &View, state: &ClusterState) -> Option<ServerIndex> {
     let primary = state.primary();
     let named = primary.server.as_deref().filter(|_| !state.is_fenced(&Fenced::Primary))?;
-    let index = view.snapshot.servers.iter().position(|server| &*server.id == named)?;
-    let detail = &view.details[index];
+    let (server, detail) = view.find(named)?;
     let was_standby = detail.facts.as_ref().is_some_and(|facts| facts.in_recovery);
     let unseen = primary.stage == Stage::Named || was_standby;
-    unseen.then_some(ServerIndex(index as u16))
+    unseen.then_some(server.index)
 }
 
 /// Says that nothing is under way here on the primary that is about to be stopped.
@@ -94,8 +93,7 @@ async fn confirm_hold(handle: &ClusterHandle, state: &ClusterState, view: &View,
         return;
     };
     let me = handle.node();
-    let index = view.snapshot.servers.iter().position(|server| *server.id == *failover.from);
-    let under_way = index.map_or(0, |index| busy(ServerIndex(index as u16), failover.epoch));
+    let under_way = view.find(&failover.from).map_or(0, |(server, _)| busy(server.index, failover.epoch));
     if failover.held_by.contains(me) || under_way > 0 {
         return;
     }
@@ -155,7 +153,7 @@ fn doubted(view: &View, state: &ClusterState, me: &str, heeded: &mut Heeded) -> 
             is_new |= seen != Some(report.at_ms) && (claim.suspect || claim.observed == Observed::Down);
         }
         if is_new && server.health == Health::Up && view.details[index].failures == 0 {
-            doubted.push(ServerIndex(index as u16));
+            doubted.push(server.index);
         }
     }
     doubted

@@ -170,7 +170,9 @@ impl Memory {
         let astray = |id: &str| {
             view.find(id).and_then(|(_, detail)| detail.facts.as_ref()).is_some_and(|facts| {
                 let timeline = facts.receiver.as_ref().and_then(|receiver| receiver.timeline);
-                facts.in_recovery && timeline.is_none_or(|timeline| timeline < state.primary().timeline)
+                facts.in_recovery
+                    && view.identity.get() == Some(facts.system_identifier)
+                    && timeline.is_none_or(|timeline| timeline < state.primary().timeline)
             })
         };
         self.astray.retain(|id, _| state.servers().contains_key(id) && astray(id));

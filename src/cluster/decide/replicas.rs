@@ -6,8 +6,8 @@
 
 use super::action::{Action, What};
 use super::{Plan, Situation, Step, log_shipping};
-use crate::cluster::model::Facts;
-use crate::cluster::operate::slots::slot_name;
+use crate::cluster::model::{Facts, Slot};
+use crate::cluster::operate::slots::{is_ours, slot_name};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Change, Server};
 use crate::config;
@@ -28,7 +28,9 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
 }
 
 fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &Server) -> Plan {
-    let facts = situation.answering(id);
+    // One of another system was configured by mistake: nothing is done to it.
+    let is_ours = |facts: &&Facts| situation.view.identity.get() == Some(facts.system_identifier);
+    let facts = situation.answering(id).filter(is_ours);
     let streams = facts.is_some_and(|facts| streams(situation, primary, facts));
     // A history of its own may have the same number.
     let shipped =
@@ -173,12 +175,15 @@ fn strays(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) ->
 /// A slot on the primary for each of the others, and none for itself.
 fn slots(situation: &Situation<'_>, primary: &str) -> Option<Action> {
     let facts = situation.answering(primary)?;
-    let has = |id: &str| facts.slots.iter().any(|slot| slot.name == slot_name(id));
+    let has = |name: &str| facts.slots.iter().any(|slot| slot.name == name);
     // What a slot keeps for a standby that never streams is kept for ever.
     let streams = |id: &&String| *id != primary && !log_shipping::is_shipped(situation, id);
     let others = situation.state.servers().keys().filter(streams);
-    let wanted: Vec<String> = others.filter(|id| !has(id)).map(|id| slot_name(id)).collect();
-    let unwanted: Vec<String> = Some(primary).filter(|id| has(id)).map(slot_name).into_iter().collect();
+    let names: Vec<String> = others.map(|id| slot_name(id)).collect();
+    // Of the primary itself, and of servers that are no more: it would keep WAL for ever.
+    let is_over = |slot: &&Slot| is_ours(&slot.name) && !slot.active && !names.contains(&slot.name);
+    let unwanted: Vec<String> = facts.slots.iter().filter(is_over).map(|slot| slot.name.clone()).collect();
+    let wanted: Vec<String> = names.iter().filter(|name| !has(name)).cloned().collect();
     (!wanted.is_empty() || !unwanted.is_empty())
         .then(|| Action::new(primary, What::Slots { wanted, unwanted }))
 }

@@ -269,7 +269,7 @@ async fn load(settings: &CatalogSettings, database: &str) -> Result<Catalog, Loa
     let own = settings.own.borrow().clone();
     let target = {
         let snapshot = settings.snapshot.borrow();
-        let primary = snapshot.server(snapshot.primary.ok_or(LoadError::NoPrimary)?);
+        let primary = snapshot.primary_server().ok_or(LoadError::NoPrimary)?;
         ConnectTarget { host: primary.host.clone(), port: primary.port, tls: own.tls.clone() }
     };
     let login = own.login.login_to(database).map_err(LookError::Credential)?;

@@ -11,14 +11,16 @@ mod fake;
 mod probe;
 pub mod question;
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 
 use crate::config;
 use crate::net::tls::ServerTlsContext;
-use crate::topology::{Health, ServerIndex, Snapshot};
+use crate::topology::{Health, Register, ServerIndex, ServerState, Snapshot};
 
 use super::change::{Change, changes};
 use super::clock::Clock;
@@ -32,7 +34,7 @@ use probe::{Look, Probe};
 /// Looks not taken in yet; each server has one under way at most.
 const LOOKS_WAITING: usize = 64;
 
-/// What to look at, and how. A reload exchanges all but the servers' number, order and addresses.
+/// What to look at, and how.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub servers: Vec<config::Server>,
@@ -51,8 +53,8 @@ pub struct Observer {
     /// The same with what only people want to know.
     pub view: watch::Receiver<Arc<View>>,
     pub look: LookNow,
-    /// How the looks at each server went, in the order of the configuration.
-    pub looks: watch::Receiver<Vec<Looks>>,
+    /// How the looks at each server went.
+    pub looks: watch::Receiver<BTreeMap<ServerIndex, Looks>>,
     settings: watch::Sender<Arc<Settings>>,
     /// Closing it ends the thread.
     _stop: oneshot::Sender<()>,
@@ -61,26 +63,30 @@ pub struct Observer {
 /// Asks for a look without waiting for its turn, for instance when traffic saw an error. By default nobody is asked.
 #[derive(Debug, Clone, Default)]
 pub struct LookNow {
-    wakes: Arc<[Arc<Notify>]>,
+    wakes: Arc<Mutex<BTreeMap<ServerIndex, Arc<Notify>>>>,
 }
 
 impl LookNow {
-    /// Of each server, whom to wake.
-    pub fn of(wakes: Arc<[Arc<Notify>]>) -> Self {
-        LookNow { wakes }
+    /// Of each server, in the configuration's order, whom to wake.
+    #[cfg(test)]
+    pub fn of(wakes: &[Arc<Notify>]) -> Self {
+        let by_index = (0..).map(ServerIndex).zip(wakes.iter().cloned()).collect();
+        LookNow { wakes: Arc::new(Mutex::new(by_index)) }
     }
 
     pub fn server(&self, server: ServerIndex) {
-        if let Some(wake) = self.wakes.get(usize::from(server.0)) {
+        if let Some(wake) = self.wakes().get(&server) {
             wake.notify_one();
         }
     }
 
     /// When not one server is in doubt but who the primary is: SQLSTATE 25006 from it, say.
     pub fn all(&self) {
-        for wake in self.wakes.iter() {
-            wake.notify_one();
-        }
+        self.wakes().values().for_each(|wake| wake.notify_one());
+    }
+
+    fn wakes(&self) -> MutexGuard<'_, BTreeMap<ServerIndex, Arc<Notify>>> {
+        self.wakes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -91,17 +97,17 @@ impl Observer {
         let view = Arc::new(View::new(&settings.servers));
         let (publish_snapshot, snapshot) = watch::channel(Arc::new(view.snapshot.clone()));
         let (publish_view, view) = watch::channel(view);
-        let wakes: Arc<[Arc<Notify>]> = settings.servers.iter().map(|_| Arc::default()).collect();
-        let look = LookNow::of(wakes.clone());
+        let look = LookNow::default();
+        let wakes = look.clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let (settings, current) = watch::channel(Arc::new(settings));
-        let (publish_looks, looks) = watch::channel(vec![Looks::default(); settings.borrow().servers.len()]);
+        let (publish_looks, looks) = watch::channel(BTreeMap::new());
         let publication =
             Publication { snapshot: publish_snapshot, view: publish_view, looks: publish_looks };
         std::thread::Builder::new().name("observe".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = observe(current, &wakes, publication) => {}
+                    () = observe(current, wakes, publication) => {}
                     _ = stopped => {}
                 }
             });
@@ -111,7 +117,8 @@ impl Observer {
         Ok(Observer { snapshot, view, look, looks, settings, _stop: stop })
     }
 
-    /// Looks as `settings` say from now on, over new connections.
+    /// Looks at what `settings` say, and as they say, from now on and over new connections. What is known of servers that
+    /// stay where they are is kept.
     pub fn reconfigure(&self, settings: Settings) {
         self.settings.send_replace(Arc::new(settings));
     }
@@ -125,48 +132,93 @@ impl Observer {
 struct Publication {
     snapshot: watch::Sender<Arc<Snapshot>>,
     view: watch::Sender<Arc<View>>,
-    looks: watch::Sender<Vec<Looks>>,
+    looks: watch::Sender<BTreeMap<ServerIndex, Looks>>,
 }
 
-async fn observe(
-    mut current: watch::Receiver<Arc<Settings>>,
-    wakes: &[Arc<Notify>],
-    publication: Publication,
-) {
+/// The probes of the servers there are, and what they found.
+struct Probes {
+    wakes: LookNow,
+    looks: mpsc::Sender<Look>,
+    settings: watch::Receiver<Arc<Settings>>,
+    unsettled: watch::Sender<bool>,
+    running: BTreeMap<ServerIndex, (AbortHandle, Observation)>,
+}
+
+impl Probes {
+    /// Begins to look at those of a view that are new, and ends it for those that are not in it.
+    fn follow(&mut self, view: &View) {
+        let (wakes, snapshot) = (self.wakes.clone(), &view.snapshot);
+        let mut wakes = wakes.wakes();
+        self.running.retain(|&index, (probe, _)| {
+            let stays = snapshot.server(index).is_some();
+            if !stays {
+                probe.abort();
+                wakes.remove(&index);
+            }
+            stays
+        });
+        for server in &snapshot.servers {
+            self.running.entry(server.index).or_insert_with(|| {
+                let wake = Arc::<Notify>::default();
+                wakes.insert(server.index, wake.clone());
+                let probe = Probe {
+                    index: server.index,
+                    id: server.id.clone(),
+                    host: server.host.clone(),
+                    port: server.port,
+                    settings: self.settings.clone(),
+                    looks: self.looks.clone(),
+                    wake,
+                    unsettled: self.unsettled.subscribe(),
+                };
+                (tokio::spawn(probe.run()).abort_handle(), Observation::default())
+            });
+        }
+    }
+
+    /// In the order of a view that they follow.
+    fn observations(&self, view: &View) -> Vec<Observation> {
+        let of = |server: &ServerState| self.running.get(&server.index).map(|(_, found)| found.clone());
+        view.snapshot.servers.iter().map(|server| of(server).unwrap_or_default()).collect()
+    }
+}
+
+async fn observe(mut current: watch::Receiver<Arc<Settings>>, wakes: LookNow, publication: Publication) {
     let mut settings = current.borrow_and_update().clone();
     let clock = settings.clock;
-    let mut view = publication.view.borrow().clone();
-    let mut observations = vec![Observation::default(); settings.servers.len()];
+    let mut register = Register::default();
+    let mut view = Arc::new(publication.view.borrow().configured(&settings.servers, &mut register, 0));
     let (looks, mut taken) = mpsc::channel(LOOKS_WAITING);
     let (unsettled, _) = watch::channel(true);
-    for (server, (config, wake)) in settings.servers.iter().zip(wakes).enumerate() {
-        let probe = Probe {
-            server,
-            id: config.id.as_str().into(),
-            settings: current.clone(),
-            looks: looks.clone(),
-            wake: wake.clone(),
-            unsettled: unsettled.subscribe(),
-        };
-        tokio::spawn(probe.run());
-    }
-    drop(looks);
+    let mut probes = Probes { wakes, looks, settings: current.clone(), unsettled, running: BTreeMap::new() };
+    probes.follow(&view);
     loop {
         tokio::select! {
             look = taken.recv() => {
-                let Some(Look { server, result, took }) = look else { return };
-                publication.looks.send_modify(|looks| looks[server].record(result.as_ref().err(), took, clock.now_ms()));
-                observations[server].record(result);
+                let Some(Look { index, result, took }) = look else { return };
+                // It may be of one that has just gone.
+                let Some((_, found)) = probes.running.get_mut(&index) else { continue };
+                publication.looks.send_modify(|looks| {
+                    looks.entry(index).or_default().record(result.as_ref().err(), took, clock.now_ms());
+                });
+                found.record(result);
             }
-            Ok(()) = current.changed() => settings = current.borrow_and_update().clone(),
+            Ok(()) = current.changed() => {
+                settings = current.borrow_and_update().clone();
+                let configured = view.configured(&settings.servers, &mut register, clock.now_ms());
+                log_members(&view, &configured);
+                probes.follow(&configured);
+                publication.looks.send_modify(|looks| looks.retain(|&index, _| configured.snapshot.server(index).is_some()));
+                view = Arc::new(configured);
+            }
         }
         let now_ms = clock.now_ms();
-        let mut next = primary::next(&view, &observations, settings.health.retries, now_ms);
-        next.share_out(&settings.servers);
+        let next = primary::next(&view, &probes.observations(&view), settings.health.retries, now_ms);
         if !settings.in_cluster {
             changes(&view, &next).into_iter().for_each(|change| log(change, &next));
         }
-        unsettled
+        probes
+            .unsettled
             .send_if_modified(|value| std::mem::replace(value, primary::unsettled(&next, now_ms)) != *value);
         view = Arc::new(next);
         publication.snapshot.send_replace(Arc::new(view.snapshot.clone()));
@@ -174,12 +226,36 @@ async fn observe(
     }
 }
 
+/// Which servers are looked at from now on, and which no more.
+fn log_members(before: &View, after: &View) {
+    let lacks = |view: &View, index| view.snapshot.server(index).is_none();
+    for (index, server) in before.snapshot.indexed().filter(|(index, _)| lacks(after, *index)) {
+        tracing::info!(
+            server = &*server.id,
+            host = &*server.host,
+            port = server.port,
+            number = index.0,
+            "server is no longer configured"
+        );
+    }
+    for (index, server) in after.snapshot.indexed().filter(|(index, _)| lacks(before, *index)) {
+        tracing::info!(
+            server = &*server.id,
+            host = &*server.host,
+            port = server.port,
+            number = index.0,
+            "server is new in the configuration"
+        );
+    }
+}
+
 pub fn log(change: Change, view: &View) {
-    let id = |index| &*view.snapshot.server(index).id;
+    // One that has gone has no name any more.
+    let id = |index| view.snapshot.server(index).map_or("", |server| &*server.id);
     match change {
         Change::Server { index, role, health, reason } => {
             let (server, why, reason) = (id(index), reason, reason.map(Reason::code));
-            let sentence = &*view.snapshot.server(index).reason;
+            let sentence = view.snapshot.server(index).map_or("", |server| &*server.reason);
             match health {
                 _ if why == Some(Reason::StillLooking) => tracing::debug!(server, "server answers"),
                 Health::Up if reason.is_none() => tracing::info!(server, ?role, "server is up"),

@@ -14,6 +14,7 @@ use crate::backend::control::ControlConnection;
 use crate::cluster::clock::Clock;
 use crate::cluster::model::{Facts, Failure, REFUSALS_APART_MS};
 use crate::cluster::reason::Reason;
+use crate::topology::ServerIndex;
 
 use super::Settings;
 use super::failure::LookError;
@@ -31,14 +32,16 @@ const REFUSALS: u32 = 2;
 /// What a probe found.
 #[derive(Debug)]
 pub(super) struct Look {
-    pub server: usize,
+    pub index: ServerIndex,
     pub result: Result<Facts, Failure>,
     pub took: Duration,
 }
 
 pub(super) struct Probe {
-    pub server: usize,
+    pub index: ServerIndex,
     pub id: Arc<str>,
+    pub host: Arc<str>,
+    pub port: u16,
     /// Exchanged by a reload.
     pub settings: watch::Receiver<Arc<Settings>>,
     pub looks: mpsc::Sender<Look>,
@@ -65,7 +68,7 @@ impl Probe {
             failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
             let refused = matches!(&result, Err(failure) if failure.reason == Reason::ConnectRefused);
             refusals = if refused { refusals.saturating_add(1) } else { 0 };
-            let look = Look { server: self.server, result, took: begun.elapsed() };
+            let look = Look { index: self.index, result, took: begun.elapsed() };
             if self.looks.send(look).await.is_err() {
                 return;
             }
@@ -121,9 +124,7 @@ impl Probe {
     }
 
     async fn connect_and_ask(&self, settings: &Settings) -> Result<(ControlConnection, Facts), LookError> {
-        let config = &settings.servers[self.server];
-        let target =
-            ConnectTarget { host: config.host.as_str().into(), port: config.port, tls: settings.tls.clone() };
+        let target = ConnectTarget { host: self.host.clone(), port: self.port, tls: settings.tls.clone() };
         let login = settings.login.login().map_err(LookError::Credential)?;
         let timeout_ms = settings.health.timeout_ms.max(settings.health.connect_timeout_ms).to_string();
         let parameters = [

@@ -217,9 +217,9 @@ pub static SECTIONS: &[Section] = &[
         name: "server",
         shape: Shape::List,
         keys: &[
-            key("id", Text, "", Required, RESTART, Cluster, "A name for logs, metrics and preferences: letters, digits, `_`, `-` and `.`."),
-            key("host", Text, "", Required, RESTART, Cluster, "A name, an address, or the directory of a Unix socket (begins with `/`)."),
-            key("port", Integer(1, 65_535), "", Value("5432"), RESTART, Cluster, "Its port."),
+            key("id", Text, "", Required, LIVE, Cluster, "A name for logs, metrics and preferences: letters, digits, `_`, `-` and `.`."),
+            key("host", Text, "", Required, LIVE, Cluster, "A name, an address, or the directory of a Unix socket (begins with `/`)."),
+            key("port", Integer(1, 65_535), "", Value("5432"), LIVE, Cluster, "Its port."),
             key("weight", Integer(0, WEIGHT), "share", Value("1"), LIVE, Cluster, "Its share of the reads. 0: none while another standby lives."),
             key("zone", Text, "", Unset, LIVE, Cluster, "Its availability zone."),
             key("disallow_failover", Bool, "", Value("false"), LIVE, Cluster, "Whether it is never promoted."),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use crate::config::{Consistency, Preference, PreferenceTarget, Server, Split};
+use crate::config::{Consistency, Preference, PreferenceTarget, Split};
 use crate::route::hint::HintTarget;
 use crate::route::policy::{LastRead, Policy, Request, SessionView, route};
 use crate::route::{Class, Decision, DecisionReason as Why, Target};
@@ -31,28 +31,17 @@ fn split() -> Split {
     }
 }
 
-fn servers() -> Vec<Server> {
-    let server = |id: &str, zone: &str| Server {
-        id: id.into(),
-        host: "localhost".into(),
-        port: 5432,
-        weight: 1,
-        zone: Some(zone.into()),
-        disallow_failover: false,
-        always_primary: false,
-        replication: Default::default(),
-        agent: None,
-    };
-    vec![server("p", "z1"), server("a", "z1"), server("b", "z2")]
-}
+const NAMES: [&str; 6] = ["p", "a", "b", "s3", "s4", "s5"];
+const ZONES: [Option<&str>; 6] = [Some("z1"), Some("z1"), Some("z2"), None, None, None];
 
-fn state(id: &str, role: Role) -> ServerState {
+fn state(at: usize, role: Role) -> ServerState {
     ServerState {
-        id: id.into(),
+        index: ServerIndex(at as u16),
+        id: NAMES[at].into(),
         host: "localhost".into(),
         port: 5432,
         weight: if role == Role::Primary { 0 } else { 1 },
-        zone: None,
+        zone: ZONES[at].map(Arc::from),
         role,
         health: Health::Up,
         timeline: 1,
@@ -66,7 +55,7 @@ fn state(id: &str, role: Role) -> ServerState {
 
 /// A primary of weight 0 and two standbys of weight 1, all at position 100, seen at 1000 ms.
 fn topology() -> Snapshot {
-    let servers = vec![state("p", Role::Primary), state("a", Role::Standby), state("b", Role::Standby)];
+    let servers = vec![state(0, Role::Primary), state(1, Role::Standby), state(2, Role::Standby)];
     Snapshot { epoch: EPOCH, primary: Some(P), servers }
 }
 
@@ -94,7 +83,7 @@ fn decide(
     split: &Split,
     seed: u64,
 ) -> Decision {
-    let policy = Policy::new(split, &servers(), Some("z2"));
+    let policy = Policy::new(split, Some("z2"));
     route(&request, &session, topology, &policy, seed, 1100)
 }
 
@@ -342,7 +331,7 @@ fn any_server() -> impl Strategy<Value = ServerState> {
             lag_bytes,
             lag_ms,
             health,
-            ..state("s", role)
+            ..state(0, role)
         },
     )
 }
@@ -354,13 +343,16 @@ prop_compose! {
         epoch in 7u64..9,
     ) -> Snapshot {
         let primary = primary.filter(|at| *at < servers.len());
+        // A server's number is not its place.
+        let number = |at: usize| ServerIndex((NAMES.len() - 1 - at) as u16);
         for (at, server) in servers.iter_mut().enumerate() {
-            server.id = format!("s{at}").into();
+            server.index = number(at);
+            (server.id, server.zone) = (NAMES[at].into(), ZONES[at].map(Arc::from));
             if primary == Some(at) {
                 server.role = Role::Primary;
             }
         }
-        Snapshot { epoch: Epoch(epoch), primary: primary.map(|at| ServerIndex(at as u16)), servers }
+        Snapshot { epoch: Epoch(epoch), primary: primary.map(number), servers }
     }
 }
 
@@ -428,7 +420,7 @@ fn violation(
     split: &Split,
     now: u64,
 ) -> Option<&'static str> {
-    let standby = topology.server(server);
+    let Some(standby) = topology.server(server) else { return Some("no server of the cluster's") };
     if standby.role != Role::Standby || standby.health != Health::Up || topology.primary == Some(server) {
         return Some("not a standby that is up");
     }
@@ -454,7 +446,7 @@ fn violation(
     if last.epoch == topology.epoch && last.server == server {
         return None;
     }
-    let reader = topology.servers.get(usize::from(last.server.0));
+    let reader = topology.server(last.server);
     let known = last.bound.or_else(|| {
         let reader = reader?;
         let since = last.epoch == topology.epoch && reader.observed_at_ms > last.at_ms;
@@ -481,13 +473,13 @@ proptest! {
     ) {
         let hint = match hint {
             0 => Some(HintTarget::Standby),
-            1 => Some(HintTarget::Server("s1".into())),
+            1 => Some(HintTarget::Server("a".into())),
             2 => Some(HintTarget::Primary),
             _ => None,
         };
         let class = if write { Class::Write } else { Class::Read };
         let request = Request { class, hint: hint.as_ref(), may_wait };
-        let policy = Policy::new(&split, &servers(), Some("z2"));
+        let policy = Policy::new(&split, Some("z2"));
         let now = 10;
         let decision = route(&request, &session, &topology, &policy, seed, now);
         let broken = |server| violation(server, &topology, &session, &split, now);
@@ -506,7 +498,7 @@ proptest! {
         }
         // The primary of weight 0 takes no plain read while a standby may.
         let plain = !write && hint.is_none() && split.preferences.is_empty();
-        let idle = topology.primary.is_some_and(|primary| topology.server(primary).weight == 0);
+        let idle = topology.primary_server().is_some_and(|primary| primary.weight == 0);
         if plain && idle && decision.target == Target::Primary {
             for (server, _) in topology.indexed() {
                 prop_assert!(broken(server).is_some());

@@ -620,9 +620,12 @@ fn standbys_of_standbys_are_left_alone_and_missing_slots_are_made() {
     world.streams("pg3", "pg2", 1, 5000);
     assert_eq!(world.settle(), (Vec::new(), Vec::new()));
     let mut facts = world.facts(false, 1, 5000);
-    facts.slots = vec![slot("pg1"), slot("pg2")];
+    let unused = |name: &str| Slot { name: name.to_owned(), active: false, restart_lsn: None };
+    // pg8 and pg9 are servers no more, and somebody still streams by the slot of pg8.
+    let gone = [slot_name("pg1"), slot_name("pg9")];
+    facts.slots = vec![slot("pg2"), slot("pg8"), unused(&gone[0]), unused(&gone[1]), unused("archiver")];
     world.see("pg1", facts);
-    let slots = What::Slots { wanted: vec![slot_name("pg3")], unwanted: vec![slot_name("pg1")] };
+    let slots = What::Slots { wanted: vec![slot_name("pg3")], unwanted: gone.to_vec() };
     assert_eq!(did(&world.settle().1), [("pg1", &slots)]);
 }
 

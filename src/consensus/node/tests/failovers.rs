@@ -123,7 +123,7 @@ impl Night {
         let (world, agents) = (self.world.clone(), self.agents.clone());
         let ground = Ground { world, agents, node: name.to_owned(), now, promoting };
         let wakes: Arc<[Arc<Notify>]> = SERVERS.iter().map(|_| Arc::default()).collect();
-        let look = LookNow::of(wakes.clone());
+        let look = LookNow::of(&wakes);
         let (view, local) = watch::channel(Arc::new(View::new(&servers())));
         let published = Arc::new(publish::start(&handle, local.clone()));
         let wanted = Wanted {
