@@ -74,6 +74,7 @@ pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, Dril
             // The endpoint is what is drilled; one server has all the rows.
             own: SandboxArgs {
                 standbys: 0,
+                spares: 0,
                 no_agents: true,
                 ..sandbox(settings.nodes, settings.netns, *method)
             },

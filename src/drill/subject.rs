@@ -26,6 +26,7 @@ pub struct Place<'a> {
 pub fn sandbox(nodes: u8, netns: bool, method: Method) -> SandboxArgs {
     SandboxArgs {
         standbys: 2,
+        spares: 0,
         nodes,
         dir: None,
         port: 0,

@@ -9,6 +9,9 @@ pub struct SandboxArgs {
     /// Streaming standbys beside the primary
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=9))]
     pub standbys: u8,
+    /// Further standbys of which komainu is not told, for `komainu server add`
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=9))]
+    pub spares: u8,
     /// komainu nodes: 3 or 5 that watch each other, or 1 on its own
     #[arg(long, default_value_t = 3)]
     pub nodes: u8,
@@ -107,6 +110,11 @@ impl SandboxArgs {
             1 => Sync::Prefer,
             _ => Sync::Require,
         })
+    }
+
+    /// All that stream.
+    pub fn all_standbys(&self) -> usize {
+        usize::from(self.standbys) + usize::from(self.spares)
     }
 
     /// Of each endpoint, clients' own first.

@@ -65,13 +65,13 @@ impl Making<'_> {
                 let host = Host { address: network.address(&id)?, holder: network.holder(&id)? };
                 Some((id, host))
             };
-            let ids = server_ids(self.args.standbys.into());
+            let ids = server_ids(self.args.all_standbys());
             options.hosts = ids.into_iter().filter_map(host).collect();
             for database in ["all", "replication"] {
                 options.hba.push(format!("host {database} all {} scram-sha-256", network.net()));
             }
         }
-        Ok(Servers::start(installation, &self.place.directory, self.args.standbys.into(), options)?)
+        Ok(Servers::start(installation, &self.place.directory, self.args.all_standbys(), options)?)
     }
 
     /// Each has its place beside its server.
@@ -84,7 +84,12 @@ impl Making<'_> {
             SandboxError::Io { operation: "copy komainu into", path: directory.clone(), source }
         })?;
         let agent = |server: &Postgres| Ok(Agent::of(server, installation, &program)?);
-        servers.all().iter().map(agent).collect()
+        self.configured(servers).iter().map(agent).collect()
+    }
+
+    /// Those of which komainu is told.
+    fn configured<'a>(&self, servers: &'a Servers) -> &'a [Postgres] {
+        &servers.all()[..=usize::from(self.args.standbys)]
     }
 
     /// Their files and their agents' are written, and `app` may log in to them.
@@ -109,7 +114,7 @@ impl Making<'_> {
         let common = Common {
             health: &health,
             users: &[(app.user.clone(), verifier)],
-            servers: servers.all(),
+            servers: self.configured(servers),
             agents,
             failover: (!alone).then(|| FailoverPlan {
                 operator: &operator,
@@ -144,7 +149,10 @@ impl Making<'_> {
     pub fn begin_synchronous(&self, servers: &Servers) -> Result<(), SandboxError> {
         match self.args.sync() {
             Sync::Off => Ok(()),
-            Sync::Prefer | Sync::Require => Ok(servers.begin_synchronous()?),
+            Sync::Prefer | Sync::Require => {
+                let standbys = self.configured(servers)[1..].iter().map(Postgres::id);
+                Ok(servers.begin_synchronous(&standbys.collect::<Vec<_>>())?)
+            }
         }
     }
 

@@ -98,6 +98,8 @@ pub struct ReadyAgent {
 pub enum Role {
     Primary,
     Standby,
+    /// A standby of which komainu was not told.
+    Spare,
 }
 
 impl fmt::Display for Role {
@@ -105,6 +107,7 @@ impl fmt::Display for Role {
         f.pad(match self {
             Self::Primary => "primary",
             Self::Standby => "standby",
+            Self::Spare => "spare",
         })
     }
 }

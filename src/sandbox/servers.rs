@@ -103,9 +103,8 @@ impl Servers {
         self.wait_for_replay()
     }
 
-    /// From now on the primary acknowledges what any one standby has, too, as komainu would set it.
-    pub fn begin_synchronous(&self) -> Result<(), PostgresError> {
-        let names: Vec<&str> = self.standbys().iter().map(Postgres::id).collect();
+    /// From now on the primary acknowledges what any one of these standbys has, too, as komainu would set it.
+    pub fn begin_synchronous(&self, names: &[&str]) -> Result<(), PostgresError> {
         let set = format!("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 ({})'", names.join(", "));
         let primary = self.primary();
         primary.psql("postgres", &set)?;

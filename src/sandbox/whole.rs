@@ -38,6 +38,8 @@ pub struct Sandbox {
     nodes: Vec<Node>,
     agents: Vec<Agent>,
     servers: Servers,
+    /// Of the servers, those behind the primary of which komainu was told when it began.
+    configured_standbys: usize,
     /// Clients' own first. None: the one node is where clients connect.
     fronts: Vec<Front>,
     aws: Option<Double>,
@@ -68,7 +70,7 @@ impl Sandbox {
         let moto = args.before_aws().then(|| thread::spawn(|| Moto::start(&find_python())));
         let ids: Vec<String> = (1..=args.nodes).map(|n| format!("node{n}")).collect();
         let network =
-            if args.netns { Some(Network::create(&ids, &server_ids(args.standbys.into()))?) } else { None };
+            if args.netns { Some(Network::create(&ids, &server_ids(args.all_standbys()))?) } else { None };
         let installation = Installation::find()?;
         let place = Place::prepare(args.dir.as_deref())?;
         if !installation.may_enter(&place.directory) {
@@ -113,7 +115,21 @@ impl Sandbox {
             };
             fronts.push(Front { name: endpoint_name(method).to_owned(), method: method.name(), relay, lead });
         }
-        Ok(Self { nodes, agents, servers, fronts, aws, network, installation, app, address, control, place })
+        let configured_standbys = args.standbys.into();
+        Ok(Self {
+            nodes,
+            agents,
+            servers,
+            configured_standbys,
+            fronts,
+            aws,
+            network,
+            installation,
+            app,
+            address,
+            control,
+            place,
+        })
     }
 
     /// Starts the agents and the nodes; they are not ready yet.
@@ -203,7 +219,11 @@ impl Sandbox {
             pid: server.pid().unwrap_or_default(),
             host: server.host().to_owned(),
             port: server.port(),
-            role: if n == 0 { Role::Primary } else { Role::Standby },
+            role: match n {
+                0 => Role::Primary,
+                n if n <= self.configured_standbys => Role::Standby,
+                _ => Role::Spare,
+            },
             data_directory: server.data_directory(),
         };
         let agent = |agent: &Agent| ReadyAgent {
