@@ -9,6 +9,7 @@ pub mod failure;
 #[cfg(test)]
 mod fake;
 mod probe;
+mod probes;
 pub mod question;
 
 use std::collections::BTreeMap;
@@ -16,20 +17,20 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::AbortHandle;
 
 use crate::config;
 use crate::net::tls::ServerTlsContext;
-use crate::topology::{Health, Register, ServerIndex, ServerState, Snapshot};
+use crate::topology::{Health, Register, ServerIndex, Snapshot};
 
 use super::change::{Change, changes};
 use super::clock::Clock;
 use super::looks::Looks;
-use super::model::{Observation, View};
+use super::model::View;
 use super::primary;
 use super::reason::Reason;
 use credential::OwnLogin;
-use probe::{Look, Probe};
+use probe::Look;
+use probes::Probes;
 
 /// Looks not taken in yet; each server has one under way at most.
 const LOOKS_WAITING: usize = 64;
@@ -135,54 +136,6 @@ struct Publication {
     looks: watch::Sender<BTreeMap<ServerIndex, Looks>>,
 }
 
-/// The probes of the servers there are, and what they found.
-struct Probes {
-    wakes: LookNow,
-    looks: mpsc::Sender<Look>,
-    settings: watch::Receiver<Arc<Settings>>,
-    unsettled: watch::Sender<bool>,
-    running: BTreeMap<ServerIndex, (AbortHandle, Observation)>,
-}
-
-impl Probes {
-    /// Begins to look at those of a view that are new, and ends it for those that are not in it.
-    fn follow(&mut self, view: &View) {
-        let (wakes, snapshot) = (self.wakes.clone(), &view.snapshot);
-        let mut wakes = wakes.wakes();
-        self.running.retain(|&index, (probe, _)| {
-            let stays = snapshot.server(index).is_some();
-            if !stays {
-                probe.abort();
-                wakes.remove(&index);
-            }
-            stays
-        });
-        for server in &snapshot.servers {
-            self.running.entry(server.index).or_insert_with(|| {
-                let wake = Arc::<Notify>::default();
-                wakes.insert(server.index, wake.clone());
-                let probe = Probe {
-                    index: server.index,
-                    id: server.id.clone(),
-                    host: server.host.clone(),
-                    port: server.port,
-                    settings: self.settings.clone(),
-                    looks: self.looks.clone(),
-                    wake,
-                    unsettled: self.unsettled.subscribe(),
-                };
-                (tokio::spawn(probe.run()).abort_handle(), Observation::default())
-            });
-        }
-    }
-
-    /// In the order of a view that they follow.
-    fn observations(&self, view: &View) -> Vec<Observation> {
-        let of = |server: &ServerState| self.running.get(&server.index).map(|(_, found)| found.clone());
-        view.snapshot.servers.iter().map(|server| of(server).unwrap_or_default()).collect()
-    }
-}
-
 async fn observe(mut current: watch::Receiver<Arc<Settings>>, wakes: LookNow, publication: Publication) {
     let mut settings = current.borrow_and_update().clone();
     let clock = settings.clock;
@@ -190,14 +143,14 @@ async fn observe(mut current: watch::Receiver<Arc<Settings>>, wakes: LookNow, pu
     let mut view = Arc::new(publication.view.borrow().configured(&settings.servers, &mut register, 0));
     let (looks, mut taken) = mpsc::channel(LOOKS_WAITING);
     let (unsettled, _) = watch::channel(true);
-    let mut probes = Probes { wakes, looks, settings: current.clone(), unsettled, running: BTreeMap::new() };
+    let mut probes = Probes::new(wakes, looks, current.clone(), unsettled);
     probes.follow(&view);
     loop {
         tokio::select! {
             look = taken.recv() => {
                 let Some(Look { index, result, took }) = look else { return };
                 // It may be of one that has just gone.
-                let Some((_, found)) = probes.running.get_mut(&index) else { continue };
+                let Some(found) = probes.found(index) else { continue };
                 publication.looks.send_modify(|looks| {
                     looks.entry(index).or_default().record(result.as_ref().err(), took, clock.now_ms());
                 });
@@ -217,9 +170,7 @@ async fn observe(mut current: watch::Receiver<Arc<Settings>>, wakes: LookNow, pu
         if !settings.in_cluster {
             changes(&view, &next).into_iter().for_each(|change| log(change, &next));
         }
-        probes
-            .unsettled
-            .send_if_modified(|value| std::mem::replace(value, primary::unsettled(&next, now_ms)) != *value);
+        probes.look_more_often(primary::unsettled(&next, now_ms));
         view = Arc::new(next);
         publication.snapshot.send_replace(Arc::new(view.snapshot.clone()));
         publication.view.send_replace(view.clone());
