@@ -95,9 +95,9 @@ pub async fn apply(State(state): State<AdminState>, body: Bytes) -> Answer {
     let Apply { text, expect_version, cause } = read(&body)?;
     let configured = state.configured.borrow().clone();
     let applied = cluster.handle.applied();
-    let restart = check(&text, &configured, &applied.state)?;
+    let Checked { servers, restart } = check(&text, &configured, &applied.state)?;
     let version = expect_version.unwrap_or(applied.state.configuration().version());
-    let change = Change::ApplyConfiguration { version, text };
+    let change = Change::ApplyConfiguration { version, text, servers: Some(servers) };
     let reason = Reason::ConfigurationApplied.code();
     Ok(applied_as(cluster.handle.propose(change, &cause.0, reason).await?, version, &restart))
 }
@@ -110,17 +110,18 @@ pub async fn roll_back(State(state): State<AdminState>, body: Bytes) -> Answer {
     let applied = cluster.handle.applied();
     let configuration = applied.state.configuration();
     // One that is not kept is refused by the log.
-    let restart = match configuration.get(to) {
-        Some(kept) => check(&kept.text, &configured, &applied.state)?,
-        None => Vec::new(),
+    let checked = configuration.get(to).map(|kept| check(&kept.text, &configured, &applied.state));
+    let (servers, restart) = match checked.transpose()? {
+        Some(Checked { servers, restart }) => (Some(servers), restart),
+        None => (None, Vec::new()),
     };
     let version = configuration.version();
-    let change = Change::RollBackConfiguration { version, to };
+    let change = Change::RollBackConfiguration { version, to, servers };
     let reason = Reason::ConfigurationApplied.code();
     Ok(applied_as(cluster.handle.propose(change, &cause.0, reason).await?, version, &restart))
 }
 
-fn applied_as(accepted: Accepted, before: u64, restart: &[String]) -> Response {
+pub(super) fn applied_as(accepted: Accepted, before: u64, restart: &[String]) -> Response {
     let (version, changed) = match accepted {
         Accepted::Version(version) => (version, true),
         _ => (before, false),
@@ -128,13 +129,21 @@ fn applied_as(accepted: Accepted, before: u64, restart: &[String]) -> Response {
     Json(json!({ "version": version, "changed": changed, "restart": restart })).into_response()
 }
 
-/// The keys that would wait for a restart of this node, if the text can be the cluster's configuration.
-fn check(text: &str, configured: &Configured, state: &ClusterState) -> Result<Vec<String>, Refused> {
+/// A text that can be the cluster's configuration.
+pub(super) struct Checked {
+    pub servers: Vec<String>,
+    /// The keys that would wait for a restart of this node.
+    pub restart: Vec<String>,
+}
+
+pub(super) fn check(text: &str, configured: &Configured, state: &ClusterState) -> Result<Checked, Refused> {
     let (new, _) = config::file::parse(text, &configured.path, 1).map_err(|report| problems(&report))?;
     fits(&new, &configured.in_force, state).map_err(Refused::unacceptable)?;
+    let servers = new.servers.iter().map(|server| server.id.clone()).collect();
     let next = shared::in_force(&configured.local, new);
     let changes = reload::diff(&configured.in_force, &next).into_iter();
-    Ok(changes.filter(|change| !change.live).map(|change| change.key).collect())
+    let restart = changes.filter(|change| !change.live).map(|change| change.key).collect();
+    Ok(Checked { servers, restart })
 }
 
 /// What no single text can be found guilty of.

@@ -9,8 +9,7 @@ use serde::Serialize;
 
 use crate::agent::wire::Job;
 use crate::cluster::state::{
-    Administrative, ClusterState, Failover, Fenced, HookEvent, Member, MemberRole, Observed, Restart,
-    RestartEnd,
+    ClusterState, Failover, Fenced, HookEvent, Member, MemberRole, Observed, Restart, RestartEnd, Server,
 };
 use crate::cluster::sync_set::SyncSet;
 use crate::consensus::node::NodeStatus;
@@ -135,8 +134,14 @@ pub fn cluster_keys<'a>(cluster: ClusterNow<'a>) -> ClusterKeys<'a> {
 }
 
 /// What was ordered of a server, and how most voters find it.
-pub fn of_server(cluster: ClusterNow<'_>, server: &str) -> Option<(Administrative, Observed)> {
-    cluster.state.servers().get(server).map(|known| (known.administrative, known.observed))
+pub fn of_server<'a>(cluster: ClusterNow<'a>, server: &str) -> Option<&'a Server> {
+    cluster.state.servers().get(server)
+}
+
+/// The members that have not said that nothing of theirs is under way on a server that gets nothing new. None: it does.
+pub fn busy_on<'a>(cluster: ClusterNow<'a>, server: &Server) -> Option<Vec<&'a str>> {
+    let members = cluster.state.members().keys().map(String::as_str);
+    server.empties().then(|| members.filter(|member| !server.quiet.contains(*member)).collect())
 }
 
 fn of_member<'a>(cluster: ClusterNow<'a>, member: &'a Member) -> Node<'a> {

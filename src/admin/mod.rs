@@ -13,6 +13,7 @@ mod doctor;
 pub mod door;
 pub mod gate;
 mod listener;
+mod members;
 mod orders;
 mod promote;
 mod recover;
@@ -158,6 +159,9 @@ fn full(state: AdminState) -> Router {
         .route("/server/recover", post(recover::recover))
         .route("/server/restart", post(restart::restart))
         .route("/server/restart/cancel", post(restart::cancel))
+        .route("/server/pause", post(orders::pause_servers))
+        .route("/server/add", post(members::add))
+        .route("/server/remove", post(members::remove))
         .route("/node/replace", post(change::replace_node))
         .route("/node/remove", post(change::remove_node))
         .route("/reload", post(change::reload))

@@ -39,6 +39,17 @@ pub struct Pause {
 pub struct Server {
     id: String,
     state: Ordered,
+    /// Of a detached one: what has not ended by then is closed. None: nothing is.
+    within_ms: Option<u64>,
+    #[serde(default)]
+    cause: Cause,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct PauseServers {
+    /// None: all.
+    id: Option<String>,
+    paused: bool,
     #[serde(default)]
     cause: Cause,
 }
@@ -164,13 +175,10 @@ pub async fn pause(State(state): State<AdminState>, body: Bytes) -> Answer {
 
 /// Whether a server is used.
 pub async fn administrative(State(state): State<AdminState>, body: Bytes) -> Answer {
-    let Server { id, state: ordered, cause: Cause(cause) } = read(&body)?;
+    let Server { id, state: ordered, within_ms, cause: Cause(cause) } = read(&body)?;
     let handle = &state.in_cluster()?.handle;
     let applied = handle.applied();
-    let server = applied.state.servers().get(&id).ok_or_else(|| {
-        let known: Vec<_> = applied.state.servers().keys().map(String::as_str).collect();
-        Refused::conflict(format!("there is no server {id}; there are: {}", known.join(", ")))
-    })?;
+    let server = applied.state.servers().get(&id).ok_or_else(|| no_server(&applied.state, &id))?;
     if server.administrative == Administrative::Quarantined {
         return Err(Refused::conflict(format!(
             "{id} is quarantined ({}): what it holds is not trusted. It is attached by itself when it streams from the \
@@ -184,9 +192,34 @@ pub async fn administrative(State(state): State<AdminState>, body: Bytes) -> Ans
         Ordered::Detached => (Administrative::Detached, Reason::Detached),
     };
     let version = server.version;
-    let change = Change::SetAdministrative { server: id.clone(), version, state: wanted };
+    let within_ms = within_ms.filter(|_| wanted == Administrative::Detached);
+    let change = Change::SetAdministrative { server: id.clone(), version, state: wanted, within_ms };
     handle.propose(change, &cause, reason.code()).await?;
     Ok(Json(json!({ "id": id, "state": in_words(wanted) })).into_response())
+}
+
+/// Whether what begins on servers waits. Answered when it is ordered; `/status` says when nothing is under way any more.
+pub async fn pause_servers(State(state): State<AdminState>, body: Bytes) -> Answer {
+    let PauseServers { id, paused, cause: Cause(cause) } = read(&body)?;
+    let handle = &state.in_cluster()?.handle;
+    let applied = handle.applied();
+    let known = applied.state.servers();
+    let servers: Vec<String> = match id {
+        Some(id) if !known.contains_key(&id) => return Err(no_server(&applied.state, &id)),
+        Some(id) => vec![id],
+        None => known.keys().cloned().collect(),
+    };
+    let reason = if paused { Reason::Paused } else { Reason::ResumeOrdered };
+    for server in &servers {
+        let change = Change::PauseServer { server: server.clone(), paused };
+        handle.propose(change, &cause, reason.code()).await?;
+    }
+    Ok(Json(json!({ "servers": servers, "paused": paused })).into_response())
+}
+
+fn no_server(state: &ClusterState, id: &str) -> Refused {
+    let known: Vec<_> = state.servers().keys().map(String::as_str).collect();
+    Refused::conflict(format!("there is no server {id}; there are: {}", known.join(", ")))
 }
 
 fn in_words(state: Administrative) -> &'static str {

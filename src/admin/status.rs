@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::cluster_status::{ClusterKeys, ClusterNow, cluster_keys, of_server};
+use super::cluster_status::{ClusterKeys, ClusterNow, busy_on, cluster_keys, of_server};
 use super::rejoining::{self, JobKeys};
 use crate::cluster::model::{Detail, Facts, View};
 use crate::cluster::state::{Administrative, Observed};
@@ -54,6 +54,9 @@ struct Server<'a> {
     observed_ms: Option<u64>,
     /// What was ordered of it; none outside a cluster.
     administrative: Option<Administrative>,
+    paused: Option<bool>,
+    /// Of one that is paused, drained or detached: the nodes that may still have clients' connections to it.
+    busy_on: Option<Vec<&'a str>>,
     /// How most voters find it.
     observed: Option<Observed>,
     /// What its agent is at to make it a standby again, if it is out of use or down.
@@ -119,8 +122,10 @@ fn server<'a>(
         system_identifier: detail.system_identifier.map(|identifier| identifier.to_string()),
         since_ms: now_ms.saturating_sub(detail.since_ms),
         observed_ms: answered.then(|| now_ms.saturating_sub(state.observed_at_ms)),
-        administrative: agreed.map(|(administrative, _)| administrative),
-        observed: agreed.map(|(_, observed)| observed),
+        administrative: agreed.map(|agreed| agreed.administrative),
+        paused: agreed.map(|agreed| agreed.paused),
+        busy_on: cluster.zip(agreed).and_then(|(cluster, agreed)| busy_on(cluster, agreed)),
+        observed: agreed.map(|agreed| agreed.observed),
         job: cluster.and_then(|cluster| cluster.jobs.get(&*state.id)).map(rejoining::job),
     }
 }

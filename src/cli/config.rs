@@ -142,7 +142,7 @@ fn read(file: &Path) -> Result<String, AskError> {
 }
 
 /// As `check-config` says them.
-fn problems(file: &Path, body: &Value) -> Vec<String> {
+pub fn problems(file: &Path, body: &Value) -> Vec<String> {
     let line = |problem: &Value| {
         let text = |key: &str| problem[key].as_str().unwrap_or_default().to_owned();
         let mut line = format!("{}:", file.display());

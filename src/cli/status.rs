@@ -94,6 +94,10 @@ pub struct Server {
     pub health: String,
     pub reason: Option<String>,
     pub administrative: Option<String>,
+    #[serde(default)]
+    pub paused: Option<bool>,
+    #[serde(default)]
+    pub busy_on: Option<Vec<String>>,
     pub observed: Option<String>,
     pub lag_bytes: Option<u64>,
     pub since_ms: u64,
@@ -133,6 +137,27 @@ pub struct Endpoint {
     pub state: Option<String>,
     pub reason: Option<String>,
     pub detail: String,
+}
+
+impl Server {
+    /// Why it is not used, or what was ordered of it.
+    fn why(&self) -> Option<String> {
+        let ordered = self.administrative.as_deref().filter(|ordered| *ordered != "attached");
+        let is_empty = self.busy_on.as_ref().is_some_and(Vec::is_empty);
+        let ordered = match ordered {
+            Some("draining") if is_empty => Some("drained"),
+            ordered => ordered,
+        };
+        let paused = (self.paused == Some(true)).then_some("paused");
+        let mut words: Vec<String> = paused.into_iter().chain(ordered).map(str::to_owned).collect();
+        if words.is_empty() {
+            return self.reason.clone();
+        }
+        if let Some(busy_on) = self.busy_on.as_ref().filter(|busy_on| !busy_on.is_empty()) {
+            words.push(format!("in use by {}", busy_on.join(", ")));
+        }
+        Some(words.join(", "))
+    }
 }
 
 impl Status {
@@ -263,8 +288,7 @@ pub fn nodes(status: &Status) -> String {
 
 fn servers(status: &Status) -> String {
     let row = |server: &Server| {
-        let ordered = server.administrative.as_deref().filter(|ordered| *ordered != "attached");
-        let reason = ordered.map(str::to_owned).or(server.reason.clone()).unwrap_or_default();
+        let reason = server.why().unwrap_or_default();
         let at = match &server.job {
             Some(Job { error: Some(_), .. }) => ", rejoin_failed".to_owned(),
             Some(job) if job.outcome.is_none() => format!(", {}", job.in_words()),

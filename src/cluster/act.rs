@@ -16,7 +16,7 @@ use super::decide::Policy;
 
 pub use lead::{Means, lead};
 pub use perform::{Done, Order, Perform, Performing};
-pub use report::{Busy, report};
+pub use report::{Sessions, report};
 
 /// What the configuration in force asks of the leader.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,7 +7,7 @@
 use super::model::View;
 use super::reason::Reason;
 use super::state::{Administrative, ClusterState, Fenced, Observed, Stage};
-use crate::topology::{Health, Role, ServerIndex};
+use crate::topology::{Admission, Health, Role, ServerIndex};
 
 /// `holds`: this node has its lease.
 pub fn agree(local: &View, state: &ClusterState, holds: bool) -> View {
@@ -22,6 +22,10 @@ pub fn agree(local: &View, state: &ClusterState, holds: bool) -> View {
             server.health = if server.health == Health::Up { Health::Down } else { server.health };
             server.reason = reason.sentence().into();
             view.details[index].reason = Some(reason);
+        }
+        let server = &mut view.snapshot.servers[index];
+        if state.servers().get(&*server.id).is_some_and(|agreed| agreed.paused) {
+            server.admission = Admission::Paused;
         }
     }
     match usable(local, state, holds) {
@@ -70,6 +74,10 @@ fn usable(local: &View, state: &ClusterState, holds: bool) -> Result<ServerIndex
     if state.holds() {
         // What is under way there goes on; nothing begins.
         return Err(Reason::Held);
+    }
+    if state.servers().get(named).is_some_and(|server| server.paused) {
+        // As with a switchover.
+        return Err(Reason::Paused);
     }
     let (server, detail) = local.find(named).ok_or(Reason::NotNamed)?;
     if server.health != Health::Up {
@@ -145,6 +153,23 @@ mod tests {
     }
 
     #[test]
+    fn a_paused_server_is_what_it_was_and_takes_nothing_new() {
+        let mut state = state();
+        let pause = |server: &str, paused| Change::PauseServer { server: server.to_owned(), paused };
+        apply(&mut state, pause("pg2", true));
+        let view = agree(&local(), &state, true);
+        assert_eq!((view.snapshot.primary, view.snapshot.standbys().count()), (Some(ServerIndex(0)), 1));
+        assert!(view.snapshot.is_paused(ServerIndex(1)) && !view.snapshot.is_paused(ServerIndex(0)));
+        assert_eq!(view.withdrawn(), [ServerIndex(1)]);
+
+        apply(&mut state, pause("pg1", true));
+        let view = agree(&local(), &state, true);
+        assert_eq!((view.snapshot.primary, view.no_primary), (None, Some(Reason::Paused)));
+        apply(&mut state, pause("pg1", false));
+        assert_eq!(agree(&local(), &state, true).snapshot.primary, Some(ServerIndex(0)));
+    }
+
+    #[test]
     fn without_a_lease_standbys_remain() {
         let view = agree(&local(), &state(), false);
         assert_eq!((view.snapshot.primary, view.no_primary), (None, Some(Reason::NoLease)));
@@ -172,6 +197,7 @@ mod tests {
             server: "pg2".to_owned(),
             version: 0,
             state: Administrative::Detached,
+            within_ms: None,
         };
         apply(&mut state, administrative);
         let view = agree(&local(), &state, true);

@@ -10,6 +10,7 @@ pub mod agree;
 pub mod change;
 pub mod clock;
 pub mod conninfo;
+mod deadlines;
 pub mod decide;
 pub mod looks;
 pub mod model;

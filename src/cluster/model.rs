@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::config;
-use crate::topology::{Health, Lsn, Register, Role, ServerIndex, ServerState, Snapshot};
+use crate::topology::{Admission, Health, Lsn, Register, Role, ServerIndex, ServerState, Snapshot};
 
 use super::conninfo::Upstream;
 use super::reason::Reason;
@@ -273,8 +273,10 @@ impl View {
         matches!(reason, Some(Reason::Draining | Reason::Detached)) && self.snapshot.primary != Some(server)
     }
 
+    /// Servers to which no connection is kept that nobody uses.
     pub fn withdrawn(&self) -> Vec<ServerIndex> {
-        self.snapshot.indexed().map(|(index, _)| index).filter(|&index| self.is_withdrawn(index)).collect()
+        let indices = self.snapshot.indexed().map(|(index, _)| index);
+        indices.filter(|&index| self.is_withdrawn(index) || self.snapshot.is_paused(index)).collect()
     }
 
     /// What is known of the server of that name.
@@ -333,5 +335,6 @@ fn nothing_known(index: ServerIndex, server: &config::Server) -> ServerState {
         lag_ms: None,
         observed_at_ms: 0,
         reason: Reason::NotLookedAt.sentence().into(),
+        admission: Admission::Open,
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::agree::agree;
 use super::change::changes;
+use super::deadlines::Deadlines;
 use super::model::View;
 use super::observe::log;
 use crate::consensus::node::ClusterHandle;
@@ -41,9 +42,16 @@ async fn publish(
 ) {
     let mut applied = handle.watch();
     let lease = handle.lease();
+    let mut deadlines = Deadlines::default();
     loop {
-        let held = lease.holds();
-        let next = agree(&local.borrow_and_update(), &applied.borrow_and_update().state, held);
+        let (held, now_ms) = (lease.holds(), handle.now_ms());
+        let next = {
+            let applied = applied.borrow_and_update();
+            let mut next = agree(&local.borrow_and_update(), &applied.state, held);
+            deadlines.look(&applied.state, now_ms);
+            deadlines.close(&mut next, now_ms);
+            next
+        };
         let previous = views.borrow().clone();
         for change in changes(&previous, &next) {
             log(change, &next);
@@ -61,10 +69,17 @@ async fn publish(
                 tokio::time::sleep(pause).await;
             }
         };
+        let time_is_up = async {
+            match deadlines.next_ms(now_ms) {
+                Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             changed = local.changed() => if changed.is_err() { return },
             changed = applied.changed() => if changed.is_err() { return },
             () = lease_changes => {}
+            () = time_is_up => {}
         }
     }
 }

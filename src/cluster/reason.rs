@@ -56,12 +56,14 @@ reasons! {
     MostFindItDown "most_find_it_down" "most nodes find the server down";
     Draining "draining" "the server is being drained";
     Detached "detached" "the server is detached";
+    Paused "paused" "the server is paused: what begins on it waits";
     Quarantined "quarantined" "the server is quarantined: what it holds is not trusted";
     ClusterCreated "cluster_created" "the cluster was created";
     ServersConfigured "servers_configured" "the servers of the configuration have changed";
     PrimaryFound "primary_found" "most voters hear this server say that it is the primary";
     PromotedElsewhere "promoted_elsewhere" "most voters hear another server, of a later timeline, say that it is the primary";
     AttachOrdered "attach_ordered" "an operator ordered that the server is used";
+    ResumeOrdered "resume_ordered" "an operator ordered that what waits for the server goes on";
     SynchronousSet "synchronous_set" "the set of standbys that acknowledge commits follows the servers that are there";
     Held "held" "a switchover, or a restart of the primary, is under way: transactions wait for it";
     PrimaryLost "primary_lost" "most nodes get no answer from the primary, and no standby hears from it";

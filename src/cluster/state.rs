@@ -7,6 +7,7 @@
 
 mod command;
 mod configuration;
+mod configured;
 mod failover;
 mod format;
 mod hooks;
@@ -19,7 +20,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,7 @@ use failover::Failovers;
 use incidents::Entry;
 use ownership::Ownership;
 use restart::Restarts;
+use server::Ordered;
 
 /// Names of nodes, servers and endpoints, and reason codes: what fits a DNS label.
 pub const MAX_NAME: usize = 63;
@@ -56,6 +58,9 @@ pub struct ClusterState {
     members: Members,
     #[serde(default)]
     servers: Servers,
+    /// Servers that were removed, and of which something may be left on the others.
+    #[serde(default)]
+    former_servers: BTreeSet<String>,
     #[serde(default)]
     ownership: Ownership,
     #[serde(default)]
@@ -117,21 +122,18 @@ impl ClusterState {
                 self.forget(id, at_ms);
                 Ok(removed)
             }
-            Change::SetServers { servers } => {
-                if let Some(primary) = &self.ownership.primary().server
-                    && !servers.contains(primary)
-                {
-                    return Err(Refusal::PrimaryInUse { server: primary.clone() });
-                }
-                self.servers.set(servers, at_ms)
-            }
-            Change::SetAdministrative { server, version, state } => {
+            Change::SetServers { servers } => self.set_servers(servers, at_ms),
+            Change::ForgetServer { server } => match self.former_servers.remove(server) {
+                true => Ok((Accepted::Changed, None)),
+                false => Ok((Accepted::Unchanged, None)),
+            },
+            Change::SetAdministrative { server, version, state, within_ms } => {
                 if *state != Administrative::Attached && self.ownership.is_primary(server) {
                     return Err(Refusal::PrimaryInUse { server: server.clone() });
                 }
+                let order = Ordered { state: *state, within_ms: *within_ms, reason: &command.reason, at_ms };
                 let before = self.servers.get(server)?.administrative;
-                let done =
-                    self.servers.set_administrative(server, *version, *state, &command.reason, at_ms)?;
+                let done = self.servers.order(server, *version, order)?;
                 let epoch = self.ownership.primary().epoch;
                 self.hooks.ordered(command, epoch, (server, before, *state), &command.reason);
                 Ok(done)
@@ -146,6 +148,13 @@ impl ClusterState {
                 let orders = (server.as_str(), was, Administrative::Quarantined);
                 self.hooks.ordered(command, epoch, orders, &command.reason);
                 Ok(done)
+            }
+            Change::PauseServer { server, paused } => {
+                self.servers.pause(server, *paused, &command.reason, at_ms)
+            }
+            Change::ConfirmQuiet { server, orders, node } => {
+                self.members.get(node)?;
+                self.servers.confirm_quiet(server, *orders, node)
             }
             Change::ServerReport { server, claim } => {
                 // A proxy's view decides nothing, and there may be a thousand of them.
@@ -243,9 +252,15 @@ impl ClusterState {
                 self.ownership.assign_endpoint(endpoint, *epoch, owner.as_deref(), at_ms)
             }
             Change::RemoveEndpoint { endpoint, epoch } => self.ownership.remove_endpoint(endpoint, *epoch),
-            Change::ApplyConfiguration { version, text } => self.configuration.apply(command, *version, text),
-            Change::RollBackConfiguration { version, to } => {
-                self.configuration.roll_back(command, *version, *to)
+            Change::ApplyConfiguration { version, text, servers } => {
+                servers.as_deref().map_or(Ok(()), |servers| self.check_servers(servers))?;
+                let applied = self.configuration.apply(command, *version, text)?;
+                Ok(self.with_servers(applied, servers.as_deref(), at_ms))
+            }
+            Change::RollBackConfiguration { version, to, servers } => {
+                servers.as_deref().map_or(Ok(()), |servers| self.check_servers(servers))?;
+                let applied = self.configuration.roll_back(command, *version, *to)?;
+                Ok(self.with_servers(applied, servers.as_deref(), at_ms))
             }
             Change::TakeHook { id, deadline_ms } => self.hooks.take(*id, &command.node, *deadline_ms),
             Change::EndHook { id, text } => self.hooks.end(*id, text.as_deref()),
@@ -351,6 +366,11 @@ impl ClusterState {
 
     pub fn servers(&self) -> &BTreeMap<String, Server> {
         self.servers.all()
+    }
+
+    /// Those that were removed, as long as something of them may be left on the others.
+    pub fn former_servers(&self) -> &BTreeSet<String> {
+        &self.former_servers
     }
 
     pub fn primary(&self) -> &Primary {

@@ -11,6 +11,7 @@ mod document;
 mod every_key;
 pub mod file;
 pub mod keys;
+pub mod members;
 mod references;
 pub mod reload;
 pub mod report;

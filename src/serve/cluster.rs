@@ -20,7 +20,7 @@ use super::perform::{self, performing};
 use super::rejoining::{self, Jobs};
 use crate::agent::Agents;
 use crate::clock;
-use crate::cluster::act::{self, Busy, Means, Wanted};
+use crate::cluster::act::{self, Means, Wanted};
 use crate::cluster::decide::Policy;
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
@@ -189,7 +189,7 @@ impl Cluster {
         let perform = performing(perform::Means { operator, agents });
         let means = Means { wanted: wants, local: local.clone(), look: look.clone(), perform };
         handle.runtime().spawn(act::lead(handle.clone(), means));
-        handle.runtime().spawn(act::report(handle.clone(), local, look, busy_here(gateway.clone())));
+        handle.runtime().spawn(act::report(handle.clone(), local, look, sessions_here(&gateway)));
         let (in_force, configs) = watch::channel(config.clone());
         // Only voters own endpoints.
         let endpoints = match me.role {
@@ -353,16 +353,20 @@ fn cancel_here(gateway: Arc<OnceLock<Arc<Gateway>>>) -> CancelHere {
 }
 
 /// What may still begin there counts as well: sessions go by the snapshot that is published.
-fn busy_here(gateway: Arc<OnceLock<Arc<Gateway>>>) -> Busy {
+fn sessions_here(gateway: &Arc<OnceLock<Arc<Gateway>>>) -> act::Sessions {
     let is_used = |snapshot: &Snapshot, server: ServerIndex| {
-        let found = snapshot.servers.get(usize::from(server.0));
+        let found = snapshot.server(server);
         snapshot.primary == Some(server) || found.is_some_and(|found| found.is_up(Role::Standby))
     };
-    Arc::new(move |server, epoch| match gateway.get() {
-        Some(gateway) if is_used(&gateway.topology.borrow(), server) => usize::MAX,
-        Some(gateway) => gateway.busy_on(server, epoch),
-        None => 0,
-    })
+    let (for_busy, for_quiet) = (gateway.clone(), gateway.clone());
+    act::Sessions {
+        busy: Arc::new(move |server, epoch| match for_busy.get() {
+            Some(gateway) if is_used(&gateway.topology.borrow(), server) => usize::MAX,
+            Some(gateway) => gateway.busy_on(server, epoch),
+            None => 0,
+        }),
+        quiet: Arc::new(move |server| for_quiet.get().is_none_or(|gateway| gateway.is_quiet(server))),
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::session::Gateway;
 use crate::session::registry::Order;
-use crate::topology::{ServerIndex, Snapshot};
+use crate::topology::{Admission, ServerIndex, Snapshot};
 
 /// Deadlines are kept to this precision.
 const TICK: Duration = Duration::from_millis(100);
@@ -24,7 +24,7 @@ pub async fn keep_house(gateway: Arc<Gateway>) {
     let mut epoch = topology.borrow_and_update().epoch;
     let mut had_primary = topology.borrow().primary.is_some();
     let mut count = 0u32;
-    let mut up = Vec::new();
+    let (mut up, mut closed) = (Vec::new(), Vec::new());
     loop {
         tokio::select! {
             _ = interval.tick() => {
@@ -47,13 +47,14 @@ pub async fn keep_house(gateway: Arc<Gateway>) {
                 }
                 let now = topology.borrow_and_update().epoch;
                 let has_primary = topology.borrow().primary.is_some();
+                let closes = some_close(&mut closed, &topology.borrow());
                 let lost_primary = std::mem::replace(&mut had_primary, has_primary) && !has_primary;
                 if now != epoch {
                     // A new primary: nothing of the old one's is used again.
                     epoch = now;
                     gateway.pools.retire_other_epochs(epoch);
                     gateway.sessions.tell_all(Order::Look);
-                } else if standbys_lost(&mut up, &topology.borrow()) || lost_primary {
+                } else if standbys_lost(&mut up, &topology.borrow()) || lost_primary || closes {
                     gateway.sessions.tell_all(Order::Look);
                 } else {
                     gateway.sessions.look_if_waiting();
@@ -61,6 +62,15 @@ pub async fn keep_house(gateway: Arc<Gateway>) {
             }
         }
     }
+}
+
+/// Whether a server has just been closed to what is still under way there; keeps which are.
+fn some_close(closed: &mut Vec<ServerIndex>, snapshot: &Snapshot) -> bool {
+    let now = snapshot.indexed().filter(|(_, server)| server.admission == Admission::Closed);
+    let now: Vec<_> = now.map(|(index, _)| index).collect();
+    let some = now.iter().any(|index| !closed.contains(index));
+    *closed = now;
+    some
 }
 
 /// Whether a server that was up as a standby is not any more; keeps which are.

@@ -152,6 +152,7 @@ mod tests {
             lag_ms: None,
             observed_at_ms,
             reason: "".into(),
+            admission: Default::default(),
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::route::{
     Analysis, Analyzed, Catalog, FunctionLists, Policy, RouteCache, ShapeSeed, analyze, resolve, shape,
 };
 use crate::telemetry::Counters;
-use crate::topology::{Epoch, ServerIndex, Snapshot};
+use crate::topology::{Admission, Epoch, Role, ServerIndex, ServerState, Snapshot};
 
 /// Shapes remembered for each database: an application has hundreds, a hostile one any number.
 const SHAPES_PER_DATABASE: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
@@ -128,6 +128,20 @@ impl Gateway {
     /// the number only falls.
     pub fn busy_on(&self, server: ServerIndex, epoch: Epoch) -> usize {
         self.sessions.busy_on(server, epoch)
+    }
+
+    /// Whether no connection to a server is open here, and none that is opened will be used before a snapshot says again
+    /// that it may: sessions look at that once they have one.
+    pub fn is_quiet(&self, server: ServerIndex) -> bool {
+        let may_begin = {
+            let snapshot = self.topology.borrow();
+            let is_open = |server: &ServerState| server.admission == Admission::Open;
+            snapshot.primary == Some(server)
+                || snapshot
+                    .server(server)
+                    .is_some_and(|server| server.is_up(Role::Standby) && is_open(server))
+        };
+        !may_begin && self.pools.gate(server).is_none_or(|gate| gate.open_count() == 0)
     }
 
     /// Whether a server is not used because somebody has ordered so: what is under way there may finish.

@@ -145,8 +145,12 @@ impl Session {
         self.handle.begins(pool.key.server, pool.key.epoch);
         self.look_at_topology();
         let chosen = (Some(pool.key.server), pool.key.epoch);
-        if !is_standby && (self.topology.primary, self.topology.epoch) != chosen {
-            // It was the primary when it was chosen.
+        let is_changed = match is_standby {
+            true => !self.may_serve(pool.key.server, true),
+            false => (self.topology.primary, self.topology.epoch) != chosen,
+        };
+        if is_changed {
+            // It was to be used for this when it was chosen.
             pool.release(conn);
             return self.begin_request_since(request, wait, true);
         }

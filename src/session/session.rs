@@ -37,7 +37,7 @@ use crate::pool::{Pool, Waiter};
 use crate::route::{Analyzed, DecisionReason};
 use crate::telemetry::labels::Direction;
 use crate::telemetry::span;
-use crate::topology::Snapshot;
+use crate::topology::{Admission, Role, Snapshot};
 use crate::wire::frame::split_cstr;
 use crate::wire::message::{Report, TransactionStatus};
 use crate::wire::sqlstate::{self, SqlState};
@@ -380,13 +380,7 @@ impl Session {
                     // Its epoch, or our right to it, has ended: nothing that comes from this server counts any more.
                     return self.server_gone(io::ErrorKind::ConnectionAborted.into()).map(|()| true);
                 }
-                if let Some(lease) = &self.lease
-                    && lease.is_standby
-                    && !lease.retained.is_empty()
-                    && !self.may_serve(lease.conn.server, true)
-                    && !self.gateway.is_withdrawn(lease.conn.server)
-                {
-                    // It hangs, or is cut off, and nothing of its answer was passed on: another is asked.
+                if self.lease.as_ref().is_some_and(|lease| self.is_given_up(lease)) {
                     return self.server_gone(io::ErrorKind::TimedOut.into()).map(|()| true);
                 }
             }
@@ -426,6 +420,18 @@ impl Session {
                 "terminating connection due to idle-in-transaction timeout",
             )
         })
+    }
+
+    /// Whether what a standby still owes is not waited for any longer: its time is up by order, or it hangs, or is cut off,
+    /// and nothing of its answer was passed on, so that another can be asked.
+    fn is_given_up(&self, lease: &Lease) -> bool {
+        let server = lease.conn.server;
+        let state = self.topology.server(server);
+        lease.is_standby
+            && (state.is_some_and(|state| state.admission == Admission::Closed)
+                || !lease.retained.is_empty()
+                    && !state.is_some_and(|state| state.is_up(Role::Standby))
+                    && !self.gateway.is_withdrawn(server))
     }
 
     pub(super) fn is_idle(&self) -> bool {

@@ -17,10 +17,11 @@ use super::held::Patience;
 use super::session::{End, Session};
 use crate::backend::connect::ConnectError;
 use crate::clock::{coarse_ms, now_ms};
+use crate::cluster::reason::Reason;
 use crate::config::Config;
 use crate::pool::{Acquire, AcquireError, Pool, PoolKey};
 use crate::route::Target;
-use crate::topology::{Role, ServerIndex, Snapshot};
+use crate::topology::{Admission, Role, ServerIndex, ServerState, Snapshot};
 use crate::wire::message::Report;
 use crate::wire::sqlstate;
 
@@ -109,6 +110,12 @@ impl Session {
         if to_primary && !self.gateway.right.allows(self.topology.epoch, now_ms) {
             // The lease has just ended: nothing was sent, so the request waits as without a primary.
             self.hold(request, wait, RETRY_LEASE_MS, "this node has no lease".into());
+            return Ok(());
+        }
+        if let Target::Server(server) = target
+            && self.topology.is_paused(server)
+        {
+            self.hold(request, wait, RETRY_MS, Reason::Paused.sentence().into());
             return Ok(());
         }
         match (target, self.topology.primary) {
@@ -262,7 +269,11 @@ impl Session {
     /// Whether a server still is what it was chosen for.
     pub(super) fn may_serve(&self, server: ServerIndex, is_standby: bool) -> bool {
         match is_standby {
-            true => self.topology.server(server).is_some_and(|server| server.is_up(Role::Standby)),
+            true => {
+                let is_used =
+                    |server: &ServerState| server.is_up(Role::Standby) && server.admission == Admission::Open;
+                self.topology.server(server).is_some_and(is_used)
+            }
             false => self.topology.primary == Some(server),
         }
     }

@@ -48,7 +48,7 @@ metrics! {
     PINS Counter "komainu_pins_total" ["reason"], "Times a session was pinned to its server connection.";
     SERVER_CONNECTIONS Gauge "komainu_server_connections" ["server", "state"], "Connections to a server.";
     POOL_WAITERS Gauge "komainu_pool_waiters" [], "Clients that wait for a server connection.";
-    CLIENTS_HELD Gauge "komainu_clients_held" [], "Clients that wait for a primary.";
+    CLIENTS_HELD Gauge "komainu_clients_held" [], "Clients that wait for a primary, or for a paused server.";
     FLOORS_LOWERED Counter "komainu_floors_lowered_total" [], "Sessions whose position after a change of the primary is behind what they had written.";
     ACQUIRE_SECONDS Histogram "komainu_acquire_seconds" [], "How long clients waited for a server connection.";
     EPOCH Gauge "komainu_epoch" [], "Raised each time the cluster gets a primary.";

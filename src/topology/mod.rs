@@ -67,6 +67,17 @@ pub enum Health {
     Unknown,
 }
 
+/// Whether work may begin on a server, and go on, as far as that is ordered and no other role or health says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Admission {
+    #[default]
+    Open,
+    /// What begins waits.
+    Paused,
+    /// What is still under way is ended.
+    Closed,
+}
+
 /// One server as last observed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServerState {
@@ -89,6 +100,7 @@ pub struct ServerState {
     pub observed_at_ms: u64,
     /// Why it is not used, or the empty string.
     pub reason: Arc<str>,
+    pub admission: Admission,
 }
 
 impl ServerState {
@@ -110,6 +122,11 @@ impl Snapshot {
     /// None: it is not, or no longer, one of the cluster's.
     pub fn server(&self, index: ServerIndex) -> Option<&ServerState> {
         self.position(index).map(|position| &self.servers[position])
+    }
+
+    /// Whether what would begin on that server waits.
+    pub fn is_paused(&self, index: ServerIndex) -> bool {
+        self.server(index).is_some_and(|server| server.admission == Admission::Paused)
     }
 
     /// Where in `servers` it is.

@@ -19,7 +19,7 @@ fn komainu(arguments: &[&str], socket: Option<&Path>) -> Output {
 }
 
 /// Exit code, standard output, standard error.
-fn ask(node: &Komainu, arguments: &[&str]) -> (i32, String, String) {
+pub fn ask(node: &Komainu, arguments: &[&str]) -> (i32, String, String) {
     let output = komainu(arguments, Some(&node.directory().join("admin.sock")));
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))

@@ -1,11 +1,15 @@
-//! Servers that come and go while clients work.
+//! Servers that come and go, and are paused, drained and detached, while clients work.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
-use komainu::sandbox::Postgres;
+use komainu::sandbox::{Postgres, StopMode};
 use serde_json::Value;
 
-use super::support::{APP_USER, Cluster, Komainu, PATIENCE, Wire, eventually};
+use super::commands::ask;
+use super::failover::one_at_a_time;
+use super::support::{APP_USER, Cluster, Failover, Komainu, PATIENCE, Wire, eventually, pgbench};
 
 /// A `[[server]]` as the node's file has it.
 fn entry(id: &str, server: &Postgres) -> toml::Table {
@@ -146,4 +150,241 @@ fn a_session_reads_what_it_wrote_while_there_was_no_standby() {
     reload(&komainu, &[primary, entry("pg2", pg2)]);
     eventually(PATIENCE, "the standby is used", || server(&komainu, "pg2")["role"] == "standby");
     assert_eq!(wire.query_value("SELECT n FROM written"), "7");
+}
+
+/// What a command of `komainu` prints on that node, which ends with that code.
+#[track_caller]
+fn order(node: &Komainu, code: i32, arguments: &[&str]) -> String {
+    let (ended, out, err) = ask(node, arguments);
+    assert_eq!(ended, code, "{arguments:?}: {out}{err}");
+    out + &err
+}
+
+fn reads(node: &Komainu, server: &str) -> f64 {
+    node.metric(&format!("komainu_queries_total{{server=\"{server}\",class=\"read\"}}")).unwrap_or_default()
+}
+
+/// pgbench with 50 clients, again and again: half of them prepare their statements. Each has a thread: pgbench prepares
+/// while all else in the thread stands still, transactions that a pause waits for included.
+fn bench(url: &str, done: &AtomicBool) {
+    while !done.load(Ordering::Relaxed) {
+        thread::scope(|scope| {
+            let run = |mode: &'static str, rate: &'static str| {
+                scope.spawn(move || {
+                    pgbench(
+                        url,
+                        &[
+                            "-n",
+                            "-c",
+                            "25",
+                            "-j",
+                            "25",
+                            "-T",
+                            "8",
+                            "-R",
+                            rate,
+                            "-M",
+                            mode,
+                            "-b",
+                            "select-only@4",
+                            "-b",
+                            "simple-update@1",
+                        ],
+                    )
+                })
+            };
+            for bench in [run("prepared", "150"), run("simple", "150")] {
+                let bench = bench.join().unwrap();
+                assert!(
+                    !bench.stderr.contains("ERROR") && !bench.stderr.contains("aborted"),
+                    "{}",
+                    bench.stderr
+                );
+                let output = bench.output();
+                assert!(output.contains("number of failed transactions: 0 "), "{output}");
+            }
+        });
+    }
+}
+
+/// One session for all of it, which reads what it has written and never sees less again.
+fn check(mut wire: Wire, done: &AtomicBool) -> u64 {
+    let mut written = 0u64;
+    while !done.load(Ordering::Relaxed) {
+        written += 1;
+        let told = wire.query(&format!("INSERT INTO checked VALUES ({written})"));
+        assert!(told.iter().all(|message| message.tag != 'E'), "{written}: {told:?}");
+        assert_eq!(wire.query_value("SELECT max(n) FROM checked"), written.to_string());
+        wire.query("BEGIN READ ONLY");
+        let before = wire.query_value("SELECT count(*) FROM checked");
+        assert_eq!(wire.query_value("SELECT count(*) FROM checked"), before);
+        let told = wire.query("COMMIT");
+        assert!(told.iter().all(|message| message.tag != 'E'), "{written}: {told:?}");
+        assert_eq!(before, written.to_string());
+    }
+    written
+}
+
+#[test]
+fn servers_come_go_pause_drain_and_detach_under_fifty_clients_without_one_error() {
+    let _one = one_at_a_time();
+    let failover = Failover::builder().without_agents().start();
+    let database = failover.cluster.database();
+    let (node, other) = (failover.nodes.node("node1"), failover.nodes.node("node2"));
+    let url = node.url(&database);
+    pgbench(&url, &["-i", "-q"]).output();
+    let mut wire = node.login(&database);
+    wire.query("CREATE TABLE checked (n int)");
+    failover.cluster.servers().wait_for_replay().unwrap();
+    let further = |server: &str| {
+        let before = reads(node, server);
+        eventually(PATIENCE, &format!("{server} is read from"), || reads(node, server) > before + 20.0);
+    };
+    // A server process ends a moment after its connection.
+    let emptied = |id: &str| {
+        let is_empty = || backends(failover.server(id), &database) == "0";
+        eventually(PATIENCE, &format!("nothing of ours is left on {id}"), is_empty);
+    };
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Whatever fails here ends the others.
+        let _end = Ends(&done);
+        let benches = scope.spawn(|| bench(&url, &done));
+        let checker = scope.spawn(|| check(wire, &done));
+        further("pg2");
+        further("pg3");
+
+        order(other, 0, &["server", "detach", "pg3"]);
+        emptied("pg3");
+        order(other, 0, &["server", "attach", "pg3"]);
+        further("pg3");
+        order(other, 0, &["server", "drain", "--wait", "60", "pg2"]);
+        assert!(order(other, 0, &["status"]).contains("drained"));
+        order(other, 0, &["server", "attach", "pg2"]);
+        further("pg2");
+
+        let pg4 = failover.cluster.primary().base_backup("pg4").unwrap();
+        pg4.start().unwrap();
+        let (host, port) = (pg4.host(), pg4.port().to_string());
+        let added =
+            order(other, 0, &["server", "add", "pg4", "--host", host, "--port", &port, "--weight", "3"]);
+        assert!(added.contains("pg4 is added, configuration 2: standby, up"), "{added}");
+        further("pg4");
+        let removed = order(other, 0, &["server", "remove", "pg4"]);
+        assert!(removed.contains("pg4 is removed, configuration 3"), "{removed}");
+        eventually(PATIENCE, "nothing of ours is left there", || backends(&pg4, &database) == "0");
+        for id in failover.nodes.ids() {
+            eventually(PATIENCE, "no node knows it any more", || {
+                server(failover.nodes.node(&id), "pg4").is_null()
+            });
+            assert!(!failover.nodes.node(&id).admin("/metrics").unwrap().body.contains("pg4"));
+        }
+        pg4.stop(StopMode::Fast).unwrap();
+
+        order(other, 0, &["server", "pause", "pg1"]);
+        emptied("pg1");
+        assert!(server(other, "pg1")["paused"].as_bool().unwrap());
+        order(other, 0, &["server", "resume", "pg1"]);
+        further("pg2");
+        order(other, 0, &["server", "pause"]);
+        for id in ["pg1", "pg2", "pg3"] {
+            emptied(id);
+        }
+        order(other, 0, &["server", "resume"]);
+        further("pg3");
+
+        done.store(true, Ordering::Relaxed);
+        assert!(checker.join().unwrap() > 0);
+        benches.join().unwrap();
+    });
+    // Its slot would keep WAL for ever.
+    eventually(PATIENCE, "the slot of the one that went is dropped", || {
+        let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'komainu_pg4'";
+        failover.server("pg1").psql("postgres", slots).unwrap() == "0"
+    });
+    assert_eq!(failover.primary(), ("pg1".to_owned(), 1));
+    let events = order(other, 0, &["events", "--limit", "200"]);
+    for told in ["pg1: paused", "pg1: resumed", "pg2: draining", "the servers are pg1, pg2, pg3, pg4"] {
+        assert!(events.contains(told), "{told} is not in {events}");
+    }
+    let text = order(other, 0, &["config", "show"]);
+    assert!(!text.contains("pg4"), "{text}");
+}
+
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn what_cannot_be_added_removed_or_paused_says_why() {
+    let _one = one_at_a_time();
+    let (failover, stranger) = (Failover::builder().without_agents().start(), Cluster::start(0));
+    let node = failover.nodes.node("node1");
+    let port = stranger.primary().port().to_string();
+    let add = |code, id: &str, port: &str| {
+        order(node, code, &["server", "add", id, "--host", stranger.primary().host(), "--port", port])
+    };
+    assert!(add(2, "foreign", &port).contains("wrong_system_identifier"));
+    assert_eq!(server(node, "foreign")["role"], "unknown");
+    assert!(add(2, "nowhere", "1").contains("and not used: connect_refused"));
+    assert!(add(1, "pg2", "5432").contains("there is a server pg2 already"));
+    assert!(add(64, "no name", "5432").contains("server.id"));
+    assert!(
+        order(node, 1, &["server", "remove", "pg9"]).contains("there are: pg1, pg2, pg3, foreign, nowhere")
+    );
+    assert!(order(node, 64, &["server", "remove", "pg1"]).contains("pg1 is the primary"));
+    assert!(order(node, 1, &["server", "pause", "pg9"]).contains("there is no server pg9"));
+    order(node, 0, &["server", "remove", "foreign"]);
+    order(node, 0, &["server", "remove", "nowhere"]);
+    order(node, 0, &["config", "rollback", "2"]);
+    eventually(PATIENCE, "it is one of the servers again", || server(node, "foreign")["role"] == "unknown");
+    assert_eq!(failover.primary(), ("pg1".to_owned(), 1));
+}
+
+#[test]
+fn a_transaction_on_a_standby_is_waited_for_and_closed_only_when_its_time_is_up() {
+    let _one = one_at_a_time();
+    let failover = Failover::builder().without_agents().start();
+    let database = failover.cluster.database();
+    let node = failover.nodes.node("node1");
+    let pg3 = failover.server("pg3");
+    let port = |wire: &mut Wire| wire.query_value("SELECT inet_server_port()");
+    let mut wire = reader_of(node, &database, pg3);
+    wire.query("BEGIN READ ONLY");
+    assert_eq!(port(&mut wire), pg3.port().to_string());
+    let said = order(node, 2, &["server", "drain", "--wait", "1", "pg3"]);
+    assert!(said.contains("connections to pg3 are still in use on node1"), "{said}");
+    assert!(order(node, 0, &["status"]).contains("draining, in use by node1"));
+    assert_eq!(port(&mut wire), pg3.port().to_string(), "it goes on where it began");
+    wire.query("COMMIT");
+    eventually(PATIENCE, "it is drained", || server(node, "pg3")["busy_on"] == Value::Array(Vec::new()));
+    assert_ne!(port(&mut wire), pg3.port().to_string());
+
+    order(node, 0, &["server", "attach", "pg3"]);
+    let mut wire = reader_of(node, &database, pg3);
+    wire.query("BEGIN READ ONLY");
+    assert_eq!(port(&mut wire), pg3.port().to_string());
+    order(node, 0, &["server", "detach", "--within", "1", "pg3"]);
+    eventually(PATIENCE, "it is closed", || backends(pg3, &database) == "0");
+    let told = wire.query("SELECT 1");
+    let error = told.iter().find(|message| message.tag == 'E').expect("the transaction was rolled back");
+    assert_eq!(error.sqlstate(), "08006");
+    wire.query("ROLLBACK");
+    assert_eq!(wire.query_value("SELECT 1"), "1", "the session goes on");
+
+    // A request that the paused server is to answer is held, no longer than it may be.
+    order(node, 0, &["server", "pause", "pg1"]);
+    let status = order(node, 2, &["status"]);
+    assert!(status.contains("paused") && status.contains("there is no primary: paused"), "{status}");
+    thread::scope(|scope| {
+        let write = scope.spawn(|| wire.query("CREATE TABLE waited (n int)"));
+        eventually(PATIENCE, "it waits", || node.metric("komainu_clients_held") == Some(1.0));
+        order(node, 0, &["server", "resume", "pg1"]);
+        let told = write.join().unwrap();
+        assert!(told.iter().all(|message| message.tag != 'E'), "{told:?}");
+    });
 }

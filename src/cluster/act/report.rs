@@ -25,12 +25,22 @@ const CLEAR_FOR: Duration = Duration::from_millis(250);
 /// The same while the primary is being changed.
 const REPORT_SOON: Duration = Duration::from_millis(20);
 
-/// How many sessions have something under way on that server in that epoch, or may be about to begin something.
-pub type Busy = Arc<dyn Fn(ServerIndex, Epoch) -> usize + Send + Sync>;
+/// What sessions have to do with the servers here.
+pub struct Sessions {
+    /// How many have something under way on that server in that epoch, or may be about to begin something.
+    pub busy: Arc<dyn Fn(ServerIndex, Epoch) -> usize + Send + Sync>,
+    /// Whether there is no connection of theirs to that server, and none will be used before it is used again.
+    pub quiet: Arc<dyn Fn(ServerIndex) -> bool + Send + Sync>,
+}
 
 /// Tells the leader how this node finds each server, when that changes. Of voters only: a proxy's view decides nothing.
 /// When another one finds a server failing, this one looks as well, so that a majority is found soon.
-pub async fn report(handle: ClusterHandle, mut local: watch::Receiver<Arc<View>>, look: LookNow, busy: Busy) {
+pub async fn report(
+    handle: ClusterHandle,
+    mut local: watch::Receiver<Arc<View>>,
+    look: LookNow,
+    sessions: Sessions,
+) {
     let mut applied = handle.watch();
     let mut heeded = Heeded::new();
     let mut changing = false;
@@ -56,8 +66,9 @@ pub async fn report(handle: ClusterHandle, mut local: watch::Receiver<Arc<View>>
         let draining = draining(state);
         changing = new.is_some() || state.holds() || draining.is_some();
         let Some(member) = state.members().get(me) else { continue };
-        confirm_hold(&handle, state, &view, &busy).await;
-        confirm_clear(&handle, draining, &view, (&busy, state.primary().epoch), &mut clear_since).await;
+        confirm_hold(&handle, state, &view, &sessions).await;
+        confirm_clear(&handle, draining, &view, (&sessions, state.primary().epoch), &mut clear_since).await;
+        confirm_quiet(&handle, state, &view, &sessions).await;
         if member.role != MemberRole::Voter || !handle.lease().holds() {
             continue;
         }
@@ -87,13 +98,14 @@ fn expected(view: &View, state: &ClusterState) -> Option<ServerIndex> {
 }
 
 /// Says that nothing is under way here on the primary that is about to be stopped.
-async fn confirm_hold(handle: &ClusterHandle, state: &ClusterState, view: &View, busy: &Busy) {
+async fn confirm_hold(handle: &ClusterHandle, state: &ClusterState, view: &View, sessions: &Sessions) {
     let Some(failover) = state.failover().filter(|_| state.holds() && !state.is_fenced(&Fenced::Primary))
     else {
         return;
     };
     let me = handle.node();
-    let under_way = view.find(&failover.from).map_or(0, |(server, _)| busy(server.index, failover.epoch));
+    let under_way =
+        view.find(&failover.from).map_or(0, |(server, _)| (sessions.busy)(server.index, failover.epoch));
     if failover.held_by.contains(me) || under_way > 0 {
         return;
     }
@@ -115,15 +127,14 @@ async fn confirm_clear(
     handle: &ClusterHandle,
     draining: Option<(u64, &RestartStep)>,
     view: &View,
-    (busy, epoch): (&Busy, Epoch),
+    (sessions, epoch): (&Sessions, Epoch),
     clear_since: &mut Option<Instant>,
 ) {
     let Some((id, step)) = draining.filter(|(_, step)| !step.clear_by.contains(handle.node())) else {
         *clear_since = None;
         return;
     };
-    let index = view.snapshot.servers.iter().position(|server| *server.id == *step.server);
-    let under_way = index.map_or(0, |index| busy(ServerIndex(index as u16), epoch));
+    let under_way = view.find(&step.server).map_or(0, |(server, _)| (sessions.busy)(server.index, epoch));
     if under_way > 0 {
         *clear_since = None;
         return;
@@ -134,6 +145,23 @@ async fn confirm_clear(
     let change = Change::ConfirmClear { id, server: step.server.clone(), node: handle.node().to_owned() };
     if let Err(error) = handle.propose(change, "observation", Reason::RestartOrdered.code()).await {
         tracing::debug!(%error, "the leader was not told that nothing is under way on a server");
+    }
+}
+
+/// Says on which servers that were paused, drained or detached nothing is under way here any more.
+async fn confirm_quiet(handle: &ClusterHandle, state: &ClusterState, view: &View, sessions: &Sessions) {
+    let me = handle.node();
+    let awaited = state.servers().iter().filter(|(_, server)| server.empties() && !server.quiet.contains(me));
+    for (id, server) in awaited {
+        // One that this node does not know is used by nobody here.
+        if view.find(id).is_some_and(|(found, _)| !(sessions.quiet)(found.index)) {
+            continue;
+        }
+        let change = Change::ConfirmQuiet { server: id.clone(), orders: server.orders, node: me.to_owned() };
+        let reason = if server.paused { Reason::Paused.code() } else { server.order_reason.as_str() };
+        if let Err(error) = handle.propose(change, "observation", reason).await {
+            tracing::debug!(%error, server = id, "the leader was not told that nothing is under way there");
+        }
     }
 }
 

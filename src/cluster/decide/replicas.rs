@@ -6,8 +6,8 @@
 
 use super::action::{Action, What};
 use super::{Plan, Situation, Step, log_shipping};
-use crate::cluster::model::{Facts, Slot};
-use crate::cluster::operate::slots::{is_ours, slot_name};
+use crate::cluster::model::Facts;
+use crate::cluster::operate::slots::slot_name;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Change, Server};
 use crate::config;
@@ -23,7 +23,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
     for (id, server) in state.servers().iter().filter(|(id, _)| *id != primary) {
         plan.extend(one(situation, target, id, server));
     }
-    plan.actions.extend(slots(situation, primary));
+    plan.extend(slots(situation, primary));
     plan
 }
 
@@ -41,7 +41,12 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
                 && facts.is_some_and(|facts| server.has_been_started(facts.started_at_ms)) =>
         {
             let (server, version) = (id.to_owned(), server.version);
-            let change = Change::SetAdministrative { server, version, state: Administrative::Attached };
+            let change = Change::SetAdministrative {
+                server,
+                version,
+                state: Administrative::Attached,
+                within_ms: None,
+            };
             Plan::step(Step::new(change, Reason::Rejoined))
         }
         // Its own history is a part of the primary's, or a branch that can be told from it, only if it was made a primary
@@ -53,7 +58,12 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
         // While nobody hears the primary, it may be its heir, made one by somebody else.
         Administrative::Attached if situation.is_heard(id) && situation.is_heard(&primary.id) => {
             let (server, version) = (id.to_owned(), server.version);
-            let change = Change::SetAdministrative { server, version, state: Administrative::Quarantined };
+            let change = Change::SetAdministrative {
+                server,
+                version,
+                state: Administrative::Quarantined,
+                within_ms: None,
+            };
             Plan::step(Step::new(change, Reason::FalsePrimary))
         }
         Administrative::Attached
@@ -172,18 +182,33 @@ fn strays(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) ->
     }
 }
 
-/// A slot on the primary for each of the others, and none for itself.
-fn slots(situation: &Situation<'_>, primary: &str) -> Option<Action> {
-    let facts = situation.answering(primary)?;
-    let has = |name: &str| facts.slots.iter().any(|slot| slot.name == name);
+/// A slot on the primary for each of the others, and none for itself, nor for servers that were removed: it would keep WAL
+/// for ever. One that nobody here ever had to do with is left alone: somebody may be about to add a server.
+fn slots(situation: &Situation<'_>, primary: &str) -> Plan {
+    let Some(facts) = situation.answering(primary) else { return Plan::default() };
+    let find = |name: &str| facts.slots.iter().find(|slot| slot.name == name);
     // What a slot keeps for a standby that never streams is kept for ever.
     let streams = |id: &&String| *id != primary && !log_shipping::is_shipped(situation, id);
     let others = situation.state.servers().keys().filter(streams);
     let names: Vec<String> = others.map(|id| slot_name(id)).collect();
-    // Of the primary itself, and of servers that are no more: it would keep WAL for ever.
-    let is_over = |slot: &&Slot| is_ours(&slot.name) && !slot.active && !names.contains(&slot.name);
-    let unwanted: Vec<String> = facts.slots.iter().filter(is_over).map(|slot| slot.name.clone()).collect();
-    let wanted: Vec<String> = names.iter().filter(|name| !has(name)).cloned().collect();
-    (!wanted.is_empty() || !unwanted.is_empty())
-        .then(|| Action::new(primary, What::Slots { wanted, unwanted }))
+    let wanted: Vec<String> = names.iter().filter(|name| find(name).is_none()).cloned().collect();
+    let own = slot_name(primary);
+    let mut unwanted: Vec<String> = find(&own).map(|_| own).into_iter().collect();
+    let mut plan = Plan::default();
+    for former in situation.state.former_servers() {
+        let name = slot_name(former);
+        match find(&name).filter(|_| !names.contains(&name)) {
+            // It still streams.
+            Some(slot) if slot.active => {}
+            Some(_) => unwanted.push(name),
+            None => {
+                let change = Change::ForgetServer { server: former.clone() };
+                plan.steps.push(Step::new(change, Reason::ServersConfigured));
+            }
+        }
+    }
+    if !wanted.is_empty() || !unwanted.is_empty() {
+        plan.actions.push(Action::new(primary, What::Slots { wanted, unwanted }));
+    }
+    plan
 }

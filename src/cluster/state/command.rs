@@ -60,10 +60,28 @@ pub enum Change {
     SetServers {
         servers: Vec<String>,
     },
+    /// Of a server that was removed nothing is left on the others.
+    ForgetServer {
+        server: String,
+    },
     SetAdministrative {
         server: String,
         version: u64,
         state: Administrative,
+        /// What has not ended by then is closed, by each node that long after it has heard of it. None: it is waited for.
+        #[serde(default)]
+        within_ms: Option<u64>,
+    },
+    /// Whether new work on a server waits.
+    PauseServer {
+        server: String,
+        paused: bool,
+    },
+    /// Since the last order, the server's `orders`, this node has no connection of its clients to the server any more.
+    ConfirmQuiet {
+        server: String,
+        orders: u64,
+        node: String,
     },
     /// Its agent makes it a standby again, rewound or, as `Command::reason` says, built anew. It is out of use until it
     /// streams, and was started later than it had been then.
@@ -177,10 +195,15 @@ pub enum Change {
     ApplyConfiguration {
         version: u64,
         text: String,
+        /// The servers of that text. None: the leader reads it.
+        #[serde(default)]
+        servers: Option<Vec<String>>,
     },
     RollBackConfiguration {
         version: u64,
         to: u64,
+        #[serde(default)]
+        servers: Option<Vec<String>>,
     },
     /// The leader is about to run the operator's program for this event: nobody else ever will.
     TakeHook {
@@ -226,7 +249,11 @@ impl Command {
                 members.iter().try_for_each(|member| name(&member.id))
             }
             Change::AddMember { member } | Change::ReplaceMember { member, .. } => name(&member.id),
-            Change::SetServers { servers } => servers.iter().try_for_each(|server| name(server)),
+            Change::SetServers { servers }
+            | Change::ApplyConfiguration { servers: Some(servers), .. }
+            | Change::RollBackConfiguration { servers: Some(servers), .. } => {
+                servers.iter().try_for_each(|server| name(server))
+            }
             Change::OpenFence { fenced: Fenced::Endpoint(endpoint), .. }
             | Change::AssignEndpoint { endpoint, .. } => name(endpoint),
             _ => Ok(()),

@@ -21,9 +21,9 @@ pub const MAX_SERVERS: usize = 128;
 pub enum Administrative {
     #[default]
     Attached,
-    /// Serves what it has, gets nothing new.
+    /// Gets nothing new; what is under way ends in its own time.
     Draining,
-    /// Serves nothing, by order.
+    /// The same, and what has not ended in time is closed.
     Detached,
     /// Serves nothing: what it holds is not trusted, as an old primary's before it was rewound.
     Quarantined,
@@ -72,10 +72,22 @@ pub struct Server {
     pub since_ms: u64,
     /// Raised by each change of `administrative`.
     pub version: u64,
+    /// Raised by that, and by each pause and its end.
+    #[serde(default)]
+    pub orders: u64,
     /// When it had been started, by its own clock, when its recovery was ordered: until it was started since, it is as
     /// it was.
     #[serde(default)]
     pub ran_since_ms: Option<u64>,
+    /// New work on it waits, by order.
+    #[serde(default)]
+    pub paused: bool,
+    /// Of the order: what has not ended by then is closed.
+    #[serde(default)]
+    pub within_ms: Option<u64>,
+    /// Nodes that have no connection of their clients to it any more since that order.
+    #[serde(default)]
+    pub quiet: BTreeSet<String>,
     /// The latest of each node.
     pub reports: BTreeMap<String, Report>,
 }
@@ -89,6 +101,19 @@ impl Server {
     /// Whether most voters hear the server say that it is a primary.
     pub fn says_primary(&self, members: &Members) -> bool {
         self.majority(members, |claim| claim.primary_on.is_some())
+    }
+
+    /// Whether no new work begins there, by an order that lets what is under way end.
+    pub fn empties(&self) -> bool {
+        self.paused || matches!(self.administrative, Administrative::Draining | Administrative::Detached)
+    }
+
+    /// Something else was ordered: what nodes have said of the order before counts no more.
+    fn ordered(&mut self, reason: &str, at_ms: u64) {
+        self.orders += 1;
+        self.quiet.clear();
+        self.reason = reason.to_owned();
+        self.since_ms = at_ms;
     }
 
     fn majority(&self, members: &Members, says: impl Fn(&Claim) -> bool) -> bool {
@@ -122,6 +147,15 @@ impl Server {
     }
 }
 
+/// Whether a server is used, and why.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ordered<'a> {
+    pub state: Administrative,
+    pub within_ms: Option<u64>,
+    pub reason: &'a str,
+    pub at_ms: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Servers(BTreeMap<String, Server>);
 
@@ -138,18 +172,23 @@ impl Servers {
         self.0.get_mut(id).ok_or_else(|| Refusal::NoServer { server: id.to_owned() })
     }
 
+    pub(super) fn check_count(servers: &[String]) -> Result<(), Refusal> {
+        let count = servers.iter().collect::<BTreeSet<_>>().len();
+        match count > MAX_SERVERS {
+            true => {
+                Err(Refusal::TooMuch { what: "the number of servers".to_owned(), limit: MAX_SERVERS as u64 })
+            }
+            false => Ok(()),
+        }
+    }
+
     pub(super) fn set(
         &mut self,
         servers: &[String],
         at_ms: u64,
     ) -> Result<(Accepted, Option<Entry>), Refusal> {
+        Self::check_count(servers)?;
         let wanted: BTreeSet<&String> = servers.iter().collect();
-        if wanted.len() > MAX_SERVERS {
-            return Err(Refusal::TooMuch {
-                what: "the number of servers".to_owned(),
-                limit: MAX_SERVERS as u64,
-            });
-        }
         if wanted.iter().copied().eq(self.0.keys()) {
             return Ok((Accepted::Unchanged, None));
         }
@@ -162,6 +201,7 @@ impl Servers {
         Ok((Accepted::Changed, Some(Entry { subject: "servers".to_owned(), text })))
     }
 
+    /// As `order`, for as long as it takes.
     pub(super) fn set_administrative(
         &mut self,
         id: &str,
@@ -170,19 +210,29 @@ impl Servers {
         reason: &str,
         at_ms: u64,
     ) -> Result<(Accepted, Option<Entry>), Refusal> {
+        self.order(id, expected, Ordered { state, within_ms: None, reason, at_ms })
+    }
+
+    pub(super) fn order(
+        &mut self,
+        id: &str,
+        expected: u64,
+        order: Ordered<'_>,
+    ) -> Result<(Accepted, Option<Entry>), Refusal> {
+        let Ordered { state, within_ms, reason, at_ms } = order;
         let server = self.get_mut(id)?;
         if server.version != expected {
             return Err(Refusal::StaleVersion { expected, current: server.version });
         }
-        if server.administrative == state {
+        if (server.administrative, server.within_ms) == (state, within_ms) {
             return Ok((Accepted::Unchanged, None));
         }
         server.administrative = state;
         server.ran_since_ms = None;
+        server.within_ms = within_ms;
         server.order_reason = reason.to_owned();
         server.version += 1;
-        server.reason = reason.to_owned();
-        server.since_ms = at_ms;
+        server.ordered(reason, at_ms);
         let text = match state {
             Administrative::Attached => "attached",
             Administrative::Draining => "draining",
@@ -225,9 +275,43 @@ impl Servers {
             server.order_reason = reason.to_owned();
             server.administrative = Administrative::Quarantined;
             server.ran_since_ms = None;
+            server.within_ms = None;
             server.version += 1;
-            server.reason = reason.to_owned();
-            server.since_ms = at_ms;
+            server.ordered(reason, at_ms);
+        }
+    }
+
+    pub(super) fn pause(
+        &mut self,
+        id: &str,
+        paused: bool,
+        reason: &str,
+        at_ms: u64,
+    ) -> Result<(Accepted, Option<Entry>), Refusal> {
+        let server = self.get_mut(id)?;
+        if server.paused == paused {
+            return Ok((Accepted::Unchanged, None));
+        }
+        server.paused = paused;
+        server.ordered(reason, at_ms);
+        let text = if paused { "paused: new work on it waits" } else { "resumed: what has waited goes on" };
+        let entry = Entry { subject: id.to_owned(), text: text.to_owned() };
+        Ok((Accepted::Changed, Some(entry)))
+    }
+
+    pub(super) fn confirm_quiet(
+        &mut self,
+        id: &str,
+        expected: u64,
+        node: &str,
+    ) -> Result<(Accepted, Option<Entry>), Refusal> {
+        let server = self.get_mut(id)?;
+        if server.orders != expected {
+            return Err(Refusal::StaleVersion { expected, current: server.orders });
+        }
+        match server.quiet.insert(node.to_owned()) {
+            true => Ok((Accepted::Changed, None)),
+            false => Ok((Accepted::Unchanged, None)),
         }
     }
 
@@ -255,6 +339,7 @@ impl Servers {
     pub(super) fn forget(&mut self, node: &str) {
         for server in self.0.values_mut() {
             server.reports.remove(node);
+            server.quiet.remove(node);
         }
     }
 

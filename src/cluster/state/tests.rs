@@ -164,13 +164,65 @@ fn the_primary_is_neither_detached_nor_forgotten() {
     let refused = || Outcome::Refused(Refusal::PrimaryInUse { server: "pg1".to_owned() });
     let detach = |server: &str, version| {
         let (server, state) = (server.to_owned(), Administrative::Detached);
-        command(Change::SetAdministrative { server, version, state })
+        command(Change::SetAdministrative { server, version, state, within_ms: None })
     };
     assert_eq!(state.apply(detach("pg1", 0)), refused());
     assert_eq!(state.apply(command(Change::SetServers { servers: vec!["pg2".to_owned()] })), refused());
     assert_eq!(state.apply(detach("pg2", 0)), Outcome::Accepted(Accepted::Version(1)));
     let stale = Refusal::StaleVersion { expected: 0, current: 1 };
     assert_eq!(state.apply(detach("pg2", 0)), Outcome::Refused(stale));
+}
+
+#[test]
+fn a_configuration_and_its_servers_are_taken_as_one() {
+    let mut state = created();
+    state.apply(name(0, "pg1"));
+    let servers = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+    let apply = |version, names: &[&str]| {
+        let text = names.join(" ");
+        command(Change::ApplyConfiguration { version, text, servers: servers(names) })
+    };
+    let refused = Refusal::PrimaryInUse { server: "pg1".to_owned() };
+    assert_eq!(state.apply(apply(1, &["pg2"])), Outcome::Refused(refused.clone()));
+    assert_eq!(state.configuration().version(), 1);
+    assert_eq!(state.apply(apply(1, &["pg1", "pg9"])), Outcome::Accepted(Accepted::Version(2)));
+    assert_eq!(state.servers().keys().collect::<Vec<_>>(), ["pg1", "pg9"]);
+    assert_eq!(state.former_servers().iter().collect::<Vec<_>>(), ["pg2"]);
+    let told = state.incidents().iter().next_back().unwrap().text.clone();
+    assert_eq!(told, "version 2 is in force; the servers are pg1, pg9");
+
+    let to = Some("pg9".to_owned());
+    state.apply(command(Change::ConfirmPrimary { epoch: Epoch(1), timeline: 1 }));
+    let begin = Change::BeginFailover { epoch: Epoch(1), kind: FailoverKind::Switchover, to };
+    assert_eq!(state.apply(command(begin)), CHANGED);
+    let under_way = Refusal::FailoverUnderWay { from: "pg1".to_owned() };
+    assert_eq!(state.apply(apply(2, &["pg1", "pg2"])), Outcome::Refused(under_way), "its heir is needed");
+    let back = Change::RollBackConfiguration { version: 2, to: 1, servers: servers(&["pg2"]) };
+    assert_eq!(state.apply(command(back)), Outcome::Refused(refused));
+}
+
+#[test]
+fn what_nodes_say_of_an_order_counts_until_the_next_one() {
+    let mut state = created();
+    let pause = |paused| command(Change::PauseServer { server: "pg1".to_owned(), paused });
+    let quiet = |version| {
+        let (server, node) = ("pg1".to_owned(), "a".to_owned());
+        command(Change::ConfirmQuiet { server, version, node })
+    };
+    assert_eq!(state.apply(pause(true)), Outcome::Accepted(Accepted::Version(1)));
+    assert_eq!(state.apply(pause(true)), UNCHANGED);
+    assert!(state.servers()["pg1"].empties());
+    assert_eq!(state.apply(quiet(1)), CHANGED);
+    assert_eq!(state.apply(quiet(1)), UNCHANGED);
+    assert!(state.servers()["pg1"].quiet.contains("a"));
+    assert_eq!(state.apply(pause(false)), Outcome::Accepted(Accepted::Version(2)));
+    assert!(state.servers()["pg1"].quiet.is_empty() && !state.servers()["pg1"].empties());
+    let stale = Refusal::StaleVersion { expected: 1, current: 2 };
+    assert_eq!(state.apply(quiet(1)), Outcome::Refused(stale));
+    state.apply(pause(true));
+    state.apply(quiet(3));
+    state.apply(command(Change::ForgetReports { node: "a".to_owned() }));
+    assert!(state.servers()["pg1"].quiet.is_empty(), "a node that is silent says nothing");
 }
 
 #[test]
@@ -189,12 +241,14 @@ fn a_replaced_member_is_somebody_new() {
 #[test]
 fn a_configuration_goes_back_by_going_on() {
     let mut state = created();
-    let apply = |version, text: &str| command(Change::ApplyConfiguration { version, text: text.to_owned() });
+    let apply = |version, text: &str| {
+        command(Change::ApplyConfiguration { version, text: text.to_owned(), servers: None })
+    };
     assert_eq!(state.apply(apply(1, "two")), Outcome::Accepted(Accepted::Version(2)));
     assert_eq!(state.apply(apply(2, "two")), UNCHANGED);
     let stale = Refusal::StaleVersion { expected: 1, current: 2 };
     assert_eq!(state.apply(apply(1, "three")), Outcome::Refused(stale));
-    let back = Change::RollBackConfiguration { version: 2, to: 1 };
+    let back = Change::RollBackConfiguration { version: 2, to: 1, servers: None };
     assert_eq!(state.apply(command(back)), Outcome::Accepted(Accepted::Version(3)));
     let current = state.configuration().current().unwrap();
     assert_eq!((current.text.as_str(), current.back_to), ("one", Some(1)));
@@ -202,7 +256,7 @@ fn a_configuration_goes_back_by_going_on() {
         state.apply(apply(version, &version.to_string()));
     }
     assert_eq!(state.configuration().versions().count(), MAX_CONFIGURATION_VERSIONS);
-    let back = Change::RollBackConfiguration { version: 40, to: 1 };
+    let back = Change::RollBackConfiguration { version: 40, to: 1, servers: None };
     assert_eq!(state.apply(command(back)), Outcome::Refused(Refusal::NoSuchVersion { version: 1 }));
 }
 
@@ -210,7 +264,7 @@ fn a_configuration_goes_back_by_going_on() {
 fn what_is_too_much_is_refused_or_cut() {
     let mut state = created();
     let text = "x".repeat(MAX_CONFIGURATION_BYTES + 1);
-    let apply = Change::ApplyConfiguration { version: 1, text };
+    let apply = Change::ApplyConfiguration { version: 1, text, servers: None };
     assert!(matches!(state.apply(command(apply)), Outcome::Refused(Refusal::TooMuch { .. })));
     for _ in 0..MAX_INCIDENTS + 10 {
         let note = Change::NoteIncident { subject: "s".to_owned(), text: "狛".repeat(500) };
@@ -241,6 +295,7 @@ fn a_newer_format_and_a_contradiction_are_refused() {
 fn changes() -> impl Strategy<Value = Change> {
     let node = || prop::sample::select(vec!["a", "b", "c", "d"]).prop_map(str::to_owned);
     let server = || prop::sample::select(vec!["pg1", "pg2", "pg3"]).prop_map(str::to_owned);
+    let servers = move || prop::collection::vec(server(), 1..4);
     let endpoint = || prop::sample::select(vec!["main", "reads"]).prop_map(str::to_owned);
     let fenced = || prop_oneof![Just(Fenced::Primary), endpoint().prop_map(Fenced::Endpoint)];
     let epoch = || (0u64..6).prop_map(Epoch);
@@ -264,11 +319,12 @@ fn changes() -> impl Strategy<Value = Change> {
         (node(), 1u64..3, role).prop_map(|(id, incarnation, role)| {
             Change::UpdateMember { id, incarnation, address: "new:1".to_owned(), role }
         }),
-        prop::collection::vec(server(), 1..4).prop_map(|servers| Change::SetServers { servers }),
+        servers().prop_map(|servers| Change::SetServers { servers }),
         (server(), 0u64..3, administrative).prop_map(|(server, version, state)| Change::SetAdministrative {
             server,
             version,
-            state
+            state,
+            within_ms: None
         }),
         (server(), observed, prop::option::of(1u32..3)).prop_map(|(server, observed, primary_on)| {
             Change::ServerReport { server, claim: Claim { observed, primary_on, ..Claim::default() } }
@@ -301,8 +357,17 @@ fn changes() -> impl Strategy<Value = Change> {
         (endpoint(), epoch(), prop::option::of(node()))
             .prop_map(|(endpoint, epoch, owner)| Change::AssignEndpoint { endpoint, epoch, owner }),
         (endpoint(), epoch()).prop_map(|(endpoint, epoch)| Change::RemoveEndpoint { endpoint, epoch }),
-        (0u64..6, "[a-c]").prop_map(|(version, text)| Change::ApplyConfiguration { version, text }),
-        (0u64..6, 0u64..6).prop_map(|(version, to)| Change::RollBackConfiguration { version, to }),
+        (0u64..6, "[a-c]", prop::option::of(servers()))
+            .prop_map(|(version, text, servers)| Change::ApplyConfiguration { version, text, servers }),
+        (0u64..6, 0u64..6, prop::option::of(servers()))
+            .prop_map(|(version, to, servers)| Change::RollBackConfiguration { version, to, servers }),
+        server().prop_map(|server| Change::ForgetServer { server }),
+        (server(), any::<bool>()).prop_map(|(server, paused)| Change::PauseServer { server, paused }),
+        (server(), 0u64..3, node()).prop_map(|(server, orders, node)| Change::ConfirmQuiet {
+            server,
+            orders,
+            node
+        }),
         "[a-z狛]{0,9}".prop_map(|text| Change::NoteIncident { subject: "s".to_owned(), text }),
     ]
 }

@@ -50,6 +50,7 @@ fn state(at: usize, role: Role) -> ServerState {
         lag_ms: Some(0),
         observed_at_ms: 1000,
         reason: Arc::from(""),
+        admission: Default::default(),
     }
 }
 

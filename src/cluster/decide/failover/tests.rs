@@ -620,13 +620,21 @@ fn standbys_of_standbys_are_left_alone_and_missing_slots_are_made() {
     world.streams("pg3", "pg2", 1, 5000);
     assert_eq!(world.settle(), (Vec::new(), Vec::new()));
     let mut facts = world.facts(false, 1, 5000);
-    let unused = |name: &str| Slot { name: name.to_owned(), active: false, restart_lsn: None };
-    // pg8 and pg9 are servers no more, and somebody still streams by the slot of pg8.
-    let gone = [slot_name("pg1"), slot_name("pg9")];
-    facts.slots = vec![slot("pg2"), slot("pg8"), unused(&gone[0]), unused(&gone[1]), unused("archiver")];
+    let servers = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    world.apply(Change::SetServers { servers: servers(&["pg1", "pg2", "pg3", "pg7", "pg8", "pg9"]) });
+    world.apply(Change::SetServers { servers: servers(&SERVERS) });
+    let unused = |id: &str| Slot { name: slot_name(id), active: false, restart_lsn: None };
+    // pg7 to pg9 were removed, and pg8 still streams; pg4 is about to be added.
+    facts.slots = vec![slot("pg2"), unused("pg1"), slot("pg8"), unused("pg9"), unused("pg4")];
     world.see("pg1", facts);
-    let slots = What::Slots { wanted: vec![slot_name("pg3")], unwanted: gone.to_vec() };
+    let slots =
+        What::Slots { wanted: vec![slot_name("pg3")], unwanted: vec![slot_name("pg1"), slot_name("pg9")] };
     assert_eq!(did(&world.settle().1), [("pg1", &slots)]);
+    assert_eq!(
+        world.state.former_servers().iter().collect::<Vec<_>>(),
+        ["pg8", "pg9"],
+        "of pg7 nothing is left"
+    );
 }
 
 #[test]

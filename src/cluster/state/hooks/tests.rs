@@ -64,7 +64,10 @@ impl World {
     #[track_caller]
     fn order(&mut self, reason: Reason, server: &str, state: Administrative) {
         let version = self.0.servers()[server].version;
-        self.apply_as(reason, Change::SetAdministrative { server: server.to_owned(), version, state });
+        self.apply_as(
+            reason,
+            Change::SetAdministrative { server: server.to_owned(), version, state, within_ms: None },
+        );
     }
 
     fn due(&self) -> Vec<(Hook, &str, &str)> {

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 
 use super::harness::{NODES, TestCluster, Weather};
 use super::nights::nights;
-use crate::cluster::act::{Means, Wanted, lead, report};
+use crate::cluster::act::{Means, Sessions, Wanted, lead, report};
 use crate::cluster::decide::Policy;
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
@@ -181,7 +181,8 @@ impl Night {
             perform: Arc::new(|order| Box::pin(async move { Err(format!("nobody does {order:?}")) })),
         };
         tasks.spawn(lead(handle.clone(), means));
-        tasks.spawn(report(handle.clone(), self.view.subscribe(), LookNow::default(), Arc::new(|_, _| 0)));
+        let sessions = Sessions { busy: Arc::new(|_, _| 0), quiet: Arc::new(|_| true) };
+        tasks.spawn(report(handle.clone(), self.view.subscribe(), LookNow::default(), sessions));
         tasks.spawn(hold(handle, self.vpc.clone(), self.random.random()));
         self.beside.insert(name.to_owned(), tasks);
     }

@@ -1,0 +1,96 @@
+//! Orders that change which PostgreSQL servers there are: each makes a new version of the cluster's configuration.
+//!
+//! Never decides anything. Invariant: what is proposed differs from the text in force by one server and by nothing else,
+//! and was checked as any other text is.
+
+use axum::body::Bytes;
+use axum::extract::State;
+use serde::Deserialize;
+
+use super::change::{Answer, Cause, Checked, applied_as, check, read};
+use super::refused::Refused;
+use super::{AdminState, Configured};
+use crate::cluster::reason::Reason;
+use crate::cluster::state::Change;
+use crate::config::members::{self, NewServer};
+use crate::config::{self, Config, reload};
+
+#[derive(Debug, Deserialize)]
+pub struct Add {
+    server: NewServer,
+    #[serde(default)]
+    cause: Cause,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Remove {
+    id: String,
+    #[serde(default)]
+    cause: Cause,
+}
+
+pub async fn add(State(state): State<AdminState>, body: Bytes) -> Answer {
+    let Add { server, cause } = read(&body)?;
+    let id = server.id.clone();
+    edit(&state, &cause, &id, |text, now| match now.servers.iter().find(|known| known.id == id) {
+        Some(known) => Err(Refused::conflict(format!(
+            "there is a server {id} already, at {}:{}",
+            known.host, known.port
+        ))),
+        None => Ok(members::with(text, &server)),
+    })
+    .await
+}
+
+pub async fn remove(State(state): State<AdminState>, body: Bytes) -> Answer {
+    let Remove { id, cause } = read(&body)?;
+    edit(&state, &cause, &id, |text, now| {
+        if now.servers.iter().all(|server| server.id != id) {
+            let known: Vec<_> = now.servers.iter().map(|server| server.id.as_str()).collect();
+            return Err(Refused::conflict(format!(
+                "there is no server {id}; there are: {}",
+                known.join(", ")
+            )));
+        }
+        members::without(text, &id).ok_or_else(|| by_hand(&id))
+    })
+    .await
+}
+
+/// Makes `change` of the text in force, if it does what it should to the server and nothing else.
+async fn edit(
+    state: &AdminState,
+    Cause(cause): &Cause,
+    id: &str,
+    change: impl FnOnce(&str, &Config) -> Result<String, Refused>,
+) -> Answer {
+    let handle = &state.in_cluster()?.handle;
+    let configured = state.configured.borrow().clone();
+    let applied = handle.applied();
+    let current = applied.state.configuration().current();
+    let current = current.ok_or_else(|| Refused::not_now("the cluster has no configuration yet"))?;
+    let before = parse(&current.text, &configured).ok_or_else(|| {
+        Refused::conflict("this node cannot read the cluster's configuration: its log says why")
+    })?;
+    let text = change(&current.text, &before)?;
+    let Checked { servers, restart } = check(&text, &configured, &applied.state)?;
+    let changes = parse(&text, &configured).map(|after| reload::diff(&before, &after)).unwrap_or_default();
+    if !changes.iter().map(|change| change.key.as_str()).eq([format!("server.{id}").as_str()]) {
+        return Err(by_hand(id));
+    }
+    let version = current.version;
+    let change = Change::ApplyConfiguration { version, text, servers: Some(servers) };
+    let reason = Reason::ConfigurationApplied.code();
+    Ok(applied_as(handle.propose(change, cause, reason).await?, version, &restart))
+}
+
+fn parse(text: &str, configured: &Configured) -> Option<Config> {
+    config::file::parse(text, &configured.path, 1).ok().map(|(config, _)| config)
+}
+
+fn by_hand(id: &str) -> Refused {
+    Refused::conflict(format!(
+        "the configuration's text cannot be edited by itself for {id}: `komainu config show` it, edit its [[server]], and \
+         `komainu config apply` it"
+    ))
+}
