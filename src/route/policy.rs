@@ -5,7 +5,7 @@
 //! `eligible` lets it.
 
 use crate::config::{self, Consistency, PreferenceTarget};
-use crate::topology::{Epoch, Lsn, ServerIndex, ServerState, Snapshot};
+use crate::topology::{Admission, Epoch, Lsn, Role, ServerIndex, ServerState, Snapshot};
 
 pub use super::decision::{Decision, DecisionReason, Target};
 pub use super::eligible::LastRead;
@@ -273,31 +273,64 @@ impl Draw<'_> {
         })
     }
 
+    /// All that could be among them once they have what the session has seen.
+    fn likely(&self) -> impl Iterator<Item = (ServerIndex, &ServerState, u32)> {
+        self.topology.indexed().filter_map(|(index, server)| {
+            let weight = weight(self.aim, self.topology, index, server)?;
+            let may = match self.topology.primary == Some(index) {
+                true => weight > 0,
+                false => server.is_up(Role::Standby) && server.admission == Admission::Open,
+            };
+            may.then_some((index, server, weight))
+        })
+    }
+
     fn decide(&self) -> Option<Decision> {
+        let to = |server, reason| Decision { target: Target::Server(server), reason };
+        if let Some(last) = self.demands.last_read
+            && self.may_stay(last.server)
+        {
+            // It goes where its draw leads as soon as that server may, and else stays.
+            let home = self.pick(|| self.likely()).filter(|home| *home != last.server);
+            return Some(match home.filter(|home| !self.policy.prefer_least_lag && self.may_stay(*home)) {
+                Some(home) => to(home, DecisionReason::Drawn),
+                None => to(last.server, DecisionReason::Sticky),
+            });
+        }
+        let index = self.pick(|| self.candidates())?;
+        Some(match self.topology.primary == Some(index) {
+            true => Decision { target: Target::Primary, reason: DecisionReason::Drawn },
+            false => to(index, DecisionReason::Drawn),
+        })
+    }
+
+    /// Whether a standby may go on serving this session's reads.
+    fn may_stay(&self, server: ServerIndex) -> bool {
         let weighed = self.candidates().any(|(.., weight)| weight > 0);
+        self.topology.primary != Some(server)
+            && self.candidates().any(|(index, _, weight)| index == server && (weight > 0 || !weighed))
+    }
+
+    /// One of these, by weight; the same of the same for each seed.
+    fn pick<'b, I>(&self, candidates: impl Fn() -> I) -> Option<ServerIndex>
+    where
+        I: Iterator<Item = (ServerIndex, &'b ServerState, u32)>,
+    {
+        let weighed = candidates().any(|(.., weight)| weight > 0);
         // Standbys of weight 0 serve when nothing else does, alike.
         let share = |weight: u32| if weighed { u64::from(weight) } else { 1 };
-        if let Some(last) = self.demands.last_read
-            && self.candidates().any(|(index, _, weight)| {
-                index == last.server && share(weight) > 0 && self.topology.primary != Some(index)
-            })
-        {
-            return Some(Decision { target: Target::Server(last.server), reason: DecisionReason::Sticky });
-        }
-        let near =
-            self.candidates().any(|(_, server, weight)| share(weight) > 0 && self.policy.is_near(server));
-        let in_reach = move |server| !near || self.policy.is_near(server);
-        let least = self
-            .candidates()
+        let near = candidates().any(|(_, server, weight)| share(weight) > 0 && self.policy.is_near(server));
+        let in_reach = |server: &ServerState| !near || self.policy.is_near(server);
+        let least = candidates()
             .filter(|(index, server, weight)| {
-                share(*weight) > 0 && in_reach(*server) && self.topology.primary != Some(*index)
+                share(*weight) > 0 && in_reach(server) && self.topology.primary != Some(*index)
             })
             .map(|(_, server, _)| lag(server))
             .min()
             .filter(|_| self.policy.prefer_least_lag);
         let drawn = || {
-            self.candidates().filter(move |(index, server, _)| {
-                in_reach(*server)
+            candidates().filter(|(index, server, _)| {
+                in_reach(server)
                     && (self.topology.primary == Some(*index)
                         || least.is_none_or(|least| lag(server) == least))
             })
@@ -311,10 +344,7 @@ impl Draw<'_> {
             }
             None => true,
         })?;
-        Some(match self.topology.primary == Some(index) {
-            true => Decision { target: Target::Primary, reason: DecisionReason::Drawn },
-            false => Decision { target: Target::Server(index), reason: DecisionReason::Drawn },
-        })
+        Some(index)
     }
 }
 

@@ -302,6 +302,24 @@ fn monotonic_reads() {
     assert_eq!(targets(READ, view(P, 1000), &topology, &eventual), (on(&[A, B]), Why::Drawn));
 }
 
+#[test]
+fn a_session_goes_where_its_draw_leads_as_soon_as_nothing_is_missing_there() {
+    let view = |at_ms| SessionView { last_read: last_read(A, at_ms), ..session() };
+    let mut topology = topology();
+    let to = |view, topology: &Snapshot, seed| decide(READ, view, topology, &split(), seed);
+    let drawn = |seed| to(session(), &topology, seed).target;
+    let of_b = (0..100).filter(|seed| drawn(*seed) == Target::Server(B)).count();
+    assert!((20..80).contains(&of_b), "{of_b}");
+    for seed in 0..100 {
+        assert_eq!(to(view(999), &topology, seed).target, drawn(seed), "B was seen to have it");
+        assert_eq!(to(view(1050), &topology, seed).target, Target::Server(A), "nobody has looked since");
+    }
+    topology.servers[2].lsn = Lsn(99);
+    for seed in 0..100 {
+        assert_eq!(to(view(999), &topology, seed).target, Target::Server(A), "B lacks something");
+    }
+}
+
 /// Under a steady load of writes the primary is ahead in every snapshot: what counts is where it was.
 #[test]
 fn a_settled_bound_lets_a_session_leave_the_primary() {
