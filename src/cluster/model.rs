@@ -172,6 +172,17 @@ impl Observation {
     pub fn looked_at(&self) -> bool {
         self.facts.is_some() || self.failures > 0
     }
+
+    /// It has not answered since, and nothing says that it lives.
+    pub fn is_suspect(&self) -> bool {
+        self.failures > 0 && self.failure.as_ref().is_some_and(|failure| is_silence(failure.reason))
+    }
+}
+
+/// What is not the server's doing, a password that is not known here for instance, is none.
+fn is_silence(reason: Reason) -> bool {
+    use Reason::{ConnectRefused, ConnectionLost, Timeout, Unreachable};
+    matches!(reason, Timeout | Unreachable | ConnectionLost | ConnectRefused)
 }
 
 /// Which cluster the servers must belong to.
@@ -237,12 +248,9 @@ pub struct Detail {
 }
 
 impl Detail {
-    /// It has not answered since, and nothing says that it lives. What is not the server's doing, a password that is not
-    /// known here for instance, is no suspicion.
+    /// See [`Observation::is_suspect`].
     pub fn is_suspect(&self) -> bool {
-        use Reason::{ConnectRefused, ConnectionLost, Timeout, Unreachable};
-        let silent = |reason| matches!(reason, Timeout | Unreachable | ConnectionLost | ConnectRefused);
-        self.failures > 0 && self.failure.is_some_and(silent)
+        self.failures > 0 && self.failure.is_some_and(is_silence)
     }
 }
 
@@ -271,6 +279,13 @@ impl View {
         let Some(position) = self.snapshot.position(server) else { return true };
         let reason = self.details[position].reason;
         matches!(reason, Some(Reason::Draining | Reason::Detached)) && self.snapshot.primary != Some(server)
+    }
+
+    /// Whether a server is down by this node's own looks, not by what others say of it.
+    pub fn is_silent(&self, server: ServerIndex) -> bool {
+        self.snapshot.position(server).is_some_and(|position| {
+            self.snapshot.servers[position].health == Health::Down && self.details[position].is_suspect()
+        })
     }
 
     /// Servers to which no connection is kept that nobody uses.

@@ -185,6 +185,8 @@ fn judge(view: &View, index: ServerIndex, observation: &Observation, retries: u3
         }),
         // Two forks can have passed the same log position: on another timeline it proves nothing.
         Some(_) if view.timeline != 0 && facts.timeline != view.timeline => Some(Reason::OtherTimeline),
+        // It may hang. Others can be read from, so nobody waits until that is certain.
+        Some(_) if observation.is_suspect() => observation.failure.as_ref().map(|failure| failure.reason),
         Some(_) => None,
     };
     let role = match reason {

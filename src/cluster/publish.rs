@@ -56,11 +56,13 @@ async fn publish(
         for change in changes(&previous, &next) {
             log(change, &next);
         }
-        if next.snapshot != previous.snapshot {
-            snapshots.send_replace(Arc::new(next.snapshot.clone()));
-        }
+        // Whoever is woken by the snapshot finds the reasons for it.
+        let snapshot = (next.snapshot != previous.snapshot).then(|| Arc::new(next.snapshot.clone()));
         if next != *previous {
             views.send_replace(Arc::new(next));
+        }
+        if let Some(snapshot) = snapshot {
+            snapshots.send_replace(snapshot);
         }
         let lease_changes = async {
             while lease.holds() == held {

@@ -149,6 +149,11 @@ impl Gateway {
         self.view.borrow().is_withdrawn(server)
     }
 
+    /// Whether this node finds a server down itself.
+    pub fn is_silent(&self, server: ServerIndex) -> bool {
+        self.view.borrow().is_silent(server)
+    }
+
     /// Why there is no primary, for those who wait for one.
     pub fn why_no_primary(&self) -> &'static str {
         self.view.borrow().no_primary.map_or("no primary is known", |reason| reason.sentence())

@@ -5,7 +5,8 @@
 //! now and then, so that no query needs a timer. Invariant: what a session is told here it sees at its
 //! next poll, and it is woken for it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
@@ -13,7 +14,7 @@ use std::task::Waker;
 use foldhash::fast::RandomState;
 
 use super::SessionId;
-use super::glimpse::Glimpse;
+use super::glimpse::{Activity, Glimpse, WaitsFor};
 use crate::clock::coarse_ms;
 use crate::topology::{Epoch, ServerIndex};
 
@@ -190,6 +191,21 @@ impl SessionRegistry {
         }
     }
 
+    /// The servers that have kept a session waiting, for an answer or for a connection, and when the last of those began
+    /// to wait. Only those that began in the time named.
+    pub fn kept_waiting(&self, began_ms: Range<u64>) -> BTreeMap<u16, u64> {
+        let mut servers = BTreeMap::new();
+        for handle in self.sessions().values() {
+            let (glimpse, since_ms) = handle.glimpse();
+            let waits = matches!(glimpse.activity, Activity::Active | Activity::Waits(WaitsFor::Connection));
+            if let Some(server) = glimpse.server.filter(|_| waits && began_ms.contains(&since_ms)) {
+                let last = servers.entry(server.0).or_insert(since_ms);
+                *last = since_ms.max(*last);
+            }
+        }
+        servers
+    }
+
     pub fn tell_all(&self, order: Order) {
         self.sessions().values().for_each(|handle| handle.tell(order));
     }
@@ -219,6 +235,27 @@ mod tests {
         assert_eq!((busy(0, 3), busy(1, 3), busy(0, 2)), (1, 1, 0));
         a.rests();
         assert_eq!((busy(0, 3), busy(1, 3)), (0, 1));
+    }
+
+    #[test]
+    fn servers_that_keep_sessions_waiting_are_named_once() {
+        use crate::session::pins::Pins;
+        let registry = SessionRegistry::default();
+        let all = [
+            (Activity::Active, 1, 10),
+            (Activity::Waits(WaitsFor::Connection), 1, 14),
+            (Activity::Active, 2, 20),
+            (Activity::Idle, 3, 12),
+            (Activity::IdleInTransaction, 4, 12),
+        ];
+        for (activity, server, since_ms) in all {
+            let (_, handle) = registry.register();
+            handle.show(Glimpse { activity, server: Some(ServerIndex(server)), pins: Pins::default() });
+            handle.glimpse_since_ms.store(since_ms, Ordering::Relaxed);
+        }
+        assert_eq!(registry.kept_waiting(10..20), [(1, 14)].into());
+        assert_eq!(registry.kept_waiting(20..30), [(2, 20)].into());
+        assert_eq!(registry.kept_waiting(30..40), BTreeMap::new());
     }
 
     #[test]

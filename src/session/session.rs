@@ -422,16 +422,17 @@ impl Session {
         })
     }
 
-    /// Whether what a standby still owes is not waited for any longer: its time is up by order, or it hangs, or is cut off,
-    /// and nothing of its answer was passed on, so that another can be asked.
+    /// Whether what a standby still owes is not waited for any longer: its time is up by order, or it hangs, or is cut off.
+    /// If nothing of its answer was passed on, another is asked, and soon; for what can only end with an error it must be
+    /// certain.
     fn is_given_up(&self, lease: &Lease) -> bool {
         let server = lease.conn.server;
         let state = self.topology.server(server);
         lease.is_standby
             && (state.is_some_and(|state| state.admission == Admission::Closed)
-                || !lease.retained.is_empty()
-                    && !state.is_some_and(|state| state.is_up(Role::Standby))
-                    && !self.gateway.is_withdrawn(server))
+                || !state.is_some_and(|state| state.is_up(Role::Standby))
+                    && !self.gateway.is_withdrawn(server)
+                    && (!lease.retained.is_empty() || self.gateway.is_silent(server)))
     }
 
     pub(super) fn is_idle(&self) -> bool {

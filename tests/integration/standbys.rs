@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use komainu::sandbox::StopMode;
 use postgres_protocol::message::frontend;
+use rustix::process::Signal;
+use serde_json::Value;
 
 use super::routing::{bind_execute, parse, put_bind, route, run, standbys_read, sync, values, went_to};
 use super::support::*;
@@ -108,6 +110,52 @@ fn losing_a_standby_shows_readers_no_error() {
         assert!(!bench.stderr.contains("aborted"), "{}", bench.stderr);
         assert!(bench.output().contains("number of failed transactions: 0 "));
     });
+}
+
+#[test]
+fn a_read_on_a_standby_that_hangs_is_asked_elsewhere_long_before_that_is_down() {
+    let cluster = Cluster::start(1);
+    let database = cluster.database();
+    // It is never found down, and nobody looks at it but for those who wait.
+    let komainu = Komainu::builder(&cluster)
+        .config(&standbys_read(&cluster))
+        .config("[split]\nconsistency = \"eventual\"\nmax_lag_ms = 0\n[pool]\nconnect_timeout_ms = 600000\nacquire_timeout_ms = 600000\n")
+        .config("[health]\nperiod_ms = 600000\nconnect_timeout_ms = 600000\nretries = 1000\n")
+        .start();
+    let (mut wire, mut other) = (komainu.login(&database), komainu.login(&database));
+    reads_go_to(&mut wire, &["pg2"]);
+    cluster.standby(0).freeze();
+    for wire in [&mut wire, &mut other] {
+        wire.encode(|buffer| frontend::query("SELECT 42", buffer));
+    }
+    for wire in [&mut wire, &mut other] {
+        assert_eq!(values(&wire.until('Z')), ["42"]);
+        assert_eq!(route(wire).0, "pg1");
+    }
+    let status: Value = serde_json::from_str(&komainu.admin("/status").unwrap().body).unwrap();
+    let standby = &status["servers"][1];
+    assert_eq!((&standby["health"], &standby["role"]), (&"up".into(), &"unknown".into()), "{standby}");
+    assert!(standby["reason"].as_str().unwrap().contains("timeout"), "{standby}");
+    cluster.standby(0).thaw();
+    komainu.signal(Signal::HUP);
+    reads_go_to(&mut other, &["pg2"]);
+}
+
+#[test]
+fn a_transaction_on_a_standby_that_hangs_ends_with_an_error_when_that_is_down() {
+    let cluster = Cluster::start(1);
+    let database = cluster.database();
+    let komainu = start(&cluster, "[split]\nmax_lag_ms = 0\n[health]\nconnect_timeout_ms = 500\n");
+    let mut wire = komainu.login(&database);
+    reads_go_to(&mut wire, &["pg2"]);
+    run(&mut wire, "BEGIN READ ONLY");
+    assert_eq!(wire.query_value("SELECT current_setting('in_hot_standby')"), "on");
+    cluster.standby(0).freeze();
+    assert_eq!(error(&wire.query("SELECT 42")).as_deref(), Some("08006"));
+    assert_eq!(error(&wire.query("SELECT 42")).as_deref(), Some("25P02"));
+    run(&mut wire, "ROLLBACK");
+    assert_eq!(wire.query_value("SELECT 42"), "42");
+    cluster.standby(0).thaw();
 }
 
 fn cluster_url(cluster: &Cluster, database: &str) -> String {

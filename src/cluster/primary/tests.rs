@@ -335,6 +335,18 @@ fn a_standbys_sync_state_is_the_row_of_its_name_if_there_is_just_one() {
 }
 
 #[test]
+fn a_standby_that_does_not_answer_is_not_read_from_before_it_is_down() {
+    let mut cluster = Cluster::with([primary(1, 100), standby(1, 100)]);
+    cluster.fails(1);
+    assert_eq!(cluster.server(1), unused(Reason::Timeout));
+    cluster.says(1, standby(1, 100));
+    assert_eq!(cluster.server(1), UP_STANDBY);
+    // Nothing that komainu lacks makes it one that hangs.
+    cluster.look(1, Err(failure(Reason::CredentialMissing)));
+    assert_eq!(cluster.server(1), UP_STANDBY);
+}
+
+#[test]
 fn each_change_is_told_once() {
     use crate::cluster::change::{Change, changes};
     let mut cluster = Cluster::with([primary(1, 100), standby(1, 100)]);
