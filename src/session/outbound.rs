@@ -156,6 +156,8 @@ impl Session {
             Verdict::Forward if found.tag == b'N' && complete && is_crash(body) => Verdict::Swallow,
             // The server goes, the client may stay: what that means for it is said when the end has come.
             Verdict::Forward if found.tag == b'E' && complete && is_shutdown(body) => Verdict::Swallow,
+            // So does a server whose disk fails a commit, which may be there after its recovery or not.
+            Verdict::Forward if found.tag == b'E' && complete && fields::is_panic(body) => Verdict::Swallow,
             other => other,
         };
         match (found.tag, verdict) {

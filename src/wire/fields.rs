@@ -31,8 +31,16 @@ pub fn sqlstate(body: &[u8]) -> SqlState {
 
 /// Whether the message says that the server ends the connection.
 pub fn is_fatal(body: &[u8]) -> bool {
-    let severity = field(body, b'V').or_else(|| field(body, b'S'));
-    matches!(severity, Some(b"FATAL" | b"PANIC"))
+    matches!(severity(body), Some(b"FATAL" | b"PANIC"))
+}
+
+/// Whether it says that the whole server ends.
+pub fn is_panic(body: &[u8]) -> bool {
+    severity(body) == Some(b"PANIC")
+}
+
+fn severity(body: &[u8]) -> Option<&[u8]> {
+    field(body, b'V').or_else(|| field(body, b'S'))
 }
 
 #[cfg(test)]
@@ -49,5 +57,6 @@ mod tests {
         assert!(is_fatal(b"SFATAL\0\0"));
         assert!(is_fatal(b"SFATAL uebersetzt\0VFATAL\0\0"));
         assert!(!is_fatal(b"SERROR\0\0"));
+        assert!(is_panic(b"SPANIK\0VPANIC\0\0") && !is_panic(b"SFATAL\0\0"));
     }
 }
