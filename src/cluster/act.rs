@@ -3,6 +3,7 @@
 //! Owns no state: everything it does to the cluster is a command of the log, and a command that came too late is refused
 //! there. Invariant: only a node that leads decides and acts on servers, from the state it has applied.
 
+mod disk;
 mod lead;
 mod perform;
 mod report;
@@ -14,9 +15,10 @@ use crate::consensus::lease::LeaseSettings;
 
 use super::decide::Policy;
 
+pub use disk::{Write, Writing};
 pub use lead::{Means, lead};
 pub use perform::{Done, Order, Perform, Performing};
-pub use report::{Sessions, report};
+pub use report::{Eyes, Sessions, report};
 
 /// What the configuration in force asks of the leader.
 #[derive(Debug, Clone, PartialEq)]

@@ -87,6 +87,7 @@ impl Policy {
             crash_recovery_grace_ms: 30_000,
             promote_timeout_ms: 10_000,
             silence_ms: 2_000,
+            write_timeout_ms: 10_000,
         };
         Policy { failover, servers: Vec::new() }
     }

@@ -22,6 +22,8 @@ pub struct Facts {
     pub timeline: u32,
     /// Primary: inserted so far. Standby: replayed so far.
     pub lsn: Lsn,
+    /// Primary: on its disk so far.
+    pub flushed_lsn: Option<Lsn>,
     /// Standby: received and flushed so far.
     pub received_lsn: Option<Lsn>,
     /// Standby: age of what it has replayed.

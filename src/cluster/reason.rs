@@ -67,6 +67,9 @@ reasons! {
     SynchronousSet "synchronous_set" "the set of standbys that acknowledge commits follows the servers that are there";
     Held "held" "a switchover, or a restart of the primary, is under way: transactions wait for it";
     PrimaryLost "primary_lost" "most nodes get no answer from the primary, and no standby hears from it";
+    DiskHangs "disk_hangs" "the primary answers, but what is written to it does not reach its disk";
+    DiskFull "disk_full" "the primary answers, but there is no room on its disk for what is written";
+    DiskFails "disk_fails" "the primary answers, but its disk fails what is written";
     FailoverOrdered "failover_ordered" "an operator ordered the failover";
     SwitchoverOrdered "switchover_ordered" "an operator ordered the switchover";
     LacksLeast "lacks_least" "of the standbys that may be promoted, this one has received most";

@@ -38,7 +38,7 @@ pub use member::{MAX_MEMBERS, MAX_VOTERS, Member, MemberRole, Members};
 pub use outcome::{Accepted, Outcome, Refusal};
 pub use ownership::{Endpoint, Fence, Fenced, MAX_ENDPOINTS, Primary, Stage};
 pub use restart::{Restart, RestartEnd, RestartStage, RestartStep, ToRestart};
-pub use server::{Administrative, Claim, MAX_SERVERS, Observed, Report, Server, Servers};
+pub use server::{Administrative, Claim, Disk, MAX_SERVERS, Observed, Report, Server, Servers};
 
 use failover::Failovers;
 use incidents::Entry;

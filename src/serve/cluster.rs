@@ -20,7 +20,7 @@ use super::perform::{self, performing};
 use super::rejoining::{self, Jobs};
 use crate::agent::Agents;
 use crate::clock;
-use crate::cluster::act::{self, Means, Wanted};
+use crate::cluster::act::{self, Eyes, Means, Wanted};
 use crate::cluster::decide::Policy;
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
@@ -186,10 +186,13 @@ impl Cluster {
         if let Some(agents) = agents.clone() {
             handle.runtime().spawn(rejoining::look(handle.clone(), wants.clone(), agents, jobs));
         }
+        let write = perform::writing(operator.clone(), wants.clone());
+        let sessions = sessions_here(&gateway);
+        let eyes = Eyes { local: local.clone(), look: look.clone(), wanted: wants.clone(), write, sessions };
         let perform = performing(perform::Means { operator, agents });
-        let means = Means { wanted: wants, local: local.clone(), look: look.clone(), perform };
+        let means = Means { wanted: wants, local, look, perform };
         handle.runtime().spawn(act::lead(handle.clone(), means));
-        handle.runtime().spawn(act::report(handle.clone(), local, look, sessions_here(&gateway)));
+        handle.runtime().spawn(act::report(handle.clone(), eyes));
         let (in_force, configs) = watch::channel(config.clone());
         // Only voters own endpoints.
         let endpoints = match me.role {

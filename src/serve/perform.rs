@@ -11,10 +11,10 @@ use tokio::sync::watch;
 use crate::agent::wire::{Refusal, Rejoin, Source, StopMode, Stopped};
 use crate::agent::{Agents, Beside, Within};
 use crate::clock;
-use crate::cluster::act::{Done, Order, Perform};
+use crate::cluster::act::{Done, Order, Perform, Wanted, Write};
 use crate::cluster::decide::OPERATIONS_END_MS;
 use crate::cluster::decide::action::{Action, What};
-use crate::cluster::operate::{Followed, Operation, Operator};
+use crate::cluster::operate::{Followed, Operation, Operator, Written};
 use crate::config;
 
 /// Less than any leader goes on without its quorum.
@@ -39,6 +39,25 @@ pub fn performing(means: Means) -> Perform {
     Arc::new(move |order| {
         let means = means.clone();
         Box::pin(async move { means.perform(order).await })
+    })
+}
+
+/// How a node tries a write on the primary.
+pub fn writing(operator: watch::Receiver<Arc<Operator>>, wanted: watch::Receiver<Arc<Wanted>>) -> Write {
+    Arc::new(move |server, within_ms| {
+        let operator = operator.borrow().clone();
+        let found = wanted.borrow().policy.server(server).cloned();
+        Box::pin(async move {
+            let server = found?;
+            match operator.write(&server, within_ms).await {
+                Written::Yes => None,
+                Written::No(disk) => Some(disk),
+                Written::Unknown(error) => {
+                    tracing::debug!(server = server.id, %error, "a write could not be tried");
+                    None
+                }
+            }
+        })
     })
 }
 

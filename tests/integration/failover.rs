@@ -4,7 +4,7 @@ mod candidates;
 mod returning;
 mod sessions;
 mod steps;
-mod writing;
+pub mod writing;
 
 use std::thread;
 use std::time::Duration;

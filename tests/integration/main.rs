@@ -17,6 +17,7 @@ mod commands;
 mod consistency;
 mod differential;
 mod discard_state;
+mod disks;
 mod documentation;
 mod drill;
 mod failover;

@@ -1,7 +1,7 @@
 //! Several `komainu serve` processes that are one cluster, with certificates of their own and an endpoint.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -36,10 +36,10 @@ pub struct NodesBuilder {
 }
 
 /// A file system in memory; needs root.
-struct Mount(PathBuf);
+pub struct Mount(PathBuf);
 
 impl Mount {
-    fn new(path: PathBuf, megabytes: u32) -> Self {
+    pub fn new(path: PathBuf, megabytes: u32) -> Self {
         fs::create_dir(&path).unwrap();
         let size = format!("size={megabytes}m");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&path).status();
@@ -48,6 +48,10 @@ impl Mount {
             "tmpfs cannot be mounted: this test needs root"
         );
         Mount(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 

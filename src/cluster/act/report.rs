@@ -9,12 +9,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::Wanted;
+use super::disk::{DiskWatch, Write};
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{
-    Change, Claim, ClusterState, Fenced, MemberRole, Observed, RestartStage, RestartStep, Stage,
+    Change, Claim, ClusterState, Disk, Fenced, MemberRole, Observed, RestartStage, RestartStep, Stage,
 };
+use crate::config::FailoverMode;
 use crate::consensus::node::ClusterHandle;
 use crate::topology::{Epoch, Health, Role, ServerIndex};
 
@@ -33,14 +36,20 @@ pub struct Sessions {
     pub quiet: Arc<dyn Fn(ServerIndex) -> bool + Send + Sync>,
 }
 
+/// What it takes to find out.
+pub struct Eyes {
+    pub local: watch::Receiver<Arc<View>>,
+    pub look: LookNow,
+    pub wanted: watch::Receiver<Arc<Wanted>>,
+    pub write: Write,
+    pub sessions: Sessions,
+}
+
 /// Tells the leader how this node finds each server, when that changes. Of voters only: a proxy's view decides nothing.
 /// When another one finds a server failing, this one looks as well, so that a majority is found soon.
-pub async fn report(
-    handle: ClusterHandle,
-    mut local: watch::Receiver<Arc<View>>,
-    look: LookNow,
-    sessions: Sessions,
-) {
+pub async fn report(handle: ClusterHandle, eyes: Eyes) {
+    let Eyes { mut local, look, wanted, write, sessions } = eyes;
+    let mut disk = DiskWatch::new(write);
     let mut applied = handle.watch();
     let mut heeded = Heeded::new();
     let mut changing = false;
@@ -49,6 +58,7 @@ pub async fn report(
         tokio::select! {
             changed = applied.changed() => if changed.is_err() { return },
             changed = local.changed() => if changed.is_err() { return },
+            () = disk.tried(|| handle.now_ms()) => {}
             // What could not be told without a leader is told later.
             () = tokio::time::sleep(if changing { REPORT_SOON } else { REPORT_EVERY }) => {}
         }
@@ -72,19 +82,28 @@ pub async fn report(
         if member.role != MemberRole::Voter || !handle.lease().holds() {
             continue;
         }
+        let failing = disk.look(&view, state, write_timeout_ms(&wanted.borrow()), handle.now_ms());
         for (index, server) in view.snapshot.servers.iter().enumerate() {
             let Some(known) = state.servers().get(&*server.id) else { continue };
-            let claim = claim(&view, index);
+            let disk = failing.filter(|(id, _)| *id == &*server.id).map(|(_, disk)| disk);
+            let claim = Claim { disk, ..claim(&view, index) };
             if known.reports.get(me).is_some_and(|report| report.claim == claim) {
                 continue;
             }
-            let reason = view.details[index].reason.map_or(Reason::ServerObserved, |reason| reason);
+            let reason = disk.map(Disk::reason).or(view.details[index].reason);
+            let reason = reason.unwrap_or(Reason::ServerObserved);
             let change = Change::ServerReport { server: server.id.to_string(), claim };
             if let Err(error) = handle.propose(change, "observation", reason.code()).await {
                 tracing::debug!(%error, server = &*server.id, "the leader was not told of a server");
             }
         }
     }
+}
+
+/// Only primaries of komainu's own making are replaced for their disks.
+fn write_timeout_ms(wanted: &Wanted) -> u64 {
+    let failover = &wanted.policy.failover;
+    if failover.mode == FailoverMode::Off { 0 } else { failover.write_timeout_ms }
 }
 
 /// The server that was named, as long as this node has not seen that it is a primary.
@@ -202,7 +221,7 @@ fn claim(view: &View, index: usize) -> Claim {
         matches!(detail.reason, Some(Reason::WrongSystemIdentifier | Reason::SystemIdentifiersDiffer));
     let says = server.health == Health::Up && detail.says == Role::Primary && !foreign;
     let primary_on = says.then_some(server.timeline);
-    Claim { observed, primary_on, suspect: detail.is_suspect(), starting_up }
+    Claim { observed, primary_on, suspect: detail.is_suspect(), starting_up, disk: None }
 }
 
 #[cfg(test)]
@@ -257,7 +276,7 @@ mod tests {
             (&[ConnectRefused, StartingUp], Observed::Unknown, false, true),
             (&[AuthenticationFailed], Observed::Unknown, false, false),
         ] {
-            let expected = Claim { observed, primary_on: None, suspect, starting_up };
+            let expected = Claim { observed, suspect, starting_up, ..Claim::default() };
             assert_eq!(claim(&after(reasons), 0), expected, "{reasons:?}");
         }
         assert_eq!(after(&[Timeout, Timeout]).details[0].failing_since_ms, Some(1000));

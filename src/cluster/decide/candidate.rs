@@ -82,10 +82,18 @@ pub(super) fn choose(
         }
     }
     let limit = situation.policy.failover.max_lag_bytes;
-    let lacks = situation.view.primary_lsn.0.saturating_sub(best.position().0);
+    let lacks = last_seen(situation).0.saturating_sub(best.position().0);
     let accepted = log_shipping::is_shipped(situation, best.id);
     if kind == FailoverKind::Automatic && limit > 0 && lacks > limit && !accepted {
         return Err(Reason::CandidateLags);
     }
     Ok(best.id.to_owned())
+}
+
+/// How far the primary's log was on its disk: no commit counts before it is there, and standbys are sent no more.
+fn last_seen(situation: &Situation<'_>) -> Lsn {
+    let primary = situation.state.primary().server.as_deref().and_then(|id| situation.view.find(id));
+    let facts = primary.and_then(|(_, detail)| detail.facts.as_deref());
+    let flushed = facts.filter(|facts| !facts.in_recovery).and_then(|facts| facts.flushed_lsn);
+    flushed.unwrap_or(situation.view.primary_lsn).min(situation.view.primary_lsn)
 }

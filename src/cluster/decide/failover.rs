@@ -47,15 +47,14 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
 /// Nothing is under way: is the primary still there?
 fn watch(situation: &Situation<'_>, primary: &str) -> Plan {
     let loss = loss::of_primary(situation, primary);
-    let reason = match loss {
-        Loss::Lives => return stand_still(situation, None),
-        Loss::Doubt(_) if in_doubt_for_ms(situation, primary) < DOUBT_MS => return Plan::default(),
-        Loss::Doubt(reason) => return stand_still(situation, Some(reason)),
-        Loss::Lost => obstacle(situation),
-    };
-    match reason {
-        Some(reason) => stand_still(situation, Some(reason)),
-        None => begin(situation),
+    match loss {
+        Loss::Lives => stand_still(situation, None),
+        Loss::Doubt(_) if in_doubt_for_ms(situation, primary) < DOUBT_MS => Plan::default(),
+        Loss::Doubt(reason) => stand_still(situation, Some(reason)),
+        Loss::Lost(why) => match obstacle(situation) {
+            Some(reason) => stand_still(situation, Some(reason)),
+            None => begin(situation, why),
+        },
     }
 }
 
@@ -91,10 +90,10 @@ fn obstacle(situation: &Situation<'_>) -> Option<Reason> {
     }
 }
 
-fn begin(situation: &Situation<'_>) -> Plan {
+fn begin(situation: &Situation<'_>, why: Reason) -> Plan {
     let epoch = situation.state.primary().epoch;
     let change = Change::BeginFailover { epoch, kind: FailoverKind::Automatic, to: None };
-    Plan::step(Step::new(change, Reason::PrimaryLost))
+    Plan::step(Step::new(change, why))
 }
 
 /// Says so in the log when it is another reason than before.
@@ -129,9 +128,9 @@ fn under_way(situation: &Situation<'_>, failover: &Failover) -> Plan {
 
 /// A switchover lets transactions run out, on every node that lives.
 fn hold(situation: &Situation<'_>, failover: &Failover) -> Plan {
-    if loss::of_primary(situation, &failover.from) == Loss::Lost {
+    if let Loss::Lost(why) = loss::of_primary(situation, &failover.from) {
         return match candidate::choose(situation, FailoverKind::Automatic, None) {
-            Ok(_) => begin(situation),
+            Ok(_) => begin(situation, why),
             Err(_) => abandon(failover.epoch),
         };
     }
@@ -178,7 +177,9 @@ fn stop_primary(situation: &Situation<'_>, failover: &Failover) -> Plan {
     match candidate::choose(situation, failover.kind, failover.to.as_deref()) {
         Ok(chosen) if has_all(&chosen) => name_one(situation, chosen),
         // It was to be that one, or nothing more arrives: now it is whoever has most.
-        _ if situation.memory.phase_for_ms(situation.now_ms) >= STOP_MS => begin(situation),
+        _ if situation.memory.phase_for_ms(situation.now_ms) >= STOP_MS => {
+            begin(situation, Reason::PrimaryLost)
+        }
         _ => Plan::default(),
     }
 }

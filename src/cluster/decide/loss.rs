@@ -1,7 +1,7 @@
 //! Whether the primary is lost.
 //!
 //! Pure. A majority of the voters must get no answer, the leader among them, and no standby may still hear from the
-//! primary. What a refusal proves at once, silence proves only together with the standbys' own silence. Invariant: in
+//! primary; or a majority must find, the leader among them, that what they write there does not reach its disk. What a refusal proves at once, silence proves only together with the standbys' own silence. Invariant: in
 //! doubt it is not lost, and the reason for the doubt is named.
 
 use super::Situation;
@@ -19,7 +19,7 @@ pub(super) enum Loss {
     Lives,
     /// Something is wrong, and it is not certain enough, or it is waited for.
     Doubt(Reason),
-    Lost,
+    Lost(Reason),
 }
 
 pub(super) fn of_primary(situation: &Situation<'_>, id: &str) -> Loss {
@@ -27,13 +27,19 @@ pub(super) fn of_primary(situation: &Situation<'_>, id: &str) -> Loss {
     let most = |says: &dyn Fn(&Claim) -> bool| most(situation, server, says);
     let silent = |claim: &Claim| claim.suspect || claim.observed == Observed::Down;
     let is_down = most(&|claim| claim.observed == Observed::Down);
+    // The standbys still hear from one that cannot write. A node that can is right, whatever others find.
+    let cannot_write = most(&|claim| claim.disk.is_some());
+    let by_leader = server.reports.get(situation.me).and_then(|report| report.claim.disk);
+    if let Some(disk) = by_leader.filter(|_| cannot_write) {
+        return Loss::Lost(disk.reason());
+    }
     if most(&|claim| claim.observed == Observed::Up && !claim.suspect) {
         return Loss::Lives;
     }
     if let Some(starting_for_ms) = situation.memory.starting_up_for_ms(situation.now_ms) {
         let grace_ms = situation.policy.failover.crash_recovery_grace_ms;
         return match starting_for_ms >= grace_ms && most(&|claim| silent(claim) || claim.starting_up) {
-            true => Loss::Lost,
+            true => Loss::Lost(Reason::PrimaryLost),
             false => Loss::Doubt(Reason::CrashRecovery),
         };
     }
@@ -48,7 +54,7 @@ pub(super) fn of_primary(situation: &Situation<'_>, id: &str) -> Loss {
     let mut evidence = evidence(situation, id, since_ms);
     match evidence.any(|heard| heard == Heard::Lately) {
         true => Loss::Doubt(Reason::StandbysStillHear),
-        false if is_down || was_heard(detail) => Loss::Lost,
+        false if is_down || was_heard(detail) => Loss::Lost(Reason::PrimaryLost),
         // Some looks were late, and nobody else knows anything: it goes on, or becomes down.
         false => Loss::Lives,
     }

@@ -277,6 +277,7 @@ mod tests {
             Some("off"),
             None,
             Some("1700000000000"),
+            None,
         ])
     }
 
@@ -305,6 +306,7 @@ mod tests {
             Some("off"),
             None,
             Some("1700000000000"),
+            None,
         ])
     }
 

@@ -7,12 +7,12 @@ use crate::cluster::conninfo::Conninfo;
 use crate::cluster::model::{Archive, Facts, Receiver, Sender, Slot};
 use crate::topology::Lsn;
 
-/// One row of 24 columns.
+/// One row of 25 columns.
 ///
 /// - The timeline of a primary is the one it inserts into, which the name of its WAL file tells: the
 ///   control file may still have the old one until the checkpoint after a promotion.
 /// - The timeline of a standby is the highest it has proof of; its control file alone lags behind.
-/// - `pg_current_wal_insert_lsn` and `pg_walfile_name` fail in recovery, hence the CASEs.
+/// - `pg_current_wal_insert_lsn` and the like fail in recovery, hence the CASEs.
 /// - A standby that has replayed all it received is not behind, however long nothing was written; a
 ///   transaction's age says something only when there is more to replay, or nobody to receive from.
 /// - Passwords in `primary_conninfo` stay on the server. Before PostgreSQL 12 it is no setting, and who has no
@@ -63,7 +63,8 @@ SELECT s.recovering,
                        pg_catalog.floor(1000 * GREATEST(0, pg_catalog.date_part('epoch',
                            pg_catalog.clock_timestamp() - a.last_archived_time)))::pg_catalog.int8::text,
                        COALESCE(a.last_failed_time > COALESCE(a.last_archived_time, '-infinity'), false)::text))
-              FROM pg_catalog.pg_stat_archiver a) END
+              FROM pg_catalog.pg_stat_archiver a) END,
+       CASE WHEN NOT s.recovering THEN pg_catalog.pg_current_wal_flush_lsn() END
   FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering,
                pg_catalog.pg_last_wal_receive_lsn() AS received,
                pg_catalog.pg_last_wal_replay_lsn() AS replayed
@@ -115,6 +116,7 @@ pub fn answer<'a>(
         in_recovery,
         timeline,
         lsn,
+        flushed_lsn: optional::<Lsn>(&text, 24)?.filter(|_| !in_recovery),
         received_lsn: optional::<Lsn>(&text, 7)?.filter(|_| in_recovery),
         replay_lag_ms: optional::<u64>(&text, 8)?.filter(|_| in_recovery),
         system_identifier: required(&text, 2)?,
@@ -211,7 +213,7 @@ mod tests {
     use super::*;
     use crate::cluster::conninfo::Upstream;
 
-    type Row = [Option<&'static str>; 24];
+    type Row = [Option<&'static str>; 25];
 
     const PRIMARY: Row = [
         Some("f"),
@@ -240,6 +242,7 @@ mod tests {
         None,
         Some("1700000000000"),
         Some(r#"[["0000000A0000000000000002", "900", "true"]]"#),
+        Some("0/3000140"),
     ];
     const STANDBY: Row = [
         Some("t"),
@@ -266,6 +269,7 @@ mod tests {
         Some("2"),
         Some("1700000000500"),
         None,
+        None,
     ];
 
     fn read(row: Row) -> Result<Facts, AnswerError> {
@@ -288,6 +292,7 @@ mod tests {
             in_recovery: false,
             timeline: 10,
             lsn: Lsn(0x300_0148),
+            flushed_lsn: Some(Lsn(0x300_0140)),
             received_lsn: None,
             replay_lag_ms: None,
             system_identifier: 7573209450985230341,
@@ -322,6 +327,7 @@ mod tests {
             in_recovery: true,
             timeline: 2,
             lsn: Lsn(0x300_0000),
+            flushed_lsn: None,
             received_lsn: Some(Lsn(0x300_0148)),
             replay_lag_ms: Some(1500),
             system_identifier: 7573209450985230341,
@@ -357,7 +363,7 @@ mod tests {
                 assert_eq!(read(without(row, column)), Err(AnswerError(column)));
             }
             let words = [9, 10, 15, 16, 17, 19, 20];
-            for column in (0..24).filter(|&column| row[column].is_some() && !words.contains(&column)) {
+            for column in (0..25).filter(|&column| row[column].is_some() && !words.contains(&column)) {
                 let mut wrong = row;
                 wrong[column] = Some("x");
                 let used =

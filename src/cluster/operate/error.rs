@@ -36,6 +36,8 @@ pub enum Fault {
     Late,
     #[error("the server is no standby")]
     NoStandby,
+    #[error("the server is no primary")]
+    NoPrimary,
     #[error("PostgreSQL {needs} or later is needed, and the server is {has}")]
     TooOld { needs: u32, has: u32 },
     #[error("the server did not take it: {0} stays as it was; is it set on the server's command line?")]

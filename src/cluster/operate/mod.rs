@@ -9,6 +9,7 @@ mod error;
 pub mod privilege;
 pub mod repoint;
 pub mod slots;
+mod write;
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use conversation::Conversation;
 pub use error::{Fault, OperateError};
 use privilege::Privilege;
 pub use repoint::Followed;
+pub use write::Written;
 
 /// `pg_promote()` is there from here on.
 const PROMOTES: u32 = 120_000;

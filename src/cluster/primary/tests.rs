@@ -37,6 +37,7 @@ fn facts(in_recovery: bool, timeline: u32, lsn: u64) -> Facts {
         in_recovery,
         timeline,
         lsn: Lsn(lsn),
+        flushed_lsn: None,
         received_lsn: None,
         replay_lag_ms: in_recovery.then_some(7),
         system_identifier: 1,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::reason::Reason;
 
 use super::incidents::Entry;
-use super::{Accepted, Members, Refusal};
+use super::{Accepted, Members, Reason, Refusal};
 
 pub const MAX_SERVERS: usize = 128;
 
@@ -38,6 +38,25 @@ pub enum Observed {
     Down,
 }
 
+/// What a server's disk does to what is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Disk {
+    Hangs,
+    Full,
+    Fails,
+}
+
+impl Disk {
+    pub fn reason(self) -> Reason {
+        match self {
+            Disk::Hangs => Reason::DiskHangs,
+            Disk::Full => Reason::DiskFull,
+            Disk::Fails => Reason::DiskFails,
+        }
+    }
+}
+
 /// What one node found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Claim {
@@ -51,6 +70,9 @@ pub struct Claim {
     /// It says that it is starting up, recovering or shutting down: it lives, and is of no use now.
     #[serde(default)]
     pub starting_up: bool,
+    /// A primary that answers: what is written there does not reach its disk.
+    #[serde(default)]
+    pub disk: Option<Disk>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,3 +1,5 @@
+mod disk;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -114,6 +116,7 @@ impl World {
             in_recovery,
             timeline,
             lsn: Lsn(lsn),
+            flushed_lsn: None,
             received_lsn: in_recovery.then_some(Lsn(lsn)),
             replay_lag_ms: None,
             system_identifier: 77,

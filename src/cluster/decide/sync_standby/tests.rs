@@ -17,6 +17,7 @@ fn primary(setting: &str, asked_at_ms: u64, lsn: u64, senders: Vec<Sender>) -> F
         in_recovery: false,
         timeline: 1,
         lsn: Lsn(lsn),
+        flushed_lsn: None,
         received_lsn: None,
         replay_lag_ms: None,
         system_identifier: 1,

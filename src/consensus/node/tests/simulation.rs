@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 
 use super::harness::{NODES, TestCluster, Weather};
 use super::nights::nights;
-use crate::cluster::act::{Means, Sessions, Wanted, lead, report};
+use crate::cluster::act::{Eyes, Means, Sessions, Wanted, lead, report};
 use crate::cluster::decide::Policy;
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
@@ -174,15 +174,22 @@ impl Night {
             configuration: String::new(),
         };
         let mut tasks = JoinSet::new();
+        let wanted = watch::channel(Arc::new(wanted)).1;
+        let eyes = Eyes {
+            local: self.view.subscribe(),
+            look: LookNow::default(),
+            wanted: wanted.clone(),
+            write: Arc::new(|_, _| Box::pin(async { None })),
+            sessions: Sessions { busy: Arc::new(|_, _| 0), quiet: Arc::new(|_| true) },
+        };
         let means = Means {
-            wanted: watch::channel(Arc::new(wanted)).1,
+            wanted,
             local: self.view.subscribe(),
             look: LookNow::default(),
             perform: Arc::new(|order| Box::pin(async move { Err(format!("nobody does {order:?}")) })),
         };
         tasks.spawn(lead(handle.clone(), means));
-        let sessions = Sessions { busy: Arc::new(|_, _| 0), quiet: Arc::new(|_| true) };
-        tasks.spawn(report(handle.clone(), self.view.subscribe(), LookNow::default(), sessions));
+        tasks.spawn(report(handle.clone(), eyes));
         tasks.spawn(hold(handle, self.vpc.clone(), self.random.random()));
         self.beside.insert(name.to_owned(), tasks);
     }
