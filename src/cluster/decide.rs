@@ -14,6 +14,7 @@ mod memory;
 mod primary;
 mod replicas;
 mod restart;
+mod slots;
 pub mod sync_standby;
 mod synchronous;
 #[cfg(test)]
@@ -87,6 +88,7 @@ impl Policy {
             crash_recovery_grace_ms: 30_000,
             promote_timeout_ms: 10_000,
             silence_ms: 2_000,
+            max_slot_bytes: 1 << 34,
             write_timeout_ms: 10_000,
         };
         Policy { failover, servers: Vec::new() }

@@ -292,6 +292,7 @@ fn failover(table: &Table, directory: &Path) -> Failover {
         crash_recovery_grace_ms: table.u64("crash_recovery_grace_ms"),
         promote_timeout_ms: table.u64("promote_timeout_ms"),
         silence_ms: table.u64("silence_ms"),
+        max_slot_bytes: table.u64("max_slot_bytes"),
         write_timeout_ms: table.u64("write_timeout_ms"),
     }
 }

@@ -399,6 +399,8 @@ pub struct Failover {
     pub promote_timeout_ms: u64,
     /// A standby that heard nothing for longer is no witness that the primary lives.
     pub silence_ms: u64,
+    /// What a slot that nobody uses may keep. 0: no limit.
+    pub max_slot_bytes: u64,
     /// A write of ours has failed if it is not on the primary's disk by then. 0: none is tried.
     pub write_timeout_ms: u64,
 }

@@ -187,7 +187,8 @@ compare!(health, Health, "health", [
 ], not keys: []);
 compare!(failover, Failover, "failover", [
     mode, automatic, user, password_file, database, replication_user, replication_passfile, sync_mode, sync_count,
-    max_lag_bytes, promote_log_shipped, crash_recovery_grace_ms, promote_timeout_ms, silence_ms, write_timeout_ms
+    max_lag_bytes, promote_log_shipped, crash_recovery_grace_ms, promote_timeout_ms, silence_ms, max_slot_bytes,
+    write_timeout_ms
 ], not keys: []);
 compare!(hooks, Hooks, "hooks", [on_failover, on_switchover, on_detach, on_attach, on_recovered], not keys: []);
 compare!(agent, Agent, "agent", [

@@ -94,6 +94,7 @@ fn failover_of(local: &Failover, shared: Failover) -> Failover {
         crash_recovery_grace_ms: _,
         promote_timeout_ms: _,
         silence_ms: _,
+        max_slot_bytes: _,
         write_timeout_ms: _,
     } = local;
     Failover { password_file: password_file.clone(), ..shared }

@@ -157,6 +157,7 @@ pub fn deed(order: &Order, now_ms: u64) -> Result<Deed, String> {
             operate(Operation::Follow { upstream: Followed { id, host, port } }, OPERATE_WITHIN_MS)
         }
         What::Slots { wanted, unwanted } => operate(Operation::Slots { wanted, unwanted }, OPERATE_WITHIN_MS),
+        What::AdvanceSlots { positions } => operate(Operation::AdvanceSlots { positions }, OPERATE_WITHIN_MS),
         What::SetSynchronous { names, .. } => {
             operate(Operation::SetSynchronousStandbys { names }, OPERATE_WITHIN_MS)
         }

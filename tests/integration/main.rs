@@ -44,6 +44,7 @@ mod restart;
 mod routing;
 mod sandbox;
 mod session_state;
+mod slots;
 mod standbys;
 mod tls;
 mod torture;

@@ -3,7 +3,7 @@
 //! Pure. An action is named again and again until the facts show that it is done; whoever carries it out does it once at
 //! a time. Invariant: each is idempotent, and each that could harm when it comes late says for which epoch it is.
 
-use crate::topology::Epoch;
+use crate::topology::{Epoch, Lsn};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Action {
@@ -21,6 +21,8 @@ pub enum What {
     Follow { primary: String },
     /// Replication slots that must be there, and those that must not.
     Slots { wanted: Vec<String>, unwanted: Vec<String> },
+    /// Log before these positions is not kept for the users of these slots any more.
+    AdvanceSlots { positions: Vec<(String, Lsn)> },
     /// The value of `synchronous_standby_names`.
     SetSynchronous { epoch: Epoch, names: String },
     /// By its agent: a clean shutdown of the primary whose epoch was ended.
@@ -59,6 +61,7 @@ impl What {
             What::Follow { .. } => "it could not be told to follow the primary",
             What::SetSynchronous { .. } => "synchronous_standby_names could not be set",
             What::Slots { .. } => "replication slots could not be kept",
+            What::AdvanceSlots { .. } => "replication slots could not be moved",
             What::Stop { .. } => "it could not be stopped",
             What::Restart { .. } => "it could not be restarted",
             What::Rejoin { .. } => "it could not rejoin",

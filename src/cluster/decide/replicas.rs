@@ -5,9 +5,8 @@
 //! stream on the primary's own timeline.
 
 use super::action::{Action, What};
-use super::{Plan, Situation, Step, log_shipping};
+use super::{Plan, Situation, Step, log_shipping, slots};
 use crate::cluster::model::Facts;
-use crate::cluster::operate::slots::slot_name;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Change, Server};
 use crate::config;
@@ -23,7 +22,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
     for (id, server) in state.servers().iter().filter(|(id, _)| *id != primary) {
         plan.extend(one(situation, target, id, server));
     }
-    plan.extend(slots(situation, primary));
+    plan.extend(slots::decide(situation, target));
     plan
 }
 
@@ -136,7 +135,7 @@ pub(super) fn follows_the_primary(situation: &Situation<'_>, facts: &Facts) -> b
 }
 
 /// Whether it receives the primary's own timeline.
-fn streams(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) -> bool {
+pub(super) fn streams(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) -> bool {
     let timeline = facts.receiver.as_ref().and_then(|receiver| receiver.timeline);
     facts.in_recovery
         && situation.view.identity.get() == Some(facts.system_identifier)
@@ -180,35 +179,4 @@ fn strays(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) ->
             !is_used || situation.answering(&other.id).is_some_and(|facts| !facts.in_recovery)
         }
     }
-}
-
-/// A slot on the primary for each of the others, and none for itself, nor for servers that were removed: it would keep WAL
-/// for ever. One that nobody here ever had to do with is left alone: somebody may be about to add a server.
-fn slots(situation: &Situation<'_>, primary: &str) -> Plan {
-    let Some(facts) = situation.answering(primary) else { return Plan::default() };
-    let find = |name: &str| facts.slots.iter().find(|slot| slot.name == name);
-    // What a slot keeps for a standby that never streams is kept for ever.
-    let streams = |id: &&String| *id != primary && !log_shipping::is_shipped(situation, id);
-    let others = situation.state.servers().keys().filter(streams);
-    let names: Vec<String> = others.map(|id| slot_name(id)).collect();
-    let wanted: Vec<String> = names.iter().filter(|name| find(name).is_none()).cloned().collect();
-    let own = slot_name(primary);
-    let mut unwanted: Vec<String> = find(&own).map(|_| own).into_iter().collect();
-    let mut plan = Plan::default();
-    for former in situation.state.former_servers() {
-        let name = slot_name(former);
-        match find(&name).filter(|_| !names.contains(&name)) {
-            // It still streams.
-            Some(slot) if slot.active => {}
-            Some(_) => unwanted.push(name),
-            None => {
-                let change = Change::ForgetServer { server: former.clone() };
-                plan.steps.push(Step::new(change, Reason::ServersConfigured));
-            }
-        }
-    }
-    if !wanted.is_empty() || !unwanted.is_empty() {
-        plan.actions.push(Action::new(primary, What::Slots { wanted, unwanted }));
-    }
-    plan
 }

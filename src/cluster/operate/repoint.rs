@@ -60,6 +60,7 @@ mod tests {
             crash_recovery_grace_ms: 0,
             promote_timeout_ms: 0,
             silence_ms: 0,
+            max_slot_bytes: 0,
             write_timeout_ms: 0,
         }
     }

@@ -263,6 +263,7 @@ pub static SECTIONS: &[Section] = &[
             key("crash_recovery_grace_ms", Integer(0, MS), "ms", Value("30000"), LIVE, Cluster, "How long a primary that says it is starting up is waited for."),
             key("promote_timeout_ms", Integer(100, MS), "ms", Value("10000"), LIVE, Cluster, "A standby that was told to be the primary and is none by then counts as failed."),
             key("silence_ms", Integer(100, MS), "ms", Value("2000"), LIVE, Cluster, "A standby that heard from the primary within this time is a witness that it lives, and nothing is promoted; above the servers' `wal_receiver_status_interval`."),
+            key("max_slot_bytes", Integer(0, u64::MAX >> 1), "bytes", Value("17179869184"), LIVE, Cluster, "A replication slot of komainu's that nobody uses is dropped when it keeps more log than this: a standby that is gone for longer must be rebuilt. 0: no limit; then set `max_slot_wal_keep_size` on the servers."),
             key("write_timeout_ms", Integer(0, MS), "ms", Value("10000"), LIVE, Cluster, "When what was written to the primary does not reach its disk, each node tries a write of its own; a primary that cannot do that in this time is replaced. 0: it never is for that."),
         ],
     },

@@ -1,4 +1,5 @@
 mod disk;
+mod slots;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -168,6 +169,7 @@ impl World {
             message_age_ms: Some(10),
             timeline: Some(timeline),
         });
+        facts.slots = SERVERS.iter().filter(|other| **other != id).map(|id| slot(id)).collect();
         self.see(id, facts);
     }
 
