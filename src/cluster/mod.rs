@@ -12,6 +12,7 @@ pub mod clock;
 pub mod conninfo;
 mod deadlines;
 pub mod decide;
+pub mod lapses;
 pub mod looks;
 pub mod model;
 pub mod observe;

@@ -9,6 +9,7 @@ use crate::config;
 use crate::topology::{Admission, Health, Lsn, Register, Role, ServerIndex, ServerState, Snapshot};
 
 use super::conninfo::Upstream;
+use super::lapses::Lapses;
 use super::reason::Reason;
 
 /// What one server said of itself, in one round trip.
@@ -247,6 +248,7 @@ pub struct Detail {
     pub failing_since_ms: Option<u64>,
     /// What the last of them was.
     pub failure: Option<Reason>,
+    pub lapses: Lapses,
 }
 
 impl Detail {
@@ -271,6 +273,7 @@ impl Detail {
             failures: 0,
             failing_since_ms: None,
             failure: None,
+            lapses: Lapses::default(),
         }
     }
 }

@@ -39,12 +39,14 @@ pub fn next(previous: &View, observations: &[Observation], retries: u32, now_ms:
         view.primary_asked_at_ms = facts.asked_at_ms;
     }
     for (index, observation) in observations.iter().enumerate() {
-        let judged = judge(&view, at(previous, index), observation, retries);
         let before = (&previous.snapshot.servers[index], &previous.details[index]);
+        let health = health(observation, retries);
+        let lapses = before.1.lapses.look(before.0.health, health, now_ms);
+        let judged = judge(&view, at(previous, index), observation, (health, lapses.is_steady(now_ms)));
         let senders = chosen.map_or(&[][..], |(_, facts)| &facts.senders);
         let (state, detail) = describe(before, observation, judged, senders, &view, now_ms);
         view.snapshot.servers.push(state);
-        view.details.push(detail);
+        view.details.push(Detail { lapses, ..detail });
     }
     let settled = view.snapshot.primary == previous.snapshot.primary
         && view.snapshot.epoch == previous.snapshot.epoch
@@ -166,9 +168,22 @@ struct Judgement {
     reason: Option<Reason>,
 }
 
-fn judge(view: &View, index: ServerIndex, observation: &Observation, retries: u32) -> Judgement {
-    let Some(facts) = current_facts(observation, retries) else {
-        let health = if observation.is_down(retries) { Health::Down } else { Health::Unknown };
+fn health(observation: &Observation, retries: u32) -> Health {
+    match &observation.facts {
+        _ if observation.is_down(retries) => Health::Down,
+        Some(_) => Health::Up,
+        None => Health::Unknown,
+    }
+}
+
+/// `is_steady`: it may be trusted as soon as it answers.
+fn judge(
+    view: &View,
+    index: ServerIndex,
+    observation: &Observation,
+    (health, is_steady): (Health, bool),
+) -> Judgement {
+    let Some(facts) = observation.facts.as_deref().filter(|_| health == Health::Up) else {
         let reason = observation.failure.as_ref().map_or(Reason::NotLookedAt, |failure| failure.reason);
         return Judgement { health, role: Role::Unknown, reason: Some(reason) };
     };
@@ -187,6 +202,7 @@ fn judge(view: &View, index: ServerIndex, observation: &Observation, retries: u3
         Some(_) if view.timeline != 0 && facts.timeline != view.timeline => Some(Reason::OtherTimeline),
         // It may hang. Others can be read from, so nobody waits until that is certain.
         Some(_) if observation.is_suspect() => observation.failure.as_ref().map(|failure| failure.reason),
+        Some(_) if !is_steady => Some(Reason::Unsteady),
         Some(_) => None,
     };
     let role = match reason {
@@ -221,7 +237,8 @@ fn describe(
     }
     let unchanged = (state.role, state.health, reason) == (before.role, before.health, before_detail.reason);
     let facts = observation.facts.as_deref();
-    let receiver = facts.filter(|_| role == Role::Standby).and_then(|facts| facts.receiver.as_ref());
+    let is_ours = role == Role::Standby || reason == Some(Reason::Unsteady);
+    let receiver = facts.filter(|_| is_ours).and_then(|facts| facts.receiver.as_ref());
     let detail = Detail {
         reason,
         says: facts.filter(|_| health == Health::Up).map_or(Role::Unknown, |facts| match facts.in_recovery {
@@ -246,6 +263,7 @@ fn describe(
         failures: observation.failures,
         failing_since_ms: observation.failing_since_ms,
         failure: observation.failure.as_ref().map(|failure| failure.reason),
+        lapses: before_detail.lapses,
     };
     (state, detail)
 }

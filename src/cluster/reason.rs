@@ -44,6 +44,7 @@ reasons! {
     SecondPrimary "second_primary" "the server says that it is a primary, but another one is";
     OldPrimary "old_primary" "the server says that it is a primary, but of an older timeline than the cluster has seen";
     OtherTimeline "other_timeline" "the standby is not on the primary's timeline";
+    Unsteady "unsteady" "the standby went down again and again: it is not read from before it has been well for a while";
     StillLooking "still_looking" "not every server has been looked at yet";
     TwoPrimaries "two_primaries" "several servers say that they are the primary, on the same timeline";
     NoPrimary "no_primary" "no server says that it is the primary";
@@ -81,6 +82,7 @@ reasons! {
     FailoverNotAutomatic "failover_not_automatic" "the configuration allows failover by order only";
     AlwaysPrimary "always_primary" "the configuration says that this server is the primary always";
     FailoverSettling "failover_settling" "the primary was named only a moment ago";
+    FailoverDamped "failover_damped" "one primary after the other was lost: the next failover waits longer";
     NoCandidate "no_candidate" "no standby that may be promoted answers";
     CandidateLags "candidate_lags" "the best standby lacks more than failover.max_lag_bytes of what was seen of the primary";
     TooFewSynchronous "too_few_synchronous" "too few synchronous standbys answer to be sure that none has an acknowledged commit the others lack";

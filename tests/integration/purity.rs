@@ -13,6 +13,7 @@ const PURE: &[&str] = &[
     "cluster/primary.rs",
     "cluster/change.rs",
     "cluster/conninfo.rs",
+    "cluster/lapses.rs",
     "cluster/looks.rs",
     "cluster/reason.rs",
     "cluster/sync_set.rs",

@@ -8,6 +8,7 @@
 use super::action::{Action, What};
 use super::candidate::{self, Standby};
 use super::loss::{self, Loss};
+use super::memory::SETTLE_FIRST_MS;
 use super::{Plan, Situation, Step, log_shipping, restart};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, Failover, FailoverKind, Fenced, Restart, Stage};
@@ -15,8 +16,6 @@ use crate::cluster::sync_set::SyncSet;
 use crate::config::FailoverMode;
 use crate::topology::{Epoch, Health};
 
-/// After an epoch began, its primary is not replaced by itself for so long: the others are just about to follow it.
-const SETTLE_MS: u64 = 1_000;
 /// A doubt that is over sooner is not worth an entry of the timeline.
 const DOUBT_MS: u64 = 1_000;
 /// A checkpoint that takes longer is not waited for.
@@ -76,8 +75,12 @@ fn obstacle(situation: &Situation<'_>) -> Option<Reason> {
     if situation.state.failover_paused() {
         return Some(Reason::FailoverPaused);
     }
-    if situation.memory.phase_for_ms(situation.now_ms) < SETTLE_MS {
+    let settled_ms = situation.memory.phase_for_ms(situation.now_ms);
+    if settled_ms < SETTLE_FIRST_MS {
         return Some(Reason::FailoverSettling);
+    }
+    if settled_ms < situation.memory.settle_ms() {
+        return Some(Reason::FailoverDamped);
     }
     match candidate::choose(situation, FailoverKind::Automatic, None) {
         Err(reason) => Some(reason),

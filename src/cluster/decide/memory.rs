@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::sync_standby::Watch;
 use crate::cluster::model::{Facts, View};
-use crate::cluster::state::{ClusterState, Fenced, RestartStage, Stage};
+use crate::cluster::state::{ClusterState, FailoverKind, Fenced, RestartStage, Stage};
 use crate::topology::{Epoch, Lsn};
 
 /// How far a change of the primary has come.
@@ -22,6 +22,13 @@ enum Phase {
     Passed,
     Named,
 }
+
+/// The others are just about to follow a new primary.
+pub(super) const SETTLE_FIRST_MS: u64 = 1_000;
+/// A primary that is lost sooner has not lived long. Twice the wait before it comes on top.
+const SHORT_MS: u64 = 10_000;
+/// The wait doubles with each of those, up to this.
+const SETTLE_LAST_MS: u64 = 60_000;
 
 /// What was asked of a server has been done by then, or never will be.
 pub const OPERATIONS_END_MS: u64 = 3_000;
@@ -44,6 +51,8 @@ pub struct Memory {
     replayed: Option<(Lsn, u64)>,
     /// Of the setting by which this epoch's primary waits for standbys.
     watch: Option<(Epoch, Watch)>,
+    /// How many primaries in a row were lost soon after they had become one.
+    short_lived: u32,
     /// Since when a standby does not stream although it should.
     astray: BTreeMap<String, u64>,
     restart: Option<RestartWatch>,
@@ -75,6 +84,7 @@ impl Memory {
             (Stage::Confirmed, None) => Phase::Settled,
         };
         if (phase, primary.epoch) != (self.phase, self.epoch) {
+            self.look_at_lives(phase, state.failover().map(|failover| failover.kind), now_ms);
             // What a new leader finds settled has been so for long, as far as anybody knows.
             let since_ms = if self.looked || phase != Phase::Settled { now_ms } else { 0 };
             (self.phase, self.epoch, self.phase_since_ms) = (phase, primary.epoch, since_ms);
@@ -130,6 +140,24 @@ impl Memory {
     pub(super) fn has_caught_up(&self, facts: Option<&Facts>) -> bool {
         let target = self.restart.as_ref().and_then(|watch| watch.primary_lsn);
         target.zip(facts).is_some_and(|(target, facts)| facts.lsn >= target)
+    }
+
+    /// Called when the phase changes.
+    fn look_at_lives(&mut self, phase: Phase, kind: Option<FailoverKind>, now_ms: u64) {
+        match (self.phase, phase, kind) {
+            (Phase::Settled, Phase::Fenced | Phase::Passed, Some(FailoverKind::Automatic)) => {
+                let is_short = self.phase_for_ms(now_ms) < 2 * self.settle_ms() + SHORT_MS;
+                self.short_lived = if is_short { self.short_lived + 1 } else { 0 };
+            }
+            // Somebody looks after it.
+            (_, _, Some(FailoverKind::Switchover | FailoverKind::Forced)) => self.short_lived = 0,
+            _ => {}
+        }
+    }
+
+    /// How long a primary must have been one before it is replaced without an order.
+    pub(super) fn settle_ms(&self) -> u64 {
+        (SETTLE_FIRST_MS << self.short_lived.min(16)).min(SETTLE_LAST_MS)
     }
 
     fn look_at_setting(&mut self, state: &ClusterState, view: &View, now_ms: u64) {

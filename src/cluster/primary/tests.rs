@@ -348,6 +348,36 @@ fn a_standby_that_does_not_answer_is_not_read_from_before_it_is_down() {
 }
 
 #[test]
+fn a_standby_that_goes_down_again_and_again_is_read_from_when_it_has_been_well_for_a_while() {
+    let mut cluster = Cluster::with([primary(1, 100), standby(1, 100)]);
+    for _ in 0..2 {
+        cluster.goes_down(1);
+        cluster.says(1, standby(1, 100));
+        assert_eq!(cluster.server(1), UP_STANDBY);
+    }
+    cluster.goes_down(1);
+    let receiver = Receiver {
+        status: "streaming".to_owned(),
+        name: "s1".to_owned(),
+        message_age_ms: Some(1),
+        timeline: Some(1),
+    };
+    cluster.says(1, Facts { receiver: Some(receiver), ..standby(1, 100) });
+    assert_eq!(cluster.server(1), unused(Reason::Unsteady));
+    assert_eq!(cluster.view.details[1].replication_state.as_deref(), Some("streaming"));
+    cluster.now_ms += 4_000;
+    cluster.says(0, primary(1, 100));
+    assert_eq!(cluster.server(1), unused(Reason::Unsteady));
+    cluster.now_ms += 1_000;
+    cluster.says(0, primary(1, 100));
+    assert_eq!(cluster.server(1), UP_STANDBY);
+    // Nobody is kept from being a primary by it.
+    cluster.goes_down(1);
+    cluster.says(1, primary(2, 200));
+    assert_eq!(cluster.primary(), Some(1));
+}
+
+#[test]
 fn each_change_is_told_once() {
     use crate::cluster::change::{Change, changes};
     let mut cluster = Cluster::with([primary(1, 100), standby(1, 100)]);

@@ -1,3 +1,4 @@
+mod damped;
 mod disk;
 mod slots;
 
