@@ -45,6 +45,7 @@ mod routing;
 mod sandbox;
 mod session_state;
 mod slots;
+mod slowness;
 mod standbys;
 mod tls;
 mod torture;

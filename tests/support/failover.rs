@@ -13,7 +13,7 @@ use komainu::sandbox::{
 };
 use serde_json::{Value, json};
 
-use super::{Cluster, Nodes, NodesBuilder, PATIENCE, eventually};
+use super::{Cluster, Nodes, NodesBuilder, PATIENCE, SlowRelay, Slowness, eventually};
 
 const OPERATOR_PASSWORD: &str = "operator's secret";
 const REWINDER_PASSWORD: &str = "rewinder's secret";
@@ -23,6 +23,8 @@ pub const REJOINED_WITHIN: Duration = Duration::from_secs(90);
 /// A cluster of a test's own. Fields in the order in which they end: whoever gives orders first.
 pub struct Failover {
     pub nodes: Nodes,
+    /// Between the nodes and each server, if it was asked for.
+    pub relays: Vec<SlowRelay>,
     pub agents: Vec<Agent>,
     pub cluster: Cluster,
     shipping: Option<Shipping>,
@@ -41,6 +43,7 @@ pub struct FailoverBuilder {
     failover: String,
     settings: Vec<(String, String)>,
     shipping: Option<Shipping>,
+    slowness: Option<Slowness>,
 }
 
 impl Failover {
@@ -57,6 +60,7 @@ impl Failover {
             failover: String::new(),
             settings: Vec::new(),
             shipping: None,
+            slowness: None,
         }
     }
 
@@ -163,6 +167,12 @@ impl FailoverBuilder {
         self
     }
 
+    /// The nodes reach each server through a relay that can be made so slow.
+    pub fn slow(mut self, slowness: Slowness) -> Self {
+        self.slowness = Some(slowness);
+        self
+    }
+
     /// Further sections.
     pub fn config(mut self, text: &str) -> Self {
         self.nodes = self.nodes.config(text);
@@ -204,8 +214,13 @@ impl FailoverBuilder {
             cluster.primary().passfile().display(),
             self.failover
         );
+        let mut relays = Vec::new();
         for server in cluster.servers().all() {
-            let (id, host, port) = (server.id(), server.host(), server.port());
+            let (id, host, mut port) = (server.id(), server.host(), server.port());
+            if let Some(slowness) = self.slowness {
+                relays.push(SlowRelay::start(port, slowness));
+                port = relays[relays.len() - 1].port();
+            }
             config += &format!("[[server]]\nid = \"{id}\"\nhost = \"{host}\"\nport = {port}\n");
             if self.shipping.as_ref().is_some_and(|shipping| shipping.standby == id) {
                 config += "replication = \"log-shipping\"\n";
@@ -217,7 +232,7 @@ impl FailoverBuilder {
         let nodes = self.nodes.config(&config).launch(&cluster);
         start(&agents, &nodes, &cluster);
         nodes.wait_until_ready(&nodes.ids());
-        let failover = Failover { nodes, agents, cluster, shipping: self.shipping };
+        let failover = Failover { nodes, relays, agents, cluster, shipping: self.shipping };
         failover.wait_until_whole();
         failover
     }

@@ -18,6 +18,7 @@ mod failover;
 mod node;
 mod nodes;
 mod sandbox;
+mod slow_relay;
 mod tests;
 mod wire;
 
@@ -30,6 +31,7 @@ pub use failover::{Failover, FailoverBuilder, REJOINED_WITHIN};
 pub use node::{Komainu, KomainuBuilder};
 pub use nodes::{Mount, Nodes, NodesBuilder};
 pub use sandbox::{SANDBOX_READY_WITHIN, Sandbox};
+pub use slow_relay::{SlowRelay, Slowness};
 pub use wire::{Message, Wire, tags};
 
 use std::thread;
