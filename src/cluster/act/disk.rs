@@ -161,6 +161,7 @@ mod tests {
             slots: Vec::new(),
             wal_log_hints: true,
             data_checksums: false,
+            started_at_ms: 0,
         }
     }
 

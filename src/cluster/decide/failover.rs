@@ -203,7 +203,7 @@ fn restart_primary(situation: &Situation<'_>, failover: &Failover) -> Plan {
     let again = Plan::action(restart::order(step, failover.epoch));
     match candidate::choose(situation, FailoverKind::Automatic, None) {
         _ if !is_late => again,
-        Ok(_) => begin(situation),
+        Ok(_) => begin(situation, Reason::PrimaryLost),
         Err(reason) => {
             let mut plan = stand_still(situation, Some(reason));
             plan.extend(again);

@@ -150,7 +150,9 @@ impl Memory {
                 self.short_lived = if is_short { self.short_lived + 1 } else { 0 };
             }
             // Somebody looks after it.
-            (_, _, Some(FailoverKind::Switchover | FailoverKind::Forced)) => self.short_lived = 0,
+            (_, _, Some(FailoverKind::Switchover | FailoverKind::Forced | FailoverKind::Restart)) => {
+                self.short_lived = 0
+            }
             _ => {}
         }
     }

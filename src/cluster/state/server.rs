@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::reason::Reason;
 
 use super::incidents::Entry;
-use super::{Accepted, Members, Reason, Refusal};
+use super::{Accepted, Members, Refusal};
 
 pub const MAX_SERVERS: usize = 128;
 
