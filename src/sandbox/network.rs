@@ -112,6 +112,12 @@ impl Network {
         Some(host.namespace.holder.id())
     }
 
+    /// One more address for this node, as the owner of an address that is routed to it has it.
+    pub fn give(&self, id: &str, address: Ipv4Net) -> Result<(), NetworkError> {
+        let Some(host) = self.hosts.iter().find(|host| host.id == id) else { return Ok(()) };
+        host.namespace.ip(&["address", "add", &address.to_string(), "dev", "lo"])
+    }
+
     /// Takes its wire out of the bridge: its own end stays up, and whatever is sent is gone without a word.
     pub fn cut(&self, id: &str) -> Result<(), NetworkError> {
         self.switch.ip(&["link", "set", "dev", id, "nomaster"])

@@ -54,7 +54,13 @@ impl Double {
         // Where nodes with a network of their own reach this machine.
         let here = IpAddr::from(network.map_or(Ipv4Addr::LOCALHOST, Network::here));
         let starting = Self::furnished(moto, here, net, &addresses);
-        Handle::current().block_on(starting).map_err(SandboxError::Double)
+        let double = Handle::current().block_on(starting).map_err(SandboxError::Double)?;
+        for node in nodes {
+            for address in double.resources.answered() {
+                network.map_or(Ok(()), |network| network.give(node, address))?;
+            }
+        }
+        Ok(double)
     }
 
     async fn furnished(moto: Moto, here: IpAddr, net: Ipv4Net, addresses: &[Ipv4Addr]) -> io::Result<Self> {

@@ -71,6 +71,14 @@ impl Resources {
     }
 }
 
+impl Resources {
+    /// What each node's own operating system answers for, whoever owns it.
+    pub fn answered(&self) -> Vec<Ipv4Net> {
+        let destination = DESTINATION.parse().expect("it is a network");
+        vec![destination, Ipv4Net::from(self.secondary)]
+    }
+}
+
 impl Instance {
     async fn run(api: &Api, subnet: &str, private_ip: Ipv4Addr, n: u32) -> io::Result<Self> {
         let private_text = private_ip.to_string();
