@@ -41,6 +41,8 @@ pub struct ClusterKeys<'a> {
     node: Option<&'a str>,
     leader: Option<&'a str>,
     term: Option<u64>,
+    /// None: this node does not lead.
+    leading_for_ms: Option<u64>,
     lease_remaining_ms: Option<u64>,
     /// Why this node does not take part.
     waiting_for: Option<&'a str>,
@@ -117,6 +119,7 @@ pub fn cluster_keys<'a>(cluster: ClusterNow<'a>) -> ClusterKeys<'a> {
         node: Some(&node.node),
         leader: node.leader.as_deref(),
         term: Some(node.term),
+        leading_for_ms: node.leading_for_ms,
         lease_remaining_ms: Some(node.lease_remaining_ms),
         waiting_for,
         configuration_version: Some(state.configuration().version()),

@@ -150,7 +150,10 @@ impl Drill<'_> {
         let (recovered, after) = self.recovered(run, &writer, &before, broken).await?;
         self.steady(run, &writer, self.clock.now(), "after the move").await?;
         let after = self.confirmed(&before, after).await;
-        let moved = self.moved(&after, last_incident).await;
+        let mut moved = self.moved(&after, last_incident).await;
+        if before.leads {
+            moved.elected_ms = self.elected_after(&before.owner).await;
+        }
         self.mend().await?;
         self.whole(run).await?;
         let finishing = spawn_blocking(move || writer.finish());
@@ -282,6 +285,19 @@ impl Drill<'_> {
     async fn moved(&self, at: &Owned, after: u64) -> Move {
         let (incidents, _) = nodes::incidents(&at.socket, after).await.unwrap_or_default();
         Move::find(&at.endpoint.name, &incidents)
+    }
+
+    /// When the node that leads now was elected. One that was cut off may think that it still leads.
+    async fn elected_after(&self, before: &str) -> Option<u64> {
+        for socket in &self.subject.nodes {
+            let status = nodes::status(socket).await;
+            let now_ms = self.clock.wall_ms(self.clock.now());
+            let leads = status.filter(|status| status.node.as_deref() != Some(before));
+            if let Some(for_ms) = leads.and_then(|status| status.leading_for_ms) {
+                return Some((now_ms - for_ms as f64) as u64);
+            }
+        }
+        None
     }
 
     async fn present(&self, run: u32) -> Result<BTreeSet<u64>, DrillError> {

@@ -22,6 +22,9 @@ pub struct Status {
     pub node: Option<String>,
     #[serde(default)]
     pub leader: Option<String>,
+    /// Of one that leads.
+    #[serde(default)]
+    pub leading_for_ms: Option<u64>,
     /// Only a node that the leader hears of has any.
     #[serde(default)]
     pub lease_remaining_ms: Option<u64>,

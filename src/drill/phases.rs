@@ -23,6 +23,8 @@ pub struct Phase {
 /// When the endpoint was taken from one node and given to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Move {
+    /// If its owner had led, when another node was elected.
+    pub elected_ms: Option<u64>,
     pub fenced_ms: Option<u64>,
     pub passed_ms: Option<u64>,
     pub assigned_ms: Option<u64>,
@@ -53,8 +55,12 @@ const BESIDE: [&str; 3] = ["unassociated", "in sync", "dns"];
 pub fn phases(broken_ms: f64, moved: Move, method: &[Phase], recovered_ms: f64) -> Vec<Phase> {
     let mut at = broken_ms;
     let mut all = Vec::new();
-    let steps =
-        [("detection", moved.fenced_ms), ("fence", moved.passed_ms), ("assignment", moved.assigned_ms)];
+    let steps = [
+        ("election", moved.elected_ms),
+        ("detection", moved.fenced_ms),
+        ("fence", moved.passed_ms),
+        ("assignment", moved.assigned_ms),
+    ];
     for (name, moment) in steps {
         if let Some(moment) = moment {
             // The clocks of two nodes may differ by a little.
@@ -136,14 +142,24 @@ mod tests {
         let all = a_move();
         let behind_the_first = all.iter().position(|incident| incident.at_ms == 5_900).unwrap();
         let moved = Move::find("app", &all[behind_the_first..]);
-        let expected = Move { fenced_ms: Some(5_900), passed_ms: Some(6_500), assigned_ms: Some(6_520) };
+        let expected = Move {
+            elected_ms: None,
+            fenced_ms: Some(5_900),
+            passed_ms: Some(6_500),
+            assigned_ms: Some(6_520),
+        };
         assert_eq!(moved, expected);
         assert_eq!(Move::find("web", &all), Move::default());
     }
 
     #[test]
     fn phases_add_up_to_the_outage() {
-        let moved = Move { fenced_ms: Some(5_900), passed_ms: Some(6_500), assigned_ms: Some(6_520) };
+        let moved = Move {
+            fenced_ms: Some(5_900),
+            passed_ms: Some(6_500),
+            assigned_ms: Some(6_520),
+            ..Move::default()
+        };
         let takes = [Phase { name: "program takes".into(), ms: 30.0 }];
         let found = phases(5_000.0, moved, &takes, 6_600.0);
         let expected = [
@@ -155,6 +171,8 @@ mod tests {
         ];
         assert_eq!(of(&found), expected);
         assert_eq!(found.iter().map(|phase| phase.ms).sum::<f64>(), 1_600.0);
+        let led = phases(5_000.0, Move { elected_ms: Some(5_800), ..moved }, &takes, 6_600.0);
+        assert_eq!(of(&led)[..2], [("election", 800.0), ("detection", 100.0)]);
     }
 
     #[test]
@@ -162,7 +180,12 @@ mod tests {
         let named = |(name, ms): (&str, f64)| Phase { name: name.into(), ms };
         let method =
             [("disassociate", 10.0), ("associate", 12.0), ("unassociated", 12.0), ("read back", 5.0)];
-        let moved = Move { fenced_ms: Some(900), passed_ms: Some(1_000), assigned_ms: Some(1_010) };
+        let moved = Move {
+            fenced_ms: Some(900),
+            passed_ms: Some(1_000),
+            assigned_ms: Some(1_010),
+            ..Move::default()
+        };
         let found = phases(0.0, moved, &method.map(named), 1_050.0);
         assert_eq!(found.last().unwrap().ms, 13.0);
         let found = phases(0.0, moved, &[named(("change records", 20.0)), named(("dns", 3_000.0))], 1_050.0);
@@ -173,7 +196,7 @@ mod tests {
     fn what_is_not_known_is_the_client_s() {
         assert_eq!(of(&phases(0.0, Move::default(), &[], 70.0)), [("client", 70.0)]);
         // A clock that is behind, and a program that says it took longer than there was time.
-        let moved = Move { fenced_ms: Some(90), passed_ms: Some(80), assigned_ms: None };
+        let moved = Move { fenced_ms: Some(90), passed_ms: Some(80), ..Move::default() };
         let takes = [Phase { name: "t".into(), ms: 60.0 }];
         let found = phases(100.0, moved, &takes, 150.0);
         assert_eq!(of(&found), [("detection", 0.0), ("fence", 0.0), ("t", 60.0), ("client", 0.0)]);

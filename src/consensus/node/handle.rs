@@ -80,6 +80,8 @@ pub struct NodeStatus {
     pub waiting_for: String,
     pub term: u64,
     pub leader: Option<String>,
+    /// None: this node does not lead.
+    pub leading_for_ms: Option<u64>,
     pub lease_remaining_ms: u64,
     pub last_log_index: u64,
     pub applied_index: u64,
@@ -206,6 +208,7 @@ impl ClusterHandle {
         status.incarnation = Some(core.identity.incarnation);
         status.term = metrics.current_term;
         status.leader = core.leader().map(|(_, address)| address.node);
+        status.leading_for_ms = self.leading().map(|leading| self.now_ms().saturating_sub(leading.since_ms));
         status.last_log_index = metrics.last_log_index.unwrap_or(0);
         status.applied_index = core.applied_index();
         // As committed, not as the leader would have it.
