@@ -48,7 +48,7 @@ reasons! {
     ProgramFailed "program_failed" "the operator's program failed";
     ProgramTimedOut "program_timed_out" "the operator's program did not end in time and was killed";
     ProgramRan "program_ran" "the operator's program ran";
-    PermissionMissing "permission_missing" "the endpoint could not be taken tonight: a permission is missing";
+    PermissionMissing "permission_missing" "it could not be done tonight: a permission is missing";
     SourceDestCheckOn "source_dest_check_on" "the network interface drops what is not addressed to itself: turn its source/destination check off";
     AddressNotOnHost "address_not_on_host" "this node's operating system does not have the address, so nothing would answer there";
     OtherSubnet "other_subnet" "the address is not in the subnet of this node's network interface";

@@ -49,6 +49,8 @@ pub struct Examined<'a> {
     pub in_force: &'a Config,
     /// What the cluster agreed on, or why this node cannot use it.
     pub agreed: Result<Config, String>,
+    /// By server, whether AWS would stop its host.
+    pub hosts: Vec<(String, Vec<komainu_escalation::Finding>)>,
 }
 
 /// `examined`: none on a node of its own.
@@ -69,6 +71,10 @@ pub fn examine(view: &View, examined: Option<&Examined<'_>>) -> Vec<Finding> {
         .for_each(|(state, detail)| server(&mut findings, state, detail));
     if let Some(examined) = examined {
         examined.now.endpoints.iter().for_each(|here| endpoint(&mut findings, examined.now, here));
+        for (server, found) in &examined.hosts {
+            let mut say = |verdict, text: String| add(&mut findings, "server", server, verdict, text);
+            found.iter().for_each(|found| probed(found, &mut say));
+        }
         configuration(&mut findings, examined);
     }
     findings
@@ -244,18 +250,23 @@ fn endpoint(findings: &mut Vec<Finding>, now: ClusterNow<'_>, here: &EndpointHer
         let detail = if status.detail.is_empty() { String::new() } else { format!(" ({})", status.detail) };
         say(Verdict::Wrong, format!("{}{detail}", status.reason.sentence()));
     }
-    for probed in &here.findings {
-        let subject = &probed.subject;
-        match &probed.verdict {
-            Probed::Fine => say(Verdict::Fine, subject.clone()),
-            Probed::Wrong { reason, detail } if detail.is_empty() => {
-                say(Verdict::Wrong, format!("{subject}: {}", reason.sentence()));
-            }
-            Probed::Wrong { reason, detail } => {
-                say(Verdict::Wrong, format!("{subject}: {} ({detail})", reason.sentence()));
-            }
-            Probed::Unknown { detail } => say(Verdict::Unknown, format!("{subject}: {detail}")),
+    for found in &here.findings {
+        probed(found, &mut say);
+    }
+}
+
+/// What was found when something was tried without doing it.
+fn probed(found: &komainu_escalation::Finding, mut say: impl FnMut(Verdict, String)) {
+    let subject = &found.subject;
+    match &found.verdict {
+        Probed::Fine => say(Verdict::Fine, subject.clone()),
+        Probed::Wrong { reason, detail } if detail.is_empty() => {
+            say(Verdict::Wrong, format!("{subject}: {}", reason.sentence()));
         }
+        Probed::Wrong { reason, detail } => {
+            say(Verdict::Wrong, format!("{subject}: {} ({detail})", reason.sentence()));
+        }
+        Probed::Unknown { detail } => say(Verdict::Unknown, format!("{subject}: {detail}")),
     }
 }
 

@@ -323,6 +323,7 @@ mod tests {
             always_primary: false,
             replication: Default::default(),
             agent: None,
+            instance_id: None,
             disallow_failover: false,
         };
         View::new(&[server("pg1"), server("pg2")])

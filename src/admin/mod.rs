@@ -96,6 +96,8 @@ pub struct ClusterPages {
     pub endpoints: Arc<dyn Fn() -> Vec<EndpointHere> + Send + Sync>,
     /// What agents are at with servers that are out of use or down, by server.
     pub jobs: watch::Receiver<Arc<BTreeMap<String, Job>>>,
+    /// Of servers whose hosts AWS is to stop, whether it would.
+    pub hosts: Arc<dyn Fn() -> Vec<(String, Vec<komainu_escalation::Finding>)> + Send + Sync>,
 }
 
 /// By which configuration this node serves.
@@ -273,6 +275,7 @@ async fn doctor(State(state): State<AdminState>) -> Response {
                 local: &configured.local,
                 in_force: &configured.in_force,
                 agreed: agreed(&applied.state, &configured),
+                hosts: (cluster.hosts)(),
             };
             (Some(node.node.clone()), doctor::examine(&view, Some(&examined)))
         }

@@ -148,6 +148,7 @@ mod tests {
             always_primary: false,
             replication: Default::default(),
             agent: None,
+            instance_id: None,
         };
         let mut view = View::new(&[server("a", 1), server("b", 2), server("c", 0), server("d", 1)]);
         let states = [

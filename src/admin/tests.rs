@@ -41,6 +41,7 @@ fn view() -> View {
         always_primary: false,
         replication: Default::default(),
         agent: None,
+        instance_id: None,
     };
     View::new(&[server("pg1"), server("pg2")])
 }

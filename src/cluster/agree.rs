@@ -110,6 +110,7 @@ mod tests {
             always_primary: false,
             replication: Default::default(),
             agent: None,
+            instance_id: None,
         };
         let mut view = View::new(&[server("pg1"), server("pg2")]);
         for (index, role) in [Role::Primary, Role::Standby].into_iter().enumerate() {

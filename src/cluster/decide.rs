@@ -8,6 +8,7 @@ pub mod action;
 mod candidate;
 mod endpoint;
 mod failover;
+mod host;
 mod log_shipping;
 mod loss;
 mod memory;
@@ -90,6 +91,8 @@ impl Policy {
             silence_ms: 2_000,
             max_slot_bytes: 1 << 34,
             write_timeout_ms: 10_000,
+            fence_host: config::FenceHost::Off,
+            fence_host_wait_ms: 0,
         };
         Policy { failover, servers: Vec::new() }
     }

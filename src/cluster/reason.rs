@@ -89,6 +89,8 @@ reasons! {
     OnlyLogShipped "only_log_shipped" "only a standby by log shipping could be promoted, and failover.promote_log_shipped is off";
     AwaitsStreaming "awaits_streaming" "only a standby by log shipping could be promoted: one that streams is waited for";
     LastResort "last_resort" "no streaming standby can be promoted: this one reads the archive, and what was not archived is lost";
+    HostNotStopped "host_not_stopped" "the host of the lost primary has not stopped yet, and the configuration wants that first";
+    HostStopped "host_stopped" "AWS has stopped the host of the lost primary";
     PromotionFailed "promotion_failed" "the server that was to be promoted did not become a primary";
     SwitchoverAbandoned "switchover_abandoned" "the switchover could not be carried out; the old primary goes on";
     RestartOrdered "restart_ordered" "an operator ordered that the server is restarted";

@@ -10,8 +10,8 @@ use komainu_escalation::{AwsSettings, EndpointSettings};
 use super::document::{Document, Table};
 use super::{
     Admin, Agent, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Endpoint,
-    Failover, FailoverMode, Health, Hooks, Limits, Listen, Log, LogFormat, Node, Pool, PoolLimits, PoolMode,
-    PoolOverride, Preference, Replication, Scheduling, Server, ServerTls, Split, SslMode, SyncMode,
+    Failover, FailoverMode, FenceHost, Health, Hooks, Limits, Listen, Log, LogFormat, Node, Pool, PoolLimits,
+    PoolMode, PoolOverride, Preference, Replication, Scheduling, Server, ServerTls, Split, SslMode, SyncMode,
 };
 use crate::consensus::lease::LeaseSettings;
 
@@ -250,6 +250,7 @@ fn server(table: &Table) -> Server {
             _ => Replication::Streaming,
         },
         agent: table.optional_text("agent"),
+        instance_id: table.optional_text("instance_id"),
     }
 }
 
@@ -294,6 +295,12 @@ fn failover(table: &Table, directory: &Path) -> Failover {
         silence_ms: table.u64("silence_ms"),
         max_slot_bytes: table.u64("max_slot_bytes"),
         write_timeout_ms: table.u64("write_timeout_ms"),
+        fence_host: match table.text("fence_host").as_str() {
+            "prefer" => FenceHost::Prefer,
+            "require" => FenceHost::Require,
+            _ => FenceHost::Off,
+        },
+        fence_host_wait_ms: table.u64("fence_host_wait_ms"),
     }
 }
 

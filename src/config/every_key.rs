@@ -40,7 +40,7 @@ const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
     catalog_max_age_ms = 9999\n[[split.preference]]\ntarget = 'primary'\n\
     [health]\nuser = 'x'\npassword_file = 'p'\ndatabase = 'd'\nperiod_ms = 99\ntimeout_ms = 99\nconnect_timeout_ms = 99\nretries = 9\n\
     [[server]]\nid = 's1'\nhost = 'db2'\nport = 9\nweight = 9\nzone = 'b'\n\
-    disallow_failover = true\nalways_primary = true\nreplication = 'log-shipping'\nagent = 'db2:7401'\n\
+    disallow_failover = true\nalways_primary = true\nreplication = 'log-shipping'\nagent = 'db2:7401'\ninstance_id = 'i-1'\n\
     [agent]\ndata_directory = 'd'\nbin_directory = 'b'\nlisten = '127.0.0.1:8'\nstate_directory = 's'\n\
     pki_directory = 'p'\nlog_file = 'l'\nreplication_user = 'u'\npassfile = 'f'\nrewind_user = 'w'\n\
     rewind_database = 'd'\nkeep_replaced_directory = true\n\
@@ -48,6 +48,7 @@ const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
     replication_user = 'x'\nreplication_passfile = '/p'\nsync_mode = 'prefer'\nsync_count = 2\nmax_lag_bytes = 9\n\
     promote_log_shipped = true\n\
     crash_recovery_grace_ms = 9\npromote_timeout_ms = 999\nsilence_ms = 999\nmax_slot_bytes = 9\nwrite_timeout_ms = 9\n\
+    fence_host = 'prefer'\nfence_host_wait_ms = 9\n\
     [hooks]\non_failover.command = ['/f']\non_switchover.command = ['/s']\non_detach.command = ['/d']\n\
     on_attach.command = ['/a']\non_recovered.command = ['/r']\n\
     [cluster]\nname = 'bakery'\ndirectory = 'r'\npki_directory = 'p'\nheartbeat_ms = 100\nlease_ms = 800\n\

@@ -323,6 +323,8 @@ pub struct Server {
     pub replication: Replication,
     /// `host:port` of the agent beside it.
     pub agent: Option<String>,
+    /// Of EC2, that it runs on.
+    pub instance_id: Option<String>,
 }
 
 /// How a server follows when it is a standby.
@@ -365,6 +367,16 @@ pub enum FailoverMode {
     Streaming,
 }
 
+/// Whether the host of a lost primary is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FenceHost {
+    Off,
+    /// One that nothing is heard of; a failover does not depend on it.
+    Prefer,
+    /// Always, and before anybody is promoted without an order.
+    Require,
+}
+
 /// What becomes of the guarantee when synchronous standbys are lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncMode {
@@ -403,6 +415,9 @@ pub struct Failover {
     pub max_slot_bytes: u64,
     /// A write of ours has failed if it is not on the primary's disk by then. 0: none is tried.
     pub write_timeout_ms: u64,
+    pub fence_host: FenceHost,
+    /// For a promotion, with `Prefer`.
+    pub fence_host_wait_ms: u64,
 }
 
 /// The operator's programs that are told what happened.

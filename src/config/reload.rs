@@ -188,7 +188,7 @@ compare!(health, Health, "health", [
 compare!(failover, Failover, "failover", [
     mode, automatic, user, password_file, database, replication_user, replication_passfile, sync_mode, sync_count,
     max_lag_bytes, promote_log_shipped, crash_recovery_grace_ms, promote_timeout_ms, silence_ms, max_slot_bytes,
-    write_timeout_ms
+    write_timeout_ms, fence_host, fence_host_wait_ms
 ], not keys: []);
 compare!(hooks, Hooks, "hooks", [on_failover, on_switchover, on_detach, on_attach, on_recovered], not keys: []);
 compare!(agent, Agent, "agent", [
@@ -224,8 +224,18 @@ fn split(changes: &mut Vec<Change>, old: &Split, new: &Split) {
 
 fn servers(changes: &mut Vec<Change>, old: &[Server], new: &[Server]) {
     let differ = |old: &Server, new: &Server| {
-        let Server { id: _, host, port, weight, zone, disallow_failover, always_primary, replication, agent } =
-            old;
+        let Server {
+            id: _,
+            host,
+            port,
+            weight,
+            zone,
+            disallow_failover,
+            always_primary,
+            replication,
+            agent,
+            instance_id,
+        } = old;
         [
             ("host", *host != new.host),
             ("port", *port != new.port),
@@ -235,6 +245,7 @@ fn servers(changes: &mut Vec<Change>, old: &[Server], new: &[Server]) {
             ("always_primary", *always_primary != new.always_primary),
             ("replication", *replication != new.replication),
             ("agent", *agent != new.agent),
+            ("instance_id", *instance_id != new.instance_id),
         ]
     };
     by_id(changes, "server", (old, new), |server| &server.id, differ);

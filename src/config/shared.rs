@@ -96,6 +96,8 @@ fn failover_of(local: &Failover, shared: Failover) -> Failover {
         silence_ms: _,
         max_slot_bytes: _,
         write_timeout_ms: _,
+        fence_host: _,
+        fence_host_wait_ms: _,
     } = local;
     Failover { password_file: password_file.clone(), ..shared }
 }

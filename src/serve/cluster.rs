@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::Who;
 use super::endpoints::Endpoints;
+use super::hosts::Hosts;
 use super::perform::{self, performing};
 use super::rejoining::{self, Jobs};
 use crate::agent::Agents;
@@ -131,6 +132,8 @@ pub struct Servers {
 /// Fields in the order in which they end.
 pub struct Cluster {
     pub endpoints: Endpoints,
+    /// None: of a proxy.
+    pub hosts: Option<Hosts>,
     pub published: Published,
     /// What agents are at.
     pub jobs: watch::Receiver<Jobs>,
@@ -186,21 +189,35 @@ impl Cluster {
         if let Some(agents) = agents.clone() {
             handle.runtime().spawn(rejoining::look(handle.clone(), wants.clone(), agents, jobs));
         }
+        let (in_force, configs) = watch::channel(config.clone());
+        let hosts = match me.role {
+            MemberRole::Voter => Some(Hosts::start(handle.clone(), configs.clone())?),
+            MemberRole::Proxy => None,
+        };
         let write = perform::writing(operator.clone(), wants.clone());
         let sessions = sessions_here(&gateway);
         let eyes = Eyes { local: local.clone(), look: look.clone(), wanted: wants.clone(), write, sessions };
-        let perform = performing(perform::Means { operator, agents });
+        let perform = performing(perform::Means { operator, agents, hosts: hosts.clone() });
         let means = Means { wanted: wants, local, look, perform };
         handle.runtime().spawn(act::lead(handle.clone(), means));
         handle.runtime().spawn(act::report(handle.clone(), eyes));
-        let (in_force, configs) = watch::channel(config.clone());
         // Only voters own endpoints.
         let endpoints = match me.role {
             MemberRole::Voter => Endpoints::start(handle, configs)?,
             MemberRole::Proxy => Endpoints::none(),
         };
         let directory = cluster.directory.clone();
-        Ok(Cluster { endpoints, published, jobs: seen_jobs, wanted, in_force, gateway, directory, node })
+        Ok(Cluster {
+            endpoints,
+            hosts,
+            published,
+            jobs: seen_jobs,
+            wanted,
+            in_force,
+            gateway,
+            directory,
+            node,
+        })
     }
 
     pub fn handle(&self) -> ClusterHandle {

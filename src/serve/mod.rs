@@ -11,6 +11,7 @@ mod configuration;
 mod ending;
 pub(crate) mod endpoints;
 mod hooks;
+mod hosts;
 mod looking_in;
 pub(crate) mod perform;
 mod rejoining;
@@ -48,6 +49,7 @@ pub use cluster::forget_kept;
 use cluster::{Cluster, ClusterError, Me, MeError, Servers};
 use configuration::Configuration;
 use ending::{Told, Wishes, drain};
+use hosts::Hosts;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -279,10 +281,11 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
 }
 
 fn pages(cluster: &Cluster) -> ClusterPages {
-    let board = cluster.endpoints.board.clone();
+    let (board, hosts) = (cluster.endpoints.board.clone(), cluster.hosts.clone());
     ClusterPages {
         handle: cluster.handle(),
         endpoints: Arc::new(move || board.all()),
+        hosts: Arc::new(move || hosts.as_ref().map(Hosts::found).unwrap_or_default()),
         jobs: cluster.jobs.clone(),
     }
 }

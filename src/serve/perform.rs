@@ -1,4 +1,4 @@
-//! How what a leader decided for a server is carried out: over SQL, or by the agent on its host.
+//! How what a leader decided for a server is carried out: over SQL, by the agent on its host, or by AWS to the host.
 //!
 //! Owns the deadlines. Never decides. Invariant: a promotion, and what an agent is ordered, is void `VOID_AFTER_MS` after
 //! it was decided, by the clock of whoever is to do it: one that is sent late, by a leader that was frozen, does nothing.
@@ -17,6 +17,8 @@ use crate::cluster::decide::action::{Action, What};
 use crate::cluster::operate::{Followed, Operation, Operator, Written};
 use crate::config;
 
+use super::hosts::Hosts;
+
 /// Less than any leader goes on without its quorum.
 const VOID_AFTER_MS: u64 = 800;
 const OPERATE_WITHIN_MS: u64 = OPERATIONS_END_MS;
@@ -33,6 +35,7 @@ pub struct Means {
     pub operator: watch::Receiver<Arc<Operator>>,
     /// None: this node is a proxy and never leads.
     pub agents: Option<Arc<Agents>>,
+    pub hosts: Option<Hosts>,
 }
 
 pub fn performing(means: Means) -> Perform {
@@ -78,6 +81,10 @@ impl Means {
                 let (agents, agent) = self.agent(&server)?;
                 let stopped = agents.stop(agent, epoch, StopMode::Fast, by_agent(STOP_WITHIN)).await;
                 after_stop(stopped.map_err(|error| error.to_string())?)
+            }
+            Do::StopHost { instance, epoch } => {
+                let hosts = self.hosts.as_ref().ok_or("only voters ask AWS")?;
+                hosts.stop(&server.id, &instance, epoch).await
             }
             Do::Restart { epoch, started_by_ms } => {
                 let (agents, agent) = self.agent(&server)?;
@@ -129,6 +136,10 @@ pub enum Do {
     Stop {
         epoch: u64,
     },
+    StopHost {
+        instance: String,
+        epoch: Epoch,
+    },
     Restart {
         epoch: u64,
         started_by_ms: u64,
@@ -163,6 +174,12 @@ pub fn deed(order: &Order, now_ms: u64) -> Result<Deed, String> {
         }
         What::Checkpoint { .. } | What::RestartPoint => operate(Operation::Checkpoint, CHECKPOINT_WITHIN_MS),
         What::Stop { epoch } => Do::Stop { epoch: epoch.0 },
+        What::StopHost { epoch } => {
+            let config::Server { id, instance_id, .. } = find(server)?;
+            let instance =
+                instance_id.ok_or_else(|| format!("the configuration has no instance_id for {id}"))?;
+            Do::StopHost { instance, epoch }
+        }
         What::Restart { epoch, started_by_ms } => Do::Restart { epoch: epoch.0, started_by_ms },
         What::Rejoin { epoch, primary, timeline, allow_rewind, rebuild_from, order } => {
             let source = |id: &str| {

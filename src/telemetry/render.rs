@@ -254,6 +254,7 @@ mod tests {
             always_primary: false,
             replication: Default::default(),
             agent: None,
+            instance_id: None,
         };
         let mut snapshot = View::new(&[server("a"), server("b\\\"\n")]).snapshot;
         snapshot.primary = Some(ServerIndex(0));

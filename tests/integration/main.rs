@@ -22,6 +22,7 @@ mod documentation;
 mod drill;
 mod failover;
 mod fake_server;
+mod fence_host;
 mod five_nodes;
 mod holding;
 mod hooks;

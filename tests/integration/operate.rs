@@ -54,6 +54,7 @@ fn described(server: &Postgres) -> config::Server {
         always_primary: false,
         replication: Default::default(),
         agent: None,
+        instance_id: None,
     }
 }
 

@@ -44,6 +44,7 @@ pub struct FailoverBuilder {
     settings: Vec<(String, String)>,
     shipping: Option<Shipping>,
     slowness: Option<Slowness>,
+    instances: Vec<String>,
 }
 
 impl Failover {
@@ -61,6 +62,7 @@ impl Failover {
             settings: Vec::new(),
             shipping: None,
             slowness: None,
+            instances: Vec::new(),
         }
     }
 
@@ -191,6 +193,13 @@ impl FailoverBuilder {
         self
     }
 
+    /// What each server runs on, and the metadata service of each node.
+    pub fn on_instances(mut self, ids: &[String], metadata: Vec<String>) -> Self {
+        self.instances = ids.to_vec();
+        self.nodes = self.nodes.metadata(metadata);
+        self
+    }
+
     #[track_caller]
     pub fn start(self) -> Failover {
         let cluster =
@@ -215,7 +224,7 @@ impl FailoverBuilder {
             self.failover
         );
         let mut relays = Vec::new();
-        for server in cluster.servers().all() {
+        for (index, server) in cluster.servers().all().iter().enumerate() {
             let (id, host, mut port) = (server.id(), server.host(), server.port());
             if let Some(slowness) = self.slowness {
                 relays.push(SlowRelay::start(port, slowness));
@@ -227,6 +236,9 @@ impl FailoverBuilder {
             }
             if let Some(agent) = agents.iter().find(|agent| agent.server() == id) {
                 config += &format!("agent = \"{}\"\n", agent.address());
+            }
+            if let Some(instance) = self.instances.get(index) {
+                config += &format!("instance_id = \"{instance}\"\n");
             }
         }
         let nodes = self.nodes.config(&config).launch(&cluster);

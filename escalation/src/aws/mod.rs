@@ -6,11 +6,13 @@
 pub mod checks;
 pub(crate) mod client_error;
 pub mod identity;
+mod instances;
 pub mod permissions;
 mod transmit;
 
 pub use client_error::AwsError;
 pub use identity::Identity;
+pub use instances::Instances;
 pub(crate) use transmit::OnlyWhile;
 
 use aws_config::default_provider::credentials::DefaultCredentialsChain;

@@ -178,7 +178,11 @@ fn impossible_change(name: &str) -> Result<ChangeBatch, aws_sdk_route53::error::
     ChangeBatch::builder().changes(change).build()
 }
 
-fn looked<T, E, R>(action: &'static str, subject: &str, result: &Result<T, SdkError<E, R>>) -> Finding
+pub(super) fn looked<T, E, R>(
+    action: &'static str,
+    subject: &str,
+    result: &Result<T, SdkError<E, R>>,
+) -> Finding
 where
     E: ProvideErrorMetadata + StdError + 'static,
     R: std::fmt::Debug + 'static,
@@ -189,7 +193,7 @@ where
     }
 }
 
-fn dry<T, E, R>(action: &'static str, subject: &str, result: &Result<T, SdkError<E, R>>) -> Finding
+pub(super) fn dry<T, E, R>(action: &'static str, subject: &str, result: &Result<T, SdkError<E, R>>) -> Finding
 where
     E: ProvideErrorMetadata + StdError + 'static,
     R: std::fmt::Debug + 'static,

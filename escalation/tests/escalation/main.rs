@@ -8,6 +8,7 @@ mod contenders;
 mod contract;
 mod fenced;
 mod identity;
+mod instances;
 mod interface;
 mod preflight;
 mod programs;

@@ -31,6 +31,7 @@ struct Night {
     local: Config,
     in_force: Config,
     agreed: Result<Config, String>,
+    hosts: Vec<(String, Vec<komainu_escalation::Finding>)>,
 }
 
 impl Night {
@@ -86,18 +87,20 @@ impl Night {
             certificate: None,
             local: in_force.clone(),
             agreed: Ok(in_force.clone()),
+            hosts: Vec::new(),
             in_force,
         }
     }
 
     fn not_fine(&self) -> Vec<String> {
-        let Night { view, node, state, endpoints, certificate, local, in_force, agreed } = self;
+        let Night { view, node, state, endpoints, certificate, local, in_force, agreed, hosts } = self;
         let examined = Examined {
             now: ClusterNow { node, state, endpoints, jobs: &Default::default() },
             certificate: certificate.clone(),
             local,
             in_force,
             agreed: agreed.clone(),
+            hosts: hosts.clone(),
         };
         let findings = examine(view, Some(&examined)).into_iter();
         let not_fine = findings.filter(|finding| finding.verdict != Verdict::Fine);
@@ -152,6 +155,14 @@ fn each_thing_that_would_go_wrong_is_told() {
             "Unknown server pg1: the server has not been looked at yet",
         ),
         (
+            |night| {
+                let missing = komainu_escalation::Reason::PermissionMissing;
+                let finding = komainu_escalation::Finding::wrong("ec2:StopInstances on i-1", missing, "");
+                night.hosts.push(("pg1".to_owned(), vec![finding]));
+            },
+            "Wrong server pg1: ec2:StopInstances on i-1: it could not be done tonight",
+        ),
+        (
             |night| night.endpoints[0].error = Some("no metadata".to_owned()),
             "Wrong endpoint app: this node could not take it: no metadata",
         ),
@@ -160,7 +171,7 @@ fn each_thing_that_would_go_wrong_is_told() {
                 let missing = Probe::wrong("ec2:AssociateAddress", Why::PermissionMissing, "DryRun");
                 night.endpoints[0].findings = vec![missing, Probe::unknown("eipalloc-1", "throttled")];
             },
-            "Wrong endpoint app: ec2:AssociateAddress: the endpoint could not be taken tonight: a permission is \
+            "Wrong endpoint app: ec2:AssociateAddress: it could not be done tonight: a permission is \
              missing (DryRun); Unknown endpoint app: eipalloc-1: throttled",
         ),
         (|night| night.endpoints[0].name = "web".to_owned(), "Wrong endpoint web: nobody owns it"),

@@ -125,9 +125,16 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
     if result.is_ok() {
         fault::may_die("done", &what);
     }
+    if let What::StopHost { epoch } = what {
+        // AWS may have heard of it although it failed.
+        memory.stops_host(&server, epoch, handle.now_ms(), result == Ok(Done::Done));
+    }
     match result {
         Ok(Done::Done) => {
             tracing::info!(server, ?what, "done");
+            if let What::StopHost { .. } = what {
+                note(handle, &server, "its host is stopped", Reason::HostStopped).await;
+            }
             if let What::Checkpoint { epoch } = what {
                 memory.has_checkpointed(epoch);
             }
@@ -146,19 +153,22 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
             }
             if is_news {
                 let text = format!("{}: {error}", what.in_words());
-                let change = Change::NoteIncident { subject: server, text };
                 let reason = match what {
                     What::Rejoin { .. } => Reason::RejoinFailed,
                     _ => Reason::ActionFailed,
                 };
-                let noted = handle.propose(change, "decision", reason.code()).await;
-                if let Err(error) = noted {
-                    tracing::debug!(%error, "the incident could not be noted");
-                }
+                note(handle, &server, &text, reason).await;
             }
         }
     }
     look.all();
+}
+
+async fn note(handle: &ClusterHandle, server: &str, text: &str, reason: Reason) {
+    let change = Change::NoteIncident { subject: server.to_owned(), text: text.to_owned() };
+    if let Err(error) = handle.propose(change, "decision", reason.code()).await {
+        tracing::debug!(%error, "the incident could not be noted");
+    }
 }
 
 fn next(

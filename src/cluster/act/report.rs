@@ -246,6 +246,7 @@ mod tests {
             always_primary: false,
             replication: Default::default(),
             agent: None,
+            instance_id: None,
         };
         let mut view = View::new(&[server]);
         view.snapshot.servers[0].health = Health::Up;

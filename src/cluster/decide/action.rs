@@ -40,6 +40,8 @@ pub enum What {
     },
     /// By its agent, unless it was started later than that by its own clock.
     Restart { epoch: Epoch, started_by_ms: u64 },
+    /// By AWS: the host of a server whose epoch was ended.
+    StopHost { epoch: Epoch },
     /// So that a clean shutdown has little left to write.
     Checkpoint { epoch: Epoch },
     /// A standby writes down on which timeline it is, which it otherwise does now and then.
@@ -64,6 +66,7 @@ impl What {
             What::AdvanceSlots { .. } => "replication slots could not be moved",
             What::Stop { .. } => "it could not be stopped",
             What::Restart { .. } => "it could not be restarted",
+            What::StopHost { .. } => "its host could not be stopped",
             What::Rejoin { .. } => "it could not rejoin",
             What::Checkpoint { .. } => "no checkpoint could be made",
             What::RestartPoint => "no restart point could be made",

@@ -7,6 +7,7 @@
 
 use super::action::{Action, What};
 use super::candidate::{self, Standby};
+use super::host;
 use super::loss::{self, Loss};
 use super::memory::SETTLE_FIRST_MS;
 use super::{Plan, Situation, Step, log_shipping, restart};
@@ -36,9 +37,17 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
     let primary = situation.state.primary();
     let Some(server) = &primary.server else { return Plan::default() };
     match situation.state.failover() {
-        Some(failover) => under_way(situation, failover),
+        Some(failover) => {
+            let mut plan = under_way(situation, failover);
+            plan.extend(host::stop(situation, failover));
+            plan
+        }
         // One that went on after a switchover in vain is watched before it is confirmed, too.
-        None if !situation.is_fenced() => watch(situation, server),
+        None if !situation.is_fenced() => {
+            let mut plan = watch(situation, server);
+            plan.extend(host::follow_up(situation));
+            plan
+        }
         None => Plan::default(),
     }
 }
@@ -236,6 +245,11 @@ fn name(situation: &Situation<'_>, failover: &Failover) -> Plan {
     }
     if !asked_since_fenced(situation, waited_ms) && waited_ms < RECEIVERS_END_MS {
         return stop;
+    }
+    if let Some(reason) = host::waits(situation, failover, waited_ms) {
+        let mut plan = stand_still(situation, Some(reason));
+        plan.actions.extend(stop.actions);
+        return plan;
     }
     let chosen = candidate::choose(situation, failover.kind, failover.to.as_deref());
     let chosen = match failover.kind {

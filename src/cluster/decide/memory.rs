@@ -43,6 +43,8 @@ pub struct Memory {
     starting_up_since_ms: Option<u64>,
     /// Where the last record of the old primary's log begins, and in which epoch it was stopped.
     stopped: Option<(Epoch, Lsn)>,
+    /// The host of a lost primary that AWS stops: whose, the epoch, since when, and whether it has stopped.
+    host: Option<(String, Epoch, u64, bool)>,
     /// The old primary has made a checkpoint for the switchover that ends this epoch.
     checkpointed: Option<Epoch>,
     /// When the server that was named for this epoch was last ordered to become the primary.
@@ -209,6 +211,25 @@ impl Memory {
         for id in state.servers().keys().filter(|id| astray(id)) {
             self.astray.entry(id.clone()).or_insert(now_ms);
         }
+    }
+
+    /// AWS was asked to stop the host of this server, and has or has not yet.
+    pub fn stops_host(&mut self, server: &str, epoch: Epoch, now_ms: u64, has_stopped: bool) {
+        let since_ms = match &self.host {
+            Some((known, of, since_ms, _)) if known == server && *of == epoch => *since_ms,
+            _ => now_ms,
+        };
+        self.host = Some((server.to_owned(), epoch, since_ms, has_stopped));
+    }
+
+    pub(super) fn host_stopped(&self, epoch: Epoch) -> bool {
+        self.host.as_ref().is_some_and(|(_, of, _, has_stopped)| *of == epoch && *has_stopped)
+    }
+
+    /// Whose host is being stopped, for which epoch and since when.
+    pub(super) fn stopping_host(&self) -> Option<(&str, Epoch, u64)> {
+        let (server, epoch, since_ms, has_stopped) = self.host.as_ref()?;
+        (!has_stopped).then_some((server, *epoch, *since_ms))
     }
 
     pub fn has_checkpointed(&mut self, epoch: Epoch) {

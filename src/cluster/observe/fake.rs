@@ -109,6 +109,7 @@ impl FakeServer {
             always_primary: false,
             replication: Default::default(),
             agent: None,
+            instance_id: None,
         }
     }
 

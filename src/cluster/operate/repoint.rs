@@ -62,6 +62,8 @@ mod tests {
             silence_ms: 0,
             max_slot_bytes: 0,
             write_timeout_ms: 0,
+            fence_host: config::FenceHost::Off,
+            fence_host_wait_ms: 0,
         }
     }
 

@@ -26,6 +26,7 @@ fn servers(count: usize) -> Vec<config::Server> {
         always_primary: false,
         replication: Default::default(),
         agent: None,
+        instance_id: None,
     };
     (0..count).map(server).collect()
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::super::document::Document;
 use super::super::report::Findings;
 use crate::cluster::operate::slots::slot_name;
-use crate::config::{Config, FailoverMode, Replication, Server, SyncMode};
+use crate::config::{Config, FailoverMode, FenceHost, Replication, Server, SyncMode};
 
 pub(super) fn check(document: &Document, config: &Config, findings: &mut Findings) {
     let (table, failover) = (document.table("failover"), &config.failover);
@@ -58,12 +58,36 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
             remedy,
         );
     }
+    hosts(document, config, findings);
     let mut pinned =
         document.list("server").iter().zip(&config.servers).filter(|(_, server)| server.always_primary);
     if let (Some((_, first)), Some((table, second))) = (pinned.next(), pinned.next()) {
         let problem = format!("\"{}\" and \"{}\" cannot both be the primary always", first.id, second.id);
         let remedy = "set it for one server at most";
         findings.problems.add(table.line("always_primary"), "server.always_primary", problem, remedy);
+    }
+}
+
+fn hosts(document: &Document, config: &Config, findings: &mut Findings) {
+    let (line, key) = (document.table("failover").line("fence_host"), "failover.fence_host");
+    let without = config.servers.iter().find(|server| server.instance_id.is_none());
+    match (config.failover.fence_host, without) {
+        (FenceHost::Off, _) | (FenceHost::Prefer, None) => {}
+        (FenceHost::Require, None) if config.failover.mode == FailoverMode::Streaming => {}
+        (_, _) if config.failover.mode != FailoverMode::Streaming => {
+            let problem = "it has no effect, since failover.mode is \"off\"";
+            findings.warnings.add(line, key, problem, "set failover.mode = \"streaming\", or remove it");
+        }
+        (FenceHost::Require, Some(server)) => {
+            let problem =
+                format!("the host of \"{}\" cannot be stopped, so nobody could replace it", server.id);
+            findings.problems.add(line, key, problem, "give each server its instance_id, or say \"prefer\"");
+        }
+        (FenceHost::Prefer, Some(server)) => {
+            let problem = format!("the host of \"{}\" cannot be stopped", server.id);
+            findings.warnings.add(line, key, problem, "give each server its instance_id");
+        }
+        (FenceHost::Require, None) => {}
     }
 }
 

@@ -226,6 +226,7 @@ pub static SECTIONS: &[Section] = &[
             key("always_primary", Bool, "", Value("false"), LIVE, Cluster, "Whether it is the primary whatever happens, so that no other server is ever promoted: of one server at most."),
             key("replication", Choice(&["streaming", "log-shipping"]), "", Value("\"streaming\""), LIVE, Cluster, "How it follows as a standby: `log-shipping`: by `restore_command` from the primary's archive, so komainu makes no slot for it, never tells it whom to follow, and promotes it last."),
             key("agent", Text, "", Unset, LIVE, Cluster, "Where the [agent](agent.md) on its host is reached, as `\"host:port\"`; unset: there is none."),
+            key("instance_id", Text, "", Unset, LIVE, Cluster, "The EC2 instance it runs on, for `failover.fence_host`."),
         ],
     },
     Section {
@@ -265,6 +266,8 @@ pub static SECTIONS: &[Section] = &[
             key("silence_ms", Integer(100, MS), "ms", Value("2000"), LIVE, Cluster, "A standby that heard from the primary within this time is a witness that it lives, and nothing is promoted; above the servers' `wal_receiver_status_interval`."),
             key("max_slot_bytes", Integer(0, u64::MAX >> 1), "bytes", Value("17179869184"), LIVE, Cluster, "A replication slot of komainu's that nobody uses is dropped when it keeps more log than this: a standby that is gone for longer must be rebuilt. 0: no limit; then set `max_slot_wal_keep_size` on the servers."),
             key("write_timeout_ms", Integer(0, MS), "ms", Value("10000"), LIVE, Cluster, "When what was written to the primary does not reach its disk, each node tries a write of its own; a primary that cannot do that in this time is replaced. 0: it never is for that."),
+            key("fence_host", Choice(&["off", "prefer", "require"]), "", Value("\"off\""), LIVE, Cluster, "Whether the [EC2 instance of a lost primary](failure-modes.md#stopping-the-host-of-a-lost-primary) is stopped: `prefer`: if nothing is heard from it, and beside the failover; `require`: always, and nobody is promoted before it has stopped."),
+            key("fence_host_wait_ms", Integer(0, MS), "ms", Value("0"), LIVE, Cluster, "How long a promotion waits for that with `prefer`."),
         ],
     },
     Section {

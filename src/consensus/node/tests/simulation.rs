@@ -398,6 +398,7 @@ fn view_of(primary: usize, timeline: u32) -> View {
         always_primary: false,
         replication: Default::default(),
         agent: None,
+        instance_id: None,
     });
     let mut view = View::new(&servers);
     for index in 0..SERVERS.len() {

@@ -138,6 +138,7 @@ impl Ground {
                 let asked = self.ask_agent(index, void_at_ms, async move { agents.stop(index, epoch).await });
                 after_stop(timeout(STOP_WITHIN, asked).await.map_err(|_| "no answer".to_owned())??)
             }
+            Do::StopHost { .. } => Err("there is no EC2 in a night".to_owned()),
             Do::Restart { .. } => Err("nobody orders restarts in a night".to_owned()),
             Do::Rejoin(request) => {
                 let agents = self.agents.clone();

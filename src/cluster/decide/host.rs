@@ -1,0 +1,67 @@
+//! Stopping the host of a primary that is being replaced, where the configuration wants it.
+//!
+//! Pure. It is asked for as soon as the old epoch is being ended, beside everything else, and until it was seen to have
+//! stopped. Invariant: only the host of the server that a failover takes the primary from is ever stopped, and never one
+//! that answers, unless every promotion is to wait for it.
+
+use super::action::{Action, What};
+use super::{Plan, Situation};
+use crate::cluster::reason::Reason;
+use crate::cluster::state::{Administrative, Failover, FailoverKind};
+use crate::config::FenceHost;
+
+/// After the failover, too: AWS takes its time. Then it is given up; what komainu does needs it no more.
+pub(super) const STOPPED_WITHIN_MS: u64 = 180_000;
+
+/// What is to be done now about the host of the one that is being replaced.
+pub(super) fn stop(situation: &Situation<'_>, failover: &Failover) -> Plan {
+    let is_wanted = failover.kind != FailoverKind::Switchover
+        && match situation.policy.failover.fence_host {
+            FenceHost::Off => false,
+            FenceHost::Prefer => is_silent(situation, &failover.from),
+            FenceHost::Require => true,
+        };
+    let known = situation.policy.server(&failover.from);
+    let has_instance = known.is_some_and(|server| server.instance_id.is_some());
+    match is_wanted && has_instance && !situation.memory.host_stopped(failover.epoch) {
+        true => Plan::action(Action::new(&failover.from, What::StopHost { epoch: failover.epoch })),
+        false => Plan::default(),
+    }
+}
+
+/// Why nobody is promoted yet.
+pub(super) fn waits(situation: &Situation<'_>, failover: &Failover, waited_ms: u64) -> Option<Reason> {
+    let policy = &situation.policy.failover;
+    let waits = match (policy.fence_host, failover.kind) {
+        _ if situation.memory.host_stopped(failover.epoch) => false,
+        // Whoever orders that knows better.
+        (FenceHost::Off, _) | (_, FailoverKind::Forced | FailoverKind::Switchover) => false,
+        (FenceHost::Prefer, _) => {
+            waited_ms < policy.fence_host_wait_ms && !stop(situation, failover).actions.is_empty()
+        }
+        (FenceHost::Require, _) => true,
+    };
+    waits.then_some(Reason::HostNotStopped)
+}
+
+/// After the failover: one that AWS is stopping is asked after until it has stopped.
+pub(super) fn follow_up(situation: &Situation<'_>) -> Plan {
+    let Some((server, epoch, since_ms)) = situation.memory.stopping_host() else { return Plan::default() };
+    let stays_out = situation
+        .state
+        .servers()
+        .get(server)
+        .is_some_and(|known| known.administrative == Administrative::Quarantined);
+    let in_time = situation.now_ms.saturating_sub(since_ms) < STOPPED_WITHIN_MS;
+    match stays_out && in_time && is_silent(situation, server) {
+        true => Plan::action(Action::new(server, What::StopHost { epoch })),
+        false => Plan::default(),
+    }
+}
+
+/// Nothing at all is heard of it: one that refuses connections, or says that it is starting, has a host that works.
+fn is_silent(situation: &Situation<'_>, server: &str) -> bool {
+    situation.view.find(server).is_some_and(|(_, detail)| {
+        detail.failures > 0 && !matches!(detail.failure, Some(Reason::ConnectRefused | Reason::StartingUp))
+    })
+}
