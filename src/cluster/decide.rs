@@ -21,7 +21,7 @@ mod synchronous;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::{Facts, View};
 use super::reason::Reason;
@@ -47,6 +47,8 @@ pub struct Situation<'a> {
     pub leading_since_ms: u64,
     /// When each node last asked for its lease, by raft id.
     pub asked: &'a BTreeMap<u64, u64>,
+    /// Endpoints that a node could not take, as it says itself, by raft id.
+    pub unable: &'a BTreeMap<u64, BTreeSet<String>>,
     pub lease: &'a LeaseSettings,
     /// As configured, in that order.
     pub endpoints: &'a [String],

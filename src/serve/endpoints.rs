@@ -3,7 +3,7 @@
 //! Owns the thread they run on, away from both clients and consensus. Never decides who the owner is. Invariant: what a
 //! loop asks right before it changes something is answered from what this node has applied and from the clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,6 +30,8 @@ const EVENTS_WAITING: usize = 256;
 const BEGIN_AGAIN: Duration = Duration::from_secs(5);
 /// For a loop whose endpoint was removed or changed to give up what it holds. Then it is ended all the same.
 const LEAVE_WITHIN: Duration = Duration::from_secs(30);
+/// What cannot be taken changes with the probes, which are minutes apart.
+const TELL_UNABLE_EVERY: Duration = Duration::from_secs(1);
 const LOOK_WHETHER_LEFT: Duration = Duration::from_millis(20);
 
 /// What runs now, for whoever asks.
@@ -98,6 +100,15 @@ impl Board {
             findings: posted.findings.borrow().clone(),
         };
         self.loops().posted.iter().map(here).collect()
+    }
+
+    /// Those that this node could not take: not begun, or something is wrong with what it takes.
+    fn unable(&self) -> BTreeSet<String> {
+        let cannot = |posted: &Posted| {
+            posted.running.is_err() || posted.findings.borrow().iter().any(Finding::is_wrong)
+        };
+        let loops = self.loops();
+        loops.posted.iter().filter(|(_, posted)| cannot(posted)).map(|(name, _)| name.clone()).collect()
     }
 
     /// Whether this node still has something of an endpoint, or is about to.
@@ -187,6 +198,7 @@ impl Endpoints {
 async fn run(handle: ClusterHandle, mut config: watch::Receiver<Arc<Config>>, board: Board) {
     let (events, taken) = mpsc::channel(EVENTS_WAITING);
     tokio::spawn(note(handle.clone(), taken));
+    tokio::spawn(tell_unable(handle.clone(), board.clone()));
     let mut clouds = Clouds::default();
     let mut applied = handle.watch();
     loop {
@@ -207,6 +219,20 @@ async fn run(handle: ClusterHandle, mut config: watch::Receiver<Arc<Config>>, bo
                 () = tokio::time::sleep_until(again), if board.has_failed() => break,
             }
         }
+    }
+}
+
+/// So that the leader rather makes somebody else the owner.
+async fn tell_unable(handle: ClusterHandle, board: Board) {
+    let mut before = BTreeSet::new();
+    loop {
+        let unable = board.unable();
+        if unable != before {
+            tracing::info!(endpoints = ?unable, "the leader is told what this node could not take");
+            handle.cannot_take(unable.clone());
+            before = unable;
+        }
+        tokio::time::sleep(TELL_UNABLE_EVERY).await;
     }
 }
 

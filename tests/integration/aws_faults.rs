@@ -147,6 +147,18 @@ async fn a_missing_permission_is_an_alarm_beforehand_and_said_when_it_matters() 
             })
         });
     }
+    // By itself nothing goes where it could not be taken, once the leader has heard of that.
+    order_move(&nodes, "node3", "address", "node1");
+    until_held_by(&world, Kind::ElasticIp, "node1").await;
+    let told = "the leader is told what this node could not take";
+    eventually(PATIENCE, "it is told", || {
+        nodes.node(without).log().lines().any(|line| line.contains(told) && line.contains("address"))
+    });
+    nodes.node("node1").kill();
+    assert_eq!(nodes.owner_of(&nodes.others("node1"), "address"), "node3");
+    until_held_by(&world, Kind::ElasticIp, "node3").await;
+    nodes.node("node1").start_again();
+    nodes.wait_until_ready(&nodes.ids());
     for (kind, name) in KINDS {
         order_move(&nodes, "node1", name, without);
         eventually(PATIENCE, &format!("it says why it has not {name}"), || {

@@ -206,6 +206,7 @@ fn next(
         me: handle.node(),
         leading_since_ms: leading.since_ms,
         asked: &leading.asked,
+        unable: &leading.unable,
         lease: &wanted.lease,
         endpoints: &endpoints,
         servers: &servers,

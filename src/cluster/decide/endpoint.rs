@@ -38,7 +38,7 @@ fn one(situation: &Situation<'_>, name: &str, present: Option<&Endpoint>, given:
         // Not taken back, and not passed yet.
         (Some(_), Some(false)) => None,
         (owner, _) if owner.is_none() || fence == Some(true) => {
-            let to = wish.map(|(to, _)| to.as_str()).or_else(|| candidate(situation, owner, given))?;
+            let to = wish.map(|(to, _)| to.as_str()).or_else(|| candidate(situation, name, owner, given))?;
             let (reason, cause) = match (wish, owner) {
                 (Some((_, cause)), _) => (Reason::EndpointMoved, cause.clone()),
                 (None, Some(_)) => (Reason::OwnerSilent, "decision".to_owned()),
@@ -55,7 +55,8 @@ fn one(situation: &Situation<'_>, name: &str, present: Option<&Endpoint>, given:
                 let change = Change::OpenFence { fenced, epoch };
                 return Some(Step { change, reason: Reason::EndpointMoved, cause: cause.clone() });
             }
-            let is_lost = situation.is_silent(owner) && candidate(situation, Some(owner), given).is_some();
+            let is_lost =
+                situation.is_silent(owner) && candidate(situation, name, Some(owner), given).is_some();
             is_lost.then(|| Step::new(Change::OpenFence { fenced, epoch }, Reason::OwnerSilent))
         }
     }
@@ -80,9 +81,16 @@ fn fence_of(situation: &Situation<'_>, name: &str) -> Option<bool> {
         .map(|fence| fence.passed)
 }
 
-/// A voter that lives, rather another than the one that lost it. Rather not the leader, so that one failure is not both;
+/// A voter that lives, rather one that could take it, and rather another than the one that lost it. Rather not the leader, so that one failure is not both;
 /// and the one that owns least, so that several endpoints are spread.
-fn candidate<'a>(situation: &'a Situation<'_>, not: Option<&str>, given: &[String]) -> Option<&'a str> {
+fn candidate<'a>(
+    situation: &'a Situation<'_>,
+    endpoint: &str,
+    not: Option<&str>,
+    given: &[String],
+) -> Option<&'a str> {
+    let is_unable =
+        |raft_id: u64| situation.unable.get(&raft_id).is_some_and(|unable| unable.contains(endpoint));
     let owned = |node: &str| {
         let endpoints = situation.state.endpoints().values();
         let given = given.iter().filter(|given| *given == node).count();
@@ -90,7 +98,10 @@ fn candidate<'a>(situation: &'a Situation<'_>, not: Option<&str>, given: &[Strin
     };
     situation
         .voters()
+        .filter(|member| situation.lives(&member.id))
+        .min_by_key(|member| {
+            let node = member.id.as_str();
+            (is_unable(member.raft_id), Some(node) == not, node == situation.me, owned(node))
+        })
         .map(|member| member.id.as_str())
-        .filter(|node| situation.lives(node))
-        .min_by_key(|node| (Some(*node) == not, *node == situation.me, owned(node)))
 }

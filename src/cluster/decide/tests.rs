@@ -9,6 +9,7 @@ struct World {
     state: ClusterState,
     now_ms: u64,
     asked: BTreeMap<u64, u64>,
+    unable: BTreeMap<u64, BTreeSet<String>>,
     wishes: BTreeMap<String, (String, String)>,
     endpoints: Vec<String>,
     addresses: BTreeMap<String, String>,
@@ -21,6 +22,7 @@ impl World {
             state: ClusterState::default(),
             now_ms: 10_000,
             asked: BTreeMap::new(),
+            unable: BTreeMap::new(),
             wishes: BTreeMap::new(),
             endpoints: vec!["app".to_owned()],
             addresses: BTreeMap::new(),
@@ -63,6 +65,7 @@ impl World {
             me: "a",
             leading_since_ms: 5_000,
             asked: &self.asked,
+            unable: &self.unable,
             lease: &LeaseSettings::default(),
             endpoints: &self.endpoints,
             servers: &["pg1".to_owned(), "pg2".to_owned()],
@@ -118,6 +121,23 @@ fn several_endpoints_are_spread() {
     world.settle();
     let owners: Vec<_> = world.state.endpoints().values().map(|endpoint| endpoint.owner.clone()).collect();
     assert_eq!(owners, [Some("b".to_owned()), Some("c".to_owned())]);
+}
+
+#[test]
+fn an_endpoint_is_rather_given_to_a_node_that_could_take_it() {
+    let mut world = World::new();
+    let unable = || BTreeSet::from(["app".to_owned()]);
+    world.unable.insert(2, unable());
+    world.unable.insert(3, BTreeSet::from(["reports".to_owned()]));
+    world.settle();
+    assert_eq!(world.owner(), Some("c"), "what c could not take is another one");
+    // One that could not take it is better than nobody.
+    world.unable = (1..=3).map(|raft_id| (raft_id, unable())).collect();
+    world.now_ms += 2_000;
+    world.asked = BTreeMap::from([(2, world.now_ms)]);
+    world.passed = true;
+    world.settle();
+    assert_eq!(world.owner(), Some("b"));
 }
 
 #[test]

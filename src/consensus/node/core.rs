@@ -40,6 +40,7 @@ pub(super) struct Core {
     pub lease_ends_at_ms: Arc<AtomicU64>,
     rights: Arc<Mutex<Rights>>,
     wishes: Arc<Mutex<Wishes>>,
+    unable: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// Endpoints that an operator wants elsewhere: which node, who asked, since when.
@@ -67,6 +68,7 @@ impl Core {
         lease_ends_at_ms: Arc<AtomicU64>,
         rights: Arc<Mutex<Rights>>,
         wishes: Arc<Mutex<Wishes>>,
+        unable: Arc<Mutex<BTreeSet<String>>>,
     ) -> Arc<Self> {
         Arc::new(Core {
             now,
@@ -81,12 +83,18 @@ impl Core {
             lease_ends_at_ms,
             rights,
             wishes,
+            unable,
         })
     }
 
     /// Remembers that an endpoint is wanted elsewhere; the leader's next decision sees it.
     pub fn wish(&self, endpoint: String, to: String, cause: String) {
         lock(&self.wishes).insert(endpoint, Wish { to, cause, since_ms: self.now_ms() });
+    }
+
+    /// Endpoints that this node could not take.
+    pub fn unable(&self) -> BTreeSet<String> {
+        lock(&self.unable).clone()
     }
 
     /// A command of this node's, stamped with the wall clock.

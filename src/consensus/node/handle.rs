@@ -40,6 +40,8 @@ pub(super) struct Shared {
     pub runtime: Handle,
     pub tls: Mutex<Option<Arc<PeerContext>>>,
     pub wishes: Arc<Mutex<Wishes>>,
+    /// Endpoints that this node could not take; the leader hears of it with each question for a lease.
+    pub unable: Arc<Mutex<BTreeSet<String>>>,
     /// What other nodes said of themselves when they were asked last.
     pub known: Mutex<BTreeMap<String, Known>>,
     /// Why others did not answer when they were asked last. One that hangs accepts connections, and says nothing.
@@ -162,6 +164,11 @@ impl ClusterHandle {
     /// What operators want of the leader and it has not done yet.
     pub fn wishes(&self) -> BTreeMap<String, Wish> {
         lock(&self.shared.wishes).clone()
+    }
+
+    /// Endpoints that this node could not take now.
+    pub fn cannot_take(&self, endpoints: BTreeSet<String>) {
+        *lock(&self.shared.unable) = endpoints;
     }
 
     pub fn forget_wish(&self, endpoint: &str) {

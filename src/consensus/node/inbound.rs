@@ -4,6 +4,7 @@
 //! `docs/decisions/0015-elections-are-ours-to-start.md` gives, and whatever was begun there is ended there, even if the
 //! connection that brought it is gone.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, VoteRequest};
@@ -101,7 +102,7 @@ async fn joined(core: Arc<Core>, from: String, request: Request) -> Response {
         Request::Snapshot { rpc, .. } => snapshot(core, rpc).await,
         Request::Vote { rpc, .. } => vote(core, rpc).await,
         Request::PreVote { request, .. } => Response::PreVote(pre_vote(&core, &request).await),
-        Request::Lease { node, question } => lease(&core, &from, node, question),
+        Request::Lease { node, question, unable } => lease(&core, &from, node, question, unable),
         Request::Propose(command) => lead::propose(&core, command).await,
         Request::Order(order) => lead::carry_out(&core, &from, order).await,
         Request::Remember { .. } | Request::Cancel { .. } | Request::About => {
@@ -178,11 +179,13 @@ async fn pre_vote(core: &Core, request: &PreVoteRequest<u64>) -> PreVoteReply {
     core.rights().election.judge_pre_vote(core.now_ms(), request, &mine)
 }
 
-fn lease(core: &Core, from: &str, node: u64, question: Question) -> Response {
+fn lease(core: &Core, from: &str, node: u64, question: Question, unable: BTreeSet<String>) -> Response {
     if core.address_of(node).is_none_or(|address| address.node != from) {
         return Response::Refused(format!("raft id {node} is not that of {from}"));
     }
-    match core.rights().grant(core.now_ms(), node, question) {
+    let mut rights = core.rights();
+    rights.cannot_take(node, unable);
+    match rights.grant(core.now_ms(), node, question) {
         Some(answer) => Response::Lease(answer.map_err(|refusal| refusal.to_string())),
         None => Response::NotLeader(core.leader().map(|(_, leader)| leader.node)),
     }

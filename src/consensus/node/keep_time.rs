@@ -137,6 +137,7 @@ impl Clockwork {
         let me = core.identity.raft_id;
         if leader == me {
             let mut rights = core.rights();
+            rights.cannot_take(me, core.unable());
             if let Some(Ok(grant)) = rights.grant(core.now_ms(), me, question) {
                 rights.lease.granted(question, grant);
                 core.note_lease(&rights);
@@ -151,7 +152,7 @@ impl Clockwork {
         let asking = self.asking.clone();
         let call = core.wire.call(
             &address,
-            Request::Lease { node: me, question },
+            Request::Lease { node: me, question, unable: core.unable() },
             Duration::from_millis(core.settings.lease_ms),
         );
         self.questions.spawn(async move {

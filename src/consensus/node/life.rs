@@ -224,6 +224,7 @@ pub(super) async fn take_part(
         shared.lease_ends_at_ms.clone(),
         rights,
         shared.wishes.clone(),
+        shared.unable.clone(),
     );
     let _ = ground.door.core.set(core.clone());
     present.send_replace(Some(core.clone()));

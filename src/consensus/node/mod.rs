@@ -110,6 +110,7 @@ impl Node {
             runtime: runtime.handle().clone(),
             tls: Mutex::new(None),
             wishes: Arc::default(),
+            unable: Arc::default(),
             known: Mutex::default(),
             silent: Mutex::default(),
             cancels: Semaphore::new(handle::CANCELS),

@@ -29,6 +29,8 @@ struct Lead {
     lessor: Lessor<u64>,
     /// When each node last asked for its lease.
     asked: BTreeMap<u64, u64>,
+    /// Endpoints that a node could not take, as it says when it asks.
+    unable: BTreeMap<u64, BTreeSet<String>>,
     /// Which entry fences what, as far as this lead has seen it applied.
     fences: BTreeMap<(String, Epoch), u64>,
 }
@@ -51,6 +53,8 @@ pub struct Leading {
     pub contact_ms: Option<u64>,
     /// When each node last asked for its lease, by raft id.
     pub asked: BTreeMap<u64, u64>,
+    /// Endpoints that a node could not take, by raft id.
+    pub unable: BTreeMap<u64, BTreeSet<String>>,
 }
 
 impl Rights {
@@ -78,8 +82,8 @@ impl Rights {
             let first = seen.last_log_index;
             let voters = seen.voters.clone();
             let lessor = Lessor::new(self.settings, self.me, voters, began, term, first, now_ms);
-            let (asked, fences) = (BTreeMap::new(), BTreeMap::new());
-            self.lead = Some(Lead { term, since_ms: now_ms, lessor, asked, fences });
+            let (asked, unable, fences) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+            self.lead = Some(Lead { term, since_ms: now_ms, lessor, asked, unable, fences });
             self.campaigned = false;
         }
         if let Some(lead) = &mut self.lead {
@@ -112,6 +116,13 @@ impl Rights {
         Some(lead.lessor.grant(now_ms, &mut self.election, node, question))
     }
 
+    /// What a node says besides.
+    pub fn cannot_take(&mut self, node: u64, endpoints: BTreeSet<String>) {
+        if let Some(lead) = &mut self.lead {
+            lead.unable.insert(node, endpoints);
+        }
+    }
+
     pub fn leading(&self, now_ms: u64) -> Option<Leading> {
         let lead = self.lead.as_ref()?;
         Some(Leading {
@@ -119,6 +130,7 @@ impl Rights {
             since_ms: lead.since_ms,
             contact_ms: lead.lessor.contact_ms(now_ms),
             asked: lead.asked.clone(),
+            unable: lead.unable.clone(),
         })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The road is a trait, so that a simulation brings one of its own; what is said is the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +45,9 @@ pub enum Request {
     Lease {
         node: u64,
         question: Question,
+        /// Endpoints that it could not take.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        unable: BTreeSet<String>,
     },
     /// Who am I to you? Asked by a node that starts, and now and then; what it says of itself is kept.
     Remember {

@@ -212,6 +212,7 @@ impl World {
             me: "a",
             leading_since_ms: 5_000,
             asked: &asked,
+            unable: &BTreeMap::new(),
             lease: &LeaseSettings::default(),
             endpoints: &[],
             servers: &SERVERS.map(str::to_owned),

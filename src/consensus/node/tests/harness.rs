@@ -201,6 +201,7 @@ impl TestCluster {
             runtime: tokio::runtime::Handle::current(),
             tls: Mutex::new(None),
             wishes: Arc::default(),
+            unable: Arc::default(),
             known: Mutex::default(),
             silent: Mutex::default(),
             cancels: tokio::sync::Semaphore::new(1),
