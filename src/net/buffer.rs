@@ -147,6 +147,15 @@ impl Buffer {
         self.end += count;
         Poll::Ready(Ok(count))
     }
+
+    /// Whether nothing is left to read, so that the task is woken for what comes next. False where only a read
+    /// can tell.
+    pub fn poll_drained(&mut self, stream: &Stream, cx: &mut Context<'_>) -> bool {
+        if !self.drained && !stream.is_tls() {
+            self.drained = stream.poll_read_ready(cx).is_pending();
+        }
+        self.drained
+    }
 }
 
 /// A connection that ends with something unread has storage still.

@@ -323,15 +323,15 @@ impl<'a> Lexer<'a> {
     /// (16 and later read `0x1F` and `1_000` as one number) the newer rule is used.
     fn number_end(&self, start: usize) -> usize {
         if self.sql[start] == b'0' {
-            let digit: fn(u8) -> bool = match self.byte(start + 1) | 0x20 {
-                b'x' => |b| b.is_ascii_hexdigit(),
-                b'o' => |b| matches!(b, b'0'..=b'7'),
-                b'b' => |b| matches!(b, b'0' | b'1'),
-                _ => |_| false,
-            };
             let first = start + 2 + usize::from(self.byte(start + 2) == b'_');
-            if digit(self.byte(first)) {
-                return self.digits_end(first, digit);
+            let end = match self.byte(start + 1) | 0x20 {
+                b'x' => self.digits_end(first, |b| b.is_ascii_hexdigit()),
+                b'o' => self.digits_end(first, |b| matches!(b, b'0'..=b'7')),
+                b'b' => self.digits_end(first, |b| matches!(b, b'0' | b'1')),
+                _ => first,
+            };
+            if end > first {
+                return end;
             }
         }
         let decimal = |b: u8| b.is_ascii_digit();
@@ -348,7 +348,8 @@ impl<'a> Lexer<'a> {
         at
     }
 
-    fn digits_end(&self, from: usize, digit: fn(u8) -> bool) -> usize {
+    #[inline(always)]
+    fn digits_end(&self, from: usize, digit: impl Fn(u8) -> bool) -> usize {
         let mut at = from;
         while digit(self.byte(at)) || (at > from && self.byte(at) == b'_' && digit(self.byte(at + 1))) {
             at += 1;
@@ -361,6 +362,9 @@ impl<'a> Lexer<'a> {
     fn operator_end(&self, start: usize) -> usize {
         let mut end = start;
         let mut special = false;
+        if !is_operator(self.byte(start + 1)) {
+            return start + 1;
+        }
         while is_operator(self.byte(end)) {
             let pair = (self.sql[end], self.byte(end + 1));
             if end > start && matches!(pair, (b'-', b'-') | (b'/', b'*')) {

@@ -113,6 +113,17 @@ impl Lease {
         }
     }
 
+    /// Only the server can change what there is to do: no byte waits for anyone, and nothing of ours is under way.
+    pub fn is_still(&self) -> bool {
+        let conn = &self.conn;
+        conn.output.is_empty()
+            && !conn.unflushed
+            && conn.input.is_empty()
+            && !self.ours_first
+            && !self.redirect
+            && self.preparing_since_ms.is_none()
+    }
+
     /// Nothing is under way in either direction.
     pub fn is_quiet(&self) -> bool {
         self.conn.expected.is_empty() && self.conn.output.is_empty() && self.marked == 0

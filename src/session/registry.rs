@@ -111,6 +111,11 @@ impl SessionHandle {
         }
     }
 
+    /// Whether it is to do anything: `order` has not been asked since, or it stays.
+    pub fn has_order(&self) -> bool {
+        self.order.load(Ordering::Acquire) != Order::None as u8
+    }
+
     /// What it was told since it last asked. `Drain` and `Stop` stay.
     pub fn order(&self) -> Order {
         match self.order.load(Ordering::Acquire) {

@@ -299,14 +299,34 @@ impl Session {
             // The connection goes back before the client is heard again: its next request may belong
             // elsewhere, and others wait.
             progress |= self.flush_client(cx)?;
-            progress |= self.settle()?;
-            if !progress {
+            let settled = self.settle()?;
+            progress |= settled;
+            // What was settled may leave more to settle, unless the connection has gone back.
+            let may_be_still = !settled || self.lease.is_none();
+            if !progress || (may_be_still && self.is_still(cx)) {
                 self.rest();
                 return Poll::Pending;
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Whether another look at everything would find nothing to do: no byte is kept, and both sockets have
+    /// been read to their end. Saves the turn in which a query's turns would otherwise end.
+    fn is_still(&mut self, cx: &mut Context<'_>) -> bool {
+        let nothing_to_do = !self.handle.has_order()
+            && self.waiting.is_none()
+            && self.input.is_empty()
+            && self.to_client.is_empty()
+            && !self.unflushed
+            && self.lease.as_ref().is_none_or(Lease::is_still);
+        nothing_to_do
+            && self.input.poll_drained(&self.client, cx)
+            && self.lease.as_mut().is_none_or(|lease| {
+                let conn = &mut *lease.conn;
+                conn.input.poll_drained(&conn.stream, cx)
+            })
     }
 
     /// Gives back what is not needed while nothing moves, and says when to be looked at.

@@ -18,7 +18,7 @@ use crate::backend::expect::{Owed, Question, Reply};
 use crate::net::Buffer;
 use crate::route::{Analyzed, Effects, StatementKind};
 use crate::telemetry::labels::QueryClass;
-use crate::wire::frame::{HEADER_LEN, Header};
+use crate::wire::frame::{HEADER_LEN, Header, split_cstr};
 use crate::wire::message::{self, TransactionStatus, ready_for_query};
 
 impl Session {
@@ -38,10 +38,9 @@ impl Session {
             return Ok(Step::NeedMore { room: found.len });
         }
         let body = &input.bytes()[HEADER_LEN..found.len];
-        if body.last() != Some(&0) || body[..body.len() - 1].contains(&0) {
+        let Some((sql, [])) = split_cstr(body) else {
             return Err(End::violation("invalid message format: a query is one string"));
-        }
-        let sql = text(body);
+        };
         let analyzed = self.classify(sql);
         let effects = analyzed.analysis.effects;
         if self.waits_for_floor(&analyzed) {
@@ -64,7 +63,7 @@ impl Session {
         if effects.intersects(BY_NAME) {
             return self.send_query_by_name(found, input, &analyzed);
         }
-        self.note_custom_settings(text(&input.bytes()[HEADER_LEN..found.len]), effects);
+        self.note_custom_settings(sql, effects);
         self.discard_foreign_sequences(effects, true);
         let ends_surely = effects.contains(Effects::IS_SURE_END)
             && (self.is_idle() || matches!(analyzed.analysis.kind, StatementKind::Commit { .. }));

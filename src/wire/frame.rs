@@ -46,7 +46,7 @@ pub fn header(bytes: &[u8], limit: usize) -> Result<Option<Header>, FrameError> 
 
 /// Splits a NUL-terminated string off the front of `body`; `None` if there is no NUL.
 pub fn split_cstr(body: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = body.iter().position(|&b| b == 0)?;
+    let end = memchr::memchr(0, body)?;
     Some((&body[..end], &body[end + 1..]))
 }
 
