@@ -218,7 +218,8 @@ fn archive(findings: &mut Vec<Finding>, view: &View) {
             (Verdict::Fine, format!("it archives; the last file was {last}"))
         }
     };
-    add(findings, "server", &view.snapshot.server(primary).id, verdict, text);
+    let id = view.snapshot.server(primary).map_or("", |server| &*server.id);
+    add(findings, "server", id, verdict, text);
 }
 
 fn server(findings: &mut Vec<Finding>, state: &ServerState, detail: &Detail) {

@@ -76,7 +76,9 @@ mod tests {
             zone: None,
             disallow_failover: false,
             always_primary: false,
+            replication: Default::default(),
             agent: None,
+            instance_id: None,
         };
         let view = View::new(&[server("pg1"), server("pg2")]);
         let mut deadlines = Deadlines::default();

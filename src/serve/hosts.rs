@@ -212,7 +212,10 @@ mod tests {
         assert!(!is_out(&state, "pg2", epoch));
 
         let (server, version) = ("pg1".to_owned(), state.servers()["pg1"].version);
-        apply(&mut state, Change::SetAdministrative { server, version, state: Administrative::Attached });
+        apply(
+            &mut state,
+            Change::SetAdministrative { server, version, state: Administrative::Attached, within_ms: None },
+        );
         assert!(!is_out(&state, "pg1", epoch), "it is back");
     }
 }

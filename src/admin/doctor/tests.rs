@@ -253,6 +253,7 @@ fn a_standby_that_reads_the_archive_needs_one_that_is_filled() {
                 in_recovery: false,
                 timeline: 1,
                 lsn: Lsn(1),
+                flushed_lsn: None,
                 received_lsn: None,
                 replay_lag_ms: None,
                 system_identifier: 1,

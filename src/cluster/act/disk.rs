@@ -162,6 +162,7 @@ mod tests {
             wal_log_hints: true,
             data_checksums: false,
             started_at_ms: 0,
+            archive: None,
         }
     }
 
