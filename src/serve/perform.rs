@@ -16,6 +16,7 @@ use crate::cluster::decide::OPERATIONS_END_MS;
 use crate::cluster::decide::action::{Action, What};
 use crate::cluster::operate::{Followed, Operation, Operator, Written};
 use crate::config;
+use crate::topology::Epoch;
 
 use super::hosts::Hosts;
 

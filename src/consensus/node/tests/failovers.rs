@@ -23,7 +23,7 @@ use super::nights::nights;
 use super::observer::observe;
 use super::oracle::{Oracle, Tally};
 use super::servers::{Agents, Ground, SERVERS, Shared, World, turn};
-use crate::cluster::act::{Means, Wanted, lead, report};
+use crate::cluster::act::{Eyes, Means, Sessions, Wanted, lead, report};
 use crate::cluster::decide::Policy;
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
@@ -67,6 +67,7 @@ fn servers() -> Vec<config::Server> {
         always_primary: false,
         replication: Default::default(),
         agent: Some(format!("{id}:7401")),
+        instance_id: None,
     };
     SERVERS.map(server).into()
 }
@@ -146,6 +147,12 @@ impl Night {
                 lock(&under_way).get(&(usize::from(server.0), epoch.0)).copied().unwrap_or(0)
             })
         };
+        let quiet = {
+            let under_way = under_way.clone();
+            Arc::new(move |server: ServerIndex| {
+                lock(&under_way).iter().all(|((at, _), count)| *at != usize::from(server.0) || *count == 0)
+            })
+        };
         let may_use = {
             let oracle = self.oracle.clone();
             Arc::new(move |epoch, server| oracle.uses(epoch, server))
@@ -153,9 +160,17 @@ impl Night {
         let mut tasks = JoinSet::new();
         tasks.spawn(observe(ground.clone(), wakes, view));
         let wanted = watch::channel(Arc::new(wanted)).1;
-        let means = Means { wanted, local: local.clone(), look: look.clone(), perform };
+        let eyes = Eyes {
+            local: local.clone(),
+            look: look.clone(),
+            wanted: wanted.clone(),
+            // No disk of the model's fails.
+            write: Arc::new(|_, _| Box::pin(async { None })),
+            sessions: Sessions { busy, quiet },
+        };
+        let means = Means { wanted, local, look, perform };
         tasks.spawn(lead(handle.clone(), means));
-        tasks.spawn(report(handle, local, look, busy));
+        tasks.spawn(report(handle, eyes));
         for _ in 0..CLIENTS {
             let gateway = Gateway {
                 ground: ground.clone(),
@@ -272,8 +287,12 @@ impl Night {
                 let detached = detached.filter(|(_, known)| known.administrative == Administrative::Detached);
                 for (server, known) in detached {
                     let (server, version) = (server.clone(), known.version);
-                    let change =
-                        Change::SetAdministrative { server, version, state: Administrative::Attached };
+                    let change = Change::SetAdministrative {
+                        server,
+                        version,
+                        state: Administrative::Attached,
+                        within_ms: None,
+                    };
                     let _ = handle.propose(change, "operator:dawn", "order").await;
                 }
                 sleep(Duration::from_secs(2)).await;

@@ -210,7 +210,7 @@ impl Night {
                     Administrative::Attached => Administrative::Detached,
                     _ => Administrative::Attached,
                 };
-                Change::SetAdministrative { server, version: known.version, state }
+                Change::SetAdministrative { server, version: known.version, state, within_ms: None }
             }
             _ => Change::BeginFailover { epoch, kind: FailoverKind::Switchover, to },
         };

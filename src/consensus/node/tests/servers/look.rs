@@ -56,7 +56,9 @@ impl World {
                 flush_lsn: Some(lsn(sender.flushed)),
             })
         });
-        let slot = |name: &String| Slot { name: name.clone(), active: false, restart_lsn: None };
+        // None of the model's keeps log that anybody would miss.
+        let at = lsn(if standby { server.replayed } else { wal.end() });
+        let slot = |name: &String| Slot { name: name.clone(), active: false, restart_lsn: Some(at) };
         let upstream = Conninfo::parse(&server.disk.conninfo).ok().and_then(|conninfo| conninfo.upstream());
         Facts {
             asked_at_ms: 0,
@@ -64,6 +66,7 @@ impl World {
             in_recovery: standby,
             timeline,
             lsn: lsn(if standby { server.replayed } else { wal.end() }),
+            flushed_lsn: (!standby).then(|| lsn(wal.end())),
             received_lsn: standby.then(|| lsn(server.disk.flushed)),
             replay_lag_ms: standby.then_some(0),
             system_identifier: SYSTEM,
