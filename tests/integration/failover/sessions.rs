@@ -75,6 +75,10 @@ fn whoever_was_in_the_middle_of_something_is_told_what_is_known_and_goes_on() {
     }
     prepare(&mut committing_prepared, 12);
     let (mut copying_in, mut copying_inside, mut copying_out) = (open(0), open(1), open(2));
+    // None can be opened to a server that is frozen, so there are enough before.
+    let mut busy = [&mut two_phase, &mut committing_prepared, &mut copying_inside];
+    busy.iter_mut().for_each(|wire| done(wire, "BEGIN", "BEGIN", 'T'));
+    busy.iter_mut().for_each(|wire| done(wire, "COMMIT", "COMMIT", 'I'));
     done(&mut copying_inside, "BEGIN", "BEGIN", 'T');
     for wire in [&mut copying_in, &mut copying_inside] {
         wire.encode(|buffer| frontend::query("COPY t FROM STDIN", buffer));
@@ -86,10 +90,9 @@ fn whoever_was_in_the_middle_of_something_is_told_what_is_known_and_goes_on() {
     copying_out.encode(|buffer| frontend::query(&much, buffer));
     copying_out.expect('H');
     let (mut pipeline, mut pipeline_inside) = (open(2), open(2));
-    for wire in [&mut pipeline, &mut pipeline_inside] {
-        done(wire, "BEGIN", "BEGIN", 'T');
-        done(wire, "COMMIT", "COMMIT", 'I');
-    }
+    let mut busy = [&mut pipeline, &mut pipeline_inside];
+    busy.iter_mut().for_each(|wire| done(wire, "BEGIN", "BEGIN", 'T'));
+    busy.iter_mut().for_each(|wire| done(wire, "COMMIT", "COMMIT", 'I'));
     done(&mut pipeline_inside, "BEGIN", "BEGIN", 'T');
     done(&mut pipeline_inside, "INSERT INTO t VALUES (30)", "INSERT 0 1", 'T');
 

@@ -27,7 +27,11 @@ fn a_standby_keeps_log_for_the_other_standbys_and_for_nobody_else() {
         What::Slots { wanted: names(wanted), unwanted: names(unwanted) }
     };
     assert_eq!(did(&world.slots_of_pg2(5000, vec![])), [("pg2", &slots(&["pg3"], &[]))]);
-    let all = vec![unused("pg1", 1), unused("pg2", 1), unused("pg3", 1), unused("gone", 1)];
+    let servers = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    world.apply(Change::SetServers { servers: servers(&["pg1", "pg2", "pg3", "gone"]) });
+    world.apply(Change::SetServers { servers: servers(&SERVERS) });
+    // "new" is about to be added.
+    let all = ["pg1", "pg2", "pg3", "gone", "new"].iter().map(|id| unused(id, 1)).collect();
     let actions = world.slots_of_pg2(5000, all);
     assert_eq!(did(&actions), [("pg2", &slots(&[], &["pg1", "pg2", "gone"]))]);
     let foreign = Slot { name: "backup".to_owned(), ..unused("pg1", 1) };
