@@ -189,8 +189,8 @@ fn primary(findings: &mut Vec<Finding>, view: &View) {
 
 /// What standbys by log shipping live on.
 fn archive(findings: &mut Vec<Finding>, view: &View) {
-    let Some(primary) = view.snapshot.primary else { return };
-    let detail = &view.details[usize::from(primary.0)];
+    let Some(primary) = view.snapshot.primary_server() else { return };
+    let Some((_, detail)) = view.find(&primary.id) else { return };
     let archive = detail.facts.as_deref().and_then(|facts| facts.archive.as_ref());
     let shipped: Vec<&str> = view
         .snapshot
@@ -218,8 +218,7 @@ fn archive(findings: &mut Vec<Finding>, view: &View) {
             (Verdict::Fine, format!("it archives; the last file was {last}"))
         }
     };
-    let id = view.snapshot.server(primary).map_or("", |server| &*server.id);
-    add(findings, "server", id, verdict, text);
+    add(findings, "server", &primary.id, verdict, text);
 }
 
 fn server(findings: &mut Vec<Finding>, state: &ServerState, detail: &Detail) {

@@ -203,6 +203,15 @@ fn each_thing_that_would_go_wrong_is_told() {
 }
 
 #[test]
+fn a_primary_whose_number_is_not_its_place_is_found() {
+    let mut night = Night::quiet(&["a", "b", "c"]);
+    // Others were removed before it.
+    night.view.snapshot.servers[0].index = ServerIndex(7);
+    night.view.snapshot.primary = Some(ServerIndex(7));
+    assert_eq!(night.not_fine(), [""; 0]);
+}
+
+#[test]
 fn an_endpoint_that_moves_is_not_yet_known_to_be_well() {
     let mut night = Night::quiet(&["a", "b", "c"]);
     let fenced = Fenced::Endpoint("app".to_owned());
