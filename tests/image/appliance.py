@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack
 from threading import Event, Thread
 
+from cloud import Cloud
 from examples import variables
 from image import Failed
 from in_the_double import Account
@@ -49,6 +50,7 @@ class Appliance:
         self.url = self.stack.enter_context(moto_server(self.given.moto_python, GATEWAY))
         self.account = Account(self.url, REGION)
         self.workspace = Workspace(self.given.checks, self.given.work / "terraform")
+        self.stack.enter_context(self.workspace.in_world(Cloud(self.url)))
         self.terraform("init", variables=False)
         self.terraform("apply", "-auto-approve")
         self.told = json.loads(self.terraform("output", "-json", "hand_over", variables=False))
@@ -69,7 +71,7 @@ class Appliance:
     def terraform(self, *arguments, variables=True):
         given = globals()["variables"](EXAMPLE) if variables else []
         where = f"examples/{EXAMPLE}"
-        return self.workspace.terraform(where, *arguments, *given, KOMAINU_STUB_CLOUD=self.url)
+        return self.workspace.terraform(where, *arguments, *given)
 
     def hand_over(self, *options):
         self.pki = self.given.work / "pki"

@@ -18,7 +18,9 @@ from pathlib import Path
 import account
 import configurations
 import in_the_double
+from cloud import Cloud
 from examples import COMMON, variables
+from made_up import MadeUp
 from moto_server import moto_server
 from workspace import ROOT, Failed, Workspace
 
@@ -46,6 +48,11 @@ def linted(workspace):
 
 
 def module(workspace, name):
+    with workspace.in_world(MadeUp()):
+        tested(workspace, name)
+
+
+def tested(workspace, name):
     where = f"modules/{name}"
     workspace.terraform(where, "init")
     workspace.terraform(where, "validate")
@@ -54,6 +61,11 @@ def module(workspace, name):
 
 
 def example(workspace, komainu, name):
+    with workspace.in_world(MadeUp()):
+        made(workspace, komainu, name)
+
+
+def made(workspace, komainu, name):
     where = f"examples/{name}"
     given = variables(name)
     workspace.terraform(where, "init")
@@ -86,7 +98,7 @@ def replaced_one_by_one(workspace, where, given):
 
 
 def in_double(workspace, python, komainu, name):
-    with moto_server(python) as url:
+    with moto_server(python) as url, workspace.in_world(Cloud(url)):
         in_the_double.applied(workspace, komainu, name, variables(name), url, COMMON["region"])
 
 

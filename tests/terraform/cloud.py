@@ -1,6 +1,7 @@
 """A world that is the AWS double: what terraform applies is made there, and looked at again before each plan."""
 
 import secrets
+from threading import Lock
 
 import boto3
 from botocore.config import Config
@@ -17,18 +18,21 @@ class Cloud(MadeUp):
     def __init__(self, url):
         self.url = url
         self.clients = {}
+        # Terraform asks for many things at once; clients may be shared by threads, but not made by several.
+        self.making = Lock()
 
     def client(self, service):
-        if service not in self.clients:
-            self.clients[service] = boto3.client(
-                service,
-                endpoint_url=self.url,
-                region_name=self.region,
-                aws_access_key_id="test",
-                aws_secret_access_key="test",
-                config=Config(retries={"max_attempts": 0}),
-            )
-        return self.clients[service]
+        with self.making:
+            if service not in self.clients:
+                self.clients[service] = boto3.client(
+                    service,
+                    endpoint_url=self.url,
+                    region_name=self.region,
+                    aws_access_key_id="test",
+                    aws_secret_access_key="test",
+                    config=Config(retries={"max_attempts": 0}),
+                )
+            return self.clients[service]
 
     def __getattr__(self, name):
         # cloud.ec2, cloud.route53, …

@@ -86,24 +86,23 @@ def names(thing):
 
 def applied(workspace, komainu, name, given, url, region):
     where = f"examples/{name}"
-    cloud = {"KOMAINU_STUB_CLOUD": url}
     account = Account(url, region)
     before = account.left()
     workspace.terraform(where, "init")
-    workspace.terraform(where, "apply", "-auto-approve", *given, **cloud)
+    workspace.terraform(where, "apply", "-auto-approve", *given)
     outputs = json.loads(workspace.terraform(where, "output", "-json", "hand_over"))
     made = account.left()
     if (len(made["instances"]), len(made["volumes"]), len(made["secrets"])) != (6, 6, 7):
         raise Failed(f"{where}: not what was asked for is in the double: {made}")
-    workspace.terraform(where, "plan", "-detailed-exitcode", *given, **cloud)
+    workspace.terraform(where, "plan", "-detailed-exitcode", *given)
 
     move = account.move_by_address if made["addresses"] else account.move_by_route
     if not move(outputs):
         raise Failed(f"{where}: nothing leads to the endpoint {outputs['addresses']}")
     account.found(outputs)
     handed_over(workspace, komainu, account, outputs, url)
-    workspace.terraform(where, "plan", "-detailed-exitcode", *given, **cloud)
+    workspace.terraform(where, "plan", "-detailed-exitcode", *given)
 
-    workspace.terraform(where, "destroy", "-auto-approve", *given, **cloud)
+    workspace.terraform(where, "destroy", "-auto-approve", *given)
     if account.left() != before:
         raise Failed(f"{where}: destroy leaves {account.left()}, before there was {before}")

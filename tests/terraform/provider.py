@@ -1,19 +1,17 @@
-"""A provider that terraform takes for hashicorp/aws: the real one's schema, and one of two worlds behind it.
+"""A provider that terraform takes for hashicorp/aws: the real one's schema, and a world behind it.
 
-By itself it makes up identifiers. With KOMAINU_STUB_CLOUD=URL what is applied is made in the AWS double at that address.
-It speaks terraform's plugin protocol 6, without the protocol's own TLS (TF_DISABLE_PLUGIN_TLS=1).
+It speaks terraform's plugin protocol 6, and runs in this process, to which every terraform is told to attach itself
+(TF_REATTACH_PROVIDERS): otherwise each would start a Python of its own, several times.
 """
 
 import json
 import os
-import sys
 import tempfile
 from concurrent import futures
+from contextlib import contextmanager
 
 import grpc
 import msgpack
-from tf.gen import grpc_controller_pb2 as controller
-from tf.gen import grpc_controller_pb2_grpc as controller_rpc
 from tf.gen import grpc_stdio_pb2_grpc as stdio_rpc
 from tf.gen import tfplugin_pb2 as pb
 from tf.gen import tfplugin_pb2_grpc as rpc
@@ -41,9 +39,9 @@ def encode(value):
 class Schemas:
     """The schema in terraform's own terms."""
 
-    def __init__(self, path):
-        with open(path, encoding="utf-8") as file:
-            self.raw = json.load(file)
+    def __init__(self, raw):
+        """What `schema.extract` makes."""
+        self.raw = raw
 
     def message(self, block, filled):
         return pb.Schema(version=0, block=self.block(block, filled))
@@ -234,47 +232,31 @@ class Provider(rpc.ProviderServicer):
         return pb.StopProvider.Response()
 
 
-class Controller(controller_rpc.GRPCControllerServicer):
-    def __init__(self, stop):
-        self.stop = stop
-
-    def Shutdown(self, request, context):
-        self.stop()
-        return controller.Empty()
-
-
 class Stdio(stdio_rpc.GRPCStdioServicer):
     def StreamStdio(self, request, context):
         return iter(())
 
 
-def serve(provider):
+@contextmanager
+def serving(schemas, world):
+    """What terraform's environment must have, while it runs."""
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=10))
-    rpc.add_ProviderServicer_to_server(provider, server)
-    controller_rpc.add_GRPCControllerServicer_to_server(Controller(lambda: server.stop(grace=0.2)), server)
+    rpc.add_ProviderServicer_to_server(Provider(schemas, world), server)
     stdio_rpc.add_GRPCStdioServicer_to_server(Stdio(), server)
     with tempfile.TemporaryDirectory() as directory:
         socket = f"{directory}/provider.sock"
         server.add_insecure_port(f"unix://{socket}")
         server.start()
-        print(f"1|6|unix|{socket}|grpc", flush=True)
-        server.wait_for_termination()
-
-
-def main():
-    if os.environ.get("TF_PLUGIN_MAGIC_COOKIE") is None:
-        sys.exit("this is a provider for terraform and not to be run by hand")
-    url = os.environ.get("KOMAINU_STUB_CLOUD")
-    if url:
-        from cloud import Cloud
-
-        world = Cloud(url)
-    else:
-        from made_up import MadeUp
-
-        world = MadeUp()
-    serve(Provider(Schemas(os.environ["KOMAINU_STUB_SCHEMA"]), world))
-
-
-if __name__ == "__main__":
-    main()
+        attach = {
+            "registry.terraform.io/hashicorp/aws": {
+                "Protocol": "grpc",
+                "ProtocolVersion": 6,
+                "Pid": os.getpid(),
+                "Test": True,
+                "Addr": {"Network": "unix", "String": socket},
+            }
+        }
+        try:
+            yield {"TF_REATTACH_PROVIDERS": json.dumps(attach)}
+        finally:
+            server.stop(grace=1).wait()

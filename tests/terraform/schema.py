@@ -5,12 +5,9 @@ of every argument, which is what terraform checks a configuration against. They 
 other, which force a replacement, or which values are allowed.
 """
 
-import json
 import re
-import sys
 import tarfile
 import zipfile
-from pathlib import Path
 
 SIMPLE = {"string": "string", "boolean": "bool", "number": "number"}
 ELEMENTS = {"stringList": "string", "stringMap": "string", "numberList": "number", "numberMap": "number"}
@@ -57,7 +54,7 @@ def extract(wheel, wanted):
         # A name that JavaScript reserves has "-resource" appended; nothing here is called so.
         if not texts[folder]:
             raise SystemExit(f"schema: the provider has no {kind} {name}")
-        block = Bindings(**{"js": texts[folder]["js"], "types": texts[folder]["d.ts"]}).root()
+        block = Bindings(texts[folder]["js"], texts[folder]["d.ts"]).root()
         if kind == "provider":
             schema["provider"] = block
         else:
@@ -125,8 +122,3 @@ class Bindings:
 def camel(name):
     first, *rest = name.split("_")
     return first + "".join(part[:1].upper() + part[1:] for part in rest)
-
-
-if __name__ == "__main__":
-    wheel, output, *sources = sys.argv[1:]
-    Path(output).write_text(json.dumps(extract(wheel, wanted_types(map(Path, sources)))))

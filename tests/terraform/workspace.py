@@ -3,18 +3,16 @@
 Nothing of the user's own is read or written: neither their CLI configuration nor their credentials.
 """
 
-import json
 import os
 import shutil
 import subprocess
-import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import schema
+from provider import Schemas, serving
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-VERSION = "6.25.0"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Failed(Exception):
@@ -22,47 +20,44 @@ class Failed(Exception):
 
 
 class Workspace:
+    """`in_world` says what terraform finds; outside of it there is no provider."""
+
     def __init__(self, directory, copy=None):
         """The directory is what tests/setup/install made; the copy is in it, or elsewhere for a second workspace."""
         self.directory = Path(directory).resolve()
         self.copy = Path(copy).resolve() if copy else self.directory / "terraform"
         shutil.rmtree(self.copy, ignore_errors=True)
         shutil.copytree(ROOT / "terraform", self.copy, ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*"))
-        self.environment = self.prepare()
-
-    def prepare(self):
         wheel = next((self.directory / "wheel").iterdir())
         types = schema.wanted_types(sorted(self.copy.rglob("*.tf")))
-        described = self.copy / "schema.json"
-        described.write_text(json.dumps(schema.extract(wheel, types)))
-        mirror = self.copy / "mirror"
-        program = (
-            mirror / f"registry.terraform.io/hashicorp/aws/{VERSION}/linux_{architecture()}/terraform-provider-aws_v{VERSION}"
-        )
-        program.parent.mkdir(parents=True, exist_ok=True)
-        program.write_text(f"#!/bin/sh\nexec {sys.executable} {HERE / 'provider.py'}\n")
-        program.chmod(0o755)
-        settings = self.copy / "terraform.rc"
-        settings.write_text(f'provider_installation {{\n  filesystem_mirror {{\n    path = "{mirror}"\n  }}\n}}\n')
+        self.schemas = Schemas(schema.extract(wheel, types))
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-        return {
+        self.environment = {
             **kept,
             "CHECKPOINT_DISABLE": "1",
-            "KOMAINU_STUB_SCHEMA": str(described),
             "TF_CLI_ARGS": "-no-color",
-            "TF_CLI_CONFIG_FILE": str(settings),
-            "TF_DISABLE_PLUGIN_TLS": "1",
+            "TF_CLI_CONFIG_FILE": os.devnull,
             "TF_IN_AUTOMATION": "1",
             "TF_INPUT": "0",
         }
 
-    def terraform(self, where, *arguments, expect=(0,), **environment):
+    @contextmanager
+    def in_world(self, world):
+        before = self.environment
+        with serving(self.schemas, world) as attached:
+            self.environment = {**before, **attached}
+            try:
+                yield
+            finally:
+                self.environment = before
+
+    def terraform(self, where, *arguments, expect=(0,)):
         """What it printed; fails unless it ends with an expected code."""
         command = ["terraform", *arguments]
         done = subprocess.run(
             command,
             cwd=self.copy / where,
-            env={**self.environment, **environment},
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -76,7 +71,3 @@ class Workspace:
 
     def names(self, kind):
         return sorted(path.name for path in (self.copy / kind).iterdir() if path.is_dir())
-
-
-def architecture():
-    return {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
