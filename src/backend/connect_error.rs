@@ -132,9 +132,12 @@ impl ConnectError {
         }
     }
 
-    /// The server lives, and takes no connections yet or any more.
-    pub fn is_starting_up(&self) -> bool {
-        self.sqlstate() == sqlstate::CANNOT_CONNECT_NOW
+    /// The server takes no connections yet or any more, whoever asks; its end may cut a login short, too.
+    pub fn takes_no_connections(&self) -> bool {
+        matches!(
+            self.sqlstate(),
+            sqlstate::CANNOT_CONNECT_NOW | sqlstate::ADMIN_SHUTDOWN | sqlstate::CRASH_SHUTDOWN
+        )
     }
 
     /// What we log in with is not what the server wants: it is not to be tried again.

@@ -188,7 +188,7 @@ async fn confirmed(
             Err(AcquireError::Connect(error)) => {
                 gateway.looks.all();
                 // The server's own word on the user or database; anything else may pass.
-                let passing = error.is_starting_up()
+                let passing = error.takes_no_connections()
                     || !matches!(*error, crate::backend::connect::ConnectError::Refused(_))
                         && !error.is_credential();
                 if !passing {

@@ -345,7 +345,7 @@ impl Session {
         }
         let message = error.client_message();
         match &*error {
-            ConnectError::Refused(refusal) if !error.is_starting_up() => {
+            ConnectError::Refused(refusal) if !error.takes_no_connections() => {
                 self.refuse(&request, &Report::error(refusal.sqlstate, &message));
             }
             _ if error.is_credential() => {

@@ -230,12 +230,17 @@ async fn what_a_refusal_means_is_known_and_says_not_who_we_are() {
         .unwrap_err()
     };
     let starting = refused(sqlstate::CANNOT_CONNECT_NOW, "the database system is starting up").await;
-    assert!(starting.is_starting_up() && !starting.is_credential());
+    assert!(starting.takes_no_connections() && !starting.is_credential());
     assert_eq!(starting.client_message(), "the database system is starting up");
+    // The postmaster was killed while it forked for us.
+    for state in [sqlstate::ADMIN_SHUTDOWN, sqlstate::CRASH_SHUTDOWN] {
+        let ending = refused(state, "terminating connection due to unexpected postmaster exit").await;
+        assert!(ending.takes_no_connections() && !ending.is_credential());
+    }
 
     let wrong =
         refused(sqlstate::INVALID_PASSWORD, "password authentication failed for user \"alice\"").await;
-    assert!(wrong.is_credential() && !wrong.is_starting_up());
+    assert!(wrong.is_credential() && !wrong.takes_no_connections());
     assert_eq!(wrong.sqlstate(), sqlstate::INVALID_PASSWORD);
     assert!(!wrong.client_message().contains("alice"));
 
