@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use komainu::cluster::operate::slots::slot_name;
@@ -85,13 +86,28 @@ impl Failover {
     /// Waits until these nodes agree on a primary in an epoch above this one.
     #[track_caller]
     pub fn primary_above(&self, epoch: u64, nodes: &[String]) -> (String, u64) {
-        let mut found = None;
-        eventually(PATIENCE, "the nodes agree on a new primary", || {
+        let mut found;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
             let all: Vec<_> = nodes.iter().map(|node| self.primary_by(node)).collect();
             found = all[0].clone().filter(|(_, now)| *now > epoch);
-            found.is_some() && all.iter().all(|known| *known == found)
-        });
+            if found.is_some() && all.iter().all(|known| *known == found) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "no new primary: {}", self.what_nodes_say(nodes));
+            thread::sleep(Duration::from_millis(10));
+        }
         found.unwrap()
+    }
+
+    /// Why nothing happens, for whoever reads of a test that failed.
+    fn what_nodes_say(&self, nodes: &[String]) -> String {
+        let mut said = String::new();
+        for node in nodes {
+            said +=
+                &format!("{node}: {:?}, {}\n", self.primary_by(node), self.nodes.status(node)["failover"]);
+        }
+        said + &self.nodes.node(&nodes[0]).admin("/events?limit=1000").unwrap().body
     }
 
     /// The primary that all nodes agree on.
