@@ -148,6 +148,11 @@ impl Buffer {
         Poll::Ready(Ok(count))
     }
 
+    /// It is not read this time: what its last read found is no news any more.
+    pub fn passed_over(&mut self) {
+        self.drained = false;
+    }
+
     /// Whether nothing is left to read, so that the task is woken for what comes next. False where only a read
     /// can tell.
     pub fn poll_drained(&mut self, stream: &Stream, cx: &mut Context<'_>) -> bool {
@@ -179,6 +184,11 @@ fn give_back(storage: Box<[u8]>) {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpStream;
+
     use super::*;
 
     fn filled(bytes: &[u8]) -> Buffer {
@@ -218,5 +228,33 @@ mod tests {
         buffer.reserve(SMALL + 1);
         assert_eq!(buffer.bytes(), b"ef");
         assert_eq!(buffer.capacity(), SMALL * 2);
+    }
+
+    #[tokio::test]
+    async fn what_was_passed_over_is_asked_for_again() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (mut ours, theirs) = tokio::join!(
+            async { Stream::Tcp(TcpStream::connect(address).await.unwrap()) },
+            listener.accept()
+        );
+        let (mut theirs, mut buffer) = (theirs.unwrap().0, Buffer::default());
+        let mut drained = async |buffer: &mut Buffer, skip: bool| {
+            poll_fn(|cx| {
+                let read = if skip { Poll::Pending } else { buffer.poll_fill(&mut ours, cx) };
+                assert!(read.is_pending());
+                if skip {
+                    buffer.passed_over();
+                }
+                Poll::Ready(buffer.poll_drained(&ours, cx))
+            })
+            .await
+        };
+        assert!(drained(&mut buffer, false).await && drained(&mut buffer, true).await);
+        theirs.write_all(b"more").await.unwrap();
+        // It arrives while something else keeps the session from reading.
+        while drained(&mut buffer, true).await {
+            tokio::task::yield_now().await;
+        }
     }
 }

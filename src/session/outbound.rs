@@ -50,13 +50,12 @@ impl Session {
     }
 
     pub(super) fn read_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if !self.client_keeps_up() {
-            return Ok(false);
-        }
+        let keeps_up = self.client_keeps_up();
         let Some(lease) = &mut self.lease else { return Ok(false) };
         let conn = &mut *lease.conn;
-        if conn.input.is_full() {
-            // All of it is marked, and the client does not take it.
+        // If it is full, all of it is marked, and the client does not take it.
+        if !keeps_up || conn.input.is_full() {
+            conn.input.passed_over();
             return Ok(false);
         }
         match conn.input.poll_fill(&mut conn.stream, cx) {

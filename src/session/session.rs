@@ -473,6 +473,7 @@ impl Session {
     fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let backlog = self.lease.as_ref().map_or(0, |lease| lease.conn.output.len());
         if self.input.is_full() || backlog > MAX_TO_SERVER {
+            self.input.passed_over();
             return Ok(false);
         }
         match self.input.poll_fill(&mut self.client, cx) {
