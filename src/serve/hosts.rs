@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cluster::act::Done;
-use crate::cluster::state::{Administrative, ClusterState, Fenced};
+use crate::cluster::state::{Administrative, ClusterState, FailoverKind, Fenced};
 use crate::config::{Config, FenceHost};
 use crate::consensus::node::ClusterHandle;
 use crate::topology::Epoch;
@@ -86,7 +86,9 @@ fn authority(handle: ClusterHandle) -> Arc<dyn Authority> {
 fn is_out(state: &ClusterState, server: &str, epoch: Epoch) -> bool {
     let primary = state.primary();
     if primary.server.as_deref() == Some(server) {
-        return primary.epoch == epoch && state.is_fenced(&Fenced::Primary);
+        let kind = state.failover().map(|failover| failover.kind);
+        let is_lost = matches!(kind, Some(FailoverKind::Automatic | FailoverKind::Forced));
+        return is_lost && primary.epoch == epoch && state.is_fenced(&Fenced::Primary);
     }
     let known = state.servers().get(server);
     primary.epoch > epoch && known.is_some_and(|known| known.administrative == Administrative::Quarantined)

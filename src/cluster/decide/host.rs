@@ -9,18 +9,23 @@ use super::{Plan, Situation};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Failover, FailoverKind};
 use crate::config::FenceHost;
+use crate::topology::Health;
 
 /// After the failover, too: AWS takes its time. Then it is given up; what komainu does needs it no more.
 pub(super) const STOPPED_WITHIN_MS: u64 = 180_000;
 
 /// What is to be done now about the host of the one that is being replaced.
 pub(super) fn stop(situation: &Situation<'_>, failover: &Failover) -> Plan {
-    let is_wanted = failover.kind != FailoverKind::Switchover
-        && match situation.policy.failover.fence_host {
-            FenceHost::Off => false,
-            FenceHost::Prefer => is_silent(situation, &failover.from),
-            FenceHost::Require => true,
-        };
+    let is_wanted = match (situation.policy.failover.fence_host, failover.kind) {
+        // What an order lets end in its own time is none that is lost.
+        (FenceHost::Off, _) | (_, FailoverKind::Switchover | FailoverKind::Restart) => false,
+        (FenceHost::Prefer, FailoverKind::Automatic) => is_silent(situation, &failover.from),
+        // Nobody but the operator says that it is lost, so one late answer does not.
+        (FenceHost::Prefer, FailoverKind::Forced) => {
+            is_silent(situation, &failover.from) && is_down(situation, &failover.from)
+        }
+        (FenceHost::Require, _) => true,
+    };
     let known = situation.policy.server(&failover.from);
     let has_instance = known.is_some_and(|server| server.instance_id.is_some());
     match is_wanted && has_instance && !situation.memory.host_stopped(failover.epoch) {
@@ -35,7 +40,8 @@ pub(super) fn waits(situation: &Situation<'_>, failover: &Failover, waited_ms: u
     let waits = match (policy.fence_host, failover.kind) {
         _ if situation.memory.host_stopped(failover.epoch) => false,
         // Whoever orders that knows better.
-        (FenceHost::Off, _) | (_, FailoverKind::Forced | FailoverKind::Switchover) => false,
+        (FenceHost::Off, _) => false,
+        (_, FailoverKind::Forced | FailoverKind::Switchover | FailoverKind::Restart) => false,
         (FenceHost::Prefer, _) => {
             waited_ms < policy.fence_host_wait_ms && !stop(situation, failover).actions.is_empty()
         }
@@ -59,9 +65,13 @@ pub(super) fn follow_up(situation: &Situation<'_>) -> Plan {
     }
 }
 
-/// Nothing at all is heard of it: one that refuses connections, or says that it is starting, has a host that works.
+/// Nothing at all is heard of it: one that refuses connections or logins, or says that it is starting, has a host that
+/// works.
 fn is_silent(situation: &Situation<'_>, server: &str) -> bool {
-    situation.view.find(server).is_some_and(|(_, detail)| {
-        detail.failures > 0 && !matches!(detail.failure, Some(Reason::ConnectRefused | Reason::StartingUp))
-    })
+    let found = situation.view.find(server);
+    found.is_some_and(|(_, detail)| detail.is_suspect() && detail.failure != Some(Reason::ConnectRefused))
+}
+
+fn is_down(situation: &Situation<'_>, server: &str) -> bool {
+    situation.view.find(server).is_some_and(|(state, _)| state.health == Health::Down)
 }
