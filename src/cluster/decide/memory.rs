@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::sync_standby::Watch;
 use crate::cluster::model::{Facts, View};
 use crate::cluster::state::{ClusterState, FailoverKind, Fenced, RestartStage, Stage};
-use crate::topology::{Epoch, Lsn};
+use crate::topology::{Epoch, Health, Lsn};
 
 /// How far a change of the primary has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -199,6 +199,13 @@ impl Memory {
     }
 
     fn look_for_the_astray(&mut self, state: &ClusterState, view: &View, now_ms: u64) {
+        let primary = state.primary().server.as_deref().and_then(|primary| view.find(primary));
+        let is_there = primary.is_some_and(|(primary, _)| primary.health == Health::Up);
+        if self.phase != Phase::Settled || !is_there {
+            // Nobody can stream from a primary that is not there.
+            self.astray.clear();
+            return;
+        }
         let astray = |id: &str| {
             view.find(id).and_then(|(_, detail)| detail.facts.as_ref()).is_some_and(|facts| {
                 let timeline = facts.receiver.as_ref().and_then(|receiver| receiver.timeline);

@@ -134,6 +134,7 @@ impl World {
             data_checksums: false,
             started_at_ms: 1,
             archive: None,
+            timeouts: Default::default(),
         }
     }
 
@@ -186,6 +187,7 @@ impl World {
         let index = SERVERS.iter().position(|known| *known == id).unwrap();
         let detail = &mut self.view.details[index];
         (detail.failures, detail.failing_since_ms) = (2, Some(self.now_ms - 1_500));
+        detail.failure = Some(Reason::Timeout);
         let observed = if refused { Observed::Down } else { Observed::Unknown };
         if refused {
             self.view.snapshot.servers[index].health = Health::Down;
@@ -802,6 +804,49 @@ fn the_host_of_a_lost_primary_is_stopped_as_the_configuration_wants() {
     let (reasons, actions) = world.settle();
     assert_eq!(reasons, [Reason::LacksLeast]);
     assert!(!actions.iter().any(|action| matches!(action.what, What::StopHost { .. })), "{actions:?}");
+}
+
+#[test]
+fn the_host_of_one_that_is_not_lost_is_left_alone() {
+    use config::FenceHost::{Prefer, Require};
+    let stops = |fence_host, kind, failure, is_down: bool| {
+        let mut world = World::new();
+        world.policy.failover.fence_host = fence_host;
+        world.policy.servers[0].instance_id = Some("i-1".to_owned());
+        world.order(kind, None);
+        world.is_silent("pg1", is_down);
+        world.view.details[0].failure = Some(failure);
+        let (_, actions) = world.settle();
+        actions.iter().any(|action| matches!(action.what, What::StopHost { .. }))
+    };
+    let (forced, silent) = (FailoverKind::Forced, Reason::Timeout);
+    assert!(stops(Prefer, forced, silent, true) && stops(Require, forced, silent, false));
+    assert!(!stops(Prefer, forced, silent, false), "one look was late");
+    assert!(!stops(Prefer, forced, Reason::TooManyConnections, true), "it answers");
+    for kind in [FailoverKind::Switchover, FailoverKind::Restart] {
+        assert!(!stops(Require, kind, silent, true), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_standby_is_not_astray_while_there_is_no_primary_to_stream_from() {
+    let mut world = World::new();
+    world.policy.failover.automatic = false;
+    world.is_silent("pg1", true);
+    world.standbys_hear_nothing();
+    world.settle();
+    world.pass(60_000);
+    assert_eq!(did(&world.settle().1), [], "nobody is made to copy from one that is gone");
+    world.is_primary("pg1", 1);
+    world.settle();
+    world.pass(14_000);
+    assert_eq!(did(&world.settle().1), []);
+    world.pass(2_000);
+    let actions = world.settle().1;
+    assert!(
+        matches!(did(&actions)[..], [("pg2", What::Rejoin { .. }), ("pg3", What::Rejoin { .. })]),
+        "{actions:?}"
+    );
 }
 
 #[test]
