@@ -3,7 +3,8 @@
 //! Owns when, not how: that is whoever `Perform` is. Invariant: a server has at most one action under way, so what is
 //! done to it is done in the order in which it was decided.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::mem::{Discriminant, discriminant};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::cluster::decide::Policy;
-use crate::cluster::decide::action::Action;
+use crate::cluster::decide::action::{Action, What};
 use crate::topology::Lsn;
 
 /// Before the same action is done again that was done: the facts have not caught up.
@@ -68,19 +69,20 @@ pub(super) struct Performer {
     running: JoinSet<(Action, Result<Done, String>)>,
     /// By server.
     busy: BTreeMap<String, Action>,
-    tried: BTreeMap<String, Tried>,
+    /// By server and kind: one that rests keeps no other from its turn, nor forgets by it how often it has failed.
+    tried: HashMap<(String, Discriminant<What>), Tried>,
 }
 
 impl Performer {
     pub fn new(perform: Perform) -> Self {
-        Performer { perform, running: JoinSet::new(), busy: BTreeMap::new(), tried: BTreeMap::new() }
+        Performer { perform, running: JoinSet::new(), busy: BTreeMap::new(), tried: HashMap::new() }
     }
 
     /// Unless the server is occupied, or it was tried a moment ago.
     pub fn begin(&mut self, order: Order) {
         let server = &order.action.server;
         if self.busy.contains_key(server)
-            || self.tried.get(server).is_some_and(|tried| tried.rests(&order.action))
+            || self.tried.get(&key(&order.action)).is_some_and(|tried| tried.rests(&order.action))
         {
             return;
         }
@@ -103,15 +105,19 @@ impl Performer {
             }
         };
         self.busy.remove(&action.server);
-        let before = self.tried.get(&action.server).filter(|tried| tried.action == action);
+        let before = self.tried.get(&key(&action)).filter(|tried| tried.action == action);
         let error = result.as_ref().err().cloned();
         let failures = error.as_ref().map_or(0, |_| before.map_or(0, |tried| tried.failures) + 1);
         let is_news = error.is_some() && before.is_none_or(|tried| tried.error != error);
         let goes_on = result == Ok(Done::UnderWay);
         let tried = Tried { action: action.clone(), goes_on, at: Instant::now(), failures, error };
-        self.tried.insert(action.server.clone(), tried);
+        self.tried.insert(key(&action), tried);
         Some(Finished { action, result, is_news })
     }
+}
+
+fn key(action: &Action) -> (String, Discriminant<What>) {
+    (action.server.clone(), discriminant(&action.what))
 }
 
 impl Tried {
