@@ -19,12 +19,11 @@ const MOVE_BYTES: u64 = 64 << 20;
 
 pub(super) fn decide(situation: &Situation<'_>, primary: &config::Server) -> Plan {
     let of_primary = situation.answering(&primary.id).map(|facts| (primary.id.as_str(), facts));
-    let attached = situation
-        .state
-        .servers()
-        .iter()
-        .filter(|(id, server)| **id != primary.id && server.administrative == Administrative::Attached);
-    let of_standbys = attached.filter_map(|(id, _)| {
+    let others =
+        situation.state.servers().iter().filter(|(id, server)| {
+            **id != primary.id && server.administrative != Administrative::Quarantined
+        });
+    let of_standbys = others.filter_map(|(id, _)| {
         let facts = situation.answering(id).filter(|facts| streams(situation, primary, facts))?;
         Some((id.as_str(), facts))
     });
@@ -37,13 +36,13 @@ pub(super) fn decide(situation: &Situation<'_>, primary: &config::Server) -> Pla
     plan
 }
 
-/// Servers that were removed and of which no slot is left.
+/// Servers that were removed and of which no slot is left: one that does not answer now may have one.
 fn forgotten(situation: &Situation<'_>) -> Vec<Step> {
-    let has = |id: &String, name: &str| {
-        situation.answering(id).is_some_and(|facts| facts.slots.iter().any(|slot| slot.name == name))
+    let lacks = |id: &String, name: &str| {
+        situation.answering(id).is_some_and(|facts| facts.slots.iter().all(|slot| slot.name != name))
     };
-    let somebody_has = |name: &str| situation.state.servers().keys().any(|id| has(id, name));
-    let former = situation.state.former_servers().iter().filter(|former| !somebody_has(&slot_name(former)));
+    let nobody_has = |name: &str| situation.state.servers().keys().all(|id| lacks(id, name));
+    let former = situation.state.former_servers().iter().filter(|former| nobody_has(&slot_name(former)));
     former
         .map(|former| Step::new(Change::ForgetServer { server: former.clone() }, Reason::ServersConfigured))
         .collect()
@@ -61,7 +60,10 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, facts: &Fa
     let known: Vec<String> =
         state.servers().keys().chain(state.former_servers()).map(|server| slot_name(server)).collect();
     let find = |name: &str| facts.slots.iter().find(|slot| slot.name == name);
-    let wanted: Vec<String> = names.iter().filter(|name| find(name).is_none()).cloned().collect();
+    let is_used =
+        state.servers().get(id).is_some_and(|server| server.administrative == Administrative::Attached);
+    let lacking = names.iter().filter(|name| is_used && find(name).is_none());
+    let wanted: Vec<String> = lacking.cloned().collect();
     let limit = situation.policy.failover.max_slot_bytes;
     let goes = |slot: &&Slot| match names.contains(&slot.name) {
         true => keeps_too_much(slot, facts.lsn, limit),
