@@ -109,7 +109,8 @@ impl Demands {
         bytes && time
     }
 
-    /// A session stays on its standby. Another may take over if it was seen, since the session's last read,
+    /// A session stays on its standby, unless that is seen to have less than it had: it was set back, from a copy of its
+    /// disk say, and came back under its name. Another may take over if it was seen, since the session's last read,
     /// to have replayed at least what the server of that read had: at most `bound`.
     ///
     /// After a change of epoch not even the same server is above doubt: it may have been the primary and
@@ -117,7 +118,7 @@ impl Demands {
     fn is_monotonic(&self, index: ServerIndex, server: &ServerState) -> bool {
         let Some(last) = self.last_read else { return true };
         if last.server == index && last.epoch == self.epoch {
-            return true;
+            return last.bound.is_none_or(|bound| server.lsn >= bound);
         }
         server.observed_at_ms > last.at_ms && last.bound.is_some_and(|bound| server.lsn >= bound)
     }

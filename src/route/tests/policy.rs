@@ -278,6 +278,12 @@ fn monotonic_reads() {
     let split = split();
     let mut topology = topology();
     assert_eq!(targets(READ, view(A, 1050), &topology, &split), (on(&[A]), Why::Sticky));
+    // A was set back.
+    let settled = last_read(A, 999).unwrap().settled(&topology);
+    let behind = SessionView { last_read: Some(settled), ..session() };
+    topology.servers[1].lsn = Lsn(90);
+    assert_eq!(targets(READ, behind, &topology, &split), (on(&[B]), Why::Drawn));
+    topology.servers[1].lsn = topology.servers[2].lsn;
     // A is gone and was not seen since the read: nobody knows how far it was.
     topology.servers[1].health = Health::Down;
     assert_eq!(targets(READ, view(A, 1050), &topology, &split), (vec![Target::Primary], Why::NotMonotonic));
