@@ -29,8 +29,12 @@ pub(super) struct DiskWatch {
     server: String,
     stall: Stall,
     trying: JoinSet<Option<Disk>>,
+    /// When the last write began.
+    began_at_ms: u64,
     /// When the last write ended that has told nothing.
     tried_at_ms: Option<u64>,
+    /// Of the last look that was answered.
+    asked_at_ms: u64,
     found: Option<Disk>,
 }
 
@@ -70,7 +74,9 @@ impl DiskWatch {
             server: String::new(),
             stall: Stall::default(),
             trying: JoinSet::new(),
+            began_at_ms: 0,
             tried_at_ms: None,
+            asked_at_ms: 0,
             found: None,
         }
     }
@@ -92,14 +98,20 @@ impl DiskWatch {
         }
         let answering =
             view.find(server).filter(|(state, detail)| state.health == Health::Up && detail.failures == 0);
-        if let Some(facts) = answering.and_then(|(_, detail)| detail.facts.as_deref())
-            && self.stall.saw(facts)
-        {
-            self.found = None;
+        match answering.and_then(|(_, detail)| detail.facts.as_deref()) {
+            Some(facts) => {
+                self.asked_at_ms = facts.asked_at_ms;
+                if self.stall.saw(facts) {
+                    self.found = None;
+                }
+            }
+            // Whatever is wrong with it now, it is not known to be its disk.
+            None => self.found = None,
         }
         let rests = self.tried_at_ms.is_some_and(|at_ms| now_ms < at_ms + AGAIN_MS);
         if self.stall.for_ms() >= STALLED_MS && self.found.is_none() && self.trying.is_empty() && !rests {
             tracing::debug!(server, "what is written is not flushed: trying a write");
+            self.began_at_ms = now_ms;
             self.trying.spawn((self.write)(server, timeout_ms));
         }
         self.found.map(|disk| (self.server.as_str(), disk))
@@ -108,7 +120,9 @@ impl DiskWatch {
     /// A write has ended. Pending while there is none.
     pub async fn tried(&mut self, now_ms: impl Fn() -> u64) {
         let Some(ended) = self.trying.join_next().await else { return std::future::pending().await };
-        let found = ended.ok().flatten();
+        // A write that waits while nothing else is answered waits for the network, as far as anybody knows.
+        let is_known = |disk: &Disk| *disk != Disk::Hangs || self.asked_at_ms > self.began_at_ms;
+        let found = ended.ok().flatten().filter(is_known);
         if let Some(disk) = found.filter(|_| self.found.is_none()) {
             tracing::warn!(
                 server = self.server,
@@ -163,6 +177,7 @@ mod tests {
             data_checksums: false,
             started_at_ms: 0,
             archive: None,
+            timeouts: Default::default(),
         }
     }
 
