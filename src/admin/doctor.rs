@@ -3,6 +3,8 @@
 //! Pure. Every node looks from its own place (its permissions, its disk, its certificate, its way to the others), so each
 //! has to be asked. Invariant: what was not found out is `unknown`, never `fine`.
 
+mod failover;
+
 use komainu_escalation::State;
 use komainu_escalation::finding::Verdict as Probed;
 use serde::Serialize;
@@ -15,6 +17,8 @@ use crate::config::reload;
 use crate::config::shared;
 use crate::consensus::node::ClockApart;
 use crate::topology::{Health, ServerState};
+
+pub use failover::Readiness;
 
 /// With fewer the loss of one stops all.
 const ENOUGH_VOTERS: usize = 3;
@@ -51,6 +55,8 @@ pub struct Examined<'a> {
     pub agreed: Result<Config, String>,
     /// By server, whether AWS would stop its host.
     pub hosts: Vec<(String, Vec<komainu_escalation::Finding>)>,
+    /// Of each server, if komainu fails over.
+    pub readiness: Vec<Readiness>,
 }
 
 /// `examined`: none on a node of its own.
@@ -75,6 +81,7 @@ pub fn examine(view: &View, examined: Option<&Examined<'_>>) -> Vec<Finding> {
             let mut say = |verdict, text: String| add(&mut findings, "server", server, verdict, text);
             found.iter().for_each(|found| probed(found, &mut say));
         }
+        failover::failover(&mut findings, view, examined);
         configuration(&mut findings, examined);
     }
     findings

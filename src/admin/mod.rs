@@ -9,7 +9,7 @@ pub mod client;
 mod cluster_pages;
 pub mod cluster_status;
 pub mod control;
-mod doctor;
+pub mod doctor;
 pub mod door;
 pub mod gate;
 mod listener;
@@ -27,6 +27,7 @@ pub mod token;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -98,7 +99,11 @@ pub struct ClusterPages {
     pub jobs: watch::Receiver<Arc<BTreeMap<String, Job>>>,
     /// Of servers whose hosts AWS is to stop, whether it would.
     pub hosts: Arc<dyn Fn() -> Vec<(String, Vec<komainu_escalation::Finding>)> + Send + Sync>,
+    /// Tries what a failover needs of the servers, of all of them at once.
+    pub readiness: Arc<dyn Fn() -> Trying + Send + Sync>,
 }
+
+pub type Trying = Pin<Box<dyn Future<Output = Vec<doctor::Readiness>> + Send>>;
 
 /// By which configuration this node serves.
 #[derive(Debug)]
@@ -276,6 +281,7 @@ async fn doctor(State(state): State<AdminState>) -> Response {
                 in_force: &configured.in_force,
                 agreed: agreed(&applied.state, &configured),
                 hosts: (cluster.hosts)(),
+                readiness: (cluster.readiness)().await,
             };
             (Some(node.node.clone()), doctor::examine(&view, Some(&examined)))
         }

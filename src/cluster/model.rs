@@ -50,6 +50,17 @@ pub struct Facts {
     pub started_at_ms: u64,
     /// Primary: how its archiving fares, if it archives.
     pub archive: Option<Archive>,
+    pub timeouts: ReplicationTimeouts,
+}
+
+/// After how much silence on a replication connection its end gives it up; after half of that it asks the other end to
+/// say something. 0: never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReplicationTimeouts {
+    /// `wal_sender_timeout`
+    pub sender_ms: u64,
+    /// `wal_receiver_timeout`
+    pub receiver_ms: u64,
 }
 
 impl Facts {

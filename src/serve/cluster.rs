@@ -18,7 +18,9 @@ use super::Who;
 use super::endpoints::Endpoints;
 use super::hosts::Hosts;
 use super::perform::{self, performing};
+use super::readiness;
 use super::rejoining::{self, Jobs};
+use crate::admin::Trying;
 use crate::agent::Agents;
 use crate::clock;
 use crate::cluster::act::{self, Eyes, Means, Wanted};
@@ -134,6 +136,7 @@ pub struct Cluster {
     pub endpoints: Endpoints,
     /// None: of a proxy.
     pub hosts: Option<Hosts>,
+    pub readiness: Arc<dyn Fn() -> Trying + Send + Sync>,
     pub published: Published,
     /// What agents are at.
     pub jobs: watch::Receiver<Jobs>,
@@ -197,6 +200,7 @@ impl Cluster {
         let write = perform::writing(operator.clone(), wants.clone());
         let sessions = sessions_here(&gateway);
         let eyes = Eyes { local: local.clone(), look: look.clone(), wanted: wants.clone(), write, sessions };
+        let readiness = readiness::trying(configs.clone(), operator.clone(), agents.clone());
         let perform = performing(perform::Means { operator, agents, hosts: hosts.clone() });
         let means = Means { wanted: wants, local, look, perform };
         handle.runtime().spawn(act::lead(handle.clone(), means));
@@ -210,6 +214,7 @@ impl Cluster {
         Ok(Cluster {
             endpoints,
             hosts,
+            readiness,
             published,
             jobs: seen_jobs,
             wanted,

@@ -14,6 +14,7 @@ mod hooks;
 mod hosts;
 mod looking_in;
 pub(crate) mod perform;
+mod readiness;
 mod rejoining;
 mod scheduling;
 mod ticks;
@@ -287,6 +288,7 @@ fn pages(cluster: &Cluster) -> ClusterPages {
         endpoints: Arc::new(move || board.all()),
         hosts: Arc::new(move || hosts.as_ref().map(Hosts::found).unwrap_or_default()),
         jobs: cluster.jobs.clone(),
+        readiness: cluster.readiness.clone(),
     }
 }
 

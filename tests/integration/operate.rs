@@ -11,6 +11,7 @@ use komainu::cluster::model::Facts;
 use komainu::cluster::observe::credential::{OwnLogin, PlainSecret};
 use komainu::cluster::observe::question::QUESTION;
 use komainu::cluster::observe::{Observer, Settings};
+use komainu::cluster::operate::privilege::Privilege;
 use komainu::cluster::operate::slots::slot_name;
 use komainu::cluster::operate::{Done, Fault, Followed, OperateError, Operation, Operator};
 use komainu::cluster::sync_set::SyncSet;
@@ -90,6 +91,11 @@ impl Operating {
     }
 
     #[track_caller]
+    fn lacks(&self, server: &Postgres) -> Vec<Privilege> {
+        self.runtime.block_on(self.operator.lacks(&described(server), PATIENCE)).unwrap()
+    }
+
+    #[track_caller]
     fn refused(&self, server: &Postgres, operation: Operation) -> String {
         self.perform(server, operation).expect_err("it is not allowed").to_string()
     }
@@ -127,6 +133,7 @@ fn a_value_that_was_written_and_not_read_does_not_come_back() {
     let server = cluster.primary();
     ask(server, &grants());
     let operating = Operating::as_role("komainu_operator");
+    assert!(operating.lacks(server).is_empty(), "the manual names all of it");
     ask(server, "ALTER SYSTEM SET synchronous_standby_names = 'gone'");
     assert_eq!(operating.perform(server, synchronous("")).unwrap(), Done::Already);
     let file =
@@ -224,6 +231,9 @@ fn what_is_not_granted_is_named_with_the_server_and_the_statement_that_mends_it(
     let password = PASSWORD.replace('\'', "''");
     cluster.prepare("postgres", &format!("CREATE ROLE powerless LOGIN PASSWORD '{password}'"));
     let operating = Operating::as_role("powerless");
+    for server in [primary, standby] {
+        assert_eq!(operating.lacks(server), Privilege::ALL, "{}", server.id());
+    }
     let refused = |server, operation| operating.refused(server, operation);
     let promote = Operation::Promote { within_ms: 20_000 };
     assert_eq!(
@@ -243,6 +253,7 @@ fn what_is_not_granted_is_named_with_the_server_and_the_statement_that_mends_it(
     let repoint = refused(standby, Operation::StopReceiving);
     assert!(repoint.ends_with("GRANT ALTER SYSTEM ON PARAMETER primary_conninfo TO powerless;"), "{repoint}");
     assert_eq!(ask(standby, IN_RECOVERY), "t");
+    assert_eq!(operating.lacks(primary), Privilege::ALL[1..], "what was granted is not among them");
 
     let gone = Operating::as_role("nobody_at_all").refused(primary, Operation::Checkpoint);
     assert!(gone.starts_with(&format!("cannot checkpoint on {}: ", primary.id())), "{gone}");

@@ -1,7 +1,10 @@
+use std::sync::Arc;
+
 use komainu_escalation::{Finding as Probe, Reason as Why};
 
 use super::*;
-use crate::cluster::model::{Archive, Facts, View};
+use crate::cluster::model::{Archive, Facts, ReplicationTimeouts, View};
+use crate::cluster::operate::privilege::Privilege;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, ClusterState, Command, Member};
 use crate::config::file;
@@ -32,6 +35,7 @@ struct Night {
     in_force: Config,
     agreed: Result<Config, String>,
     hosts: Vec<(String, Vec<komainu_escalation::Finding>)>,
+    readiness: Vec<Readiness>,
 }
 
 impl Night {
@@ -88,12 +92,14 @@ impl Night {
             local: in_force.clone(),
             agreed: Ok(in_force.clone()),
             hosts: Vec::new(),
+            readiness: Vec::new(),
             in_force,
         }
     }
 
     fn not_fine(&self) -> Vec<String> {
-        let Night { view, node, state, endpoints, certificate, local, in_force, agreed, hosts } = self;
+        let Night { view, node, state, endpoints, certificate, local, in_force, agreed, hosts, readiness } =
+            self;
         let examined = Examined {
             now: ClusterNow { node, state, endpoints, jobs: &Default::default() },
             certificate: certificate.clone(),
@@ -101,6 +107,7 @@ impl Night {
             in_force,
             agreed: agreed.clone(),
             hosts: hosts.clone(),
+            readiness: readiness.clone(),
         };
         let findings = examine(view, Some(&examined)).into_iter();
         let not_fine = findings.filter(|finding| finding.verdict != Verdict::Fine);
@@ -255,30 +262,8 @@ fn a_standby_that_reads_the_archive_needs_one_that_is_filled() {
         (night.view.details[0], night.view.details[1].reason) = (primary.1, None);
         night.view.no_primary = None;
         night.view.details[1].replication_state = reads_archive.then(|| "archive".to_owned());
-        night.view.details[0].facts = archive.map(|archive| {
-            std::sync::Arc::new(Facts {
-                asked_at_ms: 0,
-                answered_at_ms: 0,
-                in_recovery: false,
-                timeline: 1,
-                lsn: Lsn(1),
-                flushed_lsn: None,
-                received_lsn: None,
-                replay_lag_ms: None,
-                system_identifier: 1,
-                version: 150_000,
-                receiver: None,
-                senders: Vec::new(),
-                upstream: None,
-                slot_name: None,
-                synchronous_standby_names: String::new(),
-                slots: Vec::new(),
-                wal_log_hints: true,
-                data_checksums: false,
-                started_at_ms: 1,
-                archive: Some(archive),
-            })
-        });
+        night.view.details[0].facts =
+            archive.map(|archive| Arc::new(Facts { archive: Some(archive), ..facts() }));
         night.not_fine()
     };
     let archive = |fails| Archive { last: Some("1".to_owned()), age_ms: Some(7), fails };
@@ -288,4 +273,70 @@ fn a_standby_that_reads_the_archive_needs_one_that_is_filled() {
     assert!(nothing.len() == 1 && nothing[0].contains("pg1: it archives nothing, and pg2"), "{nothing:?}");
     let failing = with(Some(archive(true)), true);
     assert!(failing.len() == 1 && failing[0].contains("archive_command fails"), "{failing:?}");
+}
+
+fn facts() -> Facts {
+    Facts {
+        asked_at_ms: 0,
+        answered_at_ms: 0,
+        in_recovery: false,
+        timeline: 1,
+        lsn: Lsn(1),
+        flushed_lsn: None,
+        received_lsn: None,
+        replay_lag_ms: None,
+        system_identifier: 1,
+        version: 150_000,
+        receiver: None,
+        senders: Vec::new(),
+        upstream: None,
+        slot_name: None,
+        synchronous_standby_names: String::new(),
+        slots: Vec::new(),
+        wal_log_hints: true,
+        data_checksums: false,
+        started_at_ms: 1,
+        archive: None,
+        timeouts: ReplicationTimeouts { sender_ms: 2_000, receiver_ms: 2_000 },
+    }
+}
+
+#[test]
+fn what_a_failover_needs_is_found_out_before() {
+    let with = |text: &str, change: &dyn Fn(&mut Facts, &mut Readiness, &mut ClusterState)| {
+        let mut night = Night::quiet(&["a", "b", "c"]);
+        let text = format!("{TEXT}[failover]\n{text}\n");
+        (night.in_force, night.local, night.agreed) = (config(&text), config(&text), Ok(config(&text)));
+        let mut facts = facts();
+        let mut ready =
+            Readiness { server: "pg1".to_owned(), operating: Ok(Vec::new()), agent: Some(Ok(())) };
+        change(&mut facts, &mut ready, &mut night.state);
+        night.view.details[0].facts = Some(Arc::new(facts));
+        night.readiness = vec![ready];
+        night.not_fine()
+    };
+    const STREAMING: &str = "mode = 'streaming'\nuser = 'ops'\nreplication_user = 'rep'";
+    assert_eq!(with(STREAMING, &|_, _, _| {}), [""; 0]);
+    let checksums = |facts: &mut Facts| (facts.wal_log_hints, facts.data_checksums) = (false, true);
+    assert_eq!(with(STREAMING, &|facts, _, _| checksums(facts)), [""; 0]);
+
+    type Spoil = fn(&mut Facts, &mut Readiness, &mut ClusterState);
+    let cases: [(Spoil, &str); 8] = [
+        (|facts, _, _| facts.wal_log_hints = false, "Wrong server pg1: it has neither data checksums nor"),
+        (|facts, _, _| facts.timeouts.sender_ms = 60_000, "Wrong server pg1: wal_sender_timeout is 60000 ms"),
+        (|facts, _, _| facts.timeouts.receiver_ms = 0, "Wrong server pg1: wal_receiver_timeout is off"),
+        (
+            |_, ready, _| ready.operating = Ok(vec![Privilege::Promote, Privilege::Checkpoint]),
+            "pg_promote(boolean, integer) TO ops; GRANT pg_checkpoint TO ops;",
+        ),
+        (|_, ready, _| ready.operating = Err("no way".to_owned()), "Unknown server pg1: no way"),
+        (|_, ready, _| ready.agent = Some(Err("refused".to_owned())), "agent does not answer: refused"),
+        (|_, ready, _| ready.agent = None, "it has no agent (server.agent)"),
+        (|_, _, state| apply(state, Change::PauseFailover { paused: true }), "`komainu failover resume`"),
+    ];
+    for (spoil, told) in cases {
+        let found = with(STREAMING, &spoil);
+        assert!(found.len() == 1 && found[0].contains(told), "{told}: {found:?}");
+        assert_eq!(with("mode = 'off'", &spoil), [""; 0], "somebody else fails over");
+    }
 }

@@ -4,10 +4,10 @@
 //! of `pg_monitor`. Invariant: every name is qualified, so no schema of a database can answer for the catalog.
 
 use crate::cluster::conninfo::Conninfo;
-use crate::cluster::model::{Archive, Facts, Receiver, Sender, Slot};
+use crate::cluster::model::{Archive, Facts, Receiver, ReplicationTimeouts, Sender, Slot};
 use crate::topology::Lsn;
 
-/// One row of 25 columns.
+/// One row of 27 columns.
 ///
 /// - The timeline of a primary is the one it inserts into, which the name of its WAL file tells: the
 ///   control file may still have the old one until the checkpoint after a promotion.
@@ -64,7 +64,11 @@ SELECT s.recovering,
                            pg_catalog.clock_timestamp() - a.last_archived_time)))::pg_catalog.int8::text,
                        COALESCE(a.last_failed_time > COALESCE(a.last_archived_time, '-infinity'), false)::text))
               FROM pg_catalog.pg_stat_archiver a) END,
-       CASE WHEN NOT s.recovering THEN pg_catalog.pg_current_wal_flush_lsn() END
+       CASE WHEN NOT s.recovering THEN pg_catalog.pg_current_wal_flush_lsn() END,
+       pg_catalog.floor(1000 * pg_catalog.date_part('epoch',
+           pg_catalog.current_setting('wal_sender_timeout')::pg_catalog.interval))::pg_catalog.int8,
+       pg_catalog.floor(1000 * pg_catalog.date_part('epoch',
+           pg_catalog.current_setting('wal_receiver_timeout')::pg_catalog.interval))::pg_catalog.int8
   FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering,
                pg_catalog.pg_last_wal_receive_lsn() AS received,
                pg_catalog.pg_last_wal_replay_lsn() AS replayed
@@ -131,6 +135,10 @@ pub fn answer<'a>(
         data_checksums: text(20) == Some("on"),
         started_at_ms: required(&text, 22)?,
         archive: archive(&text)?,
+        timeouts: ReplicationTimeouts {
+            sender_ms: optional(&text, 25)?.unwrap_or_default(),
+            receiver_ms: optional(&text, 26)?.unwrap_or_default(),
+        },
     })
 }
 
@@ -213,7 +221,7 @@ mod tests {
     use super::*;
     use crate::cluster::conninfo::Upstream;
 
-    type Row = [Option<&'static str>; 25];
+    type Row = [Option<&'static str>; 27];
 
     const PRIMARY: Row = [
         Some("f"),
@@ -243,6 +251,8 @@ mod tests {
         Some("1700000000000"),
         Some(r#"[["0000000A0000000000000002", "900", "true"]]"#),
         Some("0/3000140"),
+        Some("60000"),
+        Some("0"),
     ];
     const STANDBY: Row = [
         Some("t"),
@@ -270,6 +280,8 @@ mod tests {
         Some("1700000000500"),
         None,
         None,
+        Some("2000"),
+        Some("2500"),
     ];
 
     fn read(row: Row) -> Result<Facts, AnswerError> {
@@ -311,6 +323,7 @@ mod tests {
                 age_ms: Some(900),
                 fails: true,
             }),
+            timeouts: ReplicationTimeouts { sender_ms: 60_000, receiver_ms: 0 },
         };
         assert_eq!(read(PRIMARY), Ok(primary));
         let receiver = Receiver {
@@ -342,6 +355,7 @@ mod tests {
             data_checksums: true,
             started_at_ms: 1_700_000_000_500,
             archive: None,
+            timeouts: ReplicationTimeouts { sender_ms: 2_000, receiver_ms: 2_500 },
         };
         assert_eq!(read(STANDBY), Ok(standby));
         let silent = [7, 8, 9, 11].into_iter().fold(STANDBY, |row, column| without(row, column));
@@ -363,7 +377,7 @@ mod tests {
                 assert_eq!(read(without(row, column)), Err(AnswerError(column)));
             }
             let words = [9, 10, 15, 16, 17, 19, 20];
-            for column in (0..25).filter(|&column| row[column].is_some() && !words.contains(&column)) {
+            for column in (0..27).filter(|&column| row[column].is_some() && !words.contains(&column)) {
                 let mut wrong = row;
                 wrong[column] = Some("x");
                 let used =

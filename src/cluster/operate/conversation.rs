@@ -50,8 +50,13 @@ impl Conversation {
     }
 
     /// As `server_version_num` counts.
+    pub fn version(&self) -> u32 {
+        self.connection.server_version_num()
+    }
+
+    /// As `version` counts.
     pub fn needs(&self, version: u32) -> Result<(), Fault> {
-        let has = self.connection.server_version_num();
+        let has = self.version();
         if has >= version {
             return Ok(());
         }

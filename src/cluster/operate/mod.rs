@@ -6,6 +6,7 @@
 
 mod conversation;
 mod error;
+mod lacks;
 pub mod privilege;
 pub mod repoint;
 pub mod slots;
@@ -123,21 +124,12 @@ impl Operator {
         deadline_ms: u64,
     ) -> Result<Done, OperateError> {
         let began_ms = self.clock.now_ms();
-        let error = |fault| OperateError {
-            server: server.id.clone(),
-            operation: operation.name(),
-            role: self.failover.user.clone(),
-            fault: Box::new(fault),
-        };
         let deadline_ms = match operation {
             Operation::Promote { within_ms } => deadline_ms.min(began_ms.saturating_add(*within_ms)),
             _ => deadline_ms,
         };
-        let target =
-            ConnectTarget { host: server.host.as_str().into(), port: server.port, tls: self.tls.clone() };
         let work = async {
-            let login = self.login.login().map_err(Fault::Credential)?;
-            let mut with = Conversation::open(&target, &login, self.clock, deadline_ms).await?;
+            let mut with = self.converse(server, deadline_ms).await?;
             match operation {
                 Operation::StopReceiving => stop_receiving(&mut with).await,
                 Operation::Promote { .. } => promote(&mut with).await,
@@ -154,7 +146,21 @@ impl Operator {
             }
         };
         let within = std::time::Duration::from_millis(deadline_ms.saturating_sub(began_ms));
-        tokio::time::timeout(within, work).await.unwrap_or(Err(Fault::Timeout)).map_err(error)
+        let done = tokio::time::timeout(within, work).await.unwrap_or(Err(Fault::Timeout));
+        done.map_err(|fault| self.error(server, operation.name(), fault))
+    }
+
+    /// The statements on it end by `deadline_ms` of the clock.
+    async fn converse(&self, server: &config::Server, deadline_ms: u64) -> Result<Conversation, Fault> {
+        let target =
+            ConnectTarget { host: server.host.as_str().into(), port: server.port, tls: self.tls.clone() };
+        let login = self.login.login().map_err(Fault::Credential)?;
+        Conversation::open(&target, &login, self.clock, deadline_ms).await
+    }
+
+    fn error(&self, server: &config::Server, operation: &'static str, fault: Fault) -> OperateError {
+        let role = self.failover.user.clone();
+        OperateError { server: server.id.clone(), operation, role, fault: Box::new(fault) }
     }
 }
 

@@ -2,6 +2,11 @@
 //!
 //! Pure. Invariant: `docs/privileges.md` shows each of them (a test sees to it).
 
+/// Parameters can be granted from here on, and `pg_checkpoint` is there.
+const GRANTS_SETTINGS: u32 = 150_000;
+const HAS_ATTRIBUTE: &str =
+    "(SELECT $ FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) CURRENT_USER)";
+
 /// One thing that a statement of an operation needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Privilege {
@@ -29,6 +34,27 @@ impl Privilege {
         Privilege::Slots,
         Privilege::Checkpoint,
     ];
+
+    /// An expression that is true if the current role has it. Before PostgreSQL 15 superusers alone have some.
+    pub fn is_held(self, version: u32) -> String {
+        let since_15 = |test: String| match version >= GRANTS_SETTINGS {
+            true => test,
+            false => HAS_ATTRIBUTE.replace("$", "rolsuper"),
+        };
+        let executes =
+            |function: &str| format!("pg_catalog.has_function_privilege('pg_catalog.{function}', 'EXECUTE')");
+        match self {
+            Privilege::Nothing => "true".to_owned(),
+            Privilege::ReadSettings => "pg_catalog.pg_has_role('pg_read_all_settings', 'USAGE')".to_owned(),
+            Privilege::Promote => executes("pg_promote(boolean, integer)"),
+            Privilege::Reload => executes("pg_reload_conf()"),
+            Privilege::Set(parameter) => {
+                since_15(format!("pg_catalog.has_parameter_privilege('{parameter}', 'ALTER SYSTEM')"))
+            }
+            Privilege::Slots => HAS_ATTRIBUTE.replace("$", "rolreplication OR rolsuper"),
+            Privilege::Checkpoint => since_15("pg_catalog.pg_has_role('pg_checkpoint', 'USAGE')".to_owned()),
+        }
+    }
 
     pub fn grant(self, role: &str) -> String {
         let role = identifier(role);

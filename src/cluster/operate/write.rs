@@ -5,10 +5,8 @@
 
 use std::time::Duration;
 
-use super::conversation::Conversation;
 use super::privilege::Privilege;
 use super::{Fault, Operator};
-use crate::backend::connect::ConnectTarget;
 use crate::backend::control::QueryError;
 use crate::cluster::state::Disk;
 use crate::config;
@@ -39,12 +37,9 @@ impl Operator {
     }
 
     async fn try_write(&self, server: &config::Server, within_ms: u64) -> Result<Written, Fault> {
-        let target =
-            ConnectTarget { host: server.host.as_str().into(), port: server.port, tls: self.tls.clone() };
-        let login = self.login.login().map_err(Fault::Credential)?;
         let deadline_ms = self.clock.now_ms() + CONNECT_WITHIN_MS + within_ms;
         let connect = async {
-            let mut with = Conversation::open(&target, &login, self.clock, deadline_ms).await?;
+            let mut with = self.converse(server, deadline_ms).await?;
             match with.in_recovery().await? {
                 true => Err(Fault::NoPrimary),
                 false => Ok(with),

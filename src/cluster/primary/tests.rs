@@ -53,6 +53,7 @@ fn facts(in_recovery: bool, timeline: u32, lsn: u64) -> Facts {
         data_checksums: false,
         started_at_ms: 1,
         archive: None,
+        timeouts: Default::default(),
     }
 }
 

@@ -32,6 +32,7 @@ fn primary(setting: &str, asked_at_ms: u64, lsn: u64, senders: Vec<Sender>) -> F
         data_checksums: false,
         started_at_ms: 1,
         archive: None,
+        timeouts: Default::default(),
     }
 }
 

@@ -86,6 +86,7 @@ impl World {
             data_checksums: false,
             started_at_ms: server.life,
             archive: None,
+            timeouts: Default::default(),
         }
     }
 }
