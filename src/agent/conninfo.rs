@@ -10,6 +10,9 @@ use crate::config::{self, SslMode};
 /// A server that does not answer is given up, rather than waited for.
 const CONNECT_TIMEOUT_S: u32 = 10;
 
+/// No server is called that. libpq takes the last of two values.
+const COPIES_AS: &str = "komainu rebuild";
+
 /// What all connections to other servers have in common.
 #[derive(Debug, Clone)]
 pub struct Access {
@@ -22,9 +25,15 @@ pub struct Access {
 }
 
 impl Access {
-    /// For following it, and for copying it.
+    /// For following it.
     pub fn replication(&self, source: &Source) -> Conninfo {
         self.to(source, &self.replication_user)
+    }
+
+    /// For copying it. Under the server's own name what `pg_basebackup` receives would count as what a synchronous standby
+    /// has, and commits would be acknowledged that nobody has but a copy that is not finished.
+    pub fn copying(&self, source: &Source) -> Conninfo {
+        self.replication(source).with("application_name", COPIES_AS)
     }
 
     /// For reading what has to be rewound.
@@ -114,6 +123,12 @@ mod tests {
             access.rewind(&source, "postgres").as_str(),
             "host='db\\\\2' port='5433' user='rewinder' application_name='pg1' connect_timeout='10' \
              sslmode='verify-full' passfile='/var/it\\'s/pass' dbname='postgres'"
+        );
+        let copying = access.copying(&source);
+        let names: Vec<_> = copying.as_str().split("application_name=").skip(1).collect();
+        assert!(
+            names.last().unwrap().starts_with("'komainu rebuild'"),
+            "a copy is no synchronous standby: {names:?}"
         );
     }
 

@@ -267,7 +267,7 @@ impl Work {
         let from = self.copied_from(request, primary).await;
         let new = data.new_beside();
         let target = new.display().to_string();
-        let conninfo = self.access.replication(from);
+        let conninfo = self.access.copying(from);
         let arguments = [
             "--pgdata",
             &target,
