@@ -24,9 +24,16 @@ pub fn agree(local: &View, state: &ClusterState, holds: bool) -> View {
             view.details[index].reason = Some(reason);
         }
         let server = &mut view.snapshot.servers[index];
-        if state.servers().get(&*server.id).is_some_and(|agreed| agreed.paused) {
-            server.admission = Admission::Paused;
-        }
+        server.admission = match state.servers().get(&*server.id) {
+            Some(agreed) if agreed.paused => Admission::Paused,
+            // Whether or not anything else is wrong with it.
+            Some(agreed)
+                if matches!(agreed.administrative, Administrative::Draining | Administrative::Detached) =>
+            {
+                Admission::Withdrawn
+            }
+            _ => Admission::Open,
+        };
     }
     match usable(local, state, holds) {
         Ok(index) => {
@@ -204,6 +211,12 @@ mod tests {
         let view = agree(&local(), &state, true);
         assert_eq!((view.snapshot.standbys().count(), view.details[1].reason), (0, Some(Reason::Detached)));
         assert_eq!(view.withdrawn(), [ServerIndex(1)], "by an order");
+        let mut hanging = local();
+        hanging.snapshot.servers[1].health = Health::Down;
+        hanging.details[1].reason = Some(Reason::Timeout);
+        let view = agree(&hanging, &state, true);
+        assert_eq!((view.details[1].reason, view.withdrawn()), (Some(Reason::Timeout), vec![ServerIndex(1)]));
+        assert!(!view.is_withdrawn(ServerIndex(1)), "what waits for its answer need not wait on");
 
         let mut state = self::state();
         let claim = Claim { observed: Observed::Down, primary_on: None, ..Claim::default() };

@@ -304,10 +304,10 @@ impl View {
         })
     }
 
-    /// Servers to which no connection is kept that nobody uses.
+    /// Servers to which no connection is kept that nobody uses, by an order.
     pub fn withdrawn(&self) -> Vec<ServerIndex> {
-        let indices = self.snapshot.indexed().map(|(index, _)| index);
-        indices.filter(|&index| self.is_withdrawn(index) || self.snapshot.is_paused(index)).collect()
+        let ordered = self.snapshot.indexed().filter(|(_, server)| server.admission != Admission::Open);
+        ordered.map(|(index, _)| index).collect()
     }
 
     /// What is known of the server of that name.

@@ -74,6 +74,8 @@ pub enum Admission {
     Open,
     /// What begins waits.
     Paused,
+    /// What begins goes elsewhere.
+    Withdrawn,
     /// What is still under way is ended.
     Closed,
 }
