@@ -11,6 +11,7 @@ use super::settle::Settling;
 use crate::backend::expect::{For, Reply};
 use crate::route::Effects;
 use crate::telemetry::labels::Label;
+use crate::topology::Role;
 use crate::wire::message::{Report, TransactionStatus, ready_for_query};
 use crate::wire::sqlstate;
 
@@ -88,8 +89,10 @@ impl Session {
             lease.conn.doomed = true;
             lease.redirect = true;
             self.asked_again += 1;
-            // What the primary has lost any server may answer that could have from the start.
-            self.force_primary = lease.is_standby;
+            // Any server may answer that could have from the start, but for this one: the choice knows by itself if it is
+            // not up.
+            let is_up = self.topology.server(server).is_some_and(|state| state.is_up(Role::Standby));
+            self.force_primary = lease.is_standby && is_up;
             return self.take_back_request();
         }
         lease.take_back_cut_message();
