@@ -117,7 +117,10 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
 async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory, look: &LookNow) {
     let Finished { action, result, is_news } = finished;
     let Action { server, what } = action;
-    if let What::SetSynchronous { epoch, .. } = what {
+    let is_primary = handle.applied().state.primary().server.as_deref() == Some(&*server);
+    if let What::SetSynchronous { epoch, .. } = what
+        && is_primary
+    {
         // After an error it may still be done.
         let more_ms = if result.is_ok() { 0 } else { OPERATIONS_END_MS };
         memory.setting_changed(epoch, handle.now_ms() + more_ms);

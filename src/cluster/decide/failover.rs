@@ -331,9 +331,9 @@ fn promote(situation: &Situation<'_>, failover: &Failover) -> Plan {
     Plan::action(Action::new(server, What::Promote { epoch: primary.epoch }))
 }
 
-/// What the next primary must have as `synchronous_standby_names` before it is one, lest it acknowledge alone what the
+/// What a server must have as `synchronous_standby_names` before it is one, lest it acknowledge alone what the
 /// cluster counts on others for. None: it will do.
-fn synchronous_for(situation: &Situation<'_>, server: &str) -> Option<String> {
+pub(super) fn synchronous_for(situation: &Situation<'_>, server: &str) -> Option<String> {
     let agreed = situation.state.synchronous();
     let facts = situation.view.find(server).and_then(|(_, detail)| detail.facts.as_deref())?;
     let seen = SyncSet::parse(&facts.synchronous_standby_names);

@@ -1,13 +1,15 @@
 //! Who acknowledges commits, as servers come and go.
 //!
 //! Pure. Feeds `sync_standby`, which knows the safe order, with what is seen of the primary and of its standbys.
-//! Invariant: only a settled primary's setting is changed.
+//! Invariant: only a settled primary's setting is changed, and that of a standby which would wait for nobody.
 
 use super::action::{Action, What};
 use super::sync_standby::{self, Standby, Transition};
-use super::{Plan, Situation, Step, log_shipping};
+use super::{Plan, Situation, Step, failover, log_shipping};
+use crate::cluster::model::Facts;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Change};
+use crate::cluster::sync_set::SyncSet;
 use crate::topology::Health;
 
 pub(super) fn decide(situation: &Situation<'_>) -> Plan {
@@ -19,7 +21,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
     let standbys = standbys(situation, primary);
     let target = sync_standby::target(failover.sync_mode, failover.sync_count, raft, &standbys);
     let facts = situation.answering(primary);
-    match sync_standby::next(raft, target.as_ref(), facts, watch) {
+    let mut plan = match sync_standby::next(raft, target.as_ref(), facts, watch) {
         Transition::SetInRaft(set) => {
             let change = Change::SetSynchronous { before: raft.clone(), set };
             Plan::step(Step::new(change, Reason::SynchronousSet))
@@ -28,7 +30,30 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
             Plan::action(Action::new(primary, What::SetSynchronous { epoch: state.primary().epoch, names }))
         }
         Transition::Wait | Transition::Nothing => Plan::default(),
+    };
+    if target.is_some() {
+        plan.actions.extend(heirs(situation, primary));
     }
+    plan
+}
+
+/// Standbys that would wait for nobody if they were the primary are told beforehand to wait for somebody. Whether commits
+/// wait at all is told to a server's backends by its checkpointer, which may be busy: one that learns of it with its
+/// promotion may acknowledge commits alone for a while.
+fn heirs(situation: &Situation<'_>, primary: &str) -> Vec<Action> {
+    let epoch = situation.state.primary().epoch;
+    let attached = |id: &str| situation.state.servers()[id].administrative == Administrative::Attached;
+    let waits_for_nobody = |facts: &&Facts| {
+        facts.in_recovery
+            && SyncSet::parse(&facts.synchronous_standby_names).is_some_and(|set| !set.promises())
+    };
+    let others = situation.state.servers().keys().filter(|id| *id != primary && attached(id));
+    let unprepared = others.filter_map(|id| {
+        situation.answering(id).filter(waits_for_nobody)?;
+        let names = failover::synchronous_for(situation, id)?;
+        Some(Action::new(id, What::SetSynchronous { epoch, names }))
+    });
+    unprepared.collect()
 }
 
 fn standbys(situation: &Situation<'_>, primary: &str) -> Vec<Standby> {

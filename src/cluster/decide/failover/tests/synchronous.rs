@@ -1,0 +1,61 @@
+//! Whom the next primary waits for.
+
+use super::*;
+use crate::cluster::sync_set::SyncSet;
+
+#[test]
+fn standbys_are_told_to_wait_for_somebody_before_they_are_primaries() {
+    let mut world = World::new();
+    world.policy.failover.sync_mode = config::SyncMode::Require;
+    let set = SyncSet::new(["pg2", "pg3"], 1);
+    world.apply(Change::SetSynchronous { before: SyncSet::default(), set: set.clone() });
+    let mut primary = world.view.details[0].facts.as_deref().unwrap().clone();
+    primary.synchronous_standby_names = set.to_string();
+    world.see("pg1", primary);
+    let told = |actions: &[Action]| -> Vec<(String, String)> {
+        let names = actions.iter().filter_map(|action| match &action.what {
+            What::SetSynchronous { names, .. } => Some((action.server.clone(), names.clone())),
+            _ => None,
+        });
+        names.collect()
+    };
+    let of = |server: &str, names: &str| (server.to_owned(), names.to_owned());
+    let expected = [of("pg2", "ANY 1 (\"pg3\")"), of("pg3", "ANY 1 (\"pg2\")")];
+    assert_eq!(told(&world.settle().1), expected);
+    for (index, (_, names)) in expected.into_iter().enumerate() {
+        let mut facts = world.view.details[index + 1].facts.as_deref().unwrap().clone();
+        facts.synchronous_standby_names = names;
+        world.see(SERVERS[index + 1], facts);
+    }
+    assert_eq!(told(&world.settle().1), [], "whatever they wait for then is set with their promotion");
+    world.policy.failover.sync_mode = config::SyncMode::Off;
+    for index in [1, 2] {
+        let mut facts = world.view.details[index].facts.as_deref().unwrap().clone();
+        facts.synchronous_standby_names = String::new();
+        world.see(SERVERS[index], facts);
+    }
+    assert_eq!(told(&world.settle().1), [], "it is somebody else's");
+}
+
+#[test]
+fn the_next_primary_waits_for_those_whom_the_cluster_counts_on_from_its_first_commit_on() {
+    let mut world = World::new();
+    world.policy.failover.sync_mode = config::SyncMode::Require;
+    let set = SyncSet::new(["pg2", "pg3"], 1);
+    world.apply(Change::SetSynchronous { before: SyncSet::default(), set });
+    world.is_silent("pg1", true);
+    world.is_stopped("pg2", 1, 5000);
+    world.is_silent("pg3", true);
+    assert_eq!(world.reasons(), [Reason::TooFewSynchronous]);
+    world.is_stopped("pg3", 1, 4000);
+    world.settle();
+    world.pass(10);
+    let (reasons, actions) = world.settle();
+    assert_eq!(reasons, [Reason::LacksLeast]);
+    let names = "ANY 1 (\"pg3\")".to_owned();
+    assert_eq!(did(&actions), [("pg2", &What::SetSynchronous { epoch: Epoch(2), names: names.clone() })]);
+    let mut facts = world.facts(true, 1, 5000);
+    facts.synchronous_standby_names = names;
+    world.see("pg2", facts);
+    assert_eq!(did(&world.settle().1), [("pg2", &What::Promote { epoch: Epoch(2) })]);
+}
