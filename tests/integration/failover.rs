@@ -3,6 +3,7 @@
 mod candidates;
 mod returning;
 mod sessions;
+mod standbys;
 mod steps;
 pub mod writing;
 
@@ -58,11 +59,11 @@ fn a_switchover_under_load_fails_no_transaction_and_loses_none() {
     let failover = Failover::builder().start();
     let database = failover.cluster.database();
     let url = failover.nodes.node("node1").url(&database);
-    pgbench(&url, &["-i", "-q"]).output();
+    pgbench(&url, &["-i", "-q", "-s", "10"]).output();
     failover.cluster.servers().wait_for_replay().unwrap();
     let count = "SELECT count(*) FROM pgbench_history";
     let processed = thread::scope(|scope| {
-        let bench = scope.spawn(|| pgbench(&url, &["-c", "8", "-j", "2", "-T", "15", "-n"]));
+        let bench = scope.spawn(|| pgbench(&url, &["-c", "50", "-j", "2", "-T", "15", "-n"]));
         eventually(PATIENCE, "it writes", || {
             failover.cluster.primary().psql(&database, count).unwrap().parse::<u32>().unwrap() > 100
         });

@@ -4,7 +4,7 @@
 //! primary; or a majority must find, the leader among them, that what they write there does not reach its disk. What a refusal proves at once, silence proves only together with the standbys' own silence. Invariant: in
 //! doubt it is not lost, and the reason for the doubt is named.
 
-use super::Situation;
+use super::{Situation, replicas};
 use crate::cluster::model::{Detail, Facts};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Claim, Observed, Server};
@@ -72,7 +72,7 @@ enum Heard {
     NotLately,
 }
 
-/// What the standbys, asked since then, have heard of it.
+/// What the standbys, asked since then, have heard of it. One that receives from another standby hears from that one.
 fn evidence<'a>(
     situation: &'a Situation<'_>,
     primary: &'a str,
@@ -84,6 +84,10 @@ fn evidence<'a>(
         .filter_map(move |(id, _)| {
             let (state, detail) = situation.view.find(id)?;
             let facts = detail.facts.as_deref().filter(|_| state.health == Health::Up)?;
+            let others = situation.policy.servers.iter().filter(|server| server.id != primary);
+            if others.into_iter().any(|other| replicas::follows(other, facts)) {
+                return None;
+            }
             let fresh = facts.asked_at_ms >= since_ms
                 && situation.now_ms.saturating_sub(facts.answered_at_ms) <= EVIDENCE_MS;
             // Of one that has not been asked yet since then, what it last said counts as if it still heard.

@@ -150,7 +150,8 @@ fn is_seen_there(situation: &Situation<'_>, primary: &config::Server, facts: &Fa
     senders.iter().any(|sender| sender.name == receiver.name && sender.state == "streaming")
 }
 
-fn follows(server: &config::Server, facts: &Facts) -> bool {
+/// Whether it was told to receive from that server.
+pub(super) fn follows(server: &config::Server, facts: &Facts) -> bool {
     facts
         .upstream
         .as_ref()

@@ -5,12 +5,11 @@
 
 use super::action::{Action, What};
 use super::sync_standby::{self, Standby, Transition};
-use super::{Plan, Situation, Step, failover, log_shipping};
+use super::{Plan, Situation, Step, failover, log_shipping, replicas};
 use crate::cluster::model::Facts;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Change};
 use crate::cluster::sync_set::SyncSet;
-use crate::topology::Health;
 
 pub(super) fn decide(situation: &Situation<'_>) -> Plan {
     let state = situation.state;
@@ -61,13 +60,9 @@ fn standbys(situation: &Situation<'_>, primary: &str) -> Vec<Standby> {
     others
         .filter(|(id, _)| *id != primary && !log_shipping::is_shipped(situation, id))
         .map(|(id, server)| {
-            let streams = situation.view.find(id).is_some_and(|(state, detail)| {
-                let receiver = detail.facts.as_ref().and_then(|facts| facts.receiver.as_ref());
-                let timeline = receiver.and_then(|receiver| receiver.timeline);
-                state.health == Health::Up
-                    && detail.failures == 0
-                    && timeline == Some(situation.state.primary().timeline)
-            });
+            // One that receives from another standby is none that the primary could wait for.
+            let streams =
+                situation.answering(id).is_some_and(|facts| replicas::follows_the_primary(situation, facts));
             // What only one that may not be promoted has acknowledged could not be failed over.
             let may = situation.policy.server(id).is_some_and(|config| !config.disallow_failover);
             let is_alive = streams && may && server.administrative == Administrative::Attached;

@@ -52,7 +52,7 @@ struct Written {
 }
 
 impl Writer {
-    fn start(mut wire: Wire, first: u64) -> Self {
+    pub fn start(mut wire: Wire, first: u64) -> Self {
         let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stops, counts) = (stop.clone(), count.clone());
         let thread = thread::spawn(move || {

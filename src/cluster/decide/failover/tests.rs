@@ -1,3 +1,4 @@
+mod cascade;
 mod damped;
 mod disk;
 mod host;
