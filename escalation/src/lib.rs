@@ -5,6 +5,8 @@
 //! Elastic IP, a Route 53 record, routes, a secondary private address, an address on a network interface, or whatever
 //! a program of the operator's does. Their rules are pure (`Rules`), so that a simulation runs the same code.
 //!
+//! It also asks RDS what a cluster is made of (`rds`).
+//!
 //! It never decides who the owner is. No AWS type leaves this crate.
 //! Invariant: a request that changes something is sent only while its `Permit` holds, checked when it is sent; and
 //! what is given up is only what is still this node's.
@@ -21,6 +23,7 @@ pub mod interface;
 pub mod method;
 pub mod preflight;
 pub mod program;
+pub mod rds;
 pub mod reason;
 pub mod reconcile;
 pub mod route53;

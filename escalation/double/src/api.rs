@@ -7,6 +7,9 @@ use crate::http::Message;
 use std::io;
 use std::net::SocketAddr;
 
+const POST: &str = "POST / HTTP/1.1";
+const FORM: &str = "application/x-www-form-urlencoded";
+
 pub const REGION: &str = "us-east-1";
 
 /// To moto itself, past all faults.
@@ -18,33 +21,54 @@ pub struct Api {
 impl Api {
     /// The answer's XML. The parameters need no escaping, or have it.
     pub async fn ec2(&self, action: &str, parameters: &[(&str, &str)]) -> io::Result<String> {
-        let mut body = format!("Action={action}&Version=2016-11-15");
-        for (name, value) in parameters {
-            body += &format!("&{name}={value}");
-        }
-        self.call("ec2", "POST / HTTP/1.1".into(), "application/x-www-form-urlencoded", body).await
+        let body = form(action, "2016-11-15", parameters);
+        self.call("ec2", POST.into(), &[("content-type", FORM)], body).await
     }
 
     pub async fn route53(&self, method: &str, path: &str, body: &str) -> io::Result<String> {
         let start = format!("{method} /2013-04-01{path} HTTP/1.1");
-        self.call("route53", start, "text/xml", body.to_owned()).await
+        self.call("route53", start, &[("content-type", "text/xml")], body.to_owned()).await
     }
 
-    async fn call(&self, service: &str, start: String, kind: &str, body: String) -> io::Result<String> {
+    /// As `ec2`.
+    pub async fn rds(&self, action: &str, parameters: &[(&str, &str)]) -> io::Result<String> {
+        let body = form(action, "2014-10-31", parameters);
+        self.call("rds", POST.into(), &[("content-type", FORM)], body).await
+    }
+
+    /// The answer's JSON.
+    pub async fn secrets_manager(&self, action: &str, body: &str) -> io::Result<String> {
+        let target = format!("secretsmanager.{action}");
+        let headers = [("content-type", "application/x-amz-json-1.1"), ("x-amz-target", &*target)];
+        self.call("secretsmanager", POST.into(), &headers, body.to_owned()).await
+    }
+
+    async fn call(
+        &self,
+        service: &str,
+        start: String,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> io::Result<String> {
         // Moto finds the service by the signature's scope, and verifies none.
         let signed = format!(
             "AWS4-HMAC-SHA256 Credential=double/20260101/{REGION}/{service}/aws4_request, \
              SignedHeaders=host, Signature=0"
         );
-        let headers =
-            [("host", self.moto.to_string()), ("content-type", kind.into()), ("authorization", signed)];
-        let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let host = self.moto.to_string();
+        let all = headers.iter().copied().chain([("host", &*host), ("authorization", &*signed)]);
+        let headers = all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let answer = Message { start, headers, body }.send(self.moto).await?;
         match answer.status() {
             200..=299 => Ok(answer.body),
             _ => Err(io::Error::other(element(&answer.body, "Message").unwrap_or(&answer.body).to_owned())),
         }
     }
+}
+
+fn form(action: &str, version: &str, parameters: &[(&str, &str)]) -> String {
+    let parameters = parameters.iter().map(|(name, value)| format!("&{name}={value}"));
+    format!("Action={action}&Version={version}") + &parameters.collect::<String>()
 }
 
 /// What the first element of this name holds.

@@ -7,6 +7,7 @@
 
 use crate::http::Message;
 use crate::locked;
+use crate::service::{Service, error};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -41,7 +42,9 @@ impl Corrected {
                 request.send(self.moto).await
             }
             "ChangeResourceRecordSets" => self.change_records(request).await,
-            "CreateRoute" if self.route_exists(request).await? => Ok(error(false, 400, "RouteAlreadyExists")),
+            "CreateRoute" if self.route_exists(request).await? => {
+                Ok(error(Service::Ec2, 400, "RouteAlreadyExists"))
+            }
             _ => request.send(self.moto).await,
         }
     }
@@ -69,7 +72,7 @@ impl Corrected {
             if deleted.as_ref().is_some_and(|deleted| present.as_ref() != Some(deleted))
                 || (created.is_some() && deleted.is_none() && present.is_some())
             {
-                return Ok(error(true, 400, "InvalidChangeBatch"));
+                return Ok(error(Service::Route53, 400, "InvalidChangeBatch"));
             }
         }
         let mut answer = request.send(self.moto).await?;
@@ -126,19 +129,4 @@ fn value(xml: &str) -> Option<String> {
 pub(crate) fn parameter(request: &Message, name: &str) -> Option<String> {
     let pairs = request.body.split('&').filter_map(|pair| pair.split_once('='));
     pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
-}
-
-pub(crate) fn error(route53: bool, status: u16, code: &str) -> Message {
-    let body = if route53 {
-        format!(
-            "<ErrorResponse xmlns=\"https://route53.amazonaws.com/doc/2013-04-01/\"><Error><Type>Sender</Type>\
-             <Code>{code}</Code><Message>as ordered</Message></Error><RequestId>1</RequestId></ErrorResponse>"
-        )
-    } else {
-        format!(
-            "<Response><Errors><Error><Code>{code}</Code><Message>as ordered</Message></Error></Errors>\
-             <RequestID>1</RequestID></Response>"
-        )
-    };
-    Message::response(status, "text/xml", body)
 }

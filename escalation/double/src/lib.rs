@@ -12,6 +12,7 @@ pub mod http;
 pub mod imds;
 pub mod moto;
 pub mod proxy;
+mod service;
 
 pub use api::Api;
 pub use dns::{NameServer, Zone};

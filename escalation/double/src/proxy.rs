@@ -3,9 +3,10 @@
 //!
 //! Changing calls go through one after the other, since moto does not guard its own state against two at once.
 
-use crate::deviations::{Corrected, error, parameter};
+use crate::deviations::{Corrected, parameter};
 use crate::http::Message;
 use crate::locked;
+use crate::service::{Service, error};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -240,18 +241,16 @@ async fn answer(request: Message, state: Arc<State>) -> Option<Message> {
     let operation = operation(&request);
     let by = signer(&request);
     let fault = if by == BY_HAND { None } else { state.fault_for(&operation, &by) };
-    let route53 = request.path().starts_with("/2013-04-01/");
-    let refuse = |status: u16, code: &str| {
+    let service = Service::of(&request);
+    let refuse = |(status, code): (u16, &str)| {
         state.note(&operation, &by, false);
-        Some(error(route53, status, code))
+        Some(error(service, status, code))
     };
     let mut _held_up = None;
     match &fault {
-        Some(Fault::Throttle) if route53 => return refuse(400, "Throttling"),
-        Some(Fault::Throttle) => return refuse(503, "RequestLimitExceeded"),
-        Some(Fault::ServerError) => return refuse(500, "InternalError"),
-        Some(Fault::Deny) if route53 => return refuse(403, "AccessDenied"),
-        Some(Fault::Deny) => return refuse(403, "UnauthorizedOperation"),
+        Some(Fault::Throttle) => return refuse(service.throttled()),
+        Some(Fault::ServerError) => return refuse(service.failed()),
+        Some(Fault::Deny) => return refuse(service.denied()),
         Some(Fault::Reset) => {
             state.note(&operation, &by, false);
             return None;
@@ -269,7 +268,7 @@ async fn answer(request: Message, state: Arc<State>) -> Option<Message> {
     }
     if parameter(&request, "DryRun").as_deref() == Some("true") {
         state.note(&format!("{operation} (DryRun)"), &by, false);
-        return Some(error(false, 412, "DryRunOperation"));
+        return Some(error(Service::Ec2, 412, "DryRunOperation"));
     }
     let answer = if CHANGES.contains(&operation.as_str()) {
         let _alone = state.changing.lock().await;
@@ -290,6 +289,9 @@ async fn answer(request: Message, state: Arc<State>) -> Option<Message> {
 fn operation(request: &Message) -> String {
     if let Some(action) = parameter(request, "Action") {
         return action;
+    }
+    if let Some((_, action)) = request.header("x-amz-target").and_then(|target| target.split_once('.')) {
+        return action.to_owned();
     }
     let path = request.path();
     match (request.method(), path) {

@@ -113,9 +113,12 @@ fn fault_of(code: &str) -> Fault {
         | "PriorRequestNotComplete"
         | "EC2ThrottledException"
         | "SlowDown" => Fault::Throttled,
-        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" | "OptInRequired" => {
-            Fault::NotPermitted
-        }
+        // The last: of the key that a secret is encrypted with.
+        "UnauthorizedOperation"
+        | "AccessDenied"
+        | "AccessDeniedException"
+        | "OptInRequired"
+        | "DecryptionFailure" => Fault::NotPermitted,
         "AuthFailure"
         | "ExpiredToken"
         | "ExpiredTokenException"
@@ -127,9 +130,13 @@ fn fault_of(code: &str) -> Fault {
         "InternalError"
         | "InternalFailure"
         | "InternalServerError"
+        | "InternalServiceError"
         | "ServiceUnavailable"
         | "Unavailable" => Fault::OutcomeUnknown,
-        "NoSuchHostedZone" => Fault::Missing,
+        "NoSuchHostedZone"
+        | "ResourceNotFoundException"
+        | "DBClusterNotFoundFault"
+        | "DBInstanceNotFound" => Fault::Missing,
         code if code.ends_with(".NotFound") => Fault::Missing,
         _ => Fault::Refused,
     }

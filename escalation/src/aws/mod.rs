@@ -15,6 +15,7 @@ pub use identity::Identity;
 pub use instances::Instances;
 pub(crate) use transmit::OnlyWhile;
 
+use aws_config::SdkConfig;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::imds;
 use aws_sdk_ec2::config::retry::RetryConfig;
@@ -72,25 +73,7 @@ pub struct Aws {
 impl Aws {
     /// Prepares the clients; sends nothing but what finding credentials takes.
     pub async fn connect(settings: &AwsSettings, region: &str) -> Aws {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(Duration::from_millis(settings.connect_timeout_ms))
-            .operation_attempt_timeout(settings.attempt_timeout())
-            .operation_timeout(settings.attempt_timeout())
-            .build();
-        let region = Region::new(region.to_owned());
-        let mut credentials = DefaultCredentialsChain::builder().region(region.clone());
-        if let Some(imds) = metadata_client(settings) {
-            credentials = credentials.imds_client(imds);
-        }
-        let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-            .region(region)
-            .credentials_provider(credentials.build().await)
-            .retry_config(RetryConfig::disabled())
-            .timeout_config(timeouts);
-        if let Some(url) = &settings.endpoint_url {
-            loader = loader.endpoint_url(url);
-        }
-        let config = loader.load().await;
+        let config = sdk_config(settings, Some(region)).await;
         let mut route53 = aws_sdk_route53::config::Builder::from(&config);
         if let Some(url) = &settings.route53_endpoint_url {
             route53 = route53.endpoint_url(url);
@@ -100,6 +83,31 @@ impl Aws {
             route53: aws_sdk_route53::Client::from_conf(route53.build()),
         }
     }
+}
+
+/// What every client is made of. No region: the one the environment or the instance says.
+pub(crate) async fn sdk_config(settings: &AwsSettings, region: Option<&str>) -> SdkConfig {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(Duration::from_millis(settings.connect_timeout_ms))
+        .operation_attempt_timeout(settings.attempt_timeout())
+        .operation_timeout(settings.attempt_timeout())
+        .build();
+    let mut credentials = DefaultCredentialsChain::builder();
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts);
+    if let Some(region) = region {
+        let region = Region::new(region.to_owned());
+        credentials = credentials.region(region.clone());
+        loader = loader.region(region);
+    }
+    if let Some(imds) = metadata_client(settings) {
+        credentials = credentials.imds_client(imds);
+    }
+    if let Some(url) = &settings.endpoint_url {
+        loader = loader.endpoint_url(url);
+    }
+    loader.credentials_provider(credentials.build().await).load().await
 }
 
 /// None if the address is no URL; then the default one is asked, and its failure says what is wrong.

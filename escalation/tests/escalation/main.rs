@@ -12,4 +12,5 @@ mod instances;
 mod interface;
 mod preflight;
 mod programs;
+mod rds;
 mod support;

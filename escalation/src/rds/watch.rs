@@ -1,0 +1,83 @@
+//! Asks for a cluster again and again, and keeps what is known.
+
+use super::{Cluster, Rds};
+use crate::aws::{AwsError, AwsSettings};
+use crate::finding::Finding;
+use crate::reason::Reason;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// After a failure; the API throttles whoever asks much more often.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Cheap to clone: all clones see the same.
+#[derive(Debug, Clone)]
+pub struct ClusterWatch {
+    id: String,
+    known: watch::Sender<Known>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Known {
+    cluster: Option<Arc<Cluster>>,
+    trouble: Option<(Reason, String)>,
+}
+
+impl ClusterWatch {
+    /// Nothing is known before `keep` runs.
+    pub fn new(id: impl Into<String>) -> ClusterWatch {
+        ClusterWatch { id: id.into(), known: watch::Sender::new(Known::default()) }
+    }
+
+    /// As last described. None: it never was.
+    pub fn cluster(&self) -> Option<Arc<Cluster>> {
+        self.known.borrow().cluster.clone()
+    }
+
+    /// Until it is described otherwise than `seen`. Dropping it loses nothing.
+    pub async fn other_than(&self, seen: Option<&Arc<Cluster>>) -> Arc<Cluster> {
+        let mut known = self.known.subscribe();
+        let other = known.wait_for(|known| known.cluster.is_some() && known.cluster.as_ref() != seen).await;
+        let other = other.expect("the sender is borrowed here").cluster.clone();
+        other.expect("it was waited for")
+    }
+
+    /// Never ends.
+    pub async fn keep(&self, settings: &AwsSettings, every: Duration) {
+        let rds = Rds::connect(settings).await;
+        loop {
+            let described = rds.cluster(&self.id).await;
+            let pause = if described.is_ok() { every } else { ASK_AGAIN.min(every) };
+            self.take(described);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn take(&self, described: Result<Cluster, AwsError>) {
+        let id = &self.id;
+        let trouble = self.known.borrow().trouble.as_ref().map(|(reason, _)| *reason);
+        match &described {
+            Err(error) if trouble != Some(error.fault.reason()) => {
+                tracing::warn!(id, reason = %error.fault.reason(), %error, "the API does not describe the cluster");
+            }
+            Ok(_) if trouble.is_some() => tracing::info!(id, "the API describes the cluster again"),
+            _ => {}
+        }
+        self.known.send_modify(|known| match described {
+            Ok(cluster) => *known = Known { cluster: Some(Arc::new(cluster)), trouble: None },
+            Err(error) => known.trouble = Some((error.fault.reason(), error.to_string())),
+        });
+    }
+
+    /// How that stands, for `doctor`.
+    pub fn finding(&self) -> Finding {
+        let subject = format!("rds:DescribeDBClusters, rds:DescribeDBInstances on {}", self.id);
+        let known = self.known.borrow();
+        match (&known.trouble, &known.cluster) {
+            (Some((reason, detail)), _) => Finding::wrong(subject, *reason, detail),
+            (None, Some(_)) => Finding::fine(subject),
+            (None, None) => Finding::unknown(subject, "it is being asked for"),
+        }
+    }
+}
