@@ -5,7 +5,7 @@
 //! Elastic IP, a Route 53 record, routes, a secondary private address, an address on a network interface, or whatever
 //! a program of the operator's does. Their rules are pure (`Rules`), so that a simulation runs the same code.
 //!
-//! It also asks RDS what a cluster is made of (`rds`).
+//! It also fetches the passwords of database roles (`passwords`) and asks RDS what a cluster is made of (`rds`).
 //!
 //! It never decides who the owner is. No AWS type leaves this crate.
 //! Invariant: a request that changes something is sent only while its `Permit` holds, checked when it is sent; and
@@ -21,6 +21,7 @@ pub mod error;
 pub mod finding;
 pub mod interface;
 pub mod method;
+pub mod passwords;
 pub mod preflight;
 pub mod program;
 pub mod rds;

@@ -37,7 +37,7 @@ pub enum Verdict {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// `cluster`, `node`, `clock`, `version`, `server`, `endpoint`, `certificate`, `lease` or `configuration`.
+    /// `cluster`, `node`, `clock`, `version`, `server`, `server_user`, `endpoint`, `certificate`, `lease` or `configuration`.
     pub about: &'static str,
     pub subject: String,
     pub verdict: Verdict,
@@ -260,6 +260,15 @@ fn endpoint(findings: &mut Vec<Finding>, now: ClusterNow<'_>, here: &EndpointHer
     for found in &here.findings {
         probed(found, &mut say);
     }
+}
+
+/// Of roles whose passwords AWS gives.
+pub fn server_users(found: &[(String, komainu_escalation::Finding)]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (user, found) in found {
+        probed(found, |verdict, text| add(&mut findings, "server_user", user, verdict, text));
+    }
+    findings
 }
 
 /// What was found when something was tried without doing it.

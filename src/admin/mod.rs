@@ -20,6 +20,7 @@ mod recover;
 mod refused;
 mod rejoining;
 mod restart;
+mod server_users;
 pub mod show;
 mod status;
 pub mod token;
@@ -76,6 +77,8 @@ pub struct AdminState {
     /// None: a node on its own.
     pub cluster: Option<ClusterPages>,
     pub configured: watch::Receiver<Arc<Configured>>,
+    /// How it stands with the passwords of roles that AWS gives, by role.
+    pub server_users: Arc<dyn Fn() -> Vec<(String, komainu_escalation::Finding)> + Send + Sync>,
     /// To the loop that carries it out.
     pub control: mpsc::Sender<Control>,
 }
@@ -229,6 +232,7 @@ async fn metrics(State(state): State<AdminState>) -> Response {
         snapshot: &view.snapshot,
         rejoining: &rejoining,
         archived_ms: &archived_ms,
+        password_troubles: server_users::troubles(&(state.server_users)()),
         process: Process::read(),
         started_at: state.clock.wall_time(0),
     });
@@ -266,7 +270,7 @@ async fn status(State(state): State<AdminState>, how: Query<HowToAsk>) -> Respon
 /// Asks the other nodes first.
 async fn doctor(State(state): State<AdminState>) -> Response {
     let view = state.view.borrow().clone();
-    let (node, findings) = match &state.cluster {
+    let (node, mut findings) = match &state.cluster {
         None => (None, doctor::examine(&view, None)),
         Some(cluster) => {
             cluster.handle.reach(REACH_WITHIN).await;
@@ -286,6 +290,7 @@ async fn doctor(State(state): State<AdminState>) -> Response {
             (Some(node.node.clone()), doctor::examine(&view, Some(&examined)))
         }
     };
+    findings.extend(doctor::server_users(&(state.server_users)()));
     Json(serde_json::json!({ "node": node, "findings": findings })).into_response()
 }
 

@@ -99,6 +99,7 @@ async fn start_as(keys: &config::Admin) -> Admin {
         clock: Clock::start(),
         cluster: None,
         configured,
+        server_users: Arc::new(Vec::new),
         control,
     };
     let serving = tokio::spawn(serve(listener, state));

@@ -4,11 +4,14 @@
 //! server refused for good, and has no deadline: the caller drops the future, which closes the socket.
 //! Invariant: TLS begins right behind the server's single byte of answer, or not at all (CVE-2021-23222).
 
+mod asked;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use komainu_escalation::passwords::Passwords;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use super::connect_error::{AuthenticationFault, ConnectError, ProtocolFault, Refusal, TlsFault};
@@ -52,6 +55,10 @@ pub enum Credential {
     Md5(Secret),
     /// What a client's own SCRAM exchange proved; good where the server keeps the same verifier.
     ScramKeys(scram::Keys),
+    /// Asked for when the connection is opened.
+    Asked(Arc<dyn Passwords>),
+    /// What `Asked` gave, good for this one login: it goes out as it is, so only to a server that was verified.
+    Token(Secret),
 }
 
 /// A password, or what is worth one. Printing it does not show it.
@@ -107,6 +114,17 @@ enum Encryption {
 ///
 /// The caller applies the deadline; dropping the future closes the connection.
 pub async fn connect(
+    target: &ConnectTarget,
+    login: &Login,
+    startup_parameters: &[(&str, &str)],
+) -> Result<Connected, ConnectError> {
+    match &login.credential {
+        Credential::Asked(passwords) => asked::connect(target, login, passwords, startup_parameters).await,
+        _ => connect_with(target, login, startup_parameters).await,
+    }
+}
+
+async fn connect_with(
     target: &ConnectTarget,
     login: &Login,
     startup_parameters: &[(&str, &str)],

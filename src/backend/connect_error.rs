@@ -6,6 +6,7 @@
 use std::io;
 
 use bytes::Bytes;
+use komainu_escalation::passwords::NoPassword;
 
 use crate::wire::fields;
 use crate::wire::frame::FrameError;
@@ -70,6 +71,14 @@ pub enum AuthenticationFault {
     UnsupportedMethod(i32),
     #[error("it offers none of the SASL mechanisms that can be used here")]
     NoMechanism,
+    #[error(transparent)]
+    NotToBeHad(#[from] NoPassword),
+    #[error("an IAM token goes only to a server that is verified: set server_tls.mode to \"verify-full\"")]
+    TokenNeedsVerifiedTls,
+    #[error(
+        "it does not ask for an IAM token: turn IAM authentication on for it, and GRANT rds_iam to the role"
+    )]
+    TokenNotAsked,
     #[error("it lets us in without having proved to know the password")]
     NoProof,
     #[error(transparent)]
@@ -143,7 +152,11 @@ impl ConnectError {
     /// What we log in with is not what the server wants: it is not to be tried again.
     pub fn is_credential(&self) -> bool {
         match self {
-            ConnectError::Authentication(AuthenticationFault::NoPassword(_)) => true,
+            ConnectError::Authentication(
+                AuthenticationFault::NoPassword(_)
+                | AuthenticationFault::NotToBeHad(_)
+                | AuthenticationFault::TokenNotAsked,
+            ) => true,
             ConnectError::Refused(_) | ConnectError::Authentication(AuthenticationFault::Scram(_)) => {
                 matches!(self.sqlstate(), sqlstate::INVALID_PASSWORD | sqlstate::INVALID_AUTHORIZATION)
             }

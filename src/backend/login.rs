@@ -196,15 +196,17 @@ impl Conversation<'_> {
     /// Up to AuthenticationOk. Returns the keys, if it was done by SCRAM.
     async fn authenticate(&mut self) -> Result<Option<scram::Keys>, ConnectError> {
         let mut keys = None;
+        let is_token = matches!(self.login.credential, Credential::Token(_));
         match self.receive_request().await? {
             (OK, _) => return Ok(None),
             (CLEAR_TEXT, _) => {
-                if !self.stream.is_tls() && !self.stream.is_unix() {
+                if !self.stream.is_tls() && (is_token || !self.stream.is_unix()) {
                     return Err(AuthenticationFault::ClearTextRefused.into());
                 }
                 let password = self.password("a password")?.to_owned();
                 self.send_password(password.as_bytes()).await?;
             }
+            (MD5 | SASL, _) if is_token => return Err(AuthenticationFault::TokenNotAsked.into()),
             (MD5, salt) => {
                 let salt = salt.as_ref().try_into().map_err(|_| ProtocolFault::Malformed('R'))?;
                 let stored = match &self.login.credential {
@@ -226,8 +228,8 @@ impl Conversation<'_> {
 
     fn password(&self, asked: &'static str) -> Result<&str, AuthenticationFault> {
         match &self.login.credential {
-            Credential::Password(secret) => Ok(secret.expose()),
-            Credential::None | Credential::Md5(_) | Credential::ScramKeys(_) => {
+            Credential::Password(secret) | Credential::Token(secret) => Ok(secret.expose()),
+            Credential::None | Credential::Md5(_) | Credential::ScramKeys(_) | Credential::Asked(_) => {
                 Err(AuthenticationFault::NoPassword(asked))
             }
         }
@@ -252,7 +254,7 @@ impl Conversation<'_> {
 
     async fn authenticate_by_scram(&mut self, mechanisms: &[u8]) -> Result<scram::Keys, ConnectError> {
         let credential = match &self.login.credential {
-            Credential::None | Credential::Md5(_) => {
+            Credential::None | Credential::Md5(_) | Credential::Asked(_) | Credential::Token(_) => {
                 return Err(AuthenticationFault::NoPassword("SCRAM").into());
             }
             Credential::Password(secret) => scram::Credential::Password(secret.expose().as_bytes().to_vec()),

@@ -11,7 +11,8 @@ use super::document::{Document, Table};
 use super::{
     Admin, Agent, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Endpoint,
     Failover, FailoverMode, FenceHost, Health, Hooks, Limits, Listen, Log, LogFormat, Node, Pool, PoolLimits,
-    PoolMode, PoolOverride, Preference, Replication, Scheduling, Server, ServerTls, Split, SslMode, SyncMode,
+    PoolMode, PoolOverride, Preference, Replication, Scheduling, Server, ServerPassword, ServerTls,
+    ServerUser, Split, SslMode, SyncMode,
 };
 use crate::consensus::lease::LeaseSettings;
 
@@ -29,6 +30,7 @@ pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Confi
         split: split(document),
         health: health(document.table("health"), directory),
         servers: document.list("server").iter().map(server).collect(),
+        server_users: document.list("server_user").iter().map(server_user).collect(),
         agent: document.optional("agent").map(|table| agent(table, directory)),
         failover: failover(document.table("failover"), directory),
         hooks: hooks(document.table("hooks")),
@@ -357,6 +359,14 @@ fn endpoint(table: &Table) -> Option<Endpoint> {
         },
         refuse_when_not_owner: table.bool("refuse_when_not_owner"),
     })
+}
+
+fn server_user(table: &Table) -> ServerUser {
+    let password = match table.optional_text("secret_arn") {
+        Some(arn) => ServerPassword::Secret { arn, refresh_ms: table.u64("refresh_ms") },
+        None => ServerPassword::IamToken { region: table.optional_text("region") },
+    };
+    ServerUser { name: table.text("name"), password }
 }
 
 fn aws(table: &Table) -> AwsSettings {

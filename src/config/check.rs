@@ -5,6 +5,7 @@
 
 mod cluster;
 mod failover;
+mod server_users;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +28,7 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
     preferences(document, config, findings);
     cluster::check(document, config, findings);
     failover::check(document, config, findings);
+    server_users::check(document, config, findings);
 }
 
 fn listen(document: &Document, config: &Config, findings: &mut Findings) {

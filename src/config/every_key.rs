@@ -55,6 +55,7 @@ const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
     drift_margin_ms = 150\nelection_timeout_min_ms = 800\nelection_timeout_max_ms = 1000\n\
     [[node]]\nid = 'n1'\nhost = 'h9'\nport = 9\nlisten = '127.0.0.1:9'\nzone = 'b'\n\
     [[node]]\nid = 'n2'\nhost = 'h2'\nport = 7402\n[[node]]\nid = 'n3'\nhost = 'h3'\nport = 7403\n\
+    [[server_user]]\nname = 'app'\nsecret_arn = 'arn:aws:secretsmanager:eu-central-1:1:secret:app'\n\
     [[endpoint]]\nname = 'app'\nmethod.elastic-ip = { allocation_id = 'eipalloc-1' }\n\
     [aws]\nregion = 'eu-central-1'\nendpoint_url = 'http://a'\nroute53_endpoint_url = 'http://b'\n\
     metadata_endpoint = 'http://c'\nattempt_timeout_ms = 9\nconnect_timeout_ms = 9\n";
@@ -78,7 +79,7 @@ pub fn assert_every_key(changes: &[Change]) {
     let named: BTreeSet<_> =
         changes.iter().map(|change| change.key.replace(".s1.", ".").replace(".n1.", ".")).collect();
     for section in keys::SECTIONS {
-        let whole = matches!(section.name, "pool.override" | "split.preference" | "endpoint");
+        let whole = matches!(section.name, "pool.override" | "split.preference" | "server_user" | "endpoint");
         let keys = section.keys.iter().map(|key| section.qualified(key.name));
         for key in keys.filter(|key| key != "server.id" && key != "node.id") {
             assert!(named.contains(if whole { section.name } else { &key }), "{key} is not compared");

@@ -43,6 +43,8 @@ pub struct Config {
     pub split: Split,
     pub health: Health,
     pub servers: Vec<Server>,
+    /// Roles whose passwords AWS gives.
+    pub server_users: Vec<ServerUser>,
     /// None: no agent runs by this file.
     pub agent: Option<Agent>,
     pub failover: Failover,
@@ -325,6 +327,21 @@ pub struct Server {
     pub agent: Option<String>,
     /// Of EC2, that it runs on.
     pub instance_id: Option<String>,
+}
+
+/// A role on the servers, and where komainu gets its password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerUser {
+    pub name: String,
+    pub password: ServerPassword,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerPassword {
+    /// Signed for each connection. Without a region the server's name has it, or `aws.region`.
+    IamToken { region: Option<String> },
+    /// In Secrets Manager.
+    Secret { arn: String, refresh_ms: u64 },
 }
 
 /// How a server follows when it is a standby.

@@ -79,10 +79,15 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
         config.auth.user_file.as_ref().map(|path| user_file(&named("auth", "user_file"), path, findings));
     // The outer None: there is no user file. The inner: it is unusable, and that was reported.
     let known = users.as_ref().map_or(Some(UserFile::default()), Clone::clone);
+    let aws_has = |user: &str| config.server_users.iter().any(|known| known.name == user);
     if let Some(users) = known {
-        auth_query_user(document, config, &users, findings);
-        health_user(document, config, &users, findings);
-        if config.failover.mode != FailoverMode::Off {
+        if !config.auth.query.as_ref().is_some_and(|query| aws_has(&query.user)) {
+            auth_query_user(document, config, &users, findings);
+        }
+        if !aws_has(&config.health.user) {
+            health_user(document, config, &users, findings);
+        }
+        if config.failover.mode != FailoverMode::Off && !aws_has(&config.failover.user) {
             operating_user(document, config, &users, findings);
         }
     }

@@ -41,6 +41,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         split: _,
         health: _,
         servers: _,
+        server_users,
         agent: _,
         failover: _,
         hooks: _,
@@ -65,6 +66,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     split(&mut changes, &old.split, &new.split);
     health(&mut changes, &old.health, &new.health);
     servers(&mut changes, &old.servers, &new.servers);
+    changed(&mut changes, "server_user", server_users, &new.server_users);
     failover(&mut changes, &old.failover, &new.failover);
     hooks(&mut changes, &old.hooks, &new.hooks);
     match (&old.agent, &new.agent) {

@@ -27,6 +27,7 @@ pub fn in_force(local: &Config, shared: Config) -> Config {
         pool: _,
         split: _,
         servers: _,
+        server_users: _,
         hooks: _,
         endpoints: _,
         aws: _,

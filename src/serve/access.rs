@@ -19,6 +19,8 @@ use crate::config::{self, Config};
 use crate::net::tls::{ClientTlsContext, ServerTlsContext, TlsConfigError};
 use crate::session::Gateway;
 
+use super::server_users::ServerUsers;
+
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     #[error("{}: {source}", path.display())]
@@ -31,6 +33,7 @@ pub enum AccessError {
 
 pub struct Access {
     process: Arc<ProcessSecrets>,
+    server_users: Arc<ServerUsers>,
     current: RwLock<Current>,
 }
 
@@ -45,10 +48,11 @@ impl Access {
         config: &Config,
         gateway: &Arc<Gateway>,
         server_tls: &Arc<ServerTlsContext>,
+        server_users: Arc<ServerUsers>,
     ) -> Result<Arc<Self>, AccessError> {
         let process = ProcessSecrets::new();
-        let current = read(config, gateway, server_tls, &process)?;
-        Ok(Arc::new(Access { process, current: RwLock::new(current) }))
+        let current = read(config, gateway, server_tls, (&process, &*server_users))?;
+        Ok(Arc::new(Access { process, server_users, current: RwLock::new(current) }))
     }
 
     pub fn reload(
@@ -57,9 +61,14 @@ impl Access {
         gateway: &Arc<Gateway>,
         server_tls: &Arc<ServerTlsContext>,
     ) -> Result<(), AccessError> {
-        let new = read(config, gateway, server_tls, &self.process)?;
+        let new = read(config, gateway, server_tls, (&self.process, &*self.server_users))?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
+    }
+
+    /// What komainu logs in to servers with for a user whose password AWS gives, whatever the user has proved here.
+    pub fn given(&self, user: &str) -> Option<Credential> {
+        self.server_users.of(user).map(Credential::Asked)
     }
 
     pub fn context(&self) -> Arc<HandshakeContext> {
@@ -96,12 +105,15 @@ fn read(
     config: &Config,
     gateway: &Arc<Gateway>,
     server_tls: &Arc<ServerTlsContext>,
-    process: &Arc<ProcessSecrets>,
+    (process, server_users): (&Arc<ProcessSecrets>, &ServerUsers),
 ) -> Result<Current, AccessError> {
     let hba = Hba::parse(&text(&config.auth.hba_file)?).map_err(|e| invalid(&config.auth.hba_file, &e))?;
     let users = user_file(&config.auth)?;
     let lookups = config.auth.query.as_ref().map(|query| {
-        let credential = plain(&users, &query.user).map_or(Credential::None, Credential::Password);
+        let credential = match server_users.of(&query.user) {
+            Some(passwords) => Credential::Asked(passwords),
+            None => plain(&users, &query.user).map_or(Credential::None, Credential::Password),
+        };
         let topology = gateway.topology.clone();
         let tls = server_tls.clone();
         let primary = move || {

@@ -245,13 +245,14 @@ fn failure(error: &HandshakeError) -> Option<LoginFailure> {
 async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<Box<Session>> {
     let client = *client;
     let gateway = door.gateway.clone();
+    let given = door.access.given(&client.user);
     let mut newcomer = Newcomer {
         stream: client.stream,
         user: client.user,
         database: client.database,
         parameters: client.parameters,
         protocol_minor: u32::from(client.protocol_minor) as u16,
-        credential: credential(client.login),
+        credential: given.unwrap_or_else(|| credential(client.login)),
         peer,
         pending: client.pending,
         received: client.received,

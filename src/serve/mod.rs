@@ -17,6 +17,7 @@ pub(crate) mod perform;
 mod readiness;
 mod rejoining;
 mod scheduling;
+mod server_users;
 mod ticks;
 
 use std::io;
@@ -51,6 +52,7 @@ use cluster::{Cluster, ClusterError, Me, MeError, Servers};
 use configuration::Configuration;
 use ending::{Told, Wishes, drain};
 use hosts::Hosts;
+use server_users::ServerUsers;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -127,8 +129,9 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     let door = admin_listener.door();
     let listening = Arc::new(AtomicBool::new(false));
 
-    let observer = Observer::start(how_to_look(&config, &server_tls))?;
-    let (operators, _) = watch::channel(Arc::new(how_to_operate(&config, &server_tls)));
+    let server_users = ServerUsers::start(&config);
+    let observer = Observer::start(how_to_look(&config, &server_tls, &server_users))?;
+    let (operators, _) = watch::channel(Arc::new(how_to_operate(&config, &server_tls, &server_users)));
     let right = Arc::new(match config.cluster {
         Some(_) => WriteRight::none(),
         None => WriteRight::unlimited(),
@@ -172,7 +175,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     if let Some(cluster) = &cluster {
         cluster.serves(&gateway);
     }
-    let access = Access::load(&config, &gateway, &server_tls)?;
+    let access = Access::load(&config, &gateway, &server_tls, server_users.clone())?;
 
     let (known, configured) = watch::channel(configuration.known());
     let state = AdminState {
@@ -183,6 +186,10 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
         clock: clock::process(),
         cluster: cluster.as_ref().map(pages),
         configured,
+        server_users: {
+            let server_users = server_users.clone();
+            Arc::new(move || server_users.findings())
+        },
         control,
     };
     let admin = tokio::spawn(admin::serve(admin_listener, state));
@@ -202,6 +209,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
         access: &access,
         observer: &observer,
         operators: &operators,
+        server_users: &server_users,
         log: &log,
         door: door.as_deref(),
     };
@@ -292,20 +300,21 @@ fn pages(cluster: &Cluster) -> ClusterPages {
     }
 }
 
-fn how_to_look(config: &Config, tls: &Arc<ServerTlsContext>) -> Settings {
+fn how_to_look(config: &Config, tls: &Arc<ServerTlsContext>, users: &ServerUsers) -> Settings {
     Settings {
         servers: config.servers.clone(),
         health: config.health.clone(),
         tls: tls.clone(),
-        login: OwnLogin::health(&config.health, access::plain_secret(&config.auth)),
+        login: OwnLogin::health(&config.health, access::plain_secret(&config.auth))
+            .given(|user| users.of(user)),
         clock: clock::process(),
         in_cluster: config.cluster.is_some(),
     }
 }
 
-fn how_to_operate(config: &Config, tls: &Arc<ServerTlsContext>) -> Operator {
+fn how_to_operate(config: &Config, tls: &Arc<ServerTlsContext>, users: &ServerUsers) -> Operator {
     let secret = access::plain_secret(&config.auth);
-    Operator::new(&config.failover, secret, tls.clone(), clock::process())
+    Operator::new(&config.failover, secret, tls.clone(), clock::process()).given(|user| users.of(user))
 }
 
 /// What a new configuration is given to.
@@ -314,6 +323,7 @@ struct Reloadable<'a> {
     access: &'a Access,
     observer: &'a Observer,
     operators: &'a watch::Sender<Arc<Operator>>,
+    server_users: &'a ServerUsers,
     log: &'a LogControl,
     door: Option<&'a Door>,
 }
@@ -336,6 +346,7 @@ impl Reloadable<'_> {
         }
         let tls = ServerTlsContext::load(&new.server_tls);
         let tls = Arc::new(tls.map_err(|error| format!("TLS to servers: {error}"))?);
+        self.server_users.reconfigure(&new);
         self.access.reload(&new, self.gateway, &tls).map_err(|error| error.to_string())?;
         if let Some(Err(error)) = self.door.map(Door::reload) {
             tracing::error!(%error, "what admin.tls_address shows and expects was not read again");
@@ -343,8 +354,8 @@ impl Reloadable<'_> {
         if let Err(error) = self.log.reload(&new.log) {
             tracing::error!(%error, "the log was not changed");
         }
-        self.observer.reconfigure(how_to_look(&new, &tls));
-        self.operators.send_replace(Arc::new(how_to_operate(&new, &tls)));
+        self.observer.reconfigure(how_to_look(&new, &tls, self.server_users));
+        self.operators.send_replace(Arc::new(how_to_operate(&new, &tls, self.server_users)));
         self.gateway.pools.reconfigure(new.pool.clone(), tls);
         self.gateway.reconfigure(new.clone());
         let reloaded = Reloaded { changed: named(true), restart: named(false), differs: Vec::new() };

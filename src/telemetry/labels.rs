@@ -2,6 +2,8 @@
 //!
 //! Pure. Invariant: `index` counts from 0 without gaps, in the order of `ALL`.
 
+use komainu_escalation::Reason;
+
 use crate::route::DecisionReason;
 
 /// A label whose values are known when komainu is built.
@@ -54,6 +56,20 @@ impl ReadToPrimary {
             DecisionReason::Drawn => ReadToPrimary::Drawn,
             DecisionReason::Write | DecisionReason::NoPrimary => return None,
         })
+    }
+}
+
+impl PasswordTrouble {
+    pub fn of(reason: Reason) -> Self {
+        match reason {
+            Reason::Throttled => PasswordTrouble::Throttled,
+            Reason::Unreachable | Reason::OutcomeUnknown => PasswordTrouble::Unreachable,
+            Reason::NotPermitted => PasswordTrouble::NotPermitted,
+            Reason::CredentialsRefused => PasswordTrouble::CredentialsRefused,
+            Reason::SecretMissing => PasswordTrouble::SecretMissing,
+            Reason::SecretUnusable => PasswordTrouble::SecretUnusable,
+            _ => PasswordTrouble::Refused,
+        }
     }
 }
 
@@ -134,6 +150,16 @@ labels! {
     }
     /// How it ended.
     HookResult { Ok "ok", Failed "failed", TimedOut "timed_out", Interrupted "interrupted", }
+    /// Why AWS gives no password, or none anew.
+    PasswordTrouble {
+        Throttled "throttled",
+        Unreachable "unreachable",
+        NotPermitted "not_permitted",
+        CredentialsRefused "credentials_refused",
+        SecretMissing "secret_missing",
+        SecretUnusable "secret_unusable",
+        Refused "refused",
+    }
     /// Which way bytes were relayed.
     Direction { ToServers "to_servers", ToClients "to_clients", }
     /// What a server connection is doing.

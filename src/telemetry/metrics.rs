@@ -62,6 +62,7 @@ metrics! {
     REJOIN_BYTES_DONE Gauge "komainu_rejoin_bytes_done" ["server"], "Bytes of the rewind or copy under way that are done.";
     REJOIN_BYTES_TOTAL Gauge "komainu_rejoin_bytes_expected" ["server"], "Bytes of the rewind or copy under way in all.";
     REJOIN_FAILURES Gauge "komainu_rejoin_failures" ["server"], "Tries in a row to make the server a standby again that have failed; absent while it is none of those out of use or down.";
+    PASSWORD_TROUBLES Gauge "komainu_password_troubles" ["reason"], "Roles whose password AWS does not give, or not anew, by why; what is known of it is used meanwhile.";
     PROCESS_CPU_SECONDS Counter "process_cpu_seconds_total" [], "CPU time komainu has used.";
     PROCESS_RESIDENT_MEMORY Gauge "process_resident_memory_bytes" [], "Memory komainu occupies.";
     PROCESS_START_TIME Gauge "process_start_time_seconds" [], "When komainu started, in Unix time.";
@@ -71,8 +72,8 @@ metrics! {
 mod tests {
     use super::*;
     use crate::telemetry::labels::{
-        CancelResult, ConnectionState, Direction, HookLabel, Label, LoginFailure, PinReason, QueryClass,
-        ReadToPrimary, RejoinPhase,
+        CancelResult, ConnectionState, Direction, HookLabel, Label, LoginFailure, PasswordTrouble, PinReason,
+        QueryClass, ReadToPrimary, RejoinPhase,
     };
 
     #[test]
@@ -114,6 +115,7 @@ mod tests {
             (HOOKS, values::<HookLabel>()),
             (SERVER_CONNECTIONS, values::<ConnectionState>()),
             (REJOIN_PHASE, values::<RejoinPhase>()),
+            (PASSWORD_TROUBLES, values::<PasswordTrouble>()),
         ];
         let page = include_str!("../../docs/metrics.md");
         for metric in ALL {

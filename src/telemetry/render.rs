@@ -10,7 +10,9 @@ use std::time::{Duration, SystemTime};
 use crate::topology::{Health, Role, ServerIndex, Snapshot};
 
 use super::counters::{ACQUIRE_BOUNDS_US, Totals};
-use super::labels::{ConnectionState, HookLabel, HookResult, Label, QueryClass, RejoinPhase};
+use super::labels::{
+    ConnectionState, HookLabel, HookResult, Label, PasswordTrouble, QueryClass, RejoinPhase,
+};
 use super::metrics::{self, Kind, Metric};
 use super::process::Process;
 
@@ -44,6 +46,8 @@ pub struct Numbers<'a> {
     pub rejoining: &'a [Rejoining<'a>],
     /// By server: how long ago it has archived something.
     pub archived_ms: &'a [Option<u64>],
+    /// By `PasswordTrouble`, of how many roles.
+    pub password_troubles: [u64; PasswordTrouble::COUNT],
     pub process: Process,
     pub started_at: SystemTime,
 }
@@ -69,6 +73,7 @@ pub fn page(numbers: &Numbers) -> String {
     page.servers(totals, census, snapshot);
     page.rejoining(numbers.rejoining);
     page.archives(numbers);
+    page.by_label(metrics::PASSWORD_TROUBLES, &numbers.password_troubles, PasswordTrouble::ALL);
     page.one(metrics::EPOCH, snapshot.epoch.0);
     page.family(metrics::BUILD_INFO);
     page.sample(metrics::BUILD_INFO, "", &[("version", numbers.version)], 1);
@@ -291,6 +296,7 @@ mod tests {
                 failures: 2,
             }],
             archived_ms: &[Some(2500), None],
+            password_troubles: [1, 0, 0, 0, 2, 0, 0],
             process: Process { cpu: Duration::from_millis(1250), resident_bytes: 99 },
             started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(10),
         })
@@ -323,6 +329,7 @@ mod tests {
             r#"komainu_rejoin_bytes_done{server="b"} 10"#,
             r#"komainu_rejoin_bytes_expected{server="b"} 30"#,
             r#"komainu_rejoin_failures{server="b"} 2"#,
+            r#"komainu_password_troubles{reason="secret_missing"} 2"#,
             "komainu_epoch 7",
             r#"komainu_primary{server="a"} 1"#,
             r#"komainu_server_up{server="a"} 1"#,

@@ -44,6 +44,8 @@ mod replay;
 mod restart;
 mod routing;
 mod sandbox;
+mod server_passwords;
+mod server_tokens;
 mod session_state;
 mod slots;
 mod slowness;

@@ -19,11 +19,15 @@ pub struct Certificates {
 impl Certificates {
     /// Writes `ca.crt`.
     pub fn create(directory: &Path) -> Self {
+        Self::create_named(directory, "komainu test authority")
+    }
+
+    pub fn create_named(directory: &Path, name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name.push(DnType::CommonName, "komainu test authority");
+        params.distinguished_name.push(DnType::CommonName, name);
         let authority_pem = params.self_signed(&key).unwrap().pem();
         fs::write(directory.join("ca.crt"), &authority_pem).unwrap();
         Self { directory: directory.to_owned(), issuer: Issuer::new(params, key), authority_pem }

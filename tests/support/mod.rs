@@ -17,6 +17,7 @@ mod extended;
 mod failover;
 mod node;
 mod nodes;
+pub mod rds_login;
 mod sandbox;
 mod slow_relay;
 mod tests;

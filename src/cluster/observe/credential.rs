@@ -7,6 +7,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use komainu_escalation::passwords::Passwords;
+
 use crate::backend::connect::{Credential, Login, Secret};
 use crate::config;
 
@@ -20,6 +22,8 @@ pub struct OwnLogin {
     database: String,
     password_file: Option<PathBuf>,
     plain_secret: PlainSecret,
+    /// By AWS; goes before every file.
+    given: Option<Arc<dyn Passwords>>,
 }
 
 impl OwnLogin {
@@ -30,6 +34,7 @@ impl OwnLogin {
             database: health.database.clone(),
             password_file: health.password_file.clone(),
             plain_secret,
+            given: None,
         }
     }
 
@@ -40,7 +45,13 @@ impl OwnLogin {
             database: failover.database.clone(),
             password_file: failover.password_file.clone(),
             plain_secret,
+            given: None,
         }
+    }
+
+    /// With the passwords that AWS gives to a role, where it gives any.
+    pub fn given(self, passwords: impl Fn(&str) -> Option<Arc<dyn Passwords>>) -> Self {
+        OwnLogin { given: passwords(&self.user), ..self }
     }
 
     /// To the role's own database.
@@ -50,15 +61,14 @@ impl OwnLogin {
 
     /// Without any secret the server may still let us in, by `trust` or `peer`.
     pub fn login_to(&self, database: &str) -> io::Result<Login> {
-        let secret = match &self.password_file {
-            Some(path) => Some(Secret::new(first_line(&std::fs::read_to_string(path)?))),
-            None => (self.plain_secret)(&self.user),
+        let credential = match (&self.given, &self.password_file) {
+            (Some(passwords), _) => Credential::Asked(passwords.clone()),
+            (None, Some(path)) => {
+                Credential::Password(Secret::new(first_line(&std::fs::read_to_string(path)?)))
+            }
+            (None, None) => (self.plain_secret)(&self.user).map_or(Credential::None, Credential::Password),
         };
-        Ok(Login {
-            user: self.user.clone(),
-            database: database.to_owned(),
-            credential: secret.map_or(Credential::None, Credential::Password),
-        })
+        Ok(Login { user: self.user.clone(), database: database.to_owned(), credential })
     }
 }
 

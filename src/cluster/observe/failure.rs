@@ -37,9 +37,9 @@ impl LookError {
             LookError::Connect(ConnectError::Tls(_)) => Reason::TlsFailed,
             LookError::Connect(ConnectError::Refused(refusal)) => refused(refusal.sqlstate),
             LookError::Connect(ConnectError::Lost(_)) => Reason::ConnectionLost,
-            LookError::Connect(ConnectError::Authentication(AuthenticationFault::NoPassword(_))) => {
-                Reason::CredentialMissing
-            }
+            LookError::Connect(ConnectError::Authentication(
+                AuthenticationFault::NoPassword(_) | AuthenticationFault::NotToBeHad(_),
+            )) => Reason::CredentialMissing,
             LookError::Connect(ConnectError::Authentication(_)) => Reason::AuthenticationFailed,
             LookError::Connect(ConnectError::Protocol(_)) => Reason::UnexpectedAnswer,
             LookError::Connect(ConnectError::Unsendable(_)) => Reason::QueryFailed,
@@ -59,6 +59,9 @@ impl LookError {
             }
             LookError::Query(QueryError::Refused { sqlstate, message }) => format!("{message} ({sqlstate})"),
             LookError::Connect(ConnectError::Tls(fault)) => fault.to_string(),
+            LookError::Connect(ConnectError::Authentication(
+                fault @ (AuthenticationFault::TokenNotAsked | AuthenticationFault::TokenNeedsVerifiedTls),
+            )) => fault.to_string(),
             LookError::Answer(error) => error.to_string(),
             LookError::Timeout | LookError::Credential(_) | LookError::Connect(_) | LookError::Query(_) => {
                 String::new()

@@ -14,6 +14,8 @@ mod write;
 
 use std::sync::Arc;
 
+use komainu_escalation::passwords::Passwords;
+
 use crate::backend::connect::ConnectTarget;
 use crate::cluster::clock::Clock;
 use crate::cluster::conninfo::Conninfo;
@@ -113,6 +115,11 @@ impl Operator {
     ) -> Self {
         let login = OwnLogin::operator(failover, plain_secret);
         Operator { failover: failover.clone(), login, tls, clock }
+    }
+
+    /// With the passwords that AWS gives to a role, where it gives any.
+    pub fn given(self, passwords: impl Fn(&str) -> Option<Arc<dyn Passwords>>) -> Self {
+        Operator { login: self.login.given(passwords), ..self }
     }
 
     /// Ends by `deadline_ms` of the clock, connect and all. After an error nobody knows whether it was done, unless the

@@ -360,6 +360,16 @@ fn the_health_role_without_a_password_is_warned_of() {
 }
 
 #[test]
+fn a_role_whose_password_aws_gives_needs_none_in_a_file() {
+    let files = Files::new();
+    files.write("users.txt", "\"a\" \"x\"\n");
+    files.append("[auth.query]\nuser = 'komainu'\n");
+    assert!(files.problems().contains("auth.query.user"), "{}", files.problems());
+    files.append("[[server_user]]\nname = 'komainu'\nsecret_arn = 'arn:aws:secretsmanager:r:1:secret:s'\n");
+    assert_eq!(files.load(), (String::new(), String::new()));
+}
+
+#[test]
 fn hba_rules_that_the_configuration_cannot_serve_are_told() {
     let files = Files::new();
     files.write("hba.conf", "");

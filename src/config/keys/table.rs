@@ -135,7 +135,7 @@ pub static SECTIONS: &[Section] = &[
         name: "auth.query",
         shape: Shape::Optional,
         keys: &[
-            key("user", Text, "", Required, LIVE, Cluster, "The role that asks; `auth.user_file` must have its plain password."),
+            key("user", Text, "", Required, LIVE, Cluster, "The role that asks; `auth.user_file` must have its plain password, unless it is in `[[server_user]]`."),
             key("database", Text, "", Value("\"postgres\""), LIVE, Cluster, "Where it asks."),
             key("query", Text, "", Value(AUTH_QUERY), LIVE, Cluster, "Asked for a user whom `auth.user_file` does not name: `$1` is the user's name; the columns are the secret and whether the role may log in now. Write every name with its schema."),
             key("cache_ms", Integer(0, MS), "ms", Value("10000"), LIVE, Cluster, "An answer is believed for this long, also for users with open pools: a role that was dropped or locked gets in for no longer. 0: asked at every login."),
@@ -227,6 +227,17 @@ pub static SECTIONS: &[Section] = &[
             key("replication", Choice(&["streaming", "log-shipping"]), "", Value("\"streaming\""), LIVE, Cluster, "How it follows as a standby: `log-shipping`: by `restore_command` from the primary's archive, so komainu makes no slot for it, never tells it whom to follow, and promotes it last."),
             key("agent", Text, "", Unset, LIVE, Cluster, "Where the [agent](agent.md) on its host is reached, as `\"host:port\"`; unset: there is none."),
             key("instance_id", Text, "", Unset, LIVE, Cluster, "The EC2 instance it runs on, for `failover.fence_host`."),
+        ],
+    },
+    Section {
+        name: "server_user",
+        shape: Shape::List,
+        keys: &[
+            key("name", Text, "", Required, LIVE, Cluster, "A role on the servers whose password [AWS gives](credentials-aws.md): one that clients log in as, `health.user`, `failover.user` or `auth.query.user`."),
+            key("iam_token", Bool, "", Value("false"), LIVE, Cluster, "Whether the password is an RDS IAM token, signed for each connection. Needs `server_tls.mode = \"verify-full\"`."),
+            key("region", Text, "", Computed("in the server's name, else `aws.region`"), LIVE, Cluster, "For `iam_token`: where the servers are."),
+            key("secret_arn", Text, "", Unset, LIVE, Cluster, "The ARN of the secret in Secrets Manager that has the password, as RDS writes it: JSON with `username` and `password`."),
+            key("refresh_ms", Integer(1_000, MS), "ms", Value("300000"), LIVE, Cluster, "How often that secret is fetched again; besides, it is whenever a server refuses the password."),
         ],
     },
     Section {

@@ -28,6 +28,29 @@ locals {
     Condition = { StringEquals = { "kms:ViaService" = "secretsmanager.${data.aws_region.this.region}.amazonaws.com" } }
   }]
 
+  # Passwords of database roles that komainu fetches while it runs: server_user.secret_arn.
+  role_secrets = length(var.role_secret_arns) == 0 ? [] : [{
+    Sid      = "RoleSecrets"
+    Effect   = "Allow"
+    Action   = "secretsmanager:GetSecretValue"
+    Resource = var.role_secret_arns
+  }]
+
+  # And those that it signs: server_user.iam_token.
+  role_tokens = length(var.database_user_arns) == 0 ? [] : [{
+    Sid      = "RoleTokens"
+    Effect   = "Allow"
+    Action   = "rds-db:connect"
+    Resource = var.database_user_arns
+  }]
+
+  rds = !var.describe_rds ? [] : [{
+    Sid      = "DescribeRds"
+    Effect   = "Allow"
+    Action   = ["rds:DescribeDBClusters", "rds:DescribeDBInstances"]
+    Resource = "*"
+  }]
+
   # What AmazonSSMManagedInstanceCore has for sessions, without its GetParameter on every parameter of the account.
   session = !var.session_manager ? [] : [{
     Sid    = "SessionManager"
@@ -87,6 +110,9 @@ resource "aws_iam_role_policy" "this" {
       local.logs,
       local.metrics,
       local.key,
+      local.role_secrets,
+      local.role_tokens,
+      local.rds,
       local.session,
     )
   })

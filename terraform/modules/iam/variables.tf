@@ -45,6 +45,34 @@ variable "kms_key_arn" {
   default     = null
 }
 
+variable "role_secret_arns" {
+  description = "Secrets with the passwords of database roles, that all of them may read: server_user.secret_arn."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for arn in var.role_secret_arns : can(regex("^arn:[a-z-]+:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[^*]+$", arn))])
+    error_message = "Each is the ARN of one secret, without a wildcard."
+  }
+}
+
+variable "database_user_arns" {
+  description = "Database roles that they may log in as by IAM token: arn:aws:rds-db:REGION:ACCOUNT:dbuser:RESOURCE_ID/ROLE, where RESOURCE_ID is the instance's (db-…) or the cluster's (cluster-…)."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for arn in var.database_user_arns : can(regex("^arn:[a-z-]+:rds-db:[a-z0-9-]+:[0-9]{12}:dbuser:(db|cluster)-[A-Z0-9]+/[^*/]+$", arn))])
+    error_message = "Each names one server or cluster by its resource id, and one role, without a wildcard."
+  }
+}
+
+variable "describe_rds" {
+  description = "Whether they may ask RDS which instances a cluster has. AWS limits that to no single cluster where instances are listed."
+  type        = bool
+  default     = false
+}
+
 variable "session_manager" {
   description = "Whether Session Manager may open a session on them, the only way in."
   type        = bool
