@@ -12,7 +12,7 @@ use crate::reconcile::core::Reconciler;
 use crate::reconcile::pace::Pace;
 use crate::reconcile::{self, Surroundings};
 use crate::route_table::{RouteTable, RouteTableRules};
-use crate::route53::{self, Route53, Route53Rules};
+use crate::route53::{self, AddressKind, Route53, Route53Rules};
 use crate::secondary_ip::{SecondaryIp, SecondaryIpRules};
 use crate::settings::{EndpointSettings, MethodSettings, SettingsError};
 use crate::status::{Event, Status};
@@ -109,8 +109,16 @@ impl Endpoint {
             MethodSettings::Route53(method) => {
                 let Cloud { aws, identity } = cloud()?;
                 let addresses = route53::addresses(method, &identity.interface);
-                if addresses.len() != 1 + usize::from(method.ipv6) {
-                    return Err(no_address(&identity.interface, "address for every record"));
+                let lacks = |ipv6| !addresses.iter().any(|address| address.is_ipv6() == ipv6);
+                if lacks(false) {
+                    let what = match method.address {
+                        AddressKind::Private => "private IPv4 address",
+                        AddressKind::Public => "public IPv4 address",
+                    };
+                    return Err(no_address(&identity.interface, what));
+                }
+                if method.ipv6 && lacks(true) {
+                    return Err(no_address(&identity.interface, "IPv6 address"));
                 }
                 let rules = Route53Rules { addresses, ttl_s: method.ttl_s };
                 Ok(start.with(name, Route53::new(aws, method, rules)))

@@ -1,11 +1,11 @@
-//! The name server of a hosted zone: answers A questions over UDP from what moto has, with the record's TTL.
+//! The name server of a hosted zone: answers A and AAAA questions over UDP from what moto has, with the record's TTL.
 //!
 //! Stands for Route 53's name servers and the VPC's resolver in one, without the time that spreading takes. Whoever
 //! asks keeps an answer for as long as its TTL says. Invariant: what it answers is read from the zone at that moment.
 
 use crate::api::{Api, element};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
@@ -13,7 +13,6 @@ use tokio::task::JoinHandle;
 /// Without EDNS, no message is longer.
 const MESSAGE_BYTES: usize = 512;
 const HEADER_BYTES: usize = 12;
-const TYPE_A: [u8; 2] = [0, 1];
 const CLASS_IN: [u8; 2] = [0, 1];
 const RECEIVE_PAUSE: Duration = Duration::from_millis(50);
 
@@ -24,20 +23,44 @@ pub struct Zone {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordType {
+    A,
+    Aaaa,
+}
+
+impl RecordType {
+    fn name(self) -> &'static str {
+        match self {
+            RecordType::A => "A",
+            RecordType::Aaaa => "AAAA",
+        }
+    }
+
+    /// As RFC 1035 and RFC 3596 number it.
+    fn number(self) -> [u8; 2] {
+        match self {
+            RecordType::A => [0, 1],
+            RecordType::Aaaa => [0, 28],
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub ttl_s: u32,
 }
 
 impl Zone {
     /// What the name has now; None if there is no such record.
-    pub async fn ask(&self, name: &str) -> io::Result<Option<Answer>> {
+    pub async fn ask(&self, name: &str, kind: RecordType) -> io::Result<Option<Answer>> {
         let name = name.trim_end_matches('.').to_lowercase();
-        let path = format!("/hostedzone/{}/rrset?name={name}&type=A&maxitems=1", self.id);
+        let kind = kind.name();
+        let path = format!("/hostedzone/{}/rrset?name={name}&type={kind}&maxitems=1", self.id);
         let xml = self.api.route53("GET", &path, "").await?;
         // The list begins with the first name that is not before this one.
         let is_it = element(&xml, "Name").is_some_and(|found| found.trim_end_matches('.') == name)
-            && element(&xml, "Type") == Some("A");
+            && element(&xml, "Type") == Some(kind);
         let answer = || {
             let address = element(&xml, "Value")?.parse().ok()?;
             Some(Answer { address, ttl_s: element(&xml, "TTL")?.parse().ok()? })
@@ -76,7 +99,11 @@ async fn serve(socket: UdpSocket, zone: Zone) {
             continue;
         };
         let Some(question) = Question::read(&message[..length]) else { continue };
-        let found = if question.kind == TYPE_A { zone.ask(&question.name).await } else { Ok(None) };
+        let kind = [RecordType::A, RecordType::Aaaa].into_iter().find(|kind| kind.number() == question.kind);
+        let found = match kind {
+            Some(kind) => zone.ask(&question.name, kind).await,
+            None => Ok(None),
+        };
         // Whoever asked and is gone does not miss it.
         let _ = socket.send_to(&question.answer(found.ok()), from).await;
     }
@@ -122,10 +149,18 @@ impl Question<'_> {
         if let Some(answer) = found {
             // The name is the question's.
             message.extend([0xc0, HEADER_BYTES as u8]);
-            message.extend(TYPE_A.iter().chain(&CLASS_IN));
+            message.extend(self.kind.iter().chain(&CLASS_IN));
             message.extend(answer.ttl_s.to_be_bytes());
-            message.extend([0, 4]);
-            message.extend(answer.address.octets());
+            match answer.address {
+                IpAddr::V4(address) => {
+                    message.extend([0, 4]);
+                    message.extend(address.octets());
+                }
+                IpAddr::V6(address) => {
+                    message.extend([0, 16]);
+                    message.extend(address.octets());
+                }
+            }
         }
         message
     }
@@ -135,22 +170,23 @@ impl Question<'_> {
 mod tests {
     use super::*;
 
-    fn question(name: &str) -> Vec<u8> {
+    fn question(name: &str, kind: RecordType) -> Vec<u8> {
         let mut message = vec![7, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         for label in name.split('.') {
             message.push(label.len() as u8);
             message.extend(label.as_bytes());
         }
-        message.extend([0, 0, 1, 0, 1]);
+        message.push(0);
+        message.extend(kind.number().iter().chain(&CLASS_IN));
         message
     }
 
     #[test]
     fn a_question_is_answered_with_its_own_words() {
-        let message = question("db.komainu.test");
+        let message = question("db.komainu.test", RecordType::A);
         let read = Question::read(&message).unwrap();
-        assert_eq!((read.name.as_str(), read.kind), ("db.komainu.test", TYPE_A));
-        let answer = read.answer(Some(Some(Answer { address: Ipv4Addr::new(10, 0, 0, 11), ttl_s: 5 })));
+        assert_eq!((read.name.as_str(), read.kind), ("db.komainu.test", RecordType::A.number()));
+        let answer = read.answer(Some(Some(Answer { address: [10, 0, 0, 11].into(), ttl_s: 5 })));
         assert_eq!(answer[..2], [7, 9]);
         assert_eq!(answer[HEADER_BYTES..message.len()], message[HEADER_BYTES..]);
         assert_eq!(answer[message.len()..], [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 10, 0, 0, 11]);
@@ -159,8 +195,17 @@ mod tests {
     }
 
     #[test]
+    fn the_longer_address_has_its_own_type_and_length() {
+        let message = question("db.komainu.test", RecordType::Aaaa);
+        let address: IpAddr = "2001:db8::7".parse().unwrap();
+        let answer = Question::read(&message).unwrap().answer(Some(Some(Answer { address, ttl_s: 5 })));
+        assert_eq!(answer[message.len()..][..12], [0xc0, 12, 0, 28, 0, 1, 0, 0, 0, 5, 0, 16]);
+        assert_eq!(answer[message.len() + 12..][..4], [0x20, 0x01, 0x0d, 0xb8]);
+    }
+
+    #[test]
     fn what_is_no_question_is_passed_over() {
-        let whole = question("db.komainu.test");
+        let whole = question("db.komainu.test", RecordType::A);
         for length in 0..whole.len() {
             assert_eq!(Question::read(&whole[..length]), None);
         }

@@ -36,6 +36,7 @@ pub struct Instance<'a> {
     pub mac: &'a str,
     pub subnet: &'a str,
     pub private_ip: &'a str,
+    pub ipv6: Option<&'a str>,
     pub access_key: &'a str,
 }
 
@@ -66,6 +67,9 @@ impl Imds {
             leaf("interface-id", interface);
             leaf("subnet-id", of.subnet);
             leaf("local-ipv4s", address);
+        }
+        if let Some(ipv6) = of.ipv6 {
+            page(&format!("network/interfaces/macs/{}/ipv6s", of.mac), ipv6);
         }
         page("iam/security-credentials/", ROLE);
         page(

@@ -15,7 +15,7 @@ pub mod proxy;
 mod service;
 
 pub use api::Api;
-pub use dns::{NameServer, Zone};
+pub use dns::{NameServer, RecordType, Zone};
 pub use imds::{Imds, Instance};
 pub use moto::{Moto, MotoError};
 pub use proxy::{Call, Fault, Proxy};

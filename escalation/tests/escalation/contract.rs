@@ -22,6 +22,11 @@ macro_rules! for_each_kind {
             }
 
             #[tokio::test]
+            async fn route53_with_ipv6() {
+                super::$test(Kind::Route53Ipv6).await;
+            }
+
+            #[tokio::test]
             async fn route_table() {
                 super::$test(Kind::RouteTable).await;
             }
@@ -86,7 +91,7 @@ async fn only_what_is_still_mine_is_given_up(kind: Kind) {
     let first = world.contend(0, kind);
     first.take(1).await;
     first.release(2).await;
-    let stays = matches!(kind, Kind::Route53 | Kind::RouteTable);
+    let stays = matches!(kind, Kind::Route53 | Kind::Route53Ipv6 | Kind::RouteTable);
     assert_eq!(
         world.holder(kind).await,
         stays.then_some(0),

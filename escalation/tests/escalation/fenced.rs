@@ -1,20 +1,23 @@
 //! Two nodes at once, and what refuses the one that is late.
 
-use crate::support::world::{FLOATING, until_holder};
-use crate::support::{Fault, Kind, World, until, within};
+use crate::support::world::{FLOATING, quick, until_holder};
+use crate::support::{Fault, HERE, Kind, World, moto, until, within};
 use aws_sdk_route53::types::RrType;
+use komainu_aws_double::dns::Answer;
+use komainu_aws_double::{Api, NameServer, RecordType, Zone};
 use komainu_escalation::elastic_ip::{self, ElasticIp, ElasticIpRules, ElasticIpSettings};
+use komainu_escalation::endpoint::Host;
 use komainu_escalation::route_table::{self, RouteTable, RouteTableRules};
 use komainu_escalation::route53::{self, Mark, Route53, Route53Rules};
 use komainu_escalation::secondary_ip::{self, SecondaryIp, SecondaryIpRules};
 use komainu_escalation::{
-    Applied, Claim, Desired, EndpointSettings, Error, Fault as Fate, Intent, Method, MethodSettings, Owner,
-    Permit, Reason, Rules, State,
+    Applied, Claim, Desired, Endpoint, EndpointSettings, Error, Fault as Fate, Intent, Method,
+    MethodSettings, Outlet, Owner, Permit, Reason, Rules, State,
 };
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// A permit that holds, whatever happens: what a node has that does not know yet that it is late.
 fn permit(epoch: u64) -> Permit {
@@ -161,7 +164,7 @@ async fn a_stale_epoch_is_refused_by_the_record() {
 
 #[tokio::test]
 async fn both_believe_for_a_while_and_the_rightful_one_has_it_in_the_end() {
-    for kind in [Kind::ElasticIp, Kind::Route53, Kind::RouteTable, Kind::SecondaryIp] {
+    for kind in [Kind::ElasticIp, Kind::Route53, Kind::Route53Ipv6, Kind::RouteTable, Kind::SecondaryIp] {
         let world = World::new().await;
         let (stale, rightful) = (world.contend(0, kind), world.contend(1, kind));
         stale.claim(Owner::This, 1);
@@ -262,6 +265,45 @@ async fn it_is_told_when_dns_answers_the_new_address() {
         |name| contender.until(name, move |status| status.phases.iter().any(|phase| phase.name == name));
     within("dns", told("dns")).await;
     told("in sync").await;
+}
+
+#[tokio::test]
+async fn dns_is_asked_for_both_addresses_of_a_name_that_has_two() {
+    let world = World::new().await;
+    let zone = Zone { api: Api { moto: moto().address() }, id: world.zone.clone() };
+    let names = NameServer::start(HERE, zone.clone()).await.unwrap();
+    let mut endpoint = world.endpoint(Kind::Route53Ipv6);
+    let MethodSettings::Route53(settings) = &mut endpoint.method else { unreachable!() };
+    settings.resolver = names.address;
+    let contender = world.contend_with(0, &endpoint);
+    let status = contender.take(1).await;
+    assert_eq!((status.holding.mine, status.holding.of), (2, 2), "{status:?}");
+    contender.until("dns", |status| status.phases.iter().any(|phase| phase.name == "dns")).await;
+    let node = &world.nodes[0];
+    for (kind, address) in
+        [(RecordType::A, IpAddr::from(node.private_ip)), (RecordType::Aaaa, node.ipv6.into())]
+    {
+        assert_eq!(zone.ask(&world.name, kind).await.unwrap(), Some(Answer { address, ttl_s: 5 }));
+    }
+    // One of the two is not enough.
+    world.change_record(RrType::Aaaa, &world.name, "2001:db8::bad").await;
+    until_holder(&world, Kind::Route53Ipv6, None).await;
+    until_holder(&world, Kind::Route53Ipv6, Some(0)).await;
+}
+
+#[tokio::test]
+async fn a_node_without_the_address_that_the_name_should_have_does_not_begin() {
+    let world = World::new().await;
+    let node = &world.nodes[0];
+    let mut cloud = node.cloud.clone();
+    cloud.identity.interface.ipv6 = None;
+    let host = Host { node: node.id.into(), cloud: Some(cloud), pace: quick() };
+    let (_claim, claim) = watch::channel(Claim::UNKNOWN);
+    let (events, _events) = mpsc::channel(1);
+    let outlet = Outlet { claim, authority: Arc::new(|_: &str, _: u64| true), events };
+    let refused = Endpoint::start(&world.endpoint(Kind::Route53Ipv6), &host, outlet);
+    let error = refused.err().expect("it has no IPv6 address").to_string();
+    assert!(error.contains(&node.interface) && error.contains("IPv6"), "{error}");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ async fn imds() -> Imds {
             mac: "02:aa:00:00:00:07",
             subnet: "subnet-7",
             private_ip: "10.7.0.7",
+            ipv6: Some("2001:db8:7::7"),
             access_key: "ASIA7",
         },
     )
@@ -36,7 +37,7 @@ async fn it_is_found_in_the_metadata() {
     assert_eq!(identity.interface.id, "eni-first");
     assert_eq!(identity.private_address(), Some("10.7.0.7".parse().unwrap()));
     assert_eq!(identity.interface.subnet_id, "subnet-7");
-    assert_eq!(identity.interface.ipv6, None);
+    assert_eq!(identity.interface.ipv6, Some("2001:db8:7::7".parse().unwrap()));
 }
 
 #[tokio::test]

@@ -5,12 +5,12 @@
 //! expired, as a client's resolver does. Invariant: the nodes are not asked, so what they only believe does not count.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use komainu_aws_double::api::{Api, element};
-use komainu_aws_double::dns::{Answer, Zone};
+use komainu_aws_double::dns::{Answer, RecordType, Zone};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -130,10 +130,10 @@ impl View {
                 Ok(by_interface(target(&xml, destination)))
             }
             View::Record { zone, name } => {
-                let answer = zone.ask(name).await?;
+                let answer = zone.ask(name, RecordType::A).await?;
                 let address = answer.map(|answer| answer.address);
                 Ok(Found {
-                    seat: seats.iter().find(|seat| Some(seat.private_ip) == address),
+                    seat: seats.iter().find(|seat| Some(IpAddr::from(seat.private_ip)) == address),
                     kept: Some(kept(answer)),
                 })
             }
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_kept_as_long_as_it_says() {
-        let answer = |ttl_s| Some(Answer { address: Ipv4Addr::LOCALHOST, ttl_s });
+        let answer = |ttl_s| Some(Answer { address: Ipv4Addr::LOCALHOST.into(), ttl_s });
         assert_eq!(kept(answer(5)), Duration::from_secs(5));
         assert_eq!(kept(answer(0)), ASK_AGAIN_AFTER);
         assert_eq!(kept(None), ASK_AGAIN_AFTER);

@@ -111,6 +111,7 @@ impl Instance {
             mac: &self.mac,
             subnet,
             private_ip: &self.private_text,
+            ipv6: None,
             access_key: &self.access_key,
         }
     }

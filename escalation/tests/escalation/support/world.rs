@@ -17,7 +17,7 @@ use komainu_escalation::{
     Authority, Aws, AwsSettings, Claim, Endpoint, EndpointSettings, Event, Identity, MethodSettings, Outlet,
     Owner, Reason, State, Status,
 };
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use tokio::sync::{mpsc, watch};
@@ -26,6 +26,8 @@ use tokio::sync::{mpsc, watch};
 pub enum Kind {
     ElasticIp,
     Route53,
+    /// With an AAAA record beside the A record.
+    Route53Ipv6,
     RouteTable,
     SecondaryIp,
 }
@@ -51,6 +53,7 @@ pub struct Node {
     pub access_key: String,
     pub interface: String,
     pub private_ip: Ipv4Addr,
+    pub ipv6: Ipv6Addr,
     pub imds: Imds,
     pub cloud: Cloud,
 }
@@ -118,6 +121,7 @@ impl World {
                 MethodSettings::ElasticIp(ElasticIpSettings { allocation_id: self.allocation.clone() })
             }
             Kind::Route53 => MethodSettings::Route53(self.record()),
+            Kind::Route53Ipv6 => MethodSettings::Route53(Route53Settings { ipv6: true, ..self.record() }),
             Kind::RouteTable => MethodSettings::RouteTable(RouteTableSettings {
                 tables: self.tables.clone(),
                 destinations: vec![FLOATING.parse().unwrap(), FLOATING_V6.parse().unwrap()],
@@ -139,14 +143,20 @@ impl World {
 
     /// Starts the endpoint on a node, in doubt.
     pub fn contend(&self, node: usize, kind: Kind) -> Contender {
-        let settings =
-            EndpointSettings { name: "app".into(), method: self.method(kind), pre: None, post: None };
-        self.contend_with(node, &settings)
+        self.contend_with(node, &self.endpoint(kind))
+    }
+
+    pub fn endpoint(&self, kind: Kind) -> EndpointSettings {
+        EndpointSettings { name: "app".into(), method: self.method(kind), pre: None, post: None }
     }
 
     pub fn contend_with(&self, node: usize, settings: &EndpointSettings) -> Contender {
+        self.contend_at(node, settings, quick())
+    }
+
+    pub fn contend_at(&self, node: usize, settings: &EndpointSettings, pace: Pace) -> Contender {
         let node = &self.nodes[node];
-        let host = Host { node: node.id.into(), cloud: Some(node.cloud.clone()), pace: quick() };
+        let host = Host { node: node.id.into(), cloud: Some(node.cloud.clone()), pace };
         Contender::start(settings, &host)
     }
 
@@ -161,6 +171,12 @@ impl World {
             Kind::Route53 => {
                 let value = self.record_value(RrType::A, &self.name).await?;
                 self.nodes.iter().position(|node| node.private_ip.to_string() == value)
+            }
+            Kind::Route53Ipv6 => {
+                let v4 = self.record_value(RrType::A, &self.name).await?;
+                let v6 = self.record_value(RrType::Aaaa, &self.name).await?;
+                let both = |node: &Node| node.private_ip.to_string() == v4 && v6.parse() == Ok(node.ipv6);
+                self.nodes.iter().position(both)
             }
             Kind::RouteTable => {
                 let mut holders = Vec::new();
@@ -209,6 +225,10 @@ impl World {
             }
             Kind::Route53 => {
                 self.change_record(RrType::A, &self.name, &node.private_ip.to_string()).await;
+            }
+            Kind::Route53Ipv6 => {
+                self.change_record(RrType::A, &self.name, &node.private_ip.to_string()).await;
+                self.change_record(RrType::Aaaa, &self.name, &node.ipv6.to_string()).await;
             }
             Kind::RouteTable => {
                 for table in &self.tables {
@@ -301,6 +321,7 @@ impl Node {
         id: &'static str,
     ) -> Node {
         let private_ip = Ipv4Addr::new(10, 1, 0, 10 + u8::try_from(index).unwrap());
+        let ipv6 = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, u16::from(private_ip.octets()[3]));
         let created = ec2
             .create_network_interface()
             .subnet_id(subnet)
@@ -318,6 +339,7 @@ impl Node {
                 mac: &format!("02:00:00:00:00:0{index}"),
                 subnet,
                 private_ip: &private_ip.to_string(),
+                ipv6: Some(&ipv6.to_string()),
                 access_key: &access_key,
             },
         )
@@ -330,7 +352,7 @@ impl Node {
         };
         let identity = Identity::find(&IdentitySettings::default(), &settings).await.unwrap();
         let aws = Aws::connect(&settings, &identity.region).await;
-        Node { id, access_key, interface, private_ip, imds, cloud: Cloud { aws, identity } }
+        Node { id, access_key, interface, private_ip, ipv6, imds, cloud: Cloud { aws, identity } }
     }
 }
 
