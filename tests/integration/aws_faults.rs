@@ -6,11 +6,16 @@ use super::aws::{KINDS, before, three, until_aws_agrees};
 use super::support::aws::proxy::CHANGES;
 use super::support::aws::{Fault, Kind, World};
 use super::support::*;
+use aws_sdk_route53::types::RrType;
+use komainu_aws_double::Call;
+use komainu_escalation::route53::{Fence, fence_name};
 use serde_json::{Value, json};
 
 /// A settled endpoint is looked at every 15 to 30 s.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(90);
 const THROTTLED_FOR: Duration = Duration::from_secs(30);
+/// What a former owner left on its way does no harm for longer.
+const UNDONE_WITHIN: Duration = Duration::from_secs(5);
 
 fn key(world: &World, id: &str) -> String {
     world.nodes[Nodes::index(id)].access_key.clone()
@@ -51,17 +56,27 @@ async fn what_a_frozen_node_left_on_its_way_is_refused_or_undone() {
     }
     // Of each endpoint that it was given, and of the routes several.
     let given = owners.iter().filter(|owner| **owner != frozen).count();
-    eventually(PATIENCE, "its changes are on their way", || world.proxy.waiting() >= given);
+    eventually(PATIENCE, "its changes are on their way", || {
+        world.proxy.waiting() >= given && world.proxy.is_waiting(&by, "ReplaceRoute")
+    });
     nodes.freeze(&frozen);
     until_aws_agrees(&world, &nodes, &others).await;
 
     let done = || world.proxy.calls().iter().filter(|call| call.by == by && call.done).count();
     let done_before = done();
     let waiting = world.proxy.waiting();
+    let (let_go, logged) = (Instant::now(), world.proxy.calls().len());
     world.proxy.let_go();
     eventually(PATIENCE, "its changes arrive", || done() >= done_before + waiting);
     // Each owner still looks, and takes back what was taken from it.
     until_aws_agrees(&world, &nodes, &others).await;
+    let mut repairs = world.proxy.calls()[logged..].to_vec();
+    repairs.retain(|call| call.by != by && call.accepted && CHANGES.contains(&&*call.operation));
+    assert!(repairs.iter().any(|call| call.operation == "ReplaceRoute"), "nothing refuses a route");
+    for repair in repairs {
+        let after = repair.at - let_go;
+        assert!(after < UNDONE_WITHIN, "{repair:?} {after:?} after the late change");
+    }
     world.proxy.heal();
 
     let sent = world.proxy.changes(&by).len();
@@ -72,6 +87,79 @@ async fn what_a_frozen_node_left_on_its_way_is_refused_or_undone() {
     });
     until_aws_agrees(&world, &nodes, &nodes.ids()).await;
     assert_eq!(world.proxy.changes(&by)[sent..], [] as [&str; 0], "it starts no change after it went on");
+}
+
+/// How often the record was written, by its TXT record.
+async fn writes(world: &World) -> u64 {
+    let fence = world.record_value(RrType::Txt, &fence_name(&world.name)).await.unwrap();
+    Fence { values: vec![fence], ttl_s: 5 }.mark().unwrap().write
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_nodes_whose_changes_arrive_together_one_wins_and_the_owner_has_it_in_the_end() {
+    const RACING: [(&str, &str); 2] = [("address", "AssociateAddress"), ("name", "ChangeResourceRecordSets")];
+    let (world, nodes) = three().await;
+    let leader = nodes.leader();
+    let [stale, rightful] = &nodes.others(&leader)[..] else { panic!("three nodes") };
+    for (endpoint, _) in RACING {
+        if nodes.owner_of(&nodes.ids(), endpoint) != leader {
+            order_move(&nodes, &leader, endpoint, &leader);
+        }
+        eventually(PATIENCE, "the third node has it", || {
+            nodes.owner(&leader, endpoint).as_deref() == Some(&*leader)
+        });
+    }
+    until_aws_agrees(&world, &nodes, &nodes.ids()).await;
+
+    // First one is made the owner and hangs, then the other; neither's last step has arrived yet.
+    for id in [stale, rightful] {
+        let by = key(&world, id);
+        world.proxy.fault_of(&by, &RACING.map(|(_, operation)| operation), Fault::Hold, None);
+        for (endpoint, operation) in RACING {
+            order_move(&nodes, &leader, endpoint, id);
+            eventually(PATIENCE, &format!("{operation} of {id} is on its way"), || {
+                world.proxy.is_waiting(&by, operation)
+            });
+        }
+        if id == stale {
+            nodes.freeze(stale);
+        }
+    }
+    let (logged, written) = (world.proxy.calls().len(), writes(&world).await);
+    world.proxy.heal();
+    world.proxy.let_go();
+    until_aws_agrees(&world, &nodes, &[leader.clone(), rightful.clone()]).await;
+    for (endpoint, _) in RACING {
+        assert_eq!(nodes.owner(&leader, endpoint).as_ref(), Some(rightful), "as the log says");
+    }
+
+    let calls = world.proxy.calls()[logged..].to_vec();
+    let mut holder = None;
+    for call in calls.iter().filter(|call| call.accepted) {
+        match call.operation.as_str() {
+            "AssociateAddress" => {
+                let before = holder.replace(call.by.clone());
+                assert!(before.is_none_or(|before| before == call.by), "two have won: {calls:?}");
+            }
+            "DisassociateAddress" => holder = None,
+            _ => {}
+        }
+    }
+    assert_eq!(holder, Some(key(&world, rightful)), "{calls:?}");
+    let records = calls.iter().filter(|call| call.accepted && call.operation == RACING[1].1).count();
+    assert_eq!(writes(&world).await - written, records as u64, "each write saw the one before it: {calls:?}");
+    for (_, operation) in RACING {
+        let refused = |call: &&Call| call.operation == operation && call.done && !call.accepted;
+        assert!(calls.iter().any(|call| refused(&call)), "one {operation} is refused: {calls:?}");
+    }
+
+    let sent = world.proxy.changes(&key(&world, stale)).len();
+    nodes.go_on(stale);
+    eventually(PATIENCE, "it has its lease again", || {
+        nodes.status(stale)["lease_remaining_ms"].as_u64().is_some_and(|ms| ms > 0)
+    });
+    until_aws_agrees(&world, &nodes, &nodes.ids()).await;
+    assert_eq!(world.proxy.changes(&key(&world, stale))[sent..], [] as [&str; 0], "it changes nothing more");
 }
 
 #[tokio::test(flavor = "multi_thread")]

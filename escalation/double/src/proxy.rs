@@ -10,9 +10,8 @@ use crate::service::{Service, error};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncWriteExt, BufStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -57,6 +56,10 @@ pub struct Call {
     pub by: String,
     /// It got as far as moto.
     pub done: bool,
+    /// Moto did what it says.
+    pub accepted: bool,
+    /// When that was known.
+    pub at: Instant,
 }
 
 /// Of a sandbox that runs for days nobody reads the first ones.
@@ -75,8 +78,8 @@ struct State {
     moto: Corrected,
     calls: Mutex<VecDeque<Call>>,
     rules: Mutex<Vec<Rule>>,
-    /// Requests held up at the moment.
-    waiting: AtomicUsize,
+    /// Requests held up at the moment: operation and caller.
+    waiting: Mutex<Vec<(String, String)>>,
     changing: tokio::sync::Mutex<()>,
     /// How often what was held up was let go.
     let_go: watch::Sender<u64>,
@@ -109,7 +112,7 @@ impl Proxy {
             moto: Corrected::new(moto),
             calls: Mutex::default(),
             rules: Mutex::default(),
-            waiting: AtomicUsize::new(0),
+            waiting: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             let_go: watch::Sender::new(0),
             changed: watch::Sender::new(0),
@@ -167,7 +170,12 @@ impl Proxy {
 
     /// How many requests are held up, and still to be done.
     pub fn waiting(&self) -> usize {
-        self.state.waiting.load(Ordering::SeqCst)
+        locked(&self.state.waiting).len()
+    }
+
+    /// Whether a request of this caller's is held up.
+    pub fn is_waiting(&self, by: &str, operation: &str) -> bool {
+        locked(&self.state.waiting).iter().any(|(held, of)| held == operation && of == by)
     }
 
     /// The changing calls a node sent, whatever became of them.
@@ -194,8 +202,11 @@ impl State {
         Some(rule.fault.clone())
     }
 
-    fn note(&self, operation: &str, by: &str, done: bool) {
-        let call = Call { operation: operation.to_owned(), by: by.to_owned(), done };
+    /// The answer is moto's; None if it was not asked.
+    fn note(&self, operation: &str, by: &str, answer: Option<&Message>) {
+        let accepted = answer.is_some_and(|answer| (200..300).contains(&answer.status()));
+        let (operation, by) = (operation.to_owned(), by.to_owned());
+        let call = Call { operation, by, done: answer.is_some(), accepted, at: Instant::now() };
         let mut calls = locked(&self.calls);
         if calls.len() == CALLS_KEPT {
             calls.pop_front();
@@ -204,19 +215,25 @@ impl State {
     }
 }
 
-/// Counts a request until it is done.
-struct HeldUp<'a>(&'a AtomicUsize);
+/// A request that is listed until it is done.
+struct HeldUp<'a> {
+    waiting: &'a Mutex<Vec<(String, String)>>,
+    request: (String, String),
+}
 
 impl HeldUp<'_> {
-    fn count(waiting: &AtomicUsize) -> HeldUp<'_> {
-        waiting.fetch_add(1, Ordering::SeqCst);
-        HeldUp(waiting)
+    fn list<'a>(waiting: &'a Mutex<Vec<(String, String)>>, operation: &str, by: &str) -> HeldUp<'a> {
+        let request = (operation.to_owned(), by.to_owned());
+        locked(waiting).push(request.clone());
+        HeldUp { waiting, request }
     }
 }
 
 impl Drop for HeldUp<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        let mut waiting = locked(self.waiting);
+        let place = waiting.iter().position(|held| *held == self.request);
+        place.map(|place| waiting.swap_remove(place));
     }
 }
 
@@ -243,7 +260,7 @@ async fn answer(request: Message, state: Arc<State>) -> Option<Message> {
     let fault = if by == BY_HAND { None } else { state.fault_for(&operation, &by) };
     let service = Service::of(&request);
     let refuse = |(status, code): (u16, &str)| {
-        state.note(&operation, &by, false);
+        state.note(&operation, &by, None);
         Some(error(service, status, code))
     };
     let mut _held_up = None;
@@ -252,22 +269,22 @@ async fn answer(request: Message, state: Arc<State>) -> Option<Message> {
         Some(Fault::ServerError) => return refuse(service.failed()),
         Some(Fault::Deny) => return refuse(service.denied()),
         Some(Fault::Reset) => {
-            state.note(&operation, &by, false);
+            state.note(&operation, &by, None);
             return None;
         }
         Some(Fault::Delay(delay)) => {
-            _held_up = Some(HeldUp::count(&state.waiting));
+            _held_up = Some(HeldUp::list(&state.waiting, &operation, &by));
             tokio::time::sleep(*delay).await;
         }
         Some(Fault::Hold) => {
-            _held_up = Some(HeldUp::count(&state.waiting));
+            _held_up = Some(HeldUp::list(&state.waiting, &operation, &by));
             // An error is the proxy's end.
             let _ = state.let_go.subscribe().changed().await;
         }
         Some(Fault::LoseReply | Fault::Rewrite(..)) | None => {}
     }
     if parameter(&request, "DryRun").as_deref() == Some("true") {
-        state.note(&format!("{operation} (DryRun)"), &by, false);
+        state.note(&format!("{operation} (DryRun)"), &by, None);
         return Some(error(Service::Ec2, 412, "DryRunOperation"));
     }
     let answer = if CHANGES.contains(&operation.as_str()) {
@@ -278,7 +295,7 @@ async fn answer(request: Message, state: Arc<State>) -> Option<Message> {
     } else {
         state.moto.look(&request, &operation).await
     };
-    state.note(&operation, &by, answer.is_ok());
+    state.note(&operation, &by, answer.as_ref().ok());
     let mut answer = answer.ok()?;
     if let Some(Fault::Rewrite(from, to)) = &fault {
         answer.body = answer.body.replace(from, to);

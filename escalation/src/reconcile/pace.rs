@@ -10,7 +10,7 @@ pub struct Pace {
     pub settled_min_ms: u64,
     pub settled_max_ms: u64,
     /// The same for an owner whose routes or addresses a late request could still take: short enough that the harm
-    /// ends within five seconds.
+    /// ends within five seconds, the calls of a busy machine included.
     pub exposed_ms: u64,
     /// A new owner of such things looks this often …
     pub watch_every_ms: u64,
@@ -24,7 +24,7 @@ impl Pace {
             unsettled_ms: 2_000,
             settled_min_ms: 15_000,
             settled_max_ms: 30_000,
-            exposed_ms: 4_000,
+            exposed_ms: 3_000,
             watch_every_ms: 500,
             watch_for_ms: lease_ms + attempt_timeout_ms,
         }
