@@ -48,12 +48,18 @@ fn a_drill_in_a_sandbox_of_its_own_kills_the_owner_and_counts() {
 
 #[test]
 fn aws_s_methods_are_drilled_before_the_double_with_their_own_phases() {
-    let arguments = ["--method", "elastic-ip", "--method", "route53", "--fine", "--json"];
-    let output = drill(&arguments).output();
+    const METHODS: [(&str, [&str; 2]); 4] = [
+        ("elastic-ip", ["associate", "read back"]),
+        ("route53", ["change records", "dns"]),
+        ("route-table", ["replace routes", "read back"]),
+        ("secondary-ip", ["assign", "read back"]),
+    ];
+    let arguments: Vec<_> = METHODS.iter().flat_map(|(method, _)| ["--method", method]).collect();
+    let output = drill(&[&arguments[..], &["--fine", "--json"]].concat()).output();
     let runs = runs(&output);
     let methods: Vec<_> = runs.iter().map(|run| run["method"].as_str().unwrap()).collect();
-    assert_eq!(methods, ["elastic-ip", "route53"]);
-    for (run, phases) in runs.iter().zip([&["associate", "read back"][..], &["change records", "dns"]]) {
+    assert_eq!(methods, METHODS.map(|(method, _)| method));
+    for (run, (_, phases)) in runs.iter().zip(METHODS) {
         for phase in phases {
             assert!(run["phases_ms"][phase].as_f64().is_some_and(|ms| ms > 0.0), "{phase}: {run}");
         }
@@ -81,6 +87,16 @@ fn an_owner_that_is_cut_off_is_replaced_by_one_that_takes_its_address() {
     let run = &runs(&output)[0];
     assert_eq!((&run["event"], &run["method"]), (&"partition".into(), &"interface".into()));
     assert!(run["phases_ms"]["add address"].is_number(), "{run}");
+}
+
+#[test]
+fn an_owner_that_is_killed_leaves_its_address_to_another() {
+    let output = drill(&["--netns", "--method", "interface", "--fine", "--json"]).output();
+    let run = &runs(&output)[0];
+    assert_eq!((&run["event"], &run["method"]), (&"kill".into(), &"interface".into()));
+    for phase in ["add address", "announce"] {
+        assert!(run["phases_ms"][phase].is_number(), "{phase}: {run}");
+    }
 }
 
 #[test]
