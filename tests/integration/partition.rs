@@ -1,8 +1,11 @@
 //! Nodes with networks of their own, cut in one direction, in the other, and in both. Needs root.
 
+use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
+use komainu::sandbox::admin;
+use serde_json::{Value, json};
+use tokio_postgres::NoTls;
 
 use super::support::*;
 
@@ -65,6 +68,18 @@ impl Hosts {
         self.status(id)["lease_remaining_ms"].as_u64().is_some_and(|ms| ms > 0)
     }
 
+    /// All that one of them says to the others, and all that they say to it.
+    fn cut(&self, change: &str, id: &str) {
+        for other in others(id) {
+            self.block(change, other, id);
+            self.block(change, id, other);
+        }
+    }
+
+    fn url(&self, id: &str) -> &str {
+        self.sandbox.part(id)["url"].as_str().unwrap()
+    }
+
     fn writes(&self) -> bool {
         psql(self.sandbox.url(), &["CREATE TABLE IF NOT EXISTS w (n int); INSERT INTO w VALUES (1)"]).success
     }
@@ -121,4 +136,57 @@ fn a_follower_that_only_the_leader_cannot_reach_deposes_nobody() {
     hosts.block("del", follower, &leader);
     eventually(PATIENCE, "it has its lease", || hosts.holds(follower));
     assert_eq!((hosts.leader_of(&NODES), hosts.status(&leader)["term"].clone()), (leader, term));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_cut_off_only_reads_while_the_majority_goes_on() {
+    let hosts = Hosts::start();
+    let asked = Path::new(hosts.sandbox.part("node1")["admin"].as_str().unwrap());
+    let config = hosts.sandbox.admin("node1", "/config").unwrap();
+    let text = config["text"].as_str().unwrap();
+    let impatient = text.replacen("[limits]\n", "[limits]\nhold_timeout_ms = 500\n", 1);
+    assert_ne!(impatient, text);
+    let document = json!({ "text": impatient, "cause": "operator:test" }).to_string();
+    let applied = admin::post(asked, "/config/apply", &document).unwrap();
+    assert_eq!(applied.status, 200, "{}", applied.body);
+    let version = config["version"].as_u64().unwrap() + 1;
+    for id in NODES {
+        eventually(PATIENCE, "it is live", || hosts.status(id)["configuration_version"] == version);
+    }
+    let insert = |id: &str, n: u32| psql(hosts.url(id), &[&format!("INSERT INTO sides VALUES ({n})")]);
+    psql(hosts.url("node1"), &["CREATE TABLE sides (n int); INSERT INTO sides VALUES (1)"]).output();
+
+    let leader = hosts.leader_of(&NODES);
+    let (session, connection) = tokio_postgres::connect(hosts.url(&leader), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let count = async || session.query_one("SELECT count(*) FROM sides", &[]).await.unwrap().get::<_, i64>(0);
+    assert_eq!(count().await, 1);
+    let term = hosts.status(&leader)["term"].as_u64().unwrap();
+    let majority = others(&leader);
+    hosts.cut("add", &leader);
+    let next = hosts.leader_of(&majority);
+    assert!(hosts.status(&next)["term"].as_u64().unwrap() > term);
+    hosts.owner_of(&majority);
+    for (id, n) in majority.iter().zip(2..) {
+        eventually(PATIENCE, "the majority writes on", || insert(id, n).success);
+    }
+    eventually(PATIENCE, "it knows that it is alone", || hosts.status(&leader)["reason"] == "no_lease");
+
+    // What is not done is said, with the reason, by the session there was and by a new one.
+    let refused = session.batch_execute("INSERT INTO sides VALUES (9)").await.unwrap_err();
+    let refused = refused.as_db_error().unwrap();
+    assert_eq!(refused.code().code(), "57P03", "{refused}");
+    for said in [refused.message(), &insert(&leader, 9).stderr] {
+        assert!(said.contains("within 500 ms") && said.contains("has no lease"), "{said}");
+    }
+    // The session has seen one row, so a standby will do, and has what the majority wrote.
+    eventually_async(PATIENCE, "it reads from a standby", async || count().await == 3).await;
+
+    hosts.cut("del", &leader);
+    eventually(PATIENCE, "it is back", || hosts.holds(&leader));
+    assert_eq!(hosts.leader_of(&NODES), next, "it follows whom the others elected");
+    eventually(PATIENCE, "it writes again", || insert(&leader, 4).success);
+    let rows = session.query("SELECT n FROM sides ORDER BY n FOR UPDATE", &[]).await.unwrap();
+    let rows: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(rows, [1, 2, 3, 4], "what was refused was not written");
 }
