@@ -37,6 +37,7 @@ mod operate;
 mod partition;
 mod pooling;
 mod prepared;
+mod proxies;
 mod purity;
 mod recover;
 mod reload;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use komainu::pki::{AUTHORITY_DAYS, Authority, NODE_DAYS};
@@ -19,7 +20,8 @@ pub struct Nodes {
     pub all: Vec<Komainu>,
     _mounts: Vec<Mount>,
     peer_ports: Vec<ReservedPort>,
-    proxy_port: ReservedPort,
+    /// Of those that came later.
+    more_ports: Mutex<Vec<ReservedPort>>,
     /// What all nodes are told.
     config: String,
     shared: Scratch,
@@ -110,6 +112,13 @@ impl Nodes {
         answer.ok().and_then(|answer| serde_json::from_str(&answer.body).ok()).unwrap_or(Value::Null)
     }
 
+    /// The timeline as that node has it, from its beginning.
+    pub fn events(&self, id: &str) -> Vec<Value> {
+        let answer = self.node(id).admin("/events?after=0&limit=1000").unwrap();
+        let events: Value = serde_json::from_str(&answer.body).unwrap();
+        events["events"].as_array().unwrap().clone()
+    }
+
     /// A changing request to a node's admin socket.
     pub fn post(&self, id: &str, path: &str, body: &Value) -> admin::Response {
         let socket = self.node(id).directory().join("admin.sock");
@@ -195,7 +204,7 @@ impl Nodes {
     pub fn newcomer(&self, cluster: &Cluster, id: &str, text: &str) -> (Komainu, String) {
         let authority = Authority::open(&self.shared.path().join("pki")).unwrap();
         authority.issue(id, &[], &[], NODE_DAYS).unwrap();
-        let port = self.proxy_port.number();
+        let port = self.another_port();
         let node = format!(
             "\n[[node]]\nid = \"{id}\"\nhost = \"127.0.0.1\"\nport = {port}\nlisten = \"127.0.0.1:{port}\"\n"
         );
@@ -208,11 +217,19 @@ impl Nodes {
     pub fn proxy(&self, cluster: &Cluster, id: &str) -> Komainu {
         let authority = Authority::open(&self.pki_directory()).unwrap();
         authority.issue(id, &[], &[], NODE_DAYS).unwrap();
-        let address = format!("127.0.0.1:{}", self.proxy_port.number());
+        let address = format!("127.0.0.1:{}", self.another_port());
         Komainu::builder(cluster)
             .config(&self.config)
             .arguments(&["--node", id, "--role", "proxy", "--address", &address])
             .launch()
+    }
+
+    /// Nobody else's as long as these nodes are there.
+    fn another_port(&self) -> u16 {
+        let port = ReservedPort::any().unwrap();
+        let number = port.number();
+        self.more_ports.lock().unwrap().push(port);
+        number
     }
 
     #[track_caller]
@@ -316,7 +333,13 @@ impl NodesBuilder {
             builder.launch()
         };
         let all = (0..self.count).map(node).collect();
-        let proxy_port = ReservedPort::any().unwrap();
-        Nodes { all, _mounts: mounts, peer_ports, proxy_port, config: shared, shared: self.shared }
+        Nodes {
+            all,
+            _mounts: mounts,
+            peer_ports,
+            more_ports: Mutex::default(),
+            config: shared,
+            shared: self.shared,
+        }
     }
 }
