@@ -10,6 +10,7 @@ mod authentication;
 mod aws;
 mod aws_faults;
 mod backup;
+mod busy;
 mod cancel;
 mod cli;
 mod clients;
