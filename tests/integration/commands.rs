@@ -9,7 +9,7 @@ use komainu::sandbox::ReservedPort;
 
 use super::support::*;
 
-fn komainu(arguments: &[&str], socket: Option<&Path>) -> Output {
+pub fn komainu(arguments: &[&str], socket: Option<&Path>) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_komainu"));
     command.args(arguments).env_remove("KOMAINU_ADMIN");
     if let Some(socket) = socket {
