@@ -3,6 +3,7 @@
 //! Pure. Every node looks from its own place (its permissions, its disk, its certificate, its way to the others), so each
 //! has to be asked. Invariant: what was not found out is `unknown`, never `fine`.
 
+mod certificates;
 mod failover;
 
 use komainu_escalation::State;
@@ -18,6 +19,7 @@ use crate::config::shared;
 use crate::consensus::node::ClockApart;
 use crate::topology::{Health, ServerState};
 
+pub use certificates::Certificates;
 pub use failover::Readiness;
 
 /// With fewer the loss of one stops all.
@@ -47,7 +49,7 @@ pub struct Finding {
 /// What a node of a cluster has beside its view of the servers.
 pub struct Examined<'a> {
     pub now: ClusterNow<'a>,
-    /// What the certificate's holder should know.
+    /// What is to be said of the one that this node shows its peers.
     pub certificate: Option<String>,
     pub local: &'a Config,
     pub in_force: &'a Config,
@@ -60,14 +62,14 @@ pub struct Examined<'a> {
 }
 
 /// `examined`: none on a node of its own.
-pub fn examine(view: &View, examined: Option<&Examined<'_>>) -> Vec<Finding> {
+pub fn examine(view: &View, files: &Certificates, examined: Option<&Examined<'_>>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(examined) = examined {
         membership(&mut findings, examined.now);
         peers(&mut findings, examined.now);
         lease(&mut findings, examined);
-        certificate(&mut findings, examined);
     }
+    certificates::certificates(&mut findings, files, examined);
     primary(&mut findings, view);
     archive(&mut findings, view);
     view.snapshot
@@ -170,14 +172,6 @@ fn lease(findings: &mut Vec<Finding>, examined: &Examined<'_>) {
         ),
     };
     add(findings, "lease", &node.node, verdict, text);
-}
-
-fn certificate(findings: &mut Vec<Finding>, examined: &Examined<'_>) {
-    let (verdict, text) = match &examined.certificate {
-        Some(warning) => (Verdict::Wrong, warning.clone()),
-        None => (Verdict::Fine, "it does not expire soon".to_owned()),
-    };
-    add(findings, "certificate", &examined.now.node.node, verdict, text);
 }
 
 fn primary(findings: &mut Vec<Finding>, view: &View) {

@@ -32,7 +32,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{StatusCode, header};
@@ -50,6 +50,7 @@ use crate::cluster::model::View;
 use crate::cluster::state::ClusterState;
 use crate::config::{self, Config};
 use crate::consensus::node::ClusterHandle;
+use crate::pki::Found;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::process::Process;
 use crate::telemetry::render::{self, Numbers, PoolCensus};
@@ -270,13 +271,14 @@ async fn status(State(state): State<AdminState>, how: Query<HowToAsk>) -> Respon
 /// Asks the other nodes first.
 async fn doctor(State(state): State<AdminState>) -> Response {
     let view = state.view.borrow().clone();
+    let configured = state.configured.borrow().clone();
+    let files = certificates(&configured.in_force).await;
     let (node, mut findings) = match &state.cluster {
-        None => (None, doctor::examine(&view, None)),
+        None => (None, doctor::examine(&view, &files, None)),
         Some(cluster) => {
             cluster.handle.reach(REACH_WITHIN).await;
             let (node, applied, endpoints) =
                 (cluster.handle.status(), cluster.handle.applied(), (cluster.endpoints)());
-            let configured = state.configured.borrow().clone();
             let jobs = cluster.jobs.borrow().clone();
             let examined = doctor::Examined {
                 now: ClusterNow { node: &node, state: &applied.state, endpoints: &endpoints, jobs: &jobs },
@@ -287,11 +289,19 @@ async fn doctor(State(state): State<AdminState>) -> Response {
                 hosts: (cluster.hosts)(),
                 readiness: (cluster.readiness)().await,
             };
-            (Some(node.node.clone()), doctor::examine(&view, Some(&examined)))
+            (Some(node.node.clone()), doctor::examine(&view, &files, Some(&examined)))
         }
     };
     findings.extend(doctor::server_users(&(state.server_users)()));
     Json(serde_json::json!({ "node": node, "findings": findings })).into_response()
+}
+
+/// As they are in the files now.
+async fn certificates(config: &Config) -> doctor::Certificates {
+    let files = config.certificate_files();
+    // It panics only if the process ends.
+    let looked = tokio::task::spawn_blocking(|| files.into_iter().map(Found::look).collect()).await;
+    doctor::Certificates { found: looked.unwrap_or_default(), at: SystemTime::now() }
 }
 
 async fn sessions(State(state): State<AdminState>, which: Query<gate::Which>) -> Response {

@@ -16,7 +16,7 @@ use crate::consensus::peer::{
     CallError, Lane, Link, LocalNode, PeerContext, PeerFiles, PeerLimits, PeerTls, PeerTlsError,
 };
 use crate::net::split_address;
-use crate::pki::{NameError, NodeName, name_of_agent};
+use crate::pki::{Certificate, NameError, NodeName, name_of_agent};
 
 const LOOK_AT_CERTIFICATES_EVERY: Duration = Duration::from_secs(60);
 
@@ -104,6 +104,11 @@ impl Agents {
             Response::Status(status) => Ok(*status),
             other => Err(unexpected(agent, other)),
         }
+    }
+
+    /// The one that the agent showed last; None: it was never reached.
+    pub fn certificate(&self, agent: Beside<'_>) -> Option<Certificate> {
+        self.link(agent).ok()?.peer_certificate()
     }
 
     pub async fn stop(

@@ -5,6 +5,7 @@
 //! so no other module validates a key again.
 
 mod build;
+mod certificates;
 mod check;
 mod document;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use komainu_escalation::program::ProgramSettings;
 
 use crate::consensus::lease::LeaseSettings;
 
+pub use certificates::CertificateFile;
 pub use file::load;
 pub use this_node::{NodeError, this_node};
 

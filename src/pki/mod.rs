@@ -5,11 +5,13 @@
 
 mod authority;
 mod certificate;
+mod expiry;
 mod name;
 
 pub(crate) use authority::read_all;
 pub use authority::{AUTHORITY_CERTIFICATE, AUTHORITY_DAYS, Authority, Issued, NODE_DAYS, PkiError};
 pub use certificate::{Certificate, CertificateError};
+pub use expiry::Found;
 pub use name::{AGENT_PREFIX, NameError, NodeName, check_label, name_of_agent};
 
 use std::time::Duration;

@@ -4,6 +4,7 @@
 //! served, and when it drains, new clients are turned away before running ones are waited for.
 
 mod access;
+mod certificates;
 mod clients;
 mod clouds;
 mod cluster;
@@ -194,6 +195,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     };
     let admin = tokio::spawn(admin::serve(admin_listener, state));
     let housekeeping = tokio::spawn(ticks::keep_house(gateway.clone()));
+    let reminding = tokio::spawn(certificates::remind(known.subscribe()));
 
     let handle = cluster.as_ref().map(Cluster::handle);
     let hooks = cluster
@@ -279,6 +281,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     listening.store(false, Ordering::Release);
     drain(&configuration.in_force(), &gateway, clients, &mut wishes, mode).await;
     housekeeping.abort();
+    reminding.abort();
     if let Some(hooks) = hooks {
         hooks.abort();
     }

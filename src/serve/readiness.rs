@@ -33,11 +33,11 @@ pub fn trying(
 }
 
 async fn try_all(server: &config::Server, operator: &Operator, agents: &Agents) -> Readiness {
-    let agent = async {
-        let agent = Beside { server: &server.id, address: server.agent.as_deref()? };
-        Some(agents.status(agent, WITHIN).await.map(|_| ()).map_err(|error| error.to_string()))
-    };
+    let beside = server.agent.as_deref().map(|address| Beside { server: &server.id, address });
+    let agent =
+        async { Some(agents.status(beside?, WITHIN).await.map(|_| ()).map_err(|error| error.to_string())) };
     let (operating, agent) = tokio::join!(operator.lacks(server, WITHIN), agent);
     let operating = operating.map_err(|error| error.to_string());
-    Readiness { server: server.id.clone(), operating, agent }
+    let certificate = beside.and_then(|agent| agents.certificate(agent));
+    Readiness { server: server.id.clone(), operating, agent, certificate }
 }

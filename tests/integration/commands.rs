@@ -270,6 +270,55 @@ fn whoever_has_the_token_commands_over_tls() {
 }
 
 #[test]
+fn doctor_names_each_certificate_that_ends_soon() {
+    let builder = Komainu::builder(Cluster::shared());
+    let pki = builder.directory().join("pki");
+    let authority = Authority::create(&pki, "shop", 25).unwrap();
+    for (id, days) in [("gate", 12), ("front", 9), ("lasting", 20)] {
+        authority.issue(id, &[], &["127.0.0.1".parse().unwrap()], days).unwrap();
+    }
+    let file = |name: &str| pki.join(name);
+    let port = ReservedPort::any().unwrap();
+    let keys = format!(
+        "[admin]\ntls_address = \"127.0.0.1:{}\"\ncert_file = {:?}\nkey_file = {:?}\ntoken_file = {:?}\n\
+         [client_tls]\nmode = \"allow\"\ncert_file = {:?}\nkey_file = {:?}\nclient_ca_file = {:?}\n",
+        port.number(),
+        file("gate.crt"),
+        file("gate.key"),
+        builder.directory().join("token"),
+        file("front.crt"),
+        file("front.key"),
+        file("ca.crt"),
+    );
+    let node = builder.config(&keys).file("token", "first-0123456789abcdef0123456789").start();
+    let told = |key: &str, name: &str, days: u32| {
+        let line = format!("{}: the certificate of CN={name} ends: {days} days left", file(key).display());
+        move |text: &str| text.contains(&line)
+    };
+    let gate = told("gate.crt", "gate.shop.komainu", 11);
+    let front = told("front.crt", "front.shop.komainu", 8);
+    let (code, out, err) = ask(&node, &["doctor"]);
+    assert_eq!((code, err.as_str()), (2, ""), "{out}");
+    for (key, is_told) in [("admin.cert_file", &gate), ("client_tls.cert_file", &front)] {
+        assert!(out.lines().any(|line| line.contains(key) && is_told(line)), "{key}:\n{out}");
+        eventually(PATIENCE, "the log tells too", || is_told(&node.log()));
+    }
+    assert!(
+        out.lines().any(|line| line.contains("client_tls.client_ca_file") && line.contains("24 days left")),
+        "{out}"
+    );
+
+    // A renewed one is seen at once.
+    Authority::open(&pki).unwrap().renew("gate", 24).unwrap();
+    let out = ask(&node, &["doctor"]).1;
+    assert!(!gate(&out) && front(&out), "{out}");
+    std::fs::remove_file(file("ca.crt")).unwrap();
+    let out = ask(&node, &["doctor"]).1;
+    let unknown = |line: &str| line.starts_with("unknown") && line.contains("ca.crt");
+    assert!(out.lines().any(unknown), "{out}");
+}
+
+#[test]
 fn debugging_goes_to_the_terminal_whatever_the_file_says() {
     let builder = Komainu::builder(Cluster::shared());
     let log = builder.directory().join("k.log");

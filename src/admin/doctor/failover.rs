@@ -8,6 +8,7 @@ use super::{Examined, Finding, Verdict, add};
 use crate::cluster::model::{Facts, View};
 use crate::cluster::operate::privilege::Privilege;
 use crate::config::{Failover, FailoverMode};
+use crate::pki::Certificate;
 
 /// What komainu can do to one server, as far as it was tried.
 #[derive(Debug, Clone)]
@@ -17,6 +18,8 @@ pub struct Readiness {
     pub operating: Result<Vec<Privilege>, String>,
     /// Whether the agent answers. None: the server has none.
     pub agent: Option<Result<(), String>>,
+    /// That the agent showed last. None: it was never reached.
+    pub certificate: Option<Certificate>,
 }
 
 pub(super) fn failover(findings: &mut Vec<Finding>, view: &View, examined: &Examined<'_>) {

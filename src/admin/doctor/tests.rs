@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use komainu_escalation::{Finding as Probe, Reason as Why};
 
@@ -7,8 +8,9 @@ use crate::cluster::model::{Archive, Facts, ReplicationTimeouts, View};
 use crate::cluster::operate::privilege::Privilege;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, ClusterState, Command, Member};
-use crate::config::file;
+use crate::config::{CertificateFile, file};
 use crate::consensus::node::{About, Known, NodeStatus, PeerStatus};
+use crate::pki::{Certificate, Found};
 use crate::topology::{Epoch, Lsn, Role, ServerIndex};
 
 const TEXT: &str = "[listen]\naddresses = ['127.0.0.1:5432']\n[auth]\nhba_file = 'hba'\n[health]\nuser = 'k'\n\
@@ -24,6 +26,27 @@ fn apply(state: &mut ClusterState, change: Change) {
     state.apply(Command { at_ms: 0, node, cause, reason, change });
 }
 
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+fn certificate_of(days: u64) -> Certificate {
+    Certificate {
+        subject: format!("CN=of-{days}-days"),
+        is_authority: true,
+        node: None,
+        names: Vec::new(),
+        addresses: Vec::new(),
+        not_before: NOW,
+        not_after: NOW + Duration::from_secs(days * 86_400),
+        public_key: Vec::new(),
+    }
+}
+
+/// One whose certificates end in so many days.
+fn file_with(path: &str, ends_in_days: &[u64]) -> Found {
+    let file = CertificateFile { key: "cluster.pki_directory", path: path.into() };
+    Found { file, certificates: Ok(ends_in_days.iter().copied().map(certificate_of).collect()) }
+}
+
 /// A cluster in which all is well.
 struct Night {
     view: View,
@@ -36,6 +59,7 @@ struct Night {
     agreed: Result<Config, String>,
     hosts: Vec<(String, Vec<komainu_escalation::Finding>)>,
     readiness: Vec<Readiness>,
+    files: Certificates,
 }
 
 impl Night {
@@ -93,13 +117,25 @@ impl Night {
             agreed: Ok(in_force.clone()),
             hosts: Vec::new(),
             readiness: Vec::new(),
+            files: Certificates { found: vec![file_with("/k/pki/ca.crt", &[400])], at: NOW },
             in_force,
         }
     }
 
     fn not_fine(&self) -> Vec<String> {
-        let Night { view, node, state, endpoints, certificate, local, in_force, agreed, hosts, readiness } =
-            self;
+        let Night {
+            view,
+            node,
+            state,
+            endpoints,
+            certificate,
+            local,
+            in_force,
+            agreed,
+            hosts,
+            readiness,
+            files,
+        } = self;
         let examined = Examined {
             now: ClusterNow { node, state, endpoints, jobs: &Default::default() },
             certificate: certificate.clone(),
@@ -109,7 +145,7 @@ impl Night {
             hosts: hosts.clone(),
             readiness: readiness.clone(),
         };
-        let findings = examine(view, Some(&examined)).into_iter();
+        let findings = examine(view, files, Some(&examined)).into_iter();
         let not_fine = findings.filter(|finding| finding.verdict != Verdict::Fine);
         not_fine
             .map(|finding| {
@@ -123,7 +159,7 @@ impl Night {
 fn a_quiet_night_has_nothing_to_tell() {
     assert_eq!(Night::quiet(&["a", "b", "c"]).not_fine(), [""; 0]);
     let alone = Night::quiet(&["a", "b", "c"]);
-    assert!(examine(&alone.view, None).iter().all(|finding| finding.verdict == Verdict::Fine));
+    assert!(examine(&alone.view, &alone.files, None).iter().all(|finding| finding.verdict == Verdict::Fine));
 }
 
 /// What is done to a quiet night, and what is told of it then.
@@ -142,6 +178,14 @@ fn each_thing_that_would_go_wrong_is_told() {
         (
             |night| night.certificate = Some("a expires in 3 days".to_owned()),
             "Wrong certificate a: a expires",
+        ),
+        (
+            |night| night.files.found.push(file_with("/k/admin.crt", &[90, 12])),
+            "Wrong certificate cluster.pki_directory: /k/admin.crt: the certificate of CN=of-12-days ends: 12 days left",
+        ),
+        (
+            |night| night.files.found[0].certificates = Err("/k/pki/ca.crt: no such file".to_owned()),
+            "Unknown certificate cluster.pki_directory: /k/pki/ca.crt: no such file",
         ),
         (
             |night| {
@@ -308,8 +352,12 @@ fn what_a_failover_needs_is_found_out_before() {
         let text = format!("{TEXT}[failover]\n{text}\n");
         (night.in_force, night.local, night.agreed) = (config(&text), config(&text), Ok(config(&text)));
         let mut facts = facts();
-        let mut ready =
-            Readiness { server: "pg1".to_owned(), operating: Ok(Vec::new()), agent: Some(Ok(())) };
+        let mut ready = Readiness {
+            server: "pg1".to_owned(),
+            operating: Ok(Vec::new()),
+            agent: Some(Ok(())),
+            certificate: Some(certificate_of(300)),
+        };
         change(&mut facts, &mut ready, &mut night.state);
         night.view.details[0].facts = Some(Arc::new(facts));
         night.readiness = vec![ready];
@@ -339,4 +387,8 @@ fn what_a_failover_needs_is_found_out_before() {
         assert!(found.len() == 1 && found[0].contains(told), "{told}: {found:?}");
         assert_eq!(with("mode = 'off'", &spoil), [""; 0], "somebody else fails over");
     }
+    assert_eq!(
+        with(STREAMING, &|_, ready, _| ready.certificate = Some(certificate_of(12))),
+        ["Wrong certificate pg1: its agent: the certificate of CN=of-12-days ends: 12 days left"]
+    );
 }

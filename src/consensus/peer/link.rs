@@ -24,7 +24,7 @@ use super::frame::{self, FrameError};
 use super::hello::{Hello, MAX_HELLO, Welcome};
 use super::server::{Call, Reply};
 use crate::net::{self, Stream};
-use crate::pki::NodeName;
+use crate::pki::{Certificate, NodeName};
 
 /// What must not wait for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub struct Link {
     ordinary: Connections,
     bulk: Connections,
     dialling: Mutex<Dialling>,
+    /// What the peer showed last.
+    certificate: Mutex<Option<Certificate>>,
 }
 
 #[derive(Debug)]
@@ -91,6 +93,7 @@ impl Link {
             ordinary: Connections::new(Lane::Ordinary),
             bulk: Connections::new(Lane::Bulk),
             dialling: Mutex::default(),
+            certificate: Mutex::default(),
         }
     }
 
@@ -105,6 +108,11 @@ impl Link {
     /// Why the peer could not be reached at the last attempt; None: it could.
     pub fn failure(&self) -> Option<String> {
         self.with_dialling(|dialling| dialling.failure.as_ref().map(|(_, reason)| reason.clone()))
+    }
+
+    /// None: it was never reached.
+    pub fn peer_certificate(&self) -> Option<Certificate> {
+        self.certificate.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Asks, and waits for the answer at most so long, waiting for a connection included. Dropping it is safe: the peer
@@ -207,6 +215,9 @@ impl Link {
         let name = ServerName::try_from(self.peer.dns()).map_err(|error| unreachable(&error))?;
         let mut stream =
             TlsConnector::from(tls.client()).connect(name, tcp).await.map_err(|error| unreachable(&error))?;
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let shown = shown.and_then(|leaf| Certificate::parse(leaf).ok());
+        *self.certificate.lock().unwrap_or_else(PoisonError::into_inner) = shown;
         let ours = local.hello();
         let within = limits.handshake_timeout;
         let exchange = async {
