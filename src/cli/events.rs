@@ -92,7 +92,9 @@ fn print(ask: &Ask, events: &[Event]) -> Result<(), AskError> {
 /// Not aligned with others: they come one after the other.
 fn line(event: &Event) -> String {
     let Event { id, at_ms, node, cause, reason, subject, text } = event;
-    let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+    // What an endpoint's loop tells begins with its state, which often is the reason.
+    let is_said = reason.is_empty() || text.starts_with(&format!("{reason}:"));
+    let why = if is_said { String::new() } else { format!(" ({reason})") };
     format!("{id:>5}  {}  {subject}: {text}{why}  [{cause}, {node}]\n", time(*at_ms))
 }
 
@@ -116,5 +118,7 @@ mod tests {
             "   12  2024-02-28 23:59:00  app: b owns the endpoint in epoch 2 (endpoint_moved)  [operator:alice, a]\n"
         );
         assert!(line(&event("")).contains("epoch 2  [operator"));
+        let taking = Event { text: "taking: this node became the owner".to_owned(), ..event("taking") };
+        assert!(line(&taking).contains("app: taking: this node became the owner  [operator"));
     }
 }
