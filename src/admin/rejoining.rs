@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use crate::agent::wire::{Job, Outcome, Phase, Way};
+use crate::agent::wire::{Job, Lost, Outcome, Phase, Way};
 use crate::telemetry::labels::{Label as _, RejoinPhase};
 use crate::telemetry::render::Rejoining;
 
@@ -23,6 +23,8 @@ pub struct JobKeys<'a> {
     error: Option<&'a str>,
     /// How many in a row have failed.
     failures: u32,
+    /// What it has and the others lack, in a sentence.
+    has_more: Option<String>,
     began_at_ms: u64,
     ended_at_ms: Option<u64>,
 }
@@ -49,6 +51,7 @@ pub fn job(job: &Job) -> JobKeys<'_> {
         outcome,
         error,
         failures: job.failures,
+        has_more: job.lost.as_ref().and_then(Lost::sentence),
         began_at_ms: job.began_at_ms,
         ended_at_ms: job.ended_at_ms,
     }

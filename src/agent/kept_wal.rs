@@ -14,6 +14,8 @@ use crate::topology::Lsn;
 
 const DIRECTORY: &str = "kept";
 const REPORT: &str = "report.json";
+/// Relations that are told by name.
+const MAX_NAMED: usize = 20;
 /// Of one former primary.
 const MAX_BYTES: u64 = 4 << 30;
 /// Former primaries; the oldest go first.
@@ -53,6 +55,7 @@ pub async fn keep(
         records: summary.records,
         commits: summary.commits,
         relations: summary.relations(),
+        relation_files: summary.first_relations(MAX_NAMED),
         complete,
         kept_in: None,
     };

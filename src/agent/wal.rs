@@ -23,6 +23,10 @@ impl Summary {
         self.relations.len() as u64
     }
 
+    pub fn first_relations(&self, count: usize) -> Vec<String> {
+        self.relations.iter().take(count).cloned().collect()
+    }
+
     /// Takes up a line such as `rmgr: Heap … lsn: 0/03027838, prev 0/030277F8, desc: INSERT …, blkref #0: rel 1663/5/1 …`.
     pub fn add(&mut self, line: &str) {
         if !line.starts_with("rmgr: ") {
@@ -77,6 +81,7 @@ mod tests {
         let mut summary = Summary::default();
         LINES.lines().for_each(|line| summary.add(line));
         assert_eq!((summary.records, summary.commits, summary.relations()), (3, 1, 2));
+        assert_eq!(summary.first_relations(1), ["1663/5/16384"]);
         assert_eq!(summary.last, Some(Lsn(0x302_7938)));
     }
 

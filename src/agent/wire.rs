@@ -255,8 +255,35 @@ pub struct Lost {
     pub commits: u64,
     /// Different tables and indexes.
     pub relations: u64,
+    /// The first of them, as `pg_waldump` names them: tablespace/database/relfilenode.
+    #[serde(default)]
+    pub relation_files: Vec<String>,
     /// All of it was counted.
     pub complete: bool,
     /// Where the segments were copied, on the host. None: they were not, and the log says why.
     pub kept_in: Option<String>,
+}
+
+impl Lost {
+    /// For the timeline. None: it had nothing of its own.
+    pub fn sentence(&self) -> Option<String> {
+        if self.records == 0 {
+            return None;
+        }
+        let Lost { timeline, from, to, commits, relations, relation_files, complete, kept_in, .. } = self;
+        let at_least = if *complete { "" } else { "at least " };
+        let kept = match kept_in {
+            Some(directory) => format!("its log is kept on its host in {directory}"),
+            None => "its log could not be kept: its agent's log says why".to_owned(),
+        };
+        let files = match (relation_files.len() as u64, relation_files.join(" ")) {
+            (0, _) => String::new(),
+            (shown, files) if shown < *relations => format!(" ({files} …)"),
+            (_, files) => format!(" ({files})"),
+        };
+        Some(format!(
+            "it has what the others lack, on timeline {timeline} from {from} to {to}: {at_least}{commits} commits in \
+             {relations} tables and indexes{files}; {kept}"
+        ))
+    }
 }

@@ -101,6 +101,7 @@ reasons! {
     FalsePrimary "false_primary" "it says that it is a primary, but the cluster has not made it one";
     ActionFailed "action_failed" "what was to be done to the server failed, and is tried again";
     RejoinFailed "rejoin_failed" "the server could not be made a standby of the primary, and it is tried again";
+    HasMore "has_more" "the former primary has transactions that the others lack; its log is kept on its host";
     RecoveryOrdered "recovery_ordered" "an operator ordered that the server is made a standby again";
     RebuildOrdered "rebuild_ordered" "the server is built anew by order: what it has is not kept";
     Rejoined "rejoined" "the server follows the primary again";

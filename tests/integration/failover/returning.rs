@@ -20,6 +20,10 @@ fn empty(server: &Postgres) {
     }
 }
 
+fn report_directory(report: &Value) -> String {
+    report["kept_in"].as_str().expect("its WAL is kept").to_owned()
+}
+
 /// As its agent's log has them.
 fn ways(failover: &Failover, server: &str) -> Vec<String> {
     let log = fs::read_to_string(failover.agent(server).log_file()).unwrap();
@@ -129,6 +133,18 @@ fn a_former_primary_comes_back_as_a_standby_in_whatever_state_it_is() {
     let report = kept.map(|path| fs::read_to_string(path.join("report.json")).unwrap()).next().unwrap();
     let report: Value = serde_json::from_str(&report).unwrap();
     assert!(report["commits"].as_u64() >= Some(1), "{report}");
+    let kept_in = report_directory(&report);
+    let is_told = |event: &Value| {
+        let text = event["text"].as_str().unwrap_or_default();
+        event["reason"] == "has_more" && event["subject"] == id && text.contains(&kept_in)
+    };
+    eventually(PATIENCE, "the timeline tells what it had", || {
+        let events = failover.nodes.node("node1").admin("/events?limit=1000").unwrap().body;
+        let events: Value = serde_json::from_str(&events).unwrap();
+        let told = events["events"].as_array().unwrap().iter().filter(|event| is_told(event)).count();
+        assert!(told <= 1, "it is told once: {events}");
+        told == 1
+    });
 
     let lose_all = |server: &Postgres| {
         server.kill();
