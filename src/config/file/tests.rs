@@ -365,8 +365,14 @@ fn a_role_whose_password_aws_gives_needs_none_in_a_file() {
     files.write("users.txt", "\"a\" \"x\"\n");
     files.append("[auth.query]\nuser = 'komainu'\n");
     assert!(files.problems().contains("auth.query.user"), "{}", files.problems());
-    files.append("[[server_user]]\nname = 'komainu'\nsecret_arn = 'arn:aws:secretsmanager:r:1:secret:s'\n");
+    let given = "[[server_user]]\nname = 'komainu'\nsecret_arn = 'arn:aws:secretsmanager:r:1:secret:s'\n";
+    files.append(&format!("[auth.query]\nuser = 'komainu'\n{given}"));
     assert_eq!(files.load(), (String::new(), String::new()));
+    files.append(&format!("[health]\npassword_file = 'pw'\n{given}region = 'r'\n"));
+    files.write("pw", "x\n");
+    let warnings = files.warnings();
+    assert!(warnings.contains("health.password_file: it is not used"), "{warnings}");
+    assert!(warnings.contains("server_user.region: it is not used"), "{warnings}");
 }
 
 #[test]
