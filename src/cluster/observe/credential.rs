@@ -90,6 +90,9 @@ fn first_line(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+    use komainu_escalation::passwords::{NoPassword, Password};
 
     fn health(password_file: Option<PathBuf>) -> config::Health {
         config::Health {
@@ -133,5 +136,34 @@ mod tests {
         assert_eq!(secret(&login), Some("plain"));
         let none = OwnLogin::health(&health(None), Arc::new(|_: &str| None)).login().unwrap();
         assert!(matches!(none.credential, Credential::None));
+    }
+
+    #[derive(Debug)]
+    struct Given;
+
+    impl Passwords for Given {
+        fn next<'a>(
+            &'a self,
+            _: &'a str,
+            _: u16,
+            _: &'a [Password],
+        ) -> BoxFuture<'a, Result<Option<Password>, NoPassword>> {
+            std::future::ready(Ok(Some(Password::new("from AWS")))).boxed()
+        }
+
+        fn accepted(&self, _: &Password) {}
+    }
+
+    #[test]
+    fn what_aws_gives_goes_before_every_file() {
+        let missing = Some(PathBuf::from("/nowhere"));
+        let plain: PlainSecret = Arc::new(|_: &str| Some(Secret::new("plain")));
+        let given = |user: &str| (user == "komainu").then(|| Arc::new(Given) as Arc<dyn Passwords>);
+        let login = OwnLogin::health(&health(missing.clone()), plain.clone()).given(given);
+        assert!(matches!(login.login().unwrap().credential, Credential::Asked(_)));
+        assert!(!format!("{login:?} {:?}", login.login()).contains("from AWS"));
+        let other = OwnLogin::health(&health(None), plain).given(|_: &str| None);
+        assert_eq!(secret(&other.login().unwrap()), Some("plain"));
+        assert!(OwnLogin::health(&health(missing), Arc::new(|_: &str| None)).login().is_err());
     }
 }
