@@ -96,9 +96,9 @@ impl Passwords for Current {
         async move { self.passwords()?.next(host, port, refused).await }.boxed()
     }
 
-    fn accepted(&self, password: &Password) {
+    fn accepted(&self, host: &str, port: u16, password: &Password) {
         if let Ok(passwords) = self.passwords() {
-            passwords.accepted(password);
+            passwords.accepted(host, port, password);
         }
     }
 }

@@ -66,8 +66,8 @@ pub trait Passwords: fmt::Debug + Send + Sync {
         refused: &'a [Password],
     ) -> BoxFuture<'a, Result<Option<Password>, NoPassword>>;
 
-    /// A server let us in with it.
-    fn accepted(&self, password: &Password);
+    /// This server let us in with it.
+    fn accepted(&self, host: &str, port: u16, password: &Password);
 }
 
 /// How a role's passwords are come by.

@@ -13,6 +13,7 @@ use crate::reason::Reason;
 use aws_sdk_secretsmanager::Client;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -27,6 +28,8 @@ const FIRST_GAP: Duration = Duration::from_millis(500);
 const LONGEST_GAP: Duration = Duration::from_secs(5);
 /// After so long it is a new trouble.
 const QUIET: Duration = Duration::from_secs(30);
+/// More than a cluster has.
+const SERVERS_KEPT: usize = 100;
 /// For a login that waits for an answer: a question of three requests, behind one that is under way.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 
@@ -52,8 +55,8 @@ pub struct SecretPasswords {
     aws: AwsSettings,
     known: watch::Sender<Known>,
     wanted: Notify,
-    /// What a server took last.
-    taken: Mutex<Option<Password>>,
+    /// What each server took last: one that lags behind a rotation still has the password before.
+    taken: Mutex<HashMap<(String, u16), Password>>,
 }
 
 #[derive(Clone, Default)]
@@ -73,11 +76,15 @@ impl SecretPasswords {
             aws,
             known: watch::Sender::new(Known::default()),
             wanted: Notify::new(),
-            taken: Mutex::new(None),
+            taken: Mutex::default(),
         }
     }
 
-    async fn find(&self, refused: &[Password]) -> Result<Option<Password>, NoPassword> {
+    async fn find(
+        &self,
+        server: (String, u16),
+        refused: &[Password],
+    ) -> Result<Option<Password>, NoPassword> {
         let before = self.known.borrow().versions.clone();
         if before.is_none() || refused.len() == 1 {
             self.ask().await;
@@ -91,7 +98,7 @@ impl SecretPasswords {
             return Err(NoPassword { user: self.settings.user.clone(), why });
         };
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(versions.next(taken.as_ref(), refused).cloned())
+        Ok(versions.next(taken.get(&server), refused).cloned())
     }
 
     /// Until a question that began after this was answered; not for ever.
@@ -202,18 +209,20 @@ fn trouble(error: AwsError) -> (Reason, String) {
 impl Passwords for SecretPasswords {
     fn next<'a>(
         &'a self,
-        _: &'a str,
-        _: u16,
+        host: &'a str,
+        port: u16,
         refused: &'a [Password],
     ) -> BoxFuture<'a, Result<Option<Password>, NoPassword>> {
-        self.find(refused).boxed()
+        self.find((host.to_owned(), port), refused).boxed()
     }
 
-    fn accepted(&self, password: &Password) {
+    fn accepted(&self, host: &str, port: u16, password: &Password) {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if taken.as_ref() != Some(password) {
-            *taken = Some(password.clone());
+        // Servers come and go; one that is forgotten costs a refused attempt.
+        if taken.len() > SERVERS_KEPT {
+            taken.clear();
         }
+        taken.insert((host.to_owned(), port), password.clone());
     }
 }
 

@@ -144,7 +144,7 @@ impl Passwords for TokenPasswords {
         .boxed()
     }
 
-    fn accepted(&self, _: &Password) {}
+    fn accepted(&self, _: &str, _: u16, _: &Password) {}
 }
 
 impl Source for TokenPasswords {

@@ -21,7 +21,7 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// The next to try: what a server took last, then the current one, then the others.
+    /// The next to try: what this server took last, then the current one, then the others.
     pub fn next(&self, taken: Option<&Password>, refused: &[Password]) -> Option<&Password> {
         let known = || std::iter::once(&self.current).chain(&self.others);
         let taken = known().find(|password| Some(*password) == taken);

@@ -104,14 +104,16 @@ async fn a_rotation_is_picked_up_when_a_server_refuses_and_the_other_versions_ar
     let passwords = of(&world, &secret, HOURLY);
     let [one, two, three] = ["one", "two", "three"].map(Password::new);
     assert_eq!(next(&*passwords, &[]).await, Some(one.clone()));
-    passwords.accepted(&one);
+    passwords.accepted(HOST, 5432, &one);
 
     // The server has the next one before it is current.
     secret.put(2, "two").await;
     assert_eq!(next(&*passwords, &[]).await, Some(one.clone()), "nobody has refused it yet");
     assert_eq!(next(&*passwords, std::slice::from_ref(&one)).await, Some(two.clone()));
-    passwords.accepted(&two);
+    passwords.accepted(HOST, 5432, &two);
     assert_eq!(next(&*passwords, &[]).await, Some(two.clone()), "what was taken last comes first");
+    let other = within("a password", passwords.next("other", 5432, &[])).await.unwrap();
+    assert_eq!(other, Some(one.clone()), "but only there");
 
     // It is current before the server has it.
     secret.rotate(3, "three").await;

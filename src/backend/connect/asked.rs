@@ -36,7 +36,7 @@ pub(super) async fn connect(
         let with = Login { user: login.user.clone(), database: login.database.clone(), credential };
         match connect_with(target, &with, startup_parameters).await {
             Ok(connected) => {
-                passwords.accepted(&password);
+                passwords.accepted(&target.host, target.port, &password);
                 return Ok(connected);
             }
             Err(error) if error.sqlstate() == sqlstate::INVALID_PASSWORD => {
@@ -71,7 +71,7 @@ mod tests {
             std::future::ready(Ok(token)).boxed()
         }
 
-        fn accepted(&self, _: &Password) {}
+        fn accepted(&self, _: &str, _: u16, _: &Password) {}
     }
 
     #[tokio::test]

@@ -151,7 +151,7 @@ mod tests {
             std::future::ready(Ok(Some(Password::new("from AWS")))).boxed()
         }
 
-        fn accepted(&self, _: &Password) {}
+        fn accepted(&self, _: &str, _: u16, _: &Password) {}
     }
 
     #[test]
