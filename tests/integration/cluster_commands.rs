@@ -140,8 +140,11 @@ fn an_endpoint_is_moved_and_whoever_follows_the_timeline_hears_of_it() {
 
     let (code, out, err) = ask(asked, &["endpoint", "move", "--to", "node9"]);
     assert_eq!((code, out.as_str()), (1, ""), "{err}");
-    assert!(err.contains("no node node9"), "{err}");
+    assert!(err.contains("no node node9; there are: node1, node2, node3"), "{err}");
+    let (code, _, err) = ask(asked, &["endpoint", "move", "--to", &owner, "--endpoint", "other"]);
+    assert!(code == 1 && err.contains("other"), "{code} {err}");
     assert_eq!(ask(asked, &["endpoint", "move"]).0, 64, "where to?");
+    assert_eq!(ask(asked, &["endpoint", "move", "--to", &to]).0, 0, "it is there already");
 }
 
 #[test]

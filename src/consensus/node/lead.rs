@@ -66,7 +66,11 @@ fn move_endpoint(
     match state.members().get(&to) {
         Some(member) if member.role == MemberRole::Voter => {}
         Some(_) => return Err(format!("{to} is a proxy: only voters own endpoints")),
-        None => return Err(format!("there is no node {to}")),
+        None => {
+            let voters = state.members().values().filter(|member| member.role == MemberRole::Voter);
+            let known: Vec<_> = voters.map(|member| member.id.as_str()).collect();
+            return Err(format!("there is no node {to}; there are: {}", known.join(", ")));
+        }
     }
     if present.owner.as_deref() == Some(&*to) {
         return Ok(format!("{to} owns {endpoint} already"));
