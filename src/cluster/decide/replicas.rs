@@ -1,8 +1,9 @@
 //! The servers that are not the primary: whom they follow, and whether they are used.
 //!
 //! Pure. A standby follows the primary, or another standby that does. Who was a primary, or says that it is one without
-//! having been made one, stays out until it streams from the primary. Invariant: nothing is attached again that does not
-//! stream on the primary's own timeline.
+//! having been made one, stays out until it streams from the primary. So does a standby that cannot come to the primary's
+//! timeline by itself: that it is to rejoin is in the log before its agent is told. Invariants: nothing is attached again
+//! that does not stream on the primary's own timeline, and nothing is rewound that is attached.
 
 use super::action::{Action, What};
 use super::{Plan, Situation, Step, log_shipping, slots};
@@ -39,37 +40,26 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
             if (streams || shipped && facts.is_some_and(|facts| reads_archive(situation, facts)))
                 && facts.is_some_and(|facts| server.has_been_started(facts.started_at_ms)) =>
         {
-            let (server, version) = (id.to_owned(), server.version);
-            let change = Change::SetAdministrative {
-                server,
-                version,
-                state: Administrative::Attached,
-                within_ms: None,
-            };
-            Plan::step(Step::new(change, Reason::Rejoined))
+            order(id, server, Administrative::Attached, Reason::Rejoined)
         }
         // Its own history is a part of the primary's, or a branch that can be told from it, only if it was made a primary
         // by the log.
-        Administrative::Quarantined => {
-            let kept = [Reason::FormerPrimary, Reason::RecoveryOrdered].map(Reason::code);
-            rejoin(situation, primary, id, server, kept.contains(&&*server.order_reason))
-        }
+        Administrative::Quarantined => rejoin(situation, primary, id, server, server.may_keep_data()),
         // While nobody hears the primary, it may be its heir, made one by somebody else.
         Administrative::Attached if situation.is_heard(id) && situation.is_heard(&primary.id) => {
-            let (server, version) = (id.to_owned(), server.version);
-            let change = Change::SetAdministrative {
-                server,
-                version,
-                state: Administrative::Quarantined,
-                within_ms: None,
-            };
-            Plan::step(Step::new(change, Reason::FalsePrimary))
+            order(id, server, Administrative::Quarantined, Reason::FalsePrimary)
         }
         Administrative::Attached
             if !log_shipping::is_shipped(situation, id)
-                && situation.memory.astray_for_ms(id, situation.now_ms) >= ASTRAY_MS =>
+                && situation.memory.astray_for_ms(id, situation.now_ms) >= ASTRAY_MS
+                && has_agent(situation, id) =>
         {
-            rejoin(situation, primary, id, server, true)
+            // Whoever leads when a rewind was cut short must know of it without having heard from the server. One that
+            // is on the timeline is not rewound, and stays one that may be promoted.
+            match is_on_timeline(situation, id) {
+                true => rejoin(situation, primary, id, server, true),
+                false => order(id, server, Administrative::Quarantined, Reason::Astray),
+            }
         }
         _ => match facts.filter(|facts| facts.in_recovery && strays(situation, primary, facts)) {
             Some(_) => Plan::action(Action::new(id, What::Follow { primary: primary.id.clone() })),
@@ -81,6 +71,21 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
             },
         },
     }
+}
+
+fn order(id: &str, server: &Server, state: Administrative, reason: Reason) -> Plan {
+    let (server, version) = (id.to_owned(), server.version);
+    Plan::step(Step::new(Change::SetAdministrative { server, version, state, within_ms: None }, reason))
+}
+
+fn has_agent(situation: &Situation<'_>, id: &str) -> bool {
+    situation.policy.server(id).is_some_and(|server| server.agent.is_some())
+}
+
+/// By what was last heard of it.
+fn is_on_timeline(situation: &Situation<'_>, id: &str) -> bool {
+    let facts = situation.view.find(id).and_then(|(_, detail)| detail.facts.as_ref());
+    facts.is_some_and(|facts| facts.timeline == situation.state.primary().timeline)
 }
 
 /// A standby by log shipping that has come to the primary's timeline.
@@ -103,7 +108,7 @@ fn rejoin(
     server: &Server,
     allow_rewind: bool,
 ) -> Plan {
-    if situation.policy.server(id).is_none_or(|server| server.agent.is_none()) {
+    if !has_agent(situation, id) {
         return Plan::default();
     }
     let named = situation.state.primary();

@@ -120,6 +120,13 @@ impl Server {
         self.ran_since_ms != Some(started_at_ms)
     }
 
+    /// Of a quarantined one: its own history is a part of the primary's, or a branch that can be told from it. Of one that
+    /// the log has not made a primary, and that is one, nobody can say so.
+    pub fn may_keep_data(&self) -> bool {
+        let kept = [Reason::FormerPrimary, Reason::Astray, Reason::RecoveryOrdered].map(Reason::code);
+        kept.contains(&&*self.order_reason)
+    }
+
     /// Whether most voters hear the server say that it is a primary.
     pub fn says_primary(&self, members: &Members) -> bool {
         self.majority(members, |claim| claim.primary_on.is_some())
@@ -278,9 +285,8 @@ impl Servers {
             return Err(Refusal::StaleVersion { expected, current: server.version });
         }
         // What its history is worth is not for a later order to say.
-        let kept = [Reason::FormerPrimary, Reason::RecoveryOrdered].map(Reason::code);
         let is_trusted = server.administrative != Administrative::Quarantined;
-        let reason = match is_trusted || kept.contains(&&*server.order_reason) {
+        let reason = match is_trusted || server.may_keep_data() {
             true => reason,
             false => Reason::RebuildOrdered.code(),
         };
@@ -383,6 +389,7 @@ mod tests {
         for (before, expected) in [
             (None, recovery),
             (Some(Reason::FormerPrimary), recovery),
+            (Some(Reason::Astray), recovery),
             (Some(Reason::FalsePrimary), Reason::RebuildOrdered.code()),
         ] {
             let mut servers = Servers::default();

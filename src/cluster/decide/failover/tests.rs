@@ -1,3 +1,4 @@
+mod astray;
 mod cascade;
 mod damped;
 mod disk;

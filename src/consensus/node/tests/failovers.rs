@@ -262,10 +262,7 @@ impl Night {
         let primary = self.oracle.primary()?;
         let world = lock(&self.world);
         let streams = |to| world.streams.iter().any(|stream| stream.to == to && stream.receiver_open());
-        // A rewind that was cut short is not begun again by a leader that has never heard from the server: it waits for
-        // `komainu server recover`.
-        let waits = |server: usize| world.servers[server].disk.half_rewound;
-        let astray = (0..SERVERS.len()).find(|&to| to != primary && !streams(to) && !waits(to))?;
+        let astray = (0..SERVERS.len()).find(|&to| to != primary && !streams(to))?;
         Some(format!("{} streams from nobody", SERVERS[astray]))
     }
 

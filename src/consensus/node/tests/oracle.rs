@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::clients::Records;
 use super::servers::{SERVERS, Shared};
 use crate::cluster::right::WriteRight;
-use crate::cluster::state::{ClusterState, FailoverKind, Stage};
+use crate::cluster::state::{Administrative, ClusterState, FailoverKind, Stage};
 use crate::consensus::node::core::lock;
 use crate::consensus::node::handle::ClusterHandle;
 use crate::topology::Epoch;
@@ -128,10 +128,24 @@ impl Oracle {
         }
         if let Some(latest) = states.iter().max_by_key(|applied| applied.state.incidents().last_id()) {
             self.recount(&latest.state);
+            self.half_done(&latest.state);
         }
     }
 
     /// What the log says has happened, for whoever looks at a night that failed.
+    /// One that has half of another's data serves nobody, and whoever leads knows it.
+    fn half_done(&self, state: &ClusterState) {
+        let half_rewound: Vec<&str> = {
+            let world = lock(&self.world);
+            world.servers.iter().filter(|server| server.disk.half_rewound).map(|server| server.id).collect()
+        };
+        for server in half_rewound {
+            if state.servers()[server].administrative == Administrative::Attached {
+                self.violated(format!("{server} is half rewound, and attached"));
+            }
+        }
+    }
+
     fn recount(&self, state: &ClusterState) {
         let mut known = lock(&self.known);
         for incident in state.incidents().after(known.incident) {

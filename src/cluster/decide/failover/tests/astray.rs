@@ -1,0 +1,88 @@
+//! Standbys that do not come to the new primary by themselves.
+
+use super::*;
+
+/// pg2 is the primary of epoch 2 on timeline 2; pg3 follows it, pg1 was rewound and streams.
+fn after_a_failover() -> World {
+    let mut world = World::new();
+    world.is_silent("pg1", true);
+    world.standbys_hear_nothing();
+    world.settle();
+    world.is_stopped("pg2", 1, 5000);
+    world.is_stopped("pg3", 1, 4990);
+    world.pass(10);
+    world.settle();
+    world.is_primary("pg2", 2);
+    world.streams("pg1", "pg2", 2, 5100);
+    world.streams("pg3", "pg2", 2, 5100);
+    world.settle();
+    assert_eq!(world.state.primary().server.as_deref(), Some("pg2"));
+    world
+}
+
+fn rejoin(version: u64, rebuild_from: &str) -> What {
+    What::Rejoin {
+        epoch: Epoch(2),
+        primary: "pg2".to_owned(),
+        timeline: 2,
+        allow_rewind: true,
+        rebuild_from: Some(rebuild_from.to_owned()),
+        order: version,
+    }
+}
+
+/// It was told to follow pg2, and cannot.
+fn goes_astray(world: &mut World, id: &str, timeline: u32) {
+    let mut facts = world.facts(true, timeline, 5050);
+    facts.upstream = upstream("pg2.db");
+    facts.slots = SERVERS.iter().filter(|other| **other != id).map(|id| slot(id)).collect();
+    world.see(id, facts);
+    assert_eq!(world.settle(), (Vec::new(), Vec::new()), "it may be on its way");
+    world.pass(15_000);
+}
+
+#[test]
+fn whoever_leads_knows_of_one_that_is_to_be_rewound_though_it_never_answers() {
+    let mut world = after_a_failover();
+    goes_astray(&mut world, "pg3", 1);
+    let plan = world.plan();
+    assert!(plan.actions.is_empty(), "the log comes first");
+    let (reasons, actions) = world.settle();
+    assert_eq!(reasons, [Reason::Astray]);
+    let version = world.state.servers()["pg3"].version;
+    assert_eq!(did(&actions), [("pg3", &rejoin(version, "pg1"))]);
+
+    // The next leader has never had an answer from it.
+    world.memory = Memory::default();
+    world.view.details[2].facts = None;
+    world.is_silent("pg3", true);
+    let (reasons, actions) = world.settle();
+    assert_eq!((reasons, did(&actions)), (Vec::new(), vec![("pg3", &rejoin(version, "pg1"))]));
+
+    // On the timeline and not streaming is not enough.
+    let mut facts = world.facts(true, 2, 5200);
+    facts.upstream = upstream("pg2.db");
+    world.see("pg3", facts);
+    assert_eq!(world.reasons(), []);
+    world.streams("pg3", "pg2", 2, 5200);
+    assert_eq!(world.settle(), (vec![Reason::Rejoined], Vec::new()));
+    assert_eq!(world.administrative("pg3"), Administrative::Attached);
+}
+
+#[test]
+fn one_that_is_on_the_timeline_can_still_be_promoted_while_it_is_made_to_stream() {
+    let mut world = after_a_failover();
+    goes_astray(&mut world, "pg3", 2);
+    let (reasons, actions) = world.settle();
+    let version = world.state.servers()["pg3"].version;
+    assert_eq!((reasons, did(&actions)), (Vec::new(), vec![("pg3", &rejoin(version, "pg1"))]));
+    assert_eq!(world.administrative("pg3"), Administrative::Attached);
+}
+
+#[test]
+fn without_an_agent_nobody_is_quarantined_for_what_nobody_mends() {
+    let mut world = after_a_failover();
+    world.policy.servers.iter_mut().for_each(|server| server.agent = None);
+    goes_astray(&mut world, "pg3", 1);
+    assert_eq!(world.settle(), (Vec::new(), Vec::new()));
+}
