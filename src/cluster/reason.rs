@@ -93,6 +93,7 @@ reasons! {
     HostStopped "host_stopped" "AWS has stopped the host of the lost primary";
     PromotionFailed "promotion_failed" "the server that was to be promoted did not become a primary";
     SwitchoverAbandoned "switchover_abandoned" "the switchover could not be carried out; the old primary goes on";
+    StartedAgain "started_again" "the primary that was named again did not run, and its agent has started it";
     RestartOrdered "restart_ordered" "an operator ordered that the server is restarted";
     Restarted "restarted" "the server was restarted";
     RestartFailed "restart_failed" "a restart did not succeed, and the rest of the plan is given up";

@@ -28,6 +28,7 @@ const CHECKPOINT_WITHIN_MS: u64 = 120_000;
 const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// It is told when the server takes connections, or that it is on its way.
 const RESTART_WITHIN: Duration = Duration::from_secs(115);
+const START_WITHIN: Duration = Duration::from_secs(55);
 const ASK_WITHIN: Duration = Duration::from_secs(3);
 
 /// What it takes.
@@ -87,6 +88,11 @@ impl Means {
                 let hosts = self.hosts.as_ref().ok_or("only voters ask AWS")?;
                 hosts.stop(&server.id, &instance, epoch).await
             }
+            Do::Start { epoch } => {
+                let (agents, agent) = self.agent(&server)?;
+                let started = agents.start_server(agent, epoch, by_agent(START_WITHIN)).await;
+                started.map(|_| Done::Done).map_err(|error| error.to_string())
+            }
             Do::Restart { epoch, started_by_ms } => {
                 let (agents, agent) = self.agent(&server)?;
                 let within = by_agent(RESTART_WITHIN);
@@ -141,6 +147,9 @@ pub enum Do {
         instance: String,
         epoch: Epoch,
     },
+    Start {
+        epoch: u64,
+    },
     Restart {
         epoch: u64,
         started_by_ms: u64,
@@ -181,6 +190,7 @@ pub fn deed(order: &Order, now_ms: u64) -> Result<Deed, String> {
                 instance_id.ok_or_else(|| format!("the configuration has no instance_id for {id}"))?;
             Do::StopHost { instance, epoch }
         }
+        What::Start { epoch } => Do::Start { epoch: epoch.0 },
         What::Restart { epoch, started_by_ms } => Do::Restart { epoch: epoch.0, started_by_ms },
         What::Rejoin { epoch, primary, timeline, allow_rewind, rebuild_from, order } => {
             let source = |id: &str| {

@@ -152,6 +152,9 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
         Err(error) => {
             tracing::warn!(server, ?what, error, "could not be done; it is tried again");
             if let What::Restart { .. } = what {
+            if let What::Start { .. } = what {
+                note(handle, &server, "its agent has started it", Reason::StartedAgain).await;
+            }
                 memory.restart_failed(&server, &error);
             }
             if is_news {

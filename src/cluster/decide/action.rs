@@ -27,6 +27,8 @@ pub enum What {
     SetSynchronous { epoch: Epoch, names: String },
     /// By its agent: a clean shutdown of the primary whose epoch was ended.
     Stop { epoch: Epoch },
+    /// By its agent: starts the server that is named for this epoch, which has ended.
+    Start { epoch: Epoch },
     /// By its agent: makes it a standby of the primary of this epoch, rewound or rebuilt.
     Rejoin {
         epoch: Epoch,
@@ -65,6 +67,7 @@ impl What {
             What::Slots { .. } => "replication slots could not be kept",
             What::AdvanceSlots { .. } => "replication slots could not be moved",
             What::Stop { .. } => "it could not be stopped",
+            What::Start { .. } => "it could not be started",
             What::Restart { .. } => "it could not be restarted",
             What::StopHost { .. } => "its host could not be stopped",
             What::Rejoin { .. } => "it could not rejoin",

@@ -60,9 +60,28 @@ fn watch(situation: &Situation<'_>, primary: &str) -> Plan {
         Loss::Doubt(_) if in_doubt_for_ms(situation, primary) < DOUBT_MS => Plan::default(),
         Loss::Doubt(reason) => stand_still(situation, Some(reason)),
         Loss::Lost(why) => match obstacle(situation) {
-            Some(reason) => stand_still(situation, Some(reason)),
+            Some(reason) => {
+                let mut plan = stand_still(situation, Some(reason));
+                plan.extend(start_again(situation, primary));
+                plan
+            }
             None => begin(situation, why),
         },
+    }
+}
+
+/// The one that went on after a switchover in vain, and was stopped all the same: too late, or not cleanly. Nobody else
+/// knows that it is to run. One that has been confirmed is its operator's: somebody may have shut it down.
+fn start_again(situation: &Situation<'_>, primary: &str) -> Plan {
+    let named = situation.state.primary();
+    let has_agent = situation.policy.server(primary).is_some_and(|server| server.agent.is_some());
+    let has_ended = situation
+        .view
+        .find(primary)
+        .is_some_and(|(_, detail)| detail.failures > 0 && detail.failure == Some(Reason::ConnectRefused));
+    match named.stage == Stage::Named && has_agent && has_ended {
+        true => Plan::action(Action::new(primary, What::Start { epoch: named.epoch })),
+        false => Plan::default(),
     }
 }
 

@@ -681,6 +681,40 @@ fn a_switchover_whose_heir_dies_after_the_stop_takes_another() {
     world.standbys_hear_nothing();
     world.is_silent("pg3", true);
     assert_eq!(world.reasons(), []);
+fn a_primary_that_was_named_again_and_has_ended_is_started_by_its_agent() {
+    let mut world = World::new();
+    world.begin_switchover(None);
+    world.pass(HOLD_MS + 1);
+    world.settle();
+    // Its agent has stopped it, and not cleanly.
+    world.is_silent("pg1", true);
+    world.view.details[0].failure = Some(Reason::ConnectRefused);
+    world.standbys_hear_nothing();
+    world.pass(STOP_MS + 1);
+    let (reasons, actions) = world.settle();
+    assert_eq!(reasons, [Reason::SwitchoverAbandoned, Reason::FailoverSettling]);
+    let start = What::Start { epoch: Epoch(2) };
+    assert_eq!(did(&actions), [("pg1", &start)]);
+    // Whoever has paused failovers has not asked for that.
+    world.apply(Change::PauseFailover { paused: true });
+    world.pass(60_000);
+    let (reasons, actions) = world.settle();
+    assert_eq!((reasons, did(&actions)), (vec![Reason::FailoverPaused], vec![("pg1", &start)]));
+    world.claim("pg1", Claim { starting_up: true, ..Claim::default() });
+    assert_eq!(world.settle(), (vec![Reason::CrashRecovery], Vec::new()));
+    world.is_primary("pg1", 1);
+    world.settle();
+    assert_eq!(world.state.primary().stage, Stage::Confirmed);
+    // One that was confirmed may have been shut down by its operator.
+    world.is_silent("pg1", true);
+    world.view.details[0].failure = Some(Reason::ConnectRefused);
+    world.standbys_hear_nothing();
+    let (reasons, actions) = world.settle();
+    assert_eq!(reasons, [Reason::FailoverPaused]);
+    assert!(!actions.iter().any(|action| action.server == "pg1"), "{actions:?}");
+}
+
+#[test]
     world.pass(STOP_MS + 1);
     assert_eq!(world.reasons(), [Reason::PrimaryLost, Reason::LacksLeast]);
     assert_eq!(world.state.primary().server.as_deref(), Some("pg2"));

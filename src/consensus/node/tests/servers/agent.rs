@@ -61,13 +61,7 @@ impl Agents {
 
     pub async fn stop(&self, index: usize, epoch: u64) -> Result<Stopped, String> {
         self.admit(index, epoch)?;
-        {
-            let jobs = lock(&self.jobs);
-            let job = jobs.get(&index);
-            if job.and_then(|job| job.task.as_ref()).is_some_and(|task| !task.is_finished()) {
-                return Err("a rejoin is under way".to_owned());
-            }
-        }
+        self.must_be_idle(index)?;
         end(&self.world, index).await;
         let world = lock(&self.world);
         let server = &world.servers[index];
@@ -77,6 +71,32 @@ impl Agents {
             checkpoint: lsn(disk.wal.end().saturating_sub(1)),
             timeline: disk.wal.timeline(),
         })
+    }
+
+    /// Unless it runs.
+    pub async fn start(&self, index: usize, epoch: u64) -> Result<(), String> {
+        self.admit(index, epoch)?;
+        self.must_be_idle(index)?;
+        turn(&self.world, index, 20).await;
+        let mut world = lock(&self.world);
+        let (now_ms, takes_ms) = (world.now_ms, world.ms(50, 800));
+        let server = &mut world.servers[index];
+        match server.disk.half_rewound {
+            true => Err("a rewind of its data was begun and not finished".to_owned()),
+            false => {
+                server.start(now_ms, takes_ms);
+                Ok(())
+            }
+        }
+    }
+
+    fn must_be_idle(&self, index: usize) -> Result<(), String> {
+        let jobs = lock(&self.jobs);
+        let task = jobs.get(&index).and_then(|job| job.task.as_ref());
+        match task.is_some_and(|task| !task.is_finished()) {
+            true => Err("a rejoin is under way".to_owned()),
+            false => Ok(()),
+        }
     }
 
     pub fn rejoin(&self, index: usize, request: Rejoin) -> Result<(), String> {

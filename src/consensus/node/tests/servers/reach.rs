@@ -24,6 +24,7 @@ use crate::serve::perform::{Deed, Do, after_stop, deed};
 /// How often something that does not get through is sent again.
 const AGAIN: Duration = Duration::from_millis(40);
 const STOP_WITHIN: Duration = Duration::from_secs(15);
+const START_WITHIN: Duration = Duration::from_secs(55);
 const ASK_WITHIN: Duration = Duration::from_secs(3);
 
 /// What became of a write, as far as the node knows that sent it.
@@ -137,6 +138,13 @@ impl Ground {
                 let agents = self.agents.clone();
                 let asked = self.ask_agent(index, void_at_ms, async move { agents.stop(index, epoch).await });
                 after_stop(timeout(STOP_WITHIN, asked).await.map_err(|_| "no answer".to_owned())??)
+            }
+            Do::Start { epoch } => {
+                let agents = self.agents.clone();
+                let asked =
+                    self.ask_agent(index, void_at_ms, async move { agents.start(index, epoch).await });
+                timeout(START_WITHIN, asked).await.map_err(|_| "no answer".to_owned())??;
+                Ok(Done::Done)
             }
             Do::StopHost { .. } => Err("there is no EC2 in a night".to_owned()),
             Do::Restart { .. } => Err("nobody orders restarts in a night".to_owned()),
