@@ -53,6 +53,8 @@ pub struct ClusterKeys<'a> {
     /// What the operator's programs are being told, or are still to be told.
     hooks: Vec<&'a HookEvent>,
     restart: Option<RestartKeys<'a>>,
+    /// What a leader decided lately and did not do, since it would have broken an invariant.
+    plan_rejected: Option<&'a str>,
 }
 
 /// What is restarted by order.
@@ -133,6 +135,7 @@ pub fn cluster_keys<'a>(cluster: ClusterNow<'a>) -> ClusterKeys<'a> {
         }),
         hooks: state.hooks().events().collect(),
         restart: Some(RestartKeys { under_way: state.restart(), last: state.last_restart() }),
+        plan_rejected: state.rejected(),
     }
 }
 

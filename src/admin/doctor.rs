@@ -112,6 +112,11 @@ fn membership(findings: &mut Vec<Finding>, now: ClusterNow<'_>) {
         let text = format!("{voters} voter(s): the loss of one stops all; have three, in three zones");
         add(findings, "cluster", "voters", Verdict::Wrong, text);
     }
+    if let Some(what) = state.rejected() {
+        let text =
+            format!("a leader's decision would have broken an invariant and was not done: {what}; report it");
+        add(findings, "cluster", "plan", Verdict::Wrong, text);
+    }
     for peer in &node.peers {
         let (verdict, text) = match &peer.failure {
             None => (Verdict::Fine, format!("{} is reached", peer.address)),

@@ -35,6 +35,7 @@ pub struct Status {
     pub failover: Option<Failover>,
     #[serde(default)]
     pub restart: Option<Restart>,
+    pub plan_rejected: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -179,6 +180,9 @@ impl Status {
         }
         if let Some(reason) = self.failover.as_ref().and_then(|failover| failover.standstill.as_deref()) {
             problems.push(format!("the primary is not replaced: {reason}"));
+        }
+        if let Some(what) = &self.plan_rejected {
+            problems.push(format!("a decision was rejected: {what}"));
         }
         let without_owner = self.endpoints.iter().filter(|endpoint| endpoint.owner.is_none());
         problems.extend(without_owner.map(|endpoint| format!("nobody owns endpoint {}", endpoint.name)));

@@ -6,6 +6,7 @@
 mod disk;
 mod lead;
 mod perform;
+mod rejections;
 mod report;
 
 use std::collections::BTreeMap;

@@ -6,6 +6,7 @@
 
 pub mod action;
 mod candidate;
+pub mod check;
 mod endpoint;
 mod failover;
 mod host;

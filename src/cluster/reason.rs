@@ -100,8 +100,9 @@ reasons! {
     RestartCancelled "restart_cancelled" "an operator ordered that nothing more is restarted";
     FormerPrimary "former_primary" "it was the primary: it stays out until it was rewound or rebuilt";
     FalsePrimary "false_primary" "it says that it is a primary, but the cluster has not made it one";
-    ActionFailed "action_failed" "what was to be done to the server failed, and is tried again";
     Astray "astray" "the standby cannot come to the primary's timeline by itself: it stays out until it was rewound or rebuilt";
+    ActionFailed "action_failed" "what was to be done to the server failed, and is tried again";
+    PlanRejected "plan_rejected" "what was decided would have broken an invariant, so it was not done";
     RejoinFailed "rejoin_failed" "the server could not be made a standby of the primary, and it is tried again";
     HasMore "has_more" "the former primary has transactions that the others lack; its log is kept on its host";
     RecoveryOrdered "recovery_ordered" "an operator ordered that the server is made a standby again";

@@ -71,6 +71,9 @@ pub struct ClusterState {
     synchronous: SyncSet,
     #[serde(default)]
     configuration: Configuration,
+    /// What a leader decided lately and did not do.
+    #[serde(default)]
+    rejected: Option<String>,
     #[serde(default)]
     incidents: Incidents,
     #[serde(default)]
@@ -206,6 +209,7 @@ impl ClusterState {
                 self.restarts.end(&mut self.servers, *id, (&command.reason, text), at_ms)
             }
             Change::SetSynchronous { before, set } => self.set_synchronous(before, set),
+            Change::NoteRejected { what } => Ok(self.note_rejected(what.as_deref())),
             Change::PauseFailover { paused } => Ok(self.failovers.pause(*paused)),
             Change::StandStill { epoch, sentence } => {
                 let primary = self.ownership.expect_primary(*epoch)?;
@@ -307,6 +311,18 @@ impl ClusterState {
             false => "commits are acknowledged by the primary alone".to_owned(),
         };
         Ok((Accepted::Changed, Some(Entry { subject: "synchronous".to_owned(), text })))
+    }
+
+    fn note_rejected(&mut self, what: Option<&str>) -> (Accepted, Option<Entry>) {
+        if self.rejected.as_deref() == what {
+            return (Accepted::Unchanged, None);
+        }
+        self.rejected = what.map(str::to_owned);
+        let text = match what {
+            Some(what) => format!("not done: {what}"),
+            None => "nothing was rejected for a while".to_owned(),
+        };
+        (Accepted::Changed, Some(Entry { subject: "plan".to_owned(), text }))
     }
 
     fn begin_failover(
@@ -415,6 +431,11 @@ impl ClusterState {
     /// Whether transactions on the primary are to run out and none to begin.
     pub fn holds(&self) -> bool {
         self.failovers.holds(self.ownership.primary().epoch)
+    }
+
+    /// What a leader decided lately and did not do, since it would have broken an invariant.
+    pub fn rejected(&self) -> Option<&str> {
+        self.rejected.as_deref()
     }
 
     pub fn endpoints(&self) -> &BTreeMap<String, Endpoint> {

@@ -38,6 +38,7 @@ use crate::consensus::node::{
 use crate::consensus::peer::{PeerFiles, PeerTlsError};
 use crate::pki::{NameError, NodeName};
 use crate::session::Gateway;
+use crate::telemetry::Counters;
 use crate::topology::{Role, ServerIndex, Snapshot};
 
 /// The text in force when this node was last there; a node that starts begins with it.
@@ -129,6 +130,7 @@ pub struct Servers {
     pub local: watch::Receiver<Arc<View>>,
     pub look: LookNow,
     pub operator: watch::Receiver<Arc<Operator>>,
+    pub counters: Arc<Counters>,
 }
 
 /// Fields in the order in which they end.
@@ -163,7 +165,7 @@ impl Cluster {
         right: Arc<WriteRight>,
         servers: Servers,
     ) -> Result<Cluster, ClusterError> {
-        let Servers { local, look, operator } = servers;
+        let Servers { local, look, operator, counters } = servers;
         let gateway: Arc<OnceLock<Arc<Gateway>>> = Arc::default();
         let now = clock::process();
         let mut seed = [0; 8];
@@ -202,7 +204,7 @@ impl Cluster {
         let eyes = Eyes { local: local.clone(), look: look.clone(), wanted: wants.clone(), write, sessions };
         let readiness = readiness::trying(configs.clone(), operator.clone(), agents.clone());
         let perform = performing(perform::Means { operator, agents, hosts: hosts.clone() });
-        let means = Means { wanted: wants, local, look, perform };
+        let means = Means { wanted: wants, local, look, perform, counters };
         handle.runtime().spawn(act::lead(handle.clone(), means));
         handle.runtime().spawn(act::report(handle.clone(), eyes));
         // Only voters own endpoints.

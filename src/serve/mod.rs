@@ -137,6 +137,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
         Some(_) => WriteRight::none(),
         None => WriteRight::unlimited(),
     });
+    let counters = Arc::new(Counters::default());
     let cluster = match (&config.cluster, me) {
         (Some(cluster), Some(me)) => {
             let text = configuration.shared_text();
@@ -144,6 +145,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
                 local: observer.view.clone(),
                 look: observer.look.clone(),
                 operator: operators.subscribe(),
+                counters: counters.clone(),
             };
             Some(Cluster::start(cluster, &me, &config, text, right.clone(), servers)?)
         }
@@ -162,7 +164,6 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
         own: observer.settings(),
         max_age: Duration::from_millis(config.split.catalog_max_age_ms),
     }));
-    let counters = Arc::new(Counters::default());
     let gateway = Arc::new(Gateway::new(Parts {
         config: config.clone(),
         topology: snapshot,

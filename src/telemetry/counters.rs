@@ -11,7 +11,8 @@ use std::time::Duration;
 use crate::topology::ServerIndex;
 
 use super::labels::{
-    CancelResult, Direction, HookLabel, HookResult, Label, LoginFailure, PinReason, QueryClass, ReadToPrimary,
+    CancelResult, Direction, HookLabel, HookResult, Label, LoginFailure, PinReason, QueryClass,
+    ReadToPrimary, Rule,
 };
 
 /// Upper bounds, in microseconds, of the buckets of `komainu_acquire_seconds`.
@@ -42,6 +43,7 @@ struct Shard {
     logins_failed: [AtomicU64; LoginFailure::COUNT],
     cancels: [AtomicU64; CancelResult::COUNT],
     hooks: [[AtomicU64; HookResult::COUNT]; HookLabel::COUNT],
+    rejected: [AtomicU64; Rule::COUNT],
     queries: ByServer,
 }
 
@@ -152,6 +154,10 @@ impl Counters {
         self.shard().hooks[hook.index()][result.index()].fetch_add(1, Relaxed);
     }
 
+    pub fn plan_rejected(&self, rule: Rule) {
+        self.shard().rejected[rule.index()].fetch_add(1, Relaxed);
+    }
+
     /// All of it, added up.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
@@ -170,6 +176,7 @@ impl Counters {
             for (total, results) in totals.hooks.iter_mut().zip(&shard.hooks) {
                 add(total, results);
             }
+            add(&mut totals.rejected, &shard.rejected);
             shard.queries.add_to(&mut totals.queries);
         }
         totals
@@ -209,6 +216,7 @@ pub struct Totals {
     pub logins_failed: [u64; LoginFailure::COUNT],
     pub cancels: [u64; CancelResult::COUNT],
     pub hooks: [[u64; HookResult::COUNT]; HookLabel::COUNT],
+    pub rejected: [u64; Rule::COUNT],
     /// By server.
     queries: Vec<[u64; QueryClass::COUNT]>,
 }

@@ -160,6 +160,21 @@ labels! {
         SecretUnusable "secret_unusable",
         Refused "refused",
     }
+    /// What a step or action of a plan would have broken.
+    Rule {
+        Quorum "quorum",
+        Epoch "epoch",
+        Fence "fence",
+        Once "once",
+        Named "named",
+        Candidate "candidate",
+        Loss "loss",
+        Trust "trust",
+        Synchronous "synchronous",
+        Primary "primary",
+        Lives "lives",
+        Order "order",
+    }
     /// Which way bytes were relayed.
     Direction { ToServers "to_servers", ToClients "to_clients", }
     /// What a server connection is doing.

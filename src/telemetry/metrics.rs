@@ -58,6 +58,7 @@ metrics! {
     REPLICATION_LAG_SECONDS Gauge "komainu_replication_lag_seconds" ["server"], "Age of what the standby has replayed; absent while unknown.";
     ARCHIVE_AGE_SECONDS Gauge "komainu_archive_age_seconds" ["server"], "Since the primary archived a WAL file; absent unless it archives.";
     HOOKS Counter "komainu_hooks_total" ["hook", "result"], "Times this node ran a hook, or as leader found one interrupted.";
+    PLANS_REJECTED Counter "komainu_plans_rejected_total" ["rule"], "Times this node, as leader, did not do what it had decided, since that would have broken an invariant.";
     REJOIN_PHASE Gauge "komainu_rejoin_phase" ["server", "phase"], "1 for what the agent is at to make the server a standby again, else 0; absent while it is at nothing.";
     REJOIN_BYTES_DONE Gauge "komainu_rejoin_bytes_done" ["server"], "Bytes of the rewind or copy under way that are done.";
     REJOIN_BYTES_TOTAL Gauge "komainu_rejoin_bytes_expected" ["server"], "Bytes of the rewind or copy under way in all.";
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
     use crate::telemetry::labels::{
         CancelResult, ConnectionState, Direction, HookLabel, Label, LoginFailure, PasswordTrouble, PinReason,
-        QueryClass, ReadToPrimary, RejoinPhase,
+        QueryClass, ReadToPrimary, RejoinPhase, Rule,
     };
 
     #[test]
@@ -113,6 +114,7 @@ mod tests {
             (CANCEL_REQUESTS, values::<CancelResult>()),
             (BYTES, values::<Direction>()),
             (HOOKS, values::<HookLabel>()),
+            (PLANS_REJECTED, values::<Rule>()),
             (SERVER_CONNECTIONS, values::<ConnectionState>()),
             (REJOIN_PHASE, values::<RejoinPhase>()),
             (PASSWORD_TROUBLES, values::<PasswordTrouble>()),

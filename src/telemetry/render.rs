@@ -70,6 +70,7 @@ pub fn page(numbers: &Numbers) -> String {
     page.one(metrics::FLOORS_LOWERED, totals.floors_lowered);
     page.acquire(totals);
     page.hooks(totals);
+    page.by_label(metrics::PLANS_REJECTED, &totals.rejected, super::labels::Rule::ALL);
     page.servers(totals, census, snapshot);
     page.rejoining(numbers.rejoining);
     page.archives(numbers);

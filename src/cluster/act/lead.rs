@@ -1,7 +1,8 @@
 //! Decides whenever this node leads, and sees to it that it is done.
 //!
 //! Invariant: decisions are proposed one after the other, each from the state this node has applied, by this leader or
-//! not at all; and nothing is done to a server by a leader that has not heard from its quorum for a lease.
+//! not at all; nothing is done to a server by a leader that has not heard from its quorum for a lease; and nothing at all
+//! that the checker of plans rejects.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +13,9 @@ use tokio::time::Instant;
 
 use super::Wanted;
 use super::perform::{Done, Finished, Order, Perform, Performer};
+use super::rejections::Rejections;
 use crate::cluster::decide::action::{Action, What};
+use crate::cluster::decide::check::{Rejected, check};
 use crate::cluster::decide::{Memory, OPERATIONS_END_MS, Plan, Situation, Step, decide};
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
@@ -20,6 +23,7 @@ use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, ClusterState};
 use crate::consensus::node::{ClusterHandle, Leading, ProposeError};
 use crate::fault;
+use crate::telemetry::Counters;
 
 /// Between two looks of a leader at whether there is something to decide. Commands and reports wake it earlier.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -41,16 +45,18 @@ pub struct Means {
     pub local: watch::Receiver<Arc<View>>,
     pub look: LookNow,
     pub perform: Perform,
+    pub counters: Arc<Counters>,
 }
 
 /// Decides and proposes whenever this node leads. To be spawned on the consensus thread.
 pub async fn lead(handle: ClusterHandle, means: Means) {
-    let Means { wanted, mut local, look, perform } = means;
+    let Means { wanted, mut local, look, perform, counters } = means;
     let mut applied = handle.watch();
     let mut aligned = Instant::now();
     let mut pause = LEAD_YET_EVERY;
     let mut refused: Option<(Change, Instant)> = None;
     let mut memory = Memory::default();
+    let mut rejections = Rejections::default();
     let mut performer = Performer::new(perform);
     loop {
         tokio::select! {
@@ -61,7 +67,7 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
         }
         let Some(leading) = handle.leading() else {
             pause = LEAD_YET_EVERY;
-            memory = Memory::default();
+            (memory, rejections) = (Memory::default(), Rejections::default());
             continue;
         };
         let state = applied.borrow_and_update().clone();
@@ -85,7 +91,15 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
         if changing {
             look.all();
         }
-        let plan = next(&handle, &state.state, &leading, &wanted, &view, &memory);
+        let (plan, rejected) = next(&handle, &state.state, &leading, &wanted, &view, &memory);
+        rejected.iter().for_each(|rejected| counters.plan_rejected(rejected.rule));
+        if let Some(change) = rejections.look(&rejected, state.state.rejected(), now_ms) {
+            for Rejected { rule, what } in &rejected {
+                tracing::error!(?rule, what, "what was decided breaks an invariant, and is not done");
+            }
+            let step = Step { change, reason: Reason::PlanRejected, cause: "decision".to_owned() };
+            propose(&handle, &leading, step).await;
+        }
         for action in plan.actions {
             if let What::Promote { epoch } = action.what {
                 memory.orders_promotion(epoch, now_ms);
@@ -138,6 +152,9 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
             if let What::StopHost { .. } = what {
                 note(handle, &server, "its host is stopped", Reason::HostStopped).await;
             }
+            if let What::Start { .. } = what {
+                note(handle, &server, "its agent has started it", Reason::StartedAgain).await;
+            }
             if let What::Checkpoint { epoch } = what {
                 memory.has_checkpointed(epoch);
             }
@@ -152,9 +169,6 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
         Err(error) => {
             tracing::warn!(server, ?what, error, "could not be done; it is tried again");
             if let What::Restart { .. } = what {
-            if let What::Start { .. } = what {
-                note(handle, &server, "its agent has started it", Reason::StartedAgain).await;
-            }
                 memory.restart_failed(&server, &error);
             }
             if is_news {
@@ -184,7 +198,7 @@ fn next(
     wanted: &Wanted,
     view: &View,
     memory: &Memory,
-) -> Plan {
+) -> (Plan, Vec<Rejected>) {
     let now_ms = handle.now_ms();
     let mut wishes = handle.wishes();
     wishes.retain(|endpoint, wish| {
@@ -206,7 +220,7 @@ fn next(
         }
     };
     let wishes = wishes.into_iter().map(|(endpoint, wish)| (endpoint, (wish.to, wish.cause))).collect();
-    decide(&Situation {
+    let situation = Situation {
         state,
         now_ms,
         me: handle.node(),
@@ -222,7 +236,8 @@ fn next(
         policy: &wanted.policy,
         view,
         memory,
-    })
+    };
+    check(&situation, leading.contact_ms, decide(&situation))
 }
 
 /// By this leader or not at all: what it decided is not to be done by one that knows better.

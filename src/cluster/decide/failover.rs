@@ -336,7 +336,7 @@ fn promote(situation: &Situation<'_>, failover: &Failover) -> Plan {
             // There is nobody else, so it is asked until it can.
             Err(reason) => {
                 let mut plan = stand_still(situation, Some(reason));
-                plan.actions.push(Action::new(server, What::Promote { epoch: primary.epoch }));
+                plan.extend(order_promotion(situation, server));
                 plan
             }
         };
@@ -344,10 +344,20 @@ fn promote(situation: &Situation<'_>, failover: &Failover) -> Plan {
     if waited_ms >= timeout_ms {
         return Plan::default();
     }
-    if let Some(names) = synchronous_for(situation, server) {
-        return Plan::action(Action::new(server, What::SetSynchronous { epoch: primary.epoch, names }));
+    order_promotion(situation, server)
+}
+
+/// By what setting it acknowledges commits must be known first, if the cluster counts on others for them.
+fn order_promotion(situation: &Situation<'_>, server: &str) -> Plan {
+    let epoch = situation.state.primary().epoch;
+    let is_known = situation.view.find(server).is_some_and(|(_, detail)| detail.facts.is_some());
+    if situation.promises() && !is_known {
+        return Plan::default();
     }
-    Plan::action(Action::new(server, What::Promote { epoch: primary.epoch }))
+    match synchronous_for(situation, server) {
+        Some(names) => Plan::action(Action::new(server, What::SetSynchronous { epoch, names })),
+        None => Plan::action(Action::new(server, What::Promote { epoch })),
+    }
 }
 
 /// What a server must have as `synchronous_standby_names` before it is one, lest it acknowledge alone what the

@@ -112,6 +112,11 @@ impl Watch {
         }
     }
 
+    /// What was acknowledged under an earlier setting is below. None: not seen yet.
+    pub fn boundary(&self) -> Option<Lsn> {
+        self.boundary
+    }
+
     /// Whether so many of the set have all that was acknowledged under an earlier setting, which this one has replaced.
     fn covers(&self, set: &SyncSet, primary: &Facts) -> bool {
         let is_in_force = self.in_force.as_ref().is_some_and(|(setting, _)| set.is_said_by(setting));

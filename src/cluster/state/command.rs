@@ -173,6 +173,11 @@ pub enum Change {
         before: SyncSet,
         set: SyncSet,
     },
+    /// What a leader decided and did not do, since it would have broken an invariant. None: that has not been so for a
+    /// while.
+    NoteRejected {
+        what: Option<String>,
+    },
     PauseFailover {
         paused: bool,
     },

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::cluster::conninfo::Upstream;
+use crate::cluster::decide::check::check;
 use crate::cluster::decide::{Memory, Policy, decide};
 use crate::cluster::model::{Archive, Facts, Identity, Receiver, Sender, Slot, View};
 use crate::cluster::operate::slots::slot_name;
@@ -106,7 +107,7 @@ impl World {
         matches!(self.state.apply(Command { at_ms: 0, node, cause, reason, change }), Outcome::Refused(_))
     }
 
-    fn claim(&mut self, id: &str, claim: Claim) {
+    pub fn claim(&mut self, id: &str, claim: Claim) {
         for node in NODES {
             self.claim_as(node, id, claim);
         }
@@ -116,7 +117,7 @@ impl World {
         self.apply_as(node, Change::ServerReport { server: id.to_owned(), claim }, "");
     }
 
-    fn facts(&self, in_recovery: bool, timeline: u32, lsn: u64) -> Facts {
+    pub fn facts(&self, in_recovery: bool, timeline: u32, lsn: u64) -> Facts {
         Facts {
             asked_at_ms: self.now_ms,
             answered_at_ms: self.now_ms,
@@ -142,7 +143,7 @@ impl World {
         }
     }
 
-    fn see(&mut self, id: &str, facts: Facts) {
+    pub fn see(&mut self, id: &str, facts: Facts) {
         let index = SERVERS.iter().position(|known| *known == id).unwrap();
         let (state, detail) = (&mut self.view.snapshot.servers[index], &mut self.view.details[index]);
         state.health = Health::Up;
@@ -181,7 +182,7 @@ impl World {
     }
 
     /// It was told to receive nothing, and does not.
-    fn is_stopped(&mut self, id: &str, timeline: u32, lsn: u64) {
+    pub fn is_stopped(&mut self, id: &str, timeline: u32, lsn: u64) {
         let mut facts = self.facts(true, timeline, lsn);
         facts.upstream = upstream(crate::cluster::conninfo::NOWHERE);
         self.see(id, facts);
@@ -208,11 +209,20 @@ impl World {
         }
     }
 
+    /// What is decided. Of what is decided rightly the checker rejects nothing.
     fn plan(&mut self) -> Plan {
+        self.knows(|situation| {
+            let (plan, rejected) = check(situation, Some(situation.now_ms), decide(situation));
+            assert_eq!(rejected, []);
+            plan
+        })
+    }
+
+    pub fn knows<T>(&mut self, what: impl FnOnce(&Situation<'_>) -> T) -> T {
         let asked: BTreeMap<u64, u64> = (1..=3).map(|id| (id, self.now_ms)).collect();
         let passes = self.fence_passes;
         self.memory.look(&self.state, &self.view, self.now_ms);
-        decide(&Situation {
+        what(&Situation {
             state: &self.state,
             now_ms: self.now_ms,
             me: "a",
@@ -264,12 +274,12 @@ impl World {
         }
     }
 
-    fn order(&mut self, kind: FailoverKind, to: Option<&str>) {
+    pub fn order(&mut self, kind: FailoverKind, to: Option<&str>) {
         let epoch = self.state.primary().epoch;
         self.apply(Change::BeginFailover { epoch, kind, to: to.map(str::to_owned) });
     }
 
-    fn begin_switchover(&mut self, to: Option<&str>) {
+    pub fn begin_switchover(&mut self, to: Option<&str>) {
         self.order(FailoverKind::Switchover, to);
         self.memory.has_checkpointed(self.state.primary().epoch);
         assert_eq!(self.reasons(), [Reason::SwitchoverOrdered]);
@@ -671,16 +681,6 @@ fn a_primary_that_was_to_go_on_and_is_gone_is_replaced() {
 }
 
 #[test]
-fn a_switchover_whose_heir_dies_after_the_stop_takes_another() {
-    let mut world = World::new();
-    world.begin_switchover(Some("pg3"));
-    world.pass(HOLD_MS + 1);
-    world.settle();
-    world.memory.stopped(Epoch(1), Lsn(5200));
-    world.is_silent("pg1", true);
-    world.standbys_hear_nothing();
-    world.is_silent("pg3", true);
-    assert_eq!(world.reasons(), []);
 fn a_primary_that_was_named_again_and_has_ended_is_started_by_its_agent() {
     let mut world = World::new();
     world.begin_switchover(None);
@@ -715,6 +715,16 @@ fn a_primary_that_was_named_again_and_has_ended_is_started_by_its_agent() {
 }
 
 #[test]
+fn a_switchover_whose_heir_dies_after_the_stop_takes_another() {
+    let mut world = World::new();
+    world.begin_switchover(Some("pg3"));
+    world.pass(HOLD_MS + 1);
+    world.settle();
+    world.memory.stopped(Epoch(1), Lsn(5200));
+    world.is_silent("pg1", true);
+    world.standbys_hear_nothing();
+    world.is_silent("pg3", true);
+    assert_eq!(world.reasons(), []);
     world.pass(STOP_MS + 1);
     assert_eq!(world.reasons(), [Reason::PrimaryLost, Reason::LacksLeast]);
     assert_eq!(world.state.primary().server.as_deref(), Some("pg2"));

@@ -32,6 +32,7 @@ use crate::cluster::state::{Administrative, Change};
 use crate::config;
 use crate::consensus::lease::LeaseSettings;
 use crate::consensus::node::core::lock;
+use crate::telemetry::Counters;
 use crate::topology::{Epoch, ServerIndex};
 
 /// In `make test`.
@@ -48,6 +49,7 @@ struct Night {
     agents: Agents,
     oracle: Arc<Oracle>,
     records: Records,
+    counters: Arc<Counters>,
     beside: BTreeMap<String, JoinSet<()>>,
     random: StdRng,
     /// Whether operators may accept losses.
@@ -97,6 +99,7 @@ impl Night {
             oracle: Arc::new(Oracle::new(world.clone())),
             world,
             records: Records::default(),
+            counters: Arc::default(),
             beside: BTreeMap::new(),
             may_force: random.random_range(0..4) == 0,
             random,
@@ -168,7 +171,7 @@ impl Night {
             write: Arc::new(|_, _| Box::pin(async { None })),
             sessions: Sessions { busy, quiet },
         };
-        let means = Means { wanted, local, look, perform };
+        let means = Means { wanted, local, look, perform, counters: self.counters.clone() };
         tasks.spawn(lead(handle.clone(), means));
         tasks.spawn(report(handle, eyes));
         for _ in 0..CLIENTS {
@@ -322,6 +325,10 @@ impl Night {
         self.check();
         if let Some(lost) = self.oracle.lost(&self.records) {
             self.fail(&lost);
+        }
+        let rejected: u64 = self.counters.totals().rejected.iter().sum();
+        if rejected > 0 {
+            self.fail(&format!("{rejected} decisions would have broken an invariant"));
         }
         let healed_after_ms = lock(&self.world).now_ms - since_ms;
         for name in NODES {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::clients::Records;
 use super::servers::{SERVERS, Shared};
+use crate::cluster::reason::Reason;
 use crate::cluster::right::WriteRight;
 use crate::cluster::state::{Administrative, ClusterState, FailoverKind, Stage};
 use crate::consensus::node::core::lock;
@@ -127,12 +128,11 @@ impl Oracle {
             self.learn(&applied.state, records);
         }
         if let Some(latest) = states.iter().max_by_key(|applied| applied.state.incidents().last_id()) {
-            self.recount(&latest.state);
             self.half_done(&latest.state);
+            self.recount(&latest.state);
         }
     }
 
-    /// What the log says has happened, for whoever looks at a night that failed.
     /// One that has half of another's data serves nobody, and whoever leads knows it.
     fn half_done(&self, state: &ClusterState) {
         let half_rewound: Vec<&str> = {
@@ -146,9 +146,13 @@ impl Oracle {
         }
     }
 
+    /// What the log says has happened, for whoever looks at a night that failed.
     fn recount(&self, state: &ClusterState) {
         let mut known = lock(&self.known);
         for incident in state.incidents().after(known.incident) {
+            if incident.reason == Reason::PlanRejected.code() {
+                self.violated(format!("a decision would have broken an invariant: {}", incident.text));
+            }
             let text = format!("  {}: {} ({})", incident.subject, incident.text, incident.reason);
             lock(&self.world).note(text);
         }

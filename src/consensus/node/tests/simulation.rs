@@ -187,6 +187,7 @@ impl Night {
             local: self.view.subscribe(),
             look: LookNow::default(),
             perform: Arc::new(|order| Box::pin(async move { Err(format!("nobody does {order:?}")) })),
+            counters: Arc::default(),
         };
         tasks.spawn(lead(handle.clone(), means));
         tasks.spawn(report(handle.clone(), eyes));
