@@ -11,7 +11,8 @@ use crate::consensus::node::core::lock;
 
 impl Night {
     pub(super) async fn fault(&mut self) {
-        match self.random.random_range(0..35) {
+        match self.random.random_range(0..37) {
+            35..=36 => self.the_heir_hangs().await,
             25..=28 => self.one_after_the_other().await,
             29 => self.two_in_a_row().await,
             0..=5 => self.fault_of_a_node().await,
@@ -145,6 +146,31 @@ impl Night {
             let calm = self.ms(0, 3_000);
             self.pass(Duration::from_millis(calm)).await;
         }
+    }
+
+    /// The primary is lost, and the one that was named hangs, with orders to promote on their way, until about when another
+    /// one is named.
+    async fn the_heir_hangs(&mut self) {
+        let Some(primary) = self.oracle.primary() else { return };
+        lock(&self.world).note(format!("{} is lost, and its heir hangs", SERVERS[primary]));
+        let (away_ms, late_ms, hangs_ms) = (self.ms(1_000, 9_000), self.ms(0, 300), self.ms(9_000, 16_000));
+        {
+            let mut world = lock(&self.world);
+            world.road_late_ms = late_ms;
+            world.crash(primary, true);
+            world.servers[primary].restart_at_ms = Some(world.now_ms + away_ms);
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.oracle.primary() == Some(primary) && Instant::now() < deadline {
+            self.pass(WATCH_EVERY).await;
+        }
+        let sent = Duration::from_millis(self.ms(0, 2 * late_ms + 20));
+        self.pass(sent).await;
+        if let Some(heir) = self.oracle.primary().filter(|heir| *heir != primary) {
+            lock(&self.world).freeze(heir, hangs_ms);
+            self.pass(Duration::from_millis(hangs_ms + 500)).await;
+        }
+        lock(&self.world).road_late_ms = 0;
     }
 
     /// From these servers, and from all nodes if it is from all of them.
