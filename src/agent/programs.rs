@@ -66,7 +66,7 @@ impl Programs {
     }
 
     /// Ends what programs of the agent before this one have forked. They themselves end with their agent, and what
-    /// `pg_basebackup` forks to receive WAL notices that a while later; until then it would be in the way.
+    /// `pg_basebackup` forks to receive WAL does not notice: it would be in the way.
     pub fn end_leftovers(&self) {
         let marked = format!("{MARK}={}", self.mark);
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
