@@ -21,7 +21,7 @@ use super::{AdminState, Configured};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Accepted, Change, ClusterState};
 use crate::config::report::{Finding, Report};
-use crate::config::{self, Config, reload, shared};
+use crate::config::{self, Config, FailoverMode, reload, shared};
 use crate::consensus::lease::LeaseSettings;
 use crate::consensus::node::Order;
 
@@ -97,7 +97,7 @@ pub async fn apply(State(state): State<AdminState>, body: Bytes) -> Answer {
     let applied = cluster.handle.applied();
     let Checked { servers, restart } = check(&text, &configured, &applied.state)?;
     let version = expect_version.unwrap_or(applied.state.configuration().version());
-    let change = Change::ApplyConfiguration { version, text, servers: Some(servers) };
+    let change = Change::ApplyConfiguration { version, text, servers };
     let reason = Reason::ConfigurationApplied.code();
     Ok(applied_as(cluster.handle.propose(change, &cause.0, reason).await?, version, &restart))
 }
@@ -112,7 +112,7 @@ pub async fn roll_back(State(state): State<AdminState>, body: Bytes) -> Answer {
     // One that is not kept is refused by the log.
     let checked = configuration.get(to).map(|kept| check(&kept.text, &configured, &applied.state));
     let (servers, restart) = match checked.transpose()? {
-        Some(Checked { servers, restart }) => (Some(servers), restart),
+        Some(Checked { servers, restart }) => (servers, restart),
         None => (None, Vec::new()),
     };
     let version = configuration.version();
@@ -131,7 +131,8 @@ pub(super) fn applied_as(accepted: Accepted, before: u64, restart: &[String]) ->
 
 /// A text that can be the cluster's configuration.
 pub(super) struct Checked {
-    pub servers: Vec<String>,
+    /// None: they are found, and are not for the text to say.
+    pub servers: Option<Vec<String>>,
     /// The keys that would wait for a restart of this node.
     pub restart: Vec<String>,
 }
@@ -139,7 +140,8 @@ pub(super) struct Checked {
 pub(super) fn check(text: &str, configured: &Configured, state: &ClusterState) -> Result<Checked, Refused> {
     let (new, _) = config::file::parse(text, &configured.path, 1).map_err(|report| problems(&report))?;
     fits(&new, &configured.in_force, state).map_err(Refused::unacceptable)?;
-    let servers = new.servers.iter().map(|server| server.id.clone()).collect();
+    let named = || new.servers.iter().map(|server| server.id.clone()).collect();
+    let servers = (new.failover.mode != FailoverMode::Aurora).then(named);
     let next = shared::in_force(&configured.local, new);
     let changes = reload::diff(&configured.in_force, &next).into_iter();
     let restart = changes.filter(|change| !change.live).map(|change| change.key).collect();
@@ -163,6 +165,10 @@ fn fits(new: &Config, in_force: &Config, state: &ClusterState) -> Result<(), Str
     }
     let successor = state.failover().and_then(|failover| failover.to.as_ref());
     let needed = state.primary().server.iter().chain(successor);
+    if new.failover.mode == FailoverMode::Aurora {
+        // Its servers are found, whatever the text names.
+        return Ok(());
+    }
     needed.into_iter().try_for_each(|id| reload::keeps_primary(&in_force.servers, &new.servers, id))
 }
 

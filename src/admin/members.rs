@@ -13,7 +13,7 @@ use super::{AdminState, Configured};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::Change;
 use crate::config::members::{self, NewServer};
-use crate::config::{self, Config, reload};
+use crate::config::{self, Config, FailoverMode, reload};
 
 #[derive(Debug, Deserialize)]
 pub struct Add {
@@ -66,6 +66,11 @@ async fn edit(
 ) -> Answer {
     let handle = &state.in_cluster()?.handle;
     let configured = state.configured.borrow().clone();
+    if configured.in_force.failover.mode == FailoverMode::Aurora {
+        return Err(Refused::conflict(format!(
+            "Aurora itself says which instances there are: {id} comes and goes with its instance, not by order"
+        )));
+    }
     let applied = handle.applied();
     let current = applied.state.configuration().current();
     let current = current.ok_or_else(|| Refused::not_now("the cluster has no configuration yet"))?;
@@ -79,7 +84,7 @@ async fn edit(
         return Err(by_hand(id));
     }
     let version = current.version;
-    let change = Change::ApplyConfiguration { version, text, servers: Some(servers) };
+    let change = Change::ApplyConfiguration { version, text, servers };
     let reason = Reason::ConfigurationApplied.code();
     Ok(applied_as(handle.propose(change, cause, reason).await?, version, &restart))
 }

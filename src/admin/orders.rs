@@ -17,7 +17,7 @@ use crate::cluster::model::View;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Change, ClusterState, FailoverKind, Stage};
 use crate::cluster::sync_set::SyncSet;
-use crate::config::{self, FailoverMode, Replication};
+use crate::config::{self, Replication};
 use crate::topology::{Health, Role};
 
 #[derive(Debug, Deserialize)]
@@ -125,9 +125,7 @@ pub(super) fn may_begin(
     kind: FailoverKind,
     to: Option<&str>,
 ) -> Result<String, String> {
-    if config.failover.mode == FailoverMode::Off {
-        return Err("failover.mode is \"off\" in the configuration: komainu promotes nothing".to_owned());
-    }
+    config.failover.mode.refusal().map_or(Ok(()), Err)?;
     let primary = state.primary();
     let settled = primary.stage == Stage::Confirmed || kind == FailoverKind::Forced;
     let from = primary.server.clone().filter(|_| settled);
@@ -186,6 +184,13 @@ pub async fn administrative(State(state): State<AdminState>, body: Bytes) -> Ans
             server.order_reason
         )));
     }
+    let is_writer = applied.state.primary().server.as_deref() == Some(&*id);
+    if is_writer
+        && !matches!(ordered, Ordered::Attached)
+        && let Some(refusal) = managed(&state)
+    {
+        return Err(Refused::conflict(format!("{id} is the writer, which is never detached. {refusal}")));
+    }
     let (wanted, reason) = match ordered {
         Ordered::Attached => (Administrative::Attached, Reason::AttachOrdered),
         Ordered::Draining => (Administrative::Draining, Reason::Draining),
@@ -215,6 +220,12 @@ pub async fn pause_servers(State(state): State<AdminState>, body: Bytes) -> Answ
         handle.propose(change, &cause, reason.code()).await?;
     }
     Ok(Json(json!({ "servers": servers, "paused": paused })).into_response())
+}
+
+/// Why it is not komainu that replaces a writer, where AWS does.
+fn managed(state: &AdminState) -> Option<String> {
+    let mode = state.configured.borrow().in_force.failover.mode;
+    mode.refusal().filter(|_| mode.is_managed())
 }
 
 fn no_server(state: &ClusterState, id: &str) -> Refused {

@@ -16,7 +16,7 @@ use super::refused::Refused;
 use crate::cluster::model::{Facts, View};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Accepted, Change, ClusterState, Stage};
-use crate::config::{Config, FailoverMode};
+use crate::config::Config;
 
 #[derive(Debug, Deserialize)]
 pub struct Order {
@@ -58,11 +58,7 @@ fn may_recover(
     id: &str,
     rebuild: bool,
 ) -> Result<(), String> {
-    if config.failover.mode == FailoverMode::Off {
-        return Err(
-            "failover.mode is \"off\" in the configuration: komainu does nothing to servers".to_owned()
-        );
-    }
+    config.failover.mode.refusal().map_or(Ok(()), Err)?;
     let known: Vec<&str> = config.servers.iter().map(|server| server.id.as_str()).collect();
     let server = config.servers.iter().find(|server| server.id == id);
     let server = server.ok_or_else(|| format!("there is no server {id}; there are: {}", known.join(", ")))?;

@@ -16,7 +16,7 @@ use super::refused::Refused;
 use crate::cluster::model::View;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Accepted, Administrative, Change, ClusterState, Stage, ToRestart};
-use crate::config::{Config, FailoverMode, Replication};
+use crate::config::{Config, Replication};
 
 #[derive(Debug, Deserialize)]
 pub struct Order {
@@ -66,11 +66,7 @@ fn to_restart(
     view: &View,
     id: Option<&str>,
 ) -> Result<Vec<ToRestart>, String> {
-    if config.failover.mode == FailoverMode::Off {
-        return Err(
-            "failover.mode is \"off\" in the configuration: komainu does nothing to servers".to_owned()
-        );
-    }
+    config.failover.mode.refusal().map_or(Ok(()), Err)?;
     let primary = state.primary();
     let settled = primary.stage == Stage::Confirmed && state.failover().is_none();
     let primary = primary.server.as_deref().filter(|_| settled);

@@ -38,6 +38,8 @@ pub struct CancelAddress {
 #[repr(u8)]
 pub enum OwnStatement {
     Floor,
+    /// The same of Aurora.
+    VolumeFloor,
     Settings,
     Pins,
     Apply,
@@ -53,6 +55,7 @@ impl OwnStatement {
     fn name(self) -> &'static [u8] {
         match self {
             OwnStatement::Floor => b"_kq_floor",
+            OwnStatement::VolumeFloor => b"_kq_volume_floor",
             OwnStatement::Settings => b"_kq_settings",
             OwnStatement::Pins => b"_kq_pins",
             OwnStatement::Apply => b"_kq_apply",
@@ -67,6 +70,11 @@ impl OwnStatement {
             // The insert position, not the write position: with synchronous_commit = off a commit is
             // acknowledged before it is written, and the write position is then too low.
             OwnStatement::Floor => b"SELECT pg_catalog.pg_current_wal_insert_lsn()",
+            // What has been acknowledged is durable there.
+            OwnStatement::VolumeFloor => {
+                b"SELECT durable_lsn FROM pg_catalog.aurora_replica_status() \
+                  WHERE session_id OPERATOR(pg_catalog.=) 'MASTER_SESSION_ID'"
+            }
             OwnStatement::Settings => {
                 b"SELECT name, setting FROM pg_catalog.pg_settings \
                   WHERE source OPERATOR(pg_catalog.=) 'session' \
@@ -166,6 +174,8 @@ pub struct ServerConn {
     pub expected: ExpectedReplies,
     pub status: TransactionStatus,
     pub reported: Arc<Reported>,
+    /// As the server last reported it, from PostgreSQL 14 on: it is no primary, whatever its name led to.
+    pub in_hot_standby: bool,
     pub settings: Arc<Settings>,
     pub known: KnownStatements,
     /// Which unnamed statement the server has; see `session::Unnamed`.
@@ -286,10 +296,10 @@ impl ServerConn {
             match header.tag {
                 b'S' => {
                     let message = &self.input.bytes()[HEADER_LEN..header.len];
-                    if let Some((name, value)) = parameter_status(message)
-                        && name != IN_HOT_STANDBY
-                    {
-                        report(&mut self.reported, name, value);
+                    match parameter_status(message) {
+                        Some((IN_HOT_STANDBY, value)) => self.in_hot_standby = value == "on",
+                        Some((name, value)) => drop(report(&mut self.reported, name, value)),
+                        None => {}
                     }
                 }
                 b'N' | b'A' => {}
@@ -335,9 +345,11 @@ pub struct NewConn {
 impl From<NewConn> for ServerConn {
     fn from(new: NewConn) -> Self {
         let mut reported = Reported::default();
+        let mut in_hot_standby = false;
         for (name, value) in &new.parameters {
-            if name != IN_HOT_STANDBY {
-                reported.set(name, value);
+            match name == IN_HOT_STANDBY {
+                true => in_hot_standby = value == "on",
+                false => drop(reported.set(name, value)),
             }
         }
         ServerConn {
@@ -348,6 +360,7 @@ impl From<NewConn> for ServerConn {
             expected: ExpectedReplies::default(),
             status: TransactionStatus::Idle,
             reported: Arc::new(reported),
+            in_hot_standby,
             settings: Arc::default(),
             known: KnownStatements::new(new.max_prepared_statements, new.max_prepared_bytes),
             unnamed: None,

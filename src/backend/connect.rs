@@ -162,7 +162,8 @@ fn other_encryption_may_help(error: &ConnectError) -> bool {
 }
 
 async fn open(target: &ConnectTarget, encryption: Encryption) -> Result<Stream, ConnectError> {
-    let stream = dial(&target.host, target.port).await.map_err(ConnectError::Unreachable)?;
+    let stream =
+        dial(&target.host, target.port, target.tls.names()).await.map_err(ConnectError::Unreachable)?;
     match stream {
         // As libpq: `sslmode` says nothing about Unix sockets.
         Stream::Tcp(tcp) if encryption != Encryption::Plain => negotiate(target, encryption, tcp).await,

@@ -6,6 +6,7 @@
 //! Invariant: a connection that owes a reply is never asked anything else.
 
 use std::io;
+use std::net::SocketAddr;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -99,6 +100,11 @@ impl ControlConnection {
         startup_parameters: &[(&str, &str)],
     ) -> Result<Self, ConnectError> {
         connect(target, login, startup_parameters).await.map(Self::from)
+    }
+
+    /// Whom it leads to; none over a Unix socket, or once it is broken.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.stream.peer_address()
     }
 
     /// Whether it can be asked again.

@@ -91,7 +91,8 @@ fn usable(local: &View, state: &ClusterState, holds: bool) -> Result<ServerIndex
         return Err(Reason::PrimaryDown);
     }
     if detail.says != Role::Primary {
-        return Err(Reason::PrimaryDemoted);
+        let read_only = detail.reason.filter(|reason| *reason == Reason::PrimaryReadOnly);
+        return Err(read_only.unwrap_or(Reason::PrimaryDemoted));
     }
     if server.role != Role::Primary || server.timeline != primary.timeline {
         return Err(detail.reason.or(local.no_primary).unwrap_or(Reason::NotNamed));

@@ -153,7 +153,11 @@ pub fn decide(situation: &Situation<'_>) -> Plan {
     let state = situation.state;
     if !state.servers().keys().eq(sorted(situation.servers)) {
         let change = Change::SetServers { servers: situation.servers.to_vec() };
-        steps.push(Step::new(change, Reason::ServersConfigured));
+        let reason = match situation.policy.failover.mode {
+            config::FailoverMode::Aurora => Reason::InstancesFound,
+            _ => Reason::ServersConfigured,
+        };
+        steps.push(Step::new(change, reason));
     }
     for fence in state.fences().iter().filter(|fence| !fence.passed && (situation.passed)(fence)) {
         let change = Change::PassFence { fenced: fence.fenced.clone(), epoch: fence.epoch };
@@ -238,7 +242,12 @@ impl Situation<'_> {
 
     /// Whether primaries are made by komainu.
     fn promotes(&self) -> bool {
-        self.policy.failover.mode != config::FailoverMode::Off
+        self.policy.failover.mode.promotes()
+    }
+
+    /// Whether they are made by AWS.
+    fn is_managed(&self) -> bool {
+        self.policy.failover.mode.is_managed()
     }
 
     /// Whether a commit is acknowledged only when standbys have it.

@@ -7,6 +7,7 @@
 
 pub mod act;
 pub mod agree;
+pub mod aurora;
 pub mod change;
 pub mod clock;
 pub mod conninfo;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::config;
 use crate::topology::{Admission, Health, Lsn, Register, Role, ServerIndex, ServerState, Snapshot};
 
+use super::aurora::Instances;
 use super::conninfo::Upstream;
 use super::lapses::Lapses;
 use super::reason::Reason;
@@ -20,6 +21,8 @@ pub struct Facts {
     pub asked_at_ms: u64,
     pub answered_at_ms: u64,
     pub in_recovery: bool,
+    /// Primary: it takes no writes, by its own configuration. Heeded where AWS makes primaries: it says so by that.
+    pub read_only: bool,
     pub timeline: u32,
     /// Primary: inserted so far. Standby: replayed so far.
     pub lsn: Lsn,
@@ -51,6 +54,8 @@ pub struct Facts {
     /// Primary: how its archiving fares, if it archives.
     pub archive: Option<Archive>,
     pub timeouts: ReplicationTimeouts,
+    /// Of Aurora: which instances there are, as it says. Positions are its volume's, then, and there is no timeline.
+    pub aurora: Option<Arc<Instances>>,
 }
 
 /// After how much silence on a replication connection its end gives it up; after half of that it asks the other end to
@@ -64,6 +69,20 @@ pub struct ReplicationTimeouts {
 }
 
 impl Facts {
+    /// What it says that it is.
+    pub fn says(&self) -> Role {
+        match self {
+            _ if self.in_recovery => Role::Standby,
+            _ if self.read_only => Role::Unknown,
+            _ => Role::Primary,
+        }
+    }
+
+    /// Whether it says of itself that it is the primary.
+    pub fn says_primary(&self) -> bool {
+        self.says() == Role::Primary
+    }
+
     /// How long it is by now since the last file was archived, as far as is known.
     pub fn archived_ms_ago(&self, now_ms: u64) -> Option<u64> {
         Some(self.archive.as_ref()?.age_ms? + now_ms.saturating_sub(self.answered_at_ms))
@@ -227,6 +246,8 @@ pub struct View {
     pub identity: Identity,
     /// Timeline of the last primary; one of a lower timeline is never taken again.
     pub timeline: u32,
+    /// When the last primary's postmaster was started, by its own clock.
+    pub primary_started_at_ms: u64,
     /// Where the last primary was last seen.
     pub primary_lsn: Lsn,
     /// When it was asked for that.

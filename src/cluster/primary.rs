@@ -25,6 +25,7 @@ pub fn next(previous: &View, observations: &[Observation], retries: u32, now_ms:
         snapshot: Snapshot { epoch: previous.snapshot.epoch, primary: None, servers: Vec::new() },
         identity,
         timeline: memory.timeline,
+        primary_started_at_ms: memory.primary_started_at_ms,
         primary_lsn: memory.primary_lsn,
         primary_asked_at_ms: memory.primary_asked_at_ms,
         no_primary: choice.err(),
@@ -35,6 +36,7 @@ pub fn next(previous: &View, observations: &[Observation], retries: u32, now_ms:
         view.snapshot.primary = Some(at(previous, index));
         view.snapshot.epoch = epoch(previous, index, facts);
         view.timeline = facts.timeline;
+        view.primary_started_at_ms = facts.started_at_ms;
         view.primary_lsn = facts.lsn;
         view.primary_asked_at_ms = facts.asked_at_ms;
     }
@@ -112,11 +114,15 @@ fn choose(
         })
     };
     let current = previous.snapshot.primary.and_then(|index| previous.snapshot.position(index));
-    let highest = members().filter(|(_, f)| !f.in_recovery).map(|(_, f)| f.timeline).max();
+    let highest = members().filter(|(_, f)| f.says_primary()).map(|(_, f)| f.timeline).max();
     let claimants: Vec<usize> = members()
-        .filter(|(_, facts)| !facts.in_recovery && Some(facts.timeline) == highest)
+        .filter(|(_, facts)| facts.says_primary() && Some(facts.timeline) == highest)
         .map(|(index, _)| index)
         .collect();
+    // Where no timeline tells the later one from the earlier, nobody is right until one of them says otherwise.
+    if claimants.len() > 1 && members().any(|(_, facts)| facts.aurora.is_some()) {
+        return Err(Reason::TwoPrimaries);
+    }
     // Lower than it was: at the primary's address somebody else answers now.
     let current_stays = highest >= Some(last_timeline);
     if let Some(current) = current.filter(|index| current_stays && claimants.contains(index)) {
@@ -134,6 +140,9 @@ fn choose(
         }
         [] => Err(match current {
             Some(index) if observations[index].is_down(retries) => Reason::PrimaryDown,
+            Some(index) if observations[index].facts.as_ref().is_some_and(|f| f.read_only) => {
+                Reason::PrimaryReadOnly
+            }
             Some(index) if observations[index].facts.as_ref().is_some_and(|f| f.in_recovery) => {
                 Reason::PrimaryDemoted
             }
@@ -143,7 +152,7 @@ fn choose(
                 Reason::SystemIdentifiersDiffer
             }
             // The reason it was lost for stays until there is another one.
-            None if matches!(previous.no_primary, Some(Reason::PrimaryDown | Reason::PrimaryDemoted)) => {
+            None if previous.no_primary.is_some_and(is_a_loss) => {
                 previous.no_primary.unwrap_or(Reason::NoPrimary)
             }
             _ => Reason::NoPrimary,
@@ -152,12 +161,18 @@ fn choose(
     }
 }
 
-/// Raised whenever what the last epoch promised may not hold: another server, another timeline, or a
-/// log that became shorter because the server crashed before it had written all of it.
+fn is_a_loss(reason: Reason) -> bool {
+    matches!(reason, Reason::PrimaryDown | Reason::PrimaryDemoted | Reason::PrimaryReadOnly)
+}
+
+/// Raised whenever what the last epoch promised may not hold: another server, another timeline, a server that was
+/// started since, which may be another one at the same name, or a log that became shorter because the server crashed
+/// before it had written all of it.
 fn epoch(previous: &View, index: usize, facts: &Facts) -> Epoch {
     let epoch = previous.snapshot.epoch;
     let same = previous.snapshot.primary == Some(at(previous, index))
         && previous.timeline == facts.timeline
+        && previous.primary_started_at_ms == facts.started_at_ms
         && previous.primary_lsn <= facts.lsn;
     if same { epoch } else { Epoch(epoch.0 + 1) }
 }
@@ -193,6 +208,7 @@ fn judge(
         None => Some(Reason::SystemIdentifiersDiffer),
         Some(identifier) if identifier != facts.system_identifier => Some(Reason::WrongSystemIdentifier),
         Some(_) if is_primary => None,
+        Some(_) if facts.read_only => Some(Reason::PrimaryReadOnly),
         Some(_) if !facts.in_recovery => Some(match (view.snapshot.primary, view.no_primary) {
             (None, Some(reason)) => reason,
             _ if facts.timeline < view.timeline => Reason::OldPrimary,
@@ -226,7 +242,7 @@ fn describe(
         state.timeline = facts.timeline;
         state.lsn = facts.lsn;
         state.observed_at_ms = facts.asked_at_ms;
-        let follows = role == Role::Standby && view.timeline != 0;
+        let follows = role == Role::Standby && view.timeline != 0 && facts.aurora.is_none();
         // Without a primary the last one's position still is what a standby lacks at least.
         state.lag_bytes = follows.then(|| lag(facts, view.primary_lsn));
         state.lag_ms = if role == Role::Standby { lag_ms(facts, view) } else { None };
@@ -241,16 +257,15 @@ fn describe(
     let receiver = facts.filter(|_| is_ours).and_then(|facts| facts.receiver.as_ref());
     let detail = Detail {
         reason,
-        says: facts.filter(|_| health == Health::Up).map_or(Role::Unknown, |facts| match facts.in_recovery {
-            true => Role::Standby,
-            false => Role::Primary,
-        }),
+        says: facts.filter(|_| health == Health::Up).map_or(Role::Unknown, Facts::says),
         since_ms: if unchanged { before_detail.since_ms } else { now_ms },
         system_identifier: facts.map(|facts| facts.system_identifier),
         version: facts.map(|facts| facts.version),
         replication_state: receiver.map(|receiver| receiver.status.clone()).or_else(|| {
             // It has nobody to receive from.
-            let reads_archive = facts.is_some_and(|facts| role == Role::Standby && facts.upstream.is_none());
+            let reads_archive = facts.is_some_and(|facts| {
+                role == Role::Standby && facts.upstream.is_none() && facts.aurora.is_none()
+            });
             reads_archive.then(|| "archive".to_owned())
         }),
         sync_state: receiver.and_then(|receiver| {
@@ -276,6 +291,10 @@ fn lag(standby: &Facts, primary: Lsn) -> u64 {
 /// What has replayed all that the primary had at some time is no further behind than that time, even
 /// if it has lost its primary and its last transaction is a day old.
 fn lag_ms(standby: &Facts, view: &View) -> Option<u64> {
+    if standby.aurora.is_some() {
+        // What a position there proves of another instance's is not for us to say.
+        return standby.replay_lag_ms;
+    }
     let since = standby.answered_at_ms.saturating_sub(view.primary_asked_at_ms);
     let bound = (view.timeline != 0 && standby.lsn >= view.primary_lsn).then_some(since);
     match (standby.replay_lag_ms, bound) {

@@ -50,6 +50,7 @@ reasons! {
     NoPrimary "no_primary" "no server says that it is the primary";
     PrimaryDown "primary_down" "the primary does not answer";
     PrimaryDemoted "primary_demoted" "the primary says that it is a standby now";
+    PrimaryReadOnly "primary_read_only" "the server is a primary, but takes no writes by its own configuration";
     NoLease "no_lease" "this node has no lease: it may not act for the cluster";
     Fenced "fenced" "the primary's epoch has been ended and the next one has not begun";
     NotNamed "not_named" "the cluster has not named a primary yet";
@@ -61,8 +62,11 @@ reasons! {
     Quarantined "quarantined" "the server is quarantined: what it holds is not trusted";
     ClusterCreated "cluster_created" "the cluster was created";
     ServersConfigured "servers_configured" "the servers of the configuration have changed";
+    InstancesFound "instances_found" "Aurora says that there are other instances than before";
     PrimaryFound "primary_found" "most voters hear this server say that it is the primary";
     PromotedElsewhere "promoted_elsewhere" "most voters hear another server, of a later timeline, say that it is the primary";
+    WriterMoved "writer_moved" "most voters hear another server say that it is the writer, and the one before no more";
+    WriterReplaced "writer_replaced" "the writer was started anew, or another server answers at its name";
     AttachOrdered "attach_ordered" "an operator ordered that the server is used";
     ResumeOrdered "resume_ordered" "an operator ordered that what waits for the server goes on";
     SynchronousSet "synchronous_set" "the set of standbys that acknowledge commits follows the servers that are there";

@@ -165,7 +165,9 @@ impl ClusterState {
                     return Err(Refusal::NoVoter { id: command.node.clone() });
                 }
                 let report = Report { claim: *claim, reason: command.reason.clone(), at_ms };
-                self.servers.report(&command.node, server, report, &self.members)
+                let reported = self.servers.report(&command.node, server, report, &self.members)?;
+                self.ownership.note_life(server, self.servers.get(server)?.life(&self.members));
+                Ok(reported)
             }
             Change::ForgetReports { node } => {
                 self.forget(node, at_ms);
@@ -245,7 +247,9 @@ impl ClusterState {
             Change::ConfirmPrimary { epoch, timeline } => {
                 let done = self.ownership.confirm_primary(*epoch, *timeline)?;
                 let failover = self.failovers.end();
-                let server = self.ownership.expect_primary(*epoch)?;
+                let server = self.ownership.expect_primary(*epoch)?.to_owned();
+                self.ownership.note_life(&server, self.servers.get(&server)?.life(&self.members));
+                let server = &*server;
                 self.hooks.confirmed(command, *epoch, server, failover);
                 Ok(done)
             }

@@ -9,10 +9,10 @@ use komainu_escalation::{AwsSettings, EndpointSettings};
 
 use super::document::{Document, Table};
 use super::{
-    Admin, Agent, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Endpoint,
-    Failover, FailoverMode, FenceHost, Health, Hooks, Limits, Listen, Log, LogFormat, Node, Pool, PoolLimits,
-    PoolMode, PoolOverride, Preference, Replication, Scheduling, Server, ServerPassword, ServerTls,
-    ServerUser, Split, SslMode, SyncMode,
+    Admin, Agent, Aurora, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Dns,
+    Endpoint, Failover, FailoverMode, FenceHost, Health, Hooks, Limits, Listen, Log, LogFormat, Node, Pool,
+    PoolLimits, PoolMode, PoolOverride, Preference, Replication, Scheduling, Server, ServerPassword,
+    ServerTls, ServerUser, Split, SslMode, SyncMode,
 };
 use crate::consensus::lease::LeaseSettings;
 
@@ -22,7 +22,7 @@ pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Confi
         listen: listen(document.table("listen"), directory),
         admin: admin(document.table("admin"), directory),
         log: log(document.table("log"), directory),
-        limits: limits(document.table("limits")),
+        limits: limits(document.table("limits"), failover_mode(document.table("failover"))),
         client_tls: client_tls(document.table("client_tls"), directory),
         server_tls: server_tls(document.table("server_tls"), directory),
         auth: auth(document, directory),
@@ -43,6 +43,11 @@ pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Confi
         cluster: cluster(document, directory),
         endpoints: document.list("endpoint").iter().filter_map(endpoint).collect(),
         aws: aws(document.table("aws")),
+        aurora: document.optional("aurora").map(|table| Aurora {
+            instance_endpoint: table.text("instance_endpoint"),
+            session_window_ms: table.u64("session_window_ms"),
+        }),
+        dns: Dns { servers: document.table("dns").addresses("servers") },
     }
 }
 
@@ -85,14 +90,14 @@ fn log(table: &Table, directory: &Path) -> Log {
     }
 }
 
-fn limits(table: &Table) -> Limits {
+fn limits(table: &Table, mode: FailoverMode) -> Limits {
     Limits {
         max_client_connections: table.usize("max_client_connections"),
         max_unauthenticated_per_address: table.usize("max_unauthenticated_per_address"),
         startup_timeout_ms: table.u64("startup_timeout_ms"),
         client_idle_timeout_ms: table.u64("client_idle_timeout_ms"),
         idle_in_transaction_timeout_ms: table.u64("idle_in_transaction_timeout_ms"),
-        hold_timeout_ms: table.u64("hold_timeout_ms"),
+        hold_timeout_ms: table.number("hold_timeout_ms").unwrap_or(mode.hold_timeout_ms()),
         max_held_clients: match table.has("max_held_clients") {
             true => table.usize("max_held_clients"),
             false => table.usize("max_client_connections"),
@@ -272,12 +277,18 @@ fn agent(table: &Table, directory: &Path) -> Agent {
     }
 }
 
+fn failover_mode(table: &Table) -> FailoverMode {
+    match table.text("mode").as_str() {
+        "streaming" => FailoverMode::Streaming,
+        "rds" => FailoverMode::Rds,
+        "aurora" => FailoverMode::Aurora,
+        _ => FailoverMode::Off,
+    }
+}
+
 fn failover(table: &Table, directory: &Path) -> Failover {
     Failover {
-        mode: match table.text("mode").as_str() {
-            "streaming" => FailoverMode::Streaming,
-            _ => FailoverMode::Off,
-        },
+        mode: failover_mode(table),
         automatic: table.bool("automatic"),
         user: table.text("user"),
         password_file: path(table, "password_file", directory),

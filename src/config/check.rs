@@ -5,6 +5,7 @@
 
 mod cluster;
 mod failover;
+mod managed;
 mod server_users;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,7 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
     preferences(document, config, findings);
     cluster::check(document, config, findings);
     failover::check(document, config, findings);
+    managed::aurora(document, config, findings);
     server_users::check(document, config, findings);
 }
 

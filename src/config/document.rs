@@ -182,6 +182,11 @@ impl Table {
         self.values.contains_key(name)
     }
 
+    /// The keys that the file gives good values.
+    pub(super) fn written(&self) -> impl Iterator<Item = &'static str> {
+        self.values.keys().copied()
+    }
+
     /// Whether the file gives it a bad one: what follows from it is not worth a complaint.
     pub(super) fn is_bad(&self, name: &str) -> bool {
         self.bad.contains(name)

@@ -12,7 +12,7 @@ pub const SMALLEST: &str = "[listen]\naddresses = ['127.0.0.1:1']\n\
     [auth]\nhba_file = 'hba'\nuser_file = 'users'\n[[server]]\nid = 's1'\nhost = 'db1'\n";
 
 /// What is not there by default, or cannot be.
-const MORE: &str = "[auth.query]\nuser = 'q'\n[agent]\ndata_directory = '/d'\n[cluster]\nname = 'shop'\n\
+const MORE: &str = "[auth.query]\nuser = 'q'\n[agent]\ndata_directory = '/d'\n[aurora]\ninstance_endpoint = '?.a'\n[cluster]\nname = 'shop'\n\
     [[node]]\nid = 'n1'\nhost = 'h1'\nport = 7401\nlisten = '127.0.0.1:7401'\n\
     [[node]]\nid = 'n2'\nhost = 'h2'\nport = 7402\n[[node]]\nid = 'n3'\nhost = 'h3'\nport = 7403\n";
 
@@ -57,6 +57,8 @@ const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
     [[node]]\nid = 'n2'\nhost = 'h2'\nport = 7402\n[[node]]\nid = 'n3'\nhost = 'h3'\nport = 7403\n\
     [[server_user]]\nname = 'app'\nsecret_arn = 'arn:aws:secretsmanager:eu-central-1:1:secret:app'\n\
     [[endpoint]]\nname = 'app'\nmethod.elastic-ip = { allocation_id = 'eipalloc-1' }\n\
+    [aurora]\ninstance_endpoint = '?.b'\nsession_window_ms = 9\n\
+    [dns]\nservers = ['127.0.0.1:5']\n\
     [aws]\nregion = 'eu-central-1'\nendpoint_url = 'http://a'\nroute53_endpoint_url = 'http://b'\n\
     metadata_endpoint = 'http://c'\nattempt_timeout_ms = 9\nconnect_timeout_ms = 9\n";
 

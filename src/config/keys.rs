@@ -102,6 +102,11 @@ pub struct Section {
 
 impl Section {
     pub fn key(&self, name: &str) -> Option<&'static Key> {
+        let name = match name {
+            // As Pgpool-II has called it.
+            "ALWAYS_PRIMARY" | "ALWAYS_MASTER" => "always_primary",
+            name => name,
+        };
         self.keys.iter().find(|key| key.name == name)
     }
 
@@ -200,6 +205,8 @@ mod tests {
     fn keys_are_found_by_their_names() {
         assert_eq!(key("pool.override.size").map(|key| key.default), Some(Preset::As("pool.size")));
         assert_eq!(key("workers").map(|key| (key.live, key.scope)), Some((false, Scope::Node)));
+        assert_eq!(key("server.ALWAYS_MASTER").map(|key| key.name), Some("always_primary"));
+        assert!(key("pool.ALWAYS_MASTER").is_none());
         assert!(key("pool.sise").is_none() && key("size").is_none());
     }
 }

@@ -10,6 +10,7 @@ mod check;
 mod document;
 #[cfg(test)]
 mod every_key;
+pub mod failover_mode;
 pub mod file;
 pub mod keys;
 pub mod members;
@@ -28,6 +29,7 @@ use komainu_escalation::program::ProgramSettings;
 use crate::consensus::lease::LeaseSettings;
 
 pub use certificates::CertificateFile;
+pub use failover_mode::FailoverMode;
 pub use file::load;
 pub use this_node::{NodeError, this_node};
 
@@ -61,6 +63,32 @@ pub struct Config {
     /// None without a cluster, which says who owns them.
     pub endpoints: Vec<Endpoint>,
     pub aws: komainu_escalation::AwsSettings,
+    pub dns: Dns,
+    /// None: the servers are those of the configuration.
+    pub aurora: Option<Aurora>,
+}
+
+/// How the instances of an Aurora cluster are reached, and what is made of their lag.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Aurora {
+    /// With a `?` where the instance's name is.
+    pub instance_endpoint: String,
+    /// After a write a session reads from the writer for this long.
+    pub session_window_ms: u64,
+}
+
+impl Aurora {
+    /// Of the instance of that name.
+    pub fn endpoint(&self, instance: &str) -> String {
+        self.instance_endpoint.replace('?', instance)
+    }
+}
+
+/// Whom the servers' names are asked of.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Dns {
+    /// None: the system's resolver.
+    pub servers: Vec<SocketAddr>,
 }
 
 /// Of the threads that serve clients.
@@ -125,7 +153,7 @@ pub struct Limits {
     pub client_idle_timeout_ms: u64,
     /// A client idle inside a transaction for longer is ended (25P03). 0: never.
     pub idle_in_transaction_timeout_ms: u64,
-    /// How long a request or a login waits for a primary.
+    /// How long a request or a login waits for a primary; the default follows `failover.mode`.
     pub hold_timeout_ms: u64,
     /// Clients that may wait for one at a time.
     pub max_held_clients: usize,
@@ -322,7 +350,7 @@ pub struct Server {
     pub zone: Option<String>,
     /// Never a candidate.
     pub disallow_failover: bool,
-    /// Nothing else is ever promoted.
+    /// Nothing else is ever promoted. Where AWS makes the writer, that is so of whichever server it is.
     pub always_primary: bool,
     pub replication: Replication,
     /// `host:port` of the agent beside it.
@@ -376,14 +404,6 @@ pub struct Agent {
     pub rewind_user: Option<String>,
     pub rewind_database: String,
     pub keep_replaced_directory: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailoverMode {
-    /// The primary is whoever says so.
-    Off,
-    /// The primary is whom komainu promoted.
-    Streaming,
 }
 
 /// Whether the host of a lost primary is stopped.

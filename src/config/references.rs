@@ -16,7 +16,7 @@ use rustls::{InconsistentKeys, RootCertStore};
 use super::document::Document;
 use super::file::read_text;
 use super::report::Findings;
-use super::{ClientTlsMode, Config, FailoverMode};
+use super::{ClientTlsMode, Config};
 use crate::admin::token::Token;
 use crate::client::hba::{AddressMatch, ClientCert, Hba, Method, Rule, Scope};
 use crate::client::userfile::{Secret, UserFile};
@@ -87,7 +87,7 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
         if !aws_has(&config.health.user) {
             health_user(document, config, &users, findings);
         }
-        if config.failover.mode != FailoverMode::Off && !aws_has(&config.failover.user) {
+        if config.failover.mode.promotes() && !aws_has(&config.failover.user) {
             operating_user(document, config, &users, findings);
         }
     }

@@ -9,8 +9,8 @@ use komainu_escalation::AwsSettings;
 
 use super::keys::{self, Scope};
 use super::{
-    Admin, Agent, Auth, AuthQuery, ClientTls, Cluster, Config, Failover, Health, Hooks, Limits, Listen, Log,
-    Node, Pool, PoolLimits, Server, ServerTls, Split,
+    Admin, Agent, Aurora, Auth, AuthQuery, ClientTls, Cluster, Config, Dns, Failover, Health, Hooks, Limits,
+    Listen, Log, Node, Pool, PoolLimits, Server, ServerTls, Split,
 };
 use crate::consensus::lease::LeaseSettings;
 
@@ -51,6 +51,8 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         cluster: _,
         endpoints: _,
         aws: _,
+        dns: _,
+        aurora: _,
     } = old;
     changed(&mut changes, "zone", zone, &new.zone);
     changed(&mut changes, "workers", workers, &new.workers);
@@ -76,6 +78,11 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     cluster(&mut changes, old.cluster.as_ref(), new.cluster.as_ref());
     endpoints(&mut changes, old, new);
     aws(&mut changes, &old.aws, &new.aws);
+    dns(&mut changes, &old.dns, &new.dns);
+    match (&old.aurora, &new.aurora) {
+        (Some(old), Some(new)) => aurora(&mut changes, old, new),
+        (old, new) => changed(&mut changes, "aurora", old, new),
+    }
     changes
 }
 
@@ -201,6 +208,8 @@ compare!(cluster_keys, Cluster, "cluster", [name, directory, pki_directory], not
 compare!(lease, LeaseSettings, "cluster", [
     heartbeat_ms, lease_ms, drift_margin_ms, election_timeout_min_ms, election_timeout_max_ms
 ], not keys: []);
+compare!(aurora, Aurora, "aurora", [instance_endpoint, session_window_ms], not keys: []);
+compare!(dns, Dns, "dns", [servers], not keys: []);
 compare!(aws, AwsSettings, "aws", [
     region, endpoint_url, route53_endpoint_url, metadata_endpoint, attempt_timeout_ms, connect_timeout_ms
 ], not keys: []);

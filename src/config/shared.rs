@@ -31,6 +31,8 @@ pub fn in_force(local: &Config, shared: Config) -> Config {
         hooks: _,
         endpoints: _,
         aws: _,
+        dns: _,
+        aurora: _,
     } = local;
     Config {
         zone: zone.clone(),

@@ -1,6 +1,6 @@
 //! Opens a connection to a host, by TCP or over a Unix socket.
 //!
-//! Owns name resolution, which happens at every call: after a failover the name means another
+//! Asks for the name's addresses at every call: after a failover the name means another
 //! server. Never speaks TLS or PostgreSQL, and has no deadline of its own: the caller drops the future.
 
 use std::io;
@@ -10,22 +10,20 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::names::Names;
 use super::{Stream, sockopt};
 
 /// An address gets this long before the next one is tried beside it. A caller's deadline is thus
 /// never eaten by one address that swallows packets, and a fast server never sees two connections.
 const HEAD_START: Duration = Duration::from_secs(1);
-/// A resolver may answer with any number of addresses.
-const MAX_ADDRESSES: usize = 8;
 
 /// Connects to `host`: a name, an address, or (it starts with `/`) the directory of a Unix socket.
-pub async fn dial(host: &str, port: u16) -> io::Result<Stream> {
+pub async fn dial(host: &str, port: u16, names: &Names) -> io::Result<Stream> {
     if host.starts_with('/') {
         let path = format!("{}/.s.PGSQL.{port}", host.trim_end_matches('/'));
         return UnixStream::connect(path).await.map(Stream::Unix);
     }
-    let addresses: Vec<SocketAddr> =
-        tokio::net::lookup_host((host, port)).await?.take(MAX_ADDRESSES).collect();
+    let addresses = names.resolve(host, port).await?;
     let tcp = first_to_connect(&addresses, HEAD_START).await?;
     sockopt::configure(&tcp)?;
     Ok(Stream::Tcp(tcp))
@@ -115,8 +113,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let _listener = UnixListener::bind(directory.path().join(".s.PGSQL.7777")).unwrap();
         for host in [format!("{}", directory.path().display()), format!("{}/", directory.path().display())] {
-            assert!(dial(&host, 7777).await.unwrap().is_unix());
+            assert!(dial(&host, 7777, &Names::default()).await.unwrap().is_unix());
         }
-        assert!(dial(directory.path().to_str().unwrap(), 7778).await.is_err());
+        assert!(dial(directory.path().to_str().unwrap(), 7778, &Names::default()).await.is_err());
     }
 }

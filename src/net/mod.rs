@@ -6,6 +6,7 @@ mod address;
 pub mod buffer;
 pub mod channel_binding;
 pub mod dial;
+pub mod names;
 pub mod sockopt;
 mod stream;
 pub mod tls;

@@ -3,6 +3,7 @@
 //! Invariant: `poll_read_ready` never reports "not ready" while TLS holds decrypted bytes back.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -24,6 +25,16 @@ pub enum Stream {
 impl Stream {
     pub fn is_tls(&self) -> bool {
         matches!(self, Stream::TlsAccepted(_) | Stream::TlsConnected(_))
+    }
+
+    /// Whom it leads to; none over a Unix socket, or once it is broken.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        match self {
+            Stream::Tcp(tcp) => tcp.peer_addr().ok(),
+            Stream::TlsAccepted(tls) => tls.get_ref().0.peer_addr().ok(),
+            Stream::TlsConnected(tls) => tls.get_ref().0.peer_addr().ok(),
+            Stream::Unix(_) => None,
+        }
     }
 
     pub fn is_unix(&self) -> bool {

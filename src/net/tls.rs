@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::Stream;
+use super::names::Names;
 use super::verify::{Authorities, Demand, ServerVerifier};
 use crate::config::{ClientTls, ClientTlsMode, ServerTls, SslMode};
 
@@ -109,8 +110,8 @@ impl ClientTlsContext {
     }
 }
 
-/// How TLS is spoken to servers. Equal to another if it was loaded from the same keys and files of the same
-/// contents.
+/// How servers are reached: whom their names are asked of, and how TLS is spoken to them. Equal to another if it asks the
+/// same and was loaded from the same keys and files of the same contents.
 #[derive(Clone)]
 pub struct ServerTlsContext {
     keys: ServerTls,
@@ -118,18 +119,28 @@ pub struct ServerTlsContext {
     contents: [u8; SHA256_OUTPUT_LEN],
     /// `None`: never.
     connector: Option<TlsConnector>,
+    names: Names,
 }
 
 impl PartialEq for ServerTlsContext {
     fn eq(&self, other: &Self) -> bool {
-        self.keys == other.keys && self.contents == other.contents
+        self.keys == other.keys && self.contents == other.contents && self.names == other.names
     }
 }
 
 impl ServerTlsContext {
     pub fn disabled() -> Self {
         let keys = ServerTls { mode: SslMode::Disable, ca_file: None, cert_file: None, key_file: None };
-        ServerTlsContext { keys, contents: [0; SHA256_OUTPUT_LEN], connector: None }
+        ServerTlsContext { keys, contents: [0; SHA256_OUTPUT_LEN], connector: None, names: Names::default() }
+    }
+
+    /// The same, with names asked of others.
+    pub fn asking(self, names: Names) -> Self {
+        ServerTlsContext { names, ..self }
+    }
+
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 
     pub fn load(keys: &ServerTls) -> Result<Self, TlsConfigError> {
@@ -160,7 +171,12 @@ impl ServerTlsContext {
         // PostgreSQL never resumes, and a resumed session would show no fresh proof of the key.
         config.resumption = Resumption::disabled();
         let connector = Some(TlsConnector::from(Arc::new(config)));
-        Ok(ServerTlsContext { contents: contents(keys)?, keys: keys.clone(), connector })
+        Ok(ServerTlsContext {
+            contents: contents(keys)?,
+            keys: keys.clone(),
+            connector,
+            names: Names::default(),
+        })
     }
 
     pub fn mode(&self) -> SslMode {

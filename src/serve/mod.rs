@@ -9,6 +9,7 @@ mod clients;
 mod clouds;
 mod cluster;
 mod configuration;
+mod discovery;
 mod ending;
 pub(crate) mod endpoints;
 mod hooks;
@@ -34,12 +35,14 @@ use crate::admin::control::{CONTROLS_WAITING, Reloaded, StopMode};
 use crate::admin::door::Door;
 use crate::admin::{self, AdminListener, AdminState, BindError, ClusterPages};
 use crate::clock;
+use crate::cluster::aurora::MAX_INSTANCES;
 use crate::cluster::observe::catalog::{CatalogSettings, CatalogSource};
 use crate::cluster::observe::credential::OwnLogin;
 use crate::cluster::observe::{Observer, Settings};
 use crate::cluster::operate::Operator;
 use crate::cluster::right::WriteRight;
-use crate::config::{self, Config};
+use crate::config::{self, Config, FailoverMode};
+use crate::net::names::Names;
 use crate::net::tls::{ServerTlsContext, TlsConfigError};
 use crate::pool::Pools;
 use crate::session::gateway::{Gateway, Parts};
@@ -69,6 +72,8 @@ pub enum ServeError {
     Access(#[from] AccessError),
     #[error("TLS to servers: {0}")]
     ServerTls(#[from] TlsConfigError),
+    #[error("name servers cannot be asked: {0}")]
+    Names(#[source] io::Error),
     #[error(transparent)]
     Node(#[from] MeError),
     #[error("{0}")]
@@ -96,7 +101,7 @@ pub fn run(path: &Path, who: &Who, debug: bool) -> Result<(), ServeError> {
     let config = configuration.in_force();
     let me = cluster::me(&config, who)?;
     raise_file_limit(
-        config.limits.max_client_connections + config.pool.max_server_connections * config.servers.len(),
+        config.limits.max_client_connections + config.pool.max_server_connections * most_servers(&config),
     );
     let scheduling = config.worker_scheduling;
     let runtime = match config.workers {
@@ -125,7 +130,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     // Signals first: one that comes while we start is not lost.
     let (control, controls) = mpsc::channel(CONTROLS_WAITING);
     let mut wishes = Wishes::new(controls)?;
-    let server_tls = Arc::new(ServerTlsContext::load(&config.server_tls)?);
+    let server_tls = Arc::new(how_to_reach(&config)?);
     let admin_listener = AdminListener::bind(&config.admin).await?;
     let door = admin_listener.door();
     let listening = Arc::new(AtomicBool::new(false));
@@ -159,6 +164,10 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
         Some(cluster) => (cluster.published.snapshot.clone(), cluster.published.view.clone()),
         None => (observer.snapshot.clone(), observer.view.clone()),
     };
+    let discovering = (config.failover.mode == FailoverMode::Aurora).then(|| {
+        let applied = cluster.as_ref().map(|cluster| cluster.handle().watch());
+        tokio::spawn(discovery::follow(observer.view.clone(), applied, observer.instances()))
+    });
     let catalogs = Arc::new(CatalogSource::new(CatalogSettings {
         snapshot: snapshot.clone(),
         own: observer.settings(),
@@ -287,6 +296,9 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
         hooks.abort();
     }
     admin.abort();
+    if let Some(discovering) = discovering {
+        discovering.abort();
+    }
     gateway.pools.retire_all();
     drop(cluster);
     tracing::info!("komainu has ended");
@@ -304,6 +316,11 @@ fn pages(cluster: &Cluster) -> ClusterPages {
     }
 }
 
+fn how_to_reach(config: &Config) -> Result<ServerTlsContext, ServeError> {
+    let names = Names::of(&config.dns.servers).map_err(ServeError::Names)?;
+    Ok(ServerTlsContext::load(&config.server_tls)?.asking(names))
+}
+
 fn how_to_look(config: &Config, tls: &Arc<ServerTlsContext>, users: &ServerUsers) -> Settings {
     Settings {
         servers: config.servers.clone(),
@@ -313,6 +330,8 @@ fn how_to_look(config: &Config, tls: &Arc<ServerTlsContext>, users: &ServerUsers
             .given(|user| users.of(user)),
         clock: clock::process(),
         in_cluster: config.cluster.is_some(),
+        mode: config.failover.mode,
+        aurora: config.aurora.clone().filter(|_| config.failover.mode == FailoverMode::Aurora),
     }
 }
 
@@ -344,12 +363,12 @@ impl Reloadable<'_> {
         let new = Arc::new(config::reload::live_part(current, new));
         // A cluster has seen to that before it agreed.
         if new.cluster.is_none()
+            && new.failover.mode != FailoverMode::Aurora
             && let Some(primary) = self.gateway.topology.borrow().primary_server()
         {
             config::reload::keeps_primary(&current.servers, &new.servers, &primary.id)?;
         }
-        let tls = ServerTlsContext::load(&new.server_tls);
-        let tls = Arc::new(tls.map_err(|error| format!("TLS to servers: {error}"))?);
+        let tls = Arc::new(how_to_reach(&new).map_err(|error| error.to_string())?);
         self.server_users.reconfigure(&new);
         self.access.reload(&new, self.gateway, &tls).map_err(|error| error.to_string())?;
         if let Some(Err(error)) = self.door.map(Door::reload) {
@@ -368,6 +387,14 @@ impl Reloadable<'_> {
             tracing::warn!(keys = ?reloaded.restart, "these keys change only with a restart");
         }
         Ok((new, reloaded))
+    }
+}
+
+/// Those of an Aurora cluster are found.
+fn most_servers(config: &Config) -> usize {
+    match config.failover.mode {
+        FailoverMode::Aurora => MAX_INSTANCES.max(config.servers.len()),
+        _ => config.servers.len(),
     }
 }
 

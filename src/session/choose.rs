@@ -90,7 +90,7 @@ impl Session {
             serializable: request.opening.serializable
                 || self.settings.get("default_transaction_isolation") == Some("serializable"),
             floor: self.floor.known(),
-            floor_pending: self.floor.pending,
+            floor_pending: self.floor.pending || self.floor.is_fresh(self.settled.window_ms, now_ms),
             last_read: self.floor.last_read,
             database: &self.identity.database.name,
             user: &self.identity.user,

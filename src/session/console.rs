@@ -13,7 +13,6 @@ use super::pins::PinReason;
 use super::rewrite;
 use super::session::Session;
 use crate::admin::show;
-use crate::backend::conn::OwnStatement;
 use crate::backend::expect::Question;
 use crate::clock;
 use crate::route::statement::PoolShow;
@@ -32,7 +31,7 @@ impl Session {
         let Some(lease) = &mut self.lease else { return false };
         if lease.conn.expected.is_empty() && !lease.is_standby {
             // The answer was lost with the connection it was asked on.
-            lease.conn.ask(Question::Floor, OwnStatement::Floor, &[]);
+            lease.conn.ask(Question::Floor, self.settled.floor, &[]);
             lease.ours_first = true;
         }
         self.batch.clear();

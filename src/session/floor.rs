@@ -21,6 +21,8 @@ pub struct Floor {
     known: Option<(Epoch, Lsn)>,
     pub pending: bool,
     pub last_read: Option<LastRead>,
+    /// When it last may have written.
+    pub wrote_at_ms: Option<u64>,
     /// When the primary was last asked behind a read or a transaction.
     pub asked_at_ms: u64,
 }
@@ -32,6 +34,11 @@ pub struct InvalidToken;
 impl Floor {
     pub fn known(&self) -> Option<(Epoch, Lsn)> {
         self.known
+    }
+
+    /// Whether it has written so lately that no standby is to be asked, whatever it says that it has.
+    pub fn is_fresh(&self, window_ms: u64, now_ms: impl FnOnce() -> u64) -> bool {
+        self.wrote_at_ms.is_some_and(|at_ms| now_ms() < at_ms + window_ms)
     }
 
     /// The primary answered what its position was after all that the session has done so far, which covers
@@ -134,6 +141,14 @@ mod tests {
         snapshot.epoch = Epoch(1);
         floor.learn(&snapshot);
         assert_eq!(floor.last_read.unwrap().bound, Some(Lsn(7)));
+    }
+
+    #[test]
+    fn a_write_is_fresh_for_its_window() {
+        let mut floor = Floor::default();
+        assert!(!floor.is_fresh(100, || panic!("no clock is needed")));
+        floor.wrote_at_ms = Some(1000);
+        assert!(floor.is_fresh(100, || 1099) && !floor.is_fresh(100, || 1100));
     }
 
     fn server(observed_at_ms: u64, lsn: u64) -> crate::topology::ServerState {

@@ -15,13 +15,13 @@ use super::held::HeldClients;
 use super::prepared::{Origin, Prepared, StatementStore};
 use super::registry::SessionRegistry;
 use super::rewrite;
-use crate::backend::conn::CancelAddress;
+use crate::backend::conn::{CancelAddress, OwnStatement};
 use crate::backend::connect;
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
 use crate::cluster::observe::catalog::CatalogSource;
 use crate::cluster::right::WriteRight;
-use crate::config::Config;
+use crate::config::{Config, FailoverMode};
 use crate::pool::Pools;
 use crate::route::{
     Analysis, Analyzed, Catalog, FunctionLists, Policy, RouteCache, ShapeSeed, analyze, resolve, shape,
@@ -38,11 +38,18 @@ pub struct Settled {
     pub config: Arc<Config>,
     pub policy: Policy,
     pub functions: FunctionLists,
+    /// How the primary is asked for its position.
+    pub floor: OwnStatement,
+    /// After a write no standby is asked for this long.
+    pub window_ms: u64,
 }
 
 impl Settled {
     pub fn new(config: Arc<Config>) -> Arc<Self> {
+        let aurora = config.aurora.as_ref().filter(|_| config.failover.mode == FailoverMode::Aurora);
         Arc::new(Settled {
+            floor: if aurora.is_some() { OwnStatement::VolumeFloor } else { OwnStatement::Floor },
+            window_ms: aurora.map_or(0, |aurora| aurora.session_window_ms),
             policy: Policy::new(&config.split, config.zone.as_deref()),
             functions: FunctionLists::new(&config.split.read_only_functions, &config.split.write_functions),
             config,

@@ -16,6 +16,7 @@ use crate::backend::ServerConn;
 use crate::backend::conn::OwnStatement;
 use crate::backend::expect::Question;
 use crate::clock::{coarse_ms, now_ms};
+use crate::cluster::reason::Reason;
 use crate::cluster::right::WriteRight;
 use crate::pool::Pool;
 use crate::route::{Analyzed, Class, DecisionReason, StatementKind};
@@ -24,6 +25,8 @@ use crate::wire::sqlstate::SqlState;
 
 /// How long a connection may take to become what the session needs; it is a matter of one round trip.
 pub(super) const PREPARE_DEADLINE_MS: u64 = 5_000;
+/// A server that told a younger connection that it is a standby is one now.
+const SAID_JUST_NOW_MS: u64 = 1_000;
 
 /// A server connection while this session has it.
 #[derive(Debug)]
@@ -165,6 +168,17 @@ impl Session {
             pool.release(conn);
             return self.begin_request_since(request, wait, true);
         }
+        if !is_standby && conn.in_hot_standby {
+            // Its name led to a server that is no primary, or no more; or it was none when it said so.
+            let is_new = now_ms().saturating_sub(conn.opened_at_ms) < SAID_JUST_NOW_MS;
+            pool.discard(conn);
+            if !is_new {
+                return self.begin_request_since(request, wait, true);
+            }
+            self.gateway.looks.all();
+            self.hold_for_primary(request, wait, Reason::PrimaryDemoted);
+            return Ok(());
+        }
         let idled = coarse_ms().saturating_sub(conn.idle_since_ms);
         if conn.leftover_of.is_some_and(|session| session != self.id) {
             conn.ask_simple(Question::Reset, b"DISCARD ALL");
@@ -221,7 +235,9 @@ impl Session {
             told_fatal: false,
             unconfirmed: Unconfirmed::No,
         };
-        if request.whole && self.may_ask_again() && may_be_asked_again(&request, is_standby) {
+        let may_come_back =
+            may_be_asked_again(&request, is_standby) || !is_standby && self.may_be_refused(&request);
+        if request.whole && self.may_ask_again() && may_come_back {
             lease.retained.extend_from_slice(&self.input.bytes()[..request.len]);
         }
         lease.request = Some(request);

@@ -27,6 +27,7 @@ mod orphaned;
 mod outbound;
 pub mod pins;
 pub mod prepared;
+mod refused;
 pub mod registry;
 mod rewrite;
 #[expect(clippy::module_inception, reason = "the file is named after its one type")]

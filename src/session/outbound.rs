@@ -288,12 +288,14 @@ impl Session {
         let ours = matches!(conn.expected.next_audience(), Some(For::Us(_)));
         let body = &conn.input.bytes()[lease.marked + HEADER_LEN..lease.marked + len];
         let mut tell = false;
-        if let Some((name, value)) = parameter_status(body)
-            && name != IN_HOT_STANDBY
-        {
-            report(&mut conn.reported, name, value);
-            // What changes while we make the connection fit is told when it fits.
-            tell = !ours && !lease.redirect && report(&mut self.believed, name, value);
+        match parameter_status(body) {
+            Some((IN_HOT_STANDBY, value)) => conn.in_hot_standby = value == "on",
+            Some((name, value)) => {
+                report(&mut conn.reported, name, value);
+                // What changes while we make the connection fit is told when it fits.
+                tell = !ours && !lease.redirect && report(&mut self.believed, name, value);
+            }
+            None => {}
         }
         if tell {
             self.mark(len);
@@ -325,6 +327,16 @@ impl Session {
         let refused = state == sqlstate::READ_ONLY_SQL_TRANSACTION || state == RECOVERY_CONFLICT;
         if lease.is_standby && !lease.retained.is_empty() && refused {
             lease.redirect = true;
+        } else if state == sqlstate::READ_ONLY_SQL_TRANSACTION
+            && !lease.is_standby
+            && !lease.retained.is_empty()
+            && self.transaction.may_write
+            && body.len() + HEADER_LEN == have
+        {
+            lease.redirect = true;
+            lease.conn.doomed = true;
+            let (epoch, error) = (lease.conn.epoch, body.to_vec());
+            self.note_refusal(epoch, error);
         } else {
             self.transaction.failed = true;
         }

@@ -25,6 +25,7 @@ use super::glimpse::{Activity, Glimpse};
 use super::lease::{Lease, PREPARE_DEADLINE_MS};
 use super::pins::Pins;
 use super::prepared::Names;
+use super::refused::Refused;
 use super::registry::{Order, SessionHandle};
 use super::settings::{Reported, Settings};
 use super::tally::Tally;
@@ -146,6 +147,8 @@ pub struct Session {
     pub(super) untold_loss: bool,
     /// How often the present request was asked again because its server was lost.
     pub(super) asked_again: u8,
+    /// It waits, because the primary has refused it.
+    pub(super) refused: Option<Refused>,
     pub(super) transaction: Transaction,
     pub(super) tally: Tally,
     pub(super) names: Names,
@@ -234,6 +237,7 @@ impl Session {
             status: TransactionStatus::Idle,
             untold_loss: false,
             asked_again: 0,
+            refused: None,
             transaction: Transaction::default(),
             tally: Tally::default(),
             names: Names::default(),

@@ -82,12 +82,17 @@ impl Session {
         let column = |i: usize| columns.get(i).copied().flatten().and_then(|v| std::str::from_utf8(v).ok());
         match question {
             Question::Floor => {
-                if let Some(lsn) = column(0).and_then(|text| text.parse::<Lsn>().ok()) {
+                let position = match self.settled.floor {
                     // A position behind a page's header is one no standby reports until there is more.
-                    let lsn = end_of_record(lsn, WAL_BLOCK, WAL_SEGMENT);
-                    if self.floor.raise(lease.conn.epoch, lsn) {
-                        self.gateway.counters.floor_lowered();
-                    }
+                    OwnStatement::Floor => column(0)
+                        .and_then(|text| text.parse::<Lsn>().ok())
+                        .map(|lsn| end_of_record(lsn, WAL_BLOCK, WAL_SEGMENT)),
+                    _ => column(0).and_then(|text| text.parse().ok()).map(Lsn),
+                };
+                if let Some(lsn) = position
+                    && self.floor.raise(lease.conn.epoch, lsn)
+                {
+                    self.gateway.counters.floor_lowered();
                 }
             }
             Question::Settings => {
@@ -143,6 +148,9 @@ impl Session {
         }
         // What follows on this connection before the position is known is read here too.
         lease.stands_in |= done.may_write;
+        if done.may_write && tracks_floor && self.settled.window_ms > 0 {
+            self.floor.wrote_at_ms = Some(now_ms());
+        }
         // In a transaction block DISCARD ALL is refused, so nothing is discarded.
         let refused = effects.contains(Effects::BEGINS | Effects::DISCARDS_ALL) && done.failed;
         if done.discards_all && !refused {
@@ -201,7 +209,7 @@ impl Session {
         if asks_floor {
             self.floor.pending = true;
             self.floor.asked_at_ms = now_ms();
-            conn.ask(Question::Floor, OwnStatement::Floor, &[]);
+            conn.ask(Question::Floor, self.settled.floor, &[]);
             lease.ours_first = true;
         }
         self.transaction.end();

@@ -13,7 +13,6 @@ use super::rewrite;
 use super::session::{End, Passing, Session};
 use super::tally::class_of;
 use super::teach::{note_known, teach};
-use crate::backend::conn::OwnStatement;
 use crate::backend::expect::{Owed, Question, Reply};
 use crate::net::Buffer;
 use crate::route::{Analyzed, Effects, StatementKind};
@@ -81,7 +80,7 @@ impl Session {
         self.note_statement(&analyzed);
         let lease = self.lease.as_mut().expect("called with a lease");
         if wants_floor && self.transaction.may_write && ends_surely && alone && !lease.is_standby {
-            lease.conn.ask(Question::Floor, OwnStatement::Floor, &[]);
+            lease.conn.ask(Question::Floor, self.settled.floor, &[]);
             self.floor.pending = true;
             self.transaction.floor_asked = true;
         }

@@ -107,6 +107,7 @@ impl Session {
             Target::Server(server) => self.topology.primary == Some(server),
             _ => false,
         };
+        let Some((request, wait)) = self.after_refusal(request, wait)? else { return Ok(()) };
         if to_primary && !self.gateway.right.allows(self.topology.epoch, now_ms) {
             // The lease has just ended: nothing was sent, so the request waits as without a primary.
             self.hold(request, wait, RETRY_LEASE_MS, "this node has no lease".into());
@@ -150,6 +151,11 @@ impl Session {
         }
         let on = On::Pause(pause(retry_ms));
         self.wait_on(Waiting { request, wait, topology: self.topology.clone(), on });
+    }
+
+    /// As `hold`, for one that is not what it was taken for.
+    pub(super) fn hold_for_primary(&mut self, request: Request, wait: Wait, why: Reason) {
+        self.hold(request, wait, RETRY_MS, why.sentence().into());
     }
 
     /// As `hold`, for a session that keeps its connection meanwhile.

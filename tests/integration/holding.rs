@@ -221,6 +221,6 @@ fn reads_after_a_failover_see_what_was_written_before() {
     assert!(komainu.metric("komainu_floors_lowered_total") >= Some(1.0));
 }
 
-fn cluster_url(cluster: &Cluster, database: &str) -> String {
+pub fn cluster_url(cluster: &Cluster, database: &str) -> String {
     format!("postgres://{APP_USER}:app%27s%20secret@127.0.0.1:{}/{database}", cluster.primary().port())
 }

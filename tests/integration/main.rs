@@ -6,6 +6,7 @@
 mod support;
 
 mod agent;
+mod aurora;
 mod authentication;
 mod aws;
 mod aws_faults;
@@ -42,6 +43,7 @@ mod pooling;
 mod prepared;
 mod proxies;
 mod purity;
+mod rds;
 mod recover;
 mod reload;
 mod replay;

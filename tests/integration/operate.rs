@@ -269,6 +269,8 @@ fn observe(cluster: &Cluster) -> Observer {
         tls: Arc::new(ServerTlsContext::disabled()),
         clock: clock::process(),
         in_cluster: false,
+        mode: komainu::config::FailoverMode::Off,
+        aurora: None,
     })
     .unwrap()
 }

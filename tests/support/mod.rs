@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports, reason = "not every helper is used by every version of the tests")]
 
 mod agent;
+mod aurora;
 /// The double of AWS.
 #[path = "../../escalation/tests/escalation/support/mod.rs"]
 pub mod aws;
@@ -15,6 +16,7 @@ mod clients;
 mod cluster;
 mod extended;
 mod failover;
+mod managed;
 mod node;
 mod nodes;
 pub mod rds_login;
@@ -24,11 +26,13 @@ mod tests;
 mod wire;
 
 pub use agent::{Agent, Asking, rejoin, source};
+pub use aurora::{dress_as_aurora, say};
 pub use certificates::Certificates;
 pub use clients::{Finished, connect, pgbench, psql, python, run};
 pub use cluster::{APP_PASSWORD, APP_USER, Cluster};
 pub use extended::{Pipeline, assert_same, first_value, same_as_postgresql, transcript};
 pub use failover::{Failover, FailoverBuilder, REJOINED_WITHIN};
+pub use managed::{Address, Managed};
 pub use node::{Komainu, KomainuBuilder};
 pub use nodes::{Mount, Nodes, NodesBuilder};
 pub use sandbox::{SANDBOX_READY_WITHIN, Sandbox};

@@ -1,9 +1,10 @@
-//! The name server of a hosted zone: answers A and AAAA questions over UDP from what moto has, with the record's TTL.
+//! A name server: answers A and AAAA questions over UDP from a hosted zone in moto, or from records of its own, with their TTL.
 //!
 //! Stands for Route 53's name servers and the VPC's resolver in one, without the time that spreading takes. Whoever
-//! asks keeps an answer for as long as its TTL says. Invariant: what it answers is read from the zone at that moment.
+//! asks keeps an answer for as long as its TTL says. Invariant: what it answers is read from there at that moment.
 
 use crate::api::{Api, element};
+use crate::records::Records;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -84,14 +85,42 @@ impl Drop for NameServer {
 
 impl NameServer {
     /// On a port of this address.
-    pub async fn start(on: IpAddr, zone: Zone) -> io::Result<NameServer> {
+    pub async fn start(on: IpAddr, source: impl Into<Source>) -> io::Result<NameServer> {
         let socket = UdpSocket::bind((on, 0)).await?;
         let address = socket.local_addr()?;
-        Ok(NameServer { address, task: tokio::spawn(serve(socket, zone)) })
+        Ok(NameServer { address, task: tokio::spawn(serve(socket, source.into())) })
     }
 }
 
-async fn serve(socket: UdpSocket, zone: Zone) {
+/// Where the answers come from.
+#[derive(Debug)]
+pub enum Source {
+    Zone(Zone),
+    Records(Records),
+}
+
+impl From<Zone> for Source {
+    fn from(zone: Zone) -> Self {
+        Source::Zone(zone)
+    }
+}
+
+impl From<Records> for Source {
+    fn from(records: Records) -> Self {
+        Source::Records(records)
+    }
+}
+
+impl Source {
+    async fn ask(&self, name: &str, kind: RecordType) -> io::Result<Option<Answer>> {
+        match self {
+            Source::Zone(zone) => zone.ask(name, kind).await,
+            Source::Records(records) => Ok(records.ask(name).filter(|_| kind == RecordType::A)),
+        }
+    }
+}
+
+async fn serve(socket: UdpSocket, source: Source) {
     let mut message = [0; MESSAGE_BYTES];
     loop {
         let Ok((length, from)) = socket.recv_from(&mut message).await else {
@@ -101,7 +130,7 @@ async fn serve(socket: UdpSocket, zone: Zone) {
         let Some(question) = Question::read(&message[..length]) else { continue };
         let kind = [RecordType::A, RecordType::Aaaa].into_iter().find(|kind| kind.number() == question.kind);
         let found = match kind {
-            Some(kind) => zone.ask(&question.name, kind).await,
+            Some(kind) => source.ask(&question.name, kind).await,
             None => Ok(None),
         };
         // Whoever asked and is gone does not miss it.

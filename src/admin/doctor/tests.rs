@@ -324,6 +324,7 @@ fn facts() -> Facts {
         asked_at_ms: 0,
         answered_at_ms: 0,
         in_recovery: false,
+        read_only: false,
         timeline: 1,
         lsn: Lsn(1),
         flushed_lsn: None,
@@ -341,6 +342,7 @@ fn facts() -> Facts {
         data_checksums: false,
         started_at_ms: 1,
         archive: None,
+        aurora: None,
         timeouts: ReplicationTimeouts { sender_ms: 2_000, receiver_ms: 2_000 },
     }
 }

@@ -160,6 +160,7 @@ mod tests {
             asked_at_ms,
             answered_at_ms: asked_at_ms,
             in_recovery: false,
+            read_only: false,
             timeline: 1,
             lsn: Lsn(written),
             flushed_lsn: Some(Lsn(flushed)),
@@ -178,6 +179,7 @@ mod tests {
             started_at_ms: 0,
             archive: None,
             timeouts: Default::default(),
+            aurora: None,
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::Wanted;
 use super::perform::{Done, Finished, Order, Perform, Performer};
 use super::rejections::Rejections;
+use crate::cluster::aurora::discover;
 use crate::cluster::decide::action::{Action, What};
 use crate::cluster::decide::check::{Rejected, check};
 use crate::cluster::decide::{Memory, OPERATIONS_END_MS, Plan, Situation, Step, decide};
@@ -21,6 +22,7 @@ use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, ClusterState};
+use crate::config::FailoverMode;
 use crate::consensus::node::{ClusterHandle, Leading, ProposeError};
 use crate::fault;
 use crate::telemetry::Counters;
@@ -218,6 +220,15 @@ fn next(
             let endpoints = present(state.endpoints().keys().collect());
             (endpoints, present(state.servers().keys().collect()), BTreeMap::new())
         }
+    };
+    let servers = match wanted.policy.failover.mode {
+        // Who is there is not for the configuration to say: its servers are where the search begins.
+        FailoverMode::Aurora => {
+            let known: Vec<String> = state.servers().keys().cloned().collect();
+            let known = if known.is_empty() { servers } else { known };
+            discover(view, &known, state.primary().server.as_deref())
+        }
+        _ => servers,
     };
     let wishes = wishes.into_iter().map(|(endpoint, wish)| (endpoint, (wish.to, wish.cause))).collect();
     let situation = Situation {

@@ -17,7 +17,6 @@ use crate::cluster::reason::Reason;
 use crate::cluster::state::{
     Change, Claim, ClusterState, Disk, Fenced, MemberRole, Observed, RestartStage, RestartStep, Stage,
 };
-use crate::config::FailoverMode;
 use crate::consensus::node::ClusterHandle;
 use crate::topology::{Epoch, Health, Role, ServerIndex};
 
@@ -103,7 +102,7 @@ pub async fn report(handle: ClusterHandle, eyes: Eyes) {
 /// Only primaries of komainu's own making are replaced for their disks.
 fn write_timeout_ms(wanted: &Wanted) -> u64 {
     let failover = &wanted.policy.failover;
-    if failover.mode == FailoverMode::Off { 0 } else { failover.write_timeout_ms }
+    if failover.mode.promotes() { failover.write_timeout_ms } else { 0 }
 }
 
 /// The server that was named, as long as this node has not seen that it is a primary.
@@ -221,7 +220,8 @@ fn claim(view: &View, index: usize) -> Claim {
         matches!(detail.reason, Some(Reason::WrongSystemIdentifier | Reason::SystemIdentifiersDiffer));
     let says = server.health == Health::Up && detail.says == Role::Primary && !foreign;
     let primary_on = says.then_some(server.timeline);
-    Claim { observed, primary_on, suspect: detail.is_suspect(), starting_up, disk: None }
+    let primary_since_ms = detail.facts.as_ref().filter(|_| says).map(|facts| facts.started_at_ms);
+    Claim { observed, primary_on, primary_since_ms, suspect: detail.is_suspect(), starting_up, disk: None }
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use super::{Plan, Situation, Step, log_shipping, restart};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, Failover, FailoverKind, Fenced, Restart, Stage};
 use crate::cluster::sync_set::SyncSet;
-use crate::config::FailoverMode;
 use crate::topology::{Epoch, Health};
 
 /// A doubt that is over sooner is not worth an entry of the timeline.
@@ -31,7 +30,7 @@ const ORDER_ENDS_MS: u64 = 1_000;
 const STOP_MS: u64 = 20_000;
 
 pub(super) fn decide(situation: &Situation<'_>) -> Plan {
-    if situation.policy.failover.mode == FailoverMode::Off {
+    if !situation.promotes() {
         return Plan::default();
     }
     let primary = situation.state.primary();

@@ -1,7 +1,9 @@
 //! Which server is the primary of which epoch, as long as it is not komainu that makes it one.
 //!
 //! Pure. Names what most voters hear say that it is the primary, and follows a promotion that somebody else made: on a
-//! later timeline, when most hear of it. It promotes nothing: that is `failover`.
+//! later timeline, when most hear of it. Where AWS makes the writer, whoever says that it is the writer is, once most hear
+//! it and the one before no more; and one that was started since is another one, since a name may lead elsewhere by
+//! now. It promotes nothing: that is `failover`.
 
 use super::{Situation, Step};
 use crate::cluster::reason::Reason;
@@ -14,7 +16,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> Option<Step> {
         return None;
     }
     let primary = state.primary();
-    let (heard, timeline) = heard(situation)?;
+    let Heard { server: heard, timeline, life } = heard(situation)?;
     let fence = state.fences().iter().find(|fence| fence.fenced == Fenced::Primary);
     let epoch = primary.epoch;
     match (&primary.server, fence) {
@@ -24,25 +26,48 @@ pub(super) fn decide(situation: &Situation<'_>) -> Option<Step> {
             Some(Step::new(change, Reason::PrimaryFound))
         }
         (Some(named), None) if named == heard => match primary.stage {
+            // Most must mean the same one, or the epoch would be of whichever.
+            Stage::Named if situation.is_managed() && life.is_none() => None,
             Stage::Named => Some(Step::new(Change::ConfirmPrimary { epoch, timeline }, Reason::PrimaryFound)),
             // It was promoted again, or restored to another past: what was read from it before may be undone.
-            Stage::Confirmed if primary.timeline < timeline => Some(end(situation)),
+            Stage::Confirmed if primary.timeline < timeline => {
+                Some(end(situation, Reason::PromotedElsewhere))
+            }
+            Stage::Confirmed if situation.is_managed() && is_another(primary.life, life) => {
+                Some(end(situation, Reason::WriterReplaced))
+            }
             Stage::Confirmed => None,
         },
         // What komainu has named and most nodes hear is not given up because another calls itself one.
         (Some(named), None) if situation.promotes() && situation.is_heard(named) => None,
-        (Some(_), None) => (primary.timeline < timeline).then(|| end(situation)),
+        (Some(_), None) if primary.timeline < timeline => Some(end(situation, Reason::PromotedElsewhere)),
+        (Some(named), None) if situation.is_managed() && !situation.is_heard(named) => {
+            Some(end(situation, Reason::WriterMoved))
+        }
+        (Some(_), None) => None,
     }
 }
 
-fn end(situation: &Situation<'_>) -> Step {
+fn end(situation: &Situation<'_>, reason: Reason) -> Step {
     let epoch = situation.state.primary().epoch;
-    Step::new(Change::OpenFence { fenced: Fenced::Primary, epoch }, Reason::PromotedElsewhere)
+    Step::new(Change::OpenFence { fenced: Fenced::Primary, epoch }, reason)
+}
+
+/// Whether two lives are known and differ.
+fn is_another(before: Option<u64>, now: Option<u64>) -> bool {
+    before.is_some() && now.is_some() && before != now
+}
+
+struct Heard<'a> {
+    server: &'a str,
+    timeline: u32,
+    /// When it was started. None: most do not name the same time.
+    life: Option<u64>,
 }
 
 /// The one server of which most voters hear that it is the primary, with the timeline most of them name. Of several,
 /// the one on the latest; none, if that is on no single one.
-fn heard<'a>(situation: &'a Situation<'_>) -> Option<(&'a str, u32)> {
+fn heard<'a>(situation: &'a Situation<'_>) -> Option<Heard<'a>> {
     let voters = situation.voters().count();
     let says = |server: &Server| {
         let mut timelines: Vec<u32> =
@@ -61,7 +86,10 @@ fn heard<'a>(situation: &'a Situation<'_>) -> Option<(&'a str, u32)> {
     claims.sort_unstable();
     match claims.as_slice() {
         [.., (second, _), (latest, _)] if second == latest => None,
-        [.., (timeline, id)] => Some((*id, *timeline)),
+        [.., (timeline, id)] => {
+            let life = situation.state.servers()[*id].life(situation.state.member_list());
+            Some(Heard { server: id, timeline: *timeline, life })
+        }
         [] => None,
     }
 }

@@ -10,7 +10,6 @@ use super::{Plan, Situation, Step, candidate, replicas};
 use crate::cluster::model::Facts;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Change, FailoverKind, Restart, RestartStage, RestartStep};
-use crate::config::FailoverMode;
 
 /// What has not ended on a standby by then is cut, or asked again elsewhere.
 const DRAIN_MS: u64 = 60_000;
@@ -27,8 +26,8 @@ const CATCH_UP_MS: u64 = 600_000;
 pub(super) fn decide(situation: &Situation<'_>) -> Plan {
     let Some(restart) = situation.state.restart() else { return Plan::default() };
     let Some(step) = restart.step() else { return Plan::default() };
-    if situation.policy.failover.mode == FailoverMode::Off {
-        return end(restart, "failover.mode is \"off\" by now, so komainu restarts nothing".to_owned());
+    if let Some(refusal) = situation.policy.failover.mode.refusal() {
+        return end(restart, refusal);
     }
     let Some(server) = situation.state.servers().get(&step.server) else {
         return end(restart, format!("{} is no server of the cluster any more", step.server));

@@ -14,6 +14,7 @@ struct World {
     endpoints: Vec<String>,
     addresses: BTreeMap<String, String>,
     passed: bool,
+    policy: Policy,
 }
 
 impl World {
@@ -27,6 +28,7 @@ impl World {
             endpoints: vec!["app".to_owned()],
             addresses: BTreeMap::new(),
             passed: false,
+            policy: Policy::off(),
         };
         let member = |(index, id): (usize, &&str)| Member {
             id: id.to_string(),
@@ -58,7 +60,6 @@ impl World {
 
     fn decide(&self) -> Vec<Step> {
         let passed = self.passed;
-        let policy = Policy::off();
         let plan = decide(&Situation {
             state: &self.state,
             now_ms: self.now_ms,
@@ -72,7 +73,7 @@ impl World {
             addresses: &self.addresses,
             wishes: &self.wishes,
             passed: &move |_| passed,
-            policy: &policy,
+            policy: &self.policy,
             view: &View::default(),
             memory: &Memory::default(),
         });
@@ -98,6 +99,15 @@ impl World {
 
     fn owner(&self) -> Option<&str> {
         self.state.endpoints()["app"].owner.as_deref()
+    }
+
+    /// All of them, each of one life of the server; none: it is no writer.
+    fn hear(&mut self, server: &str, lives: [Option<u64>; 3]) {
+        for (node, primary_since_ms) in NODES.into_iter().zip(lives) {
+            let primary_on = primary_since_ms.map(|_| 1);
+            let claim = Claim { observed: Observed::Up, primary_on, primary_since_ms, ..Claim::default() };
+            self.apply_as(node, Change::ServerReport { server: server.to_owned(), claim });
+        }
     }
 
     fn hears(&mut self, node: &str, server: &str, primary_on: Option<u32>) {
@@ -265,5 +275,64 @@ fn a_node_is_looked_for_where_the_configuration_has_it() {
     world.addresses = [("a", "a:1"), ("b", "b:2")].map(|(id, at)| (id.to_owned(), at.to_owned())).into();
     assert!(world.settle().contains(&Reason::NodeReaddressed));
     assert_eq!(world.state.members()["b"].address, "b:2");
+    assert_eq!(world.settle(), []);
+}
+
+/// Where AWS makes the writer, and pg1 is it.
+fn managed() -> World {
+    let mut world = World::new();
+    world.policy.failover.mode = crate::config::FailoverMode::Rds;
+    world.settle();
+    world.hear("pg1", [Some(7); 3]);
+    assert_eq!(world.settle(), [Reason::PrimaryFound, Reason::PrimaryFound]);
+    assert_eq!((world.state.primary().epoch, world.state.primary().life), (Epoch(1), Some(7)));
+    world
+}
+
+#[test]
+fn another_server_at_the_writers_name_begins_an_epoch_when_most_hear_it() {
+    let mut world = managed();
+    world.hear("pg1", [Some(7), Some(7), Some(8)]);
+    assert_eq!(world.settle(), [], "one node alone has followed the name");
+    world.hear("pg1", [Some(7), Some(8), Some(8)]);
+    assert_eq!(world.settle(), [Reason::WriterReplaced]);
+    assert!(world.state.is_fenced(&Fenced::Primary));
+    world.passed = true;
+    let found = [Reason::FencePassed, Reason::PrimaryFound, Reason::PrimaryFound];
+    assert_eq!(world.settle(), found);
+    let primary = world.state.primary();
+    assert_eq!((primary.server.as_deref(), primary.epoch, primary.life), (Some("pg1"), Epoch(2), Some(8)));
+    assert_eq!(world.settle(), []);
+
+    // Each node means another one.
+    world.hear("pg1", [Some(8), Some(9), Some(10)]);
+    assert_eq!(world.settle(), []);
+}
+
+#[test]
+fn the_writer_is_followed_on_the_same_timeline_once_nobody_hears_the_one_before() {
+    let mut world = managed();
+    world.passed = true;
+    world.hear("pg2", [Some(9); 3]);
+    assert_eq!(world.settle(), [], "two say so, and nobody knows better");
+    world.hear("pg1", [None, None, Some(7)]);
+    let followed = [Reason::WriterMoved, Reason::FencePassed, Reason::PrimaryFound, Reason::PrimaryFound];
+    assert_eq!(world.settle(), followed);
+    let primary = world.state.primary();
+    assert_eq!((primary.server.as_deref(), primary.epoch), (Some("pg2"), Epoch(2)));
+
+    // Nobody hears of any writer: it stays as it is.
+    world.hear("pg2", [None; 3]);
+    assert_eq!(world.settle(), []);
+}
+
+#[test]
+fn who_makes_no_primary_by_aws_follows_later_timelines_only() {
+    let mut world = managed();
+    world.policy = Policy::off();
+    world.hear("pg1", [Some(8); 3]);
+    assert_eq!(world.settle(), []);
+    world.hear("pg1", [None; 3]);
+    world.hear("pg2", [Some(9); 3]);
     assert_eq!(world.settle(), []);
 }

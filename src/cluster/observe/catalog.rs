@@ -347,6 +347,8 @@ mod tests {
             tls: Arc::new(ServerTlsContext::disabled()),
             clock: Clock::start(),
             in_cluster: false,
+            mode: config::FailoverMode::Off,
+            aurora: None,
         };
         CatalogSource::new(CatalogSettings {
             snapshot: watch::channel(Arc::new(snapshot)).1,

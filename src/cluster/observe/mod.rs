@@ -3,11 +3,13 @@
 //! Owns the probes and the thread they run on, which a busy data path cannot starve. Never interprets
 //! an answer: that is `primary::next`. Invariant: what is published changes here only, in order.
 
+pub mod aurora;
 pub mod catalog;
 pub mod credential;
 pub mod failure;
 #[cfg(test)]
 mod fake;
+mod name;
 mod probe;
 mod probes;
 pub mod question;
@@ -22,6 +24,7 @@ use crate::config;
 use crate::net::tls::ServerTlsContext;
 use crate::topology::{Health, Register, ServerIndex, Snapshot};
 
+use super::aurora as instances;
 use super::change::{Change, changes};
 use super::clock::Clock;
 use super::looks::Looks;
@@ -45,6 +48,20 @@ pub struct Settings {
     pub clock: Clock,
     /// What is found is not the last word: whoever makes it one says so in the log.
     pub in_cluster: bool,
+    pub mode: config::FailoverMode,
+    /// How instances are reached that are not configured; none: all are.
+    pub aurora: Option<config::Aurora>,
+}
+
+impl Settings {
+    /// The same for other instances; a new configuration changes nothing about which there are.
+    fn of_instances(&self, ids: &[String], configured: &[config::Server]) -> Settings {
+        let servers = match &self.aurora {
+            Some(aurora) if !ids.is_empty() => instances::servers(ids, aurora, configured),
+            _ => configured.to_vec(),
+        };
+        Settings { servers, ..self.clone() }
+    }
 }
 
 /// Looks at the servers until it is dropped.
@@ -56,10 +73,15 @@ pub struct Observer {
     pub look: LookNow,
     /// How the looks at each server went.
     pub looks: watch::Receiver<BTreeMap<ServerIndex, Looks>>,
-    settings: watch::Sender<Arc<Settings>>,
+    settings: Arc<watch::Sender<Arc<Settings>>>,
+    /// The servers that the configuration names.
+    configured: Arc<Mutex<Vec<config::Server>>>,
     /// Closing it ends the thread.
     _stop: oneshot::Sender<()>,
 }
+
+/// Tells an observer which instances there are.
+pub type SetInstances = Arc<dyn Fn(&[String]) + Send + Sync>;
 
 /// Asks for a look without waiting for its turn, for instance when traffic saw an error. By default nobody is asked.
 #[derive(Debug, Clone, Default)]
@@ -101,7 +123,9 @@ impl Observer {
         let look = LookNow::default();
         let wakes = look.clone();
         let (stop, stopped) = oneshot::channel::<()>();
+        let configured = Arc::new(Mutex::new(settings.servers.clone()));
         let (settings, current) = watch::channel(Arc::new(settings));
+        let settings = Arc::new(settings);
         let (publish_looks, looks) = watch::channel(BTreeMap::new());
         let publication =
             Publication { snapshot: publish_snapshot, view: publish_view, looks: publish_looks };
@@ -115,13 +139,32 @@ impl Observer {
             // A name being resolved occupies a thread that cannot be stopped; it is not waited for.
             runtime.shutdown_background();
         })?;
-        Ok(Observer { snapshot, view, look, looks, settings, _stop: stop })
+        Ok(Observer { snapshot, view, look, looks, settings, configured, _stop: stop })
     }
 
     /// Looks at what `settings` say, and as they say, from now on and over new connections. What is known of servers that
     /// stay where they are is kept.
     pub fn reconfigure(&self, settings: Settings) {
-        self.settings.send_replace(Arc::new(settings));
+        *self.configured.lock().unwrap_or_else(PoisonError::into_inner) = settings.servers.clone();
+        self.settings.send_modify(|current| {
+            let ids: Vec<_> = current.servers.iter().map(|server| server.id.clone()).collect();
+            *current = Arc::new(settings.of_instances(&ids, &settings.servers));
+        });
+    }
+
+    /// Which instances there are has been found out by asking them.
+    pub fn instances(&self) -> SetInstances {
+        let (settings, configured) = (self.settings.clone(), self.configured.clone());
+        Arc::new(move |ids| {
+            let configured = configured.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            settings.send_if_modified(|current| {
+                let is_new = !current.servers.iter().map(|server| &server.id).eq(ids);
+                if is_new {
+                    *current = Arc::new(current.of_instances(ids, &configured));
+                }
+                is_new
+            });
+        })
     }
 
     /// For whoever else has a connection of komainu's own to make.
@@ -247,6 +290,8 @@ mod tests {
             login,
             clock: Clock::start(),
             in_cluster: false,
+            mode: config::FailoverMode::Off,
+            aurora: None,
         })
         .unwrap()
     }

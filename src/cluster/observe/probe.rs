@@ -11,19 +11,22 @@ use tokio::time::{Instant, timeout};
 
 use crate::backend::connect::ConnectTarget;
 use crate::backend::control::ControlConnection;
-use crate::cluster::clock::Clock;
 use crate::cluster::model::{Facts, Failure, REFUSALS_APART_MS};
 use crate::cluster::reason::Reason;
+use crate::config::FailoverMode;
 use crate::topology::ServerIndex;
 
 use super::Settings;
 use super::failure::LookError;
-use super::question::{QUESTION, answer};
+use super::name::{self, LeadsTo};
+use super::{aurora, question as postgres};
 
 /// However often traffic asks for a look: a storm of errors must not become a storm of looks.
 const MIN_GAP: Duration = Duration::from_millis(20);
 /// How many times as often one looks while something is unsettled.
 const FASTER: u32 = 5;
+/// The same where AWS makes the writer: it says to nobody but those who ask when it has.
+const FASTER_MANAGED: u32 = 10;
 /// After a refusal the next look follows so soon, since a second one makes the server surely down.
 const REFUSED_AGAIN: Duration = Duration::from_millis(REFUSALS_APART_MS + 10);
 /// Of such looks in a row; after that it is known.
@@ -49,11 +52,21 @@ pub(super) struct Probe {
     pub wake: Arc<Notify>,
     /// Whether the cluster is unsettled.
     pub unsettled: watch::Receiver<bool>,
+    pub leads_to: LeadsTo,
 }
 
 impl Probe {
     /// Ends when nobody takes the looks any more.
-    pub async fn run(mut self) {
+    pub async fn run(self) {
+        let (host, port, leads_to) = (self.host.clone(), self.port, self.leads_to.clone());
+        let (settings, wake) = (self.settings.clone(), self.wake.clone());
+        tokio::select! {
+            () = name::follow((&*host, port), settings, &leads_to, &wake) => {}
+            () = self.look_again_and_again() => {}
+        }
+    }
+
+    async fn look_again_and_again(mut self) {
         let mut connection = None;
         let mut failures: u32 = 0;
         let mut refusals: u32 = 0;
@@ -72,12 +85,13 @@ impl Probe {
             if self.looks.send(look).await.is_err() {
                 return;
             }
+            let faster = if settings.mode.is_managed() { FASTER_MANAGED } else { FASTER };
             let failing = (1..settings.health.retries).contains(&failures);
             let period = Duration::from_millis(settings.health.period_ms);
             let next = match refusals {
                 1..=REFUSALS => Next { usual: period.min(REFUSED_AGAIN), fast: period.min(REFUSED_AGAIN) },
-                _ if failing => Next { usual: period / FASTER, fast: period / FASTER },
-                _ => Next { usual: period, fast: period / FASTER },
+                _ if failing => Next { usual: period / faster, fast: period / faster },
+                _ => Next { usual: period, fast: period / faster },
             };
             if self.wait(begun, next, &mut connection).await.is_none() {
                 return;
@@ -103,10 +117,15 @@ impl Probe {
         connection: &mut Option<ControlConnection>,
     ) -> Result<Facts, LookError> {
         let health = &settings.health;
+        let peer = connection.as_ref().and_then(ControlConnection::peer_address);
+        if peer.is_some_and(|peer| self.leads_to.excludes(peer)) {
+            tracing::info!(server = &*self.id, host = &*self.host, "the name leads elsewhere: asking there");
+            *connection = None;
+        }
         // Taken, not borrowed: whatever fails, the connection is gone.
         if let Some(mut kept) = connection.take() {
             let within = Duration::from_millis(health.timeout_ms);
-            match timeout(within, question(settings.clock, &mut kept)).await {
+            match timeout(within, question(settings, &mut kept)).await {
                 Ok(Ok(facts)) => {
                     *connection = Some(kept);
                     return Ok(facts);
@@ -136,7 +155,10 @@ impl Probe {
             ("statement_timeout", &*timeout_ms),
         ];
         let mut fresh = ControlConnection::open(&target, &login, &parameters).await?;
-        let facts = question(settings.clock, &mut fresh).await?;
+        if let Some(peer) = fresh.peer_address() {
+            self.leads_to.reached(peer);
+        }
+        let facts = question(settings, &mut fresh).await?;
         Ok((fresh, facts))
     }
 
@@ -182,8 +204,16 @@ async fn interrupted(connection: &mut Option<ControlConnection>) {
     }
 }
 
-async fn question(clock: Clock, connection: &mut ControlConnection) -> Result<Facts, LookError> {
+async fn question(settings: &Settings, connection: &mut ControlConnection) -> Result<Facts, LookError> {
+    let clock = settings.clock;
     let asked_at_ms = clock.now_ms();
-    let rows = connection.query(QUESTION).await?;
-    Ok(answer(|column| rows.text(0, column), asked_at_ms, clock.now_ms())?)
+    if settings.mode == FailoverMode::Aurora {
+        let rows = connection.query(aurora::QUESTION).await?;
+        return Ok(aurora::answer(|column| rows.text(0, column), asked_at_ms, clock.now_ms())?);
+    }
+    let rows = connection.query(postgres::QUESTION).await?;
+    let facts = postgres::answer(|column| rows.text(0, column), asked_at_ms, clock.now_ms())?;
+    // Elsewhere it is an operator's own, who wants to see its errors.
+    let read_only = facts.read_only && settings.mode.is_managed();
+    Ok(Facts { read_only, ..facts })
 }

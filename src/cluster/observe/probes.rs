@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 
+use super::name::LeadsTo;
 use super::probe::{Look, Probe};
 use super::{LookNow, Settings};
 use crate::cluster::model::{Observation, View};
@@ -57,6 +58,7 @@ impl Probes {
                     looks: self.looks.clone(),
                     wake,
                     unsettled: self.unsettled.subscribe(),
+                    leads_to: LeadsTo::default(),
                 };
                 (tokio::spawn(probe.run()).abort_handle(), Observation::default())
             });

@@ -7,7 +7,19 @@ use crate::cluster::conninfo::Conninfo;
 use crate::cluster::model::{Archive, Facts, Receiver, ReplicationTimeouts, Sender, Slot};
 use crate::topology::Lsn;
 
-/// One row of 27 columns.
+/// Whether the server takes no writes by its own configuration.
+macro_rules! read_only {
+    () => {
+        r"
+       pg_catalog.current_setting('default_transaction_read_only') = 'on'
+           AND EXISTS (SELECT 1 FROM pg_catalog.pg_settings p
+                        WHERE p.name = 'default_transaction_read_only'
+                          AND p.source IN ('configuration file', 'command line', 'environment variable'))"
+    };
+}
+pub(super) use read_only;
+
+/// One row of 28 columns.
 ///
 /// - The timeline of a primary is the one it inserts into, which the name of its WAL file tells: the
 ///   control file may still have the old one until the checkpoint after a promotion.
@@ -15,9 +27,12 @@ use crate::topology::Lsn;
 /// - `pg_current_wal_insert_lsn` and the like fail in recovery, hence the CASEs.
 /// - A standby that has replayed all it received is not behind, however long nothing was written; a
 ///   transaction's age says something only when there is more to replay, or nobody to receive from.
+/// - A server that is to take no writes has `default_transaction_read_only` in its own configuration; what a role or a
+///   database was given says nothing of it.
 /// - Passwords in `primary_conninfo` stay on the server. Before PostgreSQL 12 it is no setting, and who has no
 ///   `pg_monitor` must not ask for it.
-pub const QUESTION: &str = r"
+pub const QUESTION: &str = concat!(
+    r"
 SELECT s.recovering,
        pg_catalog.current_setting('server_version_num'),
        i.system_identifier,
@@ -68,7 +83,10 @@ SELECT s.recovering,
        pg_catalog.floor(1000 * pg_catalog.date_part('epoch',
            pg_catalog.current_setting('wal_sender_timeout')::pg_catalog.interval))::pg_catalog.int8,
        pg_catalog.floor(1000 * pg_catalog.date_part('epoch',
-           pg_catalog.current_setting('wal_receiver_timeout')::pg_catalog.interval))::pg_catalog.int8
+           pg_catalog.current_setting('wal_receiver_timeout')::pg_catalog.interval))::pg_catalog.int8,
+",
+    read_only!(),
+    r"
   FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering,
                pg_catalog.pg_last_wal_receive_lsn() AS received,
                pg_catalog.pg_last_wal_replay_lsn() AS replayed
@@ -77,12 +95,13 @@ SELECT s.recovering,
  CROSS JOIN pg_catalog.pg_control_checkpoint() c
  CROSS JOIN pg_catalog.pg_control_recovery() r
  CROSS JOIN pg_catalog.pg_control_init() b
-  LEFT JOIN pg_catalog.pg_stat_wal_receiver w ON true";
+  LEFT JOIN pg_catalog.pg_stat_wal_receiver w ON true"
+);
 
 /// A column that is missing, NULL where it must not be, or no such value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("column {0} of the answer is not understood")]
-pub struct AnswerError(usize);
+pub struct AnswerError(pub(super) usize);
 
 /// Reads the row, whose columns `text` gives as text; `None` is NULL.
 pub fn answer<'a>(
@@ -118,6 +137,7 @@ pub fn answer<'a>(
         asked_at_ms,
         answered_at_ms,
         in_recovery,
+        read_only: text(27) == Some("t") && !in_recovery,
         timeline,
         lsn,
         flushed_lsn: optional::<Lsn>(&text, 24)?.filter(|_| !in_recovery),
@@ -139,6 +159,7 @@ pub fn answer<'a>(
             sender_ms: optional(&text, 25)?.unwrap_or_default(),
             receiver_ms: optional(&text, 26)?.unwrap_or_default(),
         },
+        aurora: None,
     })
 }
 
@@ -172,7 +193,7 @@ fn archive<'a>(text: impl Fn(usize) -> Option<&'a str>) -> Result<Option<Archive
 }
 
 /// Of an aggregate, which is NULL without any.
-fn rows<const COLUMNS: usize>(json: Option<&str>) -> Option<Vec<[Option<String>; COLUMNS]>>
+pub(super) fn rows<const COLUMNS: usize>(json: Option<&str>) -> Option<Vec<[Option<String>; COLUMNS]>>
 where
     [Option<String>; COLUMNS]: serde::de::DeserializeOwned,
 {
@@ -204,7 +225,7 @@ fn optional<'a, T: std::str::FromStr>(
     text(column).map(|value| value.parse().map_err(|_| AnswerError(column))).transpose()
 }
 
-fn required<'a, T: std::str::FromStr>(
+pub(super) fn required<'a, T: std::str::FromStr>(
     text: impl Fn(usize) -> Option<&'a str>,
     column: usize,
 ) -> Result<T, AnswerError> {
@@ -221,7 +242,7 @@ mod tests {
     use super::*;
     use crate::cluster::conninfo::Upstream;
 
-    type Row = [Option<&'static str>; 27];
+    type Row = [Option<&'static str>; 28];
 
     const PRIMARY: Row = [
         Some("f"),
@@ -253,6 +274,7 @@ mod tests {
         Some("0/3000140"),
         Some("60000"),
         Some("0"),
+        Some("f"),
     ];
     const STANDBY: Row = [
         Some("t"),
@@ -282,6 +304,7 @@ mod tests {
         None,
         Some("2000"),
         Some("2500"),
+        Some("t"),
     ];
 
     fn read(row: Row) -> Result<Facts, AnswerError> {
@@ -302,6 +325,7 @@ mod tests {
             asked_at_ms: 5,
             answered_at_ms: 8,
             in_recovery: false,
+            read_only: false,
             timeline: 10,
             lsn: Lsn(0x300_0148),
             flushed_lsn: Some(Lsn(0x300_0140)),
@@ -324,6 +348,7 @@ mod tests {
                 fails: true,
             }),
             timeouts: ReplicationTimeouts { sender_ms: 60_000, receiver_ms: 0 },
+            aurora: None,
         };
         assert_eq!(read(PRIMARY), Ok(primary));
         let receiver = Receiver {
@@ -338,6 +363,7 @@ mod tests {
             asked_at_ms: 5,
             answered_at_ms: 8,
             in_recovery: true,
+            read_only: false,
             timeline: 2,
             lsn: Lsn(0x300_0000),
             flushed_lsn: None,
@@ -356,11 +382,19 @@ mod tests {
             started_at_ms: 1_700_000_000_500,
             archive: None,
             timeouts: ReplicationTimeouts { sender_ms: 2_000, receiver_ms: 2_500 },
+            aurora: None,
         };
         assert_eq!(read(STANDBY), Ok(standby));
+        let read_only = read(with(PRIMARY, 27, "t")).unwrap();
+        assert!(read_only.read_only && !read_only.says_primary());
         let silent = [7, 8, 9, 11].into_iter().fold(STANDBY, |row, column| without(row, column));
         let facts = read(silent).unwrap();
         assert_eq!((facts.receiver, facts.received_lsn, facts.replay_lag_ms), (None, None, None));
+    }
+
+    fn with(mut row: Row, column: usize, value: &'static str) -> Row {
+        row[column] = Some(value);
+        row
     }
 
     fn without(mut row: Row, column: usize) -> Row {
@@ -376,8 +410,8 @@ mod tests {
             for &column in columns {
                 assert_eq!(read(without(row, column)), Err(AnswerError(column)));
             }
-            let words = [9, 10, 15, 16, 17, 19, 20];
-            for column in (0..27).filter(|&column| row[column].is_some() && !words.contains(&column)) {
+            let words = [9, 10, 15, 16, 17, 19, 20, 27];
+            for column in (0..28).filter(|&column| row[column].is_some() && !words.contains(&column)) {
                 let mut wrong = row;
                 wrong[column] = Some("x");
                 let used =

@@ -36,6 +36,7 @@ fn facts(in_recovery: bool, timeline: u32, lsn: u64) -> Facts {
         asked_at_ms: 0,
         answered_at_ms: 0,
         in_recovery,
+        read_only: false,
         timeline,
         lsn: Lsn(lsn),
         flushed_lsn: None,
@@ -54,6 +55,7 @@ fn facts(in_recovery: bool, timeline: u32, lsn: u64) -> Facts {
         started_at_ms: 1,
         archive: None,
         timeouts: Default::default(),
+        aurora: None,
     }
 }
 

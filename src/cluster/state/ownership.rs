@@ -22,6 +22,9 @@ pub struct Primary {
     pub stage: Stage,
     /// 0 until the promotion of this epoch is confirmed.
     pub timeline: u32,
+    /// When it was started, by its own clock, as most voters heard once it was confirmed. None: they have not yet.
+    #[serde(default)]
+    pub life: Option<u64>,
     pub since_ms: u64,
 }
 
@@ -178,6 +181,7 @@ impl Ownership {
             server: Some(server.clone()),
             stage: Stage::Named,
             timeline: 0,
+            life: None,
             since_ms: at_ms,
         };
         Ok((Accepted::Epoch(epoch), Some(Entry { subject: server, text })))
@@ -200,6 +204,13 @@ impl Ownership {
                 let text = format!("{server} is primary of epoch {}, timeline {timeline}", expected.0);
                 Ok((Accepted::Changed, Some(Entry { subject: server, text })))
             }
+        }
+    }
+
+    /// Which life of the confirmed primary this epoch is of: the first that most voters hear of.
+    pub(super) fn note_life(&mut self, server: &str, life: Option<u64>) {
+        if self.is_primary(server) && self.primary.stage == Stage::Confirmed {
+            self.primary.life = self.primary.life.or(life);
         }
     }
 

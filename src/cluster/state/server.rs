@@ -64,6 +64,9 @@ pub struct Claim {
     /// The server says that it is a primary, on that timeline.
     #[serde(default)]
     pub primary_on: Option<u32>,
+    /// And when it was started, by its own clock: another time is another life, or another server at its name.
+    #[serde(default)]
+    pub primary_since_ms: Option<u64>,
     /// It has not answered the last look, and nothing says that it lives.
     #[serde(default)]
     pub suspect: bool,
@@ -130,6 +133,13 @@ impl Server {
     /// Whether most voters hear the server say that it is a primary.
     pub fn says_primary(&self, members: &Members) -> bool {
         self.majority(members, |claim| claim.primary_on.is_some())
+    }
+
+    /// Which life of it most voters hear say that it is a primary.
+    pub fn life(&self, members: &Members) -> Option<u64> {
+        let mut heard =
+            members.voters().filter_map(|voter| self.reports.get(&voter.id)?.claim.primary_since_ms);
+        heard.find(|life| self.majority(members, |claim| claim.primary_since_ms == Some(*life)))
     }
 
     /// Whether no new work begins there, by an order that lets what is under way end.

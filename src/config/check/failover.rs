@@ -10,6 +10,9 @@ use crate::cluster::operate::slots::slot_name;
 use crate::config::{Config, FailoverMode, FenceHost, Replication, Server, SyncMode};
 
 pub(super) fn check(document: &Document, config: &Config, findings: &mut Findings) {
+    if config.failover.mode.is_managed() {
+        return super::managed::check(document, config, findings);
+    }
     let (table, failover) = (document.table("failover"), &config.failover);
     let streaming = failover.mode == FailoverMode::Streaming;
     if streaming && config.cluster.is_none() && document.optional("cluster").is_none() {

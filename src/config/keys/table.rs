@@ -94,7 +94,7 @@ pub static SECTIONS: &[Section] = &[
             key("startup_timeout_ms", Integer(1, MS), "ms", Value("15000"), LIVE, Cluster, "A client that has not logged in by then is disconnected."),
             key("client_idle_timeout_ms", Integer(0, MS), "ms", Value("0"), LIVE, Cluster, "A client idle outside a transaction for longer is ended (57P05). 0: never."),
             key("idle_in_transaction_timeout_ms", Integer(0, MS), "ms", Value("0"), LIVE, Cluster, "A client idle inside a transaction for longer is ended (25P03). 0: never."),
-            key("hold_timeout_ms", Integer(0, MS), "ms", Value("30000"), LIVE, Cluster, "How long a request or a login waits while there is no primary or it cannot be reached; then it gets an error (57P03) that says why. 0: it does not wait."),
+            key("hold_timeout_ms", Integer(0, MS), "ms", Computed("30000; with `failover.mode = \"rds\"` 120000, with `\"aurora\"` 60000"), LIVE, Cluster, "How long a request or a login waits while there is no primary or it cannot be reached; then it gets an error (57P03) that says why. 0: it does not wait."),
             key("max_held_clients", Integer(1, CONNECTIONS), "clients", As("limits.max_client_connections"), LIVE, Cluster, "Clients that may wait so at a time; for further ones the error comes at once."),
             key("shutdown_timeout_ms", Integer(0, MS), "ms", Value("30000"), LIVE, Cluster, "How long running transactions may go on after SIGTERM. 0: they are ended at once."),
             key("max_message_bytes", Integer(65_536, MESSAGE), "bytes", Value("1073741823"), LIVE, Cluster, "Largest single message of a client that has logged in; the default is PostgreSQL's own limit."),
@@ -223,7 +223,7 @@ pub static SECTIONS: &[Section] = &[
             key("weight", Integer(0, WEIGHT), "share", Value("1"), LIVE, Cluster, "Its share of the reads. 0: none while another standby lives."),
             key("zone", Text, "", Unset, LIVE, Cluster, "Its availability zone."),
             key("disallow_failover", Bool, "", Value("false"), LIVE, Cluster, "Whether it is never promoted."),
-            key("always_primary", Bool, "", Value("false"), LIVE, Cluster, "Whether it is the primary whatever happens, so that no other server is ever promoted: of one server at most."),
+            key("always_primary", Bool, "", Value("false"), LIVE, Cluster, "Whether it is the primary whatever happens, so that no other server is ever promoted: of one server at most. `ALWAYS_PRIMARY` and `ALWAYS_MASTER` are other names of this key. With `failover.mode = \"rds\"` or `\"aurora\"` it says nothing new: there whoever is the writer is never replaced by komainu."),
             key("replication", Choice(&["streaming", "log-shipping"]), "", Value("\"streaming\""), LIVE, Cluster, "How it follows as a standby: `log-shipping`: by `restore_command` from the primary's archive, so komainu makes no slot for it, never tells it whom to follow, and promotes it last."),
             key("agent", Text, "", Unset, LIVE, Cluster, "Where the [agent](agent.md) on its host is reached, as `\"host:port\"`; unset: there is none."),
             key("instance_id", Text, "", Unset, LIVE, Cluster, "The EC2 instance it runs on, for `failover.fence_host`."),
@@ -261,7 +261,7 @@ pub static SECTIONS: &[Section] = &[
         name: "failover",
         shape: Shape::Table,
         keys: &[
-            key("mode", Choice(&["off", "streaming"]), "", Value("\"off\""), RESTART, Cluster, "`off`: komainu follows what the servers say; `streaming`: it promotes a standby when the primary is lost, and repoints the others."),
+            key("mode", Choice(&["off", "streaming", "rds", "aurora"]), "", Value("\"off\""), RESTART, Cluster, "`off`: komainu follows what the servers say; `streaming`: it promotes a standby when the primary is lost, and repoints the others; `rds` and `aurora`: AWS makes the writer, and komainu follows it ([RDS](rds.md), [Aurora](aurora.md))."),
             key("automatic", Bool, "", Value("true"), LIVE, Cluster, "Whether a lost primary is replaced without an order; off: only by order."),
             key("user", Text, "", Value("\"komainu_operator\""), LIVE, Cluster, "The role that promotes and repoints; [privileges](privileges.md) has its grants."),
             key("password_file", Path, "", Unset, LIVE, Node, "File with its password; unset: the one in `auth.user_file`."),
@@ -326,6 +326,21 @@ pub static SECTIONS: &[Section] = &[
             key("pre", Program, "", Unset, LIVE, Cluster, "Run before a move: `{ command = [\"/path/to/program\"], deadline_ms = 5000 }`. It may delay the move by that, and not prevent it."),
             key("post", Program, "", Unset, LIVE, Cluster, "The same, run after a move."),
             key("refuse_when_not_owner", Bool, "", Value("false"), LIVE, Cluster, "Whether a node that does not own the endpoint refuses clients. Else it serves them all the same."),
+        ],
+    },
+    Section {
+        name: "aurora",
+        shape: Shape::Optional,
+        keys: &[
+            key("instance_endpoint", Text, "", Required, LIVE, Cluster, "Each instance's endpoint, with `?` for its name: `\"?.abc123.eu-central-1.rds.amazonaws.com\"`. Instances that are not configured as `[[server]]` are reached so, at the port of the first that is."),
+            key("session_window_ms", Integer(0, MS), "ms", Value("1000"), LIVE, Cluster, "After a write a session reads from the writer for this long, and then from readers that have what it wrote. Only with `split.consistency = \"session\"`."),
+        ],
+    },
+    Section {
+        name: "dns",
+        shape: Shape::Table,
+        keys: &[
+            key("servers", Addresses, "", Unset, LIVE, Cluster, "Name servers that the names of PostgreSQL servers are asked of, as `[\"169.254.169.253:53\"]`; unset: as the system resolves names. What they answer is believed for its TTL."),
         ],
     },
     Section {

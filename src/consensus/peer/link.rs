@@ -207,7 +207,7 @@ impl Link {
     async fn connect(&self) -> Result<Connection, CallError> {
         let PeerContext { local, tls, limits, admit } = &*self.context;
         let unreachable = |error: &dyn std::fmt::Display| self.unreachable(error.to_string());
-        let tcp = match net::dial::dial(&self.host, self.port).await {
+        let tcp = match net::dial::dial(&self.host, self.port, &net::names::Names::default()).await {
             Ok(Stream::Tcp(tcp)) => tcp,
             Ok(_) => return Err(unreachable(&"peers talk over TCP only")),
             Err(error) => return Err(unreachable(&error)),

@@ -18,7 +18,7 @@ use crate::cluster::operate::slots::slot_name;
 use crate::cluster::state::{
     Administrative, Claim, ClusterState, Command, Member, MemberRole, Observed, Outcome,
 };
-use crate::config;
+use crate::config::{self, FailoverMode};
 use crate::consensus::lease::LeaseSettings;
 use crate::topology::{Lsn, Role};
 
@@ -122,6 +122,7 @@ impl World {
             asked_at_ms: self.now_ms,
             answered_at_ms: self.now_ms,
             in_recovery,
+            read_only: false,
             timeline,
             lsn: Lsn(lsn),
             flushed_lsn: None,
@@ -140,6 +141,7 @@ impl World {
             started_at_ms: 1,
             archive: None,
             timeouts: Default::default(),
+            aurora: None,
         }
     }
 

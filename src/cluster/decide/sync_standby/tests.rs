@@ -15,6 +15,7 @@ fn primary(setting: &str, asked_at_ms: u64, lsn: u64, senders: Vec<Sender>) -> F
         asked_at_ms,
         answered_at_ms: asked_at_ms,
         in_recovery: false,
+        read_only: false,
         timeline: 1,
         lsn: Lsn(lsn),
         flushed_lsn: None,
@@ -33,6 +34,7 @@ fn primary(setting: &str, asked_at_ms: u64, lsn: u64, senders: Vec<Sender>) -> F
         started_at_ms: 1,
         archive: None,
         timeouts: Default::default(),
+        aurora: None,
     }
 }
 

@@ -64,6 +64,7 @@ impl World {
             asked_at_ms: 0,
             answered_at_ms: 0,
             in_recovery: standby,
+            read_only: false,
             timeline,
             lsn: lsn(if standby { server.replayed } else { wal.end() }),
             flushed_lsn: (!standby).then(|| lsn(wal.end())),
@@ -87,6 +88,7 @@ impl World {
             started_at_ms: server.life,
             archive: None,
             timeouts: Default::default(),
+            aurora: None,
         }
     }
 }
