@@ -218,6 +218,13 @@ fn is_silence(reason: Reason) -> bool {
     matches!(reason, Timeout | Unreachable | ConnectionLost | ConnectRefused)
 }
 
+/// Whom the log has made the primary, on the timeline of its epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    pub server: String,
+    pub timeline: u32,
+}
+
 /// Which cluster the servers must belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Identity {

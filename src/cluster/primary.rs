@@ -8,17 +8,23 @@ use std::sync::Arc;
 
 use crate::topology::{Epoch, Health, Lsn, Role, ServerIndex, ServerState, Snapshot};
 
-use super::model::{Detail, Facts, Identity, Observation, View};
+use super::model::{Detail, Facts, Identity, Named, Observation, View};
 use super::reason::Reason;
 
 /// What the view that follows `previous` is. `observations` are those of `previous.snapshot.servers`,
-/// in their order; `retries` failures in a row make a server down, two refusals do so sooner.
-pub fn next(previous: &View, observations: &[Observation], retries: u32, now_ms: u64) -> View {
+/// in their order; `named` is whom the log has made the primary, of a node in a cluster; `retries` failures in a row make a server down, two refusals do so sooner.
+pub fn next(
+    previous: &View,
+    observations: &[Observation],
+    named: Option<&Named>,
+    retries: u32,
+    now_ms: u64,
+) -> View {
     let identity = identify(previous, observations, retries);
     // What was learnt of another cluster says nothing about this one.
     let same_cluster = identity.get() == previous.identity.get();
     let memory = if same_cluster { previous } else { &View::default() };
-    let choice = choose(previous, observations, identity, memory.timeline, retries);
+    let choice = choose(previous, observations, (identity, memory.timeline), named, retries);
     let chosen = choice.ok().and_then(|index| Some((index, observations[index].facts.as_deref()?)));
 
     let mut view = View {
@@ -103,8 +109,8 @@ fn identify(previous: &View, observations: &[Observation], retries: u32) -> Iden
 fn choose(
     previous: &View,
     observations: &[Observation],
-    identity: Identity,
-    last_timeline: u32,
+    (identity, last_timeline): (Identity, u32),
+    named: Option<&Named>,
     retries: u32,
 ) -> Result<usize, Reason> {
     let members = || {
@@ -122,6 +128,17 @@ fn choose(
     // Where no timeline tells the later one from the earlier, nobody is right until one of them says otherwise.
     if claimants.len() > 1 && members().any(|(_, facts)| facts.aurora.is_some()) {
         return Err(Reason::TwoPrimaries);
+    }
+    // What the log has made the primary is no less one because another server claims to be one, were it on a later
+    // timeline: that one nobody made.
+    let is_named = |index: usize, facts: &Facts| {
+        named.is_some_and(|named| {
+            *previous.snapshot.servers[index].id == *named.server && facts.timeline == named.timeline
+        })
+    };
+    if let Some((index, _)) = members().find(|(index, facts)| facts.says_primary() && is_named(*index, facts))
+    {
+        return Ok(index);
     }
     // Lower than it was: at the primary's address somebody else answers now.
     let current_stays = highest >= Some(last_timeline);

@@ -10,8 +10,9 @@ use tokio::sync::watch;
 use super::agree::agree;
 use super::change::changes;
 use super::deadlines::Deadlines;
-use super::model::View;
+use super::model::{Named, View};
 use super::observe::log;
+use super::state::{ClusterState, Fenced, Stage};
 use crate::consensus::node::ClusterHandle;
 use crate::topology::Snapshot;
 
@@ -25,18 +26,24 @@ pub struct Published {
     pub view: watch::Receiver<Arc<View>>,
 }
 
-/// Starts it on the handle's runtime; it ends with the observer or the node.
-pub fn start(handle: &ClusterHandle, local: watch::Receiver<Arc<View>>) -> Published {
+/// Starts it on the handle's runtime; it ends with the observer or the node. `named`: whoever observes is told who is the
+/// primary.
+pub fn start(
+    handle: &ClusterHandle,
+    local: watch::Receiver<Arc<View>>,
+    named: watch::Sender<Option<Named>>,
+) -> Published {
     let first = Arc::new(agree(&local.borrow(), &handle.applied().state, false));
     let (snapshot, snapshots) = watch::channel(Arc::new(first.snapshot.clone()));
     let (view, views) = watch::channel(first);
-    handle.runtime().spawn(publish(handle.clone(), local, snapshot, view));
+    handle.runtime().spawn(publish(handle.clone(), local, named, snapshot, view));
     Published { snapshot: snapshots, view: views }
 }
 
 async fn publish(
     handle: ClusterHandle,
     mut local: watch::Receiver<Arc<View>>,
+    named: watch::Sender<Option<Named>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     views: watch::Sender<Arc<View>>,
 ) {
@@ -47,6 +54,12 @@ async fn publish(
         let (held, now_ms) = (lease.holds(), handle.now_ms());
         let next = {
             let applied = applied.borrow_and_update();
+            let by_the_log = by_the_log(&applied.state);
+            named.send_if_modified(|known| {
+                let is_news = *known != by_the_log;
+                known.clone_from(&by_the_log);
+                is_news
+            });
             let mut next = agree(&local.borrow_and_update(), &applied.state, held);
             deadlines.look(&applied.state, now_ms);
             deadlines.close(&mut next, now_ms);
@@ -84,4 +97,12 @@ async fn publish(
             () = time_is_up => {}
         }
     }
+}
+
+/// The settled primary.
+fn by_the_log(state: &ClusterState) -> Option<Named> {
+    let primary = state.primary();
+    let settled = primary.stage == Stage::Confirmed && !state.is_fenced(&Fenced::Primary);
+    let server = primary.server.clone().filter(|_| settled)?;
+    Some(Named { server, timeline: primary.timeline })
 }

@@ -25,7 +25,7 @@ use crate::agent::Agents;
 use crate::clock;
 use crate::cluster::act::{self, Eyes, Means, Wanted};
 use crate::cluster::decide::Policy;
-use crate::cluster::model::View;
+use crate::cluster::model::{Named, View};
 use crate::cluster::observe::LookNow;
 use crate::cluster::operate::Operator;
 use crate::cluster::publish::{self, Published};
@@ -129,6 +129,7 @@ fn at(cluster: &config::Cluster, address: IpAddr) -> Option<&str> {
 pub struct Servers {
     pub local: watch::Receiver<Arc<View>>,
     pub look: LookNow,
+    pub named: watch::Sender<Option<Named>>,
     pub operator: watch::Receiver<Arc<Operator>>,
     pub counters: Arc<Counters>,
 }
@@ -165,7 +166,7 @@ impl Cluster {
         right: Arc<WriteRight>,
         servers: Servers,
     ) -> Result<Cluster, ClusterError> {
-        let Servers { local, look, operator, counters } = servers;
+        let Servers { local, look, named, operator, counters } = servers;
         let gateway: Arc<OnceLock<Arc<Gateway>>> = Arc::default();
         let now = clock::process();
         let mut seed = [0; 8];
@@ -180,7 +181,7 @@ impl Cluster {
         let name = settings.name.clone();
         let node = Node::start(settings, around)?;
         let handle = node.handle();
-        let published = publish::start(&handle, local.clone());
+        let published = publish::start(&handle, local.clone(), named);
         let (wanted, wants) = watch::channel(Arc::new(wanted_of(config, config, text, 0)));
         let agents = match me.role {
             MemberRole::Voter => {

@@ -149,6 +149,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
             let servers = Servers {
                 local: observer.view.clone(),
                 look: observer.look.clone(),
+                named: observer.named.clone(),
                 operator: operators.subscribe(),
                 counters: counters.clone(),
             };

@@ -259,7 +259,7 @@ mod tests {
             let at_ms = 1000 + 60 * index as u64;
             observation.record(Err(Failure { reason, detail: String::new(), at_ms }));
         }
-        primary::next(&view(), &[observation], RETRIES, 2000)
+        primary::next(&view(), &[observation], None, RETRIES, 2000)
     }
 
     #[test]

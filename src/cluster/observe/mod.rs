@@ -28,7 +28,7 @@ use super::aurora as instances;
 use super::change::{Change, changes};
 use super::clock::Clock;
 use super::looks::Looks;
-use super::model::View;
+use super::model::{Named, View};
 use super::primary;
 use super::reason::Reason;
 use credential::OwnLogin;
@@ -76,6 +76,8 @@ pub struct Observer {
     settings: Arc<watch::Sender<Arc<Settings>>>,
     /// The servers that the configuration names.
     configured: Arc<Mutex<Vec<config::Server>>>,
+    /// Who is the primary by the log; nobody else is taken for one then.
+    pub named: watch::Sender<Option<Named>>,
     /// Closing it ends the thread.
     _stop: oneshot::Sender<()>,
 }
@@ -126,20 +128,21 @@ impl Observer {
         let configured = Arc::new(Mutex::new(settings.servers.clone()));
         let (settings, current) = watch::channel(Arc::new(settings));
         let settings = Arc::new(settings);
+        let (named, by_the_log) = watch::channel(None);
         let (publish_looks, looks) = watch::channel(BTreeMap::new());
         let publication =
             Publication { snapshot: publish_snapshot, view: publish_view, looks: publish_looks };
         std::thread::Builder::new().name("observe".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = observe(current, wakes, publication) => {}
+                    () = observe(current, by_the_log, wakes, publication) => {}
                     _ = stopped => {}
                 }
             });
             // A name being resolved occupies a thread that cannot be stopped; it is not waited for.
             runtime.shutdown_background();
         })?;
-        Ok(Observer { snapshot, view, look, looks, settings, configured, _stop: stop })
+        Ok(Observer { snapshot, view, look, looks, settings, configured, named, _stop: stop })
     }
 
     /// Looks at what `settings` say, and as they say, from now on and over new connections. What is known of servers that
@@ -179,7 +182,12 @@ struct Publication {
     looks: watch::Sender<BTreeMap<ServerIndex, Looks>>,
 }
 
-async fn observe(mut current: watch::Receiver<Arc<Settings>>, wakes: LookNow, publication: Publication) {
+async fn observe(
+    mut current: watch::Receiver<Arc<Settings>>,
+    mut named: watch::Receiver<Option<Named>>,
+    wakes: LookNow,
+    publication: Publication,
+) {
     let mut settings = current.borrow_and_update().clone();
     let clock = settings.clock;
     let mut register = Register::default();
@@ -207,9 +215,12 @@ async fn observe(mut current: watch::Receiver<Arc<Settings>>, wakes: LookNow, pu
                 publication.looks.send_modify(|looks| looks.retain(|&index, _| configured.snapshot.server(index).is_some()));
                 view = Arc::new(configured);
             }
+            Ok(()) = named.changed() => {}
         }
         let now_ms = clock.now_ms();
-        let next = primary::next(&view, &probes.observations(&view), settings.health.retries, now_ms);
+        let by_the_log = named.borrow_and_update().clone();
+        let (observations, retries) = (probes.observations(&view), settings.health.retries);
+        let next = primary::next(&view, &observations, by_the_log.as_ref(), retries, now_ms);
         if !settings.in_cluster {
             changes(&view, &next).into_iter().for_each(|change| log(change, &next));
         }

@@ -12,6 +12,7 @@ const RETRIES: u32 = 2;
 struct Cluster {
     view: View,
     observations: Vec<Observation>,
+    named: Option<Named>,
     now_ms: u64,
 }
 
@@ -80,6 +81,7 @@ impl Cluster {
         Cluster {
             view: View::new(&servers(count)),
             observations: vec![Observation::default(); count],
+            named: None,
             now_ms: 0,
         }
     }
@@ -112,7 +114,7 @@ impl Cluster {
     fn look(&mut self, index: usize, look: Result<Facts, Failure>) -> &View {
         self.now_ms += 10;
         self.observations[index].record(look);
-        self.view = next(&self.view, &self.observations, RETRIES, self.now_ms);
+        self.view = next(&self.view, &self.observations, self.named.as_ref(), RETRIES, self.now_ms);
         &self.view
     }
 
@@ -449,9 +451,29 @@ proptest! {
                 }
             }
             // The same facts once more change nothing.
-            let again = next(view, &cluster.observations, RETRIES, cluster.now_ms + 1);
+            let again = next(view, &cluster.observations, None, RETRIES, cluster.now_ms + 1);
             prop_assert_eq!(&again.snapshot, &view.snapshot);
             prop_assert_eq!(again.changed_at_ms, view.changed_at_ms);
         }
     }
+}
+
+/// It was promoted by hand, say, while the primary lives: reads and writes go on as before.
+#[test]
+fn whom_the_log_has_named_stays_the_primary_whoever_else_claims_to_be_one() {
+    let mut cluster = Cluster::with([primary(1, 500), standby(1, 500), standby(1, 500)]);
+    cluster.named = Some(Named { server: "s0".to_owned(), timeline: 1 });
+    cluster.says(2, primary(2, 900));
+    assert_eq!((cluster.primary(), cluster.epoch()), (Some(0), 1));
+    assert_eq!(cluster.server(1), UP_STANDBY);
+    assert_eq!(cluster.server(2), unused(Reason::SecondPrimary));
+    // The log makes it the primary, and the other one still runs.
+    cluster.named = Some(Named { server: "s2".to_owned(), timeline: 2 });
+    cluster.says(0, primary(1, 600));
+    assert_eq!(cluster.primary(), Some(2));
+    assert_eq!(cluster.server(0), unused(Reason::OldPrimary));
+    // Another timeline than the log knows is no epoch of its.
+    cluster.named = Some(Named { server: "s0".to_owned(), timeline: 3 });
+    cluster.says(1, standby(1, 600));
+    assert_eq!(cluster.primary(), Some(2));
 }

@@ -130,7 +130,8 @@ impl Night {
         let wakes: Arc<[Arc<Notify>]> = SERVERS.iter().map(|_| Arc::default()).collect();
         let look = LookNow::of(&wakes);
         let (view, local) = watch::channel(Arc::new(View::new(&servers())));
-        let published = Arc::new(publish::start(&handle, local.clone()));
+        let (named, by_the_log) = watch::channel(None);
+        let published = Arc::new(publish::start(&handle, local.clone(), named));
         let wanted = Wanted {
             version: 1,
             endpoints: Vec::new(),
@@ -162,7 +163,7 @@ impl Night {
             Arc::new(move |epoch, server| oracle.uses(epoch, server))
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(observe(ground.clone(), wakes, view));
+        tasks.spawn(observe(ground.clone(), wakes, by_the_log, view));
         let wanted = watch::channel(Arc::new(wanted)).1;
         let eyes = Eyes {
             local: local.clone(),

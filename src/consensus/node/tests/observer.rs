@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::servers::{Ground, SERVERS};
-use crate::cluster::model::{Facts, Failure, Observation, REFUSALS_APART_MS, View};
+use crate::cluster::model::{Facts, Failure, Named, Observation, REFUSALS_APART_MS, View};
 use crate::cluster::primary;
 use crate::cluster::reason::Reason;
 use crate::config;
@@ -32,7 +32,12 @@ pub fn health() -> config::Health {
 type Look = (usize, Result<Facts, Failure>);
 
 /// Until it is dropped.
-pub async fn observe(ground: Ground, wakes: Arc<[Arc<Notify>]>, view: watch::Sender<Arc<View>>) {
+pub async fn observe(
+    ground: Ground,
+    wakes: Arc<[Arc<Notify>]>,
+    named: watch::Receiver<Option<Named>>,
+    view: watch::Sender<Arc<View>>,
+) {
     let health = health();
     let (looks, mut taken) = mpsc::channel(16);
     let (unsettled, _) = watch::channel(true);
@@ -50,7 +55,8 @@ pub async fn observe(ground: Ground, wakes: Arc<[Arc<Notify>]>, view: watch::Sen
     while let Some((server, result)) = taken.recv().await {
         observations[server].record(result);
         let now_ms = (ground.now)();
-        let next = primary::next(&view.borrow(), &observations, health.retries, now_ms);
+        let by_the_log = named.borrow().clone();
+        let next = primary::next(&view.borrow(), &observations, by_the_log.as_ref(), health.retries, now_ms);
         unsettled
             .send_if_modified(|value| std::mem::replace(value, primary::unsettled(&next, now_ms)) != *value);
         view.send_replace(Arc::new(next));
