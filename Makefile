@@ -62,9 +62,10 @@ bench-scale: ## Measure reads over one to five servers, each slowed on purpose
 	cargo build --release --locked --bin komainu
 	python3 tests/bench/scale.py --komainu $(TARGET)/release/komainu --work $(TARGET)/bench $(ARGS)
 
-fix: ## Format, and apply what clippy can repair
+fix: ## Format, apply what clippy can repair, and write docs/metrics.md anew
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	KOMAINU_WRITE_MANUAL=1 cargo test --workspace --locked --lib the_manual_is_what_the_catalogue_says
 
 FUZZ_TARGETS := wire scram replies classify
 

@@ -31,6 +31,16 @@ pub enum MethodSettings {
     Command(ProgramSettings),
 }
 
+/// Each method's name, and what it moves.
+pub const METHODS: &[(&str, &str)] = &[
+    ("elastic-ip", "an Elastic IP"),
+    ("route53", "a Route 53 record"),
+    ("route-table", "routes to an address outside of the network's range"),
+    ("secondary-ip", "a secondary private address"),
+    ("interface", "an address on a network interface"),
+    ("command", "whatever the operator's program moves"),
+];
+
 impl MethodSettings {
     /// As it is written in the configuration.
     pub fn name(&self) -> &'static str {

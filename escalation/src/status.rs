@@ -17,7 +17,51 @@ pub struct Status {
     pub holding: Holding,
     /// Of the last taking or releasing, in order.
     pub phases: Vec<Phase>,
+    pub counts: Counts,
 }
+
+/// What has happened since this endpoint's loop began.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Counts {
+    /// Looks and changes that the API refused for being too many.
+    pub throttled: u64,
+    /// Somebody else changed what is this node's, and it was put right.
+    pub drift_corrected: u64,
+    /// Of takings, by phase.
+    pub moves: Vec<MoveTime>,
+}
+
+/// The time spent on one phase of all takings together.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct MoveTime {
+    pub phase: &'static str,
+    pub ms: f64,
+    pub count: u64,
+}
+
+/// From the word of the log to having read back that this node has the endpoint.
+pub const TOTAL: &str = "total";
+
+/// Every phase of a taking, and what its time is.
+pub const MOVE_PHASES: &[(&str, &str)] = &[
+    (TOTAL, "from the cluster's word to having read back that this node has it"),
+    ("inspect", "looking at what is there"),
+    ("read back", "looking at it again after a change"),
+    ("unassociated", "between two calls, while nobody has the Elastic IP"),
+    ("disassociate", "taking the Elastic IP from its last owner"),
+    ("associate", "giving it to this node"),
+    ("change records", "the change of the Route 53 records"),
+    ("in sync", "until Route 53 said that all its name servers had it; not in the total"),
+    ("dns", "until the resolver answered the new address; not in the total"),
+    ("replace routes", "the changes of all route tables, side by side"),
+    ("assign", "taking the secondary address"),
+    ("add address", "adding the address to the interface"),
+    ("announce", "telling the network's neighbours"),
+    ("renew", "announcing it again"),
+    ("program takes", "the operator's program of the method `command`"),
+    ("program before", "the operator's program before a taking"),
+    ("program after", "the operator's program after it; not in the total"),
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

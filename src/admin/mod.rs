@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod door;
 pub mod gate;
 mod listener;
+mod measured;
 mod members;
 mod orders;
 mod promote;
@@ -52,8 +53,8 @@ use crate::config::{self, Config};
 use crate::consensus::node::ClusterHandle;
 use crate::pki::Found;
 use crate::telemetry::counters::Counters;
-use crate::telemetry::process::Process;
-use crate::telemetry::render::{self, Numbers, PoolCensus};
+use crate::telemetry::render;
+use crate::telemetry::samples::PoolCensus;
 use crate::topology::ServerIndex;
 
 use cluster_status::{ClusterNow, EndpointHere};
@@ -220,23 +221,7 @@ async fn ready(State(state): State<AdminState>) -> Response {
 }
 
 async fn metrics(State(state): State<AdminState>) -> Response {
-    let view = state.view.borrow().clone();
-    let jobs = state.cluster.as_ref().map(|cluster| cluster.jobs.borrow().clone()).unwrap_or_default();
-    let rejoining: Vec<_> = jobs.iter().map(|(server, job)| rejoining::numbers(server, job)).collect();
-    let now_ms = state.clock.now_ms();
-    let facts = view.details.iter().map(|detail| detail.facts.as_deref());
-    let archived_ms: Vec<_> = facts.map(|facts| facts?.archived_ms_ago(now_ms)).collect();
-    let page = render::page(&Numbers {
-        version: env!("CARGO_PKG_VERSION"),
-        totals: &state.counters.totals(),
-        census: &(state.gate.census)(),
-        snapshot: &view.snapshot,
-        rejoining: &rejoining,
-        archived_ms: &archived_ms,
-        password_troubles: server_users::troubles(&(state.server_users)()),
-        process: Process::read(),
-        started_at: state.clock.wall_time(0),
-    });
+    let page = render::page(&state.measured());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
 }
 

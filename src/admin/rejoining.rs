@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::agent::wire::{Job, Lost, Outcome, Phase, Way};
 use crate::telemetry::labels::{Label as _, RejoinPhase};
-use crate::telemetry::render::Rejoining;
+use crate::telemetry::samples::Rejoining;
 
 #[derive(Debug, Serialize)]
 pub struct JobKeys<'a> {

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::cluster::observe::Observer;
 use crate::session::Gateway;
 use crate::telemetry::labels::{ConnectionState, Label};
-use crate::telemetry::render::PoolCensus;
+use crate::telemetry::samples::PoolCensus;
 
 pub fn pages(gateway: &Arc<Gateway>, observer: &Observer) -> GatePages {
     let of = |gateway: &Arc<Gateway>| gateway.clone();

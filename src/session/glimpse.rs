@@ -84,6 +84,11 @@ impl Glimpse {
         self.activity.number() | server << SERVER_AT | u64::from(self.pins.bits()) << PINS_AT
     }
 
+    /// Whether that is the word of one for whom a server works.
+    pub fn is_active(word: u64) -> bool {
+        u64::from(word as u8) == Activity::Active.number()
+    }
+
     pub fn unpack(word: u64) -> Glimpse {
         let number = usize::from(word as u8);
         let server = (word >> SERVER_AT) as u32 & 0x00ff_ffff;
@@ -107,6 +112,7 @@ mod tests {
             for activity in Activity::ALL {
                 let glimpse = Glimpse { activity, server, pins };
                 assert_eq!(Glimpse::unpack(glimpse.pack()), glimpse);
+                assert_eq!(Glimpse::is_active(glimpse.pack()), activity == Activity::Active);
             }
             pins.insert(PinReason::NotInspected);
         }

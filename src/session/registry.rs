@@ -69,14 +69,21 @@ impl SessionHandle {
         let _ = self.who.set(who);
     }
 
-    /// What the session does from now on.
-    pub fn show(&self, glimpse: Glimpse) {
+    /// What the session does from now on. How long a server has worked for it, if none does any more, by the coarse
+    /// clock.
+    pub fn show(&self, glimpse: Glimpse) -> Option<u64> {
         let word = glimpse.pack();
+        let before = self.glimpse.load(Ordering::Relaxed);
         // Nobody else writes it.
-        if self.glimpse.load(Ordering::Relaxed) != word {
-            self.glimpse.store(word, Ordering::Relaxed);
-            self.glimpse_since_ms.store(coarse_ms(), Ordering::Relaxed);
+        if before == word {
+            return None;
         }
+        let now_ms = coarse_ms();
+        let worked_ms = (Glimpse::is_active(before) && !Glimpse::is_active(word))
+            .then(|| now_ms.saturating_sub(self.glimpse_since_ms.load(Ordering::Relaxed)));
+        self.glimpse.store(word, Ordering::Relaxed);
+        self.glimpse_since_ms.store(now_ms, Ordering::Relaxed);
+        worked_ms
     }
 
     /// None: it has not begun.

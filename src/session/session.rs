@@ -351,7 +351,9 @@ impl Session {
             self.to_client = BytesMut::new();
         }
         self.handle.wake_at(self.wake_at());
-        self.handle.show(self.glimpse());
+        if let Some(worked_ms) = self.handle.show(self.glimpse()) {
+            self.gateway.counters.answered_after_ms(worked_ms);
+        }
     }
 
     fn glimpse(&self) -> Glimpse {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::topology::ServerIndex;
 
 use super::labels::{
-    CancelResult, Direction, HookLabel, HookResult, Label, LoginFailure, PinReason, QueryClass,
+    CancelResult, Direction, HookLabel, HookResult, Label, LoginFailure, MetricsWay, PinReason, QueryClass,
     ReadToPrimary, Rule,
 };
 
@@ -36,6 +36,8 @@ struct Shard {
     client_connections_total: AtomicU64,
     acquire: [AtomicU64; ACQUIRE_BOUNDS_US.len() + 1],
     acquire_us: AtomicU64,
+    answered: AtomicU64,
+    answered_ms: AtomicU64,
     floors_lowered: AtomicU64,
     pins: [AtomicU64; PinReason::COUNT],
     unpins: [AtomicU64; PinReason::COUNT],
@@ -44,6 +46,7 @@ struct Shard {
     cancels: [AtomicU64; CancelResult::COUNT],
     hooks: [[AtomicU64; HookResult::COUNT]; HookLabel::COUNT],
     rejected: [AtomicU64; Rule::COUNT],
+    metrics_dropped: [AtomicU64; MetricsWay::COUNT],
     queries: ByServer,
 }
 
@@ -126,6 +129,16 @@ impl Counters {
         shard.acquire_us.fetch_add(us, Relaxed);
     }
 
+    /// A server answered what a session had sent. The clock goes in steps of 100 ms, so nearly all of them are 0, and
+    /// cost one addition; what falls on a step weighs as much as those that did not, so the mean of many is right.
+    pub fn answered_after_ms(&self, ms: u64) {
+        let shard = self.shard();
+        shard.answered.fetch_add(1, Relaxed);
+        if ms > 0 {
+            shard.answered_ms.fetch_add(ms, Relaxed);
+        }
+    }
+
     pub fn floor_lowered(&self) {
         self.shard().floors_lowered.fetch_add(1, Relaxed);
     }
@@ -158,6 +171,10 @@ impl Counters {
         self.shard().rejected[rule.index()].fetch_add(1, Relaxed);
     }
 
+    pub fn metrics_dropped(&self, way: MetricsWay, count: u64) {
+        self.shard().metrics_dropped[way.index()].fetch_add(count, Relaxed);
+    }
+
     /// All of it, added up.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
@@ -167,6 +184,9 @@ impl Counters {
             add_one(&mut totals.client_connections_total, &shard.client_connections_total);
             add(&mut totals.acquire, &shard.acquire);
             add_one(&mut totals.acquire_us, &shard.acquire_us);
+            add_one(&mut totals.answered, &shard.answered);
+            add_one(&mut totals.answered_ms, &shard.answered_ms);
+            add(&mut totals.metrics_dropped, &shard.metrics_dropped);
             add_one(&mut totals.floors_lowered, &shard.floors_lowered);
             add(&mut totals.pins, &shard.pins);
             add(&mut totals.unpins, &shard.unpins);
@@ -209,6 +229,9 @@ pub struct Totals {
     /// The last one is of what exceeds every bound.
     pub acquire: [u64; ACQUIRE_BOUNDS_US.len() + 1],
     pub acquire_us: u64,
+    pub answered: u64,
+    pub answered_ms: u64,
+    pub metrics_dropped: [u64; MetricsWay::COUNT],
     pub floors_lowered: u64,
     pub pins: [u64; PinReason::COUNT],
     pub unpins: [u64; PinReason::COUNT],

@@ -11,10 +11,12 @@ pub trait Label: Copy + 'static {
     const ALL: &'static [Self];
     fn index(self) -> usize;
     fn as_str(self) -> &'static str;
+    /// When it counts, or what it is.
+    fn meaning(self) -> &'static str;
 }
 
 macro_rules! labels {
-    ($($(#[$doc:meta])* $name:ident { $($variant:ident $text:literal,)* })*) => {$(
+    ($($(#[$doc:meta])* $name:ident { $($variant:ident $text:literal $meaning:literal,)* })*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum $name { $($variant,)* }
@@ -32,6 +34,10 @@ macro_rules! labels {
 
             fn as_str(self) -> &'static str {
                 match self { $($name::$variant => $text,)* }
+            }
+
+            fn meaning(self) -> &'static str {
+                match self { $($name::$variant => $meaning,)* }
             }
         }
     )*};
@@ -76,89 +82,106 @@ impl PasswordTrouble {
 labels! {
     /// What an agent is at.
     RejoinPhase {
-        Looking "looking",
-        Stopping "stopping",
-        Keeping "keeping",
-        Rewinding "rewinding",
-        Copying "copying",
-        Swapping "swapping",
-        Configuring "configuring",
-        Starting "starting",
-        Done "done",
+        Looking "looking" "asks the primary who it is",
+        Stopping "stopping" "stops the server",
+        Keeping "keeping" "counts and copies what only this server has",
+        Rewinding "rewinding" "rewinds it",
+        Copying "copying" "takes a base backup",
+        Swapping "swapping" "puts the new directory in the old one's place",
+        Configuring "configuring" "tells it whom to follow",
+        Starting "starting" "waits until it takes connections and streams",
+        Done "done" "has done it",
     }
-
-
     /// What a statement was taken for.
-    QueryClass { Read "read", Write "write", Other "other", }
+    QueryClass {
+        Read "read" "may run on a standby",
+        Write "write" "may write, or was not looked into",
+        Other "other" "steers the session: transactions, settings, prepared statements; or komainu itself answers it",
+    }
     /// Why a session keeps its server connection between transactions.
     PinReason {
-        SessionMode "session_mode",
-        TemporaryObject "temporary_object",
-        AdvisoryLock "advisory_lock",
-        Listen "listen",
-        HoldCursor "hold_cursor",
-        Load "load",
-        SqlPrepare "sql_prepare",
-        SequenceState "sequence_state",
-        NotInspected "not_inspected",
+        SessionMode "session_mode" "its pool is in session mode",
+        TemporaryObject "temporary_object" "it has a temporary table or the like",
+        AdvisoryLock "advisory_lock" "it holds an advisory lock of its session",
+        Listen "listen" "it listens",
+        HoldCursor "hold_cursor" "it has a cursor WITH HOLD",
+        Load "load" "it has loaded a library",
+        SqlPrepare "sql_prepare" "it has prepared by SQL what cannot be made virtual",
+        SequenceState "sequence_state" "it may ask for `lastval` or `currval`",
+        NotInspected "not_inspected" "a statement was too long to be looked into",
     }
     /// Why the primary served a read. The names are those of `DecisionReason`, `pinned`, and `refused`: a
     /// standby refused it or could not be reached.
     ReadToPrimary {
-        SplitOff "split_off",
-        ReadWriteTransaction "read_write_transaction",
-        Serializable "serializable",
-        Hint "hint",
-        HintUnavailable "hint_unavailable",
-        Preference "preference",
-        FloorPending "floor_pending",
-        FloorNotReached "floor_not_reached",
-        NotMonotonic "not_monotonic",
-        Lag "lag",
-        NoStandby "no_standby",
-        Sticky "sticky",
-        Drawn "drawn",
-        Pinned "pinned",
-        Refused "refused",
+        SplitOff "split_off" "splitting is off, or the session is in session mode",
+        ReadWriteTransaction "read_write_transaction" "it is in a transaction that is not declared READ ONLY",
+        Serializable "serializable" "SERIALIZABLE holds on the primary only",
+        Hint "hint" "a hint asks for the primary",
+        HintUnavailable "hint_unavailable" "the server a hint asks for cannot serve it now",
+        Preference "preference" "a preference sends this session's reads to the primary",
+        FloorPending "floor_pending" "where the session's last write stands is not known yet",
+        FloorNotReached "floor_not_reached" "no standby has replayed the session's writes yet",
+        NotMonotonic "not_monotonic" "no standby is known to have all that the session has read",
+        Lag "lag" "every standby lags more than allowed, or by an unknown amount",
+        NoStandby "no_standby" "no standby is up",
+        Sticky "sticky" "the session's last read was served there",
+        Drawn "drawn" "the primary has a weight of its own, and was drawn",
+        Pinned "pinned" "the session keeps its connection to the primary",
+        Refused "refused" "a standby was asked first and refused it (25006, or 40001 for a conflict with recovery), could not be reached, or was lost before it answered",
     }
     /// Why a client was not let in.
     LoginFailure {
-        Password "password",
-        Hba "hba",
-        TlsRequired "tls_required",
-        Timeout "timeout",
-        Protocol "protocol",
-        TooManyConnections "too_many_connections",
-        Server "server",
-        NotOwner "not_owner",
+        Password "password" "a wrong password, no such user, or one without a secret",
+        Hba "hba" "no line of the HBA file lets it in, or it may not log in",
+        TlsRequired "tls_required" "it came without TLS where that is required",
+        Timeout "timeout" "it did not log in within `limits.startup_timeout_ms`",
+        Protocol "protocol" "it broke the protocol",
+        TooManyConnections "too_many_connections" "`limits.max_client_connections` or `limits.max_unauthenticated_per_address`",
+        Server "server" "no server took its login",
+        NotOwner "not_owner" "the node does not own the endpoint, and `endpoint.refuse_when_not_owner` is on",
     }
     /// What became of a cancel request.
     CancelResult {
-        Sent "sent",
-        UnknownKey "unknown_key",
-        Idle "idle",
-        Failed "failed",
-        PassedOn "passed_on",
+        Sent "sent" "passed on to the server, or told to a request that waited for one",
+        UnknownKey "unknown_key" "the key is nobody's",
+        Idle "idle" "there was nothing to cancel",
+        Failed "failed" "the server could not be told",
+        PassedOn "passed_on" "another node of the cluster had the session",
     }
     /// What an operator's program was told.
     HookLabel {
-        OnFailover "on_failover",
-        OnSwitchover "on_switchover",
-        OnDetach "on_detach",
-        OnAttach "on_attach",
-        OnRecovered "on_recovered",
+        OnFailover "on_failover" "another server became the primary, unplanned",
+        OnSwitchover "on_switchover" "the same, by order",
+        OnDetach "on_detach" "a server was taken out of use",
+        OnAttach "on_attach" "a server was attached by order",
+        OnRecovered "on_recovered" "a quarantined server follows the primary again",
     }
     /// How it ended.
-    HookResult { Ok "ok", Failed "failed", TimedOut "timed_out", Interrupted "interrupted", }
+    HookResult {
+        Ok "ok" "its program ended with status 0",
+        Failed "failed" "its program ended otherwise, or could not be started",
+        TimedOut "timed_out" "it was killed at its deadline",
+        Interrupted "interrupted" "nobody reported how it ended",
+    }
     /// Why AWS gives no password, or none anew.
     PasswordTrouble {
-        Throttled "throttled",
-        Unreachable "unreachable",
-        NotPermitted "not_permitted",
-        CredentialsRefused "credentials_refused",
-        SecretMissing "secret_missing",
-        SecretUnusable "secret_unusable",
-        Refused "refused",
+        Throttled "throttled" "AWS asks for fewer requests",
+        Unreachable "unreachable" "AWS is not reached, or gives no usable answer",
+        NotPermitted "not_permitted" "the node's role lacks `secretsmanager:GetSecretValue` on the secret, or `kms:Decrypt` on its key",
+        CredentialsRefused "credentials_refused" "the node has no AWS credentials, or they are not accepted",
+        SecretMissing "secret_missing" "the secret does not exist, or is marked for deletion",
+        SecretUnusable "secret_unusable" "it is not JSON with `username` and `password`, or it is another role's",
+        Refused "refused" "AWS refuses the request for another reason; `komainu doctor` and the log say which",
+    }
+    /// How the primary came to be another server.
+    PrimaryChange {
+        Failover "failover" "unplanned, or forced",
+        Switchover "switchover" "by order, the old one stopped cleanly",
+    }
+    /// By which way metrics leave, other than by being asked for.
+    MetricsWay {
+        Emf "emf" "lines in the embedded metric format",
+        PutMetricData "put_metric_data" "calls of CloudWatch",
     }
     /// What a step or action of a plan would have broken.
     Rule {
@@ -176,9 +199,16 @@ labels! {
         Order "order",
     }
     /// Which way bytes were relayed.
-    Direction { ToServers "to_servers", ToClients "to_clients", }
+    Direction {
+        ToServers "to_servers" "from clients",
+        ToClients "to_clients" "from servers",
+    }
     /// What a server connection is doing.
-    ConnectionState { Idle "idle", Active "active", Connecting "connecting", }
+    ConnectionState {
+        Idle "idle" "in its pool",
+        Active "active" "lent to a session",
+        Connecting "connecting" "being opened",
+    }
 }
 
 #[cfg(test)]

@@ -3,13 +3,14 @@
 //! Owns every metric name and the set-up of tracing. Never decides anything. Invariant: what is
 //! counted for each query is a plain atomic in `counters`; names, labels and text are for the scrape.
 
+pub mod catalogue;
 pub mod counters;
 pub mod labels;
 pub mod log;
 pub mod log_file;
-pub mod metrics;
 pub mod process;
 pub mod render;
+pub mod samples;
 pub mod span;
 
 pub use counters::Counters;

@@ -1,237 +1,62 @@
 //! The `/metrics` page, in Prometheus' text format 0.0.4.
 //!
-//! Pure: numbers in, text out. Source: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
-//! Invariant: each metric of `metrics::ALL` has its HELP and TYPE lines once, with or without samples.
+//! Pure: samples in, text out. Source: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+//! Invariant: each metric has its HELP and TYPE lines once, with or without samples.
 
-use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
-use std::time::{Duration, SystemTime};
 
-use crate::topology::{Health, Role, ServerIndex, Snapshot};
+use super::samples::{Family, Sample, Value};
 
-use super::counters::{ACQUIRE_BOUNDS_US, Totals};
-use super::labels::{
-    ConnectionState, HookLabel, HookResult, Label, PasswordTrouble, QueryClass, RejoinPhase,
-};
-use super::metrics::{self, Kind, Metric};
-use super::process::Process;
-
-/// What the pools hold at one moment. Asked for at the scrape, so that it costs a query nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PoolCensus {
-    /// By server, then by `ConnectionState`.
-    pub connections: BTreeMap<ServerIndex, [u64; ConnectionState::COUNT]>,
-    pub waiters: u64,
-    pub held: u64,
-}
-
-/// What an agent is at with a server that is out of use or down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rejoining<'a> {
-    pub server: &'a str,
-    /// None: it is at nothing now.
-    pub phase: Option<RejoinPhase>,
-    /// Done, and in all.
-    pub bytes: Option<(u64, u64)>,
-    pub failures: u32,
-}
-
-/// All that the page shows.
-#[derive(Debug)]
-pub struct Numbers<'a> {
-    pub version: &'a str,
-    pub totals: &'a Totals,
-    pub census: &'a PoolCensus,
-    pub snapshot: &'a Snapshot,
-    pub rejoining: &'a [Rejoining<'a>],
-    /// By server: how long ago it has archived something.
-    pub archived_ms: &'a [Option<u64>],
-    /// By `PasswordTrouble`, of how many roles.
-    pub password_troubles: [u64; PasswordTrouble::COUNT],
-    pub process: Process,
-    pub started_at: SystemTime,
-}
-
-pub fn page(numbers: &Numbers) -> String {
-    let Numbers { totals, census, snapshot, .. } = *numbers;
-    let mut page = Page { out: String::with_capacity(8 * 1024) };
-    page.one(metrics::CLIENT_CONNECTIONS, totals.client_connections);
-    page.one(metrics::CLIENT_CONNECTIONS_TOTAL, totals.client_connections_total);
-    page.by_label(metrics::LOGINS_FAILED, &totals.logins_failed, super::labels::LoginFailure::ALL);
-    page.by_label(metrics::CANCEL_REQUESTS, &totals.cancels, super::labels::CancelResult::ALL);
-    page.by_label(metrics::READS_TO_PRIMARY, &totals.reads_to_primary, super::labels::ReadToPrimary::ALL);
-    page.by_label(metrics::BYTES, &totals.bytes, super::labels::Direction::ALL);
-    let pinned: Vec<u64> =
-        totals.pins.iter().zip(&totals.unpins).map(|(pins, unpins)| pins.saturating_sub(*unpins)).collect();
-    page.by_label(metrics::SESSIONS_PINNED, &pinned, super::labels::PinReason::ALL);
-    page.by_label(metrics::PINS, &totals.pins, super::labels::PinReason::ALL);
-    page.one(metrics::POOL_WAITERS, census.waiters);
-    page.one(metrics::CLIENTS_HELD, census.held);
-    page.one(metrics::FLOORS_LOWERED, totals.floors_lowered);
-    page.acquire(totals);
-    page.hooks(totals);
-    page.by_label(metrics::PLANS_REJECTED, &totals.rejected, super::labels::Rule::ALL);
-    page.servers(totals, census, snapshot);
-    page.rejoining(numbers.rejoining);
-    page.archives(numbers);
-    page.by_label(metrics::PASSWORD_TROUBLES, &numbers.password_troubles, PasswordTrouble::ALL);
-    page.one(metrics::EPOCH, snapshot.epoch.0);
-    page.family(metrics::BUILD_INFO);
-    page.sample(metrics::BUILD_INFO, "", &[("version", numbers.version)], 1);
-    page.one(metrics::PROCESS_CPU_SECONDS, numbers.process.cpu.as_secs_f64());
-    page.one(metrics::PROCESS_RESIDENT_MEMORY, numbers.process.resident_bytes);
-    let started = numbers.started_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    page.one(metrics::PROCESS_START_TIME, started.as_secs_f64());
-    page.out
-}
-
-struct Page {
-    out: String,
-}
-
-impl Page {
-    fn family(&mut self, metric: Metric) {
+pub fn page(families: &[Family]) -> String {
+    let mut out = String::with_capacity(16 * 1024);
+    for Family { metric, samples } in families {
         let (name, help, kind) = (metric.name, metric.help, metric.kind.as_str());
-        put(&mut self.out, format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
-    }
-
-    fn sample(&mut self, metric: Metric, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
-        debug_assert!(
-            metric.kind == Kind::Histogram || labels.iter().map(|l| l.0).eq(metric.labels.iter().copied())
-        );
-        self.out.push_str(metric.name);
-        self.out.push_str(suffix);
-        for (position, (name, text)) in labels.iter().enumerate() {
-            self.out.push(if position == 0 { '{' } else { ',' });
-            put(&mut self.out, format_args!("{name}=\""));
-            for character in text.chars() {
-                match character {
-                    '\\' => self.out.push_str("\\\\"),
-                    '"' => self.out.push_str("\\\""),
-                    '\n' => self.out.push_str("\\n"),
-                    other => self.out.push(other),
+        put(&mut out, format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+        for Sample { labels, value } in samples {
+            let names = metric.labels.iter().map(|label| label.label);
+            let labels: Vec<_> = names.zip(labels.iter().map(String::as_str)).collect();
+            match value {
+                Value::Number(number) => line(&mut out, name, "", &labels, number),
+                Value::Distribution { buckets, sum, count } => {
+                    for (bound, within) in buckets {
+                        bucket(&mut out, name, &labels, &bound.to_string(), *within);
+                    }
+                    if !buckets.is_empty() {
+                        bucket(&mut out, name, &labels, "+Inf", *count);
+                    }
+                    line(&mut out, name, "_sum", &labels, sum);
+                    line(&mut out, name, "_count", &labels, count);
                 }
             }
-            self.out.push('"');
-        }
-        if !labels.is_empty() {
-            self.out.push('}');
-        }
-        put(&mut self.out, format_args!(" {value}\n"));
-    }
-
-    fn one(&mut self, metric: Metric, value: impl Display) {
-        self.family(metric);
-        self.sample(metric, "", &[], value);
-    }
-
-    fn by_label<L: Label>(&mut self, metric: Metric, values: &[u64], labels: &[L]) {
-        self.family(metric);
-        for &label in labels {
-            self.sample(metric, "", &[(metric.labels[0], label.as_str())], values[label.index()]);
         }
     }
-
-    fn rejoining(&mut self, all: &[Rejoining]) {
-        self.family(metrics::REJOIN_PHASE);
-        for Rejoining { server, phase, .. } in all {
-            for &each in RejoinPhase::ALL.iter().filter(|_| phase.is_some()) {
-                let labels = [("server", *server), ("phase", each.as_str())];
-                self.sample(metrics::REJOIN_PHASE, "", &labels, u8::from(*phase == Some(each)));
-            }
-        }
-        let bytes = all.iter().filter_map(|it| Some((it.server, it.bytes?)));
-        self.by_server(metrics::REJOIN_BYTES_DONE, bytes.clone().map(|(server, (done, _))| (server, done)));
-        self.by_server(metrics::REJOIN_BYTES_TOTAL, bytes.map(|(server, (_, total))| (server, total)));
-        self.by_server(metrics::REJOIN_FAILURES, all.iter().map(|it| (it.server, u64::from(it.failures))));
-    }
-
-    fn by_server<'a>(&mut self, metric: Metric, values: impl Iterator<Item = (&'a str, u64)>) {
-        self.family(metric);
-        for (server, value) in values {
-            self.sample(metric, "", &[("server", server)], value);
-        }
-    }
-
-    fn acquire(&mut self, totals: &Totals) {
-        let metric = metrics::ACQUIRE_SECONDS;
-        self.family(metric);
-        let mut count = 0;
-        for (bucket, bound) in totals.acquire.iter().zip(ACQUIRE_BOUNDS_US) {
-            count += bucket;
-            let bound = seconds(bound).to_string();
-            self.sample(metric, "_bucket", &[("le", &bound)], count);
-        }
-        count += totals.acquire[ACQUIRE_BOUNDS_US.len()];
-        self.sample(metric, "_bucket", &[("le", "+Inf")], count);
-        self.sample(metric, "_sum", &[], seconds(totals.acquire_us));
-        self.sample(metric, "_count", &[], count);
-    }
-
-    fn archives(&mut self, numbers: &Numbers) {
-        self.family(metrics::ARCHIVE_AGE_SECONDS);
-        for (server, archived_ms) in numbers.snapshot.servers.iter().zip(numbers.archived_ms) {
-            if let Some(ms) = archived_ms {
-                let seconds = *ms as f64 / 1000.0;
-                self.sample(metrics::ARCHIVE_AGE_SECONDS, "", &[("server", &server.id)], seconds);
-            }
-        }
-    }
-
-    fn hooks(&mut self, totals: &Totals) {
-        self.family(metrics::HOOKS);
-        for &hook in HookLabel::ALL {
-            for &result in HookResult::ALL {
-                let labels = [("hook", hook.as_str()), ("result", result.as_str())];
-                self.sample(metrics::HOOKS, "", &labels, totals.hooks[hook.index()][result.index()]);
-            }
-        }
-    }
-
-    fn servers(&mut self, totals: &Totals, census: &PoolCensus, snapshot: &Snapshot) {
-        self.family(metrics::QUERIES);
-        for (index, server) in snapshot.indexed() {
-            for &class in QueryClass::ALL {
-                let labels = [("server", &*server.id), ("class", class.as_str())];
-                self.sample(metrics::QUERIES, "", &labels, totals.queries_of(index, class));
-            }
-        }
-        self.family(metrics::SERVER_CONNECTIONS);
-        for (index, server) in snapshot.indexed() {
-            let connections = census.connections.get(&index).copied().unwrap_or_default();
-            for &state in ConnectionState::ALL {
-                let labels = [("server", &*server.id), ("state", state.as_str())];
-                self.sample(metrics::SERVER_CONNECTIONS, "", &labels, connections[state.index()]);
-            }
-        }
-        self.family(metrics::PRIMARY);
-        for (index, server) in snapshot.indexed() {
-            let is_primary = u8::from(snapshot.primary == Some(index));
-            self.sample(metrics::PRIMARY, "", &[("server", &server.id)], is_primary);
-        }
-        self.family(metrics::SERVER_UP);
-        for server in &snapshot.servers {
-            let up = u8::from(server.health == Health::Up);
-            self.sample(metrics::SERVER_UP, "", &[("server", &server.id)], up);
-        }
-        self.family(metrics::REPLICATION_LAG_BYTES);
-        for server in snapshot.servers.iter().filter(|server| server.is_up(Role::Standby)) {
-            if let Some(bytes) = server.lag_bytes {
-                self.sample(metrics::REPLICATION_LAG_BYTES, "", &[("server", &server.id)], bytes);
-            }
-        }
-        self.family(metrics::REPLICATION_LAG_SECONDS);
-        for server in snapshot.servers.iter().filter(|server| server.is_up(Role::Standby)) {
-            if let Some(ms) = server.lag_ms {
-                let seconds = ms as f64 / 1000.0;
-                self.sample(metrics::REPLICATION_LAG_SECONDS, "", &[("server", &server.id)], seconds);
-            }
-        }
-    }
+    out
 }
 
-fn seconds(us: u64) -> f64 {
-    us as f64 / 1_000_000.0
+fn bucket(out: &mut String, name: &str, labels: &[(&str, &str)], bound: &str, within: u64) {
+    let labels = [labels, &[("le", bound)]].concat();
+    line(out, name, "_bucket", &labels, within);
+}
+
+fn line(out: &mut String, name: &str, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
+    put(out, format_args!("{name}{suffix}"));
+    for (position, (label, text)) in labels.iter().enumerate() {
+        out.push(if position == 0 { '{' } else { ',' });
+        put(out, format_args!("{label}=\""));
+        for character in text.chars() {
+            match character {
+                '\\' => out.push_str("\\\\"),
+                '"' => out.push_str("\\\""),
+                '\n' => out.push_str("\\n"),
+                other => out.push(other),
+            }
+        }
+        out.push('"');
+    }
+    if !labels.is_empty() {
+        out.push('}');
+    }
+    put(out, format_args!(" {value}\n"));
 }
 
 fn put(out: &mut String, text: std::fmt::Arguments) {
@@ -241,71 +66,13 @@ fn put(out: &mut String, text: std::fmt::Arguments) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::model::View;
-    use crate::config;
-    use crate::telemetry::Counters;
-    use crate::telemetry::labels::{Direction, PinReason};
-    use crate::topology::Epoch;
+    use crate::telemetry::catalogue;
+    use crate::telemetry::samples::everything::everything;
     use std::collections::BTreeSet;
-
-    /// A page on which every metric has a sample.
-    fn full_page() -> String {
-        let server = |id: &str| config::Server {
-            id: id.to_owned(),
-            host: "localhost".to_owned(),
-            port: 5432,
-            weight: 1,
-            zone: None,
-            disallow_failover: false,
-            always_primary: false,
-            replication: Default::default(),
-            agent: None,
-            instance_id: None,
-        };
-        let mut snapshot = View::new(&[server("a"), server("b\\\"\n")]).snapshot;
-        snapshot.primary = Some(ServerIndex(0));
-        snapshot.epoch = Epoch(7);
-        snapshot.servers[0].health = Health::Up;
-        snapshot.servers[0].role = Role::Primary;
-        snapshot.servers[1].health = Health::Up;
-        snapshot.servers[1].role = Role::Standby;
-        snapshot.servers[1].lag_bytes = Some(8192);
-        snapshot.servers[1].lag_ms = Some(1500);
-        let counters = Counters::default();
-        counters.queries(ServerIndex(1), QueryClass::Read, 1);
-        counters.bytes(Direction::ToClients, 5);
-        counters.pinned(PinReason::Listen);
-        counters.pinned(PinReason::Listen);
-        counters.unpinned(PinReason::Listen);
-        counters.floor_lowered();
-        counters.hook(HookLabel::OnDetach, HookResult::TimedOut);
-        counters.acquired_at_once();
-        counters.acquired_after(Duration::from_millis(2));
-        page(&Numbers {
-            version: "1.2.3",
-            totals: &counters.totals(),
-            census: &PoolCensus {
-                connections: [0, 1].map(|server| (ServerIndex(server), [1, 2, 3])).into(),
-                waiters: 4,
-                held: 6,
-            },
-            snapshot: &snapshot,
-            rejoining: &[Rejoining {
-                server: "b",
-                phase: Some(RejoinPhase::Copying),
-                bytes: Some((10, 30)),
-                failures: 2,
-            }],
-            archived_ms: &[Some(2500), None],
-            password_troubles: [1, 0, 0, 0, 2, 0, 0],
-            process: Process { cpu: Duration::from_millis(1250), resident_bytes: 99 },
-            started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(10),
-        })
-    }
 
     #[test]
     fn numbers_are_where_a_scraper_looks_for_them() {
-        let page = full_page();
+        let page = page(&everything());
         for line in [
             r#"komainu_queries_total{server="b\\\"\n",class="read"} 1"#,
             r#"komainu_queries_total{server="a",class="read"} 0"#,
@@ -330,8 +97,20 @@ mod tests {
             r#"komainu_rejoin_bytes_done{server="b"} 10"#,
             r#"komainu_rejoin_bytes_expected{server="b"} 30"#,
             r#"komainu_rejoin_failures{server="b"} 2"#,
+            "komainu_response_seconds_sum 0.3",
+            "komainu_response_seconds_count 3",
             r#"komainu_password_troubles{reason="secret_missing"} 2"#,
             "komainu_epoch 7",
+            r#"komainu_failovers_total{kind="switchover"} 2"#,
+            "komainu_quorum_lease_remaining_seconds 1.5",
+            r#"komainu_endpoint_owner{endpoint="app"} 1"#,
+            r#"komainu_endpoint_owner{endpoint="reports"} 0"#,
+            r#"komainu_endpoint_move_seconds_sum{method="elastic-ip",phase="total"} 2"#,
+            r#"komainu_endpoint_move_seconds_count{method="elastic-ip",phase="total"} 3"#,
+            r#"komainu_endpoint_drift_corrected_total{endpoint="app"} 5"#,
+            r#"komainu_api_throttled_total{endpoint="app"} 6"#,
+            "komainu_certificate_remaining_seconds -86400",
+            r#"komainu_metrics_dropped_total{way="put_metric_data"} 4"#,
             r#"komainu_primary{server="a"} 1"#,
             r#"komainu_server_up{server="a"} 1"#,
             r#"komainu_replication_lag_bytes{server="b\\\"\n"} 8192"#,
@@ -348,7 +127,7 @@ mod tests {
 
     #[test]
     fn each_metric_is_declared_once_and_then_sampled_and_no_other_is() {
-        let page = full_page();
+        let page = page(&everything());
         let mut declared = BTreeSet::new();
         let mut current = "";
         let mut sampled = BTreeSet::new();
@@ -361,7 +140,7 @@ mod tests {
                 sampled.insert(current);
             }
         }
-        let known: BTreeSet<&str> = metrics::ALL.iter().map(|metric| metric.name).collect();
+        let known: BTreeSet<&str> = catalogue::ALL.iter().map(|metric| metric.name).collect();
         assert_eq!(declared, known);
         assert_eq!(sampled, known);
     }

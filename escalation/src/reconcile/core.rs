@@ -62,6 +62,7 @@ pub struct Reconciler<R: Rules> {
 
 /// A taking or releasing under way.
 struct Move {
+    began_ms: u64,
     before_ran: bool,
     changed: bool,
     /// Drift is repaired without the operator's programs: nothing moves from one node to another.
@@ -138,7 +139,7 @@ impl<R: Rules> Reconciler<R> {
         self.last_fault = None;
         self.confirmation_due = false;
         self.journal.begin();
-        self.moving = Some(Move { before_ran: false, changed: false, with_programs: true });
+        self.moving = Some(Move { began_ms: now_ms, before_ran: false, changed: false, with_programs: true });
         self.turn = Turn::Look { after_change: false };
         match desired {
             Desired::Hold { epoch } => {
@@ -193,7 +194,10 @@ impl<R: Rules> Reconciler<R> {
                 self.last_sight = Some(observed);
                 self.judge(now_ms, plan, after_change);
             }
-            Err(error) => self.setback(now_ms, error.fault(), error.to_string()),
+            Err(error) => {
+                self.count_throttled(error.fault());
+                self.setback(now_ms, error.fault(), error.to_string());
+            }
         }
     }
 
@@ -216,6 +220,7 @@ impl<R: Rules> Reconciler<R> {
                 }
                 Err(error) => {
                     let fault = error.fault();
+                    self.count_throttled(fault);
                     if worst.as_ref().is_none_or(|(known, _)| fault.needs_hands() && !known.needs_hands()) {
                         worst = Some((fault, error.to_string()));
                     }
@@ -258,6 +263,9 @@ impl<R: Rules> Reconciler<R> {
         if is_there {
             self.journal
                 .add_phase(if when == When::Before { "program before" } else { "program after" }, took_ms);
+            if when == When::After && self.intent().0 == Intent::Take {
+                self.journal.count_phase("program after", took_ms);
+            }
         }
         match result {
             None => {}
@@ -292,6 +300,7 @@ impl<R: Rules> Reconciler<R> {
     pub fn confirmed(&mut self, confirmation: Confirmation) {
         for phase in confirmation.phases {
             self.journal.add_phase(phase.name, phase.ms);
+            self.journal.count_phase(phase.name, phase.ms);
         }
         match confirmation.late {
             Some(detail) => self.journal.enter(Reason::ConfirmationLate, detail),
@@ -329,7 +338,7 @@ impl<R: Rules> Reconciler<R> {
         }
         let held_all = matches!(self.desired, Desired::Hold { .. }) && plan.holding.all();
         if self.moving.is_none() && !held_all {
-            self.notice_drift();
+            self.notice_drift(now_ms);
         }
         // A change that does not show yet is waited for, not made again at once: reads may be older than writes.
         if after_change && !(held_all && self.moving.is_none()) {
@@ -351,15 +360,20 @@ impl<R: Rules> Reconciler<R> {
         self.start(plan.stages);
     }
 
+    fn count_throttled(&mut self, fault: Fault) {
+        self.journal.status.counts.throttled += u64::from(fault == Fault::Throttled);
+    }
+
     fn blocked(&mut self, now_ms: u64, problem: Problem) {
         self.setbacks += 1;
         self.journal.became(State::Blocked, problem.reason, problem.detail);
         self.rest_unsettled(now_ms, false);
     }
 
-    fn notice_drift(&mut self) {
+    fn notice_drift(&mut self, now_ms: u64) {
         self.journal.begin();
-        self.moving = Some(Move { before_ran: false, changed: false, with_programs: false });
+        self.moving =
+            Some(Move { began_ms: now_ms, before_ran: false, changed: false, with_programs: false });
         match self.desired {
             Desired::Hold { .. } => self.journal.became(State::Taking, Reason::Drift, String::new()),
             Desired::Release { .. } => self.journal.became(State::Releasing, Reason::Drift, String::new()),
@@ -384,6 +398,7 @@ impl<R: Rules> Reconciler<R> {
         match self.desired {
             Desired::Hold { .. } => {
                 self.journal.measure_gap(now_ms, Gap::Closes);
+                self.count_taking(now_ms, moving.as_ref());
                 self.journal.became(State::Held, Reason::Held, String::new());
             }
             Desired::Release { .. } => {
@@ -393,7 +408,7 @@ impl<R: Rules> Reconciler<R> {
                     && moving.with_programs
                 {
                     // Nothing is left to give up, but the programs were told of the taking and must hear of its end.
-                    self.moving = Some(Move { before_ran: true, changed: true, with_programs: true });
+                    self.moving = Some(Move { before_ran: true, changed: true, ..*moving });
                     self.turn = Turn::Before { stages: VecDeque::new() };
                     return;
                 }
@@ -411,6 +426,17 @@ impl<R: Rules> Reconciler<R> {
                 }
             }
             _ => self.rest_settled(now_ms),
+        }
+    }
+
+    /// Of this node's endpoint, which it has now: what was moved, or only repaired.
+    fn count_taking(&mut self, now_ms: u64, moving: Option<&Move>) {
+        match moving.filter(|moving| moving.changed) {
+            Some(moving) if moving.with_programs => {
+                self.journal.count_taking(now_ms.saturating_sub(moving.began_ms));
+            }
+            Some(_) => self.journal.status.counts.drift_corrected += 1,
+            None => {}
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::method::{Gap, Holding};
 use crate::reason::Reason;
-use crate::status::{Phase, State, Status};
+use crate::status::{Counts, MOVE_PHASES, MoveTime, Phase, State, Status, TOTAL};
 
 /// An entry for the timeline, still without the endpoint's name.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +31,7 @@ impl Journal {
                 epoch: 0,
                 holding: Holding::default(),
                 phases: Vec::new(),
+                counts: Counts::default(),
             },
             entries: Vec::new(),
             gap_since_ms: None,
@@ -60,6 +61,28 @@ impl Journal {
         match self.status.phases.iter_mut().find(|phase| phase.name == name) {
             Some(phase) => phase.ms += ms,
             None => self.status.phases.push(Phase { name, ms }),
+        }
+    }
+
+    /// This node has taken the endpoint over.
+    pub fn count_taking(&mut self, took_ms: u64) {
+        self.count_phase(TOTAL, took_ms as f64);
+        for Phase { name, ms } in self.status.phases.clone() {
+            self.count_phase(name, ms);
+        }
+    }
+
+    pub fn count_phase(&mut self, phase: &'static str, ms: f64) {
+        debug_assert!(
+            MOVE_PHASES.iter().any(|(known, _)| *known == phase),
+            "{phase} is no phase of a taking"
+        );
+        match self.status.counts.moves.iter_mut().find(|known| known.phase == phase) {
+            Some(known) => {
+                known.ms += ms;
+                known.count += 1;
+            }
+            None => self.status.counts.moves.push(MoveTime { phase, ms, count: 1 }),
         }
     }
 

@@ -73,9 +73,23 @@ pub struct Hooks {
     last_id: u64,
     /// The last one that was confirmed.
     primary: Option<String>,
+    #[serde(default)]
+    changes: PrimaryChanges,
+}
+
+/// How often the primary has become another server, ever since the cluster was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PrimaryChanges {
+    /// Unplanned, or forced.
+    pub failovers: u64,
+    pub switchovers: u64,
 }
 
 impl Hooks {
+    pub fn changes(&self) -> PrimaryChanges {
+        self.changes
+    }
+
     /// Neither ended nor passed over.
     pub fn events(&self) -> impl Iterator<Item = &HookEvent> {
         self.events.iter()
@@ -113,6 +127,10 @@ impl Hooks {
         };
         if old == server {
             return;
+        }
+        match hook {
+            Hook::OnSwitchover => self.changes.switchovers += 1,
+            _ => self.changes.failovers += 1,
         }
         let (old_primary, new_primary) = (Some(old), Some(server.to_owned()));
         self.push(command.at_ms, hook, epoch, server, |event| HookEvent {
