@@ -21,6 +21,7 @@ pub mod error;
 pub mod finding;
 pub mod interface;
 pub mod method;
+pub mod metrics;
 pub mod passwords;
 pub mod preflight;
 pub mod program;

@@ -9,8 +9,8 @@ use komainu_escalation::{AwsSettings, EndpointSettings};
 
 use super::document::{Document, Table};
 use super::{
-    Admin, Agent, Aurora, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Dns,
-    Endpoint, Failover, FailoverMode, FenceHost, Health, Hooks, Limits, Listen, Log, LogFormat, Node, Pool,
+    Admin, Agent, Aurora, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Dns, EmfTo,
+    Endpoint, Failover, FailoverMode, FenceHost, Health, Hooks, Limits, Listen, Log, LogFormat, Metrics, Node, Pool,
     PoolLimits, PoolMode, PoolOverride, Preference, Replication, Scheduling, Server, ServerPassword,
     ServerTls, ServerUser, Split, SslMode, SyncMode,
 };
@@ -22,6 +22,7 @@ pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Confi
         listen: listen(document.table("listen"), directory),
         admin: admin(document.table("admin"), directory),
         log: log(document.table("log"), directory),
+        metrics: metrics(document.table("metrics"), directory),
         limits: limits(document.table("limits"), failover_mode(document.table("failover"))),
         client_tls: client_tls(document.table("client_tls"), directory),
         server_tls: server_tls(document.table("server_tls"), directory),
@@ -87,6 +88,20 @@ fn log(table: &Table, directory: &Path) -> Log {
         file: path(table, "file", directory),
         rotate_bytes: table.u64("rotate_bytes"),
         keep_files: table.usize("keep_files"),
+    }
+}
+
+fn metrics(table: &Table, directory: &Path) -> Metrics {
+    let emf = table.optional_text("emf").map(|to| match to.as_str() {
+        "stdout" => EmfTo::Stdout,
+        path => EmfTo::File(directory.join(path)),
+    });
+    Metrics {
+        emf,
+        put_metric_data: table.bool("put_metric_data"),
+        namespace: table.text("namespace"),
+        period_ms: table.u64("period_ms"),
+        high_resolution: table.bool("high_resolution"),
     }
 }
 

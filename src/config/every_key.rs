@@ -22,6 +22,7 @@ const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
     [admin]\naddress = '127.0.0.1:3'\nsocket = '/s/a'\n\
     tls_address = '127.0.0.1:4'\ncert_file = 'c'\nkey_file = 'k'\ntoken_file = 't'\n[log]\nlevel = 'debug'\nformat = 'json'\n\
     file = '/l'\nrotate_bytes = 9999\nkeep_files = 9\n\
+    [metrics]\nemf = 'stdout'\nput_metric_data = true\nnamespace = 'shop'\nperiod_ms = 1000\nhigh_resolution = true\n\
     [limits]\nmax_client_connections = 9\nmax_unauthenticated_per_address = 9\nstartup_timeout_ms = 9\n\
     client_idle_timeout_ms = 9\nidle_in_transaction_timeout_ms = 9\nhold_timeout_ms = 9\nmax_held_clients = 8\n\
     shutdown_timeout_ms = 9\n\

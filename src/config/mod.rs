@@ -39,6 +39,7 @@ pub struct Config {
     pub listen: Listen,
     pub admin: Admin,
     pub log: Log,
+    pub metrics: Metrics,
     pub limits: Limits,
     pub client_tls: ClientTls,
     pub server_tls: ServerTls,
@@ -140,6 +141,25 @@ pub struct Log {
     pub rotate_bytes: u64,
     /// Older files that are kept.
     pub keep_files: usize,
+}
+
+/// What is told of itself without being asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metrics {
+    pub emf: Option<EmfTo>,
+    /// To CloudWatch itself.
+    pub put_metric_data: bool,
+    pub namespace: String,
+    pub period_ms: u64,
+    /// Kept by the second.
+    pub high_resolution: bool,
+}
+
+/// Where lines in the embedded metric format go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EmfTo {
+    Stdout,
+    File(PathBuf),
 }
 
 /// All durations in milliseconds; 0 turns a timeout off where `docs/configuration.md` says so.

@@ -10,7 +10,7 @@ use komainu_escalation::AwsSettings;
 use super::keys::{self, Scope};
 use super::{
     Admin, Agent, Aurora, Auth, AuthQuery, ClientTls, Cluster, Config, Dns, Failover, Health, Hooks, Limits,
-    Listen, Log, Node, Pool, PoolLimits, Server, ServerTls, Split,
+    Listen, Log, Metrics, Node, Pool, PoolLimits, Server, ServerTls, Split,
 };
 use crate::consensus::lease::LeaseSettings;
 
@@ -33,6 +33,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         listen: _,
         admin: _,
         log: _,
+        metrics: _,
         limits: _,
         client_tls: _,
         server_tls: _,
@@ -60,6 +61,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     listen(&mut changes, &old.listen, &new.listen);
     admin(&mut changes, &old.admin, &new.admin);
     log(&mut changes, &old.log, &new.log);
+    metrics(&mut changes, &old.metrics, &new.metrics);
     limits(&mut changes, &old.limits, &new.limits);
     client_tls(&mut changes, &old.client_tls, &new.client_tls);
     server_tls(&mut changes, &old.server_tls, &new.server_tls);
@@ -98,6 +100,7 @@ pub fn live_part(old: &Config, new: Config) -> Config {
         listen: old.listen.clone(),
         admin: old.admin.clone(),
         log: Log { format: old.log.format, file: old.log.file.clone(), ..new.log },
+        metrics: old.metrics.clone(),
         limits,
         split: Split { catalog_max_age_ms: old.split.catalog_max_age_ms, ..new.split },
         workers: old.workers,
@@ -172,6 +175,7 @@ macro_rules! compare {
 compare!(listen, Listen, "listen", [addresses, unix_socket_directory, unix_socket_mode, backlog], not keys: []);
 compare!(admin, Admin, "admin", [address, socket, tls_address, cert_file, key_file, token_file], not keys: []);
 compare!(log, Log, "log", [level, format, file, rotate_bytes, keep_files], not keys: []);
+compare!(metrics, Metrics, "metrics", [emf, put_metric_data, namespace, period_ms, high_resolution], not keys: []);
 compare!(limits, Limits, "limits", [
     max_client_connections, max_unauthenticated_per_address, startup_timeout_ms, client_idle_timeout_ms,
     idle_in_transaction_timeout_ms, hold_timeout_ms, max_held_clients, shutdown_timeout_ms, max_message_bytes,

@@ -10,6 +10,7 @@ mod clouds;
 mod cluster;
 mod configuration;
 mod discovery;
+mod emitting;
 mod ending;
 pub(crate) mod endpoints;
 mod hooks;
@@ -54,6 +55,7 @@ use clients::{Clients, ListenError};
 pub use cluster::forget_kept;
 use cluster::{Cluster, ClusterError, Me, MeError, Servers};
 use configuration::Configuration;
+use emitting::Emitting;
 use ending::{Told, Wishes, drain};
 use hosts::Hosts;
 use server_users::ServerUsers;
@@ -204,6 +206,8 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
         },
         control,
     };
+    let named = cluster.as_ref().map(Cluster::handle);
+    let emitting = Emitting::start(&config, named.as_ref().map(|handle| handle.node()), state.clone())?;
     let admin = tokio::spawn(admin::serve(admin_listener, state));
     let housekeeping = tokio::spawn(ticks::keep_house(gateway.clone()));
     let reminding = tokio::spawn(certificates::remind(known.subscribe()));
@@ -300,6 +304,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     if let Some(discovering) = discovering {
         discovering.abort();
     }
+    drop(emitting);
     gateway.pools.retire_all();
     drop(cluster);
     tracing::info!("komainu has ended");

@@ -5,6 +5,8 @@
 //! `docs/metrics.md`, which is generated from this, and on the ways out, or nowhere.
 
 #[cfg(test)]
+mod grafana;
+#[cfg(test)]
 mod manual;
 mod table;
 

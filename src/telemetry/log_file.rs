@@ -41,6 +41,11 @@ impl LogFile {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is written at once is not torn apart.
+    pub fn append(&self, text: &[u8]) -> io::Result<()> {
+        self.locked().write(&self.path, text)
+    }
+
     pub fn set_limits(&self, rotate_bytes: u64, keep_files: usize) {
         let mut open = self.locked();
         (open.rotate_bytes, open.keep_files) = (rotate_bytes, keep_files);
@@ -110,7 +115,7 @@ fn missing_is_fine(error: io::Error) -> io::Result<()> {
 /// What is written at once is one line, as the formatter does it.
 impl Write for &LogFile {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.locked().write(&self.path, line).is_err() {
+        if self.append(line).is_err() {
             io::stderr().write_all(line)?;
         }
         Ok(line.len())

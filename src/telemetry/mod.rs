@@ -4,7 +4,9 @@
 //! counted for each query is a plain atomic in `counters`; names, labels and text are for the scrape.
 
 pub mod catalogue;
+pub mod cloudwatch;
 pub mod counters;
+pub mod emf;
 pub mod labels;
 pub mod log;
 pub mod log_file;

@@ -191,7 +191,9 @@ impl Gathered {
 
     fn of_servers(&mut self, numbers: &Numbers) {
         let Numbers { totals, census, snapshot, archived_ms, .. } = *numbers;
-        self.count(metrics::EPOCH, &[], snapshot.epoch.0);
+        if snapshot.epoch.0 > 0 {
+            self.count(metrics::EPOCH, &[], snapshot.epoch.0);
+        }
         for (index, server) in snapshot.indexed() {
             for &class in QueryClass::ALL {
                 self.count(metrics::QUERIES, &[&server.id, class.as_str()], totals.queries_of(index, class));

@@ -36,6 +36,7 @@ mod log_shipping;
 mod looking_in;
 mod lost_servers;
 mod members;
+mod metrics;
 mod moving;
 mod operate;
 mod partition;

@@ -25,6 +25,12 @@ impl Api {
         self.call("ec2", POST.into(), &[("content-type", FORM)], body).await
     }
 
+    /// The same of CloudWatch.
+    pub async fn cloudwatch(&self, action: &str, parameters: &[(&str, &str)]) -> io::Result<String> {
+        let body = form(action, "2010-08-01", parameters);
+        self.call("monitoring", POST.into(), &[("content-type", FORM)], body).await
+    }
+
     pub async fn route53(&self, method: &str, path: &str, body: &str) -> io::Result<String> {
         let start = format!("{method} /2013-04-01{path} HTTP/1.1");
         self.call("route53", start, &[("content-type", "text/xml")], body.to_owned()).await

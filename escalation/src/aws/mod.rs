@@ -5,19 +5,20 @@
 
 pub mod checks;
 pub(crate) mod client_error;
+mod cloudwatch;
 pub mod identity;
 mod instances;
 pub mod permissions;
 mod transmit;
 
 pub use client_error::AwsError;
+pub use cloudwatch::CloudWatch;
 pub use identity::Identity;
 pub use instances::Instances;
 pub(crate) use transmit::OnlyWhile;
 
-use aws_config::SdkConfig;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
-use aws_config::imds;
+use aws_config::{SdkConfig, imds};
 use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::config::timeout::TimeoutConfig;
 use aws_sdk_ec2::config::{BehaviorVersion, Region};
@@ -87,15 +88,10 @@ impl Aws {
 
 /// What every client is made of. No region: the one the environment or the instance says.
 pub(crate) async fn sdk_config(settings: &AwsSettings, region: Option<&str>) -> SdkConfig {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(Duration::from_millis(settings.connect_timeout_ms))
-        .operation_attempt_timeout(settings.attempt_timeout())
-        .operation_timeout(settings.attempt_timeout())
-        .build();
     let mut credentials = DefaultCredentialsChain::builder();
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .retry_config(RetryConfig::disabled())
-        .timeout_config(timeouts);
+        .timeout_config(timeouts(settings));
     if let Some(region) = region {
         let region = Region::new(region.to_owned());
         credentials = credentials.region(region.clone());
@@ -108,6 +104,14 @@ pub(crate) async fn sdk_config(settings: &AwsSettings, region: Option<&str>) -> 
         loader = loader.endpoint_url(url);
     }
     loader.credentials_provider(credentials.build().await).load().await
+}
+
+fn timeouts(settings: &AwsSettings) -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(Duration::from_millis(settings.connect_timeout_ms))
+        .operation_attempt_timeout(settings.attempt_timeout())
+        .operation_timeout(settings.attempt_timeout())
+        .build()
 }
 
 /// None if the address is no URL; then the default one is asked, and its failure says what is wrong.

@@ -10,6 +10,7 @@ mod fenced;
 mod identity;
 mod instances;
 mod interface;
+mod metrics;
 mod passwords;
 mod preflight;
 mod programs;

@@ -86,6 +86,17 @@ pub static SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "metrics",
+        shape: Shape::Table,
+        keys: &[
+            key("emf", Text, "", Unset, RESTART, Node, "`\"stdout\"`, or a file that is appended to: lines in CloudWatch's embedded metric format. The file is exchanged for a new one as `log.file` is, by length."),
+            key("put_metric_data", Bool, "", Value("false"), RESTART, Node, "Send the metrics to CloudWatch, in the region of `aws.region`, by `aws.endpoint_url` if that is set. The role needs `cloudwatch:PutMetricData`."),
+            key("namespace", Text, "", Value("\"komainu\""), RESTART, Node, "CloudWatch's namespace of both."),
+            key("period_ms", Integer(1_000, 3_600_000), "ms", Value("60000"), RESTART, Node, "How often metrics are sent, or written as lines."),
+            key("high_resolution", Bool, "", Value("false"), RESTART, Node, "CloudWatch keeps them by the second for three hours, and not by the minute."),
+        ],
+    },
+    Section {
         name: "limits",
         shape: Shape::Table,
         keys: &[

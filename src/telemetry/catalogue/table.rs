@@ -2,8 +2,8 @@
 
 use super::{Dimension, Kind, Metric, Unit, Values, View, values};
 use crate::telemetry::labels::{
-    CancelResult, ConnectionState, Direction, HookLabel, HookResult, LoginFailure, MetricsWay, PasswordTrouble,
-    PinReason, PrimaryChange, QueryClass, ReadToPrimary, RejoinPhase,
+    CancelResult, ConnectionState, Direction, HookLabel, HookResult, LoginFailure, MetricsWay,
+    PasswordTrouble, PinReason, PrimaryChange, QueryClass, ReadToPrimary, RejoinPhase,
 };
 
 const fn dimension(label: &'static str, name: &'static str, values: Values) -> Dimension {
@@ -111,7 +111,7 @@ metrics! {
         "How long clients waited for a server connection.",
         [view("DatabaseConnectionsBorrowLatency", Unit::Microseconds)];
     EPOCH Gauge "komainu_epoch" [],
-        "Raised each time the cluster gets a primary.", [view("Epoch", Unit::None)];
+        "Raised each time the cluster gets a primary; absent while none is known to have been.", [view("Epoch", Unit::None)];
     FAILOVERS SharedCounter "komainu_failovers_total" [CHANGE],
         "Times that another server became the primary; every node tells the cluster's number.",
         [view("FailoverCount", Unit::Count).by(&[CHANGE])];
