@@ -18,6 +18,7 @@ from pathlib import Path
 import account
 import configurations
 import in_the_double
+import metrics
 from cloud import Cloud
 from examples import COMMON, variables
 from made_up import MadeUp
@@ -75,6 +76,8 @@ def made(workspace, komainu, name):
     shown = json.loads(workspace.terraform(where, "show", "-json"))
     broken = list(account.broken_rules(shown))
     expect(not broken, f"{where}:\n  " + "\n  ".join(broken))
+    unknown = list(metrics.unknown(account.resources(shown)))
+    expect(not unknown, f"{where}:\n  " + "\n  ".join(unknown))
     configurations.accepted(komainu, account.resources(shown))
     workspace.terraform(where, "plan", "-detailed-exitcode", *given)
     replaced_one_by_one(workspace, where, given)

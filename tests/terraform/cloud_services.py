@@ -180,12 +180,17 @@ class MetricFilter(Kind):
 
 class Alarm(Kind):
     def create(self, aws, planned):
+        queries = [query(asked) for asked in planned.get("metric_query") or []]
+        one = {} if queries else {
+            "MetricName": planned["metric_name"],
+            "Namespace": planned["namespace"],
+            "Statistic": planned["statistic"],
+            "Period": int(planned["period"]),
+        }
         aws.cloudwatch.put_metric_alarm(
             AlarmName=planned["alarm_name"],
-            MetricName=planned["metric_name"],
-            Namespace=planned["namespace"],
-            Statistic=planned["statistic"],
-            Period=int(planned["period"]),
+            **one,
+            **arguments(Metrics=queries),
             EvaluationPeriods=int(planned["evaluation_periods"]),
             Threshold=float(planned["threshold"]),
             ComparisonOperator=planned["comparison_operator"],
@@ -205,7 +210,37 @@ class Alarm(Kind):
         aws.cloudwatch.delete_alarms(AlarmNames=[state["id"]])
 
 
+def query(asked):
+    """One metric_query of an alarm, in the API's words."""
+    if not asked["metric"]:
+        return {"Id": asked["id"], "Expression": asked["expression"], "ReturnData": True}
+    [metric] = asked["metric"]
+    looked_at = {
+        "Namespace": metric["namespace"],
+        "MetricName": metric["metric_name"],
+        "Dimensions": [{"Name": name, "Value": value} for name, value in metric["dimensions"].items()],
+    }
+    stat = {"Metric": looked_at, "Period": int(metric["period"]), "Stat": metric["stat"]}
+    return {"Id": asked["id"], "MetricStat": stat, "ReturnData": False}
+
+
+class Dashboard(Kind):
+    def create(self, aws, planned):
+        aws.cloudwatch.put_dashboard(
+            DashboardName=planned["dashboard_name"], DashboardBody=planned["dashboard_body"]
+        )
+        return {"id": planned["dashboard_name"]}
+
+    def read(self, aws, state):
+        found = aws.cloudwatch.list_dashboards(DashboardNamePrefix=state["id"])["DashboardEntries"]
+        return {} if any(entry["DashboardName"] == state["id"] for entry in found) else None
+
+    def delete(self, aws, state):
+        aws.cloudwatch.delete_dashboards(DashboardNames=[state["id"]])
+
+
 KINDS = {
+    "aws_cloudwatch_dashboard": Dashboard(),
     "aws_cloudwatch_log_group": LogGroup(),
     "aws_cloudwatch_log_metric_filter": MetricFilter(),
     "aws_cloudwatch_metric_alarm": Alarm(),

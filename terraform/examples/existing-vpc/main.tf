@@ -123,6 +123,9 @@ module "observability" {
     { for id, instance in module.nodes.instance_ids : "node-${id}" => instance },
     module.postgres.instance_ids,
   )
+  nodes           = keys(module.nodes.instance_ids)
+  servers         = keys(module.postgres.servers)
+  endpoints       = [module.endpoint.name]
   node_role_arns  = values(module.node_iam.role_arns)
   watched         = module.endpoint.watched
   alarm_topic_arn = var.alarm_topic_arn

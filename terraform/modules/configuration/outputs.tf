@@ -9,6 +9,8 @@ output "nodes" {
       shared   = local.shared
       endpoint = var.endpoint
       extra    = var.extra
+
+      metric_namespace = var.metric_namespace
     })
   }
 }

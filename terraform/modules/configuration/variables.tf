@@ -45,6 +45,12 @@ variable "sync_mode" {
   }
 }
 
+variable "metric_namespace" {
+  description = "CloudWatch's namespace of the nodes' metrics: as in the modules iam and observability."
+  type        = string
+  default     = "komainu"
+}
+
 variable "extra" {
   description = "Further sections of komainu's configuration, as TOML: [pool], [split], …"
   type        = string

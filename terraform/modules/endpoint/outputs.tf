@@ -13,6 +13,11 @@ output "toml" {
   value       = "[[endpoint]]\nname = \"${var.label}\"\n${local.toml[var.method]}\n"
 }
 
+output "name" {
+  description = "What the configuration and the metrics call it."
+  value       = var.label
+}
+
 output "statements" {
   description = "What a node's role needs to move it."
   value       = local.statements[var.method]

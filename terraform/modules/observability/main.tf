@@ -1,4 +1,5 @@
-# The log, and the alarms that can be raised from what the instances and the log tell today.
+# The log, and the alarms that are raised by what the instances, AWS and the log tell. Those by komainu's own metrics are
+# in alarms.tf.
 
 locals {
   tags    = merge(var.tags, { "komainu:cluster" = var.name })
@@ -6,13 +7,9 @@ locals {
 
   # Lines of the nodes' log, which is JSON, as CloudWatch finds them; more than none of them in a minute is an alarm.
   log_alarms = {
-    permission-missing = {
-      pattern     = "{ ($.reason = \"permission_missing\") || ($.reason = \"not_permitted\") }"
-      description = "A node may not move the endpoint: a permission is missing (docs/escalation.md)"
-    }
-    certificate = {
-      pattern     = "{ $.message = \"*days left\" }"
-      description = "A node's certificate ends within 30 days: terraform/hand-over --renew"
+    agent-certificate = {
+      pattern     = "{ $.message = \"*days left*\" }"
+      description = "The certificate of a node or an agent ends within 30 days: terraform/hand-over --renew"
     }
     errors = {
       pattern     = "{ $.level = \"ERROR\" }"

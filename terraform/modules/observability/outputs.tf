@@ -5,3 +5,7 @@ output "log_group" {
 output "log_group_arn" {
   value = aws_cloudwatch_log_group.this.arn
 }
+
+output "dashboard" {
+  value = aws_cloudwatch_dashboard.this.dashboard_name
+}

@@ -8,6 +8,32 @@ variable "instances" {
   type        = map(string)
 }
 
+variable "nodes" {
+  description = "Ids of the komainu nodes."
+  type        = list(string)
+
+  validation {
+    condition     = contains([3, 5], length(var.nodes))
+    error_message = "Three nodes, or five: an alarm looks at ten metrics at the most, two of each node."
+  }
+}
+
+variable "servers" {
+  description = "Ids of the PostgreSQL servers."
+  type        = list(string)
+}
+
+variable "endpoints" {
+  description = "Names of the endpoints, as in the configuration: output `name` of the module endpoint."
+  type        = list(string)
+}
+
+variable "lag_seconds" {
+  description = "How far a standby may be behind."
+  type        = number
+  default     = 30
+}
+
 variable "node_role_arns" {
   description = "The nodes' roles: whoever else changes the endpoint is told of."
   type        = list(string)

@@ -1,6 +1,9 @@
 variables {
   name           = "shop"
   instances      = { node-a = "i-1", pg1 = "i-2" }
+  nodes          = ["a", "b", "c-1"]
+  servers        = ["pg1", "pg2"]
+  endpoints      = ["app"]
   node_role_arns = ["arn:aws:iam::111122223333:role/shop-node-a"]
   watched        = { source = "ec2", events = ["ReplaceRoute"], parameter = "routeTableId", ids = ["rtb-1"] }
 }
@@ -17,6 +20,32 @@ run "an_alarm_for_each_instance" {
   assert {
     condition     = alltrue([for key, alarm in aws_cloudwatch_metric_alarm.log : alarm.metric_name == one(aws_cloudwatch_log_metric_filter.this[key].metric_transformation).name && alarm.namespace == one(aws_cloudwatch_log_metric_filter.this[key].metric_transformation).namespace])
     error_message = "An alarm looks at a metric that no filter makes."
+  }
+}
+
+run "the_cluster_as_all_nodes_see_it" {
+  assert {
+    condition = toset(keys(aws_cloudwatch_metric_alarm.cluster)) == toset([
+      "app-flapping", "app-no-owner", "app-two-owners", "certificate", "epoch-flapping", "no-quorum",
+      "permission-missing", "pg1-lag", "pg1-server-down", "pg2-lag", "pg2-server-down", "pool-exhausted",
+    ])
+    error_message = "An alarm is missing, or has come without a word of it here."
+  }
+  assert {
+    condition = toset([
+      for query in aws_cloudwatch_metric_alarm.cluster["app-two-owners"].metric_query : one(query.metric).dimensions.Node if length(query.metric) > 0
+    ]) == toset(["a", "b", "c-1"])
+    error_message = "Not every node is looked at."
+  }
+  assert {
+    condition     = one([for query in aws_cloudwatch_metric_alarm.cluster["app-two-owners"].metric_query : query.expression if query.return_data == true]) == "SUM([FILL(owner_a, 0), FILL(owner_b, 0), FILL(owner_c_1, 0)])"
+    error_message = "Two owners are not what the alarm counts."
+  }
+  assert {
+    condition = alltrue([
+      for key in ["app-no-owner", "no-quorum", "pg1-server-down"] : aws_cloudwatch_metric_alarm.cluster[key].treat_missing_data == "breaching"
+    ])
+    error_message = "Nodes that say nothing at all are no good sign."
   }
 }
 
@@ -41,7 +70,7 @@ run "foreign_changes_are_told_of" {
     error_message = "Something else is watched."
   }
   assert {
-    condition     = alltrue([for alarm in merge(aws_cloudwatch_metric_alarm.instance, aws_cloudwatch_metric_alarm.disk) : alarm.alarm_actions == toset([var.alarm_topic_arn])])
+    condition     = alltrue([for alarm in merge(aws_cloudwatch_metric_alarm.instance, aws_cloudwatch_metric_alarm.disk, aws_cloudwatch_metric_alarm.cluster) : alarm.alarm_actions == toset([var.alarm_topic_arn])])
     error_message = "An alarm tells nobody."
   }
 }
