@@ -9,10 +9,10 @@ use komainu_escalation::{AwsSettings, EndpointSettings};
 
 use super::document::{Document, Table};
 use super::{
-    Admin, Agent, Aurora, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Dns, EmfTo,
-    Endpoint, Failover, FailoverMode, FenceHost, Health, Hooks, Limits, Listen, Log, LogFormat, Metrics, Node, Pool,
-    PoolLimits, PoolMode, PoolOverride, Preference, Replication, Scheduling, Server, ServerPassword,
-    ServerTls, ServerUser, Split, SslMode, SyncMode,
+    Admin, Agent, Aurora, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Dns,
+    EmfTo, Endpoint, Failover, FailoverMode, FenceHost, Health, Hooks, Limits, Listen, Log, LogFormat,
+    Metrics, Node, Pool, PoolLimits, PoolMode, PoolOverride, Preference, Replication, Scheduling, Server,
+    ServerPassword, ServerTls, ServerUser, Split, SslMode, SyncMode,
 };
 use crate::consensus::lease::LeaseSettings;
 

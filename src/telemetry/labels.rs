@@ -185,18 +185,18 @@ labels! {
     }
     /// What a step or action of a plan would have broken.
     Rule {
-        Quorum "quorum",
-        Epoch "epoch",
-        Fence "fence",
-        Once "once",
-        Named "named",
-        Candidate "candidate",
-        Loss "loss",
-        Trust "trust",
-        Synchronous "synchronous",
-        Primary "primary",
-        Lives "lives",
-        Order "order",
+        Quorum "quorum" "this node had not heard from most voters for a lease",
+        Epoch "epoch" "it was of another epoch, or version, than the present one",
+        Fence "fence" "the fence that must come before it had not passed, or standbys still received from the old primary",
+        Once "once" "an epoch has one promotion, and this one had it, or might still have it",
+        Named "named" "it would have been done to another server than the log names",
+        Candidate "candidate" "that server may not be made the primary, or is none",
+        Loss "loss" "a commit that was acknowledged might have been lost",
+        Trust "trust" "the server is quarantined, or was about to be rewound without being so",
+        Synchronous "synchronous" "the set of standbys that acknowledge commits would have changed in an order that is not safe",
+        Primary "primary" "it would have been done to the primary",
+        Lives "lives" "the primary lives, by what most nodes find",
+        Order "order" "nobody ordered it, or the configuration or an order forbids it",
     }
     /// Which way bytes were relayed.
     Direction {

@@ -16,7 +16,7 @@ use super::catalogue::{self as metrics, Metric};
 use super::counters::{ACQUIRE_BOUNDS_US, Totals};
 use super::labels::{
     CancelResult, ConnectionState, Direction, HookLabel, HookResult, Label, LoginFailure, MetricsWay,
-    PasswordTrouble, PinReason, PrimaryChange, QueryClass, ReadToPrimary, RejoinPhase,
+    PasswordTrouble, PinReason, PrimaryChange, QueryClass, ReadToPrimary, RejoinPhase, Rule,
 };
 use super::process::Process;
 
@@ -187,6 +187,7 @@ impl Gathered {
                 self.count(metrics::HOOKS, &labels, totals.hooks[hook.index()][result.index()]);
             }
         }
+        self.by_label(metrics::PLANS_REJECTED, &totals.rejected, Rule::ALL);
     }
 
     fn of_servers(&mut self, numbers: &Numbers) {

@@ -3,7 +3,7 @@
 use super::{Dimension, Kind, Metric, Unit, Values, View, values};
 use crate::telemetry::labels::{
     CancelResult, ConnectionState, Direction, HookLabel, HookResult, LoginFailure, MetricsWay,
-    PasswordTrouble, PinReason, PrimaryChange, QueryClass, ReadToPrimary, RejoinPhase,
+    PasswordTrouble, PinReason, PrimaryChange, QueryClass, ReadToPrimary, RejoinPhase, Rule,
 };
 
 const fn dimension(label: &'static str, name: &'static str, values: Values) -> Dimension {
@@ -23,6 +23,7 @@ const NOT_LET_IN: Dimension = dimension("reason", "Reason", Values::Known(values
 const CANCELLED: Dimension = dimension("result", "Result", Values::Known(values::<CancelResult>));
 const HOOK: Dimension = dimension("hook", "Hook", Values::Known(values::<HookLabel>));
 const HOOK_RESULT: Dimension = dimension("result", "Result", Values::Known(values::<HookResult>));
+const RULE: Dimension = dimension("rule", "Rule", Values::Known(values::<Rule>));
 const DIRECTION: Dimension = dimension("direction", "Direction", Values::Known(values::<Direction>));
 const STATE: Dimension = dimension("state", "State", Values::Known(values::<ConnectionState>));
 const REJOIN_PHASE_OF: Dimension = dimension("phase", "Phase", Values::Known(values::<RejoinPhase>));
@@ -131,6 +132,9 @@ metrics! {
     HOOKS Counter "komainu_hooks_total" [HOOK, HOOK_RESULT],
         "Times this node ran a hook, or as leader found one interrupted.",
         [view("HookRuns", Unit::Count).by(&[HOOK, HOOK_RESULT])];
+    PLANS_REJECTED Counter "komainu_plans_rejected_total" [RULE],
+        "Times this node, as leader, did not do what it had decided, since that would have broken an invariant.",
+        [view("PlansRejected", Unit::Count).by(&[RULE])];
     REJOIN_PHASE Gauge "komainu_rejoin_phase" [SERVER, REJOIN_PHASE_OF],
         "1 for what the agent is at to make the server a standby again, else 0; absent while it is at nothing.",
         [view("RejoinPhase", Unit::None).by(&[SERVER, REJOIN_PHASE_OF])];
