@@ -10,7 +10,7 @@ use crate::config;
 use crate::telemetry::Counters;
 use crate::telemetry::labels::{
     CancelResult, Direction, HookLabel, HookResult, LoginFailure, MetricsWay, PinReason, QueryClass,
-    ReadToPrimary, RejoinPhase,
+    ReadToPrimary, RejoinPhase, Rule,
 };
 use crate::telemetry::process::Process;
 use crate::topology::{Epoch, Health, Role, ServerIndex};
@@ -35,6 +35,7 @@ pub fn count(counters: &Counters) {
     counters.unpinned(PinReason::Listen);
     counters.floor_lowered();
     counters.hook(HookLabel::OnDetach, HookResult::TimedOut);
+    counters.plan_rejected(Rule::Fence);
     counters.acquired_at_once();
     counters.acquired_after(Duration::from_millis(2));
     counters.answered_after_ms(0);
