@@ -64,7 +64,7 @@ impl Rules for AddressRules {
     fn plan(&self, observed: &Option<String>, desired: Desired) -> Plan<()> {
         let mine = observed.as_ref() == Some(&self.node);
         let due = matches!(desired, Desired::Hold { .. }) && !mine;
-        Plan::new(Holding::one(mine)).stage("taken", Gap::None, due.then_some(()).into_iter().collect())
+        Plan::new(Holding::one(mine)).stage("associate", Gap::None, due.then_some(()).into_iter().collect())
     }
 
     fn gives_up(&self) -> bool {
