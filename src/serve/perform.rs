@@ -182,7 +182,9 @@ pub fn deed(order: &Order, now_ms: u64) -> Result<Deed, String> {
         What::SetSynchronous { names, .. } => {
             operate(Operation::SetSynchronousStandbys { names }, OPERATE_WITHIN_MS)
         }
-        What::Checkpoint { .. } | What::RestartPoint => operate(Operation::Checkpoint, CHECKPOINT_WITHIN_MS),
+        What::Checkpoint { .. } | What::TellBackends { .. } | What::RestartPoint => {
+            operate(Operation::Checkpoint, CHECKPOINT_WITHIN_MS)
+        }
         What::Stop { epoch } => Do::Stop { epoch: epoch.0 },
         What::StopHost { epoch } => {
             let config::Server { id, instance_id, .. } = find(server)?;

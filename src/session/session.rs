@@ -569,6 +569,7 @@ impl Session {
     pub(super) fn refuse(&mut self, request: &Request, report: &Report<'_>) {
         self.slot.wait_ended();
         self.asked_again = 0;
+        self.refused = None;
         report.encode(&mut self.to_client);
         self.drop_request(request);
     }

@@ -105,8 +105,9 @@ impl DiskWatch {
                     self.found = None;
                 }
             }
-            // Whatever is wrong with it now, it is not known to be its disk.
-            None => self.found = None,
+            // Whatever is wrong with it now, it is not known to be its disk. One late look says nothing yet.
+            None if view.find(server).is_none_or(|(_, detail)| detail.failures > 1) => self.found = None,
+            None => {}
         }
         let rests = self.tried_at_ms.is_some_and(|at_ms| now_ms < at_ms + AGAIN_MS);
         if self.stall.for_ms() >= STALLED_MS && self.found.is_none() && self.trying.is_empty() && !rests {

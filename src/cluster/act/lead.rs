@@ -160,6 +160,9 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
             if let What::Checkpoint { epoch } = what {
                 memory.has_checkpointed(epoch);
             }
+            if let What::TellBackends { epoch } = what {
+                memory.has_told_backends(epoch, handle.now_ms());
+            }
         }
         Ok(Done::UnderWay) => {}
         Ok(Done::Stopped { last }) => {

@@ -46,6 +46,9 @@ pub enum What {
     StopHost { epoch: Epoch },
     /// So that a clean shutdown has little left to write.
     Checkpoint { epoch: Epoch },
+    /// A checkpoint behind which the primary's checkpointer has read whom commits wait for: it tells the others that they
+    /// do.
+    TellBackends { epoch: Epoch },
     /// A standby writes down on which timeline it is, which it otherwise does now and then.
     RestartPoint,
 }
@@ -71,7 +74,7 @@ impl What {
             What::Restart { .. } => "it could not be restarted",
             What::StopHost { .. } => "its host could not be stopped",
             What::Rejoin { .. } => "it could not rejoin",
-            What::Checkpoint { .. } => "no checkpoint could be made",
+            What::Checkpoint { .. } | What::TellBackends { .. } => "no checkpoint could be made",
             What::RestartPoint => "no restart point could be made",
         }
     }

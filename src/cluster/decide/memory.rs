@@ -53,6 +53,8 @@ pub struct Memory {
     replayed: Option<(Lsn, u64)>,
     /// Of the setting by which this epoch's primary waits for standbys.
     watch: Option<(Epoch, Watch)>,
+    /// In which epoch the primary's backends are known to wait for whom its setting names, since that was changed.
+    told_backends: Option<Epoch>,
     /// How many primaries in a row were lost soon after they had become one.
     short_lived: u32,
     /// Since when a standby does not stream although it should.
@@ -180,6 +182,17 @@ impl Memory {
     /// The setting was changed, or it is known by then whether it was.
     pub fn setting_changed(&mut self, epoch: Epoch, ended_ms: u64) {
         self.watch = Some((epoch, Watch::begin(ended_ms)));
+        self.told_backends = None;
+    }
+
+    /// The primary's backends have been told to wait, if they are to: only what they acknowledge from now on has waited.
+    pub fn has_told_backends(&mut self, epoch: Epoch, now_ms: u64) {
+        self.watch = Some((epoch, Watch::begin(now_ms)));
+        self.told_backends = Some(epoch);
+    }
+
+    pub(super) fn told_backends(&self, epoch: Epoch) -> bool {
+        self.told_backends == Some(epoch)
     }
 
     pub(super) fn watch(&self, epoch: Epoch) -> Option<&Watch> {

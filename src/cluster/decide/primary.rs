@@ -38,8 +38,13 @@ pub(super) fn decide(situation: &Situation<'_>) -> Option<Step> {
             }
             Stage::Confirmed => None,
         },
-        // What komainu has named and most nodes hear is not given up because another calls itself one.
-        (Some(named), None) if situation.promotes() && situation.is_heard(named) => None,
+        // What komainu has named and most nodes hear is not given up because another calls itself one: in the modes of AWS a
+        // read replica that somebody promoted is a copy.
+        (Some(named), None)
+            if (situation.promotes() || situation.is_managed()) && situation.is_heard(named) =>
+        {
+            None
+        }
         (Some(_), None) if primary.timeline < timeline => Some(end(situation, Reason::PromotedElsewhere)),
         (Some(named), None) if situation.is_managed() && !situation.is_heard(named) => {
             Some(end(situation, Reason::WriterMoved))

@@ -20,7 +20,14 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
     let standbys = standbys(situation, primary);
     let target = sync_standby::target(failover.sync_mode, failover.sync_count, raft, &standbys);
     let facts = situation.answering(primary);
+    let epoch = state.primary().epoch;
     let mut plan = match sync_standby::next(raft, target.as_ref(), facts, watch) {
+        // Nothing was promised, so nobody knows whether commits wait at all yet.
+        Transition::SetInRaft(set)
+            if !raft.promises() && set.promises() && !situation.memory.told_backends(epoch) =>
+        {
+            Plan::action(Action::new(primary, What::TellBackends { epoch }))
+        }
         Transition::SetInRaft(set) => {
             let change = Change::SetSynchronous { before: raft.clone(), set };
             Plan::step(Step::new(change, Reason::SynchronousSet))

@@ -221,14 +221,8 @@ async fn follow(
 }
 
 async fn set_synchronous(with: &mut Conversation, names: &str) -> Result<Done, Fault> {
-    let waited_for_nobody = with.setting(SYNCHRONOUS).await?.trim().is_empty();
     let done = with.set(&[(SYNCHRONOUS, names)]).await?;
     if done == Done::Now && !with.in_recovery().await? {
-        if waited_for_nobody {
-            // From when on commits wait at all the checkpointer tells the others, and it may be busy; behind a checkpoint it
-            // has read its configuration.
-            with.ask("CHECKPOINT", &[], Privilege::Checkpoint).await?;
-        }
         // Commits that wait for those who no longer count are woken by an answer of those who do, and they answer to WAL.
         let wake = "SELECT pg_catalog.pg_logical_emit_message(true, 'komainu', '')";
         with.ask(wake, &[], Privilege::Nothing).await?;

@@ -57,6 +57,10 @@ pub(super) fn action(situation: &Situation<'_>, action: &Action) -> Verdict {
             let failover = state.failover().filter(|failover| failover.epoch == *epoch).ok_or(Rule::Epoch)?;
             demand(failover.from == server, Rule::Named)
         }
+        What::TellBackends { epoch } => {
+            of_this_epoch(epoch)?;
+            demand(is_named, Rule::Named)
+        }
         What::Restart { epoch, .. } => {
             of_this_epoch(epoch)?;
             let step = state.restart().and_then(|restart| restart.step());
