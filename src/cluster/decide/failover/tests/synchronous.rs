@@ -59,3 +59,36 @@ fn the_next_primary_waits_for_those_whom_the_cluster_counts_on_from_its_first_co
     world.see("pg2", facts);
     assert_eq!(did(&world.settle().1), [("pg2", &What::Promote { epoch: Epoch(2) })]);
 }
+
+/// Whether commits wait at all is not told by the setting.
+#[test]
+fn nothing_is_promised_before_the_backends_of_the_primary_are_known_to_wait() {
+    let mut world = World::new();
+    world.policy.failover.sync_mode = config::SyncMode::Require;
+    let epoch = world.state.primary().epoch;
+    let looks = |world: &mut World| {
+        let (mut reasons, mut actions) = (Vec::new(), Vec::new());
+        for _ in 0..10 {
+            let mut primary = world.facts(false, 1, 5000);
+            let known = world.view.details[0].facts.as_deref().unwrap();
+            (primary.senders, primary.slots) = (known.senders.clone(), known.slots.clone());
+            primary.synchronous_standby_names = SyncSet::new(["pg2", "pg3"], 1).to_string();
+            for sender in &mut primary.senders {
+                (sender.sync_state, sender.flush_lsn) = ("quorum".to_owned(), Some(Lsn(6000)));
+            }
+            world.see("pg1", primary);
+            let (decided, named) = world.settle();
+            reasons.extend(decided);
+            actions.extend(named);
+            world.pass(600);
+        }
+        let tells = actions.contains(&Action::new("pg1", What::TellBackends { epoch }));
+        (reasons.contains(&Reason::SynchronousSet), tells)
+    };
+    assert_eq!(looks(&mut world), (false, true));
+    assert!(!world.state.synchronous().promises());
+    let now_ms = world.now_ms;
+    world.memory.has_told_backends(epoch, now_ms);
+    assert_eq!(looks(&mut world), (true, false));
+    assert_eq!(*world.state.synchronous(), SyncSet::new(["pg2", "pg3"], 1));
+}
