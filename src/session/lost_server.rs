@@ -9,6 +9,7 @@ use super::pins::Pins;
 use super::session::{End, Session};
 use super::settle::Settling;
 use crate::backend::expect::{For, Reply};
+use crate::clock::now_ms;
 use crate::route::Effects;
 use crate::telemetry::labels::Label;
 use crate::topology::Role;
@@ -22,6 +23,9 @@ const ROLLED_BACK: &str = "the connection to the PostgreSQL server was lost, and
                            it was rolled back";
 /// A read that is lost each time it is asked may be what breaks the server.
 const MAX_ASKED_AGAIN: u8 = 2;
+/// Other connections that were idle when a server ended are lost with it, and found so one after the other. Whatever ends a
+/// server by itself each time takes longer, since that has to start again.
+const SAME_LOSS_MS: u64 = 500;
 
 impl Session {
     /// Asks the primary what a standby has refused.
@@ -88,7 +92,11 @@ impl Session {
         if owes && !lease.retained.is_empty() && !self.transaction.may_write {
             lease.conn.doomed = true;
             lease.redirect = true;
-            self.asked_again += 1;
+            let now_ms = now_ms();
+            if now_ms >= self.asked_again_ms + SAME_LOSS_MS {
+                self.asked_again += 1;
+                self.asked_again_ms = now_ms;
+            }
             // Any server may answer that could have from the start, but for this one: the choice knows by itself if it is
             // not up.
             let is_up = self.topology.server(server).is_some_and(|state| state.is_up(Role::Standby));

@@ -147,6 +147,8 @@ pub struct Session {
     pub(super) untold_loss: bool,
     /// How often the present request was asked again because its server was lost.
     pub(super) asked_again: u8,
+    /// When that was counted last.
+    pub(super) asked_again_ms: u64,
     /// It waits, because the primary has refused it.
     pub(super) refused: Option<Refused>,
     pub(super) transaction: Transaction,
@@ -237,6 +239,7 @@ impl Session {
             status: TransactionStatus::Idle,
             untold_loss: false,
             asked_again: 0,
+            asked_again_ms: 0,
             refused: None,
             transaction: Transaction::default(),
             tally: Tally::default(),
