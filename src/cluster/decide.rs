@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::{Facts, View};
 use super::reason::Reason;
-use super::state::{Change, ClusterState, Fence, Fenced, Member, MemberRole, Stage};
+use super::state::{Change, ClusterState, Fence, Fenced, Member, MemberRole};
 use crate::config;
 use crate::consensus::lease::LeaseSettings;
 use crate::topology::Health;
@@ -228,10 +228,7 @@ impl Situation<'_> {
 
     /// The primary that komainu looks after, while nothing about it is changing.
     fn settled_primary(&self) -> Option<&str> {
-        let primary = self.state.primary();
-        let settled =
-            self.state.failover().is_none() && !self.is_fenced() && primary.stage == Stage::Confirmed;
-        primary.server.as_deref().filter(|_| settled && self.promotes())
+        self.state.settled_primary().filter(|_| self.promotes())
     }
 
     /// What a server last said, if it answers.

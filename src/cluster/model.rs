@@ -101,6 +101,38 @@ impl Facts {
     }
 }
 
+#[cfg(test)]
+impl Facts {
+    /// Of a server of which nothing else is to be known.
+    pub fn bare(in_recovery: bool, timeline: u32, lsn: u64) -> Self {
+        Facts {
+            asked_at_ms: 0,
+            answered_at_ms: 0,
+            in_recovery,
+            read_only: false,
+            timeline,
+            lsn: Lsn(lsn),
+            flushed_lsn: None,
+            received_lsn: None,
+            replay_lag_ms: None,
+            system_identifier: 1,
+            version: 150_000,
+            receiver: None,
+            senders: Vec::new(),
+            upstream: None,
+            slot_name: None,
+            synchronous_standby_names: String::new(),
+            slots: Vec::new(),
+            wal_log_hints: true,
+            data_checksums: false,
+            started_at_ms: 1,
+            archive: None,
+            timeouts: ReplicationTimeouts::default(),
+            aurora: None,
+        }
+    }
+}
+
 /// `pg_stat_archiver`, when it was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Archive {

@@ -456,6 +456,15 @@ impl ClusterState {
         self.ownership.is_fenced(fenced)
     }
 
+    /// The primary, while nothing about it is changing: the one that clients write to.
+    pub fn settled_primary(&self) -> Option<&str> {
+        let primary = self.primary();
+        let settled = self.failover().is_none()
+            && !self.is_fenced(&Fenced::Primary)
+            && primary.stage == Stage::Confirmed;
+        primary.server.as_deref().filter(|_| settled)
+    }
+
     pub fn configuration(&self) -> &Configuration {
         &self.configuration
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use crate::cluster::model::{Facts, View};
-use crate::cluster::state::{ClusterState, Disk, Fenced, Stage};
+use crate::cluster::state::{ClusterState, Disk};
 use crate::topology::{Health, Lsn};
 
 /// Log that is not flushed after so long is waited for, or belongs to nobody: the last page is flushed only when
@@ -89,7 +89,7 @@ impl DiskWatch {
         timeout_ms: u64,
         now_ms: u64,
     ) -> Option<(&str, Disk)> {
-        let Some(server) = primary(state).filter(|_| timeout_ms > 0) else {
+        let Some(server) = state.settled_primary().filter(|_| timeout_ms > 0) else {
             self.forget("");
             return None;
         };
@@ -144,14 +144,6 @@ impl DiskWatch {
     }
 }
 
-/// The one that clients write to.
-fn primary(state: &ClusterState) -> Option<&str> {
-    let primary = state.primary();
-    let settled =
-        state.failover().is_none() && !state.is_fenced(&Fenced::Primary) && primary.stage == Stage::Confirmed;
-    primary.server.as_deref().filter(|_| settled)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,27 +152,9 @@ mod tests {
         Facts {
             asked_at_ms,
             answered_at_ms: asked_at_ms,
-            in_recovery: false,
-            read_only: false,
-            timeline: 1,
-            lsn: Lsn(written),
             flushed_lsn: Some(Lsn(flushed)),
-            received_lsn: None,
-            replay_lag_ms: None,
-            system_identifier: 1,
-            version: 150_000,
-            receiver: None,
-            senders: Vec::new(),
-            upstream: None,
-            slot_name: None,
-            synchronous_standby_names: String::new(),
-            slots: Vec::new(),
-            wal_log_hints: true,
-            data_checksums: false,
             started_at_ms: 0,
-            archive: None,
-            timeouts: Default::default(),
-            aurora: None,
+            ..Facts::bare(false, 1, written)
         }
     }
 
