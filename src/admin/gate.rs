@@ -314,18 +314,7 @@ mod tests {
     use crate::topology::Epoch;
 
     fn view() -> View {
-        let server = |id: &str| crate::config::Server {
-            id: id.to_owned(),
-            host: "db.example".to_owned(),
-            port: 5432,
-            weight: 1,
-            zone: None,
-            always_primary: false,
-            replication: Default::default(),
-            agent: None,
-            instance_id: None,
-            disallow_failover: false,
-        };
+        let server = |id: &str| crate::config::Server::at(id, "db.example", 5432);
         View::new(&[server("pg1"), server("pg2")])
     }
 

@@ -139,16 +139,8 @@ mod tests {
     #[test]
     fn pool_nodes_tells_what_is_used_and_what_the_servers_say() {
         let server = |id: &str, weight| config::Server {
-            id: id.to_owned(),
-            host: format!("{id}.example"),
-            port: 5432,
             weight,
-            zone: None,
-            disallow_failover: false,
-            always_primary: false,
-            replication: Default::default(),
-            agent: None,
-            instance_id: None,
+            ..config::Server::at(id, format!("{id}.example"), 5432)
         };
         let mut view = View::new(&[server("a", 1), server("b", 2), server("c", 0), server("d", 1)]);
         let states = [

@@ -32,16 +32,8 @@ impl Drop for Admin {
 
 fn view() -> View {
     let server = |id: &str| config::Server {
-        id: id.to_owned(),
-        host: "db.example".to_owned(),
-        port: 5432,
-        weight: 1,
         zone: Some("eu-1a".to_owned()),
-        disallow_failover: false,
-        always_primary: false,
-        replication: Default::default(),
-        agent: None,
-        instance_id: None,
+        ..config::Server::at(id, "db.example", 5432)
     };
     View::new(&[server("pg1"), server("pg2")])
 }

@@ -108,18 +108,7 @@ mod tests {
     use crate::topology::Epoch;
 
     fn local() -> View {
-        let server = |id: &str| config::Server {
-            id: id.to_owned(),
-            host: "h".to_owned(),
-            port: 1,
-            weight: 1,
-            zone: None,
-            disallow_failover: false,
-            always_primary: false,
-            replication: Default::default(),
-            agent: None,
-            instance_id: None,
-        };
+        let server = |id: &str| config::Server::at(id, "h", 1);
         let mut view = View::new(&[server("pg1"), server("pg2")]);
         for (index, role) in [Role::Primary, Role::Standby].into_iter().enumerate() {
             let state = &mut view.snapshot.servers[index];

@@ -92,16 +92,9 @@ mod tests {
 
     fn server(id: &str) -> config::Server {
         config::Server {
-            id: id.to_owned(),
-            host: format!("{id}.configured"),
-            port: 5433,
             weight: 3,
             zone: Some("a".to_owned()),
-            disallow_failover: false,
-            always_primary: false,
-            replication: Default::default(),
-            agent: None,
-            instance_id: None,
+            ..config::Server::at(id, format!("{id}.configured"), 5433)
         }
     }
 

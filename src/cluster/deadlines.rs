@@ -68,18 +68,7 @@ mod tests {
         let (cluster_id, configuration) = ("x".to_owned(), String::new());
         apply(&mut state, Change::CreateCluster { cluster_id, members: Vec::new(), configuration });
         apply(&mut state, Change::SetServers { servers: vec!["pg1".to_owned(), "pg2".to_owned()] });
-        let server = |id: &str| config::Server {
-            id: id.to_owned(),
-            host: "h".to_owned(),
-            port: 1,
-            weight: 1,
-            zone: None,
-            disallow_failover: false,
-            always_primary: false,
-            replication: Default::default(),
-            agent: None,
-            instance_id: None,
-        };
+        let server = |id: &str| config::Server::at(id, "h", 1);
         let view = View::new(&[server("pg1"), server("pg2")]);
         let mut deadlines = Deadlines::default();
         let closed = |deadlines: &Deadlines, now_ms| {

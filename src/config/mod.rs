@@ -379,6 +379,24 @@ pub struct Server {
     pub instance_id: Option<String>,
 }
 
+impl Server {
+    /// With the default of every other key.
+    pub fn at(id: impl Into<String>, host: impl Into<String>, port: u16) -> Self {
+        Server {
+            id: id.into(),
+            host: host.into(),
+            port,
+            weight: 1,
+            zone: None,
+            disallow_failover: false,
+            always_primary: false,
+            replication: Replication::default(),
+            agent: None,
+            instance_id: None,
+        }
+    }
+}
+
 /// A role on the servers, and where komainu gets its password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerUser {

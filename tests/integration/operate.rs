@@ -45,18 +45,7 @@ fn secret() -> PlainSecret {
 }
 
 fn described(server: &Postgres) -> config::Server {
-    config::Server {
-        id: server.id().to_owned(),
-        host: server.host().to_owned(),
-        port: server.port(),
-        weight: 1,
-        zone: None,
-        disallow_failover: false,
-        always_primary: false,
-        replication: Default::default(),
-        agent: None,
-        instance_id: None,
-    }
+    config::Server::at(server.id().to_owned(), server.host().to_owned(), server.port())
 }
 
 struct Operating {

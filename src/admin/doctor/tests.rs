@@ -11,7 +11,7 @@ use crate::cluster::state::{Change, ClusterState, Command, Member};
 use crate::config::{CertificateFile, file};
 use crate::consensus::node::{About, Known, NodeStatus, PeerStatus};
 use crate::pki::{Certificate, Found};
-use crate::topology::{Epoch, Lsn, Role, ServerIndex};
+use crate::topology::{Epoch, Role, ServerIndex};
 
 const TEXT: &str = "[listen]\naddresses = ['127.0.0.1:5432']\n[auth]\nhba_file = 'hba'\n[health]\nuser = 'k'\n\
     [cluster]\nname = 'shop'\n[[node]]\nid = 'a'\nhost = 'ha'\n[[node]]\nid = 'b'\nhost = 'hb'\n\
@@ -321,29 +321,8 @@ fn a_standby_that_reads_the_archive_needs_one_that_is_filled() {
 
 fn facts() -> Facts {
     Facts {
-        asked_at_ms: 0,
-        answered_at_ms: 0,
-        in_recovery: false,
-        read_only: false,
-        timeline: 1,
-        lsn: Lsn(1),
-        flushed_lsn: None,
-        received_lsn: None,
-        replay_lag_ms: None,
-        system_identifier: 1,
-        version: 150_000,
-        receiver: None,
-        senders: Vec::new(),
-        upstream: None,
-        slot_name: None,
-        synchronous_standby_names: String::new(),
-        slots: Vec::new(),
-        wal_log_hints: true,
-        data_checksums: false,
-        started_at_ms: 1,
-        archive: None,
-        aurora: None,
         timeouts: ReplicationTimeouts { sender_ms: 2_000, receiver_ms: 2_000 },
+        ..Facts::bare(false, 1, 1)
     }
 }
 

@@ -236,18 +236,7 @@ mod tests {
     const RETRIES: u32 = 3;
 
     fn view() -> View {
-        let server = config::Server {
-            id: "pg1".to_owned(),
-            host: "h".to_owned(),
-            port: 1,
-            weight: 1,
-            zone: None,
-            disallow_failover: false,
-            always_primary: false,
-            replication: Default::default(),
-            agent: None,
-            instance_id: None,
-        };
+        let server = config::Server::at("pg1", "h", 1);
         let mut view = View::new(&[server]);
         view.snapshot.servers[0].health = Health::Up;
         view

@@ -99,18 +99,7 @@ impl FakeServer {
     }
 
     pub fn config(&self, id: &str) -> config::Server {
-        config::Server {
-            id: id.to_owned(),
-            host: "127.0.0.1".to_owned(),
-            port: self.port,
-            weight: 1,
-            zone: None,
-            disallow_failover: false,
-            always_primary: false,
-            replication: Default::default(),
-            agent: None,
-            instance_id: None,
-        }
+        config::Server::at(id, "127.0.0.1", self.port)
     }
 
     pub fn health(&self) -> config::Health {

@@ -17,47 +17,12 @@ struct Cluster {
 }
 
 fn servers(count: usize) -> Vec<config::Server> {
-    let server = |index| config::Server {
-        id: format!("s{index}"),
-        host: "localhost".to_owned(),
-        port: 5432,
-        weight: 1,
-        zone: None,
-        disallow_failover: false,
-        always_primary: false,
-        replication: Default::default(),
-        agent: None,
-        instance_id: None,
-    };
+    let server = |index| config::Server::at(format!("s{index}"), "localhost", 5432);
     (0..count).map(server).collect()
 }
 
 fn facts(in_recovery: bool, timeline: u32, lsn: u64) -> Facts {
-    Facts {
-        asked_at_ms: 0,
-        answered_at_ms: 0,
-        in_recovery,
-        read_only: false,
-        timeline,
-        lsn: Lsn(lsn),
-        flushed_lsn: None,
-        received_lsn: None,
-        replay_lag_ms: in_recovery.then_some(7),
-        system_identifier: 1,
-        version: 150_000,
-        receiver: None,
-        senders: Vec::new(),
-        upstream: None,
-        slot_name: None,
-        synchronous_standby_names: String::new(),
-        slots: Vec::new(),
-        wal_log_hints: true,
-        data_checksums: false,
-        started_at_ms: 1,
-        archive: None,
-        timeouts: Default::default(),
-        aurora: None,
-    }
+    Facts { replay_lag_ms: in_recovery.then_some(7), ..Facts::bare(in_recovery, timeline, lsn) }
 }
 
 fn primary(timeline: u32, lsn: u64) -> Facts {

@@ -45,18 +45,7 @@ pub fn count(counters: &Counters) {
 }
 
 pub fn everything_with(counters: &Counters) -> Vec<Family> {
-    let server = |id: &str| config::Server {
-        id: id.to_owned(),
-        host: "localhost".to_owned(),
-        port: 5432,
-        weight: 1,
-        zone: None,
-        disallow_failover: false,
-        always_primary: false,
-        replication: Default::default(),
-        agent: None,
-        instance_id: None,
-    };
+    let server = |id: &str| config::Server::at(id, "localhost", 5432);
     let mut snapshot = View::new(&[server("a"), server("b\\\"\n")]).snapshot;
     snapshot.primary = Some(ServerIndex(0));
     snapshot.epoch = Epoch(7);

@@ -39,16 +39,8 @@ pub(in crate::cluster::decide) struct World {
 
 fn server(id: &str) -> config::Server {
     config::Server {
-        id: id.to_owned(),
-        host: format!("{id}.db"),
-        port: 5432,
-        weight: 1,
-        zone: None,
-        disallow_failover: false,
-        always_primary: false,
-        replication: Default::default(),
         agent: Some(format!("{id}.db:7401")),
-        instance_id: None,
+        ..config::Server::at(id, format!("{id}.db"), 5432)
     }
 }
 
@@ -121,27 +113,9 @@ impl World {
         Facts {
             asked_at_ms: self.now_ms,
             answered_at_ms: self.now_ms,
-            in_recovery,
-            read_only: false,
-            timeline,
-            lsn: Lsn(lsn),
-            flushed_lsn: None,
             received_lsn: in_recovery.then_some(Lsn(lsn)),
-            replay_lag_ms: None,
             system_identifier: 77,
-            version: 150_000,
-            receiver: None,
-            senders: Vec::new(),
-            upstream: None,
-            slot_name: None,
-            synchronous_standby_names: String::new(),
-            slots: Vec::new(),
-            wal_log_hints: true,
-            data_checksums: false,
-            started_at_ms: 1,
-            archive: None,
-            timeouts: Default::default(),
-            aurora: None,
+            ..Facts::bare(in_recovery, timeline, lsn)
         }
     }
 

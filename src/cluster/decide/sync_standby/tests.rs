@@ -14,27 +14,9 @@ fn primary(setting: &str, asked_at_ms: u64, lsn: u64, senders: Vec<Sender>) -> F
     Facts {
         asked_at_ms,
         answered_at_ms: asked_at_ms,
-        in_recovery: false,
-        read_only: false,
-        timeline: 1,
-        lsn: Lsn(lsn),
-        flushed_lsn: None,
-        received_lsn: None,
-        replay_lag_ms: None,
-        system_identifier: 1,
-        version: 150_000,
-        receiver: None,
         senders,
-        upstream: None,
-        slot_name: None,
         synchronous_standby_names: setting.to_owned(),
-        slots: Vec::new(),
-        wal_log_hints: true,
-        data_checksums: false,
-        started_at_ms: 1,
-        archive: None,
-        timeouts: Default::default(),
-        aurora: None,
+        ..Facts::bare(false, 1, lsn)
     }
 }
 

@@ -59,18 +59,8 @@ struct Night {
 }
 
 fn servers() -> Vec<config::Server> {
-    let server = |id: &str| config::Server {
-        id: id.to_owned(),
-        host: id.to_owned(),
-        port: 5432,
-        weight: 1,
-        zone: None,
-        disallow_failover: false,
-        always_primary: false,
-        replication: Default::default(),
-        agent: Some(format!("{id}:7401")),
-        instance_id: None,
-    };
+    let server =
+        |id: &str| config::Server { agent: Some(format!("{id}:7401")), ..config::Server::at(id, id, 5432) };
     SERVERS.map(server).into()
 }
 

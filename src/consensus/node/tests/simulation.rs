@@ -389,18 +389,7 @@ async fn hold(handle: ClusterHandle, vpc: Arc<Vpc>, seed: u64) {
 
 /// What every node sees of the servers.
 fn view_of(primary: usize, timeline: u32) -> View {
-    let servers = SERVERS.map(|id| config::Server {
-        id: id.to_owned(),
-        host: "h".to_owned(),
-        port: 1,
-        weight: 1,
-        zone: None,
-        disallow_failover: false,
-        always_primary: false,
-        replication: Default::default(),
-        agent: None,
-        instance_id: None,
-    });
+    let servers = SERVERS.map(|id| config::Server::at(id, "h", 1));
     let mut view = View::new(&servers);
     for index in 0..SERVERS.len() {
         let role = if index == primary { Role::Primary } else { Role::Standby };
