@@ -5,6 +5,9 @@ SETUP  := tests/setup/install
 PYTHON := $(TARGET)/venv/bin/python
 ARGS   ?=
 
+# What `komainu --version` tells, a + behind it if there are changes. Sources without git's directory know of none.
+export KOMAINU_COMMIT := $(or $(KOMAINU_COMMIT),$(shell git --git-dir=.git describe --always --abbrev=12 --dirty=+ --exclude='*' 2>/dev/null),unknown)
+
 .DEFAULT_GOAL := help
 .PHONY: help sandbox test test-terraform test-image simulate torture bench bench-scale fix fuzz
 

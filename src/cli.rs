@@ -32,11 +32,12 @@ mod status;
 mod text;
 mod which;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::serve::{self, ServeError, Who};
 use discard_state::DiscardError;
@@ -210,9 +211,9 @@ pub struct Password {
     pub iterations: u32,
 }
 
-/// Runs the command that the process was started with.
-pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+/// Runs the command that the process was started with. `commit`: what the binary was built from.
+pub fn run(commit: &str) -> ExitCode {
+    let cli = match parse(std::env::args_os(), commit) {
         Ok(cli) => cli,
         Err(error) => {
             // Nothing is left to tell if even this cannot be printed.
@@ -245,6 +246,14 @@ pub fn run() -> ExitCode {
         Command::Password(args) => password::run(&args),
         Command::Pki(args) => pki::run(&args),
     }
+}
+
+fn parse(args: impl IntoIterator<Item = OsString>, commit: &str) -> Result<Cli, clap::Error> {
+    let version = format!("{} ({commit})", env!("CARGO_PKG_VERSION"));
+    // clap borrows it for as long as the process lives.
+    let mut command = Cli::command().version(&*version.leak());
+    let matches = command.try_get_matches_from_mut(args)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
 fn serve(args: Serve) -> ExitCode {
@@ -282,13 +291,24 @@ fn refuse(config: &Path, error: ServeError) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn each_command_tells_the_version_with_its_commit() {
+        for args in [&["--version"][..], &["-V"], &["server", "restart", "--version"]] {
+            let args = [&["komainu"], args].concat();
+            let told = parse(args.iter().map(OsString::from), "0123abcd").unwrap_err();
+            assert_eq!(told.kind(), clap::error::ErrorKind::DisplayVersion);
+            assert!(
+                told.to_string().ends_with(concat!(env!("CARGO_PKG_VERSION"), " (0123abcd)\n")),
+                "{told}"
+            );
+        }
     }
 
     #[test]

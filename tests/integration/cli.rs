@@ -35,6 +35,32 @@ fn directory(config: &str) -> tempfile::TempDir {
 }
 
 #[test]
+fn the_version_names_the_commit_that_make_found() {
+    // Unset where cargo was called by hand: then the build did not know it either.
+    let built_from = std::env::var("KOMAINU_COMMIT").unwrap_or_else(|_| "unknown".to_owned());
+    let output = komainu(&["--version"], &std::env::temp_dir(), "");
+    let told = format!("komainu {} ({built_from})\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), told));
+
+    let found = |directory: &std::path::Path| {
+        let mut make = Command::new("make");
+        make.args(["-s", "--eval", "commit:;@echo $(KOMAINU_COMMIT)", "commit"]).current_dir(directory);
+        let make = make.env_remove("KOMAINU_COMMIT").env_remove("MAKEFLAGS");
+        text(&make.output().unwrap().stdout).trim().to_owned()
+    };
+    let sources = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let head = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(sources).output();
+    let head = head.map(|output| text(&output.stdout)).unwrap_or_default();
+    match head.get(..12).filter(|_| sources.join(".git").exists()) {
+        Some(head) => assert_eq!(found(sources).trim_end_matches('+'), head),
+        None => assert_eq!(found(sources), "unknown"),
+    }
+    let archive = tempfile::tempdir().unwrap();
+    fs::copy(sources.join("Makefile"), archive.path().join("Makefile")).unwrap();
+    assert_eq!(found(archive.path()), "unknown");
+}
+
+#[test]
 fn check_config_says_ok_in_one_line_and_warns_on_stderr() {
     let directory = directory(GOOD);
     for args in [&["check-config", "k.toml"][..], &["check-config", "--config", "k.toml"]] {
