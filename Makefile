@@ -33,7 +33,7 @@ test: ## Run every check and test (PG_BIN=/path/to/postgresql/bin for another ve
 	@$(MAKE) --no-print-directory test-terraform
 
 test-terraform: ## Check terraform/ with the real terraform, without an AWS account
-	@$(SETUP) compiler rust aws jq python $(TARGET)/venv terraform $(TARGET)/terraform-checks
+	@$(SETUP) compiler rust postgresql aws jq python $(TARGET)/venv terraform $(TARGET)/terraform-checks
 	cargo test --workspace --locked --no-run
 	$(TARGET)/terraform-checks/venv/bin/python tests/terraform/check.py --work $(TARGET)/terraform-checks \
 		--moto-python $(PYTHON) --komainu $(TARGET)/debug/komainu

@@ -8,10 +8,11 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 import cloud_ec2
+import cloud_rds
 import cloud_services
 from made_up import MadeUp
 
-KINDS = {**cloud_ec2.KINDS, **cloud_services.KINDS}
+KINDS = {**cloud_ec2.KINDS, **cloud_rds.KINDS, **cloud_services.KINDS}
 
 
 class Cloud(MadeUp):

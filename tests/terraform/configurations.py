@@ -9,6 +9,11 @@ from workspace import Failed
 
 # What the instances' secrets have. The contents are read where they are used, and not here.
 USERS = '"komainu" "a"\n"komainu_auth" "b"\n"komainu_operator" "c"\n'
+# Before RDS: who applications are, and nobody's password.
+USERS_BEFORE_RDS = (
+    '"app" "SCRAM-SHA-256$4096:d2FCeVf5Dr/MTlJkWRQn4w==$5hyTk+IP4BQQgMOcF7xAIfzP9Q3OdP2tHx4YVMHXpII=:'
+    'Sgyy9HAVQRB9iu/ojeGayxCIQL0FiF08pDlEI7vJgL8="\n'
+)
 
 
 def accepted(komainu, stack):
@@ -26,10 +31,12 @@ def accepted(komainu, stack):
             authority(komainu, place / "pki", told)
             for name, text in told["files"].items():
                 # systemd makes this directory on a node.
+                # And the image has RDS's authorities.
+                text = text.replace("/usr/share/komainu/rds-ca.pem", "pki/ca.crt")
                 (place / name).write_text(text.replace("/run/komainu/", f"{directory}/"))
             users = place / "users.txt"
             users.touch(mode=0o600)
-            users.write_text(USERS)
+            users.write_text(USERS_BEFORE_RDS if "server_user" in told["files"]["komainu.toml"] else USERS)
             done = subprocess.run(
                 [komainu, "check-config", str(place / "komainu.toml")], capture_output=True, text=True, check=False
             )

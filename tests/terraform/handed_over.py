@@ -35,10 +35,17 @@ def handed_over(workspace, komainu, account, outputs, url):
 
     run(pki)
     first = {arn: secret(arn) for arn in outputs["nodes"].values()}
+    roles = {"komainu", "komainu_auth", "komainu_operator"} if outputs["servers"] else {outputs["database"]}
     for node, arn in outputs["nodes"].items():
         names = set(first[arn]["files"])
         if names != {"pki/ca.crt", f"pki/{node}.crt", f"pki/{node}.key", "users.txt"}:
             raise Failed(f"node {node} is given {sorted(names)}")
+        users = dict(line.split() for line in first[arn]["files"]["users.txt"].splitlines())
+        if {name.strip('"') for name in users} != roles:
+            raise Failed(f"node {node} is given the users {sorted(users)}")
+        # Where servers log clients in themselves, a node has to know nobody's password.
+        if not outputs["servers"] and not all(shown.startswith('"SCRAM-SHA-256$') for shown in users.values()):
+            raise Failed(f"node {node} is given passwords of applications")
     for server, about in outputs["servers"].items():
         given = secret(about["secret"])
         names = set(given["files"])

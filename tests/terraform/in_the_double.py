@@ -5,6 +5,7 @@ import json
 import boto3
 
 from handed_over import handed_over
+from roles_made import roles_made
 from workspace import Failed
 
 
@@ -42,9 +43,27 @@ class Account:
         )
         return 1
 
+    def move_by_record(self, outputs):
+        """As the first node that takes the endpoint: a record that terraform has not made, and its epoch beside it."""
+        route53 = self.client("route53")
+        [zone] = route53.list_hosted_zones()["HostedZones"]
+        records = [
+            (f"_komainu.{outputs['host']}", "TXT", '"epoch=1"'),
+            (outputs["host"], "A", self.node("c")["PrivateIpAddress"]),
+        ]
+        for name, kind, value in records:
+            record = {"Name": name, "Type": kind, "TTL": 5, "ResourceRecords": [{"Value": value}]}
+            route53.change_resource_record_sets(
+                HostedZoneId=zone["Id"], ChangeBatch={"Changes": [{"Action": "UPSERT", "ResourceRecordSet": record}]}
+            )
+        return len(records)
+
     def interface(self, node):
+        return self.node(node)["NetworkInterfaceId"]
+
+    def node(self, node):
         found = self.client("ec2").describe_network_interfaces()["NetworkInterfaces"]
-        return next(i["NetworkInterfaceId"] for i in found if i["Description"].startswith(f"komainu node {node} of"))
+        return next(i for i in found if i["Description"].startswith(f"komainu node {node} of"))
 
     def found(self, outputs):
         """As the founder: it writes where it has founded the database."""
@@ -61,6 +80,7 @@ class Account:
             for instance in reservation["Instances"]
             if instance["State"]["Name"] != "terminated"
         ]
+        rds = self.client("rds")
         secrets = self.client("secretsmanager").list_secrets()["SecretList"]
         return {
             "instances": running,
@@ -71,6 +91,8 @@ class Account:
                 for i in ec2.describe_network_interfaces()["NetworkInterfaces"]
                 if i["Description"].startswith(("komainu node", "PostgreSQL server"))
             ],
+            "database clusters": [c["DBClusterIdentifier"] for c in rds.describe_db_clusters()["DBClusters"]],
+            "database instances": [i["DBInstanceIdentifier"] for i in rds.describe_db_instances()["DBInstances"]],
             "zones": [z["Id"] for z in self.client("route53").list_hosted_zones()["HostedZones"]],
             "roles": [r["RoleName"] for r in self.client("iam").list_roles()["Roles"]],
             "secrets": [s["Name"] for s in secrets if not s.get("DeletedDate")],
@@ -92,17 +114,36 @@ def applied(workspace, komainu, name, given, url, region):
     workspace.terraform(where, "apply", "-auto-approve", *given)
     outputs = json.loads(workspace.terraform(where, "output", "-json", "hand_over"))
     made = account.left()
-    if (len(made["instances"]), len(made["volumes"]), len(made["secrets"])) != (6, 6, 7):
+    managed = "administrator" in outputs
+    expected = (3, 3, 5, 3) if managed else (6, 6, 7, 0)
+    if tuple(len(made[kind]) for kind in ("instances", "volumes", "secrets", "database instances")) != expected:
         raise Failed(f"{where}: not what was asked for is in the double: {made}")
     workspace.terraform(where, "plan", "-detailed-exitcode", *given)
 
-    move = account.move_by_address if made["addresses"] else account.move_by_route
-    if not move(outputs):
+    if made["addresses"]:
+        moved = account.move_by_address(outputs)
+    else:
+        moved = account.move_by_route(outputs) if outputs["addresses"] else account.move_by_record(outputs)
+    if not moved:
         raise Failed(f"{where}: nothing leads to the endpoint {outputs['addresses']}")
-    account.found(outputs)
+    if not managed:
+        account.found(outputs)
     handed_over(workspace, komainu, account, outputs, url)
+    if managed:
+        roles_made(workspace, komainu, account, outputs, url)
     workspace.terraform(where, "plan", "-detailed-exitcode", *given)
 
+    if managed:
+        protected(workspace, where, account, given)
+        given = [*given, "-var=deletion_protection=false"]
     workspace.terraform(where, "destroy", "-auto-approve", *given)
     if account.left() != before:
         raise Failed(f"{where}: destroy leaves {account.left()}, before there was {before}")
+
+
+def protected(workspace, where, account, given):
+    """A database is not destroyed by one command."""
+    workspace.terraform(where, "destroy", "-auto-approve", "-target=module.aurora.aws_rds_cluster.this", *given, expect=(1,))
+    if not account.left()["database clusters"]:
+        raise Failed(f"{where}: destroy has taken the database, protected as it was")
+    workspace.terraform(where, "apply", "-auto-approve", *given, "-var=deletion_protection=false")

@@ -29,8 +29,20 @@ class MadeUp:
         if kind == "aws_secretsmanager_secret":
             made["id"] = f"arn:aws:secretsmanager:{self.region}:{ACCOUNT}:secret:{planned['name_prefix']}{identifier[-6:]}"
             made["arn"] = made["id"]
+        if kind in ("aws_rds_cluster", "aws_rds_cluster_instance"):
+            made |= self.made_by_rds(kind, planned)
         if kind == "aws_cloudwatch_log_group":
             made["arn"] = f"arn:aws:logs:{self.region}:{ACCOUNT}:log-group:{planned['name']}"
+        return made
+
+    def made_by_rds(self, kind, planned):
+        of = {"aws_rds_cluster": ("cluster_identifier", "cluster-abc123"), "aws_rds_cluster_instance": ("identifier", "abc123")}
+        identifier, domain = planned[of[kind][0]], of[kind][1]
+        made = {"id": identifier, "endpoint": f"{identifier}.{domain}.{self.region}.rds.amazonaws.com"}
+        if planned.get("manage_master_user_password"):
+            arn = f"arn:aws:secretsmanager:{self.region}:{ACCOUNT}:secret:rds!{identifier}-AbCdEf"
+            made["master_user_secret"] = [{"kms_key_id": "alias", "secret_arn": arn, "secret_status": "active"}]
+            made["cluster_resource_id"] = f"cluster-{secrets.token_hex(8).upper()}"
         return made
 
     def update(self, kind, prior, planned):
@@ -62,6 +74,12 @@ class MadeUp:
                 "cidr_block": f"10.9.{number}.0/24",
                 "vpc_id": "vpc-existing",
                 "id": config["id"],
+            }
+        if kind == "aws_rds_engine_version":
+            major = config["version"].split(".")[0]
+            return {
+                "version_actual": config["version"] if "." in config["version"] else f"{major}.8",
+                "parameter_group_family": f"{config['engine']}{major}",
             }
         return {
             "aws_availability_zones": {"names": zones},

@@ -7,6 +7,8 @@ FILLED_IN = {
     "aws_eip": {"instance", "network_interface", "network_border_group", "public_ipv4_pool"},
     "aws_instance": {"private_ip", "subnet_id", "availability_zone", "vpc_security_group_ids", "ebs_optimized"},
     "aws_network_interface": {"private_ip", "private_ips"},
+    "aws_rds_cluster_parameter_group": {"name"},
+    "aws_rds_engine_version": {"parameter_group_family"},
     "aws_route53_zone": {"name_servers"},
     "aws_subnet": {"availability_zone_id"},
     "aws_vpc_endpoint": {"policy"},
@@ -16,6 +18,7 @@ FILLED_IN = {
 REPLACES = {
     "aws_cloudwatch_log_group": {"name"},
     "aws_ebs_volume": {"availability_zone", "encrypted", "kms_key_id"},
+    "aws_db_subnet_group": {"name"},
     "aws_iam_instance_profile": {"name"},
     "aws_iam_role": {"name"},
     "aws_iam_role_policy": {"name", "role"},
@@ -23,6 +26,11 @@ REPLACES = {
     "aws_instance": {"ami", "subnet_id", "availability_zone", "primary_network_interface", "key_name"},
     "aws_internet_gateway": set(),
     "aws_network_interface": {"subnet_id"},
+    "aws_rds_cluster": {
+        "cluster_identifier", "database_name", "db_subnet_group_name", "engine", "kms_key_id", "master_username", "storage_encrypted"
+    },
+    "aws_rds_cluster_instance": {"availability_zone", "cluster_identifier", "db_subnet_group_name", "engine", "identifier"},
+    "aws_rds_cluster_parameter_group": {"description", "family", "name_prefix"},
     "aws_route": {"route_table_id", "destination_cidr_block", "destination_ipv6_cidr_block"},
     "aws_route53_record": {"zone_id", "name", "type"},
     "aws_route53_zone": {"name"},
@@ -55,6 +63,9 @@ LONGEST = {
     ("aws_iam_role", "name"): 64,
     ("aws_iam_instance_profile", "name"): 128,
     ("aws_iam_role_policy", "name"): 128,
+    ("aws_db_subnet_group", "name"): 255,
+    ("aws_rds_cluster", "cluster_identifier"): 63,
+    ("aws_rds_cluster_instance", "identifier"): 63,
     ("aws_security_group", "name"): 255,
     ("aws_cloudwatch_metric_alarm", "alarm_name"): 255,
 }

@@ -2,9 +2,17 @@
 
 locals {
   shared = templatefile("${path.module}/shared.toml.tftpl", {
-    cluster   = var.cluster
-    nodes     = var.nodes
-    servers   = var.servers
-    sync_mode = var.sync_mode
+    mode              = var.mode
+    cluster           = var.cluster
+    nodes             = var.nodes
+    servers           = var.servers
+    sync_mode         = var.sync_mode
+    server_users      = var.server_users
+    instance_endpoint = var.instance_endpoint
   })
+
+  # Roles that no client logs in as: they are the cluster's, or the database's administrator.
+  reserved = var.mode == "streaming" ? [
+    "postgres", "komainu", "komainu_auth", "komainu_operator", "komainu_rewind", "replicator",
+  ] : compact([var.administrator, "komainu"])
 }

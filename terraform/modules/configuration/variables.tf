@@ -23,6 +23,45 @@ variable "servers" {
   }
 }
 
+variable "mode" {
+  description = "Who makes the primary: streaming (komainu, of servers on EC2), rds or aurora (AWS)."
+  type        = string
+  default     = "streaming"
+
+  validation {
+    condition     = contains(["streaming", "rds", "aurora"], var.mode)
+    error_message = "mode is streaming, rds or aurora."
+  }
+}
+
+variable "instance_endpoint" {
+  description = "For aurora: each instance's endpoint with ? for its name: output `instance_endpoint` of the module aurora."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = (var.mode == "aurora") == (var.instance_endpoint != null)
+    error_message = "instance_endpoint is given with the mode aurora, and with no other."
+  }
+}
+
+variable "server_users" {
+  description = "For rds and aurora: roles whose passwords AWS gives, by secret, or by IAM token where secret_arn is null: output `server_users` of the modules rds and aurora."
+  type        = list(object({ name = string, secret_arn = optional(string) }))
+  default     = []
+
+  validation {
+    condition     = var.mode == "streaming" || contains(var.server_users[*].name, "komainu")
+    error_message = "RDS and Aurora need komainu among server_users: the role that looks at the servers has no other password there."
+  }
+}
+
+variable "administrator" {
+  description = "For rds and aurora: the master user, which nobody logs in as at the nodes."
+  type        = string
+  default     = null
+}
+
 variable "endpoint" {
   description = "The [[endpoint]] section: output `toml` of the module endpoint."
   type        = string

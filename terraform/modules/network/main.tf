@@ -117,6 +117,20 @@ resource "aws_vpc_endpoint" "interface" {
   tags                = merge(local.tags, { Name = "${var.name}-${each.key}" })
 }
 
+# Route 53's API is in one region for all, and its service's name has none.
+resource "aws_vpc_endpoint" "route53" {
+  count = var.route53_endpoint ? 1 : 0
+
+  vpc_id              = aws_vpc.this.id
+  service_name        = "com.amazonaws.route53"
+  service_region      = "us-east-1"
+  vpc_endpoint_type   = "Interface"
+  private_dns_enabled = true
+  security_group_ids  = [aws_security_group.endpoints.id]
+  subnet_ids          = [for letter in ["a", "b", "c"] : aws_subnet.this["servers-${letter}"].id]
+  tags                = merge(local.tags, { Name = "${var.name}-route53" })
+}
+
 # Costs nothing. Session Manager's and the CloudWatch agent's packages and patches come from S3.
 resource "aws_vpc_endpoint" "s3" {
   vpc_id            = aws_vpc.this.id

@@ -59,6 +59,12 @@ variable "interface_endpoints" {
   }
 }
 
+variable "route53_endpoint" {
+  description = "Whether Route 53's API, which is in us-east-1, has an endpoint here, in all three zones: the method route53 moves the endpoint by it."
+  type        = bool
+  default     = false
+}
+
 variable "applications_reach_aws" {
   description = <<-EOT
     Whether the applications' subnets may use the interface endpoints, too. The names of these services lead to the endpoints

@@ -29,3 +29,41 @@ run "refuses_two_nodes" {
 
   expect_failures = [var.nodes]
 }
+
+run "before_aurora_nothing_of_a_server_s_host" {
+  variables {
+    mode              = "aurora"
+    servers           = { shop-a = { host = "shop-a.abc123.eu-central-1.rds.amazonaws.com", zone = "z1" } }
+    instance_endpoint = "?.abc123.eu-central-1.rds.amazonaws.com"
+    administrator     = "postgres"
+    server_users      = [{ name = "komainu" }, { name = "app", secret_arn = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:shop/app-x" }]
+  }
+
+  assert {
+    condition     = alltrue([for text in values(output.nodes) : strcontains(text, "[failover]\nmode = \"aurora\"\n\n[dns]\n") && strcontains(text, "instance_endpoint = \"?.abc123.eu-central-1.rds.amazonaws.com\"")])
+    error_message = "A node does not know that AWS makes the writer, or where instances are."
+  }
+  assert {
+    condition     = alltrue([for text in values(output.nodes) : strcontains(text, "name = \"komainu\"\niam_token = true\n") && strcontains(text, "name = \"app\"\nsecret_arn = \"arn:aws:")])
+    error_message = "A node does not know how to log in."
+  }
+  assert {
+    condition     = alltrue([for text in values(output.nodes) : !strcontains(text, "agent") && !strcontains(text, "[auth.query]")]) && length(output.servers) == 0
+    error_message = "There is talk of agents, or of pg_authid."
+  }
+  assert {
+    condition     = can(regex("(?m)^host +all +postgres,komainu +all +reject$", output.pool_hba))
+    error_message = "The administrator may log in at the nodes."
+  }
+}
+
+run "refuses_aurora_without_the_role_that_looks" {
+  command = plan
+
+  variables {
+    mode              = "aurora"
+    instance_endpoint = "?.abc123.eu-central-1.rds.amazonaws.com"
+  }
+
+  expect_failures = [var.server_users]
+}

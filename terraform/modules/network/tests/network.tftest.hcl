@@ -58,6 +58,21 @@ run "the_api_that_moves_endpoints_is_in_every_zone" {
   }
 }
 
+run "route_53_where_it_moves_the_endpoint" {
+  variables {
+    route53_endpoint = true
+  }
+
+  assert {
+    condition     = aws_vpc_endpoint.route53[0].service_name == "com.amazonaws.route53" && aws_vpc_endpoint.route53[0].service_region == "us-east-1"
+    error_message = "Route 53 has no regional service."
+  }
+  assert {
+    condition     = length(aws_vpc_endpoint.route53[0].subnet_ids) == 3 && aws_vpc_endpoint.route53[0].private_dns_enabled && aws_vpc_endpoint.route53[0].security_group_ids == toset([aws_security_group.endpoints.id])
+    error_message = "What moves the endpoint is not in every zone, has no private name, or is open to others."
+  }
+}
+
 run "applications_do_not_reach_aws_if_not_wanted" {
   variables {
     applications_reach_aws = false
