@@ -1,6 +1,6 @@
 """Databases of RDS and Aurora in the AWS double."""
 
-from kind import Kind, arguments, tags
+from kind import Kind, tags
 
 
 class SubnetGroup(Kind):
@@ -50,12 +50,13 @@ class Cluster(Kind):
             VpcSecurityGroupIds=planned["vpc_security_group_ids"],
             MasterUsername=planned["master_username"],
             ManageMasterUserPassword=planned["manage_master_user_password"],
-            EnableIAMDatabaseAuthentication=planned["iam_database_authentication_enabled"],
             StorageEncrypted=planned["storage_encrypted"],
             BackupRetentionPeriod=int(planned["backup_retention_period"]),
             DeletionProtection=planned["deletion_protection"],
             Tags=tags(planned),
-            **arguments(DatabaseName=planned.get("database_name"), Port=int(planned["port"])),
+            DatabaseName=planned["database_name"],
+            Port=int(planned["port"]),
+            **self.by_kind(planned),
         )["DBCluster"]
         secret = made["MasterUserSecret"]
         return {
@@ -73,12 +74,26 @@ class Cluster(Kind):
             ],
         }
 
+    def by_kind(self, planned):
+        """What only an Aurora cluster is told here, or only a Multi-AZ DB cluster, whose instances AWS makes."""
+        if not planned.get("db_cluster_instance_class"):
+            return {"EnableIAMDatabaseAuthentication": planned["iam_database_authentication_enabled"]}
+        # The double takes no IAM authentication for these, as AWS did once; by its own manual AWS does now.
+        return {
+            "DBClusterInstanceClass": planned["db_cluster_instance_class"],
+            "StorageType": planned["storage_type"],
+            "AllocatedStorage": int(planned["allocated_storage"]),
+            "Iops": int(planned["iops"]),
+        }
+
     def read(self, aws, state):
         [seen] = aws.rds.describe_db_clusters(DBClusterIdentifier=state["id"])["DBClusters"]
         return {
             "storage_encrypted": seen["StorageEncrypted"],
             "deletion_protection": seen["DeletionProtection"],
-            "iam_database_authentication_enabled": seen["IAMDatabaseAuthenticationEnabled"],
+            **({} if state["db_cluster_instance_class"] else {
+                "iam_database_authentication_enabled": seen["IAMDatabaseAuthenticationEnabled"]
+            }),
         }
 
     def update(self, aws, prior, planned):

@@ -10,32 +10,29 @@ output "instance_endpoint" {
 
 output "server_users" {
   description = "For the module configuration: how the nodes log in to the instances."
-  value = [
-    { name = "komainu", secret_arn = null },
-    { name = var.database, secret_arn = aws_secretsmanager_secret.application.arn },
-  ]
+  value       = module.cluster.server_users
 }
 
 output "database_user_arns" {
   description = "For the module iam: the one role that nodes log in as by IAM token."
-  value       = ["arn:${data.aws_partition.this.partition}:rds-db:${data.aws_region.this.region}:${data.aws_caller_identity.this.account_id}:dbuser:${aws_rds_cluster.this.cluster_resource_id}/komainu"]
+  value       = module.cluster.database_user_arns
 }
 
 output "database" {
-  value = var.database
+  value = module.cluster.database
 }
 
 output "application_secret_arn" {
   description = "Where applications, and the nodes, find user and password."
-  value       = aws_secretsmanager_secret.application.arn
+  value       = module.cluster.application_secret_arn
 }
 
 output "administrator" {
   description = "The master user, whose password RDS keeps in a secret and exchanges once a week."
-  value       = { name = local.administrator, secret_arn = aws_rds_cluster.this.master_user_secret[0].secret_arn, host = aws_rds_cluster.this.endpoint }
+  value       = module.cluster.administrator
 }
 
 output "security_group_id" {
   description = "The instances' security group."
-  value       = aws_security_group.this.id
+  value       = module.cluster.security_group_id
 }

@@ -1,11 +1,6 @@
 variable "name" {
   description = "The Aurora cluster's name and the prefix of every other here."
   type        = string
-
-  validation {
-    condition     = can(regex("^[a-z]([a-z0-9-]*[a-z0-9])?$", var.name)) && !strcontains(var.name, "--")
-    error_message = "RDS takes names of lower-case letters, digits and single hyphens that begin with a letter."
-  }
 }
 
 variable "vpc_id" {
@@ -16,11 +11,6 @@ variable "vpc_id" {
 variable "subnets" {
   description = "One for each instance, in three zones: { a = { id, zone }, b = …, c = … }. Instances are called NAME-a and so on."
   type        = map(object({ id = string, zone = string }))
-
-  validation {
-    condition     = length(var.subnets) == 3 && length(distinct([for subnet in var.subnets : subnet.zone])) == 3
-    error_message = "Three instances in three zones: a writer, and two that may take its place."
-  }
 }
 
 variable "instance_class" {
@@ -45,11 +35,6 @@ variable "database" {
   description = "The applications' database, and the role that owns it. Both are called so."
   type        = string
   default     = "app"
-
-  validation {
-    condition     = can(regex("^[a-z][a-z0-9_]{0,62}$", var.database)) && !contains(["postgres", "komainu", "rdsadmin", "template0", "template1"], var.database)
-    error_message = "Lower-case letters, digits and underscores, a letter first; not postgres, komainu or rdsadmin."
-  }
 }
 
 variable "node_security_group_id" {

@@ -14,8 +14,8 @@ variable "nodes" {
 }
 
 variable "servers" {
-  description = "The PostgreSQL servers by id: address and availability zone."
-  type        = map(object({ host = string, zone = string }))
+  description = "The PostgreSQL servers by id: address, and availability zone where it is known."
+  type        = map(object({ host = string, zone = optional(string) }))
 
   validation {
     condition     = length(var.servers) > 0 && alltrue([for id in keys(var.servers) : can(regex("^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", id))])

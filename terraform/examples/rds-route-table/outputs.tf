@@ -1,0 +1,45 @@
+output "endpoint" {
+  description = "Where applications connect."
+  value       = "${module.endpoint.host}:5432"
+}
+
+output "connection_string" {
+  description = "The password and the certificate are in the secret that application_secret names."
+  value       = "postgresql://${module.rds.database}@${module.endpoint.host}:5432/${module.rds.database}?sslmode=verify-full&sslrootcert=${var.name}-ca.crt"
+}
+
+output "application_secret" {
+  description = "In Secrets Manager: username, password, host, port, dbname and ca_certificate."
+  value       = module.rds.application_secret_arn
+}
+
+output "client_security_group_id" {
+  description = "Give it to what connects."
+  value       = module.nodes.client_security_group_id
+}
+
+output "application_subnets" {
+  description = "Where what connects may be; the routes of other subnets do not lead to the endpoint."
+  value       = module.network.application_subnets
+}
+
+output "sessions" {
+  description = "How to open a session on each node; there is no other way in."
+  value       = { for id, instance in module.nodes.instance_ids : "node-${id}" => "aws ssm start-session --region ${var.region} --target ${instance}" }
+}
+
+output "hand_over" {
+  description = "What terraform/hand-over works from. Nothing in it is secret."
+  value = {
+    cluster       = var.name
+    region        = var.region
+    host          = module.endpoint.host
+    port          = 5432
+    addresses     = compact([module.endpoint.address])
+    database      = module.rds.database
+    administrator = merge(module.rds.administrator, { through = module.nodes.instance_ids["a"] })
+    application   = module.rds.application_secret_arn
+    nodes         = module.nodes.secret_arns
+    servers       = {}
+  }
+}
