@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::EXIT_USAGE;
-use crate::sandbox::{self, AskError, Request, SandboxArgs};
+use crate::sandbox::{self, AskError, FailoverOrder, Request, SandboxArgs};
 
 /// A call has some hundred bytes.
 const MAX_CALL_BYTES: u64 = 64 * 1024;
@@ -28,6 +28,12 @@ enum Command {
     #[command(after_help = "Examples:\n  komainu sandbox start node1\n  komainu sandbox start pg2\n\n\
         Without --socket it is the sandbox of this user that was started last.")]
     Start(Start),
+    /// In a sandbox with --mode, do what AWS does when it makes another instance the writer, and say when
+    #[command(after_help = "Examples:\n  komainu sandbox failover --name-delay 30\n  \
+        komainu sandbox failover --to pg2 --server-seconds 15 --admin …/node1.sock\n\n\
+        It returns when all instances run again; the name may move later. Without --admin or --socket it is\n\
+        the sandbox of this user that was started last.")]
+    Failover(Failover),
     /// Pass on to the sandbox what komainu tells a node's program
     #[command(hide = true)]
     Tell(Tell),
@@ -44,6 +50,25 @@ struct Start {
 }
 
 #[derive(Debug, Args)]
+struct Failover {
+    /// The new writer; by default the reader that has most
+    #[arg(long, value_name = "SERVER")]
+    to: Option<String>,
+    /// How long the writer's name leads to the old one when the new one takes connections
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(..=3600))]
+    name_delay: u32,
+    /// How long the service takes until it begins to make the new one
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=3600))]
+    server_seconds: u32,
+    /// The sandbox, by the admin socket of one of its nodes
+    #[arg(long, value_name = "PATH")]
+    admin: Option<PathBuf>,
+    /// The sandbox, by what it printed as `control`
+    #[arg(long, value_name = "PATH", conflicts_with = "admin")]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct Tell {
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
@@ -53,6 +78,7 @@ pub fn run(sandbox: Sandbox) -> ExitCode {
     match sandbox.command {
         None => serve(sandbox.args),
         Some(Command::Start(args)) => said(start(&args)),
+        Some(Command::Failover(args)) => said(fail_over(args)),
         Some(Command::Tell(args)) => said(tell(&args).map(|()| String::new())),
     }
 }
@@ -80,6 +106,23 @@ fn start(args: &Start) -> Result<String, AskError> {
         None => sandbox::newest()?,
     };
     sandbox::ask(&socket, &Request::Start { id: args.id.clone() })
+}
+
+fn fail_over(args: Failover) -> Result<String, AskError> {
+    let socket = match (args.socket, args.admin) {
+        (Some(socket), _) => socket,
+        (None, Some(admin)) => match sandbox::of_nodes(std::slice::from_ref(&admin))? {
+            Some(ready) => ready.control.into(),
+            None => return Err(AskError::NotOfASandbox(admin)),
+        },
+        (None, None) => sandbox::newest()?,
+    };
+    let order = FailoverOrder {
+        to: args.to,
+        name_delay_ms: u64::from(args.name_delay) * 1000,
+        server_ms: u64::from(args.server_seconds) * 1000,
+    };
+    sandbox::fail_over(&socket, &order).map(|told| told.to_string())
 }
 
 fn tell(args: &Tell) -> Result<(), AskError> {

@@ -174,6 +174,8 @@ mod tests {
             hba: Vec::new(),
             password: "secret".into(),
             hosts: Default::default(),
+            port: None,
+            slots: true,
         };
         let installation = Installation::find().unwrap();
         let server = Postgres::init(&installation, scratch.path(), "pg1", options).unwrap();

@@ -7,9 +7,7 @@ use std::path::PathBuf;
 use tokio::task::spawn_blocking;
 
 use super::error::DrillError;
-use crate::sandbox::{
-    self, AskError, Method, Ready, Request, ReservedPort, Running, SandboxArgs, SandboxError, Sync,
-};
+use crate::sandbox::{self, Method, Ready, Request, ReservedPort, Running, SandboxArgs, SandboxError, Sync};
 
 /// Where to drill.
 pub struct Place<'a> {
@@ -34,6 +32,8 @@ pub fn sandbox(nodes: u8, netns: bool, method: Method) -> SandboxArgs {
         netns,
         aws: false,
         method: Some(method),
+        mode: None,
+        name_ttl: 5,
         sync: Some(Sync::Off),
         no_agents: false,
     }
@@ -69,7 +69,8 @@ impl Subject {
             return Self::own(place.own, say).await;
         }
         let admin = place.admin.to_vec();
-        let found = spawn_blocking(move || sandbox_of(&admin)).await.map_err(|_| DrillError::Panicked)??;
+        let found =
+            spawn_blocking(move || sandbox::of_nodes(&admin)).await.map_err(|_| DrillError::Panicked)??;
         match (found, place.url) {
             (Some(ready), _) => {
                 say(&format!("drilling the sandbox at {}", ready.control));
@@ -144,13 +145,6 @@ impl Subject {
         });
         Ok(asking.await.map_err(|_| DrillError::Panicked)??)
     }
-}
-
-/// The running sandbox of this user that one of these admin sockets belongs to.
-fn sandbox_of(admin: &[PathBuf]) -> Result<Option<Ready>, AskError> {
-    let is_of = |ready: &Ready| sockets(ready).iter().any(|socket| admin.contains(socket));
-    // One that ends just now is not the one that is meant.
-    Ok(sandbox::running()?.iter().filter_map(|control| sandbox::describe(control).ok()).find(is_of))
 }
 
 /// Where clients of this endpoint connect.

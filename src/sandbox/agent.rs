@@ -59,7 +59,7 @@ impl Agent {
             server: server.id().to_owned(),
             directory: server.directory().to_owned(),
             address: address.into(),
-            holder: server.network().map(|host| host.holder),
+            holder: server.network().and_then(|host| host.holder),
             program: program.to_owned(),
             installation: installation.clone(),
             daemon: Daemon::default(),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::error::SandboxError;
+use super::managed::ManagedMode;
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct SandboxArgs {
@@ -37,6 +38,12 @@ pub struct SandboxArgs {
     /// Whether a row is acknowledged only when a standby has it; `require` unless there are too few standbys
     #[arg(long, value_enum)]
     pub sync: Option<Sync>,
+    /// Before an imitation of a managed service that makes the writer itself: RDS, as a Multi-AZ DB cluster, or Aurora
+    #[arg(long, value_enum)]
+    pub mode: Option<ManagedMode>,
+    /// How long its names may be kept, with --mode
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub name_ttl: u32,
     /// No agents beside the servers: what is lost is not rejoined
     #[arg(long)]
     pub no_agents: bool,
@@ -106,6 +113,7 @@ impl SandboxArgs {
     /// As it was asked for, or as safe as it can be without stopping when one standby is lost.
     pub fn sync(&self) -> Sync {
         self.sync.unwrap_or(match self.standbys {
+            _ if self.mode.is_some() => Sync::Off,
             0 => Sync::Off,
             1 => Sync::Prefer,
             _ => Sync::Require,
@@ -150,6 +158,18 @@ impl SandboxArgs {
             let why =
                 "--method interface needs --netns: a virtual address moves between hosts, not within one";
             return Err(SandboxError::Method(why));
+        }
+        if self.mode.is_some() {
+            if self.netns || !plain || self.spares > 0 {
+                let why = "--mode goes with neither --netns, --aws, --method nor --spares: leave them away";
+                return Err(SandboxError::Method(why));
+            }
+            if self.sync.is_some_and(|sync| sync != Sync::Off) {
+                return Err(SandboxError::Method("--mode brings its own kind of commit: leave --sync away"));
+            }
+            if self.standbys == 0 {
+                return Err(SandboxError::Method("--mode needs a reader: leave --standbys 0 away"));
+            }
         }
         if self.sync.is_some_and(|sync| sync != Sync::Off) && self.standbys == 0 {
             return Err(SandboxError::Method("--sync needs a standby: leave --standbys 0 away"));
@@ -197,6 +217,8 @@ mod tests {
             "--aws",
             "--aws --netns --method route53",
             "--method elastic-ip",
+            "--mode rds --nodes 1",
+            "--mode aurora --standbys 1",
         ] {
             assert_eq!(checked(fine), Ok(()), "{fine}");
         }
@@ -208,6 +230,10 @@ mod tests {
             ("--method interface", "needs --netns"),
             ("--nodes 1 --netns", "leave --nodes 1 away"),
             ("--nodes 1 --aws", "leave --nodes 1 away"),
+            ("--mode rds --netns", "leave them away"),
+            ("--mode aurora --aws", "leave them away"),
+            ("--mode aurora --sync require", "leave --sync away"),
+            ("--mode rds --standbys 0", "needs a reader"),
             ("--aws --method command", "AWS's methods"),
             ("--standbys 0 --sync prefer", "needs a standby"),
         ] {

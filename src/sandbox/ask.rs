@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::control::{Answer, Request, sockets};
 use super::endpoint::Call;
+use super::managed::{FailoverOrder, FailoverTold};
 use super::ready::Ready;
 
 /// Longer than a node or server takes to start.
@@ -18,6 +19,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(90);
 /// Below what komainu gives the program.
 const TELL_TIMEOUT: Duration = Duration::from_millis(1_500);
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Beyond what the service is said to take.
+const FAILOVER_TIMEOUT: Duration = Duration::from_secs(300);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
@@ -25,6 +28,8 @@ pub enum AskError {
     Reach { path: PathBuf, source: io::Error },
     #[error("no sandbox of this user is running (looked in {})", directory.display())]
     NoneRuns { directory: PathBuf },
+    #[error("{} is the admin socket of no sandbox of this user that runs", .0.display())]
+    NotOfASandbox(PathBuf),
     #[error("cannot look for running sandboxes: {0}")]
     Look(#[source] io::Error),
     #[error("{0}")]
@@ -42,7 +47,7 @@ pub fn ask(socket: &Path, request: &Request) -> Result<String, AskError> {
     match answer(socket, request)? {
         Answer::Done(text) => Ok(text),
         Answer::Refused(why) => Err(AskError::Refused(why)),
-        Answer::Description(_) => Err(AskError::OtherAnswer),
+        Answer::Description(_) | Answer::FailedOver(_) => Err(AskError::OtherAnswer),
     }
 }
 
@@ -50,7 +55,16 @@ pub fn describe(socket: &Path) -> Result<Ready, AskError> {
     match answer(socket, &Request::Describe)? {
         Answer::Description(ready) => Ok(*ready),
         Answer::Refused(why) => Err(AskError::Refused(why)),
-        Answer::Done(_) => Err(AskError::OtherAnswer),
+        Answer::Done(_) | Answer::FailedOver(_) => Err(AskError::OtherAnswer),
+    }
+}
+
+/// Returns when the instances are as they are to be.
+pub fn fail_over(socket: &Path, order: &FailoverOrder) -> Result<FailoverTold, AskError> {
+    match answer(socket, &Request::Failover(order.clone()))? {
+        Answer::FailedOver(told) => Ok(*told),
+        Answer::Refused(why) => Err(AskError::Refused(why)),
+        Answer::Done(_) | Answer::Description(_) => Err(AskError::OtherAnswer),
     }
 }
 
@@ -75,6 +89,13 @@ pub fn running() -> Result<Vec<PathBuf>, AskError> {
     Ok(found.into_iter().rev().map(|(_, path)| path).collect())
 }
 
+/// The running sandbox of this user that one of these admin sockets belongs to.
+pub fn of_nodes(admin: &[PathBuf]) -> Result<Option<Ready>, AskError> {
+    let is_of = |ready: &Ready| ready.nodes.iter().any(|node| admin.iter().any(|path| *path == *node.admin));
+    // One that ends just now is not the one that is meant.
+    Ok(running()?.iter().filter_map(|control| describe(control).ok()).find(is_of))
+}
+
 /// The sandbox of this user that was started last.
 pub fn newest() -> Result<PathBuf, AskError> {
     let newest = running()?.into_iter().next();
@@ -96,6 +117,7 @@ fn answer(socket: &Path, request: &Request) -> Result<Answer, AskError> {
     let within = match request {
         Request::Tell(_) => TELL_TIMEOUT,
         Request::Start { .. } => START_TIMEOUT,
+        Request::Failover(order) => FAILOVER_TIMEOUT + Duration::from_millis(order.server_ms),
         _ => TIMEOUT,
     };
     exchange(socket, request, within).map_err(|source| AskError::Reach { path: socket.to_owned(), source })

@@ -17,6 +17,7 @@ use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use super::endpoint::Call;
+use super::managed::{FailoverOrder, FailoverTold};
 use super::network::{Network, NetworkError};
 use super::part::Part;
 use super::private;
@@ -60,6 +61,8 @@ pub enum Request {
     Join {
         id: String,
     },
+    /// Do what AWS does when it makes another instance the writer.
+    Failover(FailoverOrder),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +71,7 @@ pub enum Answer {
     /// In words.
     Done(String),
     Description(Box<Ready>),
+    FailedOver(Box<FailoverTold>),
     /// Why not.
     Refused(String),
 }
@@ -140,6 +144,11 @@ impl Sandbox {
     fn obey(&self, request: &Request) -> Answer {
         let done = match request {
             Request::Describe => return Answer::Description(Box::new(self.ready())),
+            Request::Failover(order) => {
+                return self
+                    .fail_over(order)
+                    .map_or_else(Answer::Refused, |told| Answer::FailedOver(Box::new(told)));
+            }
             Request::Tell(call) => self.told(call).map(|()| "noted".to_owned()).map_err(|e| e.to_string()),
             Request::Start { id } => self.with_part(id, |part| start(id, part)),
             Request::Kill { id } => self.with_part(id, |part| {
@@ -161,6 +170,14 @@ impl Sandbox {
             Request::Join { id } => self.with_wire(id, "joined again", Network::join),
         };
         done.map_or_else(Answer::Refused, Answer::Done)
+    }
+
+    fn fail_over(&self, order: &FailoverOrder) -> Result<FailoverTold, String> {
+        let managed = self.managed().ok_or(
+            "in this sandbox komainu makes the writer itself: kill a server, or order a switchover; a failover by the \
+             service is for `komainu sandbox --mode rds` or `aurora`",
+        )?;
+        managed.fail_over(self.servers(), order).map_err(|error| error.to_string())
     }
 
     fn with_part(

@@ -35,6 +35,8 @@ pub enum SandboxError {
     Moto(#[source] MotoError),
     #[error("cannot set up the double of AWS")]
     Double(#[source] io::Error),
+    #[error("cannot start a name server")]
+    Names(#[source] io::Error),
     #[error(transparent)]
     Network(#[from] NetworkError),
     #[error("cannot make the nodes' certificates")]

@@ -14,10 +14,12 @@ use super::args::{Method, SandboxArgs, Sync};
 use super::aws::Double;
 use super::error::SandboxError;
 use super::installation::Installation;
+use super::managed::Managed;
 use super::network::{DEVICE, Network};
 use super::node::{Node, NodePlan};
 use super::node_files::{
-    self, CLUSTER, ClusterPlan, Common, ENDPOINT, FailoverPlan, MethodPlan, Own, Peer, write_certificates,
+    self, CLUSTER, ClusterPlan, Common, ENDPOINT, FailoverPlan, MethodPlan, Own, Peer, Writer,
+    write_certificates,
 };
 use super::place::Place;
 use super::port::ReservedPort;
@@ -39,6 +41,7 @@ pub struct Making<'a> {
     pub network: Option<&'a Network>,
     pub control: &'a Path,
     pub aws: Option<&'a Double>,
+    pub managed: Option<&'a Managed>,
 }
 
 /// Where a node's ports are.
@@ -59,10 +62,12 @@ impl Making<'_> {
             hba: Vec::new(),
             password: random_password(),
             hosts: BTreeMap::new(),
+            port: None,
+            slots: true,
         };
         if let Some(network) = self.network {
             let host = |id: String| {
-                let host = Host { address: network.address(&id)?, holder: network.holder(&id)? };
+                let host = Host { address: network.address(&id)?, holder: Some(network.holder(&id)?) };
                 Some((id, host))
             };
             let ids = server_ids(self.args.all_standbys());
@@ -71,12 +76,17 @@ impl Making<'_> {
                 options.hba.push(format!("host {database} all {} scram-sha-256", network.net()));
             }
         }
-        Ok(Servers::start(installation, &self.place.directory, self.args.all_standbys(), options)?)
+        if let Some(managed) = self.managed {
+            managed.options(&mut options, self.args.all_standbys());
+        }
+        let servers = Servers::start(installation, &self.place.directory, self.args.all_standbys(), options)?;
+        self.managed.map_or(Ok(()), |managed| managed.dress(&servers))?;
+        Ok(servers)
     }
 
     /// Each has its place beside its server.
     pub fn agents(&self, installation: &Installation, servers: &Servers) -> Result<Vec<Agent>, SandboxError> {
-        if self.args.nodes == 1 || self.args.no_agents {
+        if self.args.nodes == 1 || self.args.no_agents || self.managed.is_some() {
             return Ok(Vec::new());
         }
         let (program, directory) = (this_program()?, &self.place.directory);
@@ -104,10 +114,15 @@ impl Making<'_> {
         let verifier = create_roles(servers, app, &health)?;
         let login = |user: &str| Login { user: user.into(), password: random_password() };
         let operator = login(OPERATOR);
-        servers.create_operating_roles(&operator, &login(REWINDER))?;
-        for server in servers.all() {
-            server.configure("fsync", "on")?;
-            server.reload()?;
+        if self.managed.is_none() {
+            servers.create_operating_roles(&operator, &login(REWINDER))?;
+        }
+        // After a crash PostgreSQL syncs all it has, which would count as the service's time, and takes none there.
+        if self.managed.is_none() {
+            for server in servers.all() {
+                server.configure("fsync", "on")?;
+                server.reload()?;
+            }
         }
         let seats = ids.iter().map(|id| self.seat(id)).collect::<Result<Vec<_>, _>>()?;
         let alone = ids.len() == 1;
@@ -116,12 +131,16 @@ impl Making<'_> {
             users: &[(app.user.clone(), verifier)],
             servers: self.configured(servers),
             agents,
-            failover: (!alone).then(|| FailoverPlan {
-                operator: &operator,
-                replication_user: servers.primary().replicator().user,
-                passfile: servers.primary().passfile(),
-                sync: self.args.sync(),
-            }),
+            writer: match self.managed {
+                Some(managed) => Writer::Managed(managed),
+                None if alone => Writer::Follow,
+                None => Writer::Make(FailoverPlan {
+                    operator: &operator,
+                    replication_user: servers.primary().replicator().user,
+                    passfile: servers.primary().passfile(),
+                    sync: self.args.sync(),
+                }),
+            },
             clients: self.network.map_or(Ipv4Net::from(Ipv4Addr::LOCALHOST), Network::net),
             cluster: if alone { None } else { Some(self.cluster(ids, &seats)?) },
         };

@@ -11,6 +11,7 @@ use ipnet::Ipv4Net;
 
 use super::agent::Agent;
 use super::args::Sync;
+use super::managed::{Managed, ManagedMode};
 use super::postgres::Postgres;
 use super::roles::{DATABASE, Login};
 use crate::pki::{AUTHORITY_CERTIFICATE, Authority, NODE_DAYS, PkiError};
@@ -20,6 +21,8 @@ pub const SHUTDOWN_TIMEOUT_MS: u64 = 1_000;
 const HEALTH_PERIOD_MS: u64 = 500;
 /// A program that only writes to a socket; on a busy machine even that may take a moment.
 const TELL_DEADLINE_MS: u64 = 2_000;
+/// Where the search for Aurora's instances begins: one may be gone.
+const CONFIGURED_INSTANCES: usize = 2;
 const OPERATOR_PASSWORD: &str = "operator.password";
 pub const CONFIGURATION: &str = "komainu.toml";
 pub const CLUSTER: &str = "sandbox";
@@ -32,12 +35,20 @@ pub struct Common<'a> {
     pub users: &'a [(String, String)],
     pub servers: &'a [Postgres],
     pub agents: &'a [Agent],
-    /// None: they follow what the servers say.
-    pub failover: Option<FailoverPlan<'a>>,
+    pub writer: Writer<'a>,
     /// Where clients come from.
     pub clients: Ipv4Net,
     /// None: a node on its own.
     pub cluster: Option<ClusterPlan>,
+}
+
+/// Who makes the writer.
+pub enum Writer<'a> {
+    /// Nobody: the nodes follow what the servers say.
+    Follow,
+    /// The nodes.
+    Make(FailoverPlan<'a>),
+    Managed(&'a Managed),
 }
 
 /// How the nodes fail the servers over.
@@ -98,7 +109,7 @@ pub fn write(common: &Common<'_>, own: &Own<'_>) -> io::Result<()> {
     );
     write_private(&directory.join("hba.conf"), &hba)?;
     write_private(&directory.join("health.password"), &common.health.password)?;
-    if let Some(failover) = &common.failover {
+    if let Writer::Make(failover) = &common.writer {
         write_private(&directory.join(OPERATOR_PASSWORD), &failover.operator.password)?;
     }
     let users: String =
@@ -154,9 +165,13 @@ period_ms = {HEALTH_PERIOD_MS}
         health_user = text(&common.health.user),
         health_password = path(&own.directory.join("health.password")),
     );
-    if let Some(failover) = &common.failover {
-        toml += &failover_part(failover);
-        toml += &format!("password_file = {}\n", path(&own.directory.join(OPERATOR_PASSWORD)));
+    match &common.writer {
+        Writer::Follow => {}
+        Writer::Make(failover) => {
+            toml += &failover_part(failover);
+            toml += &format!("password_file = {}\n", path(&own.directory.join(OPERATOR_PASSWORD)));
+        }
+        Writer::Managed(managed) => toml += &managed_part(managed),
     }
     toml + &shared(common)
 }
@@ -164,7 +179,10 @@ period_ms = {HEALTH_PERIOD_MS}
 /// What an agent is told alike: the same configuration, of which it reads the servers, the nodes and whom standbys
 /// stream as. The files that only nodes read are not there.
 pub fn for_an_agent(common: &Common<'_>) -> String {
-    let failover = common.failover.as_ref().map(failover_part).unwrap_or_default();
+    let failover = match &common.writer {
+        Writer::Make(failover) => failover_part(failover),
+        Writer::Follow | Writer::Managed(_) => String::new(),
+    };
     format!(
         "\n[listen]\naddresses = [\"127.0.0.1:5432\"]\n\n[auth]\nhba_file = \"hba.conf\"\n\n\
          [server_tls]\nmode = \"disable\"\n\n[health]\nuser = {}\ndatabase = \"postgres\"\n{failover}{}",
@@ -175,11 +193,15 @@ pub fn for_an_agent(common: &Common<'_>) -> String {
 
 fn shared(common: &Common<'_>) -> String {
     let mut toml = String::new();
-    for server in common.servers {
+    for server in told(common) {
+        let host = match &common.writer {
+            Writer::Managed(managed) => managed.name(server.id()),
+            Writer::Follow | Writer::Make(_) => server.host().to_owned(),
+        };
         toml += &format!(
             "\n[[server]]\nid = {}\nhost = {}\nport = {}\n",
             text(server.id()),
-            text(server.host()),
+            text(&host),
             server.port()
         );
         if let Some(agent) = common.agents.iter().find(|agent| agent.server() == server.id()) {
@@ -188,6 +210,28 @@ fn shared(common: &Common<'_>) -> String {
     }
     if let Some(cluster) = &common.cluster {
         toml += &cluster_part(cluster);
+    }
+    toml
+}
+
+/// Those that are configured; instances of Aurora say themselves who else there is.
+fn told<'a>(common: &Common<'a>) -> &'a [Postgres] {
+    match &common.writer {
+        Writer::Managed(managed) if managed.mode() == ManagedMode::Aurora => {
+            &common.servers[..common.servers.len().min(CONFIGURED_INSTANCES)]
+        }
+        _ => common.servers,
+    }
+}
+
+fn managed_part(managed: &Managed) -> String {
+    let mut toml = format!(
+        "\n[failover]\nmode = \"{}\"\n\n[dns]\nservers = [\"{}\"]\n",
+        managed.mode(),
+        managed.name_server()
+    );
+    if managed.mode() == ManagedMode::Aurora {
+        toml += &format!("\n[aurora]\ninstance_endpoint = {}\n", text(&managed.template()));
     }
     toml
 }
@@ -260,7 +304,7 @@ mod tests {
             users: &[],
             servers: &[],
             agents: &[],
-            failover: None,
+            writer: Writer::Follow,
             clients: "127.0.0.1/32".parse().unwrap(),
             cluster,
         }

@@ -11,6 +11,7 @@ use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -49,16 +50,20 @@ pub struct PostgresOptions {
     pub hba: Vec<String>,
     /// Of [`SUPERUSER`] and [`REPLICATION_USER`], over TCP.
     pub password: String,
-    /// Where each server is that has a network of its own; the others are on 127.0.0.1.
+    /// Where each server is that has an address of its own; the others are on 127.0.0.1.
     pub hosts: BTreeMap<String, Host>,
+    /// Of all of them, where each has an address of its own on this machine. None: each has another one.
+    pub port: Option<Arc<ReservedPort>>,
+    /// Whether a standby streams through a slot of its own.
+    pub slots: bool,
 }
 
-/// A place in a network of the sandbox's own.
+/// A place of a server's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Host {
     pub address: Ipv4Addr,
-    /// The process whose network it is.
-    pub holder: u32,
+    /// The process whose network it is, if it is not ours.
+    pub holder: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +109,7 @@ pub struct Postgres {
     socket_directory: PathBuf,
     host: String,
     network: Option<Host>,
-    port: ReservedPort,
+    port: Arc<ReservedPort>,
     postmaster: Postmaster,
 }
 
@@ -142,28 +147,35 @@ impl Postgres {
         Ok(server)
     }
 
-    /// Copies this running server into a standby that streams from it through a slot of its own, named as
-    /// komainu names it; it is not started.
+    /// Copies this running server into a standby that streams from it, through a slot named as komainu names it if it
+    /// has one; it is not started.
     pub fn base_backup(&self, id: &str) -> Result<Self, PostgresError> {
         let directory = self.directory.parent().unwrap_or(&self.directory);
         let standby = Self::prepare(&self.installation, directory, id, self.options.clone())?;
-        // Copied from here into the standby's `primary_conninfo`: the file's name, not the password in it.
-        let connection = format!(
-            "host={} port={} user={REPLICATION_USER} application_name={id} passfile='{}'",
-            self.host,
-            self.port(),
-            conninfo_value(&standby.passfile().to_string_lossy()),
-        );
         let mut backup = self.installation.server_command("pg_basebackup", "KILL");
         backup
             .args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"])
-            .args(["--create-slot", "--slot", &slot_name(id)])
             .arg("--pgdata")
             .arg(standby.data_directory())
             .arg("--dbname")
-            .arg(connection);
+            // Copied from here into the standby's `primary_conninfo`.
+            .arg(self.conninfo(&standby));
+        if self.options.slots {
+            backup.args(["--create-slot", "--slot", &slot_name(id)]);
+        }
         standby.run("pg_basebackup", backup)?;
         Ok(standby)
+    }
+
+    /// How a standby reaches this server: the name of the file with the password, not the password.
+    pub fn conninfo(&self, standby: &Self) -> String {
+        format!(
+            "host={} port={} user={REPLICATION_USER} application_name={} passfile='{}'",
+            self.host,
+            self.port(),
+            standby.id,
+            conninfo_value(&standby.passfile().to_string_lossy()),
+        )
     }
 
     pub fn major_version(&self) -> u32 {
@@ -188,7 +200,7 @@ impl Postgres {
         &self.options.password
     }
 
-    /// Its place in a network of the sandbox's own, if there is one.
+    /// Its place of its own, if it has one.
     pub fn network(&self) -> Option<Host> {
         self.network
     }
@@ -266,7 +278,7 @@ impl Postgres {
         // QUIT, not KILL: the postmaster takes its children along and frees its shared memory.
         let mut postgres = self.installation.server_command("postgres", "QUIT");
         postgres.arg("-D").arg(self.data_directory());
-        let mut postgres = process::in_network(self.network.map(|host| host.holder), postgres);
+        let mut postgres = process::in_network(self.network.and_then(|host| host.holder), postgres);
         postgres.stdin(Stdio::null()).stdout(log).stderr(errors);
         // A group of its own, so that Ctrl-C on the terminal is ours alone to act on.
         std::os::unix::process::CommandExt::process_group(&mut postgres, 0);
@@ -311,6 +323,11 @@ impl Postgres {
         self.psql("postgres", &format!("SELECT pg_promote(true, {})", START_TIMEOUT.as_secs())).map(drop)
     }
 
+    /// From its next start on.
+    pub fn make_standby(&self) -> Result<(), PostgresError> {
+        self.write(&self.data_directory().join("standby.signal"), "", false)
+    }
+
     /// Re-reads the configuration files.
     pub fn reload(&self) -> Result<(), PostgresError> {
         self.psql("postgres", "SELECT pg_reload_conf()").map(drop)
@@ -349,13 +366,16 @@ impl Postgres {
         id: &str,
         options: PostgresOptions,
     ) -> Result<Self, PostgresError> {
-        let port = ReservedPort::any().map_err(PostgresError::Port)?;
+        let port = match &options.port {
+            Some(port) => port.clone(),
+            None => Arc::new(ReservedPort::any().map_err(PostgresError::Port)?),
+        };
         let directory = directory.join(id);
         installation.create_directory(&directory)?;
         let mut socket_directory = directory.join("socket");
         if socket_directory.as_os_str().len() + "/.s.PGSQL.65535.lock".len() > MAX_SOCKET_PATH_BYTES {
-            // Named after the port, which is ours alone; PostgreSQL removes its socket when it stops.
-            socket_directory = std::env::temp_dir().join(format!("komainu-socket-{}", port.number()));
+            // Named after the port, which nobody else's servers have; PostgreSQL removes its socket when it stops.
+            socket_directory = std::env::temp_dir().join(format!("komainu-socket-{}-{id}", port.number()));
         }
         installation.create_directory(&socket_directory)?;
         let network = options.hosts.get(id).copied();

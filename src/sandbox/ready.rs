@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::managed::ManagedMode;
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
     /// Of a role that may create databases, with its password.
@@ -21,6 +23,9 @@ pub struct Ready {
     /// The double of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aws: Option<ReadyAws>,
+    /// The service that is imitated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed: Option<ReadyManaged>,
     /// Beside the servers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub agents: Vec<ReadyAgent>,
@@ -79,8 +84,23 @@ pub struct ReadyServer {
     pub pid: u32,
     pub host: String,
     pub port: u16,
+    /// By which the nodes know it, if not by its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     pub role: Role,
     pub data_directory: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadyManaged {
+    pub mode: ManagedMode,
+    /// It leads to the writer, late.
+    pub writer_name: String,
+    /// Of all instances.
+    pub port: u16,
+    /// `address:port` that answers for the names.
+    pub name_server: String,
+    pub ttl_s: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,6 +164,14 @@ impl fmt::Display for Summary<'_> {
             }
             writeln!(f)?;
         }
+        if let Some(managed) = &ready.managed {
+            let ReadyManaged { mode, writer_name, name_server, ttl_s, .. } = managed;
+            writeln!(
+                f,
+                "An imitation of {mode}: {writer_name} leads to the writer, says {name_server} (TTL {ttl_s} s)."
+            )?;
+            writeln!(f, "`komainu sandbox failover` makes another one.\n")?;
+        }
         for node in &ready.nodes {
             writeln!(f, "{:<6} komainu  pid {:<8} admin {}", node.id, node.pid, node.admin)?;
         }
@@ -180,11 +208,13 @@ mod tests {
                 pid: 2,
                 host: "127.0.0.1".into(),
                 port: 5432,
+                name: None,
                 role: Role::Primary,
                 data_directory: "/d".into(),
             }],
             endpoints: Vec::new(),
             aws: None,
+            managed: None,
             agents: Vec::new(),
             control: "/c".into(),
         };

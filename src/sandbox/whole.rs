@@ -20,6 +20,7 @@ use super::error::SandboxError;
 use super::front::{Front, Lead};
 use super::installation::Installation;
 use super::making::{APP_ROLE, CLIENT_PORT, Making, endpoint_name, random_password};
+use super::managed::Managed;
 use super::network::Network;
 use super::node::Node;
 use super::place::Place;
@@ -43,6 +44,7 @@ pub struct Sandbox {
     /// Clients' own first. None: the one node is where clients connect.
     fronts: Vec<Front>,
     aws: Option<Double>,
+    managed: Option<Managed>,
     network: Option<Network>,
     installation: Installation,
     app: Login,
@@ -76,8 +78,17 @@ impl Sandbox {
         if !installation.may_enter(&place.directory) {
             return Err(SandboxError::Unreachable(place.directory));
         }
-        let mut making =
-            Making { args, place: &place, network: network.as_ref(), control: &control, aws: None };
+        let servers = args.all_standbys();
+        let managed = args.mode.map(|mode| Managed::start(mode, args.name_ttl, servers, &place.directory));
+        let managed = managed.transpose()?;
+        let mut making = Making {
+            args,
+            place: &place,
+            network: network.as_ref(),
+            control: &control,
+            aws: None,
+            managed: managed.as_ref(),
+        };
         let servers = making.servers(&installation)?;
         let aws = match moto {
             Some(starting) => {
@@ -123,6 +134,7 @@ impl Sandbox {
             configured_standbys,
             fronts,
             aws,
+            managed,
             network,
             installation,
             app,
@@ -164,6 +176,11 @@ impl Sandbox {
 
     pub fn servers(&self) -> &Servers {
         &self.servers
+    }
+
+    /// Who makes the writer, if it is not komainu.
+    pub fn managed(&self) -> Option<&Managed> {
+        self.managed.as_ref()
     }
 
     pub fn network(&self) -> Option<&Network> {
@@ -219,6 +236,7 @@ impl Sandbox {
             pid: server.pid().unwrap_or_default(),
             host: server.host().to_owned(),
             port: server.port(),
+            name: self.managed.as_ref().map(|managed| managed.name(server.id())),
             role: match n {
                 0 => Role::Primary,
                 n if n <= self.configured_standbys => Role::Standby,
@@ -241,6 +259,7 @@ impl Sandbox {
             url: url(self.address()),
             endpoints: self.fronts.iter().map(endpoint).collect(),
             aws: self.aws.as_ref().map(|aws| aws.ready(&self.nodes)),
+            managed: self.managed.as_ref().map(Managed::ready),
             nodes: self.nodes.iter().map(node).collect(),
             servers: self.servers.all().iter().enumerate().map(server).collect(),
             agents: self.agents.iter().map(agent).collect(),

@@ -51,6 +51,7 @@ mod replay;
 mod restart;
 mod routing;
 mod sandbox;
+mod sandbox_managed;
 mod server_passwords;
 mod server_tokens;
 mod session_state;

@@ -39,6 +39,8 @@ impl Cluster {
             hba: Vec::new(),
             password: SUPERUSER_PASSWORD.into(),
             hosts: Default::default(),
+            port: None,
+            slots: true,
         };
         change(&mut options);
         let scratch = Scratch::create("komainu-test-").unwrap();

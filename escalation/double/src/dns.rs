@@ -86,7 +86,11 @@ impl Drop for NameServer {
 impl NameServer {
     /// On a port of this address.
     pub async fn start(on: IpAddr, source: impl Into<Source>) -> io::Result<NameServer> {
-        let socket = UdpSocket::bind((on, 0)).await?;
+        Self::start_at((on, 0).into(), source).await
+    }
+
+    pub async fn start_at(at: SocketAddr, source: impl Into<Source>) -> io::Result<NameServer> {
+        let socket = UdpSocket::bind(at).await?;
         let address = socket.local_addr()?;
         Ok(NameServer { address, task: tokio::spawn(serve(socket, source.into())) })
     }
