@@ -203,6 +203,10 @@ class Alarm(Kind):
         )
         return {"id": planned["alarm_name"]}
 
+    def update(self, aws, prior, planned):
+        # The same call says anew what it is.
+        return {**prior, **self.create(aws, planned)}
+
     def read(self, aws, state):
         return {} if aws.cloudwatch.describe_alarms(AlarmNames=[state["id"]])["MetricAlarms"] else None
 
@@ -230,6 +234,10 @@ class Dashboard(Kind):
             DashboardName=planned["dashboard_name"], DashboardBody=planned["dashboard_body"]
         )
         return {"id": planned["dashboard_name"]}
+
+    def update(self, aws, prior, planned):
+        # The same call says anew what it is.
+        return {**prior, **self.create(aws, planned)}
 
     def read(self, aws, state):
         found = aws.cloudwatch.list_dashboards(DashboardNamePrefix=state["id"])["DashboardEntries"]

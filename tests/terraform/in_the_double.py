@@ -5,6 +5,7 @@ import json
 import boto3
 
 from handed_over import handed_over
+from nodes_replaced import nodes_replaced
 from roles_made import roles_made
 from workspace import Failed
 
@@ -131,6 +132,8 @@ def applied(workspace, komainu, name, given, url, region):
     handed_over(workspace, komainu, account, outputs, url)
     if managed:
         roles_made(workspace, komainu, account, outputs, url)
+    else:
+        nodes_replaced(workspace, where, account, given)
     workspace.terraform(where, "plan", "-detailed-exitcode", *given)
 
     if managed:

@@ -26,6 +26,11 @@ output "sessions" {
   ) : name => "aws ssm start-session --region ${var.region} --target ${id}" }
 }
 
+output "nodes" {
+  description = "Instance ids, by node: what terraform/replace-nodes works from."
+  value       = module.nodes.instance_ids
+}
+
 output "hand_over" {
   description = "What terraform/hand-over works from. Nothing in it is secret."
   value = {

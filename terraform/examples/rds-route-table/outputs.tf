@@ -28,6 +28,11 @@ output "sessions" {
   value       = { for id, instance in module.nodes.instance_ids : "node-${id}" => "aws ssm start-session --region ${var.region} --target ${instance}" }
 }
 
+output "nodes" {
+  description = "Instance ids, by node: what terraform/replace-nodes works from."
+  value       = module.nodes.instance_ids
+}
+
 output "hand_over" {
   description = "What terraform/hand-over works from. Nothing in it is secret."
   value = {
