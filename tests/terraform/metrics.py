@@ -7,7 +7,10 @@ from workspace import ROOT
 
 AROUND = {"Cluster", "Node"}
 # What AWS tells of its instances.
-BY_AWS = {("AWS/EC2", "StatusCheckFailed"): {"InstanceId"}}
+BY_AWS = {
+    ("AWS/EC2", "StatusCheckFailed"): {"InstanceId"},
+    ("AWS/RDS", "FreeStorageSpace"): {"DBInstanceIdentifier"},
+}
 SEARCHED = re.compile(r"SEARCH\('\{([^}]*)\} MetricName=\"(\w+)\"((?: \w+=\"[^\"]*\")*)', '(\w+)', \d+\)")
 STATISTICS = {"Average", "Maximum", "Minimum", "Sum"}
 

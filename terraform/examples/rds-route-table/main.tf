@@ -101,6 +101,7 @@ module "observability" {
   instances       = { for id, instance in module.nodes.instance_ids : "node-${id}" => instance }
   nodes           = keys(module.nodes.instance_ids)
   servers         = keys(module.rds.servers)
+  databases       = keys(module.rds.servers)
   endpoints       = [module.endpoint.name]
   node_role_arns  = values(module.node_iam.role_arns)
   watched         = module.endpoint.watched

@@ -65,9 +65,7 @@ locals {
 
   all_alarms = concat(
     values(aws_cloudwatch_metric_alarm.cluster)[*].arn,
-    values(aws_cloudwatch_metric_alarm.instance)[*].arn,
-    values(aws_cloudwatch_metric_alarm.disk)[*].arn,
-    values(aws_cloudwatch_metric_alarm.log)[*].arn,
+    values(aws_cloudwatch_metric_alarm.single)[*].arn,
   )
 
   # Title, kind of picture, width of 24, and what is in it.

@@ -40,58 +40,69 @@ resource "aws_cloudwatch_log_metric_filter" "this" {
   }
 }
 
-resource "aws_cloudwatch_metric_alarm" "log" {
-  for_each = local.log_alarms
+locals {
+  # Each looks at one metric, once a minute unless `period` says otherwise.
+  single_alarms = merge(
+    { for key, how in local.log_alarms : key => {
+      description = how.description
+      namespace   = var.metric_namespace
+      metric      = aws_cloudwatch_log_metric_filter.this[key].metric_transformation[0].name
+      statistic   = "Sum"
+      comparison  = "GreaterThanThreshold"
+      threshold   = 0
+      missing     = "notBreaching"
+    } },
+    { for key, instance in var.instances : "${key}-down" => {
+      description = "The instance or its host fails AWS's checks, or says nothing"
+      namespace   = "AWS/EC2"
+      metric      = "StatusCheckFailed"
+      dimensions  = { InstanceId = instance }
+      statistic   = "Maximum"
+      periods     = 2
+      comparison  = "GreaterThanThreshold"
+      threshold   = 0
+      missing     = "breaching"
+    } },
+    # As the image's CloudWatch agent reports it, for the volume that holds the log or the data.
+    { for key, instance in var.instances : "${key}-disk" => {
+      description = "The data volume is nearly full"
+      namespace   = var.metric_namespace
+      metric      = "disk_used_percent"
+      dimensions  = { InstanceId = instance, path = "/var/lib/komainu-data", fstype = "ext4" }
+      statistic   = "Maximum"
+      period      = 300
+      comparison  = "GreaterThanThreshold"
+      threshold   = 85
+      missing     = "missing"
+    } },
+    { for database in var.databases : "${database}-storage" => {
+      description = "The database's storage, which does not grow by itself, is nearly full"
+      namespace   = "AWS/RDS"
+      metric      = "FreeStorageSpace"
+      dimensions  = { DBInstanceIdentifier = database }
+      statistic   = "Minimum"
+      period      = 300
+      comparison  = "LessThanThreshold"
+      threshold   = var.storage_left_gb * pow(1024, 3)
+      missing     = "missing"
+    } },
+  )
+}
+
+resource "aws_cloudwatch_metric_alarm" "single" {
+  for_each = local.single_alarms
 
   alarm_name          = "${var.name}-${each.key}"
   alarm_description   = each.value.description
-  namespace           = var.metric_namespace
-  metric_name         = aws_cloudwatch_log_metric_filter.this[each.key].metric_transformation[0].name
-  statistic           = "Sum"
-  period              = 60
-  evaluation_periods  = 1
-  threshold           = 0
-  comparison_operator = "GreaterThanThreshold"
-  treat_missing_data  = "notBreaching"
-  alarm_actions       = local.actions
-  ok_actions          = local.actions
-  tags                = local.tags
-}
-
-resource "aws_cloudwatch_metric_alarm" "instance" {
-  for_each = var.instances
-
-  alarm_name          = "${var.name}-${each.key}-down"
-  alarm_description   = "The instance or its host fails AWS's checks, or says nothing"
-  namespace           = "AWS/EC2"
-  metric_name         = "StatusCheckFailed"
-  dimensions          = { InstanceId = each.value }
-  statistic           = "Maximum"
-  period              = 60
-  evaluation_periods  = 2
-  threshold           = 0
-  comparison_operator = "GreaterThanThreshold"
-  treat_missing_data  = "breaching"
-  alarm_actions       = local.actions
-  ok_actions          = local.actions
-  tags                = local.tags
-}
-
-# As the image's CloudWatch agent reports it, for the volume that holds the log or the data.
-resource "aws_cloudwatch_metric_alarm" "disk" {
-  for_each = var.instances
-
-  alarm_name          = "${var.name}-${each.key}-disk"
-  alarm_description   = "The data volume is nearly full"
-  namespace           = var.metric_namespace
-  metric_name         = "disk_used_percent"
-  dimensions          = { InstanceId = each.value, path = "/var/lib/komainu-data", fstype = "ext4" }
-  statistic           = "Maximum"
-  period              = 300
-  evaluation_periods  = 1
-  threshold           = 85
-  comparison_operator = "GreaterThanThreshold"
-  treat_missing_data  = "missing"
+  namespace           = each.value.namespace
+  metric_name         = each.value.metric
+  dimensions          = lookup(each.value, "dimensions", {})
+  statistic           = each.value.statistic
+  period              = lookup(each.value, "period", 60)
+  evaluation_periods  = lookup(each.value, "periods", 1)
+  threshold           = each.value.threshold
+  comparison_operator = each.value.comparison
+  treat_missing_data  = each.value.missing
   alarm_actions       = local.actions
   ok_actions          = local.actions
   tags                = local.tags

@@ -23,6 +23,18 @@ variable "servers" {
   type        = list(string)
 }
 
+variable "databases" {
+  description = "RDS instances whose storage does not grow by itself."
+  type        = set(string)
+  default     = []
+}
+
+variable "storage_left_gb" {
+  description = "How little of it is too little."
+  type        = number
+  default     = 10
+}
+
 variable "endpoints" {
   description = "Names of the endpoints, as in the configuration: output `name` of the module endpoint."
   type        = list(string)

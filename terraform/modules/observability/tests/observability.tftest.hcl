@@ -10,16 +10,31 @@ variables {
 
 run "an_alarm_for_each_instance" {
   assert {
-    condition     = toset([for alarm in aws_cloudwatch_metric_alarm.instance : alarm.dimensions.InstanceId]) == toset(["i-1", "i-2"])
-    error_message = "An instance has no alarm."
+    condition     = toset(keys(aws_cloudwatch_metric_alarm.single)) == toset(["agent-certificate", "errors", "node-a-disk", "node-a-down", "pg1-disk", "pg1-down"])
+    error_message = "An alarm is missing, or has come without a word of it here."
   }
   assert {
-    condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.instance : alarm.treat_missing_data == "breaching"])
+    condition     = { for key, alarm in aws_cloudwatch_metric_alarm.single : key => alarm.dimensions.InstanceId if length(alarm.dimensions) > 0 } == { node-a-disk = "i-1", node-a-down = "i-1", pg1-disk = "i-2", pg1-down = "i-2" }
+    error_message = "An alarm looks at another instance."
+  }
+  assert {
+    condition     = alltrue([for key in ["node-a-down", "pg1-down"] : aws_cloudwatch_metric_alarm.single[key].treat_missing_data == "breaching"])
     error_message = "An instance that says nothing counts as well."
   }
   assert {
-    condition     = alltrue([for key, alarm in aws_cloudwatch_metric_alarm.log : alarm.metric_name == one(aws_cloudwatch_log_metric_filter.this[key].metric_transformation).name && alarm.namespace == one(aws_cloudwatch_log_metric_filter.this[key].metric_transformation).namespace])
+    condition     = alltrue([for key, filter in aws_cloudwatch_log_metric_filter.this : aws_cloudwatch_metric_alarm.single[key].metric_name == one(filter.metric_transformation).name && aws_cloudwatch_metric_alarm.single[key].namespace == one(filter.metric_transformation).namespace])
     error_message = "An alarm looks at a metric that no filter makes."
+  }
+}
+
+run "a_database_s_storage" {
+  variables {
+    databases = ["shop-instance-1"]
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.single["shop-instance-1-storage"].dimensions == tomap({ DBInstanceIdentifier = "shop-instance-1" }) && aws_cloudwatch_metric_alarm.single["shop-instance-1-storage"].threshold == 10737418240
+    error_message = "Storage may run out without a word."
   }
 }
 
@@ -51,7 +66,7 @@ run "the_cluster_as_all_nodes_see_it" {
 
 run "without_a_topic_nobody_is_told" {
   assert {
-    condition     = length(aws_cloudwatch_event_rule.foreign_change) == 0 && alltrue([for alarm in aws_cloudwatch_metric_alarm.instance : length(alarm.alarm_actions) == 0])
+    condition     = length(aws_cloudwatch_event_rule.foreign_change) == 0 && alltrue([for alarm in aws_cloudwatch_metric_alarm.single : length(alarm.alarm_actions) == 0])
     error_message = "Something is sent to nowhere."
   }
 }
@@ -70,7 +85,7 @@ run "foreign_changes_are_told_of" {
     error_message = "Something else is watched."
   }
   assert {
-    condition     = alltrue([for alarm in merge(aws_cloudwatch_metric_alarm.instance, aws_cloudwatch_metric_alarm.disk, aws_cloudwatch_metric_alarm.cluster) : alarm.alarm_actions == toset([var.alarm_topic_arn])])
+    condition     = alltrue([for alarm in merge(aws_cloudwatch_metric_alarm.single, aws_cloudwatch_metric_alarm.cluster) : alarm.alarm_actions == toset([var.alarm_topic_arn])])
     error_message = "An alarm tells nobody."
   }
 }
