@@ -15,6 +15,6 @@ VARIABLES = {
 COMMON = {"region": "eu-central-1", "image_id": "ami-0123456789abcdef0"}
 
 
-def variables(example):
-    given = {**COMMON, **VARIABLES.get(example, {})}
+def variables(example, **instead):
+    given = {**COMMON, **VARIABLES.get(example, {}), **instead}
     return [f"-var={name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in given.items()]

@@ -7,7 +7,7 @@ import subprocess
 from workspace import ROOT, Failed
 
 
-def handed_over(workspace, komainu, account, outputs, url):
+def handed_over(workspace, komainu, account, outputs):
     pki = workspace.directory / "pki"
     subprocess.run(["rm", "-rf", str(pki)], check=True)
 
@@ -20,7 +20,7 @@ def handed_over(workspace, komainu, account, outputs, url):
                 "PATH": os.environ["PATH"],
                 "HOME": str(workspace.directory),
                 "KOMAINU": str(komainu),
-                "KOMAINU_AWS_ENDPOINT": url,
+                "KOMAINU_AWS_ENDPOINT": account.url,
                 "AWS_ACCESS_KEY_ID": "x",
                 "AWS_SECRET_ACCESS_KEY": "x",
             },

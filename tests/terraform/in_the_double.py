@@ -21,6 +21,18 @@ class Account:
             service, endpoint_url=self.url, region_name=self.region, aws_access_key_id="x", aws_secret_access_key="x"
         )
 
+    def network(self):
+        """As somebody who has one already: what the example existing-vpc asks for."""
+        ec2 = self.client("ec2")
+        vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+        subnets = [
+            ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.9.{number}.0/24", AvailabilityZone=f"{self.region}{zone}")
+            for number, zone in enumerate("abcabc")
+        ]
+        subnets = [subnet["Subnet"]["SubnetId"] for subnet in subnets]
+        tables = [ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"] for _ in range(2)]
+        return {"node_subnet_ids": subnets[:3], "server_subnet_ids": subnets[3:], "client_route_table_ids": tables}
+
     def move_by_route(self, outputs):
         """As a node that takes the endpoint: every route to its address leads to the last node's interface."""
         ec2 = self.client("ec2")
@@ -107,9 +119,8 @@ def names(thing):
     return {tag["Key"] for tag in thing.get("Tags", [])}
 
 
-def applied(workspace, komainu, name, given, url, region):
+def applied(workspace, komainu, name, given, account):
     where = f"examples/{name}"
-    account = Account(url, region)
     before = account.left()
     workspace.terraform(where, "init")
     workspace.terraform(where, "apply", "-auto-approve", *given)
@@ -129,10 +140,11 @@ def applied(workspace, komainu, name, given, url, region):
         raise Failed(f"{where}: nothing leads to the endpoint {outputs['addresses']}")
     if not managed:
         account.found(outputs)
-    handed_over(workspace, komainu, account, outputs, url)
+    handed_over(workspace, komainu, account, outputs)
     if managed:
-        roles_made(workspace, komainu, account, outputs, url)
-    else:
+        roles_made(workspace, komainu, account, outputs)
+    # Once: the module nodes is the same in all of them.
+    if name == "ec2-route-table":
         nodes_replaced(workspace, where, account, given)
     workspace.terraform(where, "plan", "-detailed-exitcode", *given)
 

@@ -22,7 +22,7 @@ CREATE DATABASE {database} OWNER {master};
 """
 
 
-def roles_made(workspace, komainu, account, outputs, url):
+def roles_made(workspace, komainu, account, outputs):
     pki = workspace.directory / "pki"
     administrator, database = outputs["administrator"], outputs["database"]
     secret = account.client("secretsmanager").get_secret_value(SecretId=administrator["secret_arn"])["SecretString"]
@@ -31,7 +31,7 @@ def roles_made(workspace, komainu, account, outputs, url):
             master=administrator["name"], password=json.loads(secret)["password"], database=database
         ).strip().splitlines())
         for _ in range(2):
-            run_it(workspace, pki, outputs, url, port, authority)
+            run_it(workspace, pki, outputs, account.url, port, authority)
         password = (pki / f"password-{database}").read_text()
         ask(database, password, database, "CREATE TABLE made_by_the_application (id int)")
         found = ask("rdsadmin", None, "postgres",
