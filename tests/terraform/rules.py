@@ -17,7 +17,7 @@ FILLED_IN = {
 # Arguments whose change replaces the thing.
 REPLACES = {
     "aws_cloudwatch_log_group": {"name"},
-    "aws_ebs_volume": {"availability_zone", "encrypted", "kms_key_id"},
+    "aws_ebs_volume": {"availability_zone", "encrypted", "kms_key_id", "snapshot_id"},
     "aws_db_subnet_group": {"name"},
     "aws_iam_instance_profile": {"name"},
     "aws_iam_role": {"name"},
@@ -27,7 +27,8 @@ REPLACES = {
     "aws_internet_gateway": set(),
     "aws_network_interface": {"subnet_id"},
     "aws_rds_cluster": {
-        "cluster_identifier", "database_name", "db_subnet_group_name", "engine", "kms_key_id", "master_username", "storage_encrypted"
+        "cluster_identifier", "database_name", "db_subnet_group_name", "engine", "kms_key_id", "master_username",
+        "snapshot_identifier", "storage_encrypted",
     },
     "aws_rds_cluster_instance": {"availability_zone", "cluster_identifier", "db_subnet_group_name", "engine", "identifier"},
     "aws_rds_cluster_parameter_group": {"description", "family", "name_prefix"},

@@ -89,6 +89,7 @@ module "aurora" {
   instance_class         = var.instance_class
   postgres_version       = var.postgres_version
   node_security_group_id = module.nodes.security_group_id
+  snapshot_id            = var.snapshot_id
   deletion_protection    = var.deletion_protection
   tags                   = var.tags
 }

@@ -43,6 +43,12 @@ variable "volume_size_gb" {
   default     = 100
 }
 
+variable "snapshot_id" {
+  description = "An EBS snapshot of a primary's data volume to begin with; null: an empty database."
+  type        = string
+  default     = null
+}
+
 variable "sync_mode" {
   description = "Whether commits wait for a standby: off, prefer or require."
   type        = string

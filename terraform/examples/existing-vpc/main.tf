@@ -110,6 +110,7 @@ module "postgres" {
   configurations         = module.configuration.servers
   node_security_group_id = module.nodes.security_group_id
   api                    = local.api
+  founder_snapshot_id    = var.snapshot_id
   volume                 = { size_gb = var.volume_size_gb }
   log_group              = module.observability.log_group
   tags                   = var.tags

@@ -44,6 +44,12 @@ variable "postgres_version" {
   default     = "16"
 }
 
+variable "snapshot_id" {
+  description = "A snapshot of a database to begin with; null: it begins empty."
+  type        = string
+  default     = null
+}
+
 variable "deletion_protection" {
   description = "Whether AWS refuses to delete the database. Before `terraform destroy`, apply false."
   type        = bool

@@ -42,6 +42,12 @@ variable "node_security_group_id" {
   type        = string
 }
 
+variable "snapshot_id" {
+  description = "A snapshot to restore from when the cluster is made, by name or ARN; null: it begins empty. Later changes of it do nothing."
+  type        = string
+  default     = null
+}
+
 variable "backup_days" {
   description = "How far back the cluster can be restored to any point in time: 1 to 35 days."
   type        = number

@@ -30,7 +30,13 @@ resource "aws_ebs_volume" "this" {
   encrypted         = true
   kms_key_id        = var.kms_key_arn
   final_snapshot    = var.final_snapshots
+  snapshot_id       = each.key == local.founder ? var.founder_snapshot_id : null
   tags              = merge(local.tags, { Name = "${var.name}-${each.key}" })
+
+  # It counts once. Nothing may take a volume with data away because the snapshot is named no longer.
+  lifecycle {
+    ignore_changes = [snapshot_id]
+  }
 }
 
 # Empty: no key passes through terraform. terraform/hand-over fills it.
@@ -58,7 +64,7 @@ resource "aws_ssm_parameter" "founded" {
   name        = "/komainu/${var.name}/founded"
   description = "Whether the database was founded, and on which volume; written by ${local.founder}, once"
   type        = "String"
-  value       = "no"
+  value       = var.founder_snapshot_id == null ? "no" : "founded on ${var.founder_snapshot_id}"
   tags        = local.tags
 
   lifecycle {

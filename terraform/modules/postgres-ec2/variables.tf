@@ -89,6 +89,12 @@ variable "volume" {
   default = {}
 }
 
+variable "founder_snapshot_id" {
+  description = "An EBS snapshot of a primary's data volume to begin with, for the first server; null: a database is founded. Later changes of it do nothing."
+  type        = string
+  default     = null
+}
+
 variable "final_snapshots" {
   description = "Whether `terraform destroy` keeps a snapshot of each data volume."
   type        = bool

@@ -61,6 +61,7 @@ resource "aws_rds_cluster" "this" {
   iam_database_authentication_enabled = true
   storage_encrypted                   = true
   kms_key_id                          = var.kms_key_arn
+  snapshot_identifier                 = var.snapshot_id
   backup_retention_period             = var.backup_days
   copy_tags_to_snapshot               = true
   db_cluster_instance_class           = var.each_instance == null ? null : var.each_instance.class
@@ -76,7 +77,7 @@ resource "aws_rds_cluster" "this" {
 
   # AWS brings minor versions up to date by itself.
   lifecycle {
-    ignore_changes = [engine_version, final_snapshot_identifier]
+    ignore_changes = [engine_version, final_snapshot_identifier, snapshot_identifier]
   }
 }
 

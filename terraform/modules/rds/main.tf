@@ -13,6 +13,7 @@ module "cluster" {
   settings               = var.settings
   database               = var.database
   node_security_group_id = var.node_security_group_id
+  snapshot_id            = var.snapshot_id
   backup_days            = var.backup_days
   deletion_protection    = var.deletion_protection
   final_snapshot         = var.final_snapshot

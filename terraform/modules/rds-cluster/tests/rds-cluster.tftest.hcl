@@ -9,6 +9,7 @@ variables {
   database               = "app"
   backup_days            = 7
   deletion_protection    = true
+  snapshot_id            = null
   final_snapshot         = true
   kms_key_arn            = null
   secret_recovery_days   = 7
@@ -91,6 +92,29 @@ run "multi_az_with_instances_of_its_own" {
   assert {
     condition     = aws_rds_cluster_parameter_group.this.family == "postgres16" && aws_rds_cluster.this.storage_encrypted && aws_rds_cluster.this.iam_database_authentication_enabled
     error_message = "It has another's parameters, or is not encrypted."
+  }
+}
+
+run "begins_with_a_snapshot" {
+  variables {
+    name        = "shop-2"
+    snapshot_id = "shop-of-20261128"
+  }
+
+  assert {
+    condition     = aws_rds_cluster.this.snapshot_identifier == "shop-of-20261128"
+    error_message = "It begins empty."
+  }
+}
+
+run "keeps_its_data_when_the_snapshot_is_no_longer_named" {
+  variables {
+    name = "shop-2"
+  }
+
+  assert {
+    condition     = output.database_user_arns == run.begins_with_a_snapshot.database_user_arns
+    error_message = "The cluster was made anew."
   }
 }
 
