@@ -9,7 +9,11 @@
 
 use std::collections::VecDeque;
 
-use crate::session::prepared::{NameChange, StatementId};
+use crate::session::prepared::{NameChange, StatementId, kept};
+
+/// Replies that may be owed before the client is not heard any more: 400 kB of memory. A pipeline that is longer
+/// flows no slower for it.
+const MAX_OWED: usize = 8192;
 
 /// What a sent message will be answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +160,7 @@ impl ExpectedReplies {
 
     /// Whether what the name means depends on answers still to come.
     pub fn may_change(&self, name: &[u8]) -> bool {
+        let name = kept(name);
         self.owed.iter().any(|owed| owed.change.as_ref().is_some_and(|change| *change.name == *name))
     }
 
@@ -178,6 +183,11 @@ impl ExpectedReplies {
     /// CopyDone or CopyFail was sent.
     pub fn copy_in_ended(&mut self) {
         self.copy_in = false;
+    }
+
+    /// So much is owed that nothing more should be sent before some of it was answered.
+    pub fn is_full(&self) -> bool {
+        self.owed.len() >= MAX_OWED && !self.copy_in
     }
 
     /// Something was sent that `owed` will answer.

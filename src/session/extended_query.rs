@@ -318,8 +318,9 @@ impl Session {
                 _ => {}
             }
         } else {
-            // Not bound in our sight: a cursor of DECLARE, or nothing at all.
+            // Not bound in our sight: a cursor of DECLARE, one whose Close the server has skipped, or nothing at all.
             self.tally.sent(QueryClass::Write);
+            self.transaction.hidden_state = true;
             self.transaction.wrote();
         }
         let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
@@ -342,8 +343,10 @@ impl Session {
             conn.expected.push(owed);
             self.drain_own_replies();
         } else {
-            if kind == b'S' && name.is_empty() {
-                self.unnamed = None;
+            match kind {
+                b'S' if name.is_empty() => self.unnamed = None,
+                b'P' => self.transaction.close_portal(&name),
+                _ => {}
             }
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             if kind == b'S' && name.is_empty() {

@@ -58,6 +58,7 @@ impl Session {
                 Some(lease) if lease.ours_first || lease.redirect => return Ok(()),
                 Some(lease) if lease.is_complete && lease.is_standby && self.pins.is_empty() => return Ok(()),
                 Some(lease) if lease.conn.output.len() > MAX_TO_SERVER => return Ok(()),
+                Some(lease) if lease.conn.expected.is_full() => self.wait_for_answers(),
                 Some(_) => {
                     if self.begins_on_lease(input) && self.is_held_back() {
                         self.hold_back(input)?

@@ -56,6 +56,8 @@ impl Session {
         // If it is full, all of it is marked, and the client does not take it.
         if !keeps_up || conn.input.is_full() {
             conn.input.passed_over();
+            // Nor could it, while the request might be asked again: there is more of the answer than is held back.
+            lease.is_relayed();
             return Ok(false);
         }
         match conn.input.poll_fill(&mut conn.stream, cx) {
@@ -353,7 +355,7 @@ impl Session {
         lease.is_relayed();
         self.take_out(len);
         message::frame(&mut self.to_client, b'E', |out| out.extend_from_slice(&renamed))
-            .expect("names are bounded, so a bounded text stays one");
+            .expect("an error of 64 kB, with 63 bytes for each name of ours, fits one");
     }
 
     /// Puts a notice into the stream to the client, unless a message is half through.
@@ -399,6 +401,7 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 /// Replaces our names of statements by the client's in the fields of an error.
 fn rename(body: &[u8], names: &Names) -> Vec<u8> {
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    let names = names.by_server_name();
     let mut out = Vec::with_capacity(body.len());
     let mut rest = body;
     while !rest.is_empty() {
@@ -409,7 +412,7 @@ fn rename(body: &[u8], names: &Names) -> Vec<u8> {
         } else if begins && rest.starts_with(NAME_PREFIX.as_bytes()) {
             let end = rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len());
             let ours = &rest[..end];
-            out.extend_from_slice(names.client_name(ours).unwrap_or(ours));
+            out.extend_from_slice(names.get(ours).copied().unwrap_or(ours));
             rest = &rest[end..];
         } else {
             out.push(rest[0]);

@@ -25,6 +25,14 @@ pub const NAME_PREFIX: &str = "_k";
 /// transaction.
 pub const UNKNOWN_PREFIX: &str = "_k?";
 
+/// How much of a name PostgreSQL keeps, of a statement or a portal: NAMEDATALEN without its terminator.
+const MAX_NAME_BYTES: usize = 63;
+
+/// The name as PostgreSQL keeps it, so that two that differ behind that are one here as well.
+pub fn kept(name: &[u8]) -> &[u8] {
+    &name[..name.len().min(MAX_NAME_BYTES)]
+}
+
 /// How the statement was made, which is how it is made again elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
@@ -163,7 +171,7 @@ struct Held {
 
 impl Names {
     pub fn get(&self, name: &[u8]) -> Option<&Arc<Prepared>> {
-        self.map.as_ref()?.by_name.get(name)
+        self.map.as_ref()?.by_name.get(kept(name))
     }
 
     pub fn is_empty(&self) -> bool {
@@ -185,13 +193,14 @@ impl Names {
             return Err(TooMany::Bytes(max_bytes));
         }
         held.bytes += prepared.bytes();
+        let name = kept(name);
         let before = held.by_name.insert(name.into(), prepared);
         Ok(NameChange { name: name.into(), before })
     }
 
     pub fn remove(&mut self, name: &[u8]) -> Option<NameChange> {
         let held = self.map.as_mut()?;
-        let (name, before) = held.by_name.remove_entry(name)?;
+        let (name, before) = held.by_name.remove_entry(kept(name))?;
         held.bytes -= before.bytes();
         if held.by_name.is_empty() {
             self.map = None;
@@ -213,13 +222,10 @@ impl Names {
         self.map = None;
     }
 
-    /// The client's name for what a server calls `server_name`, for the texts of errors.
-    pub fn client_name(&self, server_name: &[u8]) -> Option<&[u8]> {
-        let held = self.map.as_ref()?;
-        held.by_name
-            .iter()
-            .find(|(_, prepared)| &*prepared.server_name == server_name)
-            .map(|(name, _)| &**name)
+    /// The client's names by what servers call them, for the texts of errors.
+    pub fn by_server_name(&self) -> HashMap<&[u8], &[u8], RandomState> {
+        let held = self.map.iter().flat_map(|held| &held.by_name);
+        held.map(|(name, prepared)| (&*prepared.server_name, &**name)).collect()
     }
 }
 
@@ -275,7 +281,19 @@ mod tests {
         assert!(names.get(b"s").is_none());
         names.undo(closed);
         assert_eq!(names.get(b"s").unwrap().id, a.id);
-        assert_eq!(names.client_name(&a.server_name), Some(&b"s"[..]));
+        assert_eq!(names.by_server_name().get(&*a.server_name), Some(&&b"s"[..]));
+    }
+
+    #[test]
+    fn a_name_is_kept_as_far_as_postgresql_keeps_it() {
+        let store = StatementStore::default();
+        let mut names = Names::default();
+        let (long, longer) = ([b'x'; 64], [b'x'; 1000]);
+        let change = names.insert(&longer, store_and(b"a", 0, &store), 10, 100).unwrap();
+        assert_eq!(&*change.name, &long[..63]);
+        assert!(names.get(&long).is_some() && names.get(&long[..63]).is_some());
+        assert!(names.get(&long[..62]).is_none());
+        assert!(names.remove(&long).is_some() && names.is_empty());
     }
 
     #[test]

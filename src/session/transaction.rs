@@ -3,9 +3,13 @@
 //! Pure. Invariant: everything noted is a superset of what the server did: a statement counts when it is
 //! sent, whether or not it succeeds.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::pins::Pins;
+use super::prepared::kept;
 use crate::route::statement::{Isolation, TransactionModes};
 use crate::route::{Analyzed, Effects, StatementKind};
 
@@ -31,8 +35,10 @@ pub struct Transaction {
     pub deallocated: Vec<String>,
     /// The client was sent an error.
     pub failed: bool,
-    /// Statements behind named portals; the unnamed one is first when there is one.
-    portals: Vec<(Box<[u8]>, Arc<Analyzed>)>,
+    /// The statement behind the unnamed portal.
+    unnamed_portal: Option<Arc<Analyzed>>,
+    /// Those behind the named ones.
+    portals: HashMap<Box<[u8]>, Arc<Analyzed>, RandomState>,
 }
 
 impl Transaction {
@@ -63,25 +69,31 @@ impl Transaction {
     }
 
     pub fn bind_portal(&mut self, name: &[u8], analyzed: &Arc<Analyzed>) {
-        match self.portals.iter_mut().find(|(portal, _)| **portal == *name) {
-            Some((_, statement)) => {
-                if !Arc::ptr_eq(statement, analyzed) {
-                    *statement = analyzed.clone();
-                }
+        if name.is_empty() {
+            match &mut self.unnamed_portal {
+                Some(present) if Arc::ptr_eq(present, analyzed) => {}
+                present => *present = Some(analyzed.clone()),
             }
-            None => self.portals.push((name.into(), analyzed.clone())),
+        } else {
+            self.portals.insert(kept(name).into(), analyzed.clone());
         }
     }
 
-    pub fn portal(&self, name: &[u8]) -> Option<&Arc<Analyzed>> {
-        self.portals.iter().find(|(portal, _)| **portal == *name).map(|(_, statement)| statement)
+    /// The client has done with it, and so may bind and close as many as it likes.
+    pub fn close_portal(&mut self, name: &[u8]) {
+        self.portals.remove(kept(name));
     }
 
-    /// Ready for the next one; keeps no memory of portals, which ended with it.
+    pub fn portal(&self, name: &[u8]) -> Option<&Arc<Analyzed>> {
+        match name {
+            b"" => self.unnamed_portal.as_ref(),
+            name => self.portals.get(kept(name)),
+        }
+    }
+
+    /// Ready for the next one; keeps nothing of portals, which ended with it.
     pub fn end(&mut self) {
-        let mut portals = std::mem::take(&mut self.portals);
-        portals.clear();
-        *self = Transaction { portals, ..Transaction::default() };
+        *self = Transaction::default();
     }
 }
 
@@ -120,5 +132,30 @@ impl Opening {
             read_only: self.read_only && other.read_only,
             serializable: self.serializable || other.serializable,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::{FunctionLists, analyze, resolve};
+
+    #[test]
+    fn a_portal_is_known_by_what_postgresql_keeps_of_its_name_and_until_it_is_closed() {
+        let analysis = analyze("select 1");
+        let routed = resolve(&analysis, None, &FunctionLists::default());
+        let analyzed = Arc::new(Analyzed { analysis, routed, generation: 0 });
+        let mut transaction = Transaction::default();
+        let long = [b'c'; 100];
+        for name in [&b""[..], b"C_1", &long] {
+            transaction.bind_portal(name, &analyzed);
+        }
+        assert!(transaction.portal(&long[..63]).is_some() && transaction.portal(&long[..62]).is_none());
+        transaction.close_portal(b"C_1");
+        assert!(transaction.portal(b"C_1").is_none() && transaction.portal(b"").is_some());
+        transaction.close_portal(&long[..70]);
+        assert!(transaction.portals.is_empty());
+        transaction.end();
+        assert!(transaction.portal(b"").is_none());
     }
 }
