@@ -88,7 +88,8 @@ impl Session {
                 self.note_error(found.len.min(MAX_INSPECTED));
             }
             let verdict = self.judge(found.tag)?;
-            if !complete && verdict != Verdict::Forward {
+            let is_read = verdict != Verdict::Forward || found.tag == b'S';
+            if !complete && is_read {
                 return self
                     .server_violation("a message of the server's is too long to be looked into".into());
             }

@@ -21,6 +21,7 @@ type Misdeed = (&'static str, Vec<u8>);
 fn misdeeds() -> Vec<Misdeed> {
     let message = |tag: u8, body: &[u8]| [&[tag][..], &(body.len() as u32 + 4).to_be_bytes(), body].concat();
     let notices = message(b'N', b"SNOTICE\0C00000\0Magain\0\0").repeat(20_000);
+    let long_parameter = [b"search_path\0".to_vec(), vec![b'a'; 100_000], vec![0]].concat();
     vec![
         ("an error without fields", [message(b'E', b"\0"), READY.to_vec()].concat()),
         ("an error of nothing", [message(b'E', b""), READY.to_vec()].concat()),
@@ -40,6 +41,7 @@ fn misdeeds() -> Vec<Misdeed> {
         ("a notice of 2 GB", b"N\x7f\xff\xff\xffSNOTICE".to_vec()),
         ("an error of 2 GB", b"E\x7f\xff\xff\xffSERROR".to_vec()),
         ("a parameter of 2 GB", b"S\x7f\xff\xff\xffname".to_vec()),
+        ("a parameter of 100 kB", [message(b'S', &long_parameter), READY.to_vec()].concat()),
         ("half a row", b"D\0\0\0\x64\0\x01\0\0\0\x50xxxx".to_vec()),
         ("an unknown status", message(b'Z', b"X")),
         ("a status of nothing", message(b'Z', b"")),

@@ -207,8 +207,11 @@ impl Drop for Komainu {
             let _ = child.kill();
             let _ = child.wait();
         }
+        let log = self.log();
         if thread::panicking() {
-            eprintln!("---- komainu's log ----\n{}---- end of komainu's log ----", self.log());
+            eprintln!("---- komainu's log ----\n{log}---- end of komainu's log ----");
+        } else if let Some(line) = log.lines().find(|line| line.contains("panicked at")) {
+            panic!("komainu panicked: {line}");
         }
     }
 }
