@@ -8,7 +8,7 @@ use komainu_escalation::{Finding, Reason, State};
 use super::cluster_status::EndpointHere;
 use super::{AdminState, ClusterPages, rejoining, server_users};
 use crate::cluster::state::ClusterState;
-use crate::telemetry::labels::{Label as _, PrimaryChange};
+use crate::telemetry::labels::{Label as _, PrimaryChange, Standstill};
 use crate::telemetry::process::Process;
 use crate::telemetry::samples::{self, EndpointNumbers, Family, NodeNumbers, Numbers};
 
@@ -43,6 +43,7 @@ fn of_node(cluster: &ClusterPages) -> NodeNumbers {
     let of_endpoints: usize = endpoints.iter().map(|endpoint| missing(&endpoint.findings)).sum();
     NodeNumbers {
         changes: (!applied.state.members().is_empty()).then(|| changes(&applied.state)),
+        standstill: applied.state.standstill().and_then(Standstill::of),
         lease_remaining_ms: handle.lease().remaining_ms(),
         certificate_remaining_s: handle.certificate_remaining_s(),
         permissions_missing: (of_hosts + of_endpoints) as u64,

@@ -65,6 +65,15 @@ impl ReadToPrimary {
     }
 }
 
+impl Standstill {
+    /// By the code of the reason.
+    pub fn of(code: &str) -> Option<Self> {
+        let found = Self::ALL.iter().copied().find(|known| known.as_str() == code);
+        debug_assert!(found.is_some(), "{code} is no reason why a primary is not replaced");
+        found
+    }
+}
+
 impl PasswordTrouble {
     pub fn of(reason: Reason) -> Self {
         match reason {
@@ -91,6 +100,23 @@ labels! {
         Configuring "configuring" "tells it whom to follow",
         Starting "starting" "waits until it takes connections and streams",
         Done "done" "has done it",
+    }
+    /// Why a lost primary is not replaced. The names are codes of `cluster::reason`, and the meanings their sentences.
+    Standstill {
+        StandbysStillHear "standbys_still_hear" "a standby still hears from the primary: the nodes' network is at fault",
+        LeaderReachesIt "leader_reaches_it" "the leading node still reaches the primary, most others do not",
+        CrashRecovery "crash_recovery" "the primary is starting up or recovering from a crash: it is waited for",
+        FailoverPaused "failover_paused" "automatic failover is paused by order",
+        FailoverNotAutomatic "failover_not_automatic" "the configuration allows failover by order only",
+        AlwaysPrimary "always_primary" "the configuration says that this server is the primary always",
+        FailoverSettling "failover_settling" "the primary was named only a moment ago",
+        FailoverDamped "failover_damped" "one primary after the other was lost: the next failover waits longer",
+        NoCandidate "no_candidate" "no standby that may be promoted answers",
+        CandidateLags "candidate_lags" "the best standby lacks more than failover.max_lag_bytes of what was seen of the primary",
+        TooFewSynchronous "too_few_synchronous" "too few synchronous standbys answer to be sure that none has an acknowledged commit the others lack",
+        OnlyLogShipped "only_log_shipped" "only a standby by log shipping could be promoted, and failover.promote_log_shipped is off",
+        AwaitsStreaming "awaits_streaming" "only a standby by log shipping could be promoted: one that streams is waited for",
+        HostNotStopped "host_not_stopped" "the host of the lost primary has not stopped yet, and the configuration wants that first",
     }
     /// What a statement was taken for.
     QueryClass {
@@ -214,6 +240,7 @@ labels! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::reason;
 
     #[test]
     fn a_read_at_the_primary_is_counted_under_the_name_that_explain_route_shows() {
@@ -235,5 +262,14 @@ mod tests {
             assert_eq!(ReadToPrimary::of(reason).unwrap().as_str(), reason.name());
         }
         assert_eq!(ReadToPrimary::of(DecisionReason::Write), None);
+    }
+
+    #[test]
+    fn why_a_primary_is_not_replaced_is_told_as_everywhere_else() {
+        for &standstill in Standstill::ALL {
+            let reason = reason::Reason::ALL.iter().find(|reason| reason.code() == standstill.as_str());
+            assert_eq!(reason.map(|reason| reason.sentence()), Some(standstill.meaning()));
+            assert_eq!(Standstill::of(standstill.as_str()), Some(standstill));
+        }
     }
 }

@@ -102,6 +102,8 @@ mod tests {
             r#"komainu_password_troubles{reason="secret_missing"} 2"#,
             "komainu_epoch 7",
             r#"komainu_failovers_total{kind="switchover"} 2"#,
+            r#"komainu_failover_standstill{reason="failover_paused"} 1"#,
+            r#"komainu_failover_standstill{reason="no_candidate"} 0"#,
             "komainu_quorum_lease_remaining_seconds 1.5",
             r#"komainu_endpoint_owner{endpoint="app"} 1"#,
             r#"komainu_endpoint_owner{endpoint="reports"} 0"#,

@@ -16,7 +16,7 @@ use super::catalogue::{self as metrics, Metric};
 use super::counters::{ACQUIRE_BOUNDS_US, Totals};
 use super::labels::{
     CancelResult, ConnectionState, Direction, HookLabel, HookResult, Label, LoginFailure, MetricsWay,
-    PasswordTrouble, PinReason, PrimaryChange, QueryClass, ReadToPrimary, RejoinPhase, Rule,
+    PasswordTrouble, PinReason, PrimaryChange, QueryClass, ReadToPrimary, RejoinPhase, Rule, Standstill,
 };
 use super::process::Process;
 
@@ -45,6 +45,8 @@ pub struct Rejoining<'a> {
 pub struct NodeNumbers {
     /// By `PrimaryChange`. None: this node does not know the cluster yet.
     pub changes: Option<[u64; PrimaryChange::COUNT]>,
+    /// Why the primary is lost and not replaced.
+    pub standstill: Option<Standstill>,
     pub lease_remaining_ms: u64,
     /// None: it has no certificate yet. Negative: it has ended.
     pub certificate_remaining_s: Option<f64>,
@@ -241,6 +243,10 @@ impl Gathered {
     fn of_node(&mut self, node: &NodeNumbers) {
         if let Some(changes) = &node.changes {
             self.by_label(metrics::FAILOVERS, changes, PrimaryChange::ALL);
+            for &reason in Standstill::ALL {
+                let is_it = node.standstill == Some(reason);
+                self.count(metrics::FAILOVER_STANDSTILL, &[reason.as_str()], is_it.into());
+            }
         }
         self.number(metrics::QUORUM_LEASE_SECONDS, &[], seconds(node.lease_remaining_ms));
         self.count(metrics::PERMISSIONS_MISSING, &[], node.permissions_missing);

@@ -3,7 +3,7 @@
 use super::{Dimension, Kind, Metric, Unit, Values, View, values};
 use crate::telemetry::labels::{
     CancelResult, ConnectionState, Direction, HookLabel, HookResult, LoginFailure, MetricsWay,
-    PasswordTrouble, PinReason, PrimaryChange, QueryClass, ReadToPrimary, RejoinPhase, Rule,
+    PasswordTrouble, PinReason, PrimaryChange, QueryClass, ReadToPrimary, RejoinPhase, Rule, Standstill,
 };
 
 const fn dimension(label: &'static str, name: &'static str, values: Values) -> Dimension {
@@ -29,6 +29,7 @@ const STATE: Dimension = dimension("state", "State", Values::Known(values::<Conn
 const REJOIN_PHASE_OF: Dimension = dimension("phase", "Phase", Values::Known(values::<RejoinPhase>));
 const TROUBLE: Dimension = dimension("reason", "Reason", Values::Known(values::<PasswordTrouble>));
 const CHANGE: Dimension = dimension("kind", "Kind", Values::Known(values::<PrimaryChange>));
+const STANDS_STILL: Dimension = dimension("reason", "Reason", Values::Known(values::<Standstill>));
 const WAY: Dimension = dimension("way", "Way", Values::Known(values::<MetricsWay>));
 
 fn methods() -> Vec<(&'static str, &'static str)> {
@@ -116,6 +117,9 @@ metrics! {
     FAILOVERS SharedCounter "komainu_failovers_total" [CHANGE],
         "Times that another server became the primary; every node tells the cluster's number.",
         [view("FailoverCount", Unit::Count).by(&[CHANGE])];
+    FAILOVER_STANDSTILL Gauge "komainu_failover_standstill" [STANDS_STILL],
+        "1 for the reason why a lost primary is not replaced, else 0; every node tells the cluster's.",
+        [view("FailoverStandstill", Unit::None).by(&[STANDS_STILL])];
     PRIMARY Gauge "komainu_primary" [SERVER],
         "1 for the primary, else 0.", [view("Primary", Unit::None).by(&[SERVER])];
     SERVER_UP Gauge "komainu_server_up" [SERVER],

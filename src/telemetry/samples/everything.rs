@@ -10,7 +10,7 @@ use crate::config;
 use crate::telemetry::Counters;
 use crate::telemetry::labels::{
     CancelResult, Direction, HookLabel, HookResult, LoginFailure, MetricsWay, PinReason, QueryClass,
-    ReadToPrimary, RejoinPhase, Rule,
+    ReadToPrimary, RejoinPhase, Rule, Standstill,
 };
 use crate::telemetry::process::Process;
 use crate::topology::{Epoch, Health, Role, ServerIndex};
@@ -65,6 +65,7 @@ pub fn everything_with(counters: &Counters) -> Vec<Family> {
     let spent = |phase, ms, count| MoveTime { phase, ms, count };
     let node = NodeNumbers {
         changes: Some([1, 2]),
+        standstill: Some(Standstill::FailoverPaused),
         lease_remaining_ms: 1500,
         certificate_remaining_s: Some(-86_400.0),
         permissions_missing: 1,
