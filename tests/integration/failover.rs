@@ -1,6 +1,7 @@
 //! The primary may die, hang or be replaced by order: one other is named, and nothing acknowledged is lost.
 
 mod candidates;
+mod orders;
 mod returning;
 mod sessions;
 mod standbys;

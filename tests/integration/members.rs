@@ -43,7 +43,7 @@ fn server(komainu: &Komainu, id: &str) -> Value {
 }
 
 /// A session whose reads go to the server at that port.
-fn reader_of(komainu: &Komainu, database: &str, server: &Postgres) -> Wire {
+pub fn reader_of(komainu: &Komainu, database: &str, server: &Postgres) -> Wire {
     let mut found = None;
     eventually(PATIENCE, &format!("a session reads from {}", server.id()), || {
         let mut wire = komainu.login(database);
