@@ -36,7 +36,10 @@ const OF_A_SWITCHOVER: &[&str] = &[
     "done Promote",
     "log ConfirmPrimary",
     "done Follow",
+    "done SetSynchronous",
+    "log SetSynchronous",
     "done Rejoin",
+    "log SetAdministrative",
 ];
 
 /// A cluster of which the leading node dies where it is told.
