@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -12,6 +13,8 @@ use super::EXIT_USAGE;
 use super::sandbox::with_causes;
 use crate::drill::{self, DrillError, Event, FailoverEvent, FailoverSettings, Settings};
 use crate::sandbox::{Method, Sync};
+
+const DEFAULT_LOAD: u32 = 8;
 
 #[derive(Debug, Args)]
 pub struct Drill {
@@ -32,11 +35,12 @@ enum Command {
         there: it asks you to, and measures.\n\n\
         A client writes a numbered row each second (or every 20 ms), gives up a connect or a query after\n\
         500 ms, and dials again. The outage is from the last row acknowledged to the next. Afterwards every\n\
-        acknowledged row is looked for. The exit code is 1 if one is missing.")]
+        acknowledged row is looked for. The exit code is 1 if one is missing, or there twice.")]
     Endpoint(Endpoint),
     /// Break the primary or a standby, and measure how long no row can be written
     #[command(after_help = "Examples:\n  komainu drill failover --runs 10 --fine\n  \
         komainu drill failover --event switchover --load 50 --fine\n  \
+        komainu drill failover --backlog 60 --load 50 --fine\n  \
         sudo komainu drill failover --event partition --netns\n  \
         komainu drill failover --event switchover --admin /run/komainu/admin.sock --url postgres://app:…@db/app --real-cluster\n\n\
         Without --admin it makes a sandbox for itself and removes it at the end. With the admin socket of\n\
@@ -45,7 +49,7 @@ enum Command {
         One client writes a numbered row each second (or every 20 ms) and some read, each giving up after\n\
         500 ms; others sit between two transactions when it happens, wait patiently, and count errors. The\n\
         next run begins when all servers are attached and stream. The exit code is 1 if an acknowledged row\n\
-        is missing.")]
+        is missing, or there twice.")]
     Failover(Failover),
 }
 
@@ -64,6 +68,11 @@ struct Failover {
     #[arg(long, value_name = "CLIENTS", num_args = 0..=1, default_value_t = 0, default_missing_value = "8",
         value_parser = clap::value_parser!(u32).range(0..=500))]
     load: u32,
+    /// Let the standbys receive and replay nothing for so long before, under --load, so that whoever is promoted has
+    /// to replay it first; 20 s if no number is given
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_value_t = 0, default_missing_value = "20",
+        value_parser = clap::value_parser!(u32).range(0..=600))]
+    backlog: u32,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -144,12 +153,12 @@ pub fn run(drill: Drill) -> ExitCode {
         Command::Endpoint(args) => {
             let json = args.json;
             let outcome = runtime.block_on(drill::run(&settings(args), &say));
-            ended(outcome, json, drill::Report::lost)
+            ended(outcome, json, |report| (report.lost(), report.twice()))
         }
         Command::Failover(args) => {
             let json = args.json;
             let outcome = runtime.block_on(drill::run_failover(&failover_settings(args), &say));
-            ended(outcome, json, drill::FailoverReport::lost)
+            ended(outcome, json, |report| (report.lost(), report.twice()))
         }
     }
 }
@@ -157,10 +166,10 @@ pub fn run(drill: Drill) -> ExitCode {
 fn ended<R: Display + Serialize>(
     outcome: Result<R, DrillError>,
     json: bool,
-    lost: impl Fn(&R) -> usize,
+    wrong: impl Fn(&R) -> (usize, usize),
 ) -> ExitCode {
     match outcome {
-        Ok(report) => show(&report, json, lost(&report)),
+        Ok(report) => show(&report, json, wrong(&report)),
         Err(error) => {
             let _ = writeln!(io::stderr(), "komainu drill: {}", with_causes(&error));
             if error.is_usage() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
@@ -173,7 +182,9 @@ fn failover_settings(args: Failover) -> FailoverSettings {
         event: args.event,
         runs: args.runs,
         fine: args.fine,
-        load: args.load,
+        // Without any there would be nothing to replay.
+        load: if args.backlog > 0 { args.load.max(DEFAULT_LOAD) } else { args.load },
+        backlog: Duration::from_secs(args.backlog.into()),
         nodes: args.nodes,
         netns: args.netns,
         sync: args.sync,
@@ -206,19 +217,18 @@ fn settings(args: Endpoint) -> Settings {
     }
 }
 
-fn show<R: Display + Serialize>(report: &R, json: bool, lost: usize) -> ExitCode {
+fn show<R: Display + Serialize>(report: &R, json: bool, (lost, twice): (usize, usize)) -> ExitCode {
     let text = match json {
         true => serde_json::to_string(report).expect("strings and numbers have a JSON form") + "\n",
         false => report.to_string(),
     };
     let _ = io::stdout().write_all(text.as_bytes());
-    match lost {
-        0 => ExitCode::SUCCESS,
-        lost => {
-            let _ = writeln!(io::stderr(), "komainu drill: {lost} acknowledged rows are missing");
-            ExitCode::FAILURE
+    for (count, what) in [(lost, "acknowledged rows are missing"), (twice, "rows are there twice")] {
+        if count > 0 {
+            let _ = writeln!(io::stderr(), "komainu drill: {count} {what}");
         }
     }
+    if lost + twice == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[cfg(test)]
@@ -253,6 +263,9 @@ mod tests {
     fn a_load_may_have_a_number_and_a_real_cluster_is_said_to_be_one() {
         assert_eq!((failover("").unwrap().load, failover("--load").unwrap().load), (0, 8));
         assert_eq!(failover("--load 50 --event switchover").unwrap().load, 50);
+        let backlog = |words| failover(words).map(|settings| (settings.backlog.as_secs(), settings.load));
+        assert_eq!(backlog("--backlog").unwrap(), (20, 8));
+        assert_eq!(backlog("--backlog 5 --load 50").unwrap(), (5, 50));
         assert!(failover("--real-cluster").is_err() && failover("--admin /a --netns").is_err());
         assert!(failover("--admin /a --url postgres://a@b/c --real-cluster").unwrap().real_cluster);
     }

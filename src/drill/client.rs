@@ -202,8 +202,13 @@ mod tests {
         let numbers: BTreeSet<u64> = attempts.iter().map(|attempt| attempt.number).collect();
         assert_eq!(numbers.len(), attempts.len(), "no number twice");
         let present = table.present(7).await.unwrap();
-        assert_eq!(acknowledged(&attempts).difference(&present).count(), 0);
-        assert!(table.present(8).await.unwrap().is_empty());
+        assert_eq!(acknowledged(&attempts).difference(&present.numbers).count(), 0);
+        assert!(present.twice.is_empty());
+        table.ask(&table.insert(8, 1)).await.unwrap();
+        table.ask(&table.insert(8, 1)).await.unwrap();
+        let twice = table.present(8).await.unwrap();
+        assert_eq!((twice.numbers, twice.twice), ([1].into(), [1].into()));
+        assert!(table.present(9).await.unwrap().numbers.is_empty());
         table.remove().await.unwrap();
         assert!(matches!(table.present(7).await, Err(WriteError::Query(_))));
     }

@@ -3,7 +3,6 @@
 //! Owns the order of a run: whole, writing, broken, recovered, mended, whole, counted. Invariant: the next
 //! run begins only when nothing of the last one is left.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -21,7 +20,7 @@ use super::event::Event;
 use super::nodes::{self, Endpoint, Status, complaint};
 use super::phases::{Move, phases};
 use super::report::{Report, Run};
-use super::rows::Table;
+use super::rows::{Present, Table};
 use super::subject::{Place, Subject, random, sandbox};
 use crate::sandbox::{Method, SandboxArgs, StopSignals};
 
@@ -178,7 +177,8 @@ impl Drill<'_> {
                 self.clock.wall_ms(gap.to),
             ),
             acknowledged: written.len(),
-            lost: written.difference(&present).count(),
+            lost: written.difference(&present.numbers).count(),
+            twice: present.twice.len(),
         };
         self.tell(format_args!("run {run}: no row for {:.0} ms, {} lost", result.outage_ms, result.lost));
         Ok(result)
@@ -300,7 +300,7 @@ impl Drill<'_> {
         None
     }
 
-    async fn present(&self, run: u32) -> Result<BTreeSet<u64>, DrillError> {
+    async fn present(&self, run: u32) -> Result<Present, DrillError> {
         self.table.present(run).await.map_err(|source| DrillError::Rows { doing: "counted", source })
     }
 

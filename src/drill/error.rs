@@ -10,6 +10,10 @@ use crate::sandbox::{AskError, SandboxError};
 pub enum DrillError {
     #[error("a partition needs network namespaces: add --netns, as root")]
     PartitionNeedsNetwork,
+    #[error("--backlog: only in a sandbox is anything known of what the standbys have to replay")]
+    BacklogNeedsSandbox,
+    #[error("--backlog: nothing is promoted when a standby hangs; choose another --event")]
+    BacklogNeedsFailover,
     #[error("--nodes 1: nobody would take over; choose 3 or 5")]
     Alone,
     #[error("no running sandbox of this user has that admin socket; for another cluster add --url")]
@@ -56,6 +60,7 @@ impl DrillError {
     /// Whether it is the command line that is wrong.
     pub fn is_usage(&self) -> bool {
         match self {
+            Self::BacklogNeedsSandbox | Self::BacklogNeedsFailover => true,
             Self::PartitionNeedsNetwork | Self::Alone | Self::NoUrl | Self::Url(_) | Self::Real => true,
             Self::Sandbox(error) => error.is_usage(),
             _ => false,

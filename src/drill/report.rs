@@ -32,6 +32,8 @@ pub struct Run {
     pub acknowledged: usize,
     /// Of those, how many are not there.
     pub lost: usize,
+    /// Rows that are there more than once.
+    pub twice: usize,
 }
 
 pub(super) fn tenths<S: Serializer>(ms: &f64, serializer: S) -> Result<S::Ok, S::Error> {
@@ -49,6 +51,10 @@ pub(super) fn by_name<S: Serializer>(phases: &[Phase], serializer: S) -> Result<
 impl Report {
     pub fn lost(&self) -> usize {
         self.runs.iter().map(|run| run.lost).sum()
+    }
+
+    pub fn twice(&self) -> usize {
+        self.runs.iter().map(|run| run.twice).sum()
     }
 }
 
@@ -148,6 +154,7 @@ mod tests {
             phases: phases.iter().map(phase).collect(),
             acknowledged: 120,
             lost,
+            twice: 0,
         }
     }
 
@@ -156,7 +163,7 @@ mod tests {
         let report = Report { runs: vec![run(1_234.567, &[("detection", 900.04), ("client", 20.0)], 0)] };
         assert_eq!(
             serde_json::to_string(&report).unwrap(),
-            r#"{"runs":[{"method":"command","event":"kill","owner":"node1","owner_led":true,"outage_ms":1234.6,"phases_ms":{"detection":900.0,"client":20.0},"acknowledged":120,"lost":0}]}"#
+            r#"{"runs":[{"method":"command","event":"kill","owner":"node1","owner_led":true,"outage_ms":1234.6,"phases_ms":{"detection":900.0,"client":20.0},"acknowledged":120,"lost":0,"twice":0}]}"#
         );
     }
 

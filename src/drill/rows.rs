@@ -22,6 +22,26 @@ pub enum WriteError {
     Query(#[from] QueryError),
 }
 
+/// What is there of a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Present {
+    pub numbers: BTreeSet<u64>,
+    /// Those that are there more than once.
+    pub twice: BTreeSet<u64>,
+}
+
+impl FromIterator<u64> for Present {
+    fn from_iter<I: IntoIterator<Item = u64>>(all: I) -> Self {
+        let mut present = Self::default();
+        for number in all {
+            if !present.numbers.insert(number) {
+                present.twice.insert(number);
+            }
+        }
+        present
+    }
+}
+
 /// A table of the drill's own.
 #[derive(Debug, Clone)]
 pub struct Table {
@@ -32,8 +52,8 @@ pub struct Table {
 
 impl Table {
     pub async fn create(&self) -> Result<(), WriteError> {
-        let columns =
-            "run integer, number bigint, written timestamptz DEFAULT now(), PRIMARY KEY (run, number)";
+        // Without a key: what is written twice is to be there twice, and counted.
+        let columns = "run integer, number bigint, written timestamptz DEFAULT now()";
         self.ask(&format!("CREATE TABLE {} ({columns})", self.name)).await.map(drop)
     }
 
@@ -42,7 +62,7 @@ impl Table {
     }
 
     /// The numbers that are there, asked of the primary: komainu takes a locking clause nowhere else.
-    pub async fn present(&self, run: u32) -> Result<BTreeSet<u64>, WriteError> {
+    pub async fn present(&self, run: u32) -> Result<Present, WriteError> {
         let sql = format!("SELECT number FROM {} WHERE run = {run} FOR KEY SHARE", self.name);
         let rows = self.ask(&sql).await?;
         Ok((0..rows.len()).filter_map(|row| rows.text(row, 0)?.parse().ok()).collect())

@@ -117,6 +117,14 @@ impl Subject {
         matches!(self.hands, Hands::Person)
     }
 
+    /// Where its sandbox is told things; none: a person's.
+    pub fn control(&self) -> Option<PathBuf> {
+        match &self.hands {
+            Hands::Own { control, .. } | Hands::Sandbox { control } => Some(control.clone()),
+            Hands::Person => None,
+        }
+    }
+
     /// Ends what was started for the drill.
     pub async fn end(self) -> Result<(), SandboxError> {
         match self.hands {
@@ -132,12 +140,9 @@ impl Subject {
         to_a_person: &str,
         say: &dyn Fn(&str),
     ) -> Result<(), DrillError> {
-        let control = match &self.hands {
-            Hands::Own { control, .. } | Hands::Sandbox { control } => control.clone(),
-            Hands::Person => {
-                say(to_a_person);
-                return Ok(());
-            }
+        let Some(control) = self.control() else {
+            say(to_a_person);
+            return Ok(());
         };
         let requests = requests.to_vec();
         let asking = spawn_blocking(move || {

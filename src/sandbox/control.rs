@@ -28,6 +28,11 @@ use super::whole::Sandbox;
 const DIRECTORY: &str = "komainu-sandboxes";
 const MAX_REQUEST_BYTES: u64 = 64 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const HOLD_REPLAY: &str = "SELECT pg_wal_replay_pause()";
+const RELEASE_REPLAY: &str =
+    "SELECT CASE WHEN pg_is_in_recovery() AND pg_is_wal_replay_paused() THEN pg_wal_replay_resume() END";
+const BACKLOG: &str = "SELECT CASE WHEN pg_is_in_recovery() \
+     THEN greatest(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), 0) ELSE 0 END";
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +68,17 @@ pub enum Request {
     },
     /// Do what AWS does when it makes another instance the writer.
     Failover(FailoverOrder),
+    /// A standby receives, and replays nothing of it.
+    HoldReplay {
+        id: String,
+    },
+    ReleaseReplay {
+        id: String,
+    },
+    /// How many bytes a server has received and not replayed; a primary: 0.
+    Backlog {
+        id: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +184,9 @@ impl Sandbox {
             }),
             Request::Cut { id } => self.with_wire(id, "cut off", Network::cut),
             Request::Join { id } => self.with_wire(id, "joined again", Network::join),
+            Request::HoldReplay { id } => self.with_part(id, |part| part.psql(HOLD_REPLAY)),
+            Request::ReleaseReplay { id } => self.with_part(id, |part| part.psql(RELEASE_REPLAY)),
+            Request::Backlog { id } => self.with_part(id, |part| part.psql(BACKLOG)),
         };
         done.map_or_else(Answer::Refused, Answer::Done)
     }

@@ -24,6 +24,14 @@ impl Part<'_> {
         }
     }
 
+    /// As superuser, on a server.
+    pub fn psql(self, sql: &str) -> Result<String, String> {
+        match self {
+            Self::Server(server) => server.psql("postgres", sql).map_err(|error| error.to_string()),
+            Self::Node(_) | Self::Agent(_) => Err("that is no server".to_owned()),
+        }
+    }
+
     /// Starts it and waits until it is ready; the error says why it is not.
     pub fn start(self) -> Result<(), String> {
         let deadline = Instant::now() + READY_TIMEOUT;

@@ -117,50 +117,90 @@ fn failover(arguments: &[&str]) -> Finished {
     run(Command::new("timeout").args([LIMIT_S, komainu, "drill", "failover"]).args(arguments))
 }
 
+/// The runs, each with what must hold for any: the event has happened, and no acknowledged row is lost or there twice.
+#[track_caller]
+fn failovers(event: &str, more: &[&str]) -> Vec<Value> {
+    let output = failover(&[&["--event", event, "--fine", "--json"], more].concat()).output();
+    let report: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"));
+    let runs = report["runs"].as_array().unwrap().clone();
+    for run in &runs {
+        assert_eq!(run["event"], event, "{run}");
+        assert_eq!((&run["lost"], &run["twice"]), (&0.into(), &0.into()), "{run}");
+        assert!(run["acknowledged"].as_u64().unwrap() > 0 && run["rejoin_ms"].is_number(), "{run}");
+        let phases = run["phases_ms"].as_object().unwrap();
+        // Of the timeline: each has an entry there, or the phase is not told.
+        let expected: &[&str] = match event {
+            "sync-standby-freeze" | "async-standby-freeze" => &["detection"],
+            "switchover" => &["detection", "hold", "fence", "choice", "promotion", "publish"],
+            _ => &["detection", "fence", "choice", "promotion", "publish"],
+        };
+        assert!(expected.iter().all(|phase| phases.contains_key(*phase)), "{run}");
+        match expected.len() {
+            1 => {
+                assert_eq!((&run["from"], &run["to"]), (&"pg2".into(), &Value::Null), "{run}");
+                assert!(phases["detection"].as_f64().unwrap() > 0.0, "{run}");
+            }
+            _ => assert!(run["to"].is_string() && run["from"] != run["to"], "{run}"),
+        }
+    }
+    runs
+}
+
 #[test]
 fn a_standby_that_hangs_and_that_no_commit_waits_for_costs_no_row_and_comes_back() {
-    let output = failover(&["--event", "async-standby-freeze", "--fine", "--load", "2", "--json"]).output();
-    let report: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"));
-    let run = &report["runs"][0];
-    assert_eq!(
-        (&run["event"], &run["from"], &run["to"]),
-        (&"async-standby-freeze".into(), &"pg2".into(), &Value::Null)
-    );
-    assert_eq!((&run["lost"], &run["errors"]), (&0.into(), &0.into()), "{run}");
+    let run = &failovers("async-standby-freeze", &["--load", "2"])[0];
+    assert_eq!(run["errors"], 0, "{run}");
     assert!(run["acknowledged"].as_u64().unwrap() >= 16, "{run}");
-    assert!(run["phases_ms"]["detection"].as_f64().unwrap() > 0.0, "{run}");
     let seconds = run["throughput"].as_array().unwrap();
     assert_eq!(seconds[0]["second"], -3, "{run}");
     assert!(seconds.iter().all(|second| second["writes"].as_u64().unwrap() > 0), "{run}");
 }
 
 #[test]
+fn a_standby_that_hangs_and_that_commits_wait_for_is_left_out_and_comes_back() {
+    let run = &failovers("sync-standby-freeze", &[])[0];
+    assert_eq!(run["errors"], 0, "{run}");
+}
+
+#[test]
 fn a_primary_that_is_killed_is_replaced_and_comes_back_as_a_standby() {
-    let output = failover(&["--event", "kill", "--fine", "--runs", "2", "--json"]).output();
-    let report: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"));
-    let runs = report["runs"].as_array().unwrap();
-    assert_eq!(runs.len(), 2, "{report}");
-    for run in runs {
-        assert_ne!(run["from"], run["to"], "{run}");
-        assert_eq!(run["lost"], 0, "{run}");
-        assert!(run["acknowledged"].as_u64().unwrap() > 0 && run["rejoin_ms"].is_number(), "{run}");
+    assert_eq!(failovers("kill", &["--runs", "2"]).len(), 2);
+}
+
+/// One after the other: each has a whole sandbox.
+#[test]
+fn a_primary_that_is_shut_down_hangs_or_is_cut_off_is_replaced_and_no_row_is_lost() {
+    assert!(rustix::process::geteuid().is_root(), "network namespaces need root");
+    for (event, more) in [("shutdown", &[][..]), ("freeze", &[]), ("partition", &["--netns"])] {
+        assert_eq!(failovers(event, more).len(), 1);
     }
 }
 
 #[test]
 fn a_planned_switchover_shows_no_client_an_error() {
-    let output = failover(&["--event", "switchover", "--fine", "--load", "4", "--json"]).output();
-    let report: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"));
-    let run = &report["runs"][0];
-    assert_ne!(run["from"], run["to"], "{run}");
-    assert_eq!((&run["lost"], &run["errors"]), (&0.into(), &0.into()), "{run}");
+    let run = &failovers("switchover", &["--load", "4"])[0];
+    assert_eq!(run["errors"], 0, "{run}");
     assert_eq!(run["load_errors"].as_object().map(|errors| errors.len()), Some(0), "{run}");
+}
+
+#[test]
+fn what_the_next_primary_has_to_replay_first_is_a_phase_and_nothing_of_it_is_lost() {
+    let run = &failovers("kill", &["--backlog", "5"])[0];
+    assert!(run["backlog_bytes"].as_u64().unwrap() > 100_000, "{run}");
+    assert!(run["phases_ms"]["replay"].is_number(), "{run}");
+    let seconds = run["throughput"].as_array().unwrap();
+    let of = |second: &Value, what: &str| second[what].as_u64().unwrap();
+    assert!(seconds.iter().any(|second| second["second"] == 0), "{run}");
+    for what in ["reads", "writes"] {
+        assert!(of(&seconds[0], what) > 0 && of(seconds.last().unwrap(), what) > 0, "{what}: {run}");
+    }
 }
 
 #[test]
 fn what_cannot_be_failed_over_is_said_at_once() {
     for (arguments, says) in [
         (&["--event", "partition"][..], "add --netns"),
+        (&["--event", "sync-standby-freeze", "--backlog"], "nothing is promoted when a standby hangs"),
         (&["--nodes", "1"], "--nodes 1"),
         (&["--admin", "/nowhere"], "add --url"),
         (&["--admin", "/nowhere", "--url", "postgres://a:b@127.0.0.1:1/c"], "add --real-cluster"),

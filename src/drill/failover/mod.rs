@@ -4,40 +4,42 @@
 //! Owns the order of a run: whole, clients, broken, recovered, mended, rejoined, counted. Invariant: the next
 //! run begins only when every server is attached and streams again.
 
+mod backlog;
+mod clients;
 mod load;
 mod phases;
 mod report;
 mod servers;
 mod sitters;
 mod throughput;
+mod waiting;
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 
 use super::address::Address;
-use super::attempts::{Attempt, acknowledged, first_begun_after, longest_gap};
-use super::client::Client;
+use super::attempts::{Attempt, acknowledged, longest_gap};
 use super::clock::Clock;
 use super::error::DrillError;
 use super::event::FailoverEvent;
-use super::nodes::{self, Status};
+use super::nodes::Status;
 use super::phases::{Incident, Phase};
 use super::rows::{Table, WriteError};
 use super::subject::{Place, Subject, random, sandbox};
 use crate::sandbox::{Method, Request, StopSignals, Sync, admin};
-use load::{Counters, Load};
+use backlog::{Backlog, Replayed, Watch};
+use clients::Clients;
+use load::Counters;
 use phases::Steps;
 use report::FailoverRun;
-use servers::Whole;
 use sitters::{Returned, Sitters};
-use throughput::Tally;
+use waiting::{RECOVERY_TIMEOUT, STEADY_TIMEOUT};
 
 pub use report::FailoverReport;
 
@@ -45,10 +47,6 @@ pub use report::FailoverReport;
 const STEADY_PRIMARY: Duration = Duration::from_secs(13);
 const BEAT: Duration = Duration::from_secs(1);
 const FINE_BEAT: Duration = Duration::from_millis(20);
-/// So that one is on each server, most likely: a session stays on its standby.
-const READERS: usize = 8;
-const STEADY_TIMEOUT: Duration = Duration::from_secs(60);
-const RECOVERY_TIMEOUT: Duration = Duration::from_secs(90);
 /// A server may have to be copied.
 const REJOIN_TIMEOUT: Duration = Duration::from_secs(180);
 /// What a person gets for any of them.
@@ -65,6 +63,8 @@ pub struct FailoverSettings {
     pub fine: bool,
     /// How many clients update and read beside the drill's own. 0: none.
     pub load: u32,
+    /// For so long before the break standbys replay nothing of what the load writes.
+    pub backlog: Duration,
     /// Of a sandbox made for the drill.
     pub nodes: u8,
     pub netns: bool,
@@ -86,6 +86,9 @@ pub async fn run(settings: &FailoverSettings, say: &dyn Fn(&str)) -> Result<Fail
     if in_its_own && settings.event == FailoverEvent::Partition && !settings.netns {
         return Err(DrillError::PartitionNeedsNetwork);
     }
+    if !settings.backlog.is_zero() && settings.event.is_a_standby_s() {
+        return Err(DrillError::BacklogNeedsFailover);
+    }
     let mut stop = StopSignals::listen().map_err(DrillError::Signals)?;
     let (standbys, sync) = shape(settings.event);
     let mut own = sandbox(settings.nodes, settings.netns, Method::Command);
@@ -98,6 +101,8 @@ pub async fn run(settings: &FailoverSettings, say: &dyn Fn(&str)) -> Result<Fail
     };
     let outcome = if subject.is_a_person_s() && !settings.real_cluster {
         Err(DrillError::Real)
+    } else if subject.is_a_person_s() && !settings.backlog.is_zero() {
+        Err(DrillError::BacklogNeedsSandbox)
     } else {
         drill(&subject, settings, say, stop).await
     };
@@ -126,8 +131,16 @@ async fn drill(
     let name = format!("komainu_drill_{:08x}", random());
     let table = Table { address: Address::parse(&subject.url)?, name };
     let counters = Counters::beside(&table, settings.load);
-    let drill =
-        Drill { subject, settings, say, table, counters, clock: Clock::start(), broken: Mutex::new(None) };
+    let drill = Drill {
+        subject,
+        settings,
+        say,
+        table,
+        counters,
+        clock: Clock::start(),
+        broken: Mutex::new(None),
+        held: Mutex::new(None),
+    };
     let outcome = tokio::select! {
         outcome = drill.runs() => outcome,
         () = stop.received() => Err(DrillError::Interrupted),
@@ -145,26 +158,14 @@ struct Drill<'a> {
     clock: Clock,
     /// Which server is, until it is mended.
     broken: Mutex<Option<String>>,
-}
-
-/// All that run while something is broken.
-struct Clients {
-    writer: Client,
-    readers: Vec<Client>,
-    load: Option<Load>,
+    /// Whose replay is, until it goes on.
+    held: Mutex<Option<Backlog>>,
 }
 
 /// When a new primary was seen, or that a standby is out, and when the first row after it was written.
 struct Recovered {
     noticed: Duration,
     at: Duration,
-}
-
-/// What they saw.
-struct Seen {
-    writes: Vec<Attempt>,
-    reads: Vec<Vec<Attempt>>,
-    load: Tally,
 }
 
 impl Drill<'_> {
@@ -194,8 +195,11 @@ impl Drill<'_> {
             true => before.standbys.first().cloned().ok_or(DrillError::NoStandby { run })?,
         };
         let last_incident = self.last_incident().await;
-        let clients = self.clients(run).map_err(DrillError::Client)?;
+        let load = (self.settings.load > 0).then(|| self.counters.clone());
+        let clients = Clients::start(&self.table, run, self.beat(), load, self.clock.origin);
+        let clients = clients.map_err(DrillError::Client)?;
         self.steady(run, &clients, Duration::ZERO, "before the break").await?;
+        self.hold_replay(run, &before.standbys).await?;
         let sitters = Sitters::sit(&self.table.address).await;
         let sitters = sitters.map_err(|source| DrillError::Rows { doing: "waited for", source })?;
         let lead_in = if self.settings.load > 0 { MARGIN } else { Duration::ZERO };
@@ -205,12 +209,18 @@ impl Drill<'_> {
         if !self.subject.is_a_person_s() {
             self.tell(format_args!("run {run}: {} of {target}", event.name()));
         }
+        let backlog_bytes = self.backlog_bytes().await?;
         let broken = self.clock.now();
         let returning = self.break_it(run, &target, sitters).await?;
+        let replaying = self.release_replay().await?;
         let Recovered { noticed, at: recovered } =
             self.recovered(run, &clients, &before, &target, broken, last_incident).await?;
         self.steady(run, &clients, self.clock.now(), "after the failover").await?;
         let returned = returning.await.map_err(|_| DrillError::Panicked)?;
+        let replayed = match replaying {
+            Some(watch) => watch.seen().await,
+            None => Replayed::new(),
+        };
         let incidents = self.incidents(last_incident).await;
         let mending = self.clock.now();
         self.mend().await?;
@@ -228,7 +238,11 @@ impl Drill<'_> {
             // There may be no outage at all.
             true => vec![Phase { name: "detection".to_owned(), ms: ms(noticed.saturating_sub(broken)) }],
             false => {
-                let steps = Steps::find(&before.primary, &incidents);
+                let replayed = replayed.get(&after.primary);
+                let steps = Steps {
+                    replayed_ms: replayed.map(|&at| self.clock.wall_ms(at) as u64),
+                    ..Steps::find(&before.primary, &incidents)
+                };
                 steps.phases(self.clock.wall_ms(began), self.clock.wall_ms(gap.to))
             }
         };
@@ -236,7 +250,7 @@ impl Drill<'_> {
         let mut written = acknowledged(&seen.writes);
         written.extend(&returned.acknowledged);
         let present = self.present(run).await?;
-        let lost: Vec<u64> = written.difference(&present).copied().collect();
+        let lost: Vec<u64> = written.difference(&present.numbers).copied().collect();
         for number in &lost {
             let attempt = seen.writes.iter().find(|attempt| attempt.number == *number);
             let when = attempt.map_or("by a client that had waited".to_owned(), |attempt| {
@@ -260,9 +274,11 @@ impl Drill<'_> {
                 .filter_map(read_gap)
                 .map(|gap| ms(gap.length()))
                 .fold(0.0, f64::max),
+            backlog_bytes,
             rejoin_ms: ms(rejoined.saturating_sub(mending)),
             acknowledged: written.len(),
             lost: lost.len(),
+            twice: present.twice.len(),
             errors: returned.errors.len(),
             error_texts: returned.errors,
             load_errors: all.kinds.clone(),
@@ -274,6 +290,36 @@ impl Drill<'_> {
             result.outage_ms, result.lost, result.rejoin_ms
         ));
         Ok(result)
+    }
+
+    /// If that is wanted: from now on the standbys only receive, for as long as it is wanted.
+    async fn hold_replay(&self, run: u32, standbys: &[String]) -> Result<(), DrillError> {
+        let Some(control) = self.subject.control().filter(|_| !self.settings.backlog.is_zero()) else {
+            return Ok(());
+        };
+        let backlog = Backlog::of(control, standbys);
+        *self.held() = Some(backlog.clone());
+        backlog.hold().await?;
+        let seconds = self.settings.backlog.as_secs();
+        self.tell(format_args!("run {run}: for {seconds} s the standbys replay nothing"));
+        sleep(self.settings.backlog).await;
+        Ok(())
+    }
+
+    async fn backlog_bytes(&self) -> Result<Option<u64>, DrillError> {
+        let held = self.held().clone();
+        match held {
+            Some(backlog) => backlog.bytes().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn release_replay(&self) -> Result<Option<Watch>, DrillError> {
+        let held = self.held().clone();
+        let Some(backlog) = held else { return Ok(None) };
+        backlog.release().await?;
+        *self.held() = None;
+        Ok(Some(backlog.watch(self.clock)))
     }
 
     /// Breaks it; those that sat go on at that moment.
@@ -312,119 +358,6 @@ impl Drill<'_> {
         }
     }
 
-    fn clients(&self, run: u32) -> std::io::Result<Clients> {
-        let (table, origin) = (&self.table, self.clock.origin);
-        let writer = Client::writing(table.clone(), run, self.beat(), origin)?;
-        let reading = |_| Client::reading(table.clone(), self.beat(), origin);
-        let readers = (0..READERS).map(reading).collect::<Result<_, _>>()?;
-        let load = match self.settings.load {
-            0 => None,
-            _ => Some(Load::start(self.counters.clone(), origin)?),
-        };
-        Ok(Clients { writer, readers, load })
-    }
-
-    /// Waits until all nodes say that all servers are well.
-    async fn whole(&self, run: u32, patience: Duration) -> Result<Whole, String> {
-        let deadline = Instant::now() + self.patience(patience);
-        let mut told = false;
-        loop {
-            let statuses = self.statuses().await;
-            let nodes = nodes::complaint(&statuses, None).map(str::to_owned);
-            match nodes.map_or_else(|| servers::whole(&statuses), Err) {
-                Ok(whole) => return Ok(whole),
-                Err(complaint) if Instant::now() >= deadline => return Err(complaint),
-                Err(complaint) => {
-                    if !told && self.subject.is_a_person_s() {
-                        self.tell(format_args!("run {run}: waiting: {complaint}"));
-                        told = true;
-                    }
-                    sleep(POLL).await;
-                }
-            }
-        }
-    }
-
-    /// Waits until a row was written on a new primary, or, if it was a standby that was broken, until that is
-    /// noticed and rows are written; tells when.
-    async fn recovered(
-        &self,
-        run: u32,
-        clients: &Clients,
-        before: &Whole,
-        target: &str,
-        broken: Duration,
-        last_incident: u64,
-    ) -> Result<Recovered, DrillError> {
-        let deadline = Instant::now() + self.patience(RECOVERY_TIMEOUT);
-        let is_a_standby_s = self.settings.event.is_a_standby_s();
-        let mut seen = None;
-        loop {
-            if seen.is_none() {
-                let statuses = self.statuses().await;
-                let is_over = match is_a_standby_s {
-                    true => servers::is_noticed(&statuses, target),
-                    false => servers::successor(&statuses, before).is_some(),
-                };
-                seen = is_over.then(|| self.clock.now());
-            }
-            if let Some(seen) = seen
-                && let Some(attempt) = first_begun_after(&clients.writer.attempts(), seen.max(broken))
-            {
-                return Ok(Recovered { noticed: seen, at: attempt.ended });
-            }
-            if Instant::now() >= deadline {
-                let lacks = match (is_a_standby_s, seen) {
-                    (true, None) => "no node has noticed it",
-                    (false, None) => "no other server is the primary",
-                    (_, Some(_)) => "no row is acknowledged",
-                };
-                let incidents = self.incidents(last_incident).await;
-                return Err(self.no_failover(run, target, lacks, &incidents));
-            }
-            sleep(POLL).await;
-        }
-    }
-
-    async fn steady(
-        &self,
-        run: u32,
-        clients: &Clients,
-        after: Duration,
-        doing: &'static str,
-    ) -> Result<(), DrillError> {
-        match clients.writer.is_steady(after, STEADY_TIMEOUT).await {
-            true => Ok(()),
-            false => Err(DrillError::NoWrites { run, doing, seconds: STEADY_TIMEOUT.as_secs() }),
-        }
-    }
-
-    async fn statuses(&self) -> Vec<Option<Status>> {
-        nodes::statuses(&self.subject.nodes).await
-    }
-
-    async fn last_incident(&self) -> u64 {
-        self.timeline(0).await.map_or(0, |(_, last)| last)
-    }
-
-    async fn incidents(&self, after: u64) -> Vec<Incident> {
-        self.timeline(after).await.map(|(incidents, _)| incidents).unwrap_or_default()
-    }
-
-    /// Of the first node that answers.
-    async fn timeline(&self, after: u64) -> Option<(Vec<Incident>, u64)> {
-        for socket in &self.subject.nodes {
-            if let Some(found) = nodes::incidents(socket, after).await {
-                return Some(found);
-            }
-        }
-        None
-    }
-
-    async fn present(&self, run: u32) -> Result<BTreeSet<u64>, DrillError> {
-        self.table.present(run).await.map_err(|source| DrillError::Rows { doing: "counted", source })
-    }
-
     async fn mend(&self) -> Result<(), DrillError> {
         let broken = self.broken().clone();
         if let Some(server) = broken {
@@ -438,6 +371,9 @@ impl Drill<'_> {
 
     /// Whatever went wrong, as much as possible is as it was.
     async fn tidy_up(&self) {
+        if let Err(error) = self.release_replay().await {
+            self.tell(format_args!("the standbys could not be told to replay again: {error}"));
+        }
         let broken = self.broken().clone();
         if let Err(error) = self.mend().await {
             self.tell(format_args!("what was broken could not be mended: {error}"));
@@ -489,32 +425,12 @@ impl Drill<'_> {
         self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn held(&self) -> MutexGuard<'_, Option<Backlog>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tell(&self, text: impl Display) {
         (self.say)(&text.to_string());
-    }
-}
-
-impl Clients {
-    async fn finish(self) -> Result<Seen, DrillError> {
-        let finishing = spawn_blocking(move || Seen {
-            writes: self.writer.finish(),
-            reads: self.readers.into_iter().map(Client::finish).collect(),
-            load: self.load.map(Load::finish).unwrap_or_default(),
-        });
-        finishing.await.map_err(|_| DrillError::Panicked)
-    }
-}
-
-impl Seen {
-    /// What all of them were answered.
-    fn all(&self) -> Tally {
-        let mut own = Tally::default();
-        let answered = |attempts: &[Attempt]| -> Vec<Duration> {
-            attempts.iter().filter(|one| one.acknowledged).map(|one| one.ended).collect()
-        };
-        answered(&self.writes).into_iter().for_each(|at| own.note(at, true));
-        self.reads.iter().flat_map(|reads| answered(reads)).for_each(|at| own.note(at, false));
-        own.and(self.load.clone())
     }
 }
 

@@ -12,6 +12,8 @@ pub struct Steps {
     pub fenced_ms: Option<u64>,
     pub passed_ms: Option<u64>,
     pub named_ms: Option<u64>,
+    /// When the named one had replayed all it had received, if anybody watched.
+    pub replayed_ms: Option<u64>,
     pub confirmed_ms: Option<u64>,
 }
 
@@ -46,6 +48,7 @@ impl Steps {
             ("hold", hold.filter(|_| self.begun_ms.is_some())),
             ("fence", self.passed_ms),
             ("choice", self.named_ms),
+            ("replay", self.replayed_ms.filter(|_| self.named_ms.is_some())),
             ("promotion", self.confirmed_ms),
         ];
         let mut at = began_ms;
@@ -97,6 +100,25 @@ mod tests {
             ("publish", 50.0),
         ];
         assert_eq!(of(&found), expected);
+    }
+
+    #[test]
+    fn what_was_still_to_be_replayed_is_a_phase_when_it_was_watched() {
+        let named = Steps {
+            begun_ms: Some(1_300),
+            passed_ms: Some(1_400),
+            named_ms: Some(1_420),
+            confirmed_ms: Some(2_000),
+            ..Steps::default()
+        };
+        for (replayed_ms, replay) in [(1_900, 480.0), (1_410, 0.0), (2_500, 630.0)] {
+            let steps = Steps { replayed_ms: Some(replayed_ms), ..named };
+            let found = steps.phases(1_000.0, 2_050.0);
+            let of = |name| found.iter().find(|phase| phase.name == name).map(|phase| phase.ms);
+            assert_eq!(of("replay"), Some(replay), "{found:?}");
+            let sum: f64 = found.iter().map(|phase| phase.ms).sum();
+            assert_eq!(sum, 1_050.0);
+        }
     }
 
     #[test]

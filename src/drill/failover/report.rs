@@ -32,6 +32,9 @@ pub struct FailoverRun {
     /// The longest that any reader went without an answer.
     #[serde(serialize_with = "tenths")]
     pub read_outage_ms: f64,
+    /// What a standby had received and not replayed when it broke, if that was wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog_bytes: Option<u64>,
     /// From when it was mended until every server was attached and streamed.
     #[serde(serialize_with = "tenths")]
     pub rejoin_ms: f64,
@@ -39,6 +42,8 @@ pub struct FailoverRun {
     pub acknowledged: usize,
     /// Of those, how many are not there.
     pub lost: usize,
+    /// Rows that are there more than once.
+    pub twice: usize,
     /// Seen by clients that sat between two transactions.
     pub errors: usize,
     pub error_texts: Vec<String>,
@@ -52,6 +57,10 @@ pub struct FailoverRun {
 impl FailoverReport {
     pub fn lost(&self) -> usize {
         self.runs.iter().map(|run| run.lost).sum()
+    }
+
+    pub fn twice(&self) -> usize {
+        self.runs.iter().map(|run| run.twice).sum()
     }
 
     /// Of all runs, in the order in which they first occur; what is last in each comes last.
@@ -112,6 +121,10 @@ impl fmt::Display for FailoverReport {
         writeln!(f, "event {}; times in milliseconds\n", first.event)?;
         draw(f, &rows, 3)?;
         for (run, number) in self.runs.iter().zip(1..) {
+            if let Some(bytes) = run.backlog_bytes {
+                let mb = bytes as f64 / f64::from(1 << 20);
+                writeln!(f, "\nrun {number}: {mb:.1} MB were received and not replayed when it broke")?;
+            }
             if run.loaded {
                 writeln!(f, "\nrun {number}, each second from the break on")?;
                 plot(f, &run.throughput)?;
@@ -140,9 +153,11 @@ mod tests {
             outage_ms,
             phases: vec![phase("detection", 300.0), phase("promotion", 200.0), phase("publish", 10.0)],
             read_outage_ms: 20.0,
+            backlog_bytes: None,
             rejoin_ms: 2_000.04,
             acknowledged: 120,
             lost: 0,
+            twice: 0,
             errors: 0,
             error_texts: Vec::new(),
             load_errors: BTreeMap::new(),
@@ -156,7 +171,7 @@ mod tests {
         let report = FailoverReport { runs: vec![run(512.34, true)] };
         assert_eq!(
             serde_json::to_string(&report).unwrap(),
-            r#"{"runs":[{"event":"kill","from":"pg1","to":"pg2","outage_ms":512.3,"phases_ms":{"detection":300.0,"promotion":200.0,"publish":10.0},"read_outage_ms":20.0,"rejoin_ms":2000.0,"acknowledged":120,"lost":0,"errors":0,"error_texts":[],"load_errors":{},"throughput":[{"second":-1,"reads":3,"writes":2}]}]}"#
+            r#"{"runs":[{"event":"kill","from":"pg1","to":"pg2","outage_ms":512.3,"phases_ms":{"detection":300.0,"promotion":200.0,"publish":10.0},"read_outage_ms":20.0,"rejoin_ms":2000.0,"acknowledged":120,"lost":0,"twice":0,"errors":0,"error_texts":[],"load_errors":{},"throughput":[{"second":-1,"reads":3,"writes":2}]}]}"#
         );
     }
 
@@ -172,6 +187,9 @@ mod tests {
              median                556        300        200       10     20    2000\n\
              worst                 600        300        200       10     20    2000\n"
         );
+        let backlog = FailoverRun { backlog_bytes: Some(3 << 19), ..run(1.0, true) };
+        let told = FailoverReport { runs: vec![backlog] }.to_string();
+        assert!(told.contains("\nrun 1: 1.5 MB were received and not replayed when it broke\n"), "{told}");
         assert!(
             FailoverReport { runs: vec![run(1.0, true)] }.to_string().contains("  -1 s  writes      2 #")
         );
