@@ -201,16 +201,23 @@ pub struct Observation {
     pub failing_since_ms: Option<u64>,
     /// When the first of those failed since when nothing but refusals came.
     pub refused_since_ms: Option<u64>,
+    /// So many in a row make it down.
+    pub retries: u32,
 }
 
 impl Observation {
+    /// Of a server that was not looked at yet.
+    pub fn of(retries: u32) -> Self {
+        Observation { retries, ..Observation::default() }
+    }
+
     pub fn record(&mut self, look: Result<Facts, Failure>) {
         match look {
             Ok(mut facts) => {
                 if let Some(before) = &self.facts {
                     facts.keep_timeline(before);
                 }
-                *self = Observation { facts: Some(Arc::new(facts)), ..Observation::default() };
+                *self = Observation { facts: Some(Arc::new(facts)), ..Observation::of(self.retries) };
             }
             Err(failure) => {
                 self.failures = self.failures.saturating_add(1);
@@ -224,14 +231,14 @@ impl Observation {
         }
     }
 
-    /// Down after so many failures, or after two refusals: a host that refuses is there, and says that nobody listens.
+    /// Down after `retries` failures, or after two refusals: a host that refuses is there, and says that nobody listens.
     /// One alone may be a backlog that was full for a moment.
-    pub fn is_down(&self, retries: u32) -> bool {
+    pub fn is_down(&self) -> bool {
         let refused_for_ms = match (self.refused_since_ms, &self.failure) {
             (Some(since_ms), Some(last)) => last.at_ms.saturating_sub(since_ms),
             _ => 0,
         };
-        self.failures >= retries.max(1) || refused_for_ms >= REFUSALS_APART_MS
+        self.failures >= self.retries.max(1) || refused_for_ms >= REFUSALS_APART_MS
     }
 
     pub fn looked_at(&self) -> bool {

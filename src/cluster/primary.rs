@@ -12,19 +12,13 @@ use super::model::{Detail, Facts, Identity, Named, Observation, View};
 use super::reason::Reason;
 
 /// What the view that follows `previous` is. `observations` are those of `previous.snapshot.servers`,
-/// in their order; `named` is whom the log has made the primary, of a node in a cluster; `retries` failures in a row make a server down, two refusals do so sooner.
-pub fn next(
-    previous: &View,
-    observations: &[Observation],
-    named: Option<&Named>,
-    retries: u32,
-    now_ms: u64,
-) -> View {
-    let identity = identify(previous, observations, retries);
+/// in their order; `named` is whom the log has made the primary, of a node in a cluster.
+pub fn next(previous: &View, observations: &[Observation], named: Option<&Named>, now_ms: u64) -> View {
+    let identity = identify(previous, observations);
     // What was learnt of another cluster says nothing about this one.
     let same_cluster = identity.get() == previous.identity.get();
     let memory = if same_cluster { previous } else { &View::default() };
-    let choice = choose(previous, observations, (identity, memory.timeline), named, retries);
+    let choice = choose(previous, observations, (identity, memory.timeline), named);
     let chosen = choice.ok().and_then(|index| Some((index, observations[index].facts.as_deref()?)));
 
     let mut view = View {
@@ -48,7 +42,7 @@ pub fn next(
     }
     for (index, observation) in observations.iter().enumerate() {
         let before = (&previous.snapshot.servers[index], &previous.details[index]);
-        let health = health(observation, retries);
+        let health = health(observation);
         let lapses = before.1.lapses.look(before.0.health, health, now_ms);
         let judged = judge(&view, at(previous, index), observation, (health, lapses.is_steady(now_ms)));
         let senders = chosen.map_or(&[][..], |(_, facts)| &facts.senders);
@@ -80,18 +74,18 @@ pub fn unsettled(view: &View, now_ms: u64) -> bool {
 const UNSETTLED_MS: u64 = 10_000;
 
 /// What a server said, if it still counts: a server that is down has said nothing.
-fn current_facts(observation: &Observation, retries: u32) -> Option<&Facts> {
-    observation.facts.as_deref().filter(|_| !observation.is_down(retries))
+fn current_facts(observation: &Observation) -> Option<&Facts> {
+    observation.facts.as_deref().filter(|_| !observation.is_down())
 }
 
 /// The cluster's system identifier is that of most servers. It is pinned once a majority had it, so
 /// that neither the first to answer nor the last to live can make the others strangers.
-fn identify(previous: &View, observations: &[Observation], retries: u32) -> Identity {
+fn identify(previous: &View, observations: &[Observation]) -> Identity {
     if matches!(previous.identity, Identity::Pinned(_)) {
         return previous.identity;
     }
     let mut counts = BTreeMap::<u64, usize>::new();
-    for facts in observations.iter().filter_map(|o| current_facts(o, retries)) {
+    for facts in observations.iter().filter_map(current_facts) {
         *counts.entry(facts.system_identifier).or_default() += 1;
     }
     let most = counts.values().copied().max().unwrap_or(0);
@@ -111,11 +105,10 @@ fn choose(
     observations: &[Observation],
     (identity, last_timeline): (Identity, u32),
     named: Option<&Named>,
-    retries: u32,
 ) -> Result<usize, Reason> {
     let members = || {
         observations.iter().enumerate().filter_map(|(index, observation)| {
-            let facts = current_facts(observation, retries)?;
+            let facts = current_facts(observation)?;
             (Some(facts.system_identifier) == identity.get()).then_some((index, facts))
         })
     };
@@ -156,16 +149,14 @@ fn choose(
             if highest >= Some(seen) { Ok(index) } else { Err(Reason::OldPrimary) }
         }
         [] => Err(match current {
-            Some(index) if observations[index].is_down(retries) => Reason::PrimaryDown,
+            Some(index) if observations[index].is_down() => Reason::PrimaryDown,
             Some(index) if observations[index].facts.as_ref().is_some_and(|f| f.read_only) => {
                 Reason::PrimaryReadOnly
             }
             Some(index) if observations[index].facts.as_ref().is_some_and(|f| f.in_recovery) => {
                 Reason::PrimaryDemoted
             }
-            _ if identity.get().is_none()
-                && observations.iter().any(|o| current_facts(o, retries).is_some()) =>
-            {
+            _ if identity.get().is_none() && observations.iter().any(|o| current_facts(o).is_some()) => {
                 Reason::SystemIdentifiersDiffer
             }
             // The reason it was lost for stays until there is another one.
@@ -200,9 +191,9 @@ struct Judgement {
     reason: Option<Reason>,
 }
 
-fn health(observation: &Observation, retries: u32) -> Health {
+fn health(observation: &Observation) -> Health {
     match &observation.facts {
-        _ if observation.is_down(retries) => Health::Down,
+        _ if observation.is_down() => Health::Down,
         Some(_) => Health::Up,
         None => Health::Unknown,
     }

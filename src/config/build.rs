@@ -10,7 +10,7 @@ use komainu_escalation::{AwsSettings, EndpointSettings};
 use super::document::{Document, Table};
 use super::{
     Admin, Agent, Aurora, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Dns,
-    EmfTo, Endpoint, Failover, FailoverMode, FenceHost, Health, Hooks, Limits, Listen, Log, LogFormat,
+    EmfTo, Endpoint, Failover, FailoverMode, FenceHost, Health, HealthOfServer, Hooks, Limits, Listen, Log, LogFormat,
     Metrics, Node, Pool, PoolLimits, PoolMode, PoolOverride, Preference, Replication, Scheduling, Server,
     ServerPassword, ServerTls, ServerUser, Split, SslMode, SyncMode,
 };
@@ -273,6 +273,12 @@ fn server(table: &Table) -> Server {
         },
         agent: table.optional_text("agent"),
         instance_id: table.optional_text("instance_id"),
+        health: HealthOfServer {
+            period_ms: table.number("health_period_ms"),
+            timeout_ms: table.number("health_timeout_ms"),
+            connect_timeout_ms: table.number("health_connect_timeout_ms"),
+            retries: table.has("health_retries").then(|| table.u32("health_retries")),
+        },
     }
 }
 

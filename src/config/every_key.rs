@@ -42,6 +42,7 @@ const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
     [health]\nuser = 'x'\npassword_file = 'p'\ndatabase = 'd'\nperiod_ms = 99\ntimeout_ms = 99\nconnect_timeout_ms = 99\nretries = 9\n\
     [[server]]\nid = 's1'\nhost = 'db2'\nport = 9\nweight = 9\nzone = 'b'\n\
     disallow_failover = true\nalways_primary = true\nreplication = 'log-shipping'\nagent = 'db2:7401'\ninstance_id = 'i-1'\n\
+    health_period_ms = 98\nhealth_timeout_ms = 98\nhealth_connect_timeout_ms = 98\nhealth_retries = 8\n\
     [agent]\ndata_directory = 'd'\nbin_directory = 'b'\nlisten = '127.0.0.1:8'\nstate_directory = 's'\n\
     pki_directory = 'p'\nlog_file = 'l'\nreplication_user = 'u'\npassfile = 'f'\nrewind_user = 'w'\n\
     rewind_database = 'd'\nkeep_replaced_directory = true\n\

@@ -377,6 +377,30 @@ pub struct Server {
     pub agent: Option<String>,
     /// Of EC2, that it runs on.
     pub instance_id: Option<String>,
+    pub health: HealthOfServer,
+}
+
+/// How one server is looked at where it is not as all the others; keys of `[health]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HealthOfServer {
+    pub period_ms: Option<u64>,
+    pub timeout_ms: Option<u64>,
+    pub connect_timeout_ms: Option<u64>,
+    pub retries: Option<u32>,
+}
+
+impl Health {
+    /// As it is for that server.
+    pub fn of(&self, server: &Server) -> Health {
+        let HealthOfServer { period_ms, timeout_ms, connect_timeout_ms, retries } = server.health;
+        Health {
+            period_ms: period_ms.unwrap_or(self.period_ms),
+            timeout_ms: timeout_ms.unwrap_or(self.timeout_ms),
+            connect_timeout_ms: connect_timeout_ms.unwrap_or(self.connect_timeout_ms),
+            retries: retries.unwrap_or(self.retries),
+            ..self.clone()
+        }
+    }
 }
 
 impl Server {
@@ -393,6 +417,7 @@ impl Server {
             replication: Replication::default(),
             agent: None,
             instance_id: None,
+            health: HealthOfServer::default(),
         }
     }
 }

@@ -9,7 +9,7 @@ use komainu_escalation::AwsSettings;
 
 use super::keys::{self, Scope};
 use super::{
-    Admin, Agent, Aurora, Auth, AuthQuery, ClientTls, Cluster, Config, Dns, Failover, Health, Hooks, Limits,
+    Admin, Agent, Aurora, Auth, AuthQuery, ClientTls, Cluster, Config, Dns, Failover, Health, HealthOfServer, Hooks, Limits,
     Listen, Log, Metrics, Node, Pool, PoolLimits, Server, ServerTls, Split,
 };
 use crate::consensus::lease::LeaseSettings;
@@ -250,6 +250,7 @@ fn servers(changes: &mut Vec<Change>, old: &[Server], new: &[Server]) {
             replication,
             agent,
             instance_id,
+            health: HealthOfServer { period_ms, timeout_ms, connect_timeout_ms, retries },
         } = old;
         [
             ("host", *host != new.host),
@@ -261,6 +262,10 @@ fn servers(changes: &mut Vec<Change>, old: &[Server], new: &[Server]) {
             ("replication", *replication != new.replication),
             ("agent", *agent != new.agent),
             ("instance_id", *instance_id != new.instance_id),
+            ("health_period_ms", *period_ms != new.health.period_ms),
+            ("health_timeout_ms", *timeout_ms != new.health.timeout_ms),
+            ("health_connect_timeout_ms", *connect_timeout_ms != new.health.connect_timeout_ms),
+            ("health_retries", *retries != new.health.retries),
         ]
     };
     by_id(changes, "server", (old, new), |server| &server.id, differ);

@@ -1,4 +1,4 @@
-//! A network that is slow and loses packets is no failure.
+//! A network that is slow and loses packets is no failure, and how much is too slow may differ by server.
 
 use super::failover::one_at_a_time;
 use crate::support::*;
@@ -51,4 +51,45 @@ fn half_a_second_of_delay_with_jitter_and_loss_promotes_nothing_and_detaches_not
     }
     failover.wait_until_whole();
     eprintln!("{time} s; delayed and lost at each server: {counts:?}\n{output}");
+}
+
+#[test]
+fn a_server_is_looked_at_by_limits_of_its_own_where_it_has_some() {
+    let cluster = Cluster::start(2);
+    // By what holds for all, nobody would be looked at twice within a test, nor be found down.
+    let mut config = "[health]\nperiod_ms = 3600000\ntimeout_ms = 3600000\nconnect_timeout_ms = 3600000\n\
+                      retries = 1000\n"
+        .to_owned();
+    for server in cluster.servers().all() {
+        config += &format!(
+            "[[server]]\nid = \"{}\"\nhost = \"{}\"\nport = {}\n",
+            server.id(),
+            server.host(),
+            server.port()
+        );
+        if server.id() == "pg2" {
+            config += "health_period_ms = 100\nhealth_timeout_ms = 300\nhealth_connect_timeout_ms = 300\n\
+                       health_retries = 2\n";
+        }
+    }
+    let komainu = Komainu::builder(&cluster).config(&config).start();
+    let up = |id: &str| komainu.metric(&format!("komainu_server_up{{server=\"{id}\"}}"));
+    for id in ["pg1", "pg2", "pg3"] {
+        eventually(PATIENCE, "it is up", || up(id) == Some(1.0));
+    }
+    let looks = |id: &str| {
+        let health: serde_json::Value =
+            serde_json::from_str(&komainu.admin("/health").unwrap().body).unwrap();
+        let servers = health["servers"].as_array().unwrap().clone();
+        servers.into_iter().find(|server| server["server"] == id).unwrap()["looks"].as_u64().unwrap()
+    };
+    eventually(PATIENCE, "it is looked at by a period of its own", || looks("pg2") > 20);
+    assert!(looks("pg1") < 10 && looks("pg3") < 10, "{} and {}", looks("pg1"), looks("pg3"));
+    cluster.standby(0).freeze();
+    cluster.standby(1).freeze();
+    eventually(PATIENCE, "it is down by limits of its own", || up("pg2") == Some(0.0));
+    assert_eq!(up("pg3"), Some(1.0), "of the other nobody knows yet");
+    cluster.standby(0).thaw();
+    cluster.standby(1).thaw();
+    eventually(PATIENCE, "it is up again", || up("pg2") == Some(1.0));
 }

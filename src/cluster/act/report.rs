@@ -243,12 +243,12 @@ mod tests {
     }
 
     fn after(reasons: &[Reason]) -> View {
-        let mut observation = Observation::default();
+        let mut observation = Observation::of(RETRIES);
         for (index, &reason) in reasons.iter().enumerate() {
             let at_ms = 1000 + 60 * index as u64;
             observation.record(Err(Failure { reason, detail: String::new(), at_ms }));
         }
-        primary::next(&view(), &[observation], None, RETRIES, 2000)
+        primary::next(&view(), &[observation], None, 2000)
     }
 
     #[test]

@@ -62,6 +62,12 @@ impl Settings {
         };
         Settings { servers, ..self.clone() }
     }
+
+    /// How the server of that id is looked at.
+    fn health_of(&self, id: &str) -> config::Health {
+        let server = self.servers.iter().find(|server| server.id == id);
+        server.map_or_else(|| self.health.clone(), |server| self.health.of(server))
+    }
 }
 
 /// Looks at the servers until it is dropped.
@@ -219,8 +225,8 @@ async fn observe(
         }
         let now_ms = clock.now_ms();
         let by_the_log = named.borrow_and_update().clone();
-        let (observations, retries) = (probes.observations(&view), settings.health.retries);
-        let next = primary::next(&view, &observations, by_the_log.as_ref(), retries, now_ms);
+        let observations = probes.observations(&view, &settings);
+        let next = primary::next(&view, &observations, by_the_log.as_ref(), now_ms);
         if !settings.in_cluster {
             changes(&view, &next).into_iter().for_each(|change| log(change, &next));
         }

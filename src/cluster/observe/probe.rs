@@ -13,7 +13,7 @@ use crate::backend::connect::ConnectTarget;
 use crate::backend::control::ControlConnection;
 use crate::cluster::model::{Facts, Failure, REFUSALS_APART_MS};
 use crate::cluster::reason::Reason;
-use crate::config::FailoverMode;
+use crate::config::{self, FailoverMode};
 use crate::topology::ServerIndex;
 
 use super::Settings;
@@ -77,7 +77,8 @@ impl Probe {
                 connection = None;
             }
             let settings = self.settings.borrow_and_update().clone();
-            let result = self.look(&settings, &mut connection).await;
+            let health = settings.health_of(&self.id);
+            let result = self.look(&settings, &health, &mut connection).await;
             failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
             let refused = matches!(&result, Err(failure) if failure.reason == Reason::ConnectRefused);
             refusals = if refused { refusals.saturating_add(1) } else { 0 };
@@ -86,8 +87,8 @@ impl Probe {
                 return;
             }
             let faster = if settings.mode.is_managed() { FASTER_MANAGED } else { FASTER };
-            let failing = (1..settings.health.retries).contains(&failures);
-            let period = Duration::from_millis(settings.health.period_ms);
+            let failing = (1..health.retries).contains(&failures);
+            let period = Duration::from_millis(health.period_ms);
             let next = match refusals {
                 1..=REFUSALS => Next { usual: period.min(REFUSED_AGAIN), fast: period.min(REFUSED_AGAIN) },
                 _ if failing => Next { usual: period / faster, fast: period / faster },
@@ -102,9 +103,10 @@ impl Probe {
     async fn look(
         &self,
         settings: &Settings,
+        health: &config::Health,
         connection: &mut Option<ControlConnection>,
     ) -> Result<Facts, Failure> {
-        self.ask(settings, connection).await.map_err(|error| {
+        self.ask(settings, health, connection).await.map_err(|error| {
             // What the view says of it is logged once; this is every time.
             tracing::debug!(server = &*self.id, %error, "look failed");
             Failure { reason: error.reason(), detail: error.detail(), at_ms: settings.clock.now_ms() }
@@ -114,9 +116,9 @@ impl Probe {
     async fn ask(
         &self,
         settings: &Settings,
+        health: &config::Health,
         connection: &mut Option<ControlConnection>,
     ) -> Result<Facts, LookError> {
-        let health = &settings.health;
         let peer = connection.as_ref().and_then(ControlConnection::peer_address);
         if peer.is_some_and(|peer| self.leads_to.excludes(peer)) {
             tracing::info!(server = &*self.id, host = &*self.host, "the name leads elsewhere: asking there");
@@ -136,16 +138,21 @@ impl Probe {
             }
         }
         let within = Duration::from_millis(health.connect_timeout_ms);
-        let (fresh, facts) =
-            timeout(within, self.connect_and_ask(settings)).await.unwrap_or(Err(LookError::Timeout))?;
+        let (fresh, facts) = timeout(within, self.connect_and_ask(settings, health))
+            .await
+            .unwrap_or(Err(LookError::Timeout))?;
         *connection = Some(fresh);
         Ok(facts)
     }
 
-    async fn connect_and_ask(&self, settings: &Settings) -> Result<(ControlConnection, Facts), LookError> {
+    async fn connect_and_ask(
+        &self,
+        settings: &Settings,
+        health: &config::Health,
+    ) -> Result<(ControlConnection, Facts), LookError> {
         let target = ConnectTarget { host: self.host.clone(), port: self.port, tls: settings.tls.clone() };
         let login = settings.login.login().map_err(LookError::Credential)?;
-        let timeout_ms = settings.health.timeout_ms.max(settings.health.connect_timeout_ms).to_string();
+        let timeout_ms = health.timeout_ms.max(health.connect_timeout_ms).to_string();
         let parameters = [
             ("application_name", "komainu"),
             ("client_encoding", "UTF8"),

@@ -76,8 +76,11 @@ impl Probes {
     }
 
     /// In the order of a view that they follow.
-    pub fn observations(&self, view: &View) -> Vec<Observation> {
-        let of = |server: &ServerState| self.running.get(&server.index).map(|(_, found)| found.clone());
-        view.snapshot.servers.iter().map(|server| of(server).unwrap_or_default()).collect()
+    pub fn observations(&self, view: &View, settings: &Settings) -> Vec<Observation> {
+        let of = |server: &ServerState| {
+            let found = self.running.get(&server.index).map(|(_, found)| found.clone()).unwrap_or_default();
+            Observation { retries: settings.health_of(&server.id).retries, ..found }
+        };
+        view.snapshot.servers.iter().map(of).collect()
     }
 }

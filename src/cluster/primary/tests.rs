@@ -45,7 +45,7 @@ impl Cluster {
     fn of(count: usize) -> Self {
         Cluster {
             view: View::new(&servers(count)),
-            observations: vec![Observation::default(); count],
+            observations: vec![Observation::of(RETRIES); count],
             named: None,
             now_ms: 0,
         }
@@ -79,7 +79,7 @@ impl Cluster {
     fn look(&mut self, index: usize, look: Result<Facts, Failure>) -> &View {
         self.now_ms += 10;
         self.observations[index].record(look);
-        self.view = next(&self.view, &self.observations, self.named.as_ref(), RETRIES, self.now_ms);
+        self.view = next(&self.view, &self.observations, self.named.as_ref(), self.now_ms);
         &self.view
     }
 
@@ -416,7 +416,7 @@ proptest! {
                 }
             }
             // The same facts once more change nothing.
-            let again = next(view, &cluster.observations, None, RETRIES, cluster.now_ms + 1);
+            let again = next(view, &cluster.observations, None, cluster.now_ms + 1);
             prop_assert_eq!(&again.snapshot, &view.snapshot);
             prop_assert_eq!(again.changed_at_ms, view.changed_at_ms);
         }

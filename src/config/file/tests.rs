@@ -24,6 +24,19 @@ fn problems(text: &str) -> String {
 }
 
 #[test]
+fn a_server_is_looked_at_as_all_are_but_for_what_it_says_itself() {
+    let text = format!(
+        "{SMALLEST}health_retries = 7\nhealth_timeout_ms = 70\n[health]\nretries = 5\nperiod_ms = 500\n"
+    );
+    let (config, _) = parse(&text, Path::new("/etc/k.toml"), 3).unwrap();
+    let health = config.health.of(&config.servers[0]);
+    assert_eq!((health.retries, health.timeout_ms, health.period_ms), (7, 70, 500));
+    assert_eq!(health.connect_timeout_ms, config.health.connect_timeout_ms);
+    assert_eq!((config.health.retries, config.health.timeout_ms), (5, 1500));
+    assert!(problems(&format!("{SMALLEST}health_period_ms = 1\n")).contains("server.health_period_ms"));
+}
+
+#[test]
 fn the_smallest_file_has_the_documented_defaults() {
     let (config, warnings) = parse(SMALLEST, Path::new("/etc/k.toml"), 3).unwrap();
     assert_eq!(warnings, []);

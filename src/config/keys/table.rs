@@ -238,6 +238,10 @@ pub static SECTIONS: &[Section] = &[
             key("replication", Choice(&["streaming", "log-shipping"]), "", Value("\"streaming\""), LIVE, Cluster, "How it follows as a standby: `log-shipping`: by `restore_command` from the primary's archive, so komainu makes no slot for it, never tells it whom to follow, and promotes it last."),
             key("agent", Text, "", Unset, LIVE, Cluster, "Where the [agent](agent.md) on its host is reached, as `\"host:port\"`; unset: there is none."),
             key("instance_id", Text, "", Unset, LIVE, Cluster, "The EC2 instance it runs on, for `failover.fence_host`."),
+            key("health_period_ms", Integer(50, MS), "ms", As("health.period_ms"), LIVE, Cluster, "How often this server is looked at, where it is to be otherwise than the others: a longer period for one that is far away, say."),
+            key("health_timeout_ms", Integer(10, MS), "ms", As("health.timeout_ms"), LIVE, Cluster, "When a look at this server over the connection there is has failed."),
+            key("health_connect_timeout_ms", Integer(10, MS), "ms", As("health.connect_timeout_ms"), LIVE, Cluster, "The same for a look that has to connect first."),
+            key("health_retries", Integer(1, 1000), "failures", As("health.retries"), LIVE, Cluster, "Failures in a row before this server counts as down."),
         ],
     },
     Section {

@@ -51,12 +51,12 @@ pub async fn observe(
             unsettled.subscribe(),
         ));
     }
-    let mut observations = vec![Observation::default(); SERVERS.len()];
+    let mut observations = vec![Observation::of(health.retries); SERVERS.len()];
     while let Some((server, result)) = taken.recv().await {
         observations[server].record(result);
         let now_ms = (ground.now)();
         let by_the_log = named.borrow().clone();
-        let next = primary::next(&view.borrow(), &observations, by_the_log.as_ref(), health.retries, now_ms);
+        let next = primary::next(&view.borrow(), &observations, by_the_log.as_ref(), now_ms);
         unsettled
             .send_if_modified(|value| std::mem::replace(value, primary::unsettled(&next, now_ms)) != *value);
         view.send_replace(Arc::new(next));
