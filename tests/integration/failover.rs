@@ -1,5 +1,6 @@
 //! The primary may die, hang or be replaced by order: one other is named, and nothing acknowledged is lost.
 
+mod by_hand;
 mod candidates;
 mod orders;
 mod returning;
