@@ -166,7 +166,8 @@ impl Agent {
         self.daemon.signal(Signal::CONT);
     }
 
-    fn configuration(&self) -> PathBuf {
+    /// Its file.
+    pub fn configuration(&self) -> PathBuf {
         self.directory.join(CONFIGURATION)
     }
 }

@@ -1,8 +1,13 @@
 //! PostgreSQL is restarted by order, on one server or on all of them, and clients do not notice.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+
+use komainu::sandbox::{Installation, Scratch};
 
 use super::failover::one_at_a_time;
 use crate::support::*;
@@ -149,5 +154,47 @@ fn all_are_restarted_though_the_leader_dies(failover: &Failover) {
         assert_ne!(started(failover, id), before, "{id}");
     }
     failover.nodes.node(&leader).start_again();
+    failover.wait_until_whole();
+}
+
+/// The program that a server's postmaster runs.
+fn runs(failover: &Failover, server: &str) -> PathBuf {
+    let pid = failover.server(server).pid().unwrap();
+    fs::read_link(format!("/proc/{pid}/exe")).unwrap()
+}
+
+#[test]
+fn a_rolling_restart_starts_the_programs_of_the_release_that_was_installed_meanwhile() {
+    let _one = one_at_a_time();
+    let failover = Failover::builder().failover("sync_mode = \"require\"").start();
+    let (database, url) = filled(&failover, "node1");
+    let installed = Installation::find().unwrap();
+    let scratch = Scratch::create("komainu-release-").unwrap();
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let newer = scratch.path().join("bin");
+    run(Command::new("cp").arg("-rL").args([installed.directory(), &newer])).output();
+    for id in ["pg1", "pg2", "pg3"] {
+        assert!(!runs(&failover, id).starts_with(&newer), "{id}");
+        let agent = failover.agent(id);
+        let text = fs::read_to_string(agent.configuration()).unwrap();
+        let [before, after] = [installed.directory(), newer.as_path()]
+            .map(|directory| format!("bin_directory = \"{}\"", directory.display()));
+        assert!(text.contains(&before), "{text}");
+        fs::write(agent.configuration(), text.replace(&before, &after)).unwrap();
+        // Its server does not notice.
+        agent.kill();
+        agent.start().unwrap();
+    }
+    let written = under_clients(&url, "5", || {
+        let said = order(&failover, "node2", &["restart", "--rolling"]).output();
+        assert!(said.starts_with("pg2, pg3, pg1: restarted; the primary is pg"), "{said}");
+    });
+    for id in ["pg1", "pg2", "pg3"] {
+        assert!(runs(&failover, id).starts_with(&newer), "{id} runs {}", runs(&failover, id).display());
+    }
+    let (primary, epoch) = failover.primary();
+    assert!(primary != "pg1" && epoch == 2, "{primary} in epoch {epoch}");
+    let count = "SELECT count(*) FROM pgbench_history";
+    assert_eq!(failover.server(&primary).psql(&database, count).unwrap(), written.to_string());
     failover.wait_until_whole();
 }
