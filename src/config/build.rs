@@ -10,9 +10,9 @@ use komainu_escalation::{AwsSettings, EndpointSettings};
 use super::document::{Document, Table};
 use super::{
     Admin, Agent, Aurora, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Dns,
-    EmfTo, Endpoint, Failover, FailoverMode, FenceHost, Health, HealthOfServer, Hooks, Limits, Listen, Log, LogFormat,
-    Metrics, Node, Pool, PoolLimits, PoolMode, PoolOverride, Preference, Replication, Scheduling, Server,
-    ServerPassword, ServerTls, ServerUser, Split, SslMode, SyncMode,
+    EmfTo, Endpoint, Failover, FailoverMode, FenceHost, Health, HealthOfServer, Hooks, Limits, Listen, Log,
+    LogFormat, Metrics, Node, Pool, PoolLimits, PoolMode, PoolOverride, Preference, Replication, Scheduling,
+    Server, ServerPassword, ServerTls, ServerUser, Split, SslMode, SyncMode,
 };
 use crate::consensus::lease::LeaseSettings;
 
@@ -117,6 +117,7 @@ fn limits(table: &Table, mode: FailoverMode) -> Limits {
             true => table.usize("max_held_clients"),
             false => table.usize("max_client_connections"),
         },
+        max_held_bytes: table.usize("max_held_bytes"),
         shutdown_timeout_ms: table.u64("shutdown_timeout_ms"),
         max_message_bytes: table.usize("max_message_bytes"),
         max_inspected_statement_bytes: table.usize("max_inspected_statement_bytes"),

@@ -177,6 +177,8 @@ pub struct Limits {
     pub hold_timeout_ms: u64,
     /// Clients that may wait for one at a time.
     pub max_held_clients: usize,
+    /// What they may occupy together with what was read from them.
+    pub max_held_bytes: usize,
     /// How long running transactions may go on after SIGTERM.
     pub shutdown_timeout_ms: u64,
     /// Largest single message of an authenticated client.

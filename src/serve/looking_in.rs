@@ -35,7 +35,8 @@ fn census(gateway: &Gateway) -> PoolCensus {
         server[ConnectionState::Connecting.index()] += counts.opening as u64;
         server[ConnectionState::Active.index()] += counts.leased() as u64;
     }
-    PoolCensus { connections, waiters, held: gateway.held.count() as u64 }
+    let held = &gateway.held;
+    PoolCensus { connections, waiters, held: held.count() as u64, held_bytes: held.bytes() as u64 }
 }
 
 fn sessions(gateway: &Gateway, which: &Which) -> Sessions {

@@ -1,6 +1,6 @@
-//! Clients that wait for a primary: how many, and for how long each may.
+//! Clients that wait for a primary: how many, with how much that was read from them, and for how long each may.
 //!
-//! A request and a login wait alike. Pure but for the count, which is shared. Invariant: a client is counted from the
+//! A request and a login wait alike. Pure but for the counts, which are shared. Invariant: a client is counted from the
 //! moment it must wait until it is served, refused or gone.
 
 use std::fmt;
@@ -11,28 +11,48 @@ use crate::config::Limits;
 
 /// All that wait now.
 #[derive(Debug, Default)]
-pub struct HeldClients(AtomicUsize);
+pub struct HeldClients {
+    count: AtomicUsize,
+    /// What has been read from them.
+    bytes: AtomicUsize,
+}
 
 impl HeldClients {
     pub fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.count.load(Ordering::Relaxed)
     }
 
-    fn enter(self: &Arc<Self>, max: usize) -> Option<Held> {
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < max).then_some(count + 1))
-            .ok()?;
-        Some(Held(self.clone()))
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
+
+    fn enter(self: &Arc<Self>, bytes: usize, limits: &Limits) -> Result<Held, Impatience> {
+        let (max, max_bytes) = (limits.max_held_clients, limits.max_held_bytes);
+        add(&self.count, 1, max).ok_or(Impatience::TooMany { max })?;
+        let mut held = Held { clients: self.clone(), bytes: 0 };
+        add(&self.bytes, bytes, max_bytes).ok_or(Impatience::OutOfRoom { max: max_bytes })?;
+        held.bytes = bytes;
+        Ok(held)
+    }
+}
+
+/// Unless it would be more than may be.
+fn add(sum: &AtomicUsize, more: usize, max: usize) -> Option<usize> {
+    let added = |sum: usize| sum.checked_add(more).filter(|sum| *sum <= max);
+    sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, added).ok()
 }
 
 /// One of them, as long as it lives.
 #[derive(Debug)]
-struct Held(Arc<HeldClients>);
+struct Held {
+    clients: Arc<HeldClients>,
+    bytes: usize,
+}
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.clients.count.fetch_sub(1, Ordering::Relaxed);
+        self.clients.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -45,16 +65,26 @@ pub struct Patience {
 /// Why it does not wait any longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Impatience {
-    TooLong { ms: u64 },
-    TooMany { max: usize },
+    TooLong {
+        ms: u64,
+    },
+    TooMany {
+        max: usize,
+    },
+    /// Bytes.
+    OutOfRoom {
+        max: usize,
+    },
 }
 
 impl Patience {
-    /// There is no primary to be had at this moment. An error: there was none for too long.
+    /// There is no primary to be had at this moment. An error: there was none for too long. `bytes` is what the client
+    /// occupies while it waits.
     pub fn hold(
         &mut self,
         clients: &Arc<HeldClients>,
         limits: &Limits,
+        bytes: usize,
         now_ms: u64,
     ) -> Result<(), Impatience> {
         let too_long = Impatience::TooLong { ms: limits.hold_timeout_ms };
@@ -62,9 +92,7 @@ impl Patience {
             Some((_, since_ms)) => *since_ms,
             None if limits.hold_timeout_ms == 0 => return Err(too_long),
             None => {
-                let max = limits.max_held_clients;
-                let held = clients.enter(max).ok_or(Impatience::TooMany { max })?;
-                self.held = Some((held, now_ms));
+                self.held = Some((clients.enter(bytes, limits)?, now_ms));
                 now_ms
             }
         };
@@ -85,6 +113,9 @@ impl Impatience {
             Impatience::TooMany { max } => {
                 format!("no server can take the {what} now: {why}; and {max} clients wait already")
             }
+            Impatience::OutOfRoom { max } => format!(
+                "no server can take the {what} now: {why}; and it is too long to wait beside what waits already, with {max} bytes at most (limits.max_held_bytes)"
+            ),
         }
     }
 }
@@ -97,6 +128,7 @@ mod tests {
         Limits {
             hold_timeout_ms,
             max_held_clients,
+            max_held_bytes: 100,
             max_client_connections: 1,
             max_unauthenticated_per_address: 1,
             startup_timeout_ms: 1,
@@ -114,21 +146,37 @@ mod tests {
     fn a_client_waits_its_time_and_no_more_of_them_than_may() {
         let (clients, limits) = (Arc::default(), limits(100, 1));
         let (mut first, mut second) = (Patience::default(), Patience::default());
-        assert_eq!(first.hold(&clients, &limits, 10), Ok(()));
-        assert_eq!(first.hold(&clients, &limits, 109), Ok(()));
+        assert_eq!(first.hold(&clients, &limits, 60, 10), Ok(()));
+        assert_eq!(first.hold(&clients, &limits, 60, 109), Ok(()));
         assert_eq!((clients.count(), first.ends_at_ms(&limits)), (1, Some(110)));
-        assert_eq!(second.hold(&clients, &limits, 50), Err(Impatience::TooMany { max: 1 }));
-        assert_eq!(first.hold(&clients, &limits, 110), Err(Impatience::TooLong { ms: 100 }));
+        assert_eq!(second.hold(&clients, &limits, 60, 50), Err(Impatience::TooMany { max: 1 }));
+        assert_eq!(first.hold(&clients, &limits, 60, 110), Err(Impatience::TooLong { ms: 100 }));
         drop(first);
-        assert_eq!(second.hold(&clients, &limits, 200), Ok(()));
+        assert_eq!(second.hold(&clients, &limits, 60, 200), Ok(()));
         drop(second);
-        assert_eq!(clients.count(), 0);
+        assert_eq!((clients.count(), clients.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn what_waits_has_no_more_bytes_together_than_it_may() {
+        let (clients, limits) = (Arc::default(), limits(100, 9));
+        let (mut first, mut second, mut third) =
+            (Patience::default(), Patience::default(), Patience::default());
+        assert_eq!(first.hold(&clients, &limits, 60, 10), Ok(()));
+        assert_eq!(second.hold(&clients, &limits, 41, 10), Err(Impatience::OutOfRoom { max: 100 }));
+        assert_eq!(third.hold(&clients, &limits, 40, 10), Ok(()));
+        assert_eq!((clients.count(), clients.bytes()), (2, 100), "who was refused left nothing behind");
+        assert_eq!(first.hold(&clients, &limits, 60, 20), Ok(()), "counted once");
+        drop(first);
+        assert_eq!(second.hold(&clients, &limits, 41, 10), Ok(()));
+        drop((second, third));
+        assert_eq!((clients.count(), clients.bytes()), (0, 0));
     }
 
     #[test]
     fn without_time_to_wait_nobody_does() {
         let mut patience = Patience::default();
-        let refused = patience.hold(&Arc::default(), &limits(0, 9), 10);
+        let refused = patience.hold(&Arc::default(), &limits(0, 9), 60, 10);
         assert_eq!(refused, Err(Impatience::TooLong { ms: 0 }));
     }
 }

@@ -140,7 +140,7 @@ async fn confirmed(
 ) -> Result<(Arc<Settings>, Arc<Reported>), LoginError> {
     let mut patience = Patience::default();
     let mut hold = |why: &str| {
-        patience.hold(&gateway.held, &config.limits, now_ms()).map_err(|impatience| {
+        patience.hold(&gateway.held, &config.limits, 0, now_ms()).map_err(|impatience| {
             LoginError::new(sqlstate::CANNOT_CONNECT_NOW, impatience.message("login", why))
         })
     };

@@ -142,7 +142,10 @@ impl Session {
     fn hold(&mut self, request: Request, mut wait: Wait, retry_ms: u64, why: Cow<'static, str>) {
         let limits = &self.settled.config.limits;
         let begins = wait.patience.ends_at_ms(limits).is_none();
-        if let Err(impatience) = wait.patience.hold(&self.gateway.held, limits, now_ms()) {
+        // What is counted is all that there is room for until it goes on.
+        self.input.shrink();
+        let bytes = self.input.capacity();
+        if let Err(impatience) = wait.patience.hold(&self.gateway.held, limits, bytes, now_ms()) {
             let message = impatience.message("statement", &why);
             return self.refuse(&request, &Report::error(sqlstate::CANNOT_CONNECT_NOW, &message));
         }

@@ -82,6 +82,7 @@ mod tests {
             r#"komainu_server_connections{server="a",state="active"} 2"#,
             "komainu_pool_waiters 4",
             "komainu_clients_held 6",
+            "komainu_held_bytes 70",
             "komainu_floors_lowered_total 1",
             r#"komainu_archive_age_seconds{server="a"} 2.5"#,
             r#"komainu_hooks_total{hook="on_detach",result="timed_out"} 1"#,

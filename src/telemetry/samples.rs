@@ -27,6 +27,7 @@ pub struct PoolCensus {
     pub connections: BTreeMap<ServerIndex, [u64; ConnectionState::COUNT]>,
     pub waiters: u64,
     pub held: u64,
+    pub held_bytes: u64,
 }
 
 /// What an agent is at with a server that is out of use or down.
@@ -179,6 +180,7 @@ impl Gathered {
         self.by_label(metrics::PINS, &totals.pins, PinReason::ALL);
         self.count(metrics::POOL_WAITERS, &[], census.waiters);
         self.count(metrics::CLIENTS_HELD, &[], census.held);
+        self.count(metrics::HELD_BYTES, &[], census.held_bytes);
         self.count(metrics::FLOORS_LOWERED, &[], totals.floors_lowered);
         self.add(metrics::ACQUIRE_SECONDS, &[], acquired(totals));
         let (sum, count) = (totals.answered_ms as f64 / 1e3, totals.answered);

@@ -130,6 +130,45 @@ fn a_wait_is_bounded_in_time_and_number_and_can_be_cancelled() {
     assert_eq!(third.query_value("SELECT 'on'"), "on");
 }
 
+#[test]
+fn what_waits_is_bounded_in_bytes_and_what_fits_goes_on_waiting() {
+    let cluster = Cluster::start(0);
+    let database = cluster.database();
+    cluster.prepare(&database, "CREATE TABLE t (n int); GRANT ALL ON t TO PUBLIC");
+    let komainu = start(&cluster, "[limits]\nmax_held_bytes = 100000\n");
+    let mut sessions: Vec<_> = (0..4).map(|_| komainu.login(&database)).collect();
+    for wire in &mut sessions {
+        wire.query("SELECT 1");
+    }
+    cluster.primary().kill();
+    eventually(PATIENCE, "its loss is seen", || {
+        komainu.metric("komainu_primary{server=\"pg1\"}") == Some(0.0)
+    });
+    let [long, longer, batch, short] = &mut sessions[..] else { unreachable!("four") };
+    let insert = |length: usize| format!("INSERT INTO t VALUES (length('{}'))", "x".repeat(length));
+    send(long, &insert(60_000));
+    eventually(PATIENCE, "it waits", || komainu.metric(HELD) == Some(1.0));
+    let bytes = || komainu.metric("komainu_held_bytes").unwrap();
+    assert!(bytes() >= 60_000.0 && bytes() <= 100_000.0, "{}", bytes());
+    let refused = longer.query(&insert(60_001));
+    assert_eq!(told(&refused), ["ERROR 57P03", "ZI"]);
+    assert!(
+        refused[0].text().contains("100000 bytes at most (limits.max_held_bytes)"),
+        "{}",
+        refused[0].text()
+    );
+    let refused = batch.pipeline(Pipeline::new().parse("", &insert(60_002)).run("", &[]));
+    assert_eq!(told(&refused), ["ERROR 57P03", "ZI"]);
+    send(short, &insert(3));
+    eventually(PATIENCE, "both wait", || komainu.metric(HELD) == Some(2.0));
+    assert!(bytes() <= 100_000.0, "{}", bytes());
+    cluster.primary().start().unwrap();
+    assert_eq!(answer(long), ["C INSERT 0 1", "ZI"]);
+    assert_eq!(answer(short), ["C INSERT 0 1", "ZI"]);
+    assert_eq!(longer.query_value("SELECT string_agg(n::text, ' ' ORDER BY n) FROM t"), "3 60000");
+    assert_eq!((komainu.metric(HELD), bytes()), (Some(0.0), 0.0));
+}
+
 /// As before a planned switchover: the primary lives, and nothing new is to begin on it.
 #[test]
 fn while_a_primary_that_lives_is_not_named_nothing_new_begins_and_all_that_runs_ends() {

@@ -311,7 +311,8 @@ fn servers_come_go_pause_drain_and_detach_under_fifty_clients_without_one_error(
     assert!(!text.contains("pg4"), "{text}");
 }
 
-struct Ends<'a>(&'a AtomicBool);
+/// Says so when it goes.
+pub struct Ends<'a>(pub &'a AtomicBool);
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {

@@ -1,7 +1,7 @@
 //! PostgreSQL is restarted by order, on one server or on all of them, and clients do not notice.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +10,7 @@ use std::thread;
 use komainu::sandbox::{Installation, Scratch};
 
 use super::failover::one_at_a_time;
+use super::members::Ends;
 use crate::support::*;
 
 /// More than any order takes.
@@ -55,8 +56,11 @@ pub fn under_clients(url: &str, each: &str, what: impl FnOnce()) -> u64 {
     thread::scope(|scope| {
         let writers = scope.spawn(|| bench(&[]));
         let readers = scope.spawn(|| bench(&["-S"]));
-        what();
-        stop.store(true, Ordering::Relaxed);
+        {
+            // Whatever fails here ends the others.
+            let _end = Ends(&stop);
+            what();
+        }
         let read: u64 = readers.join().unwrap();
         assert!(read > 0);
         writers.join().unwrap()
@@ -173,6 +177,8 @@ fn a_rolling_restart_starts_the_programs_of_the_release_that_was_installed_meanw
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let newer = scratch.path().join("bin");
     run(Command::new("cp").arg("-rL").args([installed.directory(), &newer])).output();
+    // What is beside them is looked for beside them.
+    symlink(installed.directory().with_file_name("lib"), scratch.path().join("lib")).unwrap();
     for id in ["pg1", "pg2", "pg3"] {
         assert!(!runs(&failover, id).starts_with(&newer), "{id}");
         let agent = failover.agent(id);

@@ -106,6 +106,8 @@ metrics! {
         "Clients that wait for a server connection.", [view("PoolWaiters", Unit::Count)];
     CLIENTS_HELD Gauge "komainu_clients_held" [],
         "Clients that wait for a primary, or for a paused server.", [view("HeldClients", Unit::Count)];
+    HELD_BYTES Gauge "komainu_held_bytes" [],
+        "What clients that wait so occupy with what was read from them.", [view("HeldBytes", Unit::Bytes)];
     FLOORS_LOWERED Counter "komainu_floors_lowered_total" [],
         "Sessions whose position after a change of the primary is behind what they had written.",
         [view("FloorsLowered", Unit::Count)];

@@ -90,6 +90,7 @@ pub fn everything_with(counters: &Counters) -> Vec<Family> {
             connections: [0, 1].map(|server| (ServerIndex(server), [1, 2, 3])).into(),
             waiters: 4,
             held: 6,
+            held_bytes: 70,
         },
         snapshot: &snapshot,
         rejoining: &[Rejoining {
