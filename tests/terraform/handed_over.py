@@ -74,3 +74,33 @@ def handed_over(workspace, komainu, account, outputs):
             raise Failed("--renew makes no new keys")
         if after["users.txt"] != before["files"]["users.txt"]:
             raise Failed("--renew changes passwords")
+    another_authority(workspace, komainu, outputs, run, secret, pki)
+
+
+def another_authority(workspace, komainu, outputs, run, secret, pki):
+    """As docs/nodes-and-certificates.md says: each is trusted before anybody shows a certificate of it."""
+    other = workspace.directory / "pki-2"
+    subprocess.run(["rm", "-rf", str(other)], check=True)
+    made = [komainu, "pki", "init", "--dir", str(other), "--cluster", outputs["cluster"]]
+    subprocess.run(made, check=True, capture_output=True)
+    for file in [*pki.glob("password-*"), *pki.glob("verifier-*")]:
+        (other / file.name).write_text(file.read_text())
+    old, new = ((directory / "ca.crt").read_text() for directory in (pki, other))
+    node, arn = next(iter(outputs["nodes"].items()))
+    shown = lambda: secret(arn)["files"]
+
+    if "does not trust" not in run(other, 1):
+        raise Failed("an authority that nobody trusts yet is taken")
+    before = shown()
+    run(pki, 0, "--trust", str(other / "ca.crt"))
+    if shown()["pki/ca.crt"] != old + new or shown()[f"pki/{node}.crt"] != before[f"pki/{node}.crt"]:
+        raise Failed("the first step gives other certificates, or trusts not both")
+    run(other, 0, "--trust", str(pki / "ca.crt"))
+    if shown()["pki/ca.crt"] != new + old or shown()[f"pki/{node}.crt"] != (other / f"{node}.crt").read_text():
+        raise Failed("the second step gives no certificates of the other authority, or trusts not both")
+    run(other)
+    if shown()["pki/ca.crt"] != new or secret(outputs["application"])["ca_certificate"] != new:
+        raise Failed("the old authority is trusted still")
+    if shown()["users.txt"] != before["users.txt"]:
+        raise Failed("another authority brings other passwords")
+    run(pki, 1)
