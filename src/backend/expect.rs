@@ -295,9 +295,11 @@ impl ExpectedReplies {
             (b'D' | b'H' | b'd' | b'c', Reply::Execution | Reply::Query) => false,
             (b'G' | b'W', Reply::Execution) => {
                 self.copy_in = true;
-                // The server ignores a Sync that reaches it during COPY; the client sends one more after.
+                // The server ignores a Sync that reaches it during COPY; the client sends one more after, and only
+                // that commits.
                 while self.owed.get(1).is_some_and(|owed| owed.reply == Reply::Sync) {
                     self.owed.remove(1);
+                    self.open_batch = true;
                 }
                 false
             }
@@ -436,8 +438,10 @@ mod tests {
         feed(&mut q, b"2G");
         assert!(q.is_copy_in());
         q.copy_in_ended();
+        feed(&mut q, b"C");
+        assert!(q.is_answered() && !q.is_empty(), "its transaction is open until there is a Sync");
         q.push(Owed::client(Sync));
-        feed(&mut q, b"CZ");
+        feed(&mut q, b"Z");
         assert!(q.is_empty());
     }
 

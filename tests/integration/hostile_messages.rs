@@ -207,6 +207,29 @@ fn copy_in_is_as_with_postgresql() {
     }
 }
 
+/// What the server ignored commits nothing, so until the next Sync the transaction of the COPY is open.
+#[test]
+fn a_copy_with_its_sync_ahead_is_nobody_elses_until_the_next_one() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    cluster.prepare(&database, "CREATE TABLE early (n int); ALTER TABLE early OWNER TO app");
+    let komainu = Komainu::start_with(cluster, "pool.size = 1\n[split]\nenabled = false");
+    let (mut wire, mut other) = (komainu.login(&database), komainu.login(&database));
+    wire.send(&new().parse("", "COPY early FROM STDIN").bind("", "", &[]).execute("", 0).sync().0);
+    wire.until('G');
+    wire.send(&new().copy_data("1\n").copy_done().flush().0);
+    wire.until('C');
+    other.send(&new().query("SELECT pg_current_xact_id_if_assigned() IS NULL").0);
+    eventually(PATIENCE, "the other one waits for the connection", || {
+        komainu.metric("komainu_pool_waiters") == Some(1.0)
+    });
+    wire.send(&new().sync().0);
+    assert_eq!(wire.expect('Z').body, b"I");
+    let answer = other.until('Z');
+    assert_eq!(answer[1].columns(), [Some("t".to_owned())], "it is in a transaction of its own");
+    assert_eq!(other.query_value("SELECT count(*) FROM early"), "1");
+}
+
 #[test]
 fn another_message_within_copy_ends_it_as_with_postgresql() {
     let mut wire = komainu().login(&twins().proxied);
