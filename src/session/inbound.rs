@@ -55,6 +55,7 @@ impl Session {
                 continue;
             }
             let step = match &self.lease {
+                _ if self.discarding => self.drop_up_to_sync(input)?,
                 Some(lease) if lease.ours_first || lease.redirect => return Ok(()),
                 Some(lease) if lease.is_complete && lease.is_standby && self.pins.is_empty() => return Ok(()),
                 Some(lease) if lease.conn.output.len() > MAX_TO_SERVER => return Ok(()),
@@ -117,7 +118,6 @@ impl Session {
             return Ok(Step::NeedMore { room: HEADER_LEN });
         };
         if self.is_orphaned()
-            && !self.discarding
             && let Some(step) = self.answer_orphan(found, input)?
         {
             return Ok(step);
@@ -127,7 +127,6 @@ impl Session {
             b'S' => {
                 require_empty(found)?;
                 input.consume(found.len.min(input.len()));
-                self.discarding = false;
                 ready_for_query(&mut self.to_client, self.status);
                 return Ok(Step::Done);
             }
@@ -138,9 +137,6 @@ impl Session {
             }
             // What is left of a COPY that has failed meanwhile.
             b'd' | b'c' | b'f' => return Ok(self.drop_message(found)),
-            b'Q' | b'F' | b'P' | b'B' | b'D' | b'E' | b'C' if self.discarding => {
-                return Ok(self.drop_message(found));
-            }
             b'Q' | b'F' | b'P' | b'B' | b'D' | b'E' | b'C' => {}
             other => return Err(unexpected(other)),
         }
@@ -154,6 +150,26 @@ impl Session {
                 begun?;
                 Ok(if self.lease.is_some() { Step::Done } else { Step::Wait })
             }
+        }
+    }
+
+    /// The client was told that its batch has failed: as with PostgreSQL, the rest of it is ignored, whether a
+    /// server connection is held or not.
+    fn drop_up_to_sync(&mut self, input: &mut Buffer) -> Result<Step, End> {
+        let Some(found) = self.frame(input)? else {
+            return Ok(Step::NeedMore { room: HEADER_LEN });
+        };
+        match found.tag {
+            b'X' => Err(End::Terminated),
+            b'S' => {
+                require_empty(found)?;
+                input.consume(found.len.min(input.len()));
+                self.discarding = false;
+                ready_for_query(&mut self.to_client, self.status);
+                Ok(Step::Done)
+            }
+            tag if is_known(tag) => Ok(self.drop_message(found)),
+            other => Err(unexpected(other)),
         }
     }
 

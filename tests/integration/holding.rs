@@ -219,6 +219,36 @@ fn while_a_primary_that_lives_is_not_named_nothing_new_begins_and_all_that_runs_
     assert_eq!(cluster.primary().psql(&database, "SELECT count(*) FROM t WHERE n = 4").unwrap(), "0");
 }
 
+/// A client that is pinned to the primary keeps its connection to it while it is told that its batch is not served.
+#[test]
+fn a_held_batch_of_a_pinned_client_is_refused_once_and_never_runs() {
+    let cluster = Cluster::start(0);
+    let database = cluster.database();
+    cluster.prepare(
+        &database,
+        "CREATE TABLE t (n int); GRANT ALL ON t TO PUBLIC; CREATE ROLE looks LOGIN PASSWORD 'x' IN ROLE pg_monitor",
+    );
+    let komainu = Komainu::builder(&cluster)
+        .user("looks", "x")
+        .config("[health]\nuser = \"looks\"\ntimeout_ms = 500\nretries = 2\n")
+        .config("[limits]\nhold_timeout_ms = 700\n")
+        .start();
+    let mut pinned = komainu.login(&database);
+    pinned.query("LISTEN x");
+    cluster.primary().psql("postgres", "ALTER ROLE looks NOLOGIN").unwrap();
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'looks'";
+    cluster.primary().psql("postgres", end).unwrap();
+    let primary = || komainu.metric("komainu_primary{server=\"pg1\"}");
+    eventually(PATIENCE, "it is not seen any more", || primary() == Some(0.0));
+    for _ in 0..2 {
+        let insert = Pipeline::new().parse("", "INSERT INTO t VALUES (1)").run("", &[]);
+        assert_eq!(told(&pinned.pipeline(insert)), ["ERROR 57P03", "ZI"]);
+    }
+    cluster.primary().psql(&database, "NOTIFY x").unwrap();
+    pinned.expect('A');
+    assert_eq!(cluster.primary().psql(&database, "SELECT count(*) FROM t").unwrap(), "0");
+}
+
 /// Invariants 5 and 8 across a failover whose standby had all that was acknowledged.
 #[test]
 fn reads_after_a_failover_see_what_was_written_before() {
