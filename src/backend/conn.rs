@@ -95,7 +95,8 @@ impl OwnStatement {
                   EXISTS (SELECT 1 FROM pg_catalog.pg_cursors WHERE is_holdable)"
             }
             OwnStatement::DiscardSequences => b"DISCARD SEQUENCES",
-            OwnStatement::Apply => b"SELECT pg_catalog.set_config($1, $2, false)",
+            // Not its value, which may be long.
+            OwnStatement::Apply => b"SELECT pg_catalog.set_config($1, $2, false) IS NULL",
             OwnStatement::LoginRight => {
                 b"SELECT r.rolcanlogin AND (r.rolvaliduntil IS NULL OR r.rolvaliduntil \
                     OPERATOR(pg_catalog.>) pg_catalog.now()) AND pg_catalog.has_database_privilege( \
@@ -230,6 +231,14 @@ impl ServerConn {
         message::execute_unnamed(&mut self.output);
         self.expected.push(Owed::us(Reply::BindComplete, question));
         self.expected.push(Owed::us(Reply::Execution, question));
+    }
+
+    /// The next time it is asked it is parsed anew: whether the server knows it is not certain.
+    pub fn forget_own(&mut self, question: Question, own: OwnStatement) {
+        const FITS: &str = "names of ours are short";
+        message::close_statement(&mut self.output, own.name()).expect(FITS);
+        self.expected.push(Owed::us(Reply::CloseComplete, question));
+        self.own &= !own.bit();
     }
 
     pub fn push_sync(&mut self, question: Question) {

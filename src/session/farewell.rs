@@ -48,7 +48,7 @@ impl Session {
         }
         // What became of its settings was to be asked when the transaction ends; nobody will.
         const UNKNOWN: Effects = Effects::CHANGES_SETTINGS.union(Effects::UNKNOWN_EFFECTS);
-        let settings_unknown = lease.settings_asked || self.transaction.effects.intersects(UNKNOWN);
+        let settings_unknown = lease.settings_asked.is_some() || self.transaction.effects.intersects(UNKNOWN);
         if !self.pins.is_empty() || self.transaction.hidden_state || settings_unknown {
             lease.conn.leftover_of = Some(self.id);
         }

@@ -61,7 +61,8 @@ pub struct Lease {
     pub redirect: bool,
     /// Rows of a question of ours.
     pub collected: Vec<(Box<str>, Box<str>)>,
-    pub settings_asked: bool,
+    /// What the session has set is asked for: until it is known, only this connection has it.
+    pub settings_asked: Option<SettingsAsked>,
     /// The primary serves a read only because the session must not see less than it has: once it is known
     /// how much that is, standbys may serve it again.
     pub stands_in: bool,
@@ -71,6 +72,13 @@ pub struct Lease {
     /// The client was sent the FATAL with which the server ends the connection.
     pub told_fatal: bool,
     pub unconfirmed: Unconfirmed,
+}
+
+/// The question for the session's settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SettingsAsked {
+    pub tries: u8,
+    pub failed: bool,
 }
 
 /// Whether a commit was made without the guarantee that its completion stands for: see `outbound`.
@@ -228,7 +236,7 @@ impl Session {
             is_complete: false,
             redirect: false,
             collected: Vec::new(),
-            settings_asked: false,
+            settings_asked: None,
             stands_in,
             apply_error: None,
             login_right: None,

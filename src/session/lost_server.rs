@@ -112,6 +112,7 @@ impl Session {
         let outcome_unknown = owes && may_be_done && self.transaction.may_write;
         let block_ended = !in_transaction || self.transaction.effects.intersects(Effects::ENDS_TRANSACTION);
         let lost = self.pins.lost_unseen(self.transaction.pinned);
+        let settings_lost = lease.settings_asked.is_some();
         self.unmark();
         self.abandon_lease();
         self.transaction.end();
@@ -122,8 +123,8 @@ impl Session {
         if cut_short {
             return Err(End::CutShort);
         }
-        if !lost.is_empty() {
-            return Err(farewell(outcome_unknown, lost));
+        if settings_lost || !lost.is_empty() {
+            return Err(farewell(outcome_unknown, lost, settings_lost));
         }
         self.unpin_all();
         self.status = if block_ended { TransactionStatus::Idle } else { TransactionStatus::Failed };
@@ -173,12 +174,12 @@ impl Session {
 }
 
 /// What the client believes to have, a lock for instance, is gone, and it could not see it.
-fn farewell(outcome_unknown: bool, lost: Pins) -> End {
+fn farewell(outcome_unknown: bool, lost: Pins, settings_lost: bool) -> End {
     if outcome_unknown {
         return End::fatal(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME);
     }
-    let lost: Vec<_> = lost.iter().map(|reason| reason.as_str()).collect();
-    let what = lost.join(", ");
+    let lost = lost.iter().map(|reason| reason.as_str()).chain(settings_lost.then_some("settings"));
+    let what = lost.collect::<Vec<_>>().join(", ");
     End::fatal(
         sqlstate::ADMIN_SHUTDOWN,
         format!(

@@ -9,9 +9,10 @@ use std::task::{Context, Poll};
 use super::lease::Unconfirmed;
 use super::prepared::{NAME_PREFIX, Names, UNKNOWN_PREFIX};
 use super::session::{End, Session};
-use super::settings::{IN_HOT_STANDBY, report};
+use super::settings::{IN_HOT_STANDBY, MAX_SETTINGS, report};
+use super::settle::too_many_settings;
 use crate::backend::conn::{MAX_INSPECTED, parameter_status};
-use crate::backend::expect::{For, Reply, Verdict};
+use crate::backend::expect::{For, Question, Reply, Verdict};
 use crate::clock::now_ms;
 use crate::net::buffer::{LARGE, SMALL};
 use crate::wire::fields;
@@ -88,6 +89,9 @@ impl Session {
                 self.note_error(found.len.min(MAX_INSPECTED));
             }
             let verdict = self.judge(found.tag)?;
+            if !complete && verdict == Verdict::Answer(Question::Settings) {
+                return Err(too_many_settings());
+            }
             let is_read = verdict != Verdict::Forward || found.tag == b'S';
             if !complete && is_read {
                 return self
@@ -129,11 +133,16 @@ impl Session {
                 continue;
             }
             let complete = rest.len() >= found.len;
+            let audience = conn.expected.next_audience();
+            let longest = match audience {
+                Some(For::Us(Question::Settings)) => MAX_SETTINGS,
+                _ => MAX_INSPECTED,
+            };
             let looked_into = match found.tag {
                 b'Z' | b'S' | b'E' | b'N' => true,
-                _ => !matches!(conn.expected.next_audience(), Some(For::Client)),
+                _ => !matches!(audience, Some(For::Client)),
             };
-            if !complete && (looked_into || !heard) && found.len <= MAX_INSPECTED {
+            if !complete && (looked_into || !heard) && found.len <= longest {
                 let room = lease.marked + found.len;
                 conn.input.reserve(room);
                 return Ok(None);

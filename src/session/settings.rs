@@ -14,6 +14,9 @@ fn hash_of(item: impl Hash) -> u64 {
     SEED.hash_one(item)
 }
 
+/// Bytes of names and values that a session may carry from one server connection to the next.
+pub const MAX_SETTINGS: usize = 1024 * 1024;
+
 /// Changing these in this order puts them back: the others while still the role that may, then who we are.
 const LAST: [&str; 2] = ["session_authorization", "role"];
 

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use super::custom::CustomSettings;
 use super::floor::{InvalidToken, TOKEN};
+use super::lease::{Lease, SettingsAsked};
 use super::pins::Found;
 use super::prepared::{NameChange, Names, StatementId};
 use super::session::{End, Session};
-use super::settings::Settings;
+use super::settings::{MAX_SETTINGS, Settings};
 use crate::backend::conn::OwnStatement;
 use crate::backend::expect::{For, Owed, Question, Reply, Verdict};
 use crate::clock::now_ms;
@@ -27,6 +28,9 @@ use crate::wire::sqlstate;
 /// PostgreSQL's defaults; another segment size costs a floor that is met a little late, never one too low.
 const WAL_BLOCK: u64 = 8192;
 const WAL_SEGMENT: u64 = 16 * 1024 * 1024;
+
+const SETTINGS_UNREAD: &str = "terminating connection: what the session has set could not be read from the \
+                               server, so that another server connection cannot be given it; reconnect";
 
 /// An unnamed statement that is nobody's for certain.
 pub(super) const UNKNOWN_UNNAMED: u64 = u64::MAX;
@@ -73,8 +77,10 @@ impl Session {
             lease.conn.doomed = true;
             let span = self.identity.span(self.id);
             tracing::warn!(parent: &span, ?question, %state, text, "a question of komainu's own failed");
-            if question == Question::Apply {
-                lease.apply_error = Some((state, text));
+            match (question, &mut lease.settings_asked) {
+                (Question::Apply, _) => lease.apply_error = Some((state, text)),
+                (Question::Settings, Some(asked)) => asked.failed = true,
+                _ => {}
             }
             return;
         }
@@ -183,14 +189,10 @@ impl Session {
         }
         let discarded = effects.intersects(Effects::DISCARDS_ALL) && !done.failed;
         if effects.intersects(Effects::CHANGES_SETTINGS | Effects::UNKNOWN_EFFECTS) && !discarded {
-            lease.collected.clear();
-            let names = self.settings.iter().map(|(name, _)| name);
-            let custom = CustomSettings::array(self.custom.as_deref(), names);
-            let parameters = [Some(self.identity.user.as_bytes()), Some(custom.as_bytes())];
-            conn.ask(Question::Settings, OwnStatement::Settings, &parameters);
-            lease.settings_asked = true;
-            lease.ours_first = true;
+            let custom = self.custom.as_deref();
+            ask_for_settings(lease, 1, &self.identity.user, &self.settings, custom);
         }
+        let conn = &mut *lease.conn;
         const MAY_UNPIN: Effects = Effects::TEMP_OBJECT
             .union(Effects::LISTENS)
             .union(Effects::UNLISTENS)
@@ -242,9 +244,14 @@ impl Session {
         if lease.redirect {
             return self.ask_again().map(|()| true);
         }
-        if lease.settings_asked {
-            lease.settings_asked = false;
+        if let Some(asked) = lease.settings_asked.take() {
+            if asked.failed {
+                return self.read_settings_again(asked.tries);
+            }
             let mut collected = std::mem::take(&mut lease.collected);
+            if collected.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MAX_SETTINGS {
+                return Err(too_many_settings());
+            }
             let present = Settings::new(collected.clone());
             let token = collected.iter().position(|(name, _)| **name == *TOKEN);
             let token = token.map(|at| collected.swap_remove(at).1);
@@ -277,6 +284,20 @@ impl Session {
         Ok(true)
     }
 
+    /// A cancel that came late, or a timeout that the session has set, has ended the question. What it would have
+    /// told must not be lost in silence.
+    fn read_settings_again(&mut self, tries: u8) -> Result<bool, End> {
+        const TRIES: u8 = 3;
+        let Some(lease) = &mut self.lease else { return Ok(false) };
+        if tries < TRIES {
+            lease.conn.forget_own(Question::Settings, OwnStatement::Settings);
+            let custom = self.custom.as_deref();
+            ask_for_settings(lease, tries + 1, &self.identity.user, &self.settings, custom);
+            return Ok(true);
+        }
+        Err(End::fatal(sqlstate::ADMIN_SHUTDOWN, SETTINGS_UNREAD))
+    }
+
     /// The session has set `komainu.token`: see [`super::floor`].
     pub(super) fn take_token(&mut self, token: &str) {
         if self.floor.take_token(token).is_ok() {
@@ -287,6 +308,27 @@ impl Session {
         let message = format!("parameter \"{TOKEN}\" was set to {token:?}, which is ignored: {InvalidToken}");
         self.notify_client(&message::Report::warning(sqlstate::INVALID_PARAMETER_VALUE, &message));
     }
+}
+
+/// Every other server connection would have to be given them.
+pub(super) fn too_many_settings() -> End {
+    let message = format!("terminating connection: its settings are longer than {MAX_SETTINGS} bytes in all");
+    End::fatal(sqlstate::PROGRAM_LIMIT_EXCEEDED, message)
+}
+
+fn ask_for_settings(
+    lease: &mut Lease,
+    tries: u8,
+    user: &str,
+    present: &Settings,
+    custom: Option<&CustomSettings>,
+) {
+    lease.collected.clear();
+    let custom = CustomSettings::array(custom, present.iter().map(|(name, _)| name));
+    let parameters = [Some(user.as_bytes()), Some(custom.as_bytes())];
+    lease.conn.ask(Question::Settings, OwnStatement::Settings, &parameters);
+    lease.settings_asked = Some(SettingsAsked { tries, failed: false });
+    lease.ours_first = true;
 }
 
 /// What settling replies changes.

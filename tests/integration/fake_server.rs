@@ -7,6 +7,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -15,7 +16,16 @@ use super::support::{Cluster, Komainu, PATIENCE, eventually};
 const READY: &[u8] = b"Z\0\0\0\x05I";
 const MARK: &[u8] = b"misdeed:";
 
-/// What the relay does instead of passing a message on.
+/// What the relay does with what komainu sends.
+enum Relayed {
+    PassOn,
+    /// It answers in the server's place.
+    Say(Vec<u8>),
+    /// And ends the connection.
+    SayAndCut(Vec<u8>),
+}
+
+/// What it does instead of passing a message on.
 type Misdeed = (&'static str, Vec<u8>);
 
 fn misdeeds() -> Vec<Misdeed> {
@@ -55,9 +65,10 @@ fn misdeeds() -> Vec<Misdeed> {
 }
 
 /// Listens until the process ends; connects each client to the server.
-fn relay(server: u16, misdeeds: Arc<Vec<Misdeed>>) -> u16 {
+fn relay(server: u16, judge: impl Fn(&[u8]) -> Relayed + Send + Sync + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
+    let judge = Arc::new(judge);
     thread::spawn(move || {
         for client in listener.incoming().flatten() {
             let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
@@ -66,34 +77,43 @@ fn relay(server: u16, misdeeds: Arc<Vec<Misdeed>>) -> u16 {
                 let _ = std::io::copy(&mut from_server, &mut to_client);
                 let _ = to_client.shutdown(Shutdown::Both);
             });
-            let misdeeds = misdeeds.clone();
-            thread::spawn(move || forward(client, server, &misdeeds));
+            let judge = judge.clone();
+            thread::spawn(move || forward(client, server, &*judge));
         }
     });
     port
 }
 
-fn forward(mut client: TcpStream, mut server: TcpStream, misdeeds: &[Misdeed]) {
+fn forward(mut client: TcpStream, mut server: TcpStream, judge: impl Fn(&[u8]) -> Relayed) {
     let mut chunk = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = client.read(&mut chunk) {
         let bytes = &chunk[..count];
-        if let Some(at) = bytes.windows(MARK.len()).position(|window| window == MARK) {
-            let digits: String = bytes[at + MARK.len()..]
-                .iter()
-                .take_while(|b| b.is_ascii_digit())
-                .map(|b| *b as char)
-                .collect();
-            let _ = client.write_all(&misdeeds[digits.parse::<usize>().unwrap()].1);
-            // Long enough for all of it to be read, and for what hangs to be seen hanging.
-            thread::sleep(Duration::from_millis(30));
-            break;
-        }
-        if server.write_all(bytes).is_err() {
+        let passed_on = match judge(bytes) {
+            Relayed::PassOn => server.write_all(bytes).is_ok(),
+            Relayed::Say(answer) => client.write_all(&answer).is_ok(),
+            Relayed::SayAndCut(answer) => {
+                let _ = client.write_all(&answer);
+                // Long enough for all of it to be read, and for what hangs to be seen hanging.
+                thread::sleep(Duration::from_millis(30));
+                false
+            }
+        };
+        if !passed_on {
             break;
         }
     }
     let _ = client.shutdown(Shutdown::Both);
     let _ = server.shutdown(Shutdown::Both);
+}
+
+/// The misdeed that a statement names.
+fn misdeed_of(bytes: &[u8], misdeeds: &[Misdeed]) -> Relayed {
+    let Some(at) = bytes.windows(MARK.len()).position(|window| window == MARK) else {
+        return Relayed::PassOn;
+    };
+    let digits = bytes[at + MARK.len()..].iter().take_while(|b| b.is_ascii_digit()).map(|b| *b as char);
+    let number: usize = digits.collect::<String>().parse().unwrap();
+    Relayed::SayAndCut(misdeeds[number].1.clone())
 }
 
 fn before(cluster: &Cluster, port: u16, more: &str) -> Komainu {
@@ -107,7 +127,9 @@ fn before(cluster: &Cluster, port: u16, more: &str) -> Komainu {
 fn a_server_that_breaks_the_protocol_costs_one_statement() {
     let cluster = Cluster::shared();
     let misdeeds = Arc::new(misdeeds());
-    let komainu = before(cluster, relay(cluster.primary().port(), misdeeds.clone()), "");
+    let judged = misdeeds.clone();
+    let relay = relay(cluster.primary().port(), move |bytes| misdeed_of(bytes, &judged));
+    let komainu = before(cluster, relay, "");
     let mut bystander = komainu.login("postgres");
     bystander.query("BEGIN");
     for (number, (what, _)) in misdeeds.iter().enumerate() {
@@ -141,6 +163,45 @@ fn a_server_that_breaks_the_protocol_costs_one_statement() {
     }
     assert_eq!(bystander.query("COMMIT").len(), 2);
     assert!(komainu.metric("process_resident_memory_bytes").unwrap() < 300e6);
+}
+
+/// A SET was acknowledged, and the question what it has set is not answered: the session ends rather than go on
+/// without the setting.
+#[test]
+fn what_was_set_is_never_lost_in_silence() {
+    let cluster = Cluster::shared();
+    const CUT: usize = usize::MAX;
+    let left = Arc::new(AtomicUsize::new(0));
+    let failures = left.clone();
+    let relay = relay(cluster.primary().port(), move |bytes| {
+        const ASKS: &[u8] = b"_kq_settings";
+        if !bytes.windows(ASKS.len()).any(|window| window == ASKS) {
+            return Relayed::PassOn;
+        }
+        const CANCELLED: &[u8] = b"E\0\0\0\x2cSERROR\0VERROR\0C57014\0Mit was cancelled\0\0";
+        match failures.load(Ordering::Relaxed) {
+            CUT => Relayed::SayAndCut(Vec::new()),
+            0 => Relayed::PassOn,
+            more => {
+                failures.store(more - 1, Ordering::Relaxed);
+                Relayed::Say([CANCELLED, READY].concat())
+            }
+        }
+    });
+    let komainu = before(cluster, relay, "[split]\nenabled = false\n");
+    let mut other = komainu.login("postgres");
+    for (failing, kept) in [(0, true), (1, true), (2, true), (3, false), (CUT, false)] {
+        let mut wire = komainu.login("postgres");
+        left.store(failing, Ordering::Relaxed);
+        assert_eq!(wire.query("SET my.own = 'mine'").len(), 2, "{failing}");
+        if kept {
+            other.query("SELECT 1");
+            assert_eq!(wire.query_value("SHOW my.own"), "mine", "{failing}");
+            continue;
+        }
+        let end = wire.expect_end();
+        assert_eq!(end.last().map(|last| last.sqlstate()).as_deref(), Some("57P01"), "{failing}: {end:?}");
+    }
 }
 
 /// What a server says when it has the client's nonce, and when it has the proof.

@@ -165,6 +165,37 @@ fn set_config_is_a_set_too() {
 }
 
 #[test]
+fn a_long_setting_is_kept_and_one_that_is_too_long_is_said_to_be() {
+    let database = Cluster::shared().database();
+    let komainu = shared();
+    let (mut wire, mut other) = (komainu.login(&database), komainu.login(&database));
+    let length = "SELECT length(current_setting('my.big'))";
+    wire.query("SELECT set_config('my.big', repeat('x', 700000), false)");
+    other.query("SET my.big = 'short'");
+    assert_eq!(wire.query_value(length), "700000");
+    assert_eq!(other.query_value(length), "5");
+    wire.query("SELECT set_config('my.big', repeat('x', 1500000), false)");
+    let end = wire.expect_end();
+    assert_eq!(end.last().unwrap().sqlstate(), "54000", "{end:?}");
+    assert_eq!(other.query_value(length), "5");
+}
+
+#[test]
+fn a_connection_that_cannot_be_wiped_serves_nobody() {
+    let database = Cluster::shared().database();
+    let komainu = komainu_of_one();
+    let mut next = komainu.login(&database);
+    let mut wire = komainu.login(&database);
+    let many = "DO $$ BEGIN FOR n IN 1..1500 LOOP EXECUTE format('CREATE TEMP TABLE left_%s ()', n); END LOOP; END $$";
+    assert!(!tags(&wire.query(many)).contains('E'));
+    // Too short for all of them to be dropped.
+    wire.query("SET statement_timeout = '20ms'");
+    drop(wire);
+    assert_eq!(next.query_value("SELECT to_regclass('left_1') IS NULL"), "t");
+    assert_eq!(next.query_value("SHOW statement_timeout"), "0");
+}
+
+#[test]
 fn parameters_are_reported_as_postgresql_reports_them() {
     same_with_an_intruder(
         &[("application_name", "at startup"), ("TimeZone", "Europe/Berlin")],
