@@ -78,6 +78,9 @@ fn hear(conn: &mut ServerConn, said: &mut Said) -> io::Result<()> {
                     report(&mut conn.reported, name, value);
                 }
             }
+            (b'E', Verdict::Answer(Question::Reset)) => {
+                return Err(invalid("what another session left could not be wiped".into()));
+            }
             (b'E', _) => {
                 let text = fields::field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default();
                 said.error.get_or_insert((fields::sqlstate(body), text.into_owned()));

@@ -188,13 +188,15 @@ impl Session {
             return Ok(());
         }
         let idled = coarse_ms().saturating_sub(conn.idle_since_ms);
+        let mut ours_first = false;
         if conn.leftover_of.is_some_and(|session| session != self.id) {
             conn.ask_simple(Question::Reset, b"DISCARD ALL");
             conn.forget_everything();
+            // It may fail, by a timeout that was left there for instance.
+            ours_first = true;
         } else if ![self.id, SessionId::NONE].contains(&conn.last_session) {
             conn.foreign_sequences = true;
         }
-        let mut ours_first = false;
         if conn.settings.hash() != self.settings.hash() {
             let present = conn.settings.clone();
             for change in self.settings.changes_from(&present) {

@@ -235,6 +235,13 @@ impl Session {
                 }
                 return Ok(true);
             }
+            if lease.conn.doomed
+                && let Some(request) = lease.request.take()
+            {
+                // What another session left on it could not be wiped.
+                self.abandon_lease();
+                return self.begin_request(request).map(|()| true);
+            }
             self.tell_what_differs();
             if let Some(lease) = &mut self.lease {
                 lease.held_from = self.to_client.len();
