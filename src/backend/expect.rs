@@ -44,6 +44,9 @@ pub enum For {
     /// Put before a client's message to make it work (a Parse the client sent to another server):
     /// its success is nobody's business, its error is the client's.
     Prelude,
+    /// The same before a simple Query, with a Sync of its own behind it, or the server would not hear the Query
+    /// after an error. Its error is kept: the Query fails by it.
+    Ahead,
     /// A question of ours; rows are handed to whoever asked.
     Us(Question),
 }
@@ -79,15 +82,22 @@ pub struct Owed {
     pub change: Option<Box<NameChange>>,
     /// The unnamed statement that the server has once this succeeds.
     pub unnamed: Option<u64>,
+    /// What the client is told, should this fail because the server does not know a statement: the body of an
+    /// ErrorResponse.
+    pub instead: Option<Box<[u8]>>,
 }
 
 impl Owed {
     pub fn client(reply: Reply) -> Self {
-        Owed { reply, audience: For::Client, learns: None, change: None, unnamed: None }
+        Owed { reply, audience: For::Client, learns: None, change: None, unnamed: None, instead: None }
+    }
+
+    pub fn before(reply: Reply, audience: For) -> Self {
+        Owed { audience, ..Owed::client(reply) }
     }
 
     pub fn us(reply: Reply, question: Question) -> Self {
-        Owed { reply, audience: For::Us(question), learns: None, change: None, unnamed: None }
+        Owed::before(reply, For::Us(question))
     }
 
     pub fn parses_unnamed(mut self, id: u64) -> Self {
@@ -96,7 +106,7 @@ impl Owed {
     }
 
     pub fn prelude(reply: Reply) -> Self {
-        Owed { reply, audience: For::Prelude, learns: None, change: None, unnamed: None }
+        Owed::before(reply, For::Prelude)
     }
 
     fn is_unsettled(&self) -> bool {
@@ -111,6 +121,10 @@ pub enum Verdict {
     Swallow,
     /// A row, or an error, that answers a question of ours.
     Answer(Question),
+    /// An error that is to be said of the Query behind it.
+    Keep,
+    /// An error, in whose place the client may have to be told something else: see `take_instead`.
+    Instead,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -136,6 +150,8 @@ pub struct ExpectedReplies {
     open_batch: bool,
     /// Nothing was sent since the server was told to say what it has to say.
     flushed: bool,
+    /// Of the message that was judged last.
+    instead: Option<Box<[u8]>>,
 }
 
 impl ExpectedReplies {
@@ -217,7 +233,7 @@ impl ExpectedReplies {
 
     /// Whether any reply is owed to the client (rather than to us).
     pub fn owes_client(&self) -> bool {
-        self.skipping || self.owed.iter().any(|owed| matches!(owed.audience, For::Client | For::Prelude))
+        self.skipping || self.owed.iter().any(|owed| !matches!(owed.audience, For::Us(_)))
     }
 
     /// Rows and COPY data that come now are the client's.
@@ -255,6 +271,20 @@ impl ExpectedReplies {
         Some(owed)
     }
 
+    /// The Query that this was put before is going to fail, by this.
+    pub fn query_will_fail(&mut self, error: &[u8]) {
+        let query =
+            self.owed.iter_mut().find(|owed| owed.reply == Reply::Query && owed.audience == For::Client);
+        if let Some(query) = query {
+            query.instead.get_or_insert_with(|| error.into());
+        }
+    }
+
+    /// What `Verdict::Instead` speaks of.
+    pub fn take_instead(&mut self) -> Option<Box<[u8]>> {
+        self.instead.take()
+    }
+
     /// Judges one message of the server. Whatever is thereby finished or skipped goes to `settle`, with
     /// `true` if it succeeded; skipped ones last first, so that undoing them in turn restores the past.
     pub fn on_message(
@@ -269,7 +299,7 @@ impl ExpectedReplies {
                 _ => Verdict::Forward,
             });
         }
-        let Some(front) = self.owed.front() else {
+        let Some(front) = self.owed.front_mut() else {
             return match tag {
                 // A server that is shut down says so before it hangs up.
                 b'E' => Ok(Verdict::Forward),
@@ -277,10 +307,15 @@ impl ExpectedReplies {
             };
         };
         let reply = front.reply;
+        if tag == b'E' {
+            self.instead = front.instead.take();
+        }
         let verdict = match front.audience {
+            For::Client if tag == b'E' && self.instead.is_some() => Verdict::Instead,
             For::Client => Verdict::Forward,
             For::Prelude if tag == b'E' => Verdict::Forward,
-            For::Prelude => Verdict::Swallow,
+            For::Ahead if tag == b'E' => Verdict::Keep,
+            For::Prelude | For::Ahead => Verdict::Swallow,
             For::Us(question) if matches!(tag, b'D' | b'E') => Verdict::Answer(question),
             For::Us(_) => Verdict::Swallow,
         };
@@ -462,6 +497,23 @@ mod tests {
             [Forward, Forward, Forward, Forward, Swallow, answer, Swallow, Swallow],
             "only the row is an answer"
         );
+        assert!(q.is_empty());
+    }
+
+    #[test]
+    fn a_query_is_heard_after_what_was_put_before_it_failed() {
+        let mut q = ExpectedReplies::default();
+        q.push(Owed::before(Reply::ParseComplete, For::Ahead));
+        q.push(Owed::before(Reply::Sync, For::Ahead));
+        q.push(Owed::client(Reply::Query));
+        let on = |q: &mut ExpectedReplies, tag| q.on_message(tag, |_, _| ()).unwrap();
+        assert_eq!(on(&mut q, b'E'), Verdict::Keep);
+        q.query_will_fail(b"because");
+        assert_eq!(on(&mut q, b'Z'), Verdict::Swallow);
+        assert_eq!(on(&mut q, b'C'), Verdict::Forward, "of a statement in front of the one that fails");
+        assert_eq!(on(&mut q, b'E'), Verdict::Instead);
+        assert_eq!(q.take_instead().as_deref(), Some(&b"because"[..]));
+        assert_eq!(on(&mut q, b'Z'), Verdict::Forward);
         assert!(q.is_empty());
     }
 

@@ -16,12 +16,12 @@ use super::session::{End, Passing, Session, Unnamed};
 use super::tally::class_of;
 use super::teach::{note_known, teach};
 use crate::backend::conn::MAX_INSPECTED;
-use crate::backend::expect::{Owed, Reply};
+use crate::backend::expect::{For, Owed, Reply};
 use crate::net::Buffer;
 use crate::route::{Analysis, Analyzed, Effects, StatementKind};
 use crate::telemetry::labels::QueryClass;
 use crate::wire::frame::{HEADER_LEN, Header, split_cstr};
-use crate::wire::message;
+use crate::wire::message::{self, Report};
 use crate::wire::sqlstate;
 
 impl Session {
@@ -60,7 +60,7 @@ impl Session {
             if analyzed.analysis.kind == (StatementKind::Deallocate { all: false }) {
                 self.transaction.deallocated.extend(rewrite::first_name(&sql));
             }
-            let rewritten = self.rewrite_names(&sql);
+            let rewritten = self.rewrite_names(&sql, For::Prelude);
             self.parse_as(&name, &rewritten, &types, &analyzed)?;
         } else if name.is_empty() {
             let id = unnamed_id(self.id.0, self.next_unnamed + 1);
@@ -111,14 +111,20 @@ impl Session {
         if let Some(present) = self.names.get(name).cloned() {
             // 42P05, said by the server: parse it where it surely is.
             let lease = self.lease.as_mut().expect("called with a lease");
-            teach(&mut lease.conn, &present);
+            teach(&mut lease.conn, &present, For::Prelude);
             message::parse(&mut lease.conn.output, &present.server_name, sql, types).expect(FITS);
             lease.conn.expected.push(Owed::client(Reply::ParseComplete));
             return Ok(());
         }
         let content = Content { origin: Origin::Parse, text: sql, types, context: self.content_context() };
         let prepared = self.gateway.statements.intern(content, analyzed, |_| sql.into());
-        let change = self.add_name(name, prepared.clone())?;
+        let change = match self.add_name(name, prepared.clone()) {
+            Ok(change) => change,
+            Err(error) => {
+                self.refuse_parse(&Report::error(sqlstate::PROGRAM_LIMIT_EXCEEDED, &error.to_string()));
+                return Ok(());
+            }
+        };
         let lease = self.lease.as_mut().expect("called with a lease");
         let conn = &mut lease.conn;
         let mut owed = Owed::client(Reply::OwnParseComplete);
@@ -141,13 +147,13 @@ impl Session {
         };
         if first != 0 {
             let limit = self.settled.config.limits.max_inspected_statement_bytes;
-            return Err(End::fatal(
-                sqlstate::PROGRAM_LIMIT_EXCEEDED,
-                format!(
-                    "a named prepared statement of {} bytes is longer than the limit of {limit}",
-                    found.len
-                ),
-            ));
+            let message = format!(
+                "a named prepared statement of {} bytes is longer than the limit of {limit} \
+                 (limits.max_inspected_statement_bytes)",
+                found.len
+            );
+            self.refuse_parse(&Report::error(sqlstate::PROGRAM_LIMIT_EXCEEDED, &message));
+            return Ok(self.drop_message(found));
         }
         self.next_unnamed += 1;
         let id = unnamed_id(self.id.0, self.next_unnamed);
@@ -203,7 +209,7 @@ impl Session {
         }
         match names.get(name) {
             Some(prepared) => {
-                teach(conn, prepared);
+                teach(conn, prepared, For::Prelude);
                 let analyzed = identity.database.classify_prepared(prepared, settled);
                 (Cow::Owned(prepared.server_name.to_vec()), Some(analyzed))
             }

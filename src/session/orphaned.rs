@@ -232,7 +232,12 @@ impl Session {
             let content =
                 Content { origin: Origin::Parse, text: sql, types, context: self.content_context() };
             let prepared = self.gateway.statements.intern(content, &analyzed, |_| sql.into());
-            self.add_name(name, prepared)?;
+            if let Err(error) = self.add_name(name, prepared) {
+                Report::error(sqlstate::PROGRAM_LIMIT_EXCEEDED, &error.to_string())
+                    .encode(&mut self.to_client);
+                self.discarding = true;
+                return Ok(true);
+            }
         }
         message::parse_complete(&mut self.to_client);
         Ok(true)

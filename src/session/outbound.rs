@@ -159,6 +159,11 @@ impl Session {
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let body = &lease.conn.input.bytes()[lease.marked + HEADER_LEN..];
         let verdict = match verdict {
+            Verdict::Keep if fields::is_fatal(body) => Verdict::Forward,
+            Verdict::Instead if !is_of_unknown_statement(body) => Verdict::Forward,
+            other => other,
+        };
+        let verdict = match verdict {
             _ if lease.redirect => Verdict::Swallow,
             Verdict::Forward if lease.unconfirmed == Unconfirmed::Told && !is_asynchronous(found.tag) => {
                 Verdict::Swallow
@@ -186,6 +191,15 @@ impl Session {
                 lease.told_fatal = fields::is_fatal(body);
                 self.forward_error(found.len);
             }
+            (b'E', Verdict::Keep) if complete => {
+                let error = body[..found.len - HEADER_LEN].to_vec();
+                lease.conn.expected.query_will_fail(&error);
+                self.take_out(found.len);
+            }
+            (b'E', Verdict::Instead) if complete => {
+                let instead = lease.conn.expected.take_instead().unwrap_or_default();
+                self.say_instead(found.len, &instead);
+            }
             // What comes before anything was done does not bind us to this server.
             (b'1' | b'2' | b'3' | b'T' | b't' | b'n', Verdict::Forward) if complete => {
                 lease.marked += found.len;
@@ -197,7 +211,7 @@ impl Session {
                 lease.passed = have;
                 self.mark(have);
             }
-            (_, Verdict::Swallow) => self.take_out(found.len),
+            (_, Verdict::Swallow | Verdict::Keep | Verdict::Instead) => self.take_out(found.len),
             (tag, Verdict::Answer(question)) => {
                 self.answered(question, tag, found.len);
                 self.take_out(found.len);
@@ -361,7 +375,14 @@ impl Session {
         if !contains(body, NAME_PREFIX.as_bytes()) {
             return self.mark(len);
         }
-        let renamed = rename(body, &self.names);
+        let body = body.to_vec();
+        self.say_instead(len, &body);
+    }
+
+    /// Passes `error` on, in the place of the server's.
+    fn say_instead(&mut self, len: usize, error: &[u8]) {
+        let Some(lease) = &mut self.lease else { return };
+        let renamed = rename(error, &self.names);
         lease.is_relayed();
         self.take_out(len);
         message::frame(&mut self.to_client, b'E', |out| out.extend_from_slice(&renamed))
@@ -388,6 +409,12 @@ fn is_asynchronous(tag: u8) -> bool {
 /// server shuts down. Told by the routine, since the text is translated.
 fn is_unconfirmed_commit(body: &[u8]) -> bool {
     fields::field(body, b'R') == Some(SYNC_REP_WAIT)
+}
+
+/// It does not exist, or is not looked for, since what should have made it has failed the transaction.
+fn is_of_unknown_statement(body: &[u8]) -> bool {
+    [sqlstate::INVALID_SQL_STATEMENT_NAME, sqlstate::IN_FAILED_SQL_TRANSACTION]
+        .contains(&fields::sqlstate(body))
 }
 
 fn is_crash(body: &[u8]) -> bool {

@@ -365,7 +365,8 @@ impl<'a> Settling<'a> {
             self.unnamed.push((owed.unnamed, owed.audience));
         }
         let of_ours = matches!(owed.audience, For::Us(_));
-        if of_ours || owed.audience == For::Prelude && owed.reply == Reply::CloseComplete {
+        let before_another = matches!(owed.audience, For::Prelude | For::Ahead);
+        if of_ours || before_another && owed.reply == Reply::CloseComplete {
             // The connection is not what we believe it to be: a question was skipped, or the server still
             // knows what it should have forgotten.
             self.doom = true;

@@ -13,12 +13,13 @@ use super::rewrite;
 use super::session::{End, Passing, Session};
 use super::tally::class_of;
 use super::teach::{note_known, teach};
-use crate::backend::expect::{Owed, Question, Reply};
+use crate::backend::expect::{For, Owed, Question, Reply};
 use crate::net::Buffer;
 use crate::route::{Analyzed, Effects, StatementKind};
 use crate::telemetry::labels::QueryClass;
 use crate::wire::frame::{HEADER_LEN, Header, split_cstr};
-use crate::wire::message::{self, TransactionStatus, ready_for_query};
+use crate::wire::message::{self, Report, TransactionStatus, ready_for_query};
+use crate::wire::sqlstate::{self, SqlState};
 
 impl Session {
     pub(super) fn send_query(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
@@ -129,9 +130,9 @@ impl Session {
         }
         let mut owed = Owed::client(Reply::Query);
         let rewritten = if one_prepare && !self.pins.has(PinReason::SqlPrepare) {
-            self.rewrite_prepare(&sql, analyzed, &mut owed)?
+            self.rewrite_prepare(&sql, analyzed, &mut owed)
         } else {
-            self.rewrite_names(&sql)
+            self.rewrite_names(&sql, For::Ahead)
         };
         let lease = self.lease.as_mut().expect("called with a lease");
         message::query(&mut lease.conn.output, &rewritten).expect(FITS);
@@ -175,47 +176,56 @@ impl Session {
     }
 
     /// Makes a virtual statement of a PREPARE; the text with the server's name for it.
-    fn rewrite_prepare(
-        &mut self,
-        sql: &[u8],
-        analyzed: &Arc<Analyzed>,
-        owed: &mut Owed,
-    ) -> Result<Vec<u8>, End> {
-        let Some(name) = rewrite::first_name(sql) else { return Ok(sql.to_vec()) };
-        if let Some(present) = self.names.get(name.as_bytes()).cloned() {
-            // The server says that it exists, once it does there.
-            let lease = self.lease.as_mut().expect("called with a lease");
-            teach(&mut lease.conn, &present);
-            return Ok(rewrite::with_name(sql, &present.server_name));
+    fn rewrite_prepare(&mut self, sql: &[u8], analyzed: &Arc<Analyzed>, owed: &mut Owed) -> Vec<u8> {
+        let Some(name) = rewrite::first_name(sql) else { return sql.to_vec() };
+        if self.names.get(name.as_bytes()).is_some() {
+            let message = format!("prepared statement \"{name}\" already exists");
+            return self.refuse_prepare(sqlstate::DUPLICATE_PREPARED_STATEMENT, &message, owed);
         }
         // What it executes is classified now, so that EXECUTE is routed by it.
         let body = rewrite::prepared_body(sql).unwrap_or(sql);
         let body = self.identity.database.classify(body, &self.settled);
         let analyzed = if body.analysis.kind == StatementKind::Many { analyzed.clone() } else { body };
         let mut context = self.content_context();
-        // SQL PREPARE answers with an error where the server knows the name, so it is never shared.
-        context.database = context.database.wrapping_mul(31).wrapping_add(self.id.0);
+        // SQL PREPARE answers with an error where the server knows the name, so it is never shared: not even with
+        // the same PREPARE of this session before a DEALLOCATE.
+        context.database = context.database.wrapping_mul(31).wrapping_add(self.new_unnamed_id());
         let content = Content { origin: Origin::Sql, text: sql, types: name.as_bytes(), context };
         let prepared = self
             .gateway
             .statements
             .intern(content, &analyzed, |server_name| rewrite::with_name(sql, server_name.as_bytes()).into());
-        let change = self.add_name(name.as_bytes(), prepared.clone())?;
+        let change = match self.add_name(name.as_bytes(), prepared.clone()) {
+            Ok(change) => change,
+            Err(error) => {
+                return self.refuse_prepare(sqlstate::PROGRAM_LIMIT_EXCEEDED, &error.to_string(), owed);
+            }
+        };
         let lease = self.lease.as_mut().expect("called with a lease");
         note_known(&mut lease.conn, &prepared);
         owed.learns = Some(prepared.id);
         owed.change = Some(Box::new(change));
-        Ok(prepared.text.to_vec())
+        prepared.text.to_vec()
+    }
+
+    /// In place of a PREPARE: what fails as well, with the same effect on the transaction, while the client is told
+    /// why. A transaction that has failed already is what the server speaks of.
+    fn refuse_prepare(&self, state: SqlState, message: &str, owed: &mut Owed) -> Vec<u8> {
+        if self.status != TransactionStatus::Failed {
+            owed.instead = Some(Report::error(state, message).body());
+        }
+        format!("EXECUTE \"{UNKNOWN_PREFIX}\"").into_bytes()
     }
 
     /// The text with every known name replaced; each is made known to the server first.
-    pub(super) fn rewrite_names(&mut self, sql: &[u8]) -> Vec<u8> {
+    pub(super) fn rewrite_names(&mut self, sql: &[u8], audience: For) -> Vec<u8> {
         let Session { lease, names, pins, .. } = self;
-        let lease = lease.as_mut().expect("called with a lease");
+        let conn = &mut lease.as_mut().expect("called with a lease").conn;
         let raw_is_fine = pins.has(PinReason::SqlPrepare);
-        rewrite::names(sql, |name| match names.get(name.as_bytes()) {
+        let mut taught = false;
+        let rewritten = rewrite::names(sql, |name| match names.get(name.as_bytes()) {
             Some(prepared) => {
-                teach(&mut lease.conn, prepared);
+                taught |= teach(conn, prepared, audience);
                 Some(prepared.server_name.to_vec())
             }
             // Another client's statement has such a name on the server; no client's own may.
@@ -223,6 +233,11 @@ impl Session {
                 Some(format!("\"{UNKNOWN_PREFIX}{}\"", name.replace('"', "\"\"")).into_bytes())
             }
             None => None,
-        })
+        });
+        if taught && audience == For::Ahead {
+            message::sync(&mut conn.output);
+            conn.expected.push(Owed::before(Reply::Sync, For::Ahead));
+        }
+        rewritten
     }
 }

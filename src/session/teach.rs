@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use super::inbound::FITS;
 use super::pins::PinReason;
-use super::prepared::{self, Origin, Prepared};
-use super::session::{End, Session};
+use super::prepared::{self, Origin, Prepared, UNKNOWN_PREFIX};
+use super::session::Session;
 use crate::backend::ServerConn;
-use crate::backend::expect::{Owed, Reply};
-use crate::wire::message;
-use crate::wire::sqlstate;
+use crate::backend::expect::{For, Owed, Reply};
+use crate::wire::message::{self, Report};
+
+/// In which PREPARE is executed; no client's portal is called so.
+const PORTAL: &[u8] = b"_k prepare";
 
 impl Session {
     pub(super) fn content_context(&self) -> prepared::Context {
@@ -26,16 +28,24 @@ impl Session {
         &mut self,
         name: &[u8],
         prepared: Arc<Prepared>,
-    ) -> Result<prepared::NameChange, End> {
+    ) -> Result<prepared::NameChange, prepared::TooMany> {
         let limits = &self.settled.config.limits;
-        self.names
-            .insert(
-                name,
-                prepared,
-                limits.max_prepared_statements_per_session,
-                limits.max_prepared_bytes_per_session,
-            )
-            .map_err(|e| End::fatal(sqlstate::PROGRAM_LIMIT_EXCEEDED, e.to_string()))
+        self.names.insert(
+            name,
+            prepared,
+            limits.max_prepared_statements_per_session,
+            limits.max_prepared_bytes_per_session,
+        )
+    }
+
+    /// In place of a Parse that is not sent: something that fails there as well, with the same effect on batch and
+    /// transaction, while the client is told why.
+    pub(super) fn refuse_parse(&mut self, report: &Report<'_>) {
+        let lease = self.lease.as_mut().expect("called with a lease");
+        message::bind_plain(&mut lease.conn.output, b"", UNKNOWN_PREFIX.as_bytes()).expect(FITS);
+        let mut owed = Owed::client(Reply::BindComplete);
+        owed.instead = Some(report.body());
+        lease.conn.expected.push(owed);
     }
 
     pub(super) fn pins_no_sql(&self) -> bool {
@@ -43,26 +53,37 @@ impl Session {
     }
 }
 
-/// Makes sure the server knows the statement before it is named to it.
-pub(super) fn teach(conn: &mut ServerConn, prepared: &Arc<Prepared>) {
+/// Makes sure the server knows the statement before it is named to it; `audience` says where. True if it did not.
+pub(super) fn teach(conn: &mut ServerConn, prepared: &Arc<Prepared>, audience: For) -> bool {
     if conn.known.touch(prepared.id) {
-        return;
+        return false;
     }
     note_known(conn, prepared);
-    let mut owed = match prepared.origin {
+    let learns = |reply| Owed { learns: Some(prepared.id), ..Owed::before(reply, audience) };
+    let out = &mut conn.output;
+    match prepared.origin {
         Origin::Parse => {
-            message::parse(&mut conn.output, &prepared.server_name, &prepared.text, &prepared.types)
-                .expect(FITS);
-            Owed::prelude(Reply::ParseComplete)
+            message::parse(out, &prepared.server_name, &prepared.text, &prepared.types).expect(FITS);
+            conn.expected.push(learns(Reply::ParseComplete));
         }
+        // Not as a simple Query, which would end the transaction of a batch.
         Origin::Sql => {
-            message::query(&mut conn.output, &prepared.text).expect(FITS);
+            message::parse(out, b"", &prepared.text, &[0, 0]).expect(FITS);
+            message::bind_plain(out, PORTAL, b"").expect(FITS);
+            message::execute(out, PORTAL).expect(FITS);
+            message::close_portal(out, PORTAL).expect(FITS);
             conn.unnamed = None;
-            Owed::prelude(Reply::Query)
+            for owed in [
+                Owed::before(Reply::ParseComplete, audience),
+                Owed::before(Reply::BindComplete, audience),
+                learns(Reply::Execution),
+                Owed::before(Reply::CloseComplete, audience),
+            ] {
+                conn.expected.push(owed);
+            }
         }
-    };
-    owed.learns = Some(prepared.id);
-    conn.expected.push(owed);
+    }
+    true
 }
 
 /// Notes that the server will know the statement, and closes what it should forget for it. To be called

@@ -5,6 +5,7 @@
 
 use bytes::{BufMut, BytesMut};
 
+use super::frame::HEADER_LEN;
 use super::sqlstate::SqlState;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +86,13 @@ impl<'a> Report<'a> {
 
     pub fn detail(self, detail: &'a str) -> Self {
         Report { detail: Some(detail), ..self }
+    }
+
+    /// As `encode`, without the header.
+    pub fn body(&self) -> Box<[u8]> {
+        let mut whole = BytesMut::new();
+        self.encode(&mut whole);
+        whole[HEADER_LEN..].into()
     }
 
     pub fn encode(&self, out: &mut BytesMut) {
@@ -230,6 +238,22 @@ pub fn bind_text(
     })
 }
 
+/// Bind of a statement without parameters, whose rows nobody will see.
+pub fn bind_plain(out: &mut BytesMut, portal: &[u8], statement: &[u8]) -> Result<(), MessageTooLong> {
+    frame(out, b'B', |out| {
+        put_cstr(out, portal);
+        put_cstr(out, statement);
+        out.put_slice(&[0; 6]);
+    })
+}
+
+pub fn execute(out: &mut BytesMut, portal: &[u8]) -> Result<(), MessageTooLong> {
+    frame(out, b'E', |out| {
+        put_cstr(out, portal);
+        out.put_i32(0);
+    })
+}
+
 pub fn execute_unnamed(out: &mut BytesMut) {
     out.extend_from_slice(&[b'E', 0, 0, 0, 9, 0, 0, 0, 0, 0]);
 }
@@ -237,6 +261,13 @@ pub fn execute_unnamed(out: &mut BytesMut) {
 pub fn close_statement(out: &mut BytesMut, name: &[u8]) -> Result<(), MessageTooLong> {
     frame(out, b'C', |out| {
         out.put_u8(b'S');
+        put_cstr(out, name);
+    })
+}
+
+pub fn close_portal(out: &mut BytesMut, name: &[u8]) -> Result<(), MessageTooLong> {
+    frame(out, b'C', |out| {
+        out.put_u8(b'P');
         put_cstr(out, name);
     })
 }

@@ -226,6 +226,102 @@ fn what_is_deallocated_by_any_means_is_gone() {
     }
 }
 
+/// A backend that does not know the statement yet cannot be taught it. What the client is told is what PostgreSQL
+/// would say, once, and it is ready for its next request.
+#[test]
+fn what_cannot_be_prepared_again_is_told_once_and_costs_nothing_else() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let make = "CREATE TABLE gone (n int); GRANT ALL ON gone TO PUBLIC";
+    cluster.prepare(&database, make);
+    let mut pair = Pair::new(shared(), &database);
+    let told = |messages: &[Message]| {
+        let told = messages.iter().filter(|m| m.tag != 'S').map(|m| match m.tag {
+            'E' => format!("E {}", m.sqlstate()),
+            'Z' => format!("Z {}", String::from_utf8_lossy(&m.body)),
+            tag => tag.to_string(),
+        });
+        told.collect::<Vec<_>>().join(", ")
+    };
+    for how in ["Parse", "PREPARE"] {
+        let prepared = match how {
+            "Parse" => pair.client.pipeline(Pipeline::new().parse("s", "SELECT n FROM gone").sync()),
+            _ => pair.client.query("PREPARE s AS SELECT n FROM gone"),
+        };
+        assert!(!tags(&prepared).contains('E'));
+        pair.hop();
+        assert_eq!(told(&pair.client.query("BEGIN; SELECT 1/0")), "C, E 22012, Z E", "{how}");
+        assert_eq!(told(&pair.client.query("EXECUTE s")), "E 25P02, Z E", "{how}");
+        assert_eq!(told(&pair.client.query("ROLLBACK")), "C, Z I", "{how}");
+        assert_eq!(told(&pair.client.query("EXECUTE s")), "T, C, Z I", "{how}");
+
+        pair.hop();
+        cluster.prepare(&database, "DROP TABLE gone");
+        for _ in 0..2 {
+            assert_eq!(told(&pair.client.query("EXECUTE s")), "E 42P01, Z I", "{how}");
+        }
+        let before = pair.client.query("SELECT 1; EXECUTE s; SELECT 2");
+        assert_eq!(told(&before), "T, D, C, E 42P01, Z I", "{how}: what stands before it is answered");
+        assert_eq!(pair.client.query_value("SELECT 'on'"), "on");
+        cluster.prepare(&database, make);
+        assert_eq!(told(&pair.client.query("EXECUTE s")), "T, C, Z I", "{how}: it is there again");
+        assert_eq!(told(&pair.client.query("DEALLOCATE s")), "C, Z I", "{how}");
+    }
+}
+
+#[test]
+fn what_is_beyond_a_limit_is_an_error_of_its_batch() {
+    let database = Cluster::shared().database();
+    let limits = "[limits]\nmax_prepared_statements_per_session = 2\nmax_inspected_statement_bytes = 2000\n";
+    let komainu = komainu(1, limits);
+    let mut wire = komainu.login(&database);
+    let long = format!("SELECT '{}'", "x".repeat(2000));
+    let parse = |name: &str, sql: &str| Pipeline::new().parse(name, sql).sync();
+    assert_eq!(tags(&wire.pipeline(parse("a", "SELECT 1"))), "1Z");
+    assert_eq!(tags(&wire.query("PREPARE b AS SELECT 2")), "CZ");
+    let refused = |messages: Vec<Message>, status: &[u8]| {
+        assert_eq!(tags(&messages), "EZ", "{}", transcript(&messages));
+        assert_eq!(messages[0].sqlstate(), "54000");
+        assert_eq!(messages[1].body, status);
+    };
+    refused(wire.pipeline(parse("c", "SELECT 3")), b"I");
+    refused(wire.pipeline(parse("d", &long)), b"I");
+    refused(wire.query("PREPARE c AS SELECT 3"), b"I");
+    for (number, name) in ["c", "d"].into_iter().enumerate() {
+        wire.query("BEGIN");
+        match number {
+            0 => refused(wire.query("PREPARE c AS SELECT 3"), b"E"),
+            _ => refused(wire.pipeline(parse(name, &long)), b"E"),
+        }
+        assert_eq!(tags(&wire.query("SELECT 4")), "EZ", "the transaction has failed");
+        wire.query("ROLLBACK");
+    }
+    assert_eq!(tags(&wire.pipeline(Pipeline::new().run("c", &[]))), "EZ");
+    assert_eq!(wire.run_prepared("a", &[]), "1");
+    assert_eq!(tags(&wire.query("DEALLOCATE b")), "CZ");
+    assert_eq!(tags(&wire.pipeline(parse("c", "SELECT 3"))), "1Z");
+    assert_eq!(wire.run_prepared("c", &[]), "3");
+}
+
+/// Made known in the middle of a batch, it does not end the transaction of that.
+#[test]
+fn a_batch_stays_one_transaction_when_sql_has_prepared_what_it_uses() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    cluster.prepare(&database, "CREATE TABLE t (n int); GRANT ALL ON t TO PUBLIC");
+    let mut pair = Pair::new(shared(), &database);
+    for round in 0..2 {
+        let prepared = pair.client.query("PREPARE s (int) AS INSERT INTO t VALUES ($1)");
+        assert_eq!(tags(&prepared), "CZ", "round {round}: the same again, after a DEALLOCATE");
+        pair.hop();
+        let batch = Pipeline::new().parse("", "INSERT INTO t VALUES (1)").bind("", "", &[]).execute("", 0);
+        let batch = batch.bind("", "s", &["2"]).execute("", 0).parse("", "SELECT 1/0").run("", &[]);
+        assert_eq!(tags(&pair.client.pipeline(batch)), "12C2C1EZ", "round {round}");
+        assert_eq!(pair.client.query_value("SELECT count(*) FROM t"), "0");
+        pair.client.query("DEALLOCATE s");
+    }
+}
+
 #[test]
 fn a_discard_that_fails_forgets_nothing() {
     let database = Cluster::shared().database();
