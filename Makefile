@@ -9,7 +9,7 @@ ARGS   ?=
 export KOMAINU_COMMIT := $(or $(KOMAINU_COMMIT),$(shell git --git-dir=.git describe --always --abbrev=12 --dirty=+ --exclude='*' 2>/dev/null),unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help sandbox test test-terraform test-image simulate torture bench bench-scale fix fuzz
+.PHONY: help sandbox test test-upgrade test-terraform test-image simulate torture bench bench-scale fix fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,7 +30,14 @@ test: ## Run every check and test (PG_BIN=/path/to/postgresql/bin for another ve
 	cargo fmt --all --check
 	cargo clippy --workspace --locked --all-targets -- -D warnings
 	KOMAINU_TEST_PYTHON=$(abspath $(PYTHON)) cargo test --workspace --locked --all-targets
+	@$(MAKE) --no-print-directory test-upgrade
 	@$(MAKE) --no-print-directory test-terraform
+
+# The version before is built beside this one, once: two to three minutes.
+test-upgrade: ## Upgrade a running cluster from the commit before, and back (FROM=REVISION)
+	@$(SETUP) compiler rust postgresql
+	previous=$$(tests/setup/previous $(FROM)) && { [ -z "$$previous" ] || KOMAINU_TEST_PREVIOUS=$$previous \
+		cargo test --workspace --locked --test integration nodes_become_another_version; }
 
 test-terraform: ## Check terraform/ with the real terraform, without an AWS account
 	@$(SETUP) compiler rust postgresql aws jq python $(TARGET)/venv terraform $(TARGET)/terraform-checks

@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use crate::agent::wire::Job;
 use crate::cluster::state::{
-    ClusterState, Failover, Fenced, HookEvent, Member, MemberRole, Observed, Restart, RestartEnd, Server,
+    ClusterState, Failover, Fenced, HookEvent, LOG_FORMAT, Member, MemberRole, Observed, Restart, RestartEnd,
+    Server,
 };
 use crate::cluster::sync_set::SyncSet;
 use crate::consensus::node::NodeStatus;
@@ -47,6 +48,9 @@ pub struct ClusterKeys<'a> {
     /// Why this node does not take part.
     waiting_for: Option<&'a str>,
     configuration_version: Option<u64>,
+    log_format: Option<u32>,
+    /// The highest that this node knows.
+    log_format_known: Option<u32>,
     nodes: Vec<Node<'a>>,
     endpoints: Vec<Endpoint<'a>>,
     failover: Option<FailoverKeys<'a>>,
@@ -125,6 +129,8 @@ pub fn cluster_keys<'a>(cluster: ClusterNow<'a>) -> ClusterKeys<'a> {
         lease_remaining_ms: Some(node.lease_remaining_ms),
         waiting_for,
         configuration_version: Some(state.configuration().version()),
+        log_format: Some(state.log_format()),
+        log_format_known: Some(LOG_FORMAT),
         nodes: state.members().values().map(|member| of_member(cluster, member)).collect(),
         endpoints: endpoints(cluster),
         failover: Some(FailoverKeys {

@@ -24,6 +24,8 @@ pub struct Status {
     pub lease_remaining_ms: Option<u64>,
     pub waiting_for: Option<String>,
     pub configuration_version: Option<u64>,
+    pub log_format: Option<u32>,
+    pub log_format_known: Option<u32>,
     pub epoch: u64,
     pub primary: Option<String>,
     pub reason: Option<String>,
@@ -235,16 +237,25 @@ fn restart(status: &Status) -> String {
     }
 }
 
+/// Only while it is behind what this node knows: an older version may still come back, and something new waits.
+fn log_format(status: &Status) -> String {
+    match (status.log_format, status.log_format_known) {
+        (Some(now), Some(known)) if now < known => format!(" (log format {now}, it knows {known})"),
+        _ => String::new(),
+    }
+}
+
 fn render(status: &Status) -> String {
     let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     let mut text = match &status.node {
         Some(node) => format!(
-            "node {node}, leader {}, term {}, lease {} ms, configuration {}, komainu {}, up {}\n",
+            "node {node}, leader {}, term {}, lease {} ms, configuration {}, komainu {}{}, up {}\n",
             status.leader.as_deref().unwrap_or("-"),
             number(status.term),
             number(status.lease_remaining_ms),
             number(status.configuration_version),
             status.version,
+            log_format(status),
             span(status.uptime_ms)
         ),
         None => format!("a node of its own, komainu {}, up {}\n", status.version, span(status.uptime_ms)),

@@ -5,6 +5,7 @@
 
 mod disk;
 mod lead;
+mod log_format;
 mod perform;
 mod rejections;
 mod report;
@@ -31,6 +32,8 @@ pub struct Wanted {
     /// Where each voter is reached.
     pub addresses: BTreeMap<String, String>,
     pub lease: LeaseSettings,
+    /// How long all must have known a higher log format before it is theirs.
+    pub raise_log_format_after_ms: u64,
     pub policy: Arc<Policy>,
     /// The file's text, which a new cluster begins with.
     pub configuration: String,

@@ -61,6 +61,7 @@ reasons! {
     Paused "paused" "the server is paused: what begins on it waits";
     Quarantined "quarantined" "the server is quarantined: what it holds is not trusted";
     ClusterCreated "cluster_created" "the cluster was created";
+    LogFormatRaised "log_format_raised" "every node knows a newer format of the log, which is used from here on";
     ServersConfigured "servers_configured" "the servers of the configuration have changed";
     InstancesFound "instances_found" "Aurora says that there are other instances than before";
     PrimaryFound "primary_found" "most voters hear this server say that it is the primary";

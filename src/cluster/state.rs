@@ -12,6 +12,7 @@ mod failover;
 mod format;
 mod hooks;
 mod incidents;
+mod log_format;
 mod member;
 mod outcome;
 mod ownership;
@@ -31,9 +32,10 @@ use crate::topology::Epoch;
 pub use command::{Change, Command};
 pub use configuration::{Configuration, MAX_CONFIGURATION_BYTES, MAX_CONFIGURATION_VERSIONS, Version};
 pub use failover::{Failover, FailoverKind};
-pub use format::{FORMAT, ReadError};
+pub use format::{NEWEST, ReadError};
 pub use hooks::{Hook, HookEvent, Hooks, Taken};
 pub use incidents::{Incident, Incidents, MAX_INCIDENT_TEXT, MAX_INCIDENTS};
+pub use log_format::LOG_FORMAT;
 pub use member::{MAX_MEMBERS, MAX_VOTERS, Member, MemberRole, Members};
 pub use outcome::{Accepted, Outcome, Refusal};
 pub use ownership::{Endpoint, Fence, Fenced, MAX_ENDPOINTS, Primary, Stage};
@@ -78,6 +80,8 @@ pub struct ClusterState {
     incidents: Incidents,
     #[serde(default)]
     hooks: Hooks,
+    #[serde(default)]
+    log_format: u32,
 }
 
 impl ClusterState {
@@ -99,6 +103,7 @@ impl ClusterState {
             return Err(Refusal::NoCluster);
         }
         command.check_names()?;
+        self.check_log_format(&command.change)?;
         let at_ms = command.at_ms;
         match &command.change {
             Change::CreateCluster { cluster_id, members, configuration } => {
@@ -272,6 +277,7 @@ impl ClusterState {
             }
             Change::TakeHook { id, deadline_ms } => self.hooks.take(*id, &command.node, *deadline_ms),
             Change::EndHook { id, text } => self.hooks.end(*id, text.as_deref()),
+            Change::RaiseLogFormat { from, to } => self.raise_log_format(*from, *to),
             Change::NoteIncident { subject, text } => {
                 Ok((Accepted::Changed, Some(Entry { subject: subject.clone(), text: text.clone() })))
             }

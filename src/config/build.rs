@@ -366,6 +366,7 @@ fn cluster(document: &Document, directory: &Path) -> Option<Cluster> {
             lease_ms: table.u64("lease_ms"),
             drift_margin_ms: table.u64("drift_margin_ms"),
         },
+        raise_log_format_after_ms: table.u64("raise_log_format_after_ms"),
         nodes: document.list("node").iter().map(node).collect(),
     })
 }

@@ -54,7 +54,7 @@ const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
     [hooks]\non_failover.command = ['/f']\non_switchover.command = ['/s']\non_detach.command = ['/d']\n\
     on_attach.command = ['/a']\non_recovered.command = ['/r']\n\
     [cluster]\nname = 'bakery'\ndirectory = 'r'\npki_directory = 'p'\nheartbeat_ms = 100\nlease_ms = 800\n\
-    drift_margin_ms = 150\nelection_timeout_min_ms = 800\nelection_timeout_max_ms = 1000\n\
+    drift_margin_ms = 150\nelection_timeout_min_ms = 800\nelection_timeout_max_ms = 1000\nraise_log_format_after_ms = 9\n\
     [[node]]\nid = 'n1'\nhost = 'h9'\nport = 9\nlisten = '127.0.0.1:9'\nzone = 'b'\n\
     [[node]]\nid = 'n2'\nhost = 'h2'\nport = 7402\n[[node]]\nid = 'n3'\nhost = 'h3'\nport = 7403\n\
     [[server_user]]\nname = 'app'\nsecret_arn = 'arn:aws:secretsmanager:eu-central-1:1:secret:app'\n\

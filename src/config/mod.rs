@@ -542,6 +542,7 @@ pub struct Cluster {
     /// Holds `ca.crt`, `ID.crt` and `ID.key`.
     pub pki_directory: PathBuf,
     pub lease: LeaseSettings,
+    pub raise_log_format_after_ms: u64,
     /// This one too.
     pub nodes: Vec<Node>,
 }

@@ -106,7 +106,13 @@ pub fn live_part(old: &Config, new: Config) -> Config {
         workers: old.workers,
         worker_scheduling: old.worker_scheduling,
         agent: old.agent.clone(),
-        cluster: old.cluster.clone(),
+        cluster: old.cluster.clone().map(|old| Cluster {
+            raise_log_format_after_ms: new
+                .cluster
+                .as_ref()
+                .map_or(old.raise_log_format_after_ms, |new| new.raise_log_format_after_ms),
+            ..old
+        }),
         endpoints: if endpoints_are_live(old) { new.endpoints } else { old.endpoints.clone() },
         aws: old.aws.clone(),
         ..new
@@ -208,7 +214,9 @@ compare!(agent, Agent, "agent", [
     data_directory, bin_directory, listen, state_directory, pki_directory, log_file, replication_user, passfile,
     rewind_user, rewind_database, keep_replaced_directory
 ], not keys: []);
-compare!(cluster_keys, Cluster, "cluster", [name, directory, pki_directory], not keys: [lease, nodes]);
+compare!(cluster_keys, Cluster, "cluster", [
+    name, directory, pki_directory, raise_log_format_after_ms
+], not keys: [lease, nodes]);
 compare!(lease, LeaseSettings, "cluster", [
     heartbeat_ms, lease_ms, drift_margin_ms, election_timeout_min_ms, election_timeout_max_ms
 ], not keys: []);

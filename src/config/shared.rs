@@ -110,7 +110,7 @@ fn failover_of(local: &Failover, shared: Failover) -> Failover {
 /// A file without the section has nothing of its own to say about it.
 fn cluster_of(local: Option<&Cluster>, shared: Cluster) -> Cluster {
     let Some(local) = local else { return shared };
-    let Cluster { name: _, directory, pki_directory, lease: _, nodes } = local;
+    let Cluster { name: _, directory, pki_directory, lease: _, raise_log_format_after_ms: _, nodes } = local;
     Cluster {
         directory: directory.clone(),
         pki_directory: pki_directory.clone(),

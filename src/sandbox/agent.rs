@@ -112,6 +112,11 @@ impl Agent {
         Ok(self.installation.give(&pki)?)
     }
 
+    /// What it is from its next start on: another version, for one.
+    pub fn becomes(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
+    }
+
     /// Starts it where it is not running.
     pub fn start(&self) -> io::Result<()> {
         self.daemon.start(&self.log_file(), || {

@@ -333,6 +333,10 @@ fn wanted_of(running: &Config, agreed: &Config, text: &str, version: u64) -> Wan
         addresses: agreed.cluster.iter().flat_map(|cluster| &cluster.nodes).map(reached).collect(),
         policy: Arc::new(Policy { failover: agreed.failover.clone(), servers: agreed.servers.clone() }),
         lease: running.cluster.as_ref().map(|cluster| cluster.lease).unwrap_or_default(),
+        raise_log_format_after_ms: agreed
+            .cluster
+            .as_ref()
+            .map_or(u64::MAX, |cluster| cluster.raise_log_format_after_ms),
         configuration: text.to_owned(),
     }
 }

@@ -61,4 +61,5 @@ mod slowness;
 mod standbys;
 mod tls;
 mod torture;
+mod upgrade;
 mod watchdog;

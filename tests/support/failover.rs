@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use komainu::sandbox::{
 };
 use serde_json::{Value, json};
 
-use super::{Cluster, Nodes, NodesBuilder, PATIENCE, SlowRelay, Slowness, eventually};
+use super::{Cluster, Nodes, NodesBuilder, PATIENCE, SlowRelay, Slowness, eventually, this_version};
 
 const OPERATOR_PASSWORD: &str = "operator's secret";
 const REWINDER_PASSWORD: &str = "rewinder's secret";
@@ -40,6 +40,7 @@ struct Shipping {
 pub struct FailoverBuilder {
     standbys: usize,
     nodes: NodesBuilder,
+    program: PathBuf,
     agents: bool,
     failover: String,
     settings: Vec<(String, String)>,
@@ -58,6 +59,7 @@ impl Failover {
         FailoverBuilder {
             standbys: 2,
             nodes: Nodes::builder(count).endpoint("app"),
+            program: this_version().to_owned(),
             agents: true,
             failover: String::new(),
             settings: Vec::new(),
@@ -178,6 +180,13 @@ impl FailoverBuilder {
         self
     }
 
+    /// Another version of komainu, of nodes and agents.
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = program.to_owned();
+        self.nodes = self.nodes.program(program);
+        self
+    }
+
     /// Further keys of `[failover]`, a line each.
     pub fn failover(mut self, lines: &str) -> Self {
         self.failover += lines;
@@ -230,7 +239,7 @@ impl FailoverBuilder {
         if let Some(shipping) = &self.shipping {
             shipping.begin(&cluster);
         }
-        let agents = if self.agents { agents(&cluster) } else { Vec::new() };
+        let agents = if self.agents { agents(&cluster, &self.program) } else { Vec::new() };
         let mut config = format!(
             "[failover]\nmode = \"streaming\"\nuser = \"{OPERATOR}\"\npassword_file = \"{}\"\n\
              database = \"{DATABASE}\"\nreplication_user = \"{}\"\nreplication_passfile = \"{}\"\n{}",
@@ -309,9 +318,8 @@ impl Shipping {
     }
 }
 
-fn agents(cluster: &Cluster) -> Vec<Agent> {
+fn agents(cluster: &Cluster, komainu: &Path) -> Vec<Agent> {
     let installation = Installation::find().unwrap();
-    let komainu = Path::new(env!("CARGO_BIN_EXE_komainu"));
     let program = program_for_servers(&installation, komainu, cluster.directory()).unwrap();
     let agent = |server| Agent::of(server, &installation, &program).unwrap();
     cluster.servers().all().iter().map(agent).collect()

@@ -33,7 +33,7 @@ pub use cluster::{APP_PASSWORD, APP_USER, Cluster};
 pub use extended::{Pipeline, assert_same, first_value, same_as_postgresql, transcript};
 pub use failover::{Failover, FailoverBuilder, REJOINED_WITHIN};
 pub use managed::{Address, Managed};
-pub use node::{Komainu, KomainuBuilder};
+pub use node::{Komainu, KomainuBuilder, this_version};
 pub use nodes::{Mount, Nodes, NodesBuilder};
 pub use sandbox::{SANDBOX_READY_WITHIN, Sandbox};
 pub use slow_relay::{SlowRelay, Slowness};

@@ -15,6 +15,7 @@ use super::{APP_PASSWORD, APP_USER, Cluster, PATIENCE, Wire, connect};
 
 pub struct Komainu {
     child: Mutex<Child>,
+    program: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     port: ReservedPort,
@@ -29,8 +30,14 @@ pub struct KomainuBuilder {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     files: Vec<(String, String)>,
+    program: PathBuf,
     port: ReservedPort,
     scratch: Scratch,
+}
+
+/// The komainu that is tested.
+pub fn this_version() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_komainu"))
 }
 
 impl Komainu {
@@ -76,6 +83,7 @@ impl Komainu {
             arguments: Vec::new(),
             environment: Vec::new(),
             files: Vec::new(),
+            program: this_version().to_owned(),
             port,
             scratch,
         }
@@ -180,7 +188,12 @@ impl Komainu {
 
     /// Once more where it was, after it has ended.
     pub fn start_again(&self) {
-        *self.child() = spawn(self.directory(), &self.arguments, &self.environment);
+        self.start_again_as(&self.program);
+    }
+
+    /// The same, by another version.
+    pub fn start_again_as(&self, program: &Path) {
+        *self.child() = spawn(program, self.directory(), &self.arguments, &self.environment);
     }
 
     fn child(&self) -> std::sync::MutexGuard<'_, Child> {
@@ -246,6 +259,12 @@ impl KomainuBuilder {
         self
     }
 
+    /// Another version of komainu.
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = program.to_owned();
+        self
+    }
+
     /// More arguments of `komainu serve`.
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments.extend(arguments.iter().map(ToString::to_string));
@@ -279,15 +298,15 @@ impl KomainuBuilder {
         for (name, text) in &self.files {
             write_private(&directory.join(name), text);
         }
-        let child = Mutex::new(spawn(&directory, &self.arguments, &self.environment));
-        let KomainuBuilder { arguments, environment, port, scratch, .. } = self;
-        Komainu { child, arguments, environment, port, scratch }
+        let child = Mutex::new(spawn(&self.program, &directory, &self.arguments, &self.environment));
+        let KomainuBuilder { program, arguments, environment, port, scratch, .. } = self;
+        Komainu { child, program, arguments, environment, port, scratch }
     }
 }
 
-fn spawn(directory: &Path, arguments: &[String], environment: &[(String, String)]) -> Child {
+fn spawn(program: &Path, directory: &Path, arguments: &[String], environment: &[(String, String)]) -> Child {
     let log = File::options().create(true).append(true).open(directory.join("komainu.log")).unwrap();
-    let mut command: Command = process::command(env!("CARGO_BIN_EXE_komainu"), "KILL", None);
+    let mut command: Command = process::command(program, "KILL", None);
     command
         .args(["serve", "--config"])
         .arg(directory.join("komainu.toml"))

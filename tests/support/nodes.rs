@@ -11,7 +11,7 @@ use komainu::sandbox::{ReservedPort, Scratch, admin};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{Cluster, Komainu, PATIENCE, eventually};
+use super::{Cluster, Komainu, PATIENCE, eventually, this_version};
 
 /// redb's file begins with a little more than one.
 const SMALL_DISK_MB: u32 = 8;
@@ -34,6 +34,7 @@ pub struct NodesBuilder {
     /// Where each asks who it is.
     metadata: Vec<String>,
     small_disks: bool,
+    program: PathBuf,
     shared: Scratch,
 }
 
@@ -86,6 +87,7 @@ impl Nodes {
             environment: Vec::new(),
             metadata: Vec::new(),
             small_disks: false,
+            program: this_version().to_owned(),
             shared,
         }
     }
@@ -285,6 +287,12 @@ impl NodesBuilder {
         self
     }
 
+    /// Another version of komainu.
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = program.to_owned();
+        self
+    }
+
     /// More configuration, the same for all.
     pub fn config(mut self, text: &str) -> Self {
         self.config += text;
@@ -320,7 +328,8 @@ impl NodesBuilder {
         let mut mounts = Vec::new();
         let node = |index| {
             let id = Nodes::id(index);
-            let mut builder = Komainu::builder(cluster).config(&shared).arguments(&["--node", &id]);
+            let mut builder =
+                Komainu::builder(cluster).program(&self.program).config(&shared).arguments(&["--node", &id]);
             if self.small_disks {
                 mounts.push(Mount::new(builder.directory().join("raft"), SMALL_DISK_MB));
             }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Wanted;
+use super::log_format::{Raising, Times};
 use super::perform::{Done, Finished, Order, Perform, Performer};
 use super::rejections::Rejections;
 use crate::cluster::aurora::discover;
@@ -57,8 +58,8 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
     let mut aligned = Instant::now();
     let mut pause = LEAD_YET_EVERY;
     let mut refused: Option<(Change, Instant)> = None;
-    let mut memory = Memory::default();
-    let mut rejections = Rejections::default();
+    let (mut memory, mut rejections) = (Memory::default(), Rejections::default());
+    let mut raising = Raising::default();
     let mut performer = Performer::new(perform);
     loop {
         tokio::select! {
@@ -69,7 +70,7 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
         }
         let Some(leading) = handle.leading() else {
             pause = LEAD_YET_EVERY;
-            (memory, rejections) = (Memory::default(), Rejections::default());
+            (memory, rejections, raising) = Default::default();
             continue;
         };
         let state = applied.borrow_and_update().clone();
@@ -100,6 +101,11 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
                 tracing::error!(?rule, what, "what was decided breaks an invariant, and is not done");
             }
             let step = Step { change, reason: Reason::PlanRejected, cause: "decision".to_owned() };
+            propose(&handle, &leading, step).await;
+        }
+        let times = Times { lease_ms: wanted.lease.lease_ms, after_ms: wanted.raise_log_format_after_ms };
+        if let Some(change) = raising.look(&state.state, &leading, times, now_ms) {
+            let step = Step { change, reason: Reason::LogFormatRaised, cause: "decision".to_owned() };
             propose(&handle, &leading, step).await;
         }
         for action in plan.actions {

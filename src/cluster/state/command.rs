@@ -2,7 +2,8 @@
 //!
 //! Pure. A command says what it expects to find (an epoch, a version, an incarnation) wherever acting on an outdated
 //! picture would harm. Invariant: an entry that was written stays readable: fields are added with a default, names never
-//! change, and a variant's meaning never does, because a node that starts applies old entries again.
+//! change, and a variant's meaning never does, because a node that starts applies old entries again. Older versions do
+//! not know what is added: `log_format` keeps it out of the log until there is none of them any more.
 
 use serde::{Deserialize, Serialize};
 
@@ -223,6 +224,12 @@ pub enum Change {
     NoteIncident {
         subject: String,
         text: String,
+    },
+    /// From here on the log may hold what a member that knows no more than `from` would not understand. Every member has
+    /// said that it knows `to`.
+    RaiseLogFormat {
+        from: u32,
+        to: u32,
     },
 }
 

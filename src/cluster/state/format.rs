@@ -1,19 +1,20 @@
 //! The state as bytes: what snapshots hold.
 //!
-//! Pure. JSON in an envelope with a format number. The number is raised only by a change that an older version would
-//! misunderstand; a field added with a default is none. Invariant: a newer format is refused, never guessed at, and a
+//! Pure. JSON in an envelope with a format number: that of the log, for what an older version does not know of the log it
+//! does not know of the state either, and one more for the envelope. Invariant: a newer format is refused, never guessed at, and a
 //! state that breaks its own rules is not handed out.
 
 use serde::{Deserialize, Serialize};
 
-use super::ClusterState;
+use super::{ClusterState, LOG_FORMAT};
 
-pub const FORMAT: u32 = 1;
+const ENVELOPE: u32 = 1;
+pub const NEWEST: u32 = ENVELOPE + LOG_FORMAT;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error(
-        "the state is in format {found}, written by a newer komainu; this one reads up to {FORMAT}: upgrade it"
+        "the state is in format {found}, written by a newer komainu; this one reads up to {NEWEST}: upgrade it"
     )]
     Newer { found: u32 },
     #[error("the state is not readable: {0}")]
@@ -41,12 +42,12 @@ struct Read {
 
 impl ClusterState {
     pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(&Written { format: FORMAT, state: self })
+        serde_json::to_vec(&Written { format: ENVELOPE + self.log_format, state: self })
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ReadError> {
         let Numbered { format } = serde_json::from_slice(bytes)?;
-        if format > FORMAT {
+        if format > NEWEST {
             return Err(ReadError::Newer { found: format });
         }
         let Read { state } = serde_json::from_slice(bytes)?;

@@ -94,6 +94,10 @@ pub enum Refusal {
     HookTaken { node: String },
     #[error("nobody has the event {id} of a hook in its hands")]
     HookNotTaken { id: u64 },
+    #[error(
+        "a node runs a komainu that does not know it yet (log format {current}, this needs {needed}): upgrade all nodes"
+    )]
+    LogFormat { needed: u32, current: u32 },
     #[error("{what} may be at most {limit}")]
     TooMuch { what: String, limit: u64 },
 }

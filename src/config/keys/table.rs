@@ -320,6 +320,7 @@ pub static SECTIONS: &[Section] = &[
             key("drift_margin_ms", Integer(1, LEASE), "ms", Value("200"), RESTART, Cluster, "Waited on top of a lease, for clocks that run at different rates."),
             key("election_timeout_min_ms", Integer(1, LEASE), "ms", Value("900"), RESTART, Cluster, "How long one election may take before the next is tried."),
             key("election_timeout_max_ms", Integer(1, LEASE), "ms", Value("1200"), RESTART, Cluster, "Silence of the leader after which another is elected: more than `lease_ms` and `drift_margin_ms` together."),
+            key("raise_log_format_after_ms", Integer(0, MS), "ms", Value("600000"), LIVE, Cluster, "How long all nodes must have known a newer format of the log before it is used. Until then the version before can come back, afterwards it cannot ([upgrading](operations.md#upgrading))."),
         ],
     },
     Section {

@@ -239,6 +239,8 @@ impl ClusterHandle {
     /// Brings a change into the log, wherever the leader is. It may be tried more than once: commands say what they
     /// expect to find, so the second time is refused.
     pub async fn propose(&self, change: Change, cause: &str, reason: &str) -> Result<Accepted, ProposeError> {
+        // The leader would not even be able to read it, if it is the node that is not upgraded yet.
+        self.applied().state.check_log_format(&change)?;
         let (node, cause, reason) = (self.shared.node.clone(), cause.to_owned(), reason.to_owned());
         let command = Command { at_ms: wall_ms(), node, cause, reason, change };
         let ask = move |core: Arc<Core>, leader: Option<Address>| {

@@ -102,7 +102,9 @@ async fn joined(core: Arc<Core>, from: String, request: Request) -> Response {
         Request::Snapshot { rpc, .. } => snapshot(core, rpc).await,
         Request::Vote { rpc, .. } => vote(core, rpc).await,
         Request::PreVote { request, .. } => Response::PreVote(pre_vote(&core, &request).await),
-        Request::Lease { node, question, unable } => lease(&core, &from, node, question, unable),
+        Request::Lease { node, question, unable, log_format } => {
+            lease(&core, &from, question, (node, unable, log_format))
+        }
         Request::Propose(command) => lead::propose(&core, command).await,
         Request::Order(order) => lead::carry_out(&core, &from, order).await,
         Request::Remember { .. } | Request::Cancel { .. } | Request::About => {
@@ -179,12 +181,18 @@ async fn pre_vote(core: &Core, request: &PreVoteRequest<u64>) -> PreVoteReply {
     core.rights().election.judge_pre_vote(core.now_ms(), request, &mine)
 }
 
-fn lease(core: &Core, from: &str, node: u64, question: Question, unable: BTreeSet<String>) -> Response {
+fn lease(
+    core: &Core,
+    from: &str,
+    question: Question,
+    (node, unable, log_format): (u64, BTreeSet<String>, u32),
+) -> Response {
     if core.address_of(node).is_none_or(|address| address.node != from) {
         return Response::Refused(format!("raft id {node} is not that of {from}"));
     }
     let mut rights = core.rights();
     rights.cannot_take(node, unable);
+    rights.knows(node, log_format);
     match rights.grant(core.now_ms(), node, question) {
         Some(answer) => Response::Lease(answer.map_err(|refusal| refusal.to_string())),
         None => Response::NotLeader(core.leader().map(|(_, leader)| leader.node)),

@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::core::{Core, Metrics, address_of, seen, voters};
 use super::wire::{Request, Response};
-use crate::cluster::state::{ClusterState, Fenced};
+use crate::cluster::state::{ClusterState, Fenced, LOG_FORMAT};
 use crate::consensus::election::{PreVoteRequest, Refusal, is_quorum};
 use crate::consensus::lease::Lease;
 use crate::topology::Epoch;
@@ -138,6 +138,7 @@ impl Clockwork {
         if leader == me {
             let mut rights = core.rights();
             rights.cannot_take(me, core.unable());
+            rights.knows(me, LOG_FORMAT);
             if let Some(Ok(grant)) = rights.grant(core.now_ms(), me, question) {
                 rights.lease.granted(question, grant);
                 core.note_lease(&rights);
@@ -152,7 +153,7 @@ impl Clockwork {
         let asking = self.asking.clone();
         let call = core.wire.call(
             &address,
-            Request::Lease { node: me, question, unable: core.unable() },
+            Request::Lease { node: me, question, unable: core.unable(), log_format: LOG_FORMAT },
             Duration::from_millis(core.settings.lease_ms),
         );
         self.questions.spawn(async move {

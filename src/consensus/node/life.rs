@@ -300,6 +300,15 @@ pub(super) async fn publish(
 fn admit(applied: watch::Receiver<Arc<Applied>>) -> peer::Admit {
     Box::new(move |hello| {
         let applied = applied.borrow();
+        let (knows, needed) = (hello.log_format, applied.state.log_format());
+        let is_agent = hello.node.starts_with(AGENT_PREFIX);
+        if knows < needed && !is_agent {
+            return Err(format!(
+                "{} runs komainu {}, which knows the log up to format {knows}, and the cluster's is in format {needed}: \
+                 run the version that the other nodes run, or a later one",
+                hello.node, hello.version
+            ));
+        }
         match applied.state.members().get(&hello.node) {
             Some(member) if hello.cluster_id.is_some() && hello.incarnation < member.incarnation => {
                 Err(format!(
@@ -308,9 +317,7 @@ fn admit(applied: watch::Receiver<Arc<Applied>>) -> peer::Admit {
                 ))
             }
             // Its key lies on a database host; it is no key to the cluster.
-            None if hello.node.starts_with(AGENT_PREFIX) => {
-                Err("an agent is asked by nodes, and asks them nothing".to_owned())
-            }
+            None if is_agent => Err("an agent is asked by nodes, and asks them nothing".to_owned()),
             _ => Ok(()),
         }
     })

@@ -31,6 +31,8 @@ struct Lead {
     asked: BTreeMap<u64, u64>,
     /// Endpoints that a node could not take, as it says when it asks.
     unable: BTreeMap<u64, BTreeSet<String>>,
+    /// The highest format of the log that each knows.
+    log_formats: BTreeMap<u64, u32>,
     /// Which entry fences what, as far as this lead has seen it applied.
     fences: BTreeMap<(String, Epoch), u64>,
 }
@@ -55,6 +57,8 @@ pub struct Leading {
     pub asked: BTreeMap<u64, u64>,
     /// Endpoints that a node could not take, by raft id.
     pub unable: BTreeMap<u64, BTreeSet<String>>,
+    /// The highest format of the log that each knows, by raft id.
+    pub log_formats: BTreeMap<u64, u32>,
 }
 
 impl Rights {
@@ -82,8 +86,15 @@ impl Rights {
             let first = seen.last_log_index;
             let voters = seen.voters.clone();
             let lessor = Lessor::new(self.settings, self.me, voters, began, term, first, now_ms);
-            let (asked, unable, fences) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-            self.lead = Some(Lead { term, since_ms: now_ms, lessor, asked, unable, fences });
+            self.lead = Some(Lead {
+                term,
+                since_ms: now_ms,
+                lessor,
+                asked: BTreeMap::new(),
+                unable: BTreeMap::new(),
+                log_formats: BTreeMap::new(),
+                fences: BTreeMap::new(),
+            });
             self.campaigned = false;
         }
         if let Some(lead) = &mut self.lead {
@@ -123,6 +134,13 @@ impl Rights {
         }
     }
 
+    /// The same.
+    pub fn knows(&mut self, node: u64, log_format: u32) {
+        if let Some(lead) = &mut self.lead {
+            lead.log_formats.insert(node, log_format);
+        }
+    }
+
     pub fn leading(&self, now_ms: u64) -> Option<Leading> {
         let lead = self.lead.as_ref()?;
         Some(Leading {
@@ -131,6 +149,7 @@ impl Rights {
             contact_ms: lead.lessor.contact_ms(now_ms),
             asked: lead.asked.clone(),
             unable: lead.unable.clone(),
+            log_formats: lead.log_formats.clone(),
         })
     }
 

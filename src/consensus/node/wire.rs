@@ -48,6 +48,9 @@ pub enum Request {
         /// Endpoints that it could not take.
         #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
         unable: BTreeSet<String>,
+        /// The highest format of the log that it knows.
+        #[serde(default)]
+        log_format: u32,
     },
     /// Who am I to you? Asked by a node that starts, and now and then; what it says of itself is kept.
     Remember {

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use super::hello::{Hello, OLDEST_PROTOCOL, PROTOCOL};
 use super::limits::PeerLimits;
 use super::tls::PeerTls;
+use crate::cluster::state::LOG_FORMAT;
 use crate::pki::NodeName;
 
 /// A last word on whether a peer may connect, once all else about it is in order: the log may know better which
@@ -55,6 +56,7 @@ impl LocalNode {
             cluster_id,
             node: self.name.node.clone(),
             incarnation,
+            log_format: LOG_FORMAT,
         }
     }
 }

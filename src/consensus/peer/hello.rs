@@ -25,6 +25,9 @@ pub struct Hello {
     pub node: String,
     /// Which life of the node this is: raised when it is replaced.
     pub incarnation: u64,
+    /// The highest format of the log that it knows.
+    #[serde(default)]
+    pub log_format: u32,
 }
 
 /// All that is understood of any version's.
@@ -93,6 +96,7 @@ mod tests {
             cluster_id: Some("x".to_owned()),
             node: "a".to_owned(),
             incarnation: 3,
+            log_format: 1,
         }
     }
 

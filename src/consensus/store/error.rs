@@ -17,6 +17,10 @@ pub enum StoreError {
         "the raft store is in format {found}, written by a newer komainu; this one reads up to {known}: upgrade it"
     )]
     Newer { found: u32, known: u32 },
+    #[error(
+        "the log has an entry that this komainu does not know ({0}): a newer one wrote it; run that version, or a later one"
+    )]
+    NewerEntry(String),
     #[error("the raft directory is in use by another process")]
     InUse,
     #[error("the raft store has failed before, or is closed: it must be opened again")]

@@ -50,12 +50,17 @@ impl<C: NodeTypes> RaftLogReader<C> for LogStore<C> {
         }
         let rows = self.worker.run(move |database| database.entries(range)).await;
         let rows = rows.map_err(failed(ErrorSubject::Logs, ErrorVerb::Read))?;
-        let entries: Result<_, _> = rows.iter().map(|row| serde_json::from_slice(row)).collect();
-        // A newer version wrote what this one does not know. To skip it would be to disagree with the others.
-        entries
-            .map_err(|error| StoreError::unreadable("an entry of the log", &error))
-            .map_err(failed(ErrorSubject::Logs, ErrorVerb::Read))
+        let entries: Result<_, _> = rows.iter().map(|row| read(row)).collect();
+        entries.map_err(failed(ErrorSubject::Logs, ErrorVerb::Read))
     }
+}
+
+/// A newer version wrote what this one does not know. To skip it would be to disagree with the others.
+fn read<C: NodeTypes>(row: &[u8]) -> Result<Entry<C>, StoreError> {
+    serde_json::from_slice(row).map_err(|error| match error.is_data() {
+        true => StoreError::NewerEntry(error.to_string()),
+        false => StoreError::unreadable("an entry of the log", &error),
+    })
 }
 
 /// redb takes a range that ends before it begins for a mistake.
@@ -133,5 +138,30 @@ impl<C: NodeTypes> RaftLogStorage<C> for LogStore<C> {
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
         let purged = self.worker.run(move |database| database.purge(log_id)).await;
         purged.map_err(failed(ErrorSubject::Logs, ErrorVerb::Delete))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::EntryPayload;
+
+    use super::*;
+    use crate::cluster::state::{Change, Command};
+    use crate::consensus::types::TypeConfig;
+
+    #[test]
+    fn what_a_newer_version_wrote_is_told_from_damage() {
+        let (node, cause, reason) = ("a".to_owned(), "test".to_owned(), "test".to_owned());
+        let change = Change::ForgetServer { server: "pg1".to_owned() };
+        let command = Command { at_ms: 1, node, cause, reason, change };
+        let entry: Entry<TypeConfig> =
+            Entry { log_id: LogId::default(), payload: EntryPayload::Normal(command) };
+        let row = serde_json::to_string(&entry).unwrap();
+        assert_eq!(read::<TypeConfig>(row.as_bytes()).unwrap(), entry);
+        let error = |row: &str| read::<TypeConfig>(row.as_bytes()).unwrap_err();
+        let newer = error(&row.replace("forget_server", "of_tomorrow"));
+        assert!(matches!(newer, StoreError::NewerEntry(_)), "{newer}");
+        assert!(newer.to_string().contains("of_tomorrow") && newer.to_string().contains("run that version"));
+        assert!(matches!(error(&row[..row.len() - 1]), StoreError::Damaged(_)));
     }
 }

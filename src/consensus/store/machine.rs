@@ -12,7 +12,7 @@ use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{Entry, EntryPayload, ErrorSubject, ErrorVerb, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
-use crate::cluster::state::{ClusterState, Outcome};
+use crate::cluster::state::{ClusterState, LOG_FORMAT, NEWEST, Outcome, ReadError};
 use crate::consensus::types::{LogId, Membership, NodeTypes, SnapshotMeta, StorageError};
 
 use super::log::failed;
@@ -32,21 +32,31 @@ impl Applied {
         if bytes.len() > MAX_SNAPSHOT_BYTES {
             return Err(StoreError::Illegal(format!("a snapshot of {} bytes", bytes.len())));
         }
-        let state = ClusterState::from_bytes(bytes)
-            .map_err(|error| StoreError::Damaged(format!("the snapshot {}: {error}", meta.snapshot_id)))?;
+        let state = ClusterState::from_bytes(bytes).map_err(|error| match error {
+            ReadError::Newer { found } => StoreError::Newer { found, known: NEWEST },
+            error => StoreError::Damaged(format!("the snapshot {}: {error}", meta.snapshot_id)),
+        })?;
         Ok(Applied { last_applied: meta.last_log_id, membership: meta.last_membership.clone(), state })
     }
 
-    fn apply<C: NodeTypes>(&mut self, entry: Entry<C>) -> Outcome {
-        self.last_applied = Some(entry.log_id);
-        match entry.payload {
+    fn apply<C: NodeTypes>(&mut self, entry: Entry<C>) -> Result<Outcome, StoreError> {
+        let outcome = match entry.payload {
             EntryPayload::Blank => Outcome::Nothing,
+            // What it says can be read, and what it means be other than this version thinks.
+            EntryPayload::Normal(command) if command.change.log_format() > LOG_FORMAT => {
+                let found = command.change.log_format();
+                return Err(StoreError::NewerEntry(format!(
+                    "log format {found}, up to {LOG_FORMAT} is known"
+                )));
+            }
             EntryPayload::Normal(command) => self.state.apply(command),
             EntryPayload::Membership(membership) => {
                 self.membership = Membership::new(Some(entry.log_id), membership);
                 Outcome::Nothing
             }
-        }
+        };
+        self.last_applied = Some(entry.log_id);
+        Ok(outcome)
     }
 }
 
@@ -84,7 +94,8 @@ impl<C: NodeTypes> RaftStateMachine<C> for StateMachine<C> {
         let entries: Vec<Entry<C>> = entries.into_iter().collect();
         let mut applied = Arc::clone(&self.applied.borrow());
         let changing = Arc::make_mut(&mut applied);
-        let outcomes = entries.into_iter().map(|entry| changing.apply(entry)).collect();
+        let outcomes: Result<_, _> = entries.into_iter().map(|entry| changing.apply(entry)).collect();
+        let outcomes = outcomes.map_err(failed(ErrorSubject::StateMachine, ErrorVerb::Write))?;
         self.applied.send_replace(applied);
         Ok(outcomes)
     }

@@ -128,6 +128,7 @@ impl Night {
             servers: SERVERS.map(str::to_owned).to_vec(),
             addresses: BTreeMap::new(),
             lease: LeaseSettings::default(),
+            raise_log_format_after_ms: 5_000,
             policy: Arc::new(policy(self.seed)),
             configuration: String::new(),
         };

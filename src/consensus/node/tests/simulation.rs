@@ -171,6 +171,7 @@ impl Night {
             servers: SERVERS.map(str::to_owned).to_vec(),
             addresses: BTreeMap::new(),
             lease,
+            raise_log_format_after_ms: 5_000,
             configuration: String::new(),
         };
         let mut tasks = JoinSet::new();

@@ -1,9 +1,11 @@
 //! Damage that no crash does: flipped bits, a cut-off file, an older part of it, a newer format.
 
-use openraft::storage::RaftLogStorage;
+use openraft::EntryPayload;
+use openraft::storage::{RaftLogStorage, RaftStateMachine as _};
 
 use super::disk::{Disk, Survivors};
-use super::history::{Told, open, run};
+use super::history::{Told, entry, open, run};
+use crate::cluster::state::{Change, LOG_FORMAT};
 use crate::consensus::store::StoreError;
 use crate::consensus::types::Vote;
 
@@ -94,6 +96,19 @@ async fn a_vote_never_goes_back() {
     opened.log.save_vote(&Vote::new_committed(3, 7)).await.unwrap();
     opened.log.save_vote(&Vote::new(3, 7)).await.unwrap_err();
     assert_eq!(opened.log.read_vote().await.unwrap(), Some(Vote::new_committed(3, 7)));
+}
+
+#[tokio::test]
+async fn what_means_more_to_a_newer_version_is_not_applied() {
+    let mut opened = open(Disk::default()).unwrap();
+    opened.machine.apply([entry(1, 0)]).await.unwrap();
+    let mut newer = entry(1, 1);
+    if let EntryPayload::Normal(command) = &mut newer.payload {
+        command.change = Change::RaiseLogFormat { from: 0, to: LOG_FORMAT + 1 };
+    }
+    let error = opened.machine.apply([newer]).await.unwrap_err();
+    assert!(error.to_string().contains("a newer one wrote it"), "{error}");
+    assert_eq!(opened.machine.watch().borrow().state.log_format(), 0);
 }
 
 #[test]
