@@ -2,6 +2,8 @@
 //!
 //! Never changes anything. Invariant: what cannot be known now has no sample, rather than a wrong one.
 
+use std::time::SystemTime;
+
 use komainu_escalation::finding::Verdict;
 use komainu_escalation::{Finding, Reason, State};
 
@@ -21,6 +23,7 @@ impl AdminState {
         let facts = view.details.iter().map(|detail| detail.facts.as_deref());
         let archived_ms: Vec<_> = facts.map(|facts| facts?.archived_ms_ago(now_ms)).collect();
         let node = self.cluster.as_ref().map(of_node);
+        let own = self.cluster.as_ref().and_then(|cluster| cluster.handle.certificate_ends());
         samples::families(&Numbers {
             version: env!("CARGO_PKG_VERSION"),
             totals: &self.counters.totals(),
@@ -30,6 +33,7 @@ impl AdminState {
             archived_ms: &archived_ms,
             password_troubles: server_users::troubles(&(self.server_users)()),
             node: node.as_ref(),
+            certificate_remaining_s: own.into_iter().chain(*self.certificates_end.borrow()).min().map(until),
             process: Process::read(),
             started_at: self.clock.wall_time(0),
         })
@@ -45,9 +49,16 @@ fn of_node(cluster: &ClusterPages) -> NodeNumbers {
         changes: (!applied.state.members().is_empty()).then(|| changes(&applied.state)),
         standstill: applied.state.standstill().and_then(Standstill::of),
         lease_remaining_ms: handle.lease().remaining_ms(),
-        certificate_remaining_s: handle.certificate_remaining_s(),
         permissions_missing: (of_hosts + of_endpoints) as u64,
         endpoints: endpoints.into_iter().map(|endpoint| of_endpoint(&applied.state, endpoint)).collect(),
+    }
+}
+
+/// In seconds; negative: it is past.
+fn until(then: SystemTime) -> f64 {
+    match then.duration_since(SystemTime::now()) {
+        Ok(left) => left.as_secs_f64(),
+        Err(ended) => -ended.duration().as_secs_f64(),
     }
 }
 

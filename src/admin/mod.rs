@@ -79,6 +79,8 @@ pub struct AdminState {
     /// None: a node on its own.
     pub cluster: Option<ClusterPages>,
     pub configured: watch::Receiver<Arc<Configured>>,
+    /// When the first file with certificates is of no use any more, as far as is known.
+    pub certificates_end: watch::Receiver<Option<SystemTime>>,
     /// How it stands with the passwords of roles that AWS gives, by role.
     pub server_users: Arc<dyn Fn() -> Vec<(String, komainu_escalation::Finding)> + Send + Sync>,
     /// To the loop that carries it out.

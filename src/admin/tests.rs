@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -91,6 +91,7 @@ async fn start_as(keys: &config::Admin) -> Admin {
         clock: Clock::start(),
         cluster: None,
         configured,
+        certificates_end: watch::channel(Some(SystemTime::now() + Duration::from_secs(86_400 * 9))).1,
         server_users: Arc::new(Vec::new),
         control,
     };
@@ -157,6 +158,9 @@ async fn status_and_metrics_show_the_view() {
     let (code, page) = admin.get("/metrics").await;
     assert_eq!(code, 200);
     assert!(page.contains("komainu_pool_waiters 12\n") && page.contains("komainu_epoch 3\n"));
+    let ends = page.lines().find_map(|line| line.strip_prefix("komainu_certificate_remaining_seconds "));
+    let days = ends.unwrap().parse::<f64>().unwrap() / 86_400.0;
+    assert!(days > 8.0 && days <= 9.0, "of a node on its own, {days}");
 }
 
 #[tokio::test]

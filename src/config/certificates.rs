@@ -13,6 +13,8 @@ use crate::pki::AUTHORITY_CERTIFICATE;
 pub struct CertificateFile {
     pub key: &'static str,
     pub path: PathBuf,
+    /// Of others, of whom any may be whose certificate is shown, and not this node's own chain.
+    pub of_authorities: bool,
 }
 
 impl Config {
@@ -20,19 +22,22 @@ impl Config {
         let (client, server) = (&self.client_tls, &self.server_tls);
         let (to_clients, to_servers) = (client.mode != ClientTlsMode::Off, server.mode != SslMode::Disable);
         let named = [
-            ("client_tls.cert_file", to_clients, &client.cert_file),
-            ("client_tls.client_ca_file", to_clients, &client.client_ca_file),
-            ("server_tls.ca_file", to_servers, &server.ca_file),
-            ("server_tls.cert_file", to_servers, &server.cert_file),
-            ("admin.cert_file", true, &self.admin.cert_file),
+            ("client_tls.cert_file", to_clients, false, &client.cert_file),
+            ("client_tls.client_ca_file", to_clients, true, &client.client_ca_file),
+            ("server_tls.ca_file", to_servers, true, &server.ca_file),
+            ("server_tls.cert_file", to_servers, false, &server.cert_file),
+            ("admin.cert_file", true, false, &self.admin.cert_file),
         ];
-        let named = named.into_iter().filter(|(_, used, _)| *used);
-        let named = named.filter_map(|(key, _, path)| Some((key, path.clone()?)));
-        let authority = self
-            .cluster
-            .iter()
-            .map(|cluster| ("cluster.pki_directory", cluster.pki_directory.join(AUTHORITY_CERTIFICATE)));
-        authority.chain(named).map(|(key, path)| CertificateFile { key, path }).collect()
+        let named = named.into_iter().filter(|(_, used, ..)| *used);
+        let named = named.filter_map(|(key, _, of_authorities, path)| {
+            Some(CertificateFile { key, path: path.clone()?, of_authorities })
+        });
+        let authority = self.cluster.iter().map(|cluster| CertificateFile {
+            key: "cluster.pki_directory",
+            path: cluster.pki_directory.join(AUTHORITY_CERTIFICATE),
+            of_authorities: true,
+        });
+        authority.chain(named).collect()
     }
 }
 
@@ -50,7 +55,7 @@ mod tests {
         );
         let (config, _) = file::parse(&text, Path::new("/k/komainu.toml"), 1).unwrap();
         let files = config.certificate_files().into_iter();
-        files.map(|CertificateFile { key, path }| format!("{key} {}", path.display())).collect()
+        files.map(|CertificateFile { key, path, .. }| format!("{key} {}", path.display())).collect()
     }
 
     #[test]

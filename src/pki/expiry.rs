@@ -26,6 +26,12 @@ impl Found {
         Found { file, certificates }
     }
 
+    /// When it is of no use any more: a chain with its first certificate, authorities with their last. None: unknown.
+    pub fn ends(&self) -> Option<SystemTime> {
+        let ends = self.certificates.iter().flatten().map(|certificate| certificate.not_after);
+        if self.file.of_authorities { ends.max() } else { ends.min() }
+    }
+
     /// What to tell people of each that ends soon or has ended.
     pub fn warnings(&self, now: SystemTime) -> Vec<String> {
         let all = self.certificates.iter().flatten();
@@ -47,7 +53,13 @@ mod tests {
         let pki = directory.path().join("pki");
         let authority = Authority::create(&pki, "shop", 100).unwrap();
         let issued = authority.issue("a", &[], &[], 20).unwrap();
-        let look = |name: &str| Found::look(CertificateFile { key: "k", path: directory.path().join(name) });
+        let look = |name: &str| {
+            Found::look(CertificateFile {
+                key: "k",
+                path: directory.path().join(name),
+                of_authorities: false,
+            })
+        };
         let both = directory.path().join("both.crt");
         let text = |path| std::fs::read_to_string(path).unwrap();
         std::fs::write(&both, text(issued.certificate) + &text(authority.certificate())).unwrap();
@@ -57,6 +69,14 @@ mod tests {
         assert_eq!(in_days(0), [leaf]);
         let later = in_days(80);
         assert!(later.len() == 2 && later[0].contains("has ended"), "{later:?}");
+
+        let mut found = look("both.crt");
+        let all: Vec<_> = found.certificates.iter().flatten().map(|found| found.not_after).collect();
+        assert!(all[0] < all[1]);
+        assert_eq!(found.ends(), Some(all[0]), "a chain is as good as its first");
+        found.file.of_authorities = true;
+        assert_eq!(found.ends(), Some(all[1]), "the next authority is there already");
+        assert_eq!(look("none.crt").ends(), None);
 
         let missing = look("none.crt").certificates.unwrap_err();
         assert!(missing.contains("none.crt"), "{missing}");

@@ -192,6 +192,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     let access = Access::load(&config, &gateway, &server_tls, server_users.clone())?;
 
     let (known, configured) = watch::channel(configuration.known());
+    let (first_end, certificates_end) = watch::channel(None);
     let state = AdminState {
         view,
         counters: counters.clone(),
@@ -200,6 +201,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
         clock: clock::process(),
         cluster: cluster.as_ref().map(pages),
         configured,
+        certificates_end,
         server_users: {
             let server_users = server_users.clone();
             Arc::new(move || server_users.findings())
@@ -210,7 +212,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     let emitting = Emitting::start(&config, named.as_ref().map(|handle| handle.node()), state.clone())?;
     let admin = tokio::spawn(admin::serve(admin_listener, state));
     let housekeeping = tokio::spawn(ticks::keep_house(gateway.clone()));
-    let reminding = tokio::spawn(certificates::remind(known.subscribe()));
+    let watching = tokio::spawn(certificates::watch(known.subscribe(), first_end));
 
     let handle = cluster.as_ref().map(Cluster::handle);
     let hooks = cluster
@@ -296,7 +298,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     listening.store(false, Ordering::Release);
     drain(&configuration.in_force(), &gateway, clients, &mut wishes, mode).await;
     housekeeping.abort();
-    reminding.abort();
+    watching.abort();
     if let Some(hooks) = hooks {
         hooks.abort();
     }

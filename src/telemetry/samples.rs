@@ -49,8 +49,6 @@ pub struct NodeNumbers {
     /// Why the primary is lost and not replaced.
     pub standstill: Option<Standstill>,
     pub lease_remaining_ms: u64,
-    /// None: it has no certificate yet. Negative: it has ended.
-    pub certificate_remaining_s: Option<f64>,
     pub permissions_missing: u64,
     pub endpoints: Vec<EndpointNumbers>,
 }
@@ -81,6 +79,8 @@ pub struct Numbers<'a> {
     pub password_troubles: [u64; PasswordTrouble::COUNT],
     /// None: a node on its own.
     pub node: Option<&'a NodeNumbers>,
+    /// Of the certificate that ends first. None: there is none, or it is not known. Negative: it has ended.
+    pub certificate_remaining_s: Option<f64>,
     pub process: Process,
     pub started_at: SystemTime,
 }
@@ -119,6 +119,9 @@ pub fn families(numbers: &Numbers) -> Vec<Family> {
     gathered.rejoining(numbers.rejoining);
     if let Some(node) = numbers.node {
         gathered.of_node(node);
+    }
+    if let Some(remaining_s) = numbers.certificate_remaining_s {
+        gathered.number(metrics::CERTIFICATE_SECONDS, &[], remaining_s);
     }
     let mut found = gathered.0;
     let family =
@@ -252,9 +255,6 @@ impl Gathered {
         }
         self.number(metrics::QUORUM_LEASE_SECONDS, &[], seconds(node.lease_remaining_ms));
         self.count(metrics::PERMISSIONS_MISSING, &[], node.permissions_missing);
-        if let Some(remaining_s) = node.certificate_remaining_s {
-            self.number(metrics::CERTIFICATE_SECONDS, &[], remaining_s);
-        }
         let mut moves = BTreeMap::<_, (f64, u64)>::new();
         for endpoint in &node.endpoints {
             let name = [endpoint.name.as_str()];

@@ -43,7 +43,7 @@ fn certificate_of(days: u64) -> Certificate {
 
 /// One whose certificates end in so many days.
 fn file_with(path: &str, ends_in_days: &[u64]) -> Found {
-    let file = CertificateFile { key: "cluster.pki_directory", path: path.into() };
+    let file = CertificateFile { key: "cluster.pki_directory", path: path.into(), of_authorities: true };
     Found { file, certificates: Ok(ends_in_days.iter().copied().map(certificate_of).collect()) }
 }
 

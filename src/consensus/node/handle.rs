@@ -433,14 +433,10 @@ impl ClusterHandle {
         }
     }
 
-    /// How long this node's certificate lasts yet, in seconds; negative: it has ended. None: it has none yet.
-    pub fn certificate_remaining_s(&self) -> Option<f64> {
+    /// When this node's certificate for its peers ends. None: it has none yet.
+    pub fn certificate_ends(&self) -> Option<std::time::SystemTime> {
         let context = lock(&self.shared.tls).clone()?;
-        let (ends, now) = (context.tls.certificate().not_after, std::time::SystemTime::now());
-        Some(match ends.duration_since(now) {
-            Ok(left) => left.as_secs_f64(),
-            Err(ended) => -ended.duration().as_secs_f64(),
-        })
+        Some(context.tls.certificate().not_after)
     }
 
     /// What `doctor` and the log warn of.

@@ -180,7 +180,7 @@ metrics! {
         "Permissions that this node was found to lack, to move endpoints or to stop servers' hosts.",
         [view("PermissionsMissing", Unit::Count)];
     CERTIFICATE_SECONDS Gauge "komainu_certificate_remaining_seconds" [],
-        "Until this node's certificate ends; negative: it has ended.",
+        "Until the first of the certificates ends that this node needs: its own for the others, and those in files that the configuration names, of authorities the last in each; negative: it has ended.",
         [view("CertificateDaysLeft", Unit::Days)];
     METRICS_DROPPED Counter "komainu_metrics_dropped_total" [WAY],
         "Values that did not reach CloudWatch, or the file, and are not sent again.",

@@ -67,7 +67,6 @@ pub fn everything_with(counters: &Counters) -> Vec<Family> {
         changes: Some([1, 2]),
         standstill: Some(Standstill::FailoverPaused),
         lease_remaining_ms: 1500,
-        certificate_remaining_s: Some(-86_400.0),
         permissions_missing: 1,
         endpoints: vec![
             EndpointNumbers {
@@ -102,6 +101,7 @@ pub fn everything_with(counters: &Counters) -> Vec<Family> {
         archived_ms: &[Some(2500), None],
         password_troubles: [1, 0, 0, 0, 2, 0, 0],
         node: Some(&node),
+        certificate_remaining_s: Some(-86_400.0),
         process: Process { cpu: Duration::from_millis(1250), resident_bytes: 99 },
         started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(10),
     })
