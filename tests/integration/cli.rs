@@ -140,11 +140,6 @@ fn a_wrong_command_line_is_64_and_help_is_0() {
     ] {
         assert_eq!(komainu(args, directory.path(), "").status.code(), Some(64), "{args:?}");
     }
-    let version = komainu(&["--version"], directory.path(), "");
-    assert_eq!(
-        (version.status.code(), text(&version.stdout)),
-        (Some(0), format!("komainu {}\n", env!("CARGO_PKG_VERSION")))
-    );
     for command in ["serve", "check-config", "password", "pki", "sandbox", "drill"] {
         let help = komainu(&[command, "--help"], directory.path(), "");
         assert_eq!(help.status.code(), Some(0));
