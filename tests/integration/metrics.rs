@@ -67,6 +67,21 @@ fn expected((_, view): (&Metric, &View), around: &[&str]) -> (String, BTreeSet<S
     (view.name.to_owned(), dimensions.collect())
 }
 
+/// Every whole line against a schema; how many there are. And that the schema refuses what is wrong.
+const VALIDATE: &str = r#"
+import json, sys
+from jsonschema import Draft202012Validator
+schema = json.load(open(sys.argv[1]))
+Draft202012Validator.check_schema(schema)
+validator = Draft202012Validator(schema)
+events = [json.loads(line) for line in open(sys.argv[2]) if line.endswith("\n")]
+for event in events:
+    validator.validate(event)
+event["_aws"]["CloudWatchMetrics"][0]["Metrics"][0]["Unit"] = "Fortnights"
+assert not validator.is_valid(event)
+print(len(events))
+"#;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_the_lines_and_cloudwatch_have_the_same_metrics() {
     let world = World::of(&["n1", "n2", "n3"]).await;
@@ -108,6 +123,11 @@ async fn the_page_the_lines_and_cloudwatch_have_the_same_metrics() {
         sure.is_subset(&lines) && sure.is_subset(&listed) && read(&lines) && read(&listed)
     })
     .await;
+
+    let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/emf.schema.json");
+    let validated = python(VALIDATE, &[schema, &file.to_string_lossy()]).output();
+    let events: usize = validated.parse().unwrap();
+    assert!(events >= lines().lines().count() / 2 && events > 1, "{events} events");
 
     let known: BTreeSet<_> = views().map(|view| expected(view, &around)).collect();
     let (by_lines, by_call) = (told(&lines()), listed(&namespace).await);
