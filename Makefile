@@ -9,7 +9,7 @@ ARGS   ?=
 export KOMAINU_COMMIT := $(or $(KOMAINU_COMMIT),$(shell git --git-dir=.git describe --always --abbrev=12 --dirty=+ --exclude='*' 2>/dev/null),unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help sandbox test test-upgrade test-terraform test-image simulate torture bench bench-scale fix fuzz
+.PHONY: help sandbox release test test-upgrade test-terraform test-package test-image simulate torture bench bench-scale fix fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,7 @@ test: ## Run every check and test (PG_BIN=/path/to/postgresql/bin for another ve
 	KOMAINU_TEST_PYTHON=$(abspath $(PYTHON)) cargo test --workspace --locked --all-targets
 	@$(MAKE) --no-print-directory test-upgrade
 	@$(MAKE) --no-print-directory test-terraform
+	@$(MAKE) --no-print-directory test-package
 
 # The version before is built beside this one, once: two to three minutes.
 test-upgrade: ## Upgrade a running cluster from the commit before, and back (FROM=REVISION)
@@ -45,12 +46,23 @@ test-terraform: ## Check terraform/ with the real terraform, without an AWS acco
 	$(TARGET)/terraform-checks/venv/bin/python tests/terraform/check.py --work $(TARGET)/terraform-checks \
 		--moto-python $(PYTHON) --komainu $(TARGET)/debug/komainu
 
-# Takes some six minutes, the first time two more.
+test-package: ## Look through what `make release` makes, of the binary that the tests use
+	@$(SETUP) compiler rust terraform $(TARGET)/terraform-checks
+	cargo test --workspace --locked --no-run
+	$(TARGET)/terraform-checks/venv/bin/python tests/image/package.py --work $(TARGET)/image --komainu $(TARGET)/debug/komainu
+
+# Takes some seven minutes, the first time two more.
 test-image: ## Make the image of ami/, boot what terraform/ makes of it, and break it (as root)
 	@$(SETUP) compiler rust postgresql iproute2 aws jq image python $(TARGET)/venv terraform $(TARGET)/terraform-checks
 	cargo test --workspace --locked --no-run
 	$(TARGET)/terraform-checks/venv/bin/python tests/image/check.py --work $(TARGET)/image --checks $(TARGET)/terraform-checks \
 		--moto-python $(PYTHON) --komainu $(TARGET)/debug/komainu
+
+# For Debian 12 and newer, built on it or on something with an older C library. The first build takes a quarter of an hour.
+release: ## Build binary, Debian package, checksums and bill of materials (in target/dist)
+	@$(SETUP) compiler rust
+	cargo build --release --locked --bin komainu
+	@ami/release --binary $(TARGET)/release/komainu --output $(TARGET)/dist
 
 # Nights of a cluster with faults, drawn from a seed; `make test` runs some of them.
 simulate: ## Simulate bad nights of three nodes, and of three with servers (SEEDS=1000, or SEED=17 for one that failed)

@@ -1,13 +1,13 @@
-# An image of Debian 12 with komainu and PostgreSQL 15, for terraform/: `packer build -var region=… -var binary=… komainu.pkr.hcl`.
+# An image of Debian 12 with komainu and PostgreSQL 15, for terraform/: `packer build -var region=… -var package=… komainu.pkr.hcl`.
 
 variable "region" {
   type        = string
   description = "Where the image is built and lives."
 }
 
-variable "binary" {
+variable "package" {
   type        = string
-  description = "komainu's binary, built for the architecture, against Debian 12's glibc or an older one."
+  description = "komainu's Debian package for the architecture, its binary built against Debian 12's glibc or an older one."
 }
 
 variable "architecture" {
@@ -86,17 +86,17 @@ build {
   }
 
   provisioner "file" {
-    source      = var.binary
-    destination = "/tmp/komainu"
+    source      = var.package
+    destination = "/tmp/komainu.deb"
   }
 
   provisioner "shell" {
     # cloud-init is at work in the first seconds, and holds apt's lock.
     inline = [
       "cloud-init status --wait >/dev/null || true",
-      "chmod +x /tmp/komainu /tmp/ami/provision.sh",
-      "sudo /tmp/ami/provision.sh --binary /tmp/komainu --image",
-      "rm -rf /tmp/ami /tmp/komainu",
+      "chmod +x /tmp/ami/provision.sh",
+      "sudo /tmp/ami/provision.sh --package /tmp/komainu.deb --image",
+      "rm -rf /tmp/ami /tmp/komainu.deb",
     ]
   }
 }

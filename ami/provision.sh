@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs komainu on Debian 12.
 #
-#   provision.sh --binary FILE            the binary, its user and units: for a host that you configure yourself
-#   provision.sh --binary FILE --image    and all that an image for terraform/ needs; boots into a node or a server
+#   provision.sh --package FILE            the package: for a host that you configure yourself
+#   provision.sh --package FILE --image    and all that an image for terraform/ needs; boots into a node or a server
 #
 # With --image: --ssm-agent FILE and --cloudwatch-agent FILE install these packages of AWS's (.deb) rather than download
 # them; --without-aws installs neither, nor the certificates of RDS. Running it again upgrades. As root.
@@ -17,10 +17,10 @@ fail() {
     exit 1
 }
 
-binary='' image='' aws=yes ssm='' cloudwatch=''
+package='' image='' aws=yes ssm='' cloudwatch=''
 while [ $# -gt 0 ]; do
     case $1 in
-        --binary) binary=${2:?--binary needs a file}; shift ;;
+        --package) package=${2:?--package needs a file}; shift ;;
         --image) image=yes ;;
         --ssm-agent) ssm=${2:?--ssm-agent needs a file}; shift ;;
         --cloudwatch-agent) cloudwatch=${2:?--cloudwatch-agent needs a file}; shift ;;
@@ -30,7 +30,8 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ "$(id -u)" = 0 ] || fail "run it as root"
-[ -x "$binary" ] || fail "--binary names komainu's binary; $binary is none"
+dpkg-deb --field "$package" Package 2>/dev/null | grep -qx komainu ||
+    fail "--package names komainu's package, which ami/package makes; ${package:-nothing} is none"
 
 packages() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
@@ -48,13 +49,8 @@ aws_package() {
 
 base() {
     apt-get update -qq
-    packages ca-certificates iproute2 procps
-    getent passwd komainu >/dev/null ||
-        useradd --system --user-group --home-dir /var/lib/komainu --no-create-home --shell /usr/sbin/nologin komainu
-    install -D -m 755 "$binary" /usr/local/bin/komainu
-    install -d -m 755 /etc/komainu /usr/share/komainu
-    install -m 644 "$HERE"/files/komainu.service /etc/systemd/system/
-    install -m 644 "$HERE/files/sysctl.conf" /etc/sysctl.d/60-komainu.conf
+    # The same version once more is installed once more, and an older one instead of a newer.
+    packages --reinstall --allow-downgrades iproute2 "$(realpath "$package")"
 }
 
 image() {
@@ -63,12 +59,12 @@ image() {
     install -d /etc/postgresql-common
     echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
     packages awscli chrony curl e2fsprogs jq "postgresql-$POSTGRESQL" "postgresql-client-$POSTGRESQL"
-    install -d -m 755 /usr/local/lib/komainu /usr/lib/komainu
+    install -d -m 755 /usr/local/lib/komainu /usr/lib/komainu /usr/share/komainu
     ln -sfn "/usr/lib/postgresql/$POSTGRESQL" /usr/local/lib/komainu/postgresql
     install -m 755 "$HERE/files/boot" /usr/lib/komainu/boot
     install -m 644 "$HERE"/files/{node,server} /usr/lib/komainu/
     install -m 644 "$HERE"/files/{roles.sql,cloudwatch-agent.json} /usr/share/komainu/
-    install -m 644 "$HERE"/files/komainu-{agent,postgresql,boot,refresh}.service "$HERE/files/komainu-refresh.timer" \
+    install -m 644 "$HERE"/files/komainu-{postgresql,boot,refresh}.service "$HERE/files/komainu-refresh.timer" \
         /etc/systemd/system/
     # AWS's own clock, which needs no network; AWS refuses signatures that are minutes off.
     echo "server 169.254.169.123 prefer iburst minpoll 4 maxpoll 4" >/etc/chrony/sources.d/komainu.sources
@@ -103,6 +99,5 @@ fi
 # In a chroot there is no systemd to tell.
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload
-    sysctl -q --system
 fi
-/usr/local/bin/komainu --version
+komainu --version

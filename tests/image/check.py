@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "terraform"))
 
 import image
+import package
 from appliance import Appliance
 from image import Failed
 
@@ -30,7 +31,10 @@ def build(given):
     began = time.monotonic()
     image.valid()
     step("scripts and Packer template are valid", began)
-    built = image.provisioned(given.work, given.komainu)
+    made = package.made(given.work, given.komainu)
+    package.installs_and_goes(given.work, made)
+    step("the package is installed, upgraded, removed and purged", began)
+    built = image.provisioned(given.work, made)
     step("provisioned, twice", began)
     image.hardened(built)
     image.clean(built)

@@ -24,10 +24,12 @@ def run(*command, **options):
 def valid():
     """As far as it can be told without running them."""
     ami = ROOT / "ami"
-    scripts = [ROOT / "terraform/hand-over", ami / "provision.sh", *(ami / "files" / name for name in ("boot", "node", "server"))]
+    scripts = [ROOT / "terraform/hand-over", ROOT / "tests/setup/previous", ami / "package", ami / "release", ami / "provision.sh"]
+    scripts += [ami / "debian" / name for name in ("postinst", "prerm", "postrm")]
+    scripts += [*(ami / "files" / name for name in ("boot", "node", "server"))]
     run("shellcheck", "--external-sources", *scripts, cwd=ROOT)
     for architecture in ("arm64", "x86_64"):
-        given = ("region=eu-central-1", "binary=/bin/true", f"architecture={architecture}")
+        given = ("region=eu-central-1", "package=/bin/true", f"architecture={architecture}")
         run("packer", "validate", *(f"-var={variable}" for variable in given), ami / "komainu.pkr.hcl")
 
 
@@ -42,28 +44,38 @@ def base(directory):
     return made
 
 
-def provisioned(directory, binary):
-    """A copy of it with everything on it, as Packer would have it done."""
-    image = directory / "image"
-    shutil.rmtree(image, ignore_errors=True)
-    run("cp", "-a", "--reflink=auto", base(directory), image)
-    # Debian's mirror, and the way there, as this host has them.
-    run("cp", "-r", "/etc/apt/apt.conf.d", image / "etc/apt/")
+def copied(directory, name):
+    """A system of its own, which can install from Debian's mirror as this host does."""
+    system = directory / name
+    shutil.rmtree(system, ignore_errors=True)
+    run("cp", "-a", "--reflink=auto", base(directory), system)
+    run("cp", "-r", "/etc/apt/apt.conf.d", system / "etc/apt/")
+    return system
+
+
+def inside(system, packages, *command):
+    return run(
+        "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--resolv-conf=copy-host", f"--directory={system}",
+        f"--bind-ro={ROOT / 'ami'}:/mnt", f"--bind-ro={packages}:/opt/packages", "--setenv=DEBIAN_FRONTEND=noninteractive",
+        *command,
+        timeout=1200,
+    )
+
+
+def provisioned(directory, package):
+    """A system with everything on it, as Packer would have it done."""
+    image = copied(directory, "image")
     for _ in ("installs", "upgrades"):
-        run(
-            "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--resolv-conf=copy-host", f"--directory={image}",
-            f"--bind-ro={ROOT / 'ami'}:/mnt", f"--bind-ro={binary}:/opt/komainu",
-            "/mnt/provision.sh", "--binary", "/opt/komainu", "--image", "--without-aws",
-            timeout=1200,
-        )
-    (image / "opt/komainu").unlink(missing_ok=True)
+        inside(image, package.parent, "/mnt/provision.sh", "--package", f"/opt/packages/{package.name}", "--image", "--without-aws")
     return image
 
 
 def hardened(image):
-    units = image / "etc/systemd/system"
     for name, most in EXPOSURE.items():
-        said = run("systemd-analyze", "security", "--offline=true", "--no-pager", units / f"{name}.service")
+        # The package's own, or of the image alone.
+        there = [image / place / f"{name}.service" for place in ("lib/systemd/system", "etc/systemd/system")]
+        unit = next(path for path in there if path.exists())
+        said = run("systemd-analyze", "security", "--offline=true", "--no-pager", unit)
         exposure = float(re.search(r"Overall exposure level for .*: ([\d.]+)", said)[1])
         if exposure > most:
             raise Failed(f"{name}.service has an exposure of {exposure}, more than {most}")
