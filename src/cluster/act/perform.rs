@@ -130,3 +130,58 @@ impl Tried {
         self.action == *action && self.at.elapsed() < pause
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::topology::Epoch;
+
+    fn order(server: &str, what: What) -> Order {
+        let action = Action { server: server.to_owned(), what };
+        Order { action, policy: Arc::new(Policy::off()), system_identifier: None, decided_at_ms: 0 }
+    }
+
+    /// What is begun is noted, and ends when it is let.
+    fn performer() -> (Performer, Arc<Mutex<Vec<Action>>>, Arc<Notify>) {
+        let (begun, let_end) = (Arc::<Mutex<Vec<Action>>>::default(), Arc::<Notify>::default());
+        let perform: Perform = {
+            let (begun, let_end) = (begun.clone(), let_end.clone());
+            Arc::new(move |order: Order| {
+                begun.lock().unwrap().push(order.action);
+                let let_end = let_end.clone();
+                Box::pin(async move {
+                    let_end.notified().await;
+                    Ok(Done::Done)
+                })
+            })
+        };
+        (Performer::new(perform), begun, let_end)
+    }
+
+    #[tokio::test]
+    async fn a_server_has_one_action_under_way_and_the_next_when_that_has_ended() {
+        let (mut performer, begun, let_end) = performer();
+        let promote = || order("pg2", What::Promote { epoch: Epoch(2) });
+        let follow = |server| order(server, What::Follow { primary: "pg1".to_owned() });
+        performer.begin(follow("pg2"));
+        performer.begin(promote());
+        performer.begin(follow("pg2"));
+        performer.begin(follow("pg3"));
+        let servers = || begun.lock().unwrap().iter().map(|action| action.server.clone()).collect::<Vec<_>>();
+        assert_eq!(servers(), ["pg2", "pg3"], "another server does not wait for it");
+        // Whichever of the two comes to its end first.
+        let_end.notify_one();
+        let first = performer.finished().await.unwrap();
+        let_end.notify_one();
+        let second = performer.finished().await.unwrap();
+        assert_ne!(first.action.server, second.action.server);
+        performer.begin(promote());
+        assert_eq!(begun.lock().unwrap().last(), Some(&promote().action));
+        performer.begin(follow("pg3"));
+        assert_eq!(servers(), ["pg2", "pg3", "pg2"], "what was done a moment ago is not done again at once");
+    }
+}

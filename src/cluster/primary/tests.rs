@@ -103,6 +103,18 @@ fn unused(reason: Reason) -> (Health, Role, Option<Reason>) {
     (Health::Up, Role::Unknown, Some(reason))
 }
 
+/// What was sent to it before may be lost, or may have been another server at the same name.
+#[test]
+fn a_primary_that_was_started_since_it_was_seen_last_begins_an_epoch() {
+    let mut cluster = Cluster::with([primary(1, 100), standby(1, 100)]);
+    cluster.says(0, primary(1, 200));
+    assert_eq!((cluster.primary(), cluster.epoch()), (Some(0), 1));
+    cluster.says(0, Facts { started_at_ms: 2, ..primary(1, 300) });
+    assert_eq!((cluster.primary(), cluster.epoch()), (Some(0), 2));
+    cluster.says(0, Facts { started_at_ms: 2, ..primary(1, 300) });
+    assert_eq!(cluster.epoch(), 2, "once");
+}
+
 #[test]
 fn the_primary_is_the_one_that_is_not_in_recovery() {
     let cluster = Cluster::with([standby(1, 90), primary(1, 100), standby(1, 100)]);

@@ -1,3 +1,5 @@
+mod late;
+
 use proptest::prelude::*;
 
 use crate::topology::Epoch;

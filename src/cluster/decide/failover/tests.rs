@@ -3,6 +3,7 @@ mod cascade;
 mod damped;
 mod disk;
 mod host;
+mod naming;
 mod slots;
 mod synchronous;
 
