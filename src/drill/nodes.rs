@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::task::spawn_blocking;
 
 use super::phases::{Incident, Phase};
+use crate::cluster::sync_set::SyncSet;
 use crate::sandbox::admin;
 
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -37,6 +38,14 @@ pub struct Status {
     pub epoch: u64,
     #[serde(default)]
     pub servers: Vec<Server>,
+    #[serde(default)]
+    pub failover: Option<Relied>,
+}
+
+/// What a failover relies on.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Relied {
+    pub synchronous: SyncSet,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -52,6 +52,11 @@ pub enum SandboxError {
         READY_TIMEOUT.as_secs()
     )]
     NoOwner { id: String, log: String },
+    #[error(
+        "no standby is known to have what is acknowledged after {} s; the log of {id} ends with:\n{log}",
+        READY_TIMEOUT.as_secs()
+    )]
+    NothingPromised { id: String, log: String },
     #[error("cannot log in through komainu: {output}\nthe log of {id} ends with:\n{log}")]
     Login { output: String, id: String, log: String },
     #[error("cannot wait for signals")]

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::admin;
 use super::daemon::Daemon;
@@ -110,6 +111,13 @@ impl Node {
     /// Whether it says so itself.
     pub fn is_ready(&self) -> bool {
         admin::get(&self.plan.admin_socket, "/ready").is_ok_and(|response| response.status == 200)
+    }
+
+    /// Whether it knows of standbys that have what was acknowledged.
+    pub fn says_promised(&self) -> bool {
+        let answer = admin::get(&self.plan.admin_socket, "/status").ok();
+        let status = answer.and_then(|answer| serde_json::from_str::<Value>(&answer.body).ok());
+        status.is_some_and(|status| status["failover"]["synchronous"]["count"].as_u64() > Some(0))
     }
 
     /// Waits until it is ready; false at the deadline, or when it ended.

@@ -144,7 +144,7 @@ impl Running {
         self.sandbox.ready()
     }
 
-    /// Until every node is, and a client can log in where clients connect.
+    /// Until every node is, a client can log in where clients connect, and the primary can be lost.
     pub async fn wait_until_ready(&self) -> Result<(), SandboxError> {
         let deadline = Instant::now() + READY_TIMEOUT;
         for n in 0..self.sandbox.nodes().len() {
@@ -172,7 +172,27 @@ impl Running {
             }
             sleep(POLL).await;
         }
-        self.log_in().await
+        self.log_in().await?;
+        self.wait_until_promised(deadline).await
+    }
+
+    /// A primary that is killed before that would not be replaced.
+    async fn wait_until_promised(&self, deadline: Instant) -> Result<(), SandboxError> {
+        loop {
+            let sandbox = self.sandbox.clone();
+            let asking = spawn_blocking(move || sandbox.is_promised());
+            if asking.await.map_err(|_| SandboxError::Panicked)? {
+                return Ok(());
+            }
+            let node = &self.sandbox.nodes()[0];
+            if let Some(ended) = self.sandbox.nodes().iter().find(|node| node.ended().is_some()) {
+                return Err(node_not_ready(ended));
+            }
+            if Instant::now() >= deadline {
+                return Err(SandboxError::NothingPromised { id: node.id().to_owned(), log: node.log_tail() });
+            }
+            sleep(POLL).await;
+        }
     }
 
     /// Whether clients are led to a node that has the endpoint, each of them.

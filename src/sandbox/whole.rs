@@ -13,7 +13,7 @@ use std::time::Duration;
 use komainu_aws_double::Moto;
 
 use super::agent::Agent;
-use super::args::{Method, SandboxArgs};
+use super::args::{Method, SandboxArgs, Sync};
 use super::aws::{Double, find_python};
 use super::endpoint::{Call, Endpoint, Refused};
 use super::error::SandboxError;
@@ -52,6 +52,8 @@ pub struct Sandbox {
     address: SocketAddr,
     control: PathBuf,
     place: Place,
+    /// The nodes are to find out that commits wait for standbys.
+    waits_for_standbys: bool,
 }
 
 impl Sandbox {
@@ -141,6 +143,7 @@ impl Sandbox {
             address,
             control,
             place,
+            waits_for_standbys: args.nodes > 1 && args.sync() != Sync::Off,
         })
     }
 
@@ -164,6 +167,11 @@ impl Sandbox {
 
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// Whether a failover can rely on it already that a standby has what was acknowledged, if one is to.
+    pub fn is_promised(&self) -> bool {
+        !self.waits_for_standbys || self.nodes.iter().all(Node::says_promised)
     }
 
     pub fn node(&self, id: &str) -> Option<&Node> {

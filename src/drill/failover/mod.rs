@@ -128,6 +128,8 @@ async fn drill(
     say: &dyn Fn(&str),
     mut stop: StopSignals,
 ) -> Result<FailoverReport, DrillError> {
+    let in_its_own = settings.admin.is_empty();
+    let sync = settings.sync.unwrap_or(shape(settings.event).1);
     let name = format!("komainu_drill_{:08x}", random());
     let table = Table { address: Address::parse(&subject.url)?, name };
     let counters = Counters::beside(&table, settings.load);
@@ -138,6 +140,7 @@ async fn drill(
         table,
         counters,
         clock: Clock::start(),
+        must_promise: in_its_own && sync != Sync::Off,
         broken: Mutex::new(None),
         held: Mutex::new(None),
     };
@@ -156,6 +159,8 @@ struct Drill<'a> {
     table: Table,
     counters: Counters,
     clock: Clock,
+    /// Commits are to wait for standbys.
+    must_promise: bool,
     /// Which server is, until it is mended.
     broken: Mutex<Option<String>>,
     /// Whose replay is, until it goes on.
@@ -189,7 +194,7 @@ impl Drill<'_> {
 
     async fn one(&self, run: u32) -> Result<FailoverRun, DrillError> {
         let event = self.settings.event;
-        let before = self.whole(run, STEADY_TIMEOUT).await.map_err(|why| self.not_whole(run, why))?;
+        let before = self.promised(run).await.map_err(|why| self.not_whole(run, why))?;
         let target = match event.is_a_standby_s() {
             false => before.primary.clone(),
             true => before.standbys.first().cloned().ok_or(DrillError::NoStandby { run })?,

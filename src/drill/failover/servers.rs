@@ -2,6 +2,8 @@
 //!
 //! Pure. Invariant: what one node does not say is not so.
 
+use std::collections::BTreeSet;
+
 use crate::drill::nodes::{Server, Status};
 
 /// The servers while nothing is wrong with them.
@@ -40,6 +42,23 @@ fn of_node(status: &Status) -> Result<Whole, String> {
         }
     }
     Ok(Whole { primary, epoch: status.epoch, standbys })
+}
+
+/// Why a failover could not rely on each of the standbys, if it could not. `must`: commits wait for them; otherwise those
+/// that it does rely on are not to be others.
+pub fn unpromised(statuses: &[Option<Status>], whole: &Whole, must: bool) -> Option<String> {
+    let standbys: BTreeSet<&str> = whole.standbys.iter().map(String::as_str).collect();
+    statuses.iter().flatten().find_map(|status| {
+        let node = status.node.as_deref().unwrap_or("the node");
+        let set = status.failover.as_ref().map(|relied| &relied.synchronous)?;
+        let names: BTreeSet<&str> = set.names.iter().map(String::as_str).collect();
+        match set.promises() {
+            true => {
+                (names != standbys).then(|| format!("{node} says that commits are acknowledged by {set}"))
+            }
+            false => must.then(|| format!("{node} knows no standby that acknowledges commits yet")),
+        }
+    })
 }
 
 fn complaint(server: &Server, primary: &str) -> Option<String> {
@@ -107,6 +126,25 @@ mod tests {
             let said = whole(&[says("pg1", 3, WELL), other]).unwrap_err();
             assert!(said.contains(why), "{said}");
         }
+    }
+
+    #[test]
+    fn a_failover_relies_on_all_standbys_and_on_nobody_else() {
+        let with = |names: &str, count: u32| {
+            let mut status = says("pg1", 3, WELL).unwrap();
+            let relied = format!(r#"{{"synchronous":{{"names":{names},"count":{count}}}}}"#);
+            status.failover = serde_json::from_str(&relied).unwrap();
+            Some(status)
+        };
+        let good = || with(r#"["pg2"]"#, 1);
+        let found = whole(&[good()]).unwrap();
+        assert_eq!(unpromised(&[good(), good()], &found, true), None);
+        for other in [r#"["pg1","pg2"]"#, r#"["pg1"]"#] {
+            let said = unpromised(&[good(), with(other, 1)], &found, false).unwrap();
+            assert!(said.contains("acknowledged by ANY 1"), "{said}");
+        }
+        assert_eq!(unpromised(&[with("[]", 0)], &found, false), None, "nothing is to be promised");
+        assert!(unpromised(&[with("[]", 0)], &found, true).unwrap().contains("no standby"));
     }
 
     #[test]

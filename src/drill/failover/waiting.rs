@@ -40,6 +40,24 @@ impl Drill<'_> {
         }
     }
 
+    /// Waits until all is well and a failover can rely on each standby, if commits wait for them: before that none begins.
+    pub(super) async fn promised(&self, run: u32) -> Result<Whole, String> {
+        let deadline = Instant::now() + self.patience(STEADY_TIMEOUT);
+        loop {
+            let whole = self.whole(run, STEADY_TIMEOUT).await?;
+            // Of a person's cluster it is not known what it is to promise, nor by whom.
+            let complaint = match self.subject.is_a_person_s() {
+                true => None,
+                false => servers::unpromised(&self.statuses().await, &whole, self.must_promise),
+            };
+            match complaint {
+                None => return Ok(whole),
+                Some(complaint) if Instant::now() >= deadline => return Err(complaint),
+                Some(_) => sleep(POLL).await,
+            }
+        }
+    }
+
     /// Waits until a row was written on a new primary, or, if it was a standby that was broken, until that is
     /// noticed and rows are written; tells when.
     pub(super) async fn recovered(
