@@ -252,6 +252,11 @@ impl Situation<'_> {
         self.state.synchronous().promises()
     }
 
+    /// Whether no commit is to be acknowledged that a standby does not have, promised in the log already or not.
+    fn requires(&self) -> bool {
+        self.policy.failover.sync_mode == config::SyncMode::Require
+    }
+
     /// Whether most nodes hear that server say that it is a primary.
     fn is_heard(&self, server: &str) -> bool {
         let server = self.state.servers().get(server);

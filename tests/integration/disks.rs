@@ -144,6 +144,7 @@ fn a_primary_whose_disk_is_full_is_replaced() {
         symlink(small.path().join("pg_wal"), &log).unwrap();
         server.start().unwrap();
     });
+    failover.wait_until_promised();
     let writers = write_at(&failover, &ids, &database);
     // No segment can be added, and few are there to be used again.
     let mut others = fs::File::create(small.path().join("others")).unwrap();

@@ -3,6 +3,7 @@
 mod by_hand;
 mod candidates;
 mod orders;
+mod promise;
 mod returning;
 mod sessions;
 mod standbys;

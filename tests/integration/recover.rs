@@ -39,6 +39,7 @@ fn hosts_that_are_rebooted_come_back_with_no_hand() {
     let failover = Failover::builder().failover("sync_mode = \"require\"").start();
     let ids = failover.nodes.ids();
     let (first, epoch) = failover.primary();
+    failover.wait_until_promised();
     power_off(&failover, &first);
     let (second, epoch) = failover.primary_above(epoch, &ids);
     assert_ne!(second, first);

@@ -2,7 +2,8 @@
 //!
 //! Pure. The one that has received most, on the timeline of the ended epoch, and no other than one that is attached,
 //! answers and may be one. Invariant: with a guarantee of synchronous commits nobody is named without an order unless so
-//! many of the synchronous standbys answer that one of them has every commit that was acknowledged.
+//! many of the synchronous standbys answer that one of them has every commit that was acknowledged. Where that guarantee
+//! is demanded and not given yet, nobody is.
 
 use super::{Situation, log_shipping};
 use crate::cluster::model::Facts;
@@ -71,6 +72,9 @@ pub(super) fn choose(
     };
     // Ordered at once, a loss is accepted; ordered with a clean stop, the old primary's last word is waited for.
     if kind == FailoverKind::Automatic {
+        if situation.requires() && !situation.promises() {
+            return Err(Reason::NothingPromised);
+        }
         let answering: Vec<_> = standbys(situation).filter(on_timeline).collect();
         let counted: Vec<&str> = answering.iter().map(|standby| standby.id).collect();
         // One that may not be promoted may still be the only one that has an acknowledged commit.

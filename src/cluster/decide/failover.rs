@@ -10,7 +10,7 @@ use super::candidate::{self, Standby};
 use super::host;
 use super::loss::{self, Loss};
 use super::memory::SETTLE_FIRST_MS;
-use super::{Plan, Situation, Step, log_shipping, restart};
+use super::{Plan, Situation, Step, log_shipping, restart, synchronous};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, Failover, FailoverKind, Fenced, Restart, Stage};
 use crate::cluster::sync_set::SyncSet;
@@ -350,7 +350,7 @@ fn promote(situation: &Situation<'_>, failover: &Failover) -> Plan {
 fn order_promotion(situation: &Situation<'_>, server: &str) -> Plan {
     let epoch = situation.state.primary().epoch;
     let is_known = situation.view.find(server).is_some_and(|(_, detail)| detail.facts.is_some());
-    if situation.promises() && !is_known {
+    if (situation.promises() || situation.requires()) && !is_known {
         return Plan::default();
     }
     match synchronous_for(situation, server) {
@@ -362,7 +362,7 @@ fn order_promotion(situation: &Situation<'_>, server: &str) -> Plan {
 /// What a server must have as `synchronous_standby_names` before it is one, lest it acknowledge alone what the
 /// cluster counts on others for. None: it will do.
 pub(super) fn synchronous_for(situation: &Situation<'_>, server: &str) -> Option<String> {
-    let agreed = situation.state.synchronous();
+    let agreed = synchronous::counted_on(situation);
     let facts = situation.view.find(server).and_then(|(_, detail)| detail.facts.as_deref())?;
     let seen = SyncSet::parse(&facts.synchronous_standby_names);
     let keeps = seen.is_some_and(|seen| seen.names.is_subset(&agreed.names) && seen.count >= agreed.count);

@@ -37,6 +37,8 @@ pub const OPERATIONS_END_MS: u64 = 3_000;
 pub struct Memory {
     /// False: this leader has only just begun.
     looked: bool,
+    /// It led already when the cluster had no primary yet, and had never had one.
+    saw_no_primary: bool,
     phase: Phase,
     epoch: Epoch,
     phase_since_ms: u64,
@@ -95,6 +97,7 @@ impl Memory {
             self.replayed = None;
         }
         self.looked = true;
+        self.saw_no_primary |= primary.epoch == Epoch::default();
         self.look_at_setting(state, view, now_ms);
         let starts_up = primary.server.as_ref().is_some_and(|id| {
             let server = state.servers().get(id);
@@ -170,8 +173,12 @@ impl Memory {
         let primary = state.primary();
         let Some(server) = primary.server.as_deref().filter(|_| self.phase == Phase::Settled) else { return };
         if self.watch.as_ref().is_none_or(|(epoch, _)| *epoch != primary.epoch) {
-            // An earlier leader may have asked for something a moment ago.
-            self.watch = Some((primary.epoch, Watch::begin(now_ms + OPERATIONS_END_MS)));
+            // An earlier leader may have asked for something a moment ago, unless there was no primary to ask it of.
+            let others_end_ms = match self.saw_no_primary && primary.epoch == Epoch(1) {
+                true => now_ms,
+                false => now_ms + OPERATIONS_END_MS,
+            };
+            self.watch = Some((primary.epoch, Watch::begin(others_end_ms)));
         }
         let facts = view.find(server).and_then(|(_, detail)| detail.facts.as_deref());
         if let (Some((_, watch)), Some(facts)) = (&mut self.watch, facts) {
@@ -181,13 +188,20 @@ impl Memory {
 
     /// The setting was changed, or it is known by then whether it was.
     pub fn setting_changed(&mut self, epoch: Epoch, ended_ms: u64) {
-        self.watch = Some((epoch, Watch::begin(ended_ms)));
+        self.watch_anew(epoch, ended_ms);
         self.told_backends = None;
+    }
+
+    /// What is not watched yet begins with a look, and with all that an earlier leader may have asked for.
+    fn watch_anew(&mut self, epoch: Epoch, ended_ms: u64) {
+        if let Some((_, watch)) = self.watch.as_mut().filter(|(watched, _)| *watched == epoch) {
+            *watch = watch.changed(ended_ms);
+        }
     }
 
     /// The primary's backends have been told to wait, if they are to: only what they acknowledge from now on has waited.
     pub fn has_told_backends(&mut self, epoch: Epoch, now_ms: u64) {
-        self.watch = Some((epoch, Watch::begin(now_ms)));
+        self.watch_anew(epoch, now_ms);
         self.told_backends = Some(epoch);
     }
 

@@ -16,7 +16,8 @@
 //!   ones do, however they were acknowledged.
 //!
 //! Setting and raft both change only through the leader. What an earlier leader sent may still arrive, so a look counts
-//! only if it was asked after the time by which that has come to an end (`Watch::begin`).
+//! only if it was asked after the time by which that has come to an end (`Watch::begin`). While raft promises nothing, nothing
+//! that arrives breaks anything: then the primary is told at once to wait, and only the promise waits for such a look.
 
 use std::collections::BTreeSet;
 
@@ -77,6 +78,8 @@ pub fn target(mode: SyncMode, count: u32, raft: &SyncSet, standbys: &[Standby]) 
 pub struct Watch {
     /// Looks that were asked earlier do not count.
     not_before_ms: u64,
+    /// Nor do they for a promise, if they were asked while what an earlier leader sent may still arrive.
+    others_end_ms: u64,
     /// The setting that was seen in force, and when first.
     in_force: Option<(String, u64)>,
     /// All that was acknowledged under another setting is below.
@@ -84,15 +87,24 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// After a change of the setting was asked for, by whomever: `ended_ms` is when it has happened or will never. A new
-    /// leader gives the time by which all that its predecessor sent has come to an end.
-    pub fn begin(ended_ms: u64) -> Self {
-        Watch { not_before_ms: ended_ms, in_force: None, boundary: None }
+    /// `others_end_ms` is when all that an earlier leader sent has come to an end.
+    pub fn begin(others_end_ms: u64) -> Self {
+        Watch { not_before_ms: 0, others_end_ms, in_force: None, boundary: None }
+    }
+
+    /// After a change of the setting was asked for: `ended_ms` is when it has happened or will never.
+    pub fn changed(&self, ended_ms: u64) -> Self {
+        Watch { not_before_ms: ended_ms, ..Watch::begin(self.others_end_ms) }
+    }
+
+    /// Whether the setting can change no more by what was sent before that look.
+    fn counts(&self, primary: &Facts) -> bool {
+        primary.asked_at_ms >= self.not_before_ms.max(self.others_end_ms)
     }
 
     /// To be told of every answer of the primary.
     pub fn saw(&mut self, primary: &Facts) {
-        if primary.in_recovery || primary.asked_at_ms < self.not_before_ms {
+        if primary.in_recovery || !self.counts(primary) {
             return;
         }
         let setting = &primary.synchronous_standby_names;
@@ -148,6 +160,12 @@ pub fn next(raft: &SyncSet, target: Option<&SyncSet>, primary: Option<&Facts>, w
         return Transition::Wait;
     };
     let setting = &primary.synchronous_standby_names;
+    if !raft.promises() && target.promises() && !target.is_said_by(setting) {
+        return Transition::SetOnPrimary(target.to_string());
+    }
+    if !watch.counts(primary) {
+        return Transition::Wait;
+    }
     if let Some(wider) = SyncSet::parse(setting).and_then(|seen| admitting(raft, &seen)) {
         return Transition::SetInRaft(wider);
     }

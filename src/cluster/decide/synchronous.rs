@@ -1,7 +1,8 @@
 //! Who acknowledges commits, as servers come and go.
 //!
 //! Pure. Feeds `sync_standby`, which knows the safe order, with what is seen of the primary and of its standbys.
-//! Invariant: only a settled primary's setting is changed, and that of a standby which would wait for nobody.
+//! Invariants: only a settled primary's setting is changed, and that of a standby which would wait for nobody; and where
+//! every commit must wait, so it does on the next primary, whether the log promises it yet or not.
 
 use super::action::{Action, What};
 use super::sync_standby::{self, Standby, Transition};
@@ -60,6 +61,23 @@ fn heirs(situation: &Situation<'_>, primary: &str) -> Vec<Action> {
         Some(Action::new(id, What::SetSynchronous { epoch, names }))
     });
     unprepared.collect()
+}
+
+/// Whom commits wait for: those that the log counts on. Where they must wait and the log counts on nobody yet, those that it
+/// would.
+pub(super) fn counted_on(situation: &Situation<'_>) -> SyncSet {
+    let agreed = situation.state.synchronous();
+    if agreed.promises() || !situation.requires() {
+        return agreed.clone();
+    }
+    let failover = &situation.policy.failover;
+    let primary = situation.state.primary().server.as_deref().unwrap_or_default();
+    let standbys = standbys(situation, primary).into_iter().map(|standby| {
+        let may = situation.policy.server(&standby.id).is_some_and(|config| !config.disallow_failover);
+        Standby { is_alive: may, ..standby }
+    });
+    let standbys: Vec<_> = standbys.collect();
+    sync_standby::target(failover.sync_mode, failover.sync_count, agreed, &standbys).unwrap_or_default()
 }
 
 fn standbys(situation: &Situation<'_>, primary: &str) -> Vec<Standby> {

@@ -21,7 +21,7 @@ pub fn hold_back(primary: &Postgres, standby: &str) {
 
 /// Waits until each node says so of a lost primary.
 #[track_caller]
-fn stands_still(failover: &Failover, reason: Option<&str>) {
+pub fn stands_still(failover: &Failover, reason: Option<&str>) {
     for node in failover.nodes.ids() {
         eventually(PATIENCE, &format!("{node} says {reason:?}"), || {
             let status = failover.nodes.status(&node);
@@ -32,7 +32,7 @@ fn stands_still(failover: &Failover, reason: Option<&str>) {
 
 /// And for a while nothing comes of it.
 #[track_caller]
-fn nobody_is_promoted(failover: &Failover, standbys: &[&str], waiting: &mut Wire) {
+pub fn nobody_is_promoted(failover: &Failover, standbys: &[&str], waiting: &mut Wire) {
     waiting.expect_silence(Duration::from_secs(1));
     for standby in standbys {
         assert!(is_standby(failover, standby), "{standby} was promoted");

@@ -9,6 +9,7 @@ use crate::cluster::decide::action::{Action, What};
 use crate::cluster::operate::slots::is_ours;
 use crate::cluster::state::{Administrative, FailoverKind, Stage};
 use crate::cluster::sync_set::SyncSet;
+use crate::config::{Replication, SyncMode};
 use crate::telemetry::labels::Rule;
 use crate::topology::Epoch;
 
@@ -120,7 +121,7 @@ impl Known<'_> {
 
     /// What the next primary goes by from its first commit on, as it says itself.
     fn waits_for_enough(&self, server: &str) -> Verdict {
-        if self.0.state.synchronous().count == 0 {
+        if self.0.state.synchronous().count == 0 && !self.must_wait() {
             return Ok(());
         }
         let facts = self.last_heard(server);
@@ -132,7 +133,18 @@ impl Known<'_> {
     fn is_enough(&self, setting: &str) -> bool {
         let agreed = self.0.state.synchronous();
         let goes_by = SyncSet::parse(setting);
-        agreed.count == 0
-            || goes_by.is_some_and(|set| set.count >= agreed.count && set.names.is_subset(&agreed.names))
+        match agreed.count {
+            0 => !self.must_wait() || goes_by.is_some_and(|set| set.count > 0),
+            count => goes_by.is_some_and(|set| set.count >= count && set.names.is_subset(&agreed.names)),
+        }
+    }
+
+    /// Whether no commit may be acknowledged by a primary alone: there are others that stream, and the configuration says
+    /// so.
+    fn must_wait(&self) -> bool {
+        let policy = self.0.policy;
+        let streaming =
+            policy.servers.iter().filter(|server| server.replication == Replication::Streaming).count();
+        policy.failover.sync_mode == SyncMode::Require && streaming > 1
     }
 }

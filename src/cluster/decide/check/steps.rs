@@ -176,7 +176,9 @@ impl Known<'_> {
     fn has_what_was_acknowledged(&self, position: Lsn) -> Verdict {
         let SyncSet { names, count } = self.0.state.synchronous();
         if *count == 0 {
-            return Ok(());
+            // Where it must be so and nobody knows it yet, it is for an operator to say.
+            let is_required = self.0.policy.failover.sync_mode == SyncMode::Require;
+            return demand(!is_required, Rule::Loss);
         }
         let answering: Vec<Lsn> =
             names.iter().filter_map(|name| self.standby(name)).map(self::position).collect();

@@ -144,6 +144,31 @@ fn with_synchronous_commits_enough_must_answer_and_the_furthest_is_named() {
 }
 
 #[test]
+fn where_commits_must_wait_nothing_is_done_that_could_lose_one_before_it_is_promised() {
+    let mut world = about_to_name();
+    world.policy.failover.sync_mode = SyncMode::Require;
+    assert_eq!(of_step(&mut world, name(1, "pg2")), Some(Rule::Loss), "nobody knows who has what");
+    world.apply(Change::BeginFailover { epoch: Epoch(1), kind: FailoverKind::Forced, to: None });
+    assert_eq!(of_step(&mut world, name(1, "pg2")), None, "whoever forces it accepts a loss");
+    world.settle();
+    let promote = What::Promote { epoch: Epoch(2) };
+    assert_eq!(
+        of_action(&mut world, "pg2", promote.clone()),
+        Some(Rule::Synchronous),
+        "it would wait for nobody"
+    );
+    let set = |names: &str| What::SetSynchronous { epoch: Epoch(2), names: names.to_owned() };
+    assert_eq!(of_action(&mut world, "pg2", set("")), Some(Rule::Synchronous));
+    assert_eq!(of_action(&mut world, "pg2", set("ANY 1 (pg3)")), None);
+    // There is nobody to wait for.
+    for other in ["pg1", "pg3"] {
+        let at = world.policy.servers.iter().position(|server| server.id == other).unwrap();
+        world.policy.servers[at].replication = crate::config::Replication::LogShipping;
+    }
+    assert_eq!(of_action(&mut world, "pg2", promote), None);
+}
+
+#[test]
 fn a_switchover_needs_the_last_word_of_the_old_primary() {
     let mut world = World::new();
     world.begin_switchover(None);

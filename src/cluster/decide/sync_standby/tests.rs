@@ -88,6 +88,28 @@ fn it_grows_in_raft_first_and_shrinks_on_the_primary_first() {
 }
 
 #[test]
+fn while_nothing_is_promised_the_primary_is_told_at_once_to_wait_and_the_promise_comes_later() {
+    let (none, target) = (SyncSet::default(), set(&["a"], 1));
+    let look = |setting: &str, at_ms| primary(setting, at_ms, 1, vec![sender("a", "quorum", 900)]);
+    let others = Watch::begin(1_000);
+    let step = |facts: &Facts, watch: &Watch| next(&none, Some(&target), Some(facts), watch);
+    assert_eq!(step(&look("", 1), &others), Transition::SetOnPrimary(target.to_string()));
+    let mut watch = others.changed(100);
+    assert_eq!(step(&look("", 50), &watch), Transition::Wait, "asked before it was set");
+    let setting = target.to_string();
+    for at_ms in [100, 700, 999] {
+        let facts = look(&setting, at_ms);
+        watch.saw(&facts);
+        assert_eq!(step(&facts, &watch), Transition::Wait, "an earlier leader's may still arrive");
+    }
+    assert_eq!(step(&look("", 999), &watch), Transition::SetOnPrimary(setting.clone()), "it has");
+    for at_ms in [1_000, 1_500] {
+        watch.saw(&look(&setting, at_ms));
+    }
+    assert_eq!(step(&look(&setting, 1_500), &watch), Transition::SetInRaft(target.clone()));
+}
+
+#[test]
 fn what_somebody_else_set_is_admitted_before_it_is_mended() {
     let raft = set(&["a", "b"], 2);
     let step =
@@ -143,7 +165,7 @@ struct Night {
     /// The leader's last look, which may be old.
     seen: Option<Facts>,
     /// What was sent to the primary and has not arrived.
-    under_way: Option<String>,
+    under_way: Vec<(u64, String)>,
     mode: SyncMode,
     count: u32,
 }
@@ -196,7 +218,7 @@ impl Night {
             alive: NAMES.into(),
             watch: Watch::begin(0),
             seen: None,
-            under_way: None,
+            under_way: Vec::new(),
             mode: SyncMode::Require,
             count: 1,
         }
@@ -228,8 +250,9 @@ impl Night {
         self.seen = Some(facts);
     }
 
+    /// One of them, while more may be under way: the later one first.
     fn arrive(&mut self) {
-        if let Some(setting) = self.under_way.take() {
+        if let Some((_, setting)) = self.under_way.pop() {
             self.setting = setting;
             // Walsenders follow in their next turn.
             self.reloaded_at_ms = self.now_ms + RELOADED_AFTER_MS / 2;
@@ -245,8 +268,8 @@ impl Night {
         match next(&self.raft, target.as_ref(), self.seen.as_ref(), &self.watch) {
             Transition::SetInRaft(set) => self.raft = set,
             Transition::SetOnPrimary(setting) => {
-                self.under_way = Some(setting);
-                self.watch = Watch::begin(self.now_ms + OPERATION_MS);
+                self.under_way.push((self.now_ms + OPERATION_MS, setting));
+                self.watch = self.watch.changed(self.now_ms + OPERATION_MS);
             }
             Transition::Wait | Transition::Nothing => {}
         }
@@ -254,8 +277,7 @@ impl Night {
 
     fn pass(&mut self, ms: u64) {
         self.now_ms += ms;
-        let arrives_by = self.watch.not_before_ms;
-        if self.now_ms >= arrives_by {
+        while self.under_way.iter().any(|(by_ms, _)| self.now_ms >= *by_ms) {
             self.arrive();
         }
     }

@@ -87,7 +87,10 @@ impl Night {
         Night {
             cluster,
             agents: Agents::new(world.clone()),
-            oracle: Arc::new(Oracle::new(world.clone())),
+            oracle: Arc::new(Oracle::new(
+                world.clone(),
+                policy(seed).failover.sync_mode == config::SyncMode::Require,
+            )),
             world,
             records: Records::default(),
             counters: Arc::default(),

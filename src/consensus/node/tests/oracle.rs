@@ -17,6 +17,8 @@ type Eyes = BTreeMap<String, (ClusterHandle, Arc<WriteRight>)>;
 pub struct Oracle {
     world: Shared,
     nodes: Mutex<Eyes>,
+    /// No acknowledged row may be lost, whether the log promises it yet or not.
+    requires: bool,
     known: Mutex<Known>,
 }
 
@@ -37,8 +39,8 @@ struct Known {
 }
 
 impl Oracle {
-    pub fn new(world: Shared) -> Self {
-        Oracle { world, nodes: Mutex::default(), known: Mutex::default() }
+    pub fn new(world: Shared, requires: bool) -> Self {
+        Oracle { world, nodes: Mutex::default(), requires, known: Mutex::default() }
     }
 
     pub fn add(&self, node: &str, handle: ClusterHandle, right: Arc<WriteRight>) {
@@ -172,7 +174,8 @@ impl Oracle {
         }
         if primary.stage == Stage::Confirmed && known.confirmed.insert(primary.epoch.0) {
             let lost = self.missing(server, primary.epoch.0, records, &known.given_up);
-            let accepted = !known.promised || known.forced.iter().any(|forced| *forced < primary.epoch.0);
+            let is_synchronous = self.requires || known.promised;
+            let accepted = !is_synchronous || known.forced.iter().any(|forced| *forced < primary.epoch.0);
             match lost.first() {
                 Some(_) if accepted => known.given_up.extend(lost),
                 Some(row) => {

@@ -60,6 +60,75 @@ fn the_next_primary_waits_for_those_whom_the_cluster_counts_on_from_its_first_co
     assert_eq!(did(&world.settle().1), [("pg2", &What::Promote { epoch: Epoch(2) })]);
 }
 
+/// What the primary acknowledged alone some standby may have, or none.
+#[test]
+fn where_commits_must_wait_nobody_is_named_before_that_is_promised_but_by_order() {
+    let mut world = World::new();
+    world.policy.failover.sync_mode = config::SyncMode::Require;
+    let told = did(&world.settle().1)
+        .into_iter()
+        .map(|(server, what)| (server.to_owned(), what.clone()))
+        .collect::<Vec<_>>();
+    for (server, names) in
+        [("pg1", "ANY 1 (\"pg2\", \"pg3\")"), ("pg2", "ANY 1 (\"pg3\")"), ("pg3", "ANY 1 (\"pg2\")")]
+    {
+        let what = What::SetSynchronous { epoch: Epoch(1), names: names.to_owned() };
+        assert!(told.contains(&(server.to_owned(), what)), "{server}: {told:?}");
+    }
+    world.is_silent("pg1", true);
+    world.standbys_hear_nothing();
+    assert_eq!(world.reasons(), [Reason::NothingPromised]);
+    assert_eq!(world.reasons(), []);
+    world.order(FailoverKind::Forced, None);
+    world.settle();
+    world.is_stopped("pg2", 1, 5000);
+    world.is_stopped("pg3", 1, 4000);
+    world.pass(10);
+    let (reasons, actions) = world.settle();
+    assert_eq!(reasons, [Reason::LacksLeast]);
+    // It does not acknowledge alone all the same.
+    let names = "ANY 1 (\"pg1\", \"pg3\")".to_owned();
+    assert_eq!(did(&actions), [("pg2", &What::SetSynchronous { epoch: Epoch(2), names })]);
+    let mut facts = world.facts(true, 1, 5000);
+    facts.synchronous_standby_names = "ANY 1 (\"pg3\")".to_owned();
+    world.see("pg2", facts);
+    assert_eq!(did(&world.settle().1), [("pg2", &What::Promote { epoch: Epoch(2) })]);
+}
+
+#[test]
+fn what_an_earlier_leader_may_have_asked_for_is_waited_for_unless_there_was_no_primary() {
+    let promised_after_ms = |saw_no_primary: bool| {
+        let mut world = World::new();
+        world.policy.failover.sync_mode = config::SyncMode::Require;
+        let begun_ms = world.now_ms;
+        world.memory = Memory::default();
+        if saw_no_primary {
+            world.memory.look(&ClusterState::default(), &world.view, begun_ms);
+        }
+        let set = SyncSet::new(["pg2", "pg3"], 1);
+        while !world.state.synchronous().promises() {
+            let mut primary = world.facts(false, 1, 5000);
+            primary.senders = world.view.details[0].facts.as_deref().unwrap().senders.clone();
+            primary.synchronous_standby_names = set.to_string();
+            for sender in &mut primary.senders {
+                (sender.sync_state, sender.flush_lsn) = ("quorum".to_owned(), Some(Lsn(6000)));
+            }
+            world.see("pg1", primary);
+            let tells = Action::new("pg1", What::TellBackends { epoch: Epoch(1) });
+            if world.settle().1.contains(&tells) {
+                let (epoch, now_ms) = (Epoch(1), world.now_ms);
+                world.memory.has_told_backends(epoch, now_ms);
+            }
+            world.pass(100);
+            assert!(world.now_ms < begun_ms + 10_000);
+        }
+        world.now_ms - begun_ms
+    };
+    let (first, later) = (promised_after_ms(true), promised_after_ms(false));
+    assert!(later >= crate::cluster::decide::OPERATIONS_END_MS + 1_000, "{later}");
+    assert!(first < crate::cluster::decide::OPERATIONS_END_MS, "{first}");
+}
+
 /// Whether commits wait at all is not told by the setting.
 #[test]
 fn nothing_is_promised_before_the_backends_of_the_primary_are_known_to_wait() {
