@@ -8,7 +8,7 @@
 use super::{Situation, log_shipping};
 use crate::cluster::model::Facts;
 use crate::cluster::reason::Reason;
-use crate::cluster::state::{Administrative, FailoverKind};
+use crate::cluster::state::{Administrative, FailoverKind, Fenced};
 use crate::topology::{Health, Lsn};
 
 /// A standby of which this can be said: it answers, it is a standby, and all it has received is known.
@@ -41,11 +41,23 @@ pub(super) fn standbys<'a>(situation: &'a Situation<'_>) -> impl Iterator<Item =
     })
 }
 
+/// Whether a standby has said so since the epoch ended, once it has: only then it has told all that it was sent of it. A
+/// switchover looks for the old primary's last record instead.
+pub(super) fn is_asked_since_fenced(situation: &Situation<'_>, standby: &Standby<'_>) -> bool {
+    let fence = situation.state.fences().iter().find(|fence| fence.fenced == Fenced::Primary);
+    let kind = situation.state.failover().map(|failover| failover.kind);
+    let is_compared = matches!(kind, Some(FailoverKind::Automatic | FailoverKind::Forced));
+    let passed_ms = situation.now_ms.saturating_sub(situation.memory.phase_for_ms(situation.now_ms));
+    !is_compared || !fence.is_some_and(|fence| fence.passed) || standby.facts.asked_at_ms > passed_ms
+}
+
 pub(super) fn choose(
     situation: &Situation<'_>,
     kind: FailoverKind,
     wanted: Option<&str>,
 ) -> Result<String, Reason> {
+    // One that hangs before anybody has noticed may have had more since it last answered.
+    let standbys = || standbys(situation).filter(move |standby| is_asked_since_fenced(situation, standby));
     let timeline = situation.last_timeline();
     let on_timeline = |standby: &Standby<'_>| timeline == 0 || standby.facts.timeline == timeline;
     let may = |standby: &Standby<'_>| {
@@ -54,7 +66,7 @@ pub(super) fn choose(
         on_timeline(standby) && from && config.is_some_and(|config| !config.disallow_failover)
     };
     let best_of = |shipped: bool| {
-        standbys(situation)
+        standbys()
             .filter(may)
             .filter(|standby| wanted.is_none_or(|wanted| wanted == standby.id))
             .filter(|standby| log_shipping::is_shipped(situation, standby.id) == shipped)
@@ -75,7 +87,7 @@ pub(super) fn choose(
         if situation.requires() && !situation.promises() {
             return Err(Reason::NothingPromised);
         }
-        let answering: Vec<_> = standbys(situation).filter(on_timeline).collect();
+        let answering: Vec<_> = standbys().filter(on_timeline).collect();
         let counted: Vec<&str> = answering.iter().map(|standby| standby.id).collect();
         // One that may not be promoted may still be the only one that has an acknowledged commit.
         let lacks = |standby: &Standby<'_>| {

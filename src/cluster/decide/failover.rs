@@ -22,7 +22,7 @@ const DOUBT_MS: u64 = 1_000;
 const CHECKPOINT_MS: u64 = 120_000;
 /// Transactions of a switchover that have not ended by then are cut.
 const HOLD_MS: u64 = 5_000;
-/// The standbys' receivers have surely ended, or the standby hangs and is not counted.
+/// The standbys' receivers have surely ended, or the standby hangs: what it said before is not counted.
 const RECEIVERS_END_MS: u64 = 3_000;
 /// After this an order to promote is void: the server itself looks at its deadline.
 const ORDER_ENDS_MS: u64 = 1_000;
@@ -261,7 +261,8 @@ fn name(situation: &Situation<'_>, failover: &Failover) -> Plan {
     if still_receive && waited_ms < RECEIVERS_END_MS {
         return stop;
     }
-    if !asked_since_fenced(situation, waited_ms) && waited_ms < RECEIVERS_END_MS {
+    let is_asked = |standby: Standby<'_>| candidate::is_asked_since_fenced(situation, &standby);
+    if waited_ms < RECEIVERS_END_MS && !candidate::standbys(situation).all(is_asked) {
         return stop;
     }
     if let Some(reason) = host::waits(situation, failover, waited_ms) {
@@ -285,12 +286,6 @@ fn name(situation: &Situation<'_>, failover: &Failover) -> Plan {
             plan
         }
     }
-}
-
-/// Whether each standby's answer is younger than the end of the epoch.
-fn asked_since_fenced(situation: &Situation<'_>, waited_ms: u64) -> bool {
-    let since_ms = situation.now_ms.saturating_sub(waited_ms);
-    candidate::standbys(situation).all(|standby| standby.facts.asked_at_ms > since_ms)
 }
 
 fn name_one(situation: &Situation<'_>, server: String) -> Plan {

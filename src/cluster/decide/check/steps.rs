@@ -14,7 +14,7 @@ use crate::config::{Replication, SyncMode};
 use crate::telemetry::labels::Rule;
 use crate::topology::{Epoch, Lsn};
 
-/// A standby that can be told nothing is not waited for longer: it hangs, and is not counted.
+/// A standby that can be told nothing is not waited for longer: it hangs, and what it said before is not counted.
 const RECEIVERS_END_MS: u64 = 3_000;
 /// An order to promote may be obeyed until then.
 const ORDER_ENDS_MS: u64 = 1_000;
@@ -130,12 +130,16 @@ impl Known<'_> {
         let position = position(facts);
         match failover.kind {
             FailoverKind::Restart => Err(Rule::Candidate),
-            FailoverKind::Forced => self.receives_nothing(),
+            FailoverKind::Forced => {
+                demand(self.is_asked_since_fenced(facts), Rule::Fence)?;
+                self.receives_nothing()
+            }
             FailoverKind::Switchover => {
                 let last = situation.memory.last_record(epoch);
                 demand(last.is_some_and(|last| position > last), Rule::Loss)
             }
             FailoverKind::Automatic => {
+                demand(self.is_asked_since_fenced(facts), Rule::Fence)?;
                 self.receives_nothing()?;
                 self.has_what_was_acknowledged(position)?;
                 let is_shipped = configured.replication == Replication::LogShipping;
@@ -161,15 +165,20 @@ impl Known<'_> {
     /// No standby that answers gets anything of the ended epoch any more, and each was asked since that ended.
     fn receives_nothing(&self) -> Verdict {
         let Known(situation) = self;
-        let since_ms = situation.memory.phase_for_ms(situation.now_ms);
         let mut attached = situation.state.servers().iter().filter_map(|(id, server)| {
             let is_attached = server.administrative == Administrative::Attached;
             self.answer(id).filter(|facts| is_attached && facts.in_recovery)
         });
-        let is_still = |facts: &Facts| {
-            facts.receiver.is_none() && facts.asked_at_ms > situation.now_ms.saturating_sub(since_ms)
-        };
-        demand(since_ms >= RECEIVERS_END_MS || attached.all(is_still), Rule::Fence)
+        let is_still = |facts: &Facts| facts.receiver.is_none() && self.is_asked_since_fenced(facts);
+        let is_over = situation.memory.phase_for_ms(situation.now_ms) >= RECEIVERS_END_MS;
+        demand(is_over || attached.all(is_still), Rule::Fence)
+    }
+
+    /// An answer to a question that was asked before may be of before the last acknowledged commit.
+    fn is_asked_since_fenced(&self, facts: &Facts) -> bool {
+        let Known(situation) = self;
+        let passed_ms = situation.now_ms.saturating_sub(situation.memory.phase_for_ms(situation.now_ms));
+        facts.asked_at_ms > passed_ms
     }
 
     /// With N members of which n have each acknowledged commit, one of any N−n+1 has all, and that is the furthest.
@@ -180,8 +189,9 @@ impl Known<'_> {
             let is_required = self.0.policy.failover.sync_mode == SyncMode::Require;
             return demand(!is_required, Rule::Loss);
         }
+        let members = names.iter().filter_map(|name| self.standby(name));
         let answering: Vec<Lsn> =
-            names.iter().filter_map(|name| self.standby(name)).map(self::position).collect();
+            members.filter(|facts| self.is_asked_since_fenced(facts)).map(self::position).collect();
         let needed = (names.len() + 1).saturating_sub(*count as usize).max(1);
         demand(answering.len() >= needed, Rule::Loss)?;
         demand(answering.iter().all(|other| *other <= position), Rule::Loss)

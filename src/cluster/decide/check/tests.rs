@@ -130,6 +130,11 @@ fn with_synchronous_commits_enough_must_answer_and_the_furthest_is_named() {
     promises(&mut world, &["pg2", "pg3"], 1);
     assert_eq!(of_step(&mut world, name(1, "pg2")), None);
     assert_eq!(of_step(&mut world, name(1, "pg3")), Some(Rule::Loss), "pg2 has more");
+    let later = world.now_ms + 5_000;
+    let hangs = world.facts(true, 1, 4990);
+    world.pass(5_000);
+    world.see("pg3", Facts { asked_at_ms: later - 5_100, ..hangs });
+    assert_eq!(of_step(&mut world, name(1, "pg2")), Some(Rule::Loss), "pg3 may have had more since");
     world.is_silent("pg3", true);
     assert_eq!(of_step(&mut world, name(1, "pg2")), Some(Rule::Loss), "pg3 may have more");
 

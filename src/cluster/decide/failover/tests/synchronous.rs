@@ -129,6 +129,32 @@ fn what_an_earlier_leader_may_have_asked_for_is_waited_for_unless_there_was_no_p
     assert!(first < crate::cluster::decide::OPERATIONS_END_MS, "{first}");
 }
 
+/// It hangs, and no look at it has failed yet: what it said before the fence may be of before the last commit.
+#[test]
+fn what_a_standby_said_before_the_epoch_ended_counts_for_nothing_however_long_it_hangs() {
+    let mut world = World::new();
+    world.policy.failover.sync_mode = config::SyncMode::Require;
+    let set = SyncSet::new(["pg2", "pg3"], 1);
+    world.apply(Change::SetSynchronous { before: SyncSet::default(), set });
+    world.is_silent("pg1", true);
+    world.standbys_hear_nothing();
+    world.settle();
+    let said_ms = world.now_ms;
+    for waited_ms in [10, 3_000, 4_900] {
+        world.pass(waited_ms);
+        world.is_stopped("pg2", 1, 5000);
+        let hangs = Facts { asked_at_ms: said_ms, answered_at_ms: said_ms, ..world.facts(true, 1, 4990) };
+        world.see("pg3", hangs);
+        let reasons = world.reasons();
+        assert!(reasons.iter().all(|reason| *reason == Reason::TooFewSynchronous), "{reasons:?}");
+        assert_eq!(world.state.primary().server.as_deref(), Some("pg1"));
+    }
+    assert_eq!(world.state.standstill(), Some("too_few_synchronous"));
+    world.is_stopped("pg3", 1, 6000);
+    world.reasons();
+    assert_eq!(world.state.primary().server.as_deref(), Some("pg3"), "it had more");
+}
+
 /// Whether commits wait at all is not told by the setting.
 #[test]
 fn nothing_is_promised_before_the_backends_of_the_primary_are_known_to_wait() {
