@@ -23,6 +23,12 @@ impl Standby<'_> {
         self.facts.received_lsn.unwrap_or_default().max(self.facts.lsn)
     }
 
+    /// After a start it replays what is in its `pg_wal`, and only behind that it asks to be sent more: from then on PostgreSQL
+    /// names a position. Until then it may have more than it says.
+    pub fn knows_all_it_has(&self) -> bool {
+        self.facts.received_lsn.is_some()
+    }
+
     pub fn receives(&self) -> bool {
         self.facts.receiver.is_some()
     }
@@ -87,7 +93,7 @@ pub(super) fn choose(
         if situation.requires() && !situation.promises() {
             return Err(Reason::NothingPromised);
         }
-        let answering: Vec<_> = standbys().filter(on_timeline).collect();
+        let answering: Vec<_> = standbys().filter(on_timeline).filter(Standby::knows_all_it_has).collect();
         let counted: Vec<&str> = answering.iter().map(|standby| standby.id).collect();
         // One that may not be promoted may still be the only one that has an acknowledged commit.
         let lacks = |standby: &Standby<'_>| {

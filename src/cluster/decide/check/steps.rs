@@ -189,7 +189,9 @@ impl Known<'_> {
             let is_required = self.0.policy.failover.sync_mode == SyncMode::Require;
             return demand(!is_required, Rule::Loss);
         }
-        let members = names.iter().filter_map(|name| self.standby(name));
+        // One that was restarted and has not replayed its own log to the end may have more than it says.
+        let members =
+            names.iter().filter_map(|name| self.standby(name)).filter(|facts| facts.received_lsn.is_some());
         let answering: Vec<Lsn> =
             members.filter(|facts| self.is_asked_since_fenced(facts)).map(self::position).collect();
         let needed = (names.len() + 1).saturating_sub(*count as usize).max(1);

@@ -135,6 +135,9 @@ fn with_synchronous_commits_enough_must_answer_and_the_furthest_is_named() {
     world.pass(5_000);
     world.see("pg3", Facts { asked_at_ms: later - 5_100, ..hangs });
     assert_eq!(of_step(&mut world, name(1, "pg2")), Some(Rule::Loss), "pg3 may have had more since");
+    let replays = Facts { received_lsn: None, ..world.facts(true, 1, 4990) };
+    world.see("pg3", replays);
+    assert_eq!(of_step(&mut world, name(1, "pg2")), Some(Rule::Loss), "pg3 may have more than it says");
     world.is_silent("pg3", true);
     assert_eq!(of_step(&mut world, name(1, "pg2")), Some(Rule::Loss), "pg3 may have more");
 

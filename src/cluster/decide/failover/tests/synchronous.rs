@@ -155,6 +155,27 @@ fn what_a_standby_said_before_the_epoch_ended_counts_for_nothing_however_long_it
     assert_eq!(world.state.primary().server.as_deref(), Some("pg3"), "it had more");
 }
 
+/// It was restarted, and what it has replayed is less than what it has.
+#[test]
+fn a_synchronous_standby_that_replays_its_own_log_counts_when_it_is_through() {
+    let mut world = World::new();
+    world.policy.failover.sync_mode = config::SyncMode::Require;
+    let set = SyncSet::new(["pg2", "pg3"], 1);
+    world.apply(Change::SetSynchronous { before: SyncSet::default(), set });
+    world.is_silent("pg1", true);
+    world.standbys_hear_nothing();
+    world.settle();
+    world.pass(10);
+    world.is_stopped("pg2", 1, 5000);
+    let replays = Facts { received_lsn: None, ..world.facts(true, 1, 4000) };
+    world.see("pg3", replays);
+    assert_eq!(world.reasons(), [Reason::TooFewSynchronous]);
+    let through = Facts { received_lsn: Some(Lsn(4096)), ..world.facts(true, 1, 5010) };
+    world.see("pg3", through);
+    world.reasons();
+    assert_eq!(world.state.primary().server.as_deref(), Some("pg3"), "it had more");
+}
+
 /// Whether commits wait at all is not told by the setting.
 #[test]
 fn nothing_is_promised_before_the_backends_of_the_primary_are_known_to_wait() {
