@@ -54,6 +54,7 @@ reasons! {
     OtherSubnet "other_subnet" "the address is not in the subnet of this node's network interface";
     SecretMissing "secret_missing" "the secret does not exist, or is marked for deletion";
     SecretUnusable "secret_unusable" "the secret does not hold the role's name and password as RDS writes them";
+    OtherEngine "other_engine" "the cluster is of another engine than the configuration says";
     ConfirmationLate "confirmation_late" "the change was made, but its spreading was not confirmed in time";
 }
 

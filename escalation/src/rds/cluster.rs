@@ -27,9 +27,12 @@ pub struct Instance {
     pub status: String,
 }
 
+pub const AURORA: &str = "aurora-postgresql";
+pub const RDS: &str = "postgres";
+
 impl Cluster {
     pub fn is_aurora(&self) -> bool {
-        self.engine.starts_with("aurora")
+        self.engine == AURORA
     }
 
     /// Those that can be connected to.

@@ -1,7 +1,7 @@
 //! Asks for a cluster again and again, and keeps what is known.
 
 use super::{Cluster, Rds};
-use crate::aws::{AwsError, AwsSettings};
+use crate::aws::AwsSettings;
 use crate::finding::Finding;
 use crate::reason::Reason;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct ClusterWatch {
     id: String,
+    engine: String,
     known: watch::Sender<Known>,
 }
 
@@ -25,9 +26,9 @@ struct Known {
 }
 
 impl ClusterWatch {
-    /// Nothing is known before `keep` runs.
-    pub fn new(id: impl Into<String>) -> ClusterWatch {
-        ClusterWatch { id: id.into(), known: watch::Sender::new(Known::default()) }
+    /// Nothing is known before `keep` runs, and nothing ever of a cluster of another engine.
+    pub fn new(id: impl Into<String>, engine: impl Into<String>) -> ClusterWatch {
+        ClusterWatch { id: id.into(), engine: engine.into(), known: watch::Sender::new(Known::default()) }
     }
 
     /// As last described. None: it never was.
@@ -47,26 +48,35 @@ impl ClusterWatch {
     pub async fn keep(&self, settings: &AwsSettings, every: Duration) {
         let rds = Rds::connect(settings).await;
         loop {
-            let described = rds.cluster(&self.id).await;
+            let described =
+                rds.cluster(&self.id).await.map_err(|error| (error.fault.reason(), error.to_string()));
+            let described = described.and_then(|cluster| self.of_the_engine(cluster));
             let pause = if described.is_ok() { every } else { ASK_AGAIN.min(every) };
             self.take(described);
             tokio::time::sleep(pause).await;
         }
     }
 
-    fn take(&self, described: Result<Cluster, AwsError>) {
+    fn of_the_engine(&self, cluster: Cluster) -> Result<Cluster, (Reason, String)> {
+        match cluster.engine == self.engine {
+            true => Ok(cluster),
+            false => Err((Reason::OtherEngine, format!("it is {}, not {}", cluster.engine, self.engine))),
+        }
+    }
+
+    fn take(&self, described: Result<Cluster, (Reason, String)>) {
         let id = &self.id;
         let trouble = self.known.borrow().trouble.as_ref().map(|(reason, _)| *reason);
         match &described {
-            Err(error) if trouble != Some(error.fault.reason()) => {
-                tracing::warn!(id, reason = %error.fault.reason(), %error, "the API does not describe the cluster");
+            Err((reason, detail)) if trouble != Some(*reason) => {
+                tracing::warn!(id, %reason, detail, "the API does not describe the cluster");
             }
             Ok(_) if trouble.is_some() => tracing::info!(id, "the API describes the cluster again"),
             _ => {}
         }
         self.known.send_modify(|known| match described {
             Ok(cluster) => *known = Known { cluster: Some(Arc::new(cluster)), trouble: None },
-            Err(error) => known.trouble = Some((error.fault.reason(), error.to_string())),
+            Err(trouble) => known.trouble = Some(trouble),
         });
     }
 

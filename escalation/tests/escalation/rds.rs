@@ -4,6 +4,7 @@ use crate::support::{Fault, World, moto, until, within};
 use komainu_aws_double::Api;
 use komainu_aws_double::api::REGION;
 use komainu_escalation::finding::Verdict;
+use komainu_escalation::rds::cluster::{AURORA, RDS};
 use komainu_escalation::rds::{Cluster, ClusterWatch, Rds};
 use komainu_escalation::{AwsSettings, Fault as Whose, Reason};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -109,7 +110,7 @@ async fn an_instance_of_rds_comes_with_its_read_replicas() {
 async fn what_is_known_outlives_the_api_and_changes_are_seen_when_it_is_back() {
     let world = World::of(&["n1"]).await;
     let id = aurora(&["a"]).await;
-    let watch = ClusterWatch::new(&*id);
+    let watch = ClusterWatch::new(&*id, AURORA);
     let (keeper, settings_of) = (watch.clone(), settings(&world));
     tokio::spawn(async move { keeper.keep(&settings_of, OFTEN).await });
     let first = within("it is described", watch.other_than(None)).await;
@@ -138,6 +139,19 @@ async fn what_is_known_outlives_the_api_and_changes_are_seen_when_it_is_back() {
     world.proxy.heal();
     let second = within("the new one is there", watch.other_than(Some(&first))).await;
     assert_eq!(second.instances.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_of_another_engine_is_told_of_and_not_taken() {
+    let world = World::of(&["n1"]).await;
+    let watch = ClusterWatch::new(aurora(&["a"]).await, RDS);
+    let (keeper, settings_of) = (watch.clone(), settings(&world));
+    tokio::spawn(async move { keeper.keep(&settings_of, OFTEN).await });
+    until("it is told", async || {
+        matches!(watch.finding().verdict, Verdict::Wrong { reason: Reason::OtherEngine, .. })
+    })
+    .await;
+    assert_eq!(watch.cluster(), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
