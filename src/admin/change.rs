@@ -21,7 +21,7 @@ use super::{AdminState, Configured};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Accepted, Change, ClusterState};
 use crate::config::report::{Finding, Report};
-use crate::config::{self, Config, FailoverMode, reload, shared};
+use crate::config::{self, Config, reload, shared};
 use crate::consensus::lease::LeaseSettings;
 use crate::consensus::node::Order;
 
@@ -141,7 +141,7 @@ pub(super) fn check(text: &str, configured: &Configured, state: &ClusterState) -
     let (new, _) = config::file::parse(text, &configured.path, 1).map_err(|report| problems(&report))?;
     fits(&new, &configured.in_force, state).map_err(Refused::unacceptable)?;
     let named = || new.servers.iter().map(|server| server.id.clone()).collect();
-    let servers = (new.failover.mode != FailoverMode::Aurora).then(named);
+    let servers = (!new.failover.finds_servers()).then(named);
     let next = shared::in_force(&configured.local, new);
     let changes = reload::diff(&configured.in_force, &next).into_iter();
     let restart = changes.filter(|change| !change.live).map(|change| change.key).collect();
@@ -165,7 +165,7 @@ fn fits(new: &Config, in_force: &Config, state: &ClusterState) -> Result<(), Str
     }
     let successor = state.failover().and_then(|failover| failover.to.as_ref());
     let needed = state.primary().server.iter().chain(successor);
-    if new.failover.mode == FailoverMode::Aurora {
+    if new.failover.finds_servers() {
         // Its servers are found, whatever the text names.
         return Ok(());
     }

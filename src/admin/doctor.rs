@@ -39,7 +39,7 @@ pub enum Verdict {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// `cluster`, `node`, `clock`, `version`, `server`, `server_user`, `endpoint`, `certificate`, `lease` or `configuration`.
+    /// `cluster`, `node`, `clock`, `version`, `server`, `server_user`, `instances`, `endpoint`, `certificate`, `lease` or `configuration`.
     pub about: &'static str,
     pub subject: String,
     pub verdict: Verdict,
@@ -267,6 +267,13 @@ pub fn server_users(found: &[(String, komainu_escalation::Finding)]) -> Vec<Find
     for (user, found) in found {
         probed(found, |verdict, text| add(&mut findings, "server_user", user, verdict, text));
     }
+    findings
+}
+
+/// Of the API that says which servers there are.
+pub fn instances(found: &komainu_escalation::Finding) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    probed(found, |verdict, text| add(&mut findings, "instances", "rds", verdict, text));
     findings
 }
 

@@ -13,7 +13,7 @@ use super::{AdminState, Configured};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::Change;
 use crate::config::members::{self, NewServer};
-use crate::config::{self, Config, FailoverMode, reload};
+use crate::config::{self, Config, reload};
 
 #[derive(Debug, Deserialize)]
 pub struct Add {
@@ -66,9 +66,9 @@ async fn edit(
 ) -> Answer {
     let handle = &state.in_cluster()?.handle;
     let configured = state.configured.borrow().clone();
-    if configured.in_force.failover.mode == FailoverMode::Aurora {
+    if configured.in_force.failover.finds_servers() {
         return Err(Refused::conflict(format!(
-            "Aurora itself says which instances there are: {id} comes and goes with its instance, not by order"
+            "AWS says which instances there are: {id} comes and goes with its instance, not by order"
         )));
     }
     let applied = handle.applied();

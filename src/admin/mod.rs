@@ -83,6 +83,8 @@ pub struct AdminState {
     pub certificates_end: watch::Receiver<Option<SystemTime>>,
     /// How it stands with the passwords of roles that AWS gives, by role.
     pub server_users: Arc<dyn Fn() -> Vec<(String, komainu_escalation::Finding)> + Send + Sync>,
+    /// How it stands with what the API of RDS says of the servers; none: it is not asked.
+    pub instances: Arc<dyn Fn() -> Option<komainu_escalation::Finding> + Send + Sync>,
     /// To the loop that carries it out.
     pub control: mpsc::Sender<Control>,
 }
@@ -280,6 +282,7 @@ async fn doctor(State(state): State<AdminState>) -> Response {
         }
     };
     findings.extend(doctor::server_users(&(state.server_users)()));
+    findings.extend((state.instances)().iter().flat_map(doctor::instances));
     Json(serde_json::json!({ "node": node, "findings": findings })).into_response()
 }
 

@@ -93,6 +93,7 @@ async fn start_as(keys: &config::Admin) -> Admin {
         configured,
         certificates_end: watch::channel(Some(SystemTime::now() + Duration::from_secs(86_400 * 9))).1,
         server_users: Arc::new(Vec::new),
+        instances: Arc::new(|| None),
         control,
     };
     let serving = tokio::spawn(serve(listener, state));

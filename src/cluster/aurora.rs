@@ -3,10 +3,9 @@
 //! Pure. Invariant: an instance is dropped only on the word of the one that proves that it writes; whatever others say, or
 //! nobody, takes nobody away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::View;
-use crate::config;
 use crate::topology::Health;
 
 /// A writer and Aurora's fifteen readers.
@@ -37,9 +36,15 @@ impl Instances {
     }
 }
 
-/// Which instances there are, sorted. `known` are those so far; `needed` stays, whatever is said of it.
+/// Which instances there are, sorted. `known` are those so far; `needed` stays, whatever is said of it. A configuration may
+/// call an instance otherwise than Aurora does: it is found under that name then.
 pub fn discover(view: &View, known: &[String], needed: Option<&str>) -> Vec<String> {
     let servers = view.snapshot.servers.iter().zip(&view.details);
+    let names = servers.clone().filter_map(|(state, detail)| {
+        let instances = detail.facts.as_ref()?.aurora.as_ref()?;
+        (*state.id != *instances.me).then(|| (instances.me.as_str(), &*state.id))
+    });
+    let names: BTreeMap<&str, &str> = names.collect();
     let facts = servers
         .filter(|(state, _)| state.health == Health::Up)
         .filter_map(|(_, detail)| detail.facts.as_deref());
@@ -54,32 +59,12 @@ pub fn discover(view: &View, known: &[String], needed: Option<&str>) -> Vec<Stri
             known.iter().map(String::as_str).chain(said).collect()
         }
     };
+    ids = ids.into_iter().map(|id| names.get(id).copied().unwrap_or(id)).collect();
     while ids.len() > MAX_INSTANCES {
         ids.pop_last();
     }
     ids.extend(needed);
     ids.into_iter().map(str::to_owned).collect()
-}
-
-/// How these instances are reached: as configured, or by the template of their endpoints.
-pub fn servers(
-    ids: &[String],
-    aurora: &config::Aurora,
-    configured: &[config::Server],
-) -> Vec<config::Server> {
-    let Some(first) = configured.first() else { return Vec::new() };
-    let server = |id: &String| match configured.iter().find(|server| server.id == *id) {
-        Some(server) => server.clone(),
-        None => config::Server {
-            id: id.clone(),
-            host: aurora.endpoint(id),
-            weight: 1,
-            zone: None,
-            always_primary: false,
-            ..first.clone()
-        },
-    };
-    ids.iter().map(server).collect()
 }
 
 #[cfg(test)]
@@ -89,6 +74,7 @@ mod tests {
     use super::*;
     use crate::cluster::model::Facts;
     use crate::cluster::observe::aurora::{self, tests::row};
+    use crate::config;
 
     fn server(id: &str) -> config::Server {
         config::Server {
@@ -143,22 +129,23 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_that_is_called_otherwise_here_is_not_there_twice() {
+        let known = ["First".to_owned(), "b".to_owned()];
+        let told = view(&[("First", Some(says("a", false, ABC))), ("b", Some(says("b", true, ABC)))]);
+        assert_eq!(discover(&told, &known, None), ["First", "b", "c"]);
+        // It is down, and was known to be called so.
+        let mut told = told;
+        told.snapshot.servers[0].health = Health::Down;
+        assert_eq!(discover(&told, &known, None), ["First", "b", "c"]);
+        // It is there twice: the one that nobody needs leaves.
+        let twice = view(&[("First", Some(says("a", false, ABC))), ("a", Some(says("a", false, ABC)))]);
+        assert_eq!(discover(&twice, &["First".to_owned(), "a".to_owned()], None), ["First", "b", "c"]);
+    }
+
+    #[test]
     fn there_are_no_more_than_aurora_can_have() {
         let rows: Vec<String> = (10..40).map(|n| format!("i{n}")).collect();
         let told = view(&[("i10", Some(says("i10", false, &rows.join(",").replacen("i10", "i10*", 1))))]);
         assert_eq!(discover(&told, &[], None).len(), MAX_INSTANCES);
-    }
-
-    #[test]
-    fn an_instance_is_reached_as_configured_or_by_the_template() {
-        let aurora = config::Aurora { instance_endpoint: "?.abc.rds.test".to_owned(), session_window_ms: 0 };
-        let found = servers(&["a".to_owned(), "n".to_owned()], &aurora, &[server("a")]);
-        assert_eq!(found[0], server("a"));
-        let new = &found[1];
-        assert_eq!(
-            (new.id.as_str(), new.host.as_str(), new.port, new.weight),
-            ("n", "n.abc.rds.test", 5433, 1)
-        );
-        assert_eq!(new.zone, None);
     }
 }

@@ -96,6 +96,8 @@ impl Policy {
             write_timeout_ms: 10_000,
             fence_host: config::FenceHost::Off,
             fence_host_wait_ms: 0,
+            cluster_id: None,
+            cluster_refresh_ms: 30_000,
         };
         Policy { failover, servers: Vec::new() }
     }
@@ -153,9 +155,9 @@ pub fn decide(situation: &Situation<'_>) -> Plan {
     let state = situation.state;
     if !state.servers().keys().eq(sorted(situation.servers)) {
         let change = Change::SetServers { servers: situation.servers.to_vec() };
-        let reason = match situation.policy.failover.mode {
-            config::FailoverMode::Aurora => Reason::InstancesFound,
-            _ => Reason::ServersConfigured,
+        let reason = match situation.policy.failover.finds_servers() {
+            true => Reason::InstancesFound,
+            false => Reason::ServersConfigured,
         };
         steps.push(Step::new(change, reason));
     }

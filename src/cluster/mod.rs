@@ -13,6 +13,7 @@ pub mod clock;
 pub mod conninfo;
 mod deadlines;
 pub mod decide;
+pub mod instances;
 pub mod lapses;
 pub mod looks;
 pub mod model;

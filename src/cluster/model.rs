@@ -412,7 +412,8 @@ impl View {
 
     /// Nothing known yet of these servers.
     pub fn new(servers: &[config::Server]) -> Self {
-        let nothing = View { no_primary: Some(Reason::StillLooking), ..View::default() };
+        let reason = if servers.is_empty() { Reason::InstancesUnknown } else { Reason::StillLooking };
+        let nothing = View { no_primary: Some(reason), ..View::default() };
         nothing.configured(servers, &mut Register::default(), 0)
     }
 }

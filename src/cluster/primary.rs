@@ -3,7 +3,7 @@
 //! Pure: the same facts always give the same view. Invariant: a view names at most one primary, one
 //! that says so itself, and its epoch never falls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::topology::{Epoch, Health, Lsn, Role, ServerIndex, ServerState, Snapshot};
@@ -106,6 +106,9 @@ fn choose(
     (identity, last_timeline): (Identity, u32),
     named: Option<&Named>,
 ) -> Result<usize, Reason> {
+    if observations.is_empty() {
+        return Err(Reason::InstancesUnknown);
+    }
     let members = || {
         observations.iter().enumerate().filter_map(|(index, observation)| {
             let facts = current_facts(observation)?;
@@ -118,6 +121,7 @@ fn choose(
         .filter(|(_, facts)| facts.says_primary() && Some(facts.timeline) == highest)
         .map(|(index, _)| index)
         .collect();
+    let claimants = once_each(observations, claimants, current);
     // Where no timeline tells the later one from the earlier, nobody is right until one of them says otherwise.
     if claimants.len() > 1 && members().any(|(_, facts)| facts.aurora.is_some()) {
         return Err(Reason::TwoPrimaries);
@@ -167,6 +171,18 @@ fn choose(
         }),
         _ => Err(Reason::TwoPrimaries),
     }
+}
+
+/// An instance of Aurora that is here by two names is one: the primary so far, or the one that comes first.
+fn once_each(observations: &[Observation], mut claimants: Vec<usize>, current: Option<usize>) -> Vec<usize> {
+    let life = |index: usize| {
+        let facts = observations[index].facts.as_ref()?;
+        Some((facts.aurora.as_ref()?.me.clone(), facts.started_at_ms))
+    };
+    let kept = current.filter(|current| claimants.contains(current));
+    let mut seen: BTreeSet<_> = kept.and_then(life).into_iter().collect();
+    claimants.retain(|&index| Some(index) == kept || life(index).is_none_or(|life| seen.insert(life)));
+    claimants
 }
 
 fn is_a_loss(reason: Reason) -> bool {

@@ -63,7 +63,8 @@ reasons! {
     ClusterCreated "cluster_created" "the cluster was created";
     LogFormatRaised "log_format_raised" "every node knows a newer format of the log, which is used from here on";
     ServersConfigured "servers_configured" "the servers of the configuration have changed";
-    InstancesFound "instances_found" "Aurora says that there are other instances than before";
+    InstancesFound "instances_found" "AWS, or the instances themselves, say that there are other instances than before";
+    InstancesUnknown "instances_unknown" "AWS has not said yet which instances there are";
     PrimaryFound "primary_found" "most voters hear this server say that it is the primary";
     PromotedElsewhere "promoted_elsewhere" "most voters hear another server, of a later timeline, say that it is the primary";
     WriterMoved "writer_moved" "most voters hear another server say that it is the writer, and the one before no more";

@@ -44,10 +44,7 @@ pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Confi
         cluster: cluster(document, directory),
         endpoints: document.list("endpoint").iter().filter_map(endpoint).collect(),
         aws: aws(document.table("aws")),
-        aurora: document.optional("aurora").map(|table| Aurora {
-            instance_endpoint: table.text("instance_endpoint"),
-            session_window_ms: table.u64("session_window_ms"),
-        }),
+        aurora: aurora(document.table("aurora")),
         dns: Dns { servers: document.table("dns").addresses("servers") },
     }
 }
@@ -336,6 +333,15 @@ fn failover(table: &Table, directory: &Path) -> Failover {
             _ => FenceHost::Off,
         },
         fence_host_wait_ms: table.u64("fence_host_wait_ms"),
+        cluster_id: table.optional_text("cluster_id"),
+        cluster_refresh_ms: table.u64("cluster_refresh_ms"),
+    }
+}
+
+fn aurora(table: &Table) -> Aurora {
+    Aurora {
+        instance_endpoint: table.optional_text("instance_endpoint"),
+        session_window_ms: table.u64("session_window_ms"),
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
     preferences(document, config, findings);
     cluster::check(document, config, findings);
     failover::check(document, config, findings);
-    managed::aurora(document, config, findings);
+    managed::found(document, config, findings);
     server_users::check(document, config, findings);
 }
 
@@ -273,8 +273,12 @@ fn unreachable_entry(section: &str, first: &Table, table: &Table, findings: &mut
 fn servers(document: &Document, config: &Config, findings: &mut Findings) {
     let tables = document.list("server");
     if tables.is_empty() {
-        findings.problems.add(None, "server", "there is no server", "add [[server]] with id and host");
-        return;
+        let remedy = match config.failover.mode.is_managed() {
+            _ if config.failover.watched_cluster().is_some() => return,
+            true => "name the cluster in failover.cluster_id, or add [[server]] with id and host",
+            false => "add [[server]] with id and host",
+        };
+        return findings.problems.add(None, "server", "there is no server", remedy);
     }
     let mut ids = BTreeMap::new();
     let mut addresses = BTreeMap::new();
@@ -382,7 +386,10 @@ fn split(document: &Document, config: &Config, findings: &mut Findings) {
         let problem = "this node's zone is not known";
         let remedy = "set zone = … at the top of the file, or remove prefer_same_zone";
         findings.problems.add(table.line("prefer_same_zone"), "split.prefer_same_zone", problem, remedy);
-    } else if split.prefer_same_zone && config.servers.iter().all(|server| server.zone.is_none()) {
+    } else if split.prefer_same_zone
+        && config.failover.watched_cluster().is_none()
+        && config.servers.iter().all(|server| server.zone.is_none())
+    {
         let problem = "no server has a zone";
         findings.problems.add(
             table.line("prefer_same_zone"),
@@ -404,15 +411,16 @@ fn split(document: &Document, config: &Config, findings: &mut Findings) {
 
 fn preferences(document: &Document, config: &Config, findings: &mut Findings) {
     let tables = document.list("split.preference");
+    // Servers that are found may have any name.
+    let is_known =
+        |id: &str| config.failover.finds_servers() || config.servers.iter().any(|server| server.id == id);
     let matchers = |index: usize| {
         let preference = &config.split.preferences[index];
         [&preference.application_name, &preference.database, &preference.user].map(Option::as_deref)
     };
     for (index, (table, preference)) in tables.iter().zip(&config.split.preferences).enumerate() {
         if let PreferenceTarget::Servers(servers) = &preference.target {
-            for (id, _) in
-                servers.iter().filter(|(id, _)| config.servers.iter().all(|server| server.id != *id))
-            {
+            for (id, _) in servers.iter().filter(|(id, _)| !is_known(id)) {
                 let known: BTreeSet<_> = config.servers.iter().map(|server| server.id.as_str()).collect();
                 let problem = format!("there is no server \"{id}\"");
                 let remedy = format!("the servers are {}", Vec::from_iter(known).join(", "));

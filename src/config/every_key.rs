@@ -50,7 +50,7 @@ const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
     replication_user = 'x'\nreplication_passfile = '/p'\nsync_mode = 'prefer'\nsync_count = 2\nmax_lag_bytes = 9\n\
     promote_log_shipped = true\n\
     crash_recovery_grace_ms = 9\npromote_timeout_ms = 999\nsilence_ms = 999\nmax_slot_bytes = 9\nwrite_timeout_ms = 9\n\
-    fence_host = 'prefer'\nfence_host_wait_ms = 9\n\
+    fence_host = 'prefer'\nfence_host_wait_ms = 9\ncluster_id = 'shop'\ncluster_refresh_ms = 9999\n\
     [hooks]\non_failover.command = ['/f']\non_switchover.command = ['/s']\non_detach.command = ['/d']\n\
     on_attach.command = ['/a']\non_recovered.command = ['/r']\n\
     [cluster]\nname = 'bakery'\ndirectory = 'r'\npki_directory = 'p'\nheartbeat_ms = 100\nlease_ms = 800\n\

@@ -65,24 +65,16 @@ pub struct Config {
     pub endpoints: Vec<Endpoint>,
     pub aws: komainu_escalation::AwsSettings,
     pub dns: Dns,
-    /// None: the servers are those of the configuration.
-    pub aurora: Option<Aurora>,
+    pub aurora: Aurora,
 }
 
 /// How the instances of an Aurora cluster are reached, and what is made of their lag.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Aurora {
-    /// With a `?` where the instance's name is.
-    pub instance_endpoint: String,
+    /// With a `?` where the instance's name is. None: as the API of RDS says.
+    pub instance_endpoint: Option<String>,
     /// After a write a session reads from the writer for this long.
     pub session_window_ms: u64,
-}
-
-impl Aurora {
-    /// Of the instance of that name.
-    pub fn endpoint(&self, instance: &str) -> String {
-        self.instance_endpoint.replace('?', instance)
-    }
 }
 
 /// Whom the servers' names are asked of.
@@ -522,6 +514,21 @@ pub struct Failover {
     pub fence_host: FenceHost,
     /// For a promotion, with `Prefer`.
     pub fence_host_wait_ms: u64,
+    /// Of RDS or Aurora, whose instances are the servers. None: the API is not asked.
+    pub cluster_id: Option<String>,
+    pub cluster_refresh_ms: u64,
+}
+
+impl Failover {
+    /// Whether it is found out which servers there are; else they are those of the configuration.
+    pub fn finds_servers(&self) -> bool {
+        self.mode == FailoverMode::Aurora || self.watched_cluster().is_some()
+    }
+
+    /// Of which the API of RDS is asked.
+    pub fn watched_cluster(&self) -> Option<&str> {
+        self.cluster_id.as_deref().filter(|_| self.mode.is_managed())
+    }
 }
 
 /// The operator's programs that are told what happened.

@@ -81,10 +81,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     endpoints(&mut changes, old, new);
     aws(&mut changes, &old.aws, &new.aws);
     dns(&mut changes, &old.dns, &new.dns);
-    match (&old.aurora, &new.aurora) {
-        (Some(old), Some(new)) => aurora(&mut changes, old, new),
-        (old, new) => changed(&mut changes, "aurora", old, new),
-    }
+    aurora(&mut changes, &old.aurora, &new.aurora);
     changes
 }
 
@@ -96,7 +93,12 @@ pub fn live_part(old: &Config, new: Config) -> Config {
         ..new.limits
     };
     Config {
-        failover: Failover { mode: old.failover.mode, ..new.failover },
+        failover: Failover {
+            mode: old.failover.mode,
+            cluster_id: old.failover.cluster_id.clone(),
+            cluster_refresh_ms: old.failover.cluster_refresh_ms,
+            ..new.failover
+        },
         listen: old.listen.clone(),
         admin: old.admin.clone(),
         log: Log { format: old.log.format, file: old.log.file.clone(), ..new.log },
@@ -207,7 +209,7 @@ compare!(health, Health, "health", [
 compare!(failover, Failover, "failover", [
     mode, automatic, user, password_file, database, replication_user, replication_passfile, sync_mode, sync_count,
     max_lag_bytes, promote_log_shipped, crash_recovery_grace_ms, promote_timeout_ms, silence_ms, max_slot_bytes,
-    write_timeout_ms, fence_host, fence_host_wait_ms
+    write_timeout_ms, fence_host, fence_host_wait_ms, cluster_id, cluster_refresh_ms
 ], not keys: []);
 compare!(hooks, Hooks, "hooks", [on_failover, on_switchover, on_detach, on_attach, on_recovered], not keys: []);
 compare!(agent, Agent, "agent", [

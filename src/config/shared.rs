@@ -103,6 +103,8 @@ fn failover_of(local: &Failover, shared: Failover) -> Failover {
         write_timeout_ms: _,
         fence_host: _,
         fence_host_wait_ms: _,
+        cluster_id: _,
+        cluster_refresh_ms: _,
     } = local;
     Failover { password_file: password_file.clone(), ..shared }
 }

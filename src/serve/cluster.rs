@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::Who;
 use super::endpoints::Endpoints;
 use super::hosts::Hosts;
+use super::instances;
 use super::perform::{self, performing};
 use super::readiness;
 use super::rejoining::{self, Jobs};
@@ -25,6 +26,7 @@ use crate::agent::Agents;
 use crate::clock;
 use crate::cluster::act::{self, Eyes, Means, Wanted};
 use crate::cluster::decide::Policy;
+use crate::cluster::instances::Described;
 use crate::cluster::model::{Named, View};
 use crate::cluster::observe::LookNow;
 use crate::cluster::operate::Operator;
@@ -128,6 +130,8 @@ fn at(cluster: &config::Cluster, address: IpAddr) -> Option<&str> {
 /// How this node sees the PostgreSQL servers, and acts on them.
 pub struct Servers {
     pub local: watch::Receiver<Arc<View>>,
+    /// What AWS's API says of the instances there are.
+    pub described: watch::Receiver<Option<Arc<Vec<Described>>>>,
     pub look: LookNow,
     pub named: watch::Sender<Option<Named>>,
     pub operator: watch::Receiver<Arc<Operator>>,
@@ -166,7 +170,7 @@ impl Cluster {
         right: Arc<WriteRight>,
         servers: Servers,
     ) -> Result<Cluster, ClusterError> {
-        let Servers { local, look, named, operator, counters } = servers;
+        let Servers { local, described, look, named, operator, counters } = servers;
         let gateway: Arc<OnceLock<Arc<Gateway>>> = Arc::default();
         let now = clock::process();
         let mut seed = [0; 8];
@@ -205,7 +209,7 @@ impl Cluster {
         let eyes = Eyes { local: local.clone(), look: look.clone(), wanted: wants.clone(), write, sessions };
         let readiness = readiness::trying(configs.clone(), operator.clone(), agents.clone());
         let perform = performing(perform::Means { operator, agents, hosts: hosts.clone() });
-        let means = Means { wanted: wants, local, look, perform, counters };
+        let means = Means { wanted: wants, local, described, look, perform, counters };
         handle.runtime().spawn(act::lead(handle.clone(), means));
         handle.runtime().spawn(act::report(handle.clone(), eyes));
         // Only voters own endpoints.
@@ -312,12 +316,15 @@ impl Cluster {
     }
 }
 
-/// The text of the last start is not for a node that begins anew.
+/// What the last start has kept is not for a node that begins anew.
 pub fn forget_kept(directory: &Path) -> io::Result<()> {
-    match fs::remove_file(directory.join(KEPT)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    for kept in [KEPT, instances::KEPT] {
+        match fs::remove_file(directory.join(kept)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// What the cluster agreed on when this node was last there. None: never, or it cannot be read.

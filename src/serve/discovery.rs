@@ -1,45 +1,76 @@
-//! Which instances of an Aurora cluster this node looks at: as the log says, or, of a node on its own, as they say.
+//! Which instances of RDS or Aurora this node looks at: as the log says, or, of a node on its own, as it finds.
 //!
-//! Never decides which there are: that is `cluster::aurora`. Invariant: in a cluster a node looks at the instances that all
+//! Never decides which there are: that is `cluster::instances`. Invariant: in a cluster a node looks at the instances that all
 //! agreed on, once they have.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::cluster::aurora::discover;
+use crate::cluster::instances::{Described, Said, which};
 use crate::cluster::model::View;
 use crate::cluster::observe::SetInstances;
+use crate::config::Config;
 use crate::consensus::store::Applied;
 
+/// What is known on this node.
+pub struct Sources {
+    pub view: watch::Receiver<Arc<View>>,
+    /// What AWS's API says, if it is asked and has answered.
+    pub described: watch::Receiver<Option<Arc<Vec<Described>>>>,
+    /// None: a node on its own.
+    pub applied: Option<watch::Receiver<Arc<Applied>>>,
+    pub in_force: Box<dyn Fn() -> Arc<Config> + Send>,
+}
+
 /// Runs until the observer, or the node, has ended.
-pub async fn follow(
-    mut view: watch::Receiver<Arc<View>>,
-    applied: Option<watch::Receiver<Arc<Applied>>>,
-    set: SetInstances,
-) {
-    let Some(mut applied) = applied else {
-        loop {
-            let found = alone(&view.borrow_and_update());
-            set(&found);
-            if view.changed().await.is_err() {
-                return;
+pub async fn follow(mut sources: Sources, set: SetInstances) {
+    loop {
+        let described = sources.described.borrow_and_update().clone();
+        let described = described.as_deref().map(Vec::as_slice);
+        match &mut sources.applied {
+            Some(applied) => {
+                let agreed: Vec<String> =
+                    applied.borrow_and_update().state.servers().keys().cloned().collect();
+                match (agreed.is_empty(), described) {
+                    (false, _) => set(&agreed, described),
+                    // The cluster is about to begin with them.
+                    (true, Some(_)) => {
+                        set(&alone(&sources.view.borrow(), described, &(sources.in_force)()), described)
+                    }
+                    (true, None) => {}
+                }
+            }
+            None => {
+                let found = alone(&sources.view.borrow_and_update(), described, &(sources.in_force)());
+                set(&found, described);
             }
         }
-    };
-    loop {
-        let agreed: Vec<String> = applied.borrow_and_update().state.servers().keys().cloned().collect();
-        if !agreed.is_empty() {
-            set(&agreed);
-        }
-        if applied.changed().await.is_err() {
+        if !sources.changed().await {
             return;
         }
     }
 }
 
-fn alone(view: &View) -> Vec<String> {
+impl Sources {
+    /// False: there is nothing more to come.
+    async fn changed(&mut self) -> bool {
+        let ours = async {
+            match &mut self.applied {
+                Some(applied) => applied.changed().await,
+                None => self.view.changed().await,
+            }
+        };
+        tokio::select! {
+            changed = ours => changed.is_ok(),
+            Ok(()) = self.described.changed() => true,
+        }
+    }
+}
+
+fn alone(view: &View, described: Option<&[Described]>, config: &Config) -> Vec<String> {
     let known: Vec<String> = view.snapshot.servers.iter().map(|server| server.id.to_string()).collect();
     let primary = view.snapshot.primary_server().map(|server| &*server.id);
-    discover(view, &known, primary)
+    let said = Said { view, known: &known, configured: &config.servers, described, primary };
+    which(config.failover.mode, &said)
 }

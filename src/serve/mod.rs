@@ -15,6 +15,7 @@ mod ending;
 pub(crate) mod endpoints;
 mod hooks;
 mod hosts;
+mod instances;
 mod looking_in;
 pub(crate) mod perform;
 mod readiness;
@@ -37,6 +38,7 @@ use crate::admin::door::Door;
 use crate::admin::{self, AdminListener, AdminState, BindError, ClusterPages};
 use crate::clock;
 use crate::cluster::aurora::MAX_INSTANCES;
+use crate::cluster::instances::Addresses;
 use crate::cluster::observe::catalog::{CatalogSettings, CatalogSource};
 use crate::cluster::observe::credential::OwnLogin;
 use crate::cluster::observe::{Observer, Settings};
@@ -58,6 +60,7 @@ use configuration::Configuration;
 use emitting::Emitting;
 use ending::{Told, Wishes, drain};
 use hosts::Hosts;
+use instances::Instances;
 use server_users::ServerUsers;
 
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +141,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     let listening = Arc::new(AtomicBool::new(false));
 
     let server_users = ServerUsers::start(&config);
+    let instances = Arc::new(Instances::start(&config));
     let observer = Observer::start(how_to_look(&config, &server_tls, &server_users))?;
     let (operators, _) = watch::channel(Arc::new(how_to_operate(&config, &server_tls, &server_users)));
     let right = Arc::new(match config.cluster {
@@ -151,6 +155,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
             let servers = Servers {
                 local: observer.view.clone(),
                 look: observer.look.clone(),
+                described: instances.described(),
                 named: observer.named.clone(),
                 operator: operators.subscribe(),
                 counters: counters.clone(),
@@ -167,10 +172,6 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
         Some(cluster) => (cluster.published.snapshot.clone(), cluster.published.view.clone()),
         None => (observer.snapshot.clone(), observer.view.clone()),
     };
-    let discovering = (config.failover.mode == FailoverMode::Aurora).then(|| {
-        let applied = cluster.as_ref().map(|cluster| cluster.handle().watch());
-        tokio::spawn(discovery::follow(observer.view.clone(), applied, observer.instances()))
-    });
     let catalogs = Arc::new(CatalogSource::new(CatalogSettings {
         snapshot: snapshot.clone(),
         own: observer.settings(),
@@ -189,6 +190,16 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     if let Some(cluster) = &cluster {
         cluster.serves(&gateway);
     }
+    let discovering = config.failover.finds_servers().then(|| {
+        let gateway = gateway.clone();
+        let sources = discovery::Sources {
+            view: observer.view.clone(),
+            described: instances.described(),
+            applied: cluster.as_ref().map(|cluster| cluster.handle().watch()),
+            in_force: Box::new(move || gateway.settled().config.clone()),
+        };
+        tokio::spawn(discovery::follow(sources, observer.instances()))
+    });
     let access = Access::load(&config, &gateway, &server_tls, server_users.clone())?;
 
     let (known, configured) = watch::channel(configuration.known());
@@ -206,6 +217,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
             let server_users = server_users.clone();
             Arc::new(move || server_users.findings())
         },
+        instances: Arc::new(move || instances.finding()),
         control,
     };
     let named = cluster.as_ref().map(Cluster::handle);
@@ -339,7 +351,16 @@ fn how_to_look(config: &Config, tls: &Arc<ServerTlsContext>, users: &ServerUsers
         clock: clock::process(),
         in_cluster: config.cluster.is_some(),
         mode: config.failover.mode,
-        aurora: config.aurora.clone().filter(|_| config.failover.mode == FailoverMode::Aurora),
+        addresses: config.failover.finds_servers().then(|| addresses(config)),
+    }
+}
+
+fn addresses(config: &Config) -> Addresses {
+    let is_aurora = config.failover.mode == FailoverMode::Aurora;
+    Addresses {
+        configured: config.servers.clone(),
+        described: Vec::new(),
+        template: config.aurora.instance_endpoint.clone().filter(|_| is_aurora),
     }
 }
 
@@ -371,7 +392,7 @@ impl Reloadable<'_> {
         let new = Arc::new(config::reload::live_part(current, new));
         // A cluster has seen to that before it agreed.
         if new.cluster.is_none()
-            && new.failover.mode != FailoverMode::Aurora
+            && !new.failover.finds_servers()
             && let Some(primary) = self.gateway.topology.borrow().primary_server()
         {
             config::reload::keeps_primary(&current.servers, &new.servers, &primary.id)?;
@@ -398,11 +419,11 @@ impl Reloadable<'_> {
     }
 }
 
-/// Those of an Aurora cluster are found.
+/// RDS has no more read replicas of an instance than Aurora has readers.
 fn most_servers(config: &Config) -> usize {
-    match config.failover.mode {
-        FailoverMode::Aurora => MAX_INSTANCES.max(config.servers.len()),
-        _ => config.servers.len(),
+    match config.failover.finds_servers() {
+        true => MAX_INSTANCES.max(config.servers.len()),
+        false => config.servers.len(),
     }
 }
 

@@ -46,10 +46,10 @@ pub struct Settled {
 
 impl Settled {
     pub fn new(config: Arc<Config>) -> Arc<Self> {
-        let aurora = config.aurora.as_ref().filter(|_| config.failover.mode == FailoverMode::Aurora);
+        let is_aurora = config.failover.mode == FailoverMode::Aurora;
         Arc::new(Settled {
-            floor: if aurora.is_some() { OwnStatement::VolumeFloor } else { OwnStatement::Floor },
-            window_ms: aurora.map_or(0, |aurora| aurora.session_window_ms),
+            floor: if is_aurora { OwnStatement::VolumeFloor } else { OwnStatement::Floor },
+            window_ms: if is_aurora { config.aurora.session_window_ms } else { 0 },
             policy: Policy::new(&config.split, config.zone.as_deref()),
             functions: FunctionLists::new(&config.split.read_only_functions, &config.split.write_functions),
             config,

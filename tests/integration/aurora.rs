@@ -67,7 +67,7 @@ impl Aurora {
     }
 }
 
-fn servers(komainu: &Komainu) -> Vec<(String, String, String)> {
+pub fn servers(komainu: &Komainu) -> Vec<(String, String, String)> {
     let status = komainu.admin("/status").unwrap().body;
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
@@ -76,14 +76,14 @@ fn servers(komainu: &Komainu) -> Vec<(String, String, String)> {
 }
 
 #[track_caller]
-fn becomes(komainu: &Komainu, expected: &[(&str, &str)]) {
+pub fn becomes(komainu: &Komainu, expected: &[(&str, &str)]) {
     let expected: Vec<_> =
         expected.iter().map(|(id, role)| (id.to_string(), role.to_string(), "up".to_owned())).collect();
     eventually(PATIENCE, "the servers are as expected", || servers(komainu) == expected);
 }
 
 #[track_caller]
-fn inserts(wire: &mut Wire, n: u32) {
+pub fn inserts(wire: &mut Wire, n: u32) {
     assert_eq!(told(&wire.query(&format!("INSERT INTO t VALUES ({n})"))), INSERTED);
 }
 

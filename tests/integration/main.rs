@@ -46,6 +46,7 @@ mod prepared;
 mod proxies;
 mod purity;
 mod rds;
+mod rds_api;
 mod recover;
 mod reload;
 mod replay;

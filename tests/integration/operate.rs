@@ -259,7 +259,7 @@ fn observe(cluster: &Cluster) -> Observer {
         clock: clock::process(),
         in_cluster: false,
         mode: komainu::config::FailoverMode::Off,
-        aurora: None,
+        addresses: None,
     })
     .unwrap()
 }

@@ -4,17 +4,22 @@ use komainu::sandbox::{AURORA_FUNCTIONS, Postgres};
 
 use super::{Cluster, PATIENCE, eventually};
 
-/// Gives all servers of a cluster their names and functions; all say that the first one writes.
+/// Gives all servers of a cluster functions, and their ids for names; all say that the first one writes.
 pub fn dress_as_aurora(cluster: &Cluster) {
+    let ids: Vec<&str> = cluster.servers().all().iter().map(Postgres::id).collect();
+    dress_as_aurora_called(cluster, &ids);
+}
+
+/// The same with these names.
+pub fn dress_as_aurora_called(cluster: &Cluster, ids: &[&str]) {
     let all = cluster.servers().all();
-    for server in all {
-        server.configure("aurora.instance", server.id()).unwrap();
+    for (server, id) in all.iter().zip(ids) {
+        server.configure("aurora.instance", id).unwrap();
         server.configure("aurora.lag", "10").unwrap();
     }
     cluster.primary().psql("postgres", AURORA_FUNCTIONS).unwrap();
     // Databases are copied from it.
     cluster.primary().psql("template1", AURORA_FUNCTIONS).unwrap();
-    let ids: Vec<&str> = all.iter().map(Postgres::id).collect();
     let instances = format!("{}*{}", ids[0], ids[1..].iter().map(|id| format!(",{id}")).collect::<String>());
     all.iter().for_each(|server| say(server, &instances));
     cluster.servers().wait_for_replay().unwrap();

@@ -26,7 +26,7 @@ mod tests;
 mod wire;
 
 pub use agent::{Agent, Asking, rejoin, source};
-pub use aurora::{dress_as_aurora, say};
+pub use aurora::{dress_as_aurora, dress_as_aurora_called, say};
 pub use certificates::Certificates;
 pub use clients::{Finished, connect, pgbench, psql, python, run};
 pub use cluster::{APP_PASSWORD, APP_USER, Cluster};

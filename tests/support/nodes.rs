@@ -35,6 +35,7 @@ pub struct NodesBuilder {
     metadata: Vec<String>,
     small_disks: bool,
     program: PathBuf,
+    finds_servers: bool,
     shared: Scratch,
 }
 
@@ -88,6 +89,7 @@ impl Nodes {
             metadata: Vec::new(),
             small_disks: false,
             program: this_version().to_owned(),
+            finds_servers: false,
             shared,
         }
     }
@@ -293,6 +295,12 @@ impl NodesBuilder {
         self
     }
 
+    /// The configuration is to name none of the servers.
+    pub fn finds_servers(mut self) -> Self {
+        self.finds_servers = true;
+        self
+    }
+
     /// More configuration, the same for all.
     pub fn config(mut self, text: &str) -> Self {
         self.config += text;
@@ -330,6 +338,9 @@ impl NodesBuilder {
             let id = Nodes::id(index);
             let mut builder =
                 Komainu::builder(cluster).program(&self.program).config(&shared).arguments(&["--node", &id]);
+            if self.finds_servers {
+                builder = builder.config("server = []");
+            }
             if self.small_disks {
                 mounts.push(Mount::new(builder.directory().join("raft"), SMALL_DISK_MB));
             }

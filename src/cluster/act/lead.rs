@@ -15,15 +15,14 @@ use super::Wanted;
 use super::log_format::{Raising, Times};
 use super::perform::{Done, Finished, Order, Perform, Performer};
 use super::rejections::Rejections;
-use crate::cluster::aurora::discover;
 use crate::cluster::decide::action::{Action, What};
 use crate::cluster::decide::check::{Rejected, check};
 use crate::cluster::decide::{Memory, OPERATIONS_END_MS, Plan, Situation, Step, decide};
+use crate::cluster::instances::{Described, Said, which};
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, ClusterState};
-use crate::config::FailoverMode;
 use crate::consensus::node::{ClusterHandle, Leading, ProposeError};
 use crate::fault;
 use crate::telemetry::Counters;
@@ -46,6 +45,8 @@ pub struct Means {
     pub wanted: watch::Receiver<Arc<Wanted>>,
     /// What this node sees of the servers.
     pub local: watch::Receiver<Arc<View>>,
+    /// What AWS's API says of the instances there are, if it is asked and has answered.
+    pub described: watch::Receiver<Option<Arc<Vec<Described>>>>,
     pub look: LookNow,
     pub perform: Perform,
     pub counters: Arc<Counters>,
@@ -53,7 +54,7 @@ pub struct Means {
 
 /// Decides and proposes whenever this node leads. To be spawned on the consensus thread.
 pub async fn lead(handle: ClusterHandle, means: Means) {
-    let Means { wanted, mut local, look, perform, counters } = means;
+    let Means { wanted, mut local, described, look, perform, counters } = means;
     let mut applied = handle.watch();
     let mut aligned = Instant::now();
     let mut pause = LEAD_YET_EVERY;
@@ -94,7 +95,9 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
         if changing {
             look.all();
         }
-        let (plan, rejected) = next(&handle, &state.state, &leading, &wanted, &view, &memory);
+        let described = described.borrow().clone();
+        let seen = Seen { view: &view, described: described.as_deref().map(Vec::as_slice), memory: &memory };
+        let (plan, rejected) = next(&handle, &state.state, &leading, &wanted, seen);
         rejected.iter().for_each(|rejected| counters.plan_rejected(rejected.rule));
         if let Some(change) = rejections.look(&rejected, state.state.rejected(), now_ms) {
             for Rejected { rule, what } in &rejected {
@@ -202,13 +205,19 @@ async fn note(handle: &ClusterHandle, server: &str, text: &str, reason: Reason) 
     }
 }
 
+/// What this node knows that is not in the log.
+struct Seen<'a> {
+    view: &'a View,
+    described: Option<&'a [Described]>,
+    memory: &'a Memory,
+}
+
 fn next(
     handle: &ClusterHandle,
     state: &ClusterState,
     leading: &Leading,
     wanted: &Wanted,
-    view: &View,
-    memory: &Memory,
+    Seen { view, described, memory }: Seen<'_>,
 ) -> (Plan, Vec<Rejected>) {
     let now_ms = handle.now_ms();
     let mut wishes = handle.wishes();
@@ -230,14 +239,15 @@ fn next(
             (endpoints, present(state.servers().keys().collect()), BTreeMap::new())
         }
     };
-    let servers = match wanted.policy.failover.mode {
-        // Who is there is not for the configuration to say: its servers are where the search begins.
-        FailoverMode::Aurora => {
+    let failover = &wanted.policy.failover;
+    // Where they are found, the servers of the configuration are where the search begins.
+    let servers = match failover.finds_servers() {
+        true => {
             let known: Vec<String> = state.servers().keys().cloned().collect();
-            let known = if known.is_empty() { servers } else { known };
-            discover(view, &known, state.primary().server.as_deref())
+            let (configured, primary) = (&wanted.policy.servers, state.primary().server.as_deref());
+            which(failover.mode, &Said { view, known: &known, configured, described, primary })
         }
-        _ => servers,
+        false => servers,
     };
     let wishes = wishes.into_iter().map(|(endpoint, wish)| (endpoint, (wish.to, wish.cause))).collect();
     let situation = Situation {

@@ -348,7 +348,7 @@ mod tests {
             clock: Clock::start(),
             in_cluster: false,
             mode: config::FailoverMode::Off,
-            aurora: None,
+            addresses: None,
         };
         CatalogSource::new(CatalogSettings {
             snapshot: watch::channel(Arc::new(snapshot)).1,

@@ -24,9 +24,9 @@ use crate::config;
 use crate::net::tls::ServerTlsContext;
 use crate::topology::{Health, Register, ServerIndex, Snapshot};
 
-use super::aurora as instances;
 use super::change::{Change, changes};
 use super::clock::Clock;
+use super::instances::{Addresses, Described};
 use super::looks::Looks;
 use super::model::{Named, View};
 use super::primary;
@@ -49,18 +49,19 @@ pub struct Settings {
     /// What is found is not the last word: whoever makes it one says so in the log.
     pub in_cluster: bool,
     pub mode: config::FailoverMode,
-    /// How instances are reached that are not configured; none: all are.
-    pub aurora: Option<config::Aurora>,
+    /// How instances are reached where they are found; none: the servers are the configured ones.
+    pub addresses: Option<Addresses>,
 }
 
 impl Settings {
-    /// The same for other instances; a new configuration changes nothing about which there are.
-    fn of_instances(&self, ids: &[String], configured: &[config::Server]) -> Settings {
-        let servers = match &self.aurora {
-            Some(aurora) if !ids.is_empty() => instances::servers(ids, aurora, configured),
-            _ => configured.to_vec(),
-        };
-        Settings { servers, ..self.clone() }
+    /// By a new configuration, which changes nothing about which instances were found.
+    fn follow(&mut self, before: &Settings) {
+        let (Some(addresses), Some(known)) = (&mut self.addresses, &before.addresses) else { return };
+        addresses.described.clone_from(&known.described);
+        let ids: Vec<_> = before.servers.iter().map(|server| server.id.clone()).collect();
+        if !ids.is_empty() {
+            self.servers = addresses.servers(&ids);
+        }
     }
 
     /// How the server of that id is looked at.
@@ -80,16 +81,14 @@ pub struct Observer {
     /// How the looks at each server went.
     pub looks: watch::Receiver<BTreeMap<ServerIndex, Looks>>,
     settings: Arc<watch::Sender<Arc<Settings>>>,
-    /// The servers that the configuration names.
-    configured: Arc<Mutex<Vec<config::Server>>>,
     /// Who is the primary by the log; nobody else is taken for one then.
     pub named: watch::Sender<Option<Named>>,
     /// Closing it ends the thread.
     _stop: oneshot::Sender<()>,
 }
 
-/// Tells an observer which instances there are.
-pub type SetInstances = Arc<dyn Fn(&[String]) + Send + Sync>;
+/// Tells an observer which instances there are, and what AWS's API says of them, if it has said anything.
+pub type SetInstances = Arc<dyn Fn(&[String], Option<&[Described]>) + Send + Sync>;
 
 /// Asks for a look without waiting for its turn, for instance when traffic saw an error. By default nobody is asked.
 #[derive(Debug, Clone, Default)]
@@ -131,7 +130,6 @@ impl Observer {
         let look = LookNow::default();
         let wakes = look.clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        let configured = Arc::new(Mutex::new(settings.servers.clone()));
         let (settings, current) = watch::channel(Arc::new(settings));
         let settings = Arc::new(settings);
         let (named, by_the_log) = watch::channel(None);
@@ -148,29 +146,30 @@ impl Observer {
             // A name being resolved occupies a thread that cannot be stopped; it is not waited for.
             runtime.shutdown_background();
         })?;
-        Ok(Observer { snapshot, view, look, looks, settings, configured, named, _stop: stop })
+        Ok(Observer { snapshot, view, look, looks, settings, named, _stop: stop })
     }
 
     /// Looks at what `settings` say, and as they say, from now on and over new connections. What is known of servers that
     /// stay where they are is kept.
-    pub fn reconfigure(&self, settings: Settings) {
-        *self.configured.lock().unwrap_or_else(PoisonError::into_inner) = settings.servers.clone();
+    pub fn reconfigure(&self, mut settings: Settings) {
         self.settings.send_modify(|current| {
-            let ids: Vec<_> = current.servers.iter().map(|server| server.id.clone()).collect();
-            *current = Arc::new(settings.of_instances(&ids, &settings.servers));
+            settings.follow(current);
+            *current = Arc::new(settings);
         });
     }
 
     /// Which instances there are has been found out by asking them.
     pub fn instances(&self) -> SetInstances {
-        let (settings, configured) = (self.settings.clone(), self.configured.clone());
-        Arc::new(move |ids| {
-            let configured = configured.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let settings = self.settings.clone();
+        Arc::new(move |ids, described| {
             settings.send_if_modified(|current| {
-                let is_new = !current.servers.iter().map(|server| &server.id).eq(ids);
-                if is_new {
-                    *current = Arc::new(current.of_instances(ids, &configured));
+                let Some(mut addresses) = current.addresses.clone() else { return false };
+                if let Some(described) = described {
+                    addresses.described = described.to_vec();
                 }
+                let servers = addresses.servers(ids);
+                let is_new = servers != current.servers;
+                *current = Arc::new(Settings { servers, addresses: Some(addresses), ..(**current).clone() });
                 is_new
             });
         })
@@ -308,7 +307,7 @@ mod tests {
             clock: Clock::start(),
             in_cluster: false,
             mode: config::FailoverMode::Off,
-            aurora: None,
+            addresses: None,
         })
         .unwrap()
     }

@@ -64,6 +64,8 @@ mod tests {
             write_timeout_ms: 0,
             fence_host: config::FenceHost::Off,
             fence_host_wait_ms: 0,
+            cluster_id: None,
+            cluster_refresh_ms: 30_000,
         }
     }
 

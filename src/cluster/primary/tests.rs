@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::cluster::aurora::{Instance, Instances};
 use crate::cluster::model::{Failure, Receiver, Sender};
 use crate::config;
 
@@ -178,6 +179,27 @@ fn of_two_primaries_the_higher_timeline_wins_and_a_tie_keeps_the_current_one() {
     assert_eq!((nobody.primary(), nobody.view.no_primary), (None, Some(Reason::TwoPrimaries)));
     assert_eq!(nobody.server(0), unused(Reason::TwoPrimaries));
     assert_eq!(nobody.server(2), UP_STANDBY);
+}
+
+#[test]
+fn an_instance_of_aurora_by_two_names_is_one_writer_and_two_instances_are_none() {
+    let called = |me: &str, started_at_ms| {
+        let one = Instance { id: me.to_owned(), writes: true };
+        let instances = Instances { me: me.to_owned(), all: vec![one] };
+        Facts { aurora: Some(Arc::new(instances)), started_at_ms, ..primary(1, 100) }
+    };
+    let mut cluster = Cluster::with([called("a", 7), called("a", 7)]);
+    assert_eq!((cluster.primary(), cluster.epoch()), (Some(0), 1));
+    cluster.says(1, called("b", 7));
+    assert_eq!(cluster.view.no_primary, Some(Reason::TwoPrimaries));
+    // Another life at the same name is another one's.
+    cluster.says(1, called("a", 8));
+    assert_eq!(cluster.view.no_primary, Some(Reason::TwoPrimaries));
+
+    let mut cluster = Cluster::with([Facts { in_recovery: true, ..called("a", 7) }, called("a", 7)]);
+    assert_eq!(cluster.primary(), Some(1));
+    cluster.says(0, called("a", 7));
+    assert_eq!((cluster.primary(), cluster.epoch()), (Some(1), 1), "it stays the one that it was");
 }
 
 #[test]

@@ -7,7 +7,9 @@ use super::super::report::Findings;
 use crate::config::{Config, FailoverMode, Server};
 
 /// What `[failover]` says in these modes.
-const FAILOVER_KEYS: &[&str] = &["mode"];
+const FAILOVER_KEYS: &[&str] = &["mode", "cluster_id", "cluster_refresh_ms"];
+/// Of these, what only those modes know.
+const OF_THE_API: &[&str] = &["cluster_id", "cluster_refresh_ms"];
 /// What only matters to a server that komainu changes.
 const OF_CHANGED_SERVERS: &[&str] = &["agent", "instance_id", "replication", "disallow_failover"];
 /// In the name of an endpoint that leads to any reader.
@@ -40,24 +42,25 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
     }
 }
 
-/// The keys of Aurora, and those that mean nothing there.
-pub(super) fn aurora(document: &Document, config: &Config, findings: &mut Findings) {
+/// Where servers are found: the keys of the API and of Aurora, and those that mean nothing there.
+pub(super) fn found(document: &Document, config: &Config, findings: &mut Findings) {
     let is_aurora = config.failover.mode == FailoverMode::Aurora;
-    let (failover, split) = (document.table("failover"), document.table("split"));
-    match (document.optional("aurora"), &config.aurora) {
-        (None, _) if is_aurora => {
-            let problem = "nobody knows how the instances are reached that are found";
-            let remedy = "add [aurora] with instance_endpoint";
-            findings.problems.add(failover.line("mode"), "aurora", problem, remedy);
-        }
-        (Some(table), _) if !is_aurora => {
+    let (failover, split, table) =
+        (document.table("failover"), document.table("split"), document.table("aurora"));
+    api(failover, config, findings);
+    let is_written = table.written().next().is_some();
+    match &config.aurora.instance_endpoint {
+        _ if is_written && !is_aurora => {
             let problem = "it has no effect, since failover.mode is not \"aurora\"";
             findings.warnings.add(table.line(""), "aurora", problem, "set that, or remove it");
         }
-        (Some(table), Some(aurora))
-            if table.has("instance_endpoint") && aurora.instance_endpoint.matches('?').count() != 1 =>
-        {
-            let problem = format!("\"{}\" has not exactly one ? in it", aurora.instance_endpoint);
+        None if is_aurora && config.failover.cluster_id.is_none() && !failover.is_bad("cluster_id") => {
+            let problem = "nobody knows how the instances are reached that are found";
+            let remedy = "name the cluster in failover.cluster_id, or add [aurora] with instance_endpoint";
+            findings.problems.add(failover.line("mode"), "aurora", problem, remedy);
+        }
+        Some(endpoint) if endpoint.matches('?').count() != 1 => {
+            let problem = format!("\"{endpoint}\" has not exactly one ? in it");
             let remedy = "write an instance's endpoint with ? in the place of its name";
             let line = table.line("instance_endpoint");
             findings.problems.add(line, "aurora.instance_endpoint", problem, remedy);
@@ -68,6 +71,40 @@ pub(super) fn aurora(document: &Document, config: &Config, findings: &mut Findin
         let problem = "Aurora shares its storage: no instance lags by bytes";
         findings.problems.add(split.line("max_lag_bytes"), "split.max_lag_bytes", problem, "use max_lag_ms");
     }
+}
+
+/// Of a cluster that the API of RDS is asked for.
+fn api(table: &Table, config: &Config, findings: &mut Findings) {
+    if !config.failover.mode.is_managed() {
+        for key in OF_THE_API.iter().filter(|key| table.has(key)) {
+            let problem = "it has no effect, since failover.mode is neither \"rds\" nor \"aurora\"";
+            let remedy = "set one of them, or remove it";
+            findings.warnings.add(table.line(key), format!("failover.{key}"), problem, remedy);
+        }
+        return;
+    }
+    match &config.failover.cluster_id {
+        Some(id) if !is_identifier(id) => {
+            let problem = format!("\"{id}\" is no identifier of a cluster or an instance");
+            let remedy =
+                "write what RDS shows as its identifier (shop, say), and neither an endpoint nor an ARN";
+            findings.problems.add(table.line("cluster_id"), "failover.cluster_id", problem, remedy);
+        }
+        None if table.has("cluster_refresh_ms") && !table.is_bad("cluster_id") => {
+            let problem = "it has no effect without failover.cluster_id";
+            let line = table.line("cluster_refresh_ms");
+            findings.warnings.add(line, "failover.cluster_refresh_ms", problem, "set that, or remove it");
+        }
+        _ => {}
+    }
+}
+
+/// RDS takes upper-case letters for lower-case ones.
+fn is_identifier(id: &str) -> bool {
+    const MAX_LEN: usize = 63;
+    id.len() <= MAX_LEN
+        && id.starts_with(|c: char| c.is_ascii_alphabetic())
+        && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
 /// Names that lead to one server today and to another one tomorrow.
@@ -134,9 +171,9 @@ mod tests {
         const AURORA: &str = "[failover]\nmode = 'aurora'\n[aurora]\ninstance_endpoint = '?.a'\n";
         let (config, warnings) = read(AURORA).unwrap();
         assert_eq!((config.limits.hold_timeout_ms, warnings.as_str()), (60_000, ""));
-        assert_eq!(config.aurora.unwrap().endpoint("shop-2"), "shop-2.a");
+        assert_eq!(config.aurora.instance_endpoint.as_deref(), Some("?.a"));
         for (text, problem) in [
-            ("[failover]\nmode = 'aurora'\n".to_owned(), "add [aurora] with instance_endpoint"),
+            ("[failover]\nmode = 'aurora'\n".to_owned(), "or add [aurora] with instance_endpoint"),
             (AURORA.replace('?', ""), "has not exactly one ? in it"),
             (format!("{AURORA}[split]\nmax_lag_bytes = 7\n"), "use max_lag_ms"),
             (
@@ -148,6 +185,44 @@ mod tests {
             assert!(report.contains(problem), "{text}: {report}");
         }
         assert!(read("[aurora]\ninstance_endpoint = '?.a'\n").unwrap().1.contains("it has no effect"));
+    }
+
+    #[test]
+    fn the_name_of_a_cluster_is_all_that_is_needed() {
+        let without = |failover: &str| {
+            let (head, _) = SMALLEST.split_once("[[server]]").unwrap();
+            let text = format!("{head}[failover]\n{failover}");
+            let found = parse(&text, Path::new("k.toml"), 1).map_err(|report| report.to_string())?;
+            let warnings = found.1.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            Ok::<_, String>((found.0, warnings))
+        };
+        for mode in ["rds", "aurora"] {
+            let (config, warnings) = without(&format!("mode = '{mode}'\ncluster_id = 'Shop-1'\n")).unwrap();
+            assert_eq!((config.failover.watched_cluster(), warnings.as_str()), (Some("Shop-1"), ""));
+            assert!(config.failover.finds_servers() && config.servers.is_empty());
+            for wrong in
+                ["arn:aws:rds:eu-central-1:1:cluster:shop", "shop.cluster-abc.rds", "1shop", "shop_1"]
+            {
+                let report = without(&format!("mode = '{mode}'\ncluster_id = '{wrong}'\n")).unwrap_err();
+                assert!(report.contains("neither an endpoint nor an ARN"), "{wrong}: {report}");
+            }
+            let report = without(&format!("mode = '{mode}'\n")).unwrap_err();
+            assert!(
+                report.contains("name the cluster in failover.cluster_id, or add [[server]]"),
+                "{report}"
+            );
+        }
+        let report = without("mode = 'off'\ncluster_id = 'shop'\n").unwrap_err();
+        assert!(report.contains("add [[server]] with id and host"), "{report}");
+        let warned = |text: &str| read(&format!("[failover]\n{text}")).unwrap();
+        let (config, warnings) = warned("mode = 'off'\ncluster_id = 'shop'\n");
+        assert!(warnings.contains("neither \"rds\" nor \"aurora\""), "{warnings}");
+        assert!(!config.failover.finds_servers());
+        let (_, warnings) = warned("mode = 'rds'\ncluster_refresh_ms = 5000\n");
+        assert!(warnings.contains("it has no effect without failover.cluster_id"), "{warnings}");
+        // Whom it is about nobody knows yet.
+        let prefers = "[[split.preference]]\ntarget = { shop-2 = 1 }\n";
+        assert!(without(&format!("mode = 'rds'\ncluster_id = 'shop'\n{prefers}")).is_ok());
     }
 
     #[test]

@@ -295,6 +295,8 @@ pub static SECTIONS: &[Section] = &[
             key("write_timeout_ms", Integer(0, MS), "ms", Value("10000"), LIVE, Cluster, "When what was written to the primary does not reach its disk, each node tries a write of its own; a primary that cannot do that in this time is replaced. 0: it never is for that."),
             key("fence_host", Choice(&["off", "prefer", "require"]), "", Value("\"off\""), LIVE, Cluster, "Whether the [EC2 instance of a lost primary](failure-modes.md#stopping-the-host-of-a-lost-primary) is stopped: `prefer`: if nothing is heard from it, and beside the failover; `require`: always, and nobody is promoted before it has stopped."),
             key("fence_host_wait_ms", Integer(0, MS), "ms", Value("0"), LIVE, Cluster, "How long a promotion waits for that with `prefer`."),
+            key("cluster_id", Text, "", Unset, RESTART, Cluster, "With `rds` or `aurora`: the identifier of a cluster, or of an instance with its read replicas. Its instances are the servers then, as AWS's API says, and `[[server]]` is needed for none of them ([RDS](rds.md#servers-from-the-api))."),
+            key("cluster_refresh_ms", Integer(1_000, MS), "ms", Value("30000"), RESTART, Cluster, "How often the API is asked for that cluster."),
         ],
     },
     Section {
@@ -347,9 +349,9 @@ pub static SECTIONS: &[Section] = &[
     },
     Section {
         name: "aurora",
-        shape: Shape::Optional,
+        shape: Shape::Table,
         keys: &[
-            key("instance_endpoint", Text, "", Required, LIVE, Cluster, "Each instance's endpoint, with `?` for its name: `\"?.abc123.eu-central-1.rds.amazonaws.com\"`. Instances that are not configured as `[[server]]` are reached so, at the port of the first that is."),
+            key("instance_endpoint", Text, "", Unset, LIVE, Cluster, "Each instance's endpoint, with `?` for its name: `\"?.abc123.eu-central-1.rds.amazonaws.com\"`. Instances that are not configured as `[[server]]` are reached so, at the port of the first that is. Not needed with `failover.cluster_id`."),
             key("session_window_ms", Integer(0, MS), "ms", Value("1000"), LIVE, Cluster, "After a write a session reads from the writer for this long, and then from readers that have what it wrote. Only with `split.consistency = \"session\"`."),
         ],
     },

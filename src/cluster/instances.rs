@@ -1,0 +1,171 @@
+//! Which instances of RDS or Aurora there are, by what AWS's API and the instances themselves say, and how they are reached.
+//!
+//! Pure. Invariants: who is the primary stays, whatever is said of it; and an API that says nothing takes nobody away.
+
+use serde::{Deserialize, Serialize};
+
+use super::aurora;
+use super::model::View;
+use crate::config::{self, FailoverMode};
+
+/// As AWS's API describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Described {
+    pub id: String,
+    /// Its own endpoint, which leads to nobody else.
+    pub host: String,
+    pub port: u16,
+    pub zone: Option<String>,
+}
+
+/// What is said of which instances there are.
+pub struct Said<'a> {
+    pub view: &'a View,
+    /// Those so far. Empty: none was agreed on yet.
+    pub known: &'a [String],
+    pub configured: &'a [config::Server],
+    /// None: the API has not said anything yet, or is not asked.
+    pub described: Option<&'a [Described]>,
+    pub primary: Option<&'a str>,
+}
+
+/// Their ids.
+pub fn which(mode: FailoverMode, said: &Said<'_>) -> Vec<String> {
+    let configured = || said.configured.iter().map(|server| server.id.clone()).collect::<Vec<_>>();
+    let known = if said.known.is_empty() { configured() } else { said.known.to_vec() };
+    let described = said.described.map(|all| all.iter().map(|one| one.called(said.configured)));
+    match (mode, described) {
+        // The API is later than the instances: it only brings in whom one can ask.
+        (FailoverMode::Aurora, described) => {
+            let known: Vec<String> = known.into_iter().chain(described.into_iter().flatten()).collect();
+            aurora::discover(said.view, &known, said.primary)
+        }
+        (_, Some(described)) => {
+            let primary = said.primary.map(str::to_owned);
+            let mut ids: Vec<String> = described.chain(primary).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            ids
+        }
+        (_, None) => known,
+    }
+}
+
+impl Described {
+    /// The configuration may have another name for it.
+    fn called(&self, configured: &[config::Server]) -> String {
+        let leads_here = |server: &&config::Server| {
+            server.host.eq_ignore_ascii_case(&self.host) && server.port == self.port
+        };
+        configured.iter().find(leads_here).map_or_else(|| self.id.clone(), |server| server.id.clone())
+    }
+}
+
+/// How instances are reached.
+#[derive(Debug, Clone, Default)]
+pub struct Addresses {
+    pub configured: Vec<config::Server>,
+    pub described: Vec<Described>,
+    /// With a `?` where an instance's name is. None: as the described ones.
+    pub template: Option<String>,
+}
+
+impl Addresses {
+    /// As configured, or described, or by the template of their endpoints. One that nothing leads to is left out.
+    pub fn servers(&self, ids: &[String]) -> Vec<config::Server> {
+        let template = self.template.clone().or_else(|| self.described.iter().find_map(Described::template));
+        let first = self.configured.first().map(|server| server.port);
+        let port = first.or(self.described.first().map(|one| one.port));
+        let server = |id: &String| {
+            if let Some(server) = self.configured.iter().find(|server| server.id == *id) {
+                return Some(server.clone());
+            }
+            if let Some(found) = self.described.iter().find(|one| one.id == *id) {
+                let server = config::Server::at(id, &*found.host, found.port);
+                return Some(config::Server { zone: found.zone.clone(), ..server });
+            }
+            Some(config::Server::at(id, template.as_ref()?.replace('?', id), port?))
+        };
+        ids.iter().filter_map(server).collect()
+    }
+}
+
+impl Described {
+    /// Of one account and region all endpoints differ in the name only.
+    fn template(&self) -> Option<String> {
+        let domain = self.host.strip_prefix(&self.id)?;
+        domain.starts_with('.').then(|| format!("?{domain}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described(ids: &[&str]) -> Vec<Described> {
+        let one = |id: &&str| Described {
+            id: (*id).to_owned(),
+            host: format!("{id}.abc.rds.test"),
+            port: 5433,
+            zone: Some("z".to_owned()),
+        };
+        ids.iter().map(one).collect()
+    }
+
+    fn configured(id: &str, host: &str) -> config::Server {
+        config::Server { weight: 3, zone: Some("a".to_owned()), ..config::Server::at(id, host, 5433) }
+    }
+
+    fn ids(ids: &[&str]) -> Vec<String> {
+        ids.iter().map(|&id| id.to_owned()).collect()
+    }
+
+    #[test]
+    fn of_rds_they_are_as_the_api_says_and_the_primary_stays() {
+        let view = View::new(&[]);
+        let known = ids(&["a", "b"]);
+        let first = [configured("first", "A.abc.rds.test")];
+        let said = |described, known, configured, primary| {
+            which(FailoverMode::Rds, &Said { view: &view, known, configured, described, primary })
+        };
+        assert_eq!(said(None, &known, &first, None), ["a", "b"]);
+        assert_eq!(said(None, &[], &first, None), ["first"], "where the search begins");
+        let all = described(&["a", "c"]);
+        assert_eq!(said(Some(&all), &known, &[], None), ["a", "c"]);
+        assert_eq!(said(Some(&all), &known, &[], Some("b")), ["a", "b", "c"]);
+        assert_eq!(said(Some(&all), &known, &first, None), ["c", "first"], "the same by another name");
+    }
+
+    #[test]
+    fn of_aurora_the_api_brings_in_and_takes_nobody_out() {
+        let view = View::new(&[]);
+        let (known, all) = (ids(&["a", "b"]), described(&["a", "c"]));
+        let said = |described| {
+            let said = Said { view: &view, known: &known, configured: &[], described, primary: None };
+            which(FailoverMode::Aurora, &said)
+        };
+        assert_eq!(said(Some(&all)), ["a", "b", "c"]);
+        assert_eq!(said(None), ["a", "b"]);
+    }
+
+    #[test]
+    fn an_instance_is_reached_as_configured_or_described_or_by_the_template() {
+        let mut addresses = Addresses {
+            configured: vec![configured("a", "a.configured")],
+            described: described(&["a", "b"]),
+            template: None,
+        };
+        let wanted = ids(&["a", "b", "n"]);
+        let found = addresses.servers(&wanted);
+        assert_eq!(found[0], configured("a", "a.configured"));
+        let reached = |server: &config::Server| (server.host.clone(), server.port, server.weight);
+        assert_eq!(reached(&found[1]), ("b.abc.rds.test".to_owned(), 5433, 1));
+        assert_eq!(found[1].zone.as_deref(), Some("z"));
+        assert_eq!(reached(&found[2]), ("n.abc.rds.test".to_owned(), 5433, 1));
+        assert_eq!(found[2].zone, None);
+        addresses.template = Some("?.written".to_owned());
+        assert_eq!(addresses.servers(&wanted)[2].host, "n.written");
+        let nothing = Addresses::default();
+        assert_eq!(nothing.servers(&wanted), [], "nobody knows where");
+    }
+}
