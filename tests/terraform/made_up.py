@@ -42,6 +42,7 @@ class MadeUp:
         if planned.get("manage_master_user_password"):
             arn = f"arn:aws:secretsmanager:{self.region}:{ACCOUNT}:secret:rds!{identifier}-AbCdEf"
             made["master_user_secret"] = [{"kms_key_id": "alias", "secret_arn": arn, "secret_status": "active"}]
+            made["arn"] = f"arn:aws:rds:{self.region}:{ACCOUNT}:cluster:{identifier}"
             made["cluster_resource_id"] = f"cluster-{secrets.token_hex(8).upper()}"
         return made
 

@@ -23,6 +23,8 @@ module "network" {
   cidr             = var.cidr
   route53_endpoint = true
   tags             = var.tags
+
+  more_interface_endpoints = { rds = 2 }
 }
 
 module "endpoint" {
@@ -40,6 +42,7 @@ module "configuration" {
 
   mode              = "aurora"
   cluster           = var.name
+  cluster_id        = module.aurora.cluster.id
   nodes             = module.nodes.nodes
   servers           = module.aurora.servers
   instance_endpoint = module.aurora.instance_endpoint
@@ -51,14 +54,15 @@ module "configuration" {
 module "node_iam" {
   source = "../../modules/iam"
 
-  name               = var.name
-  kind               = "node"
-  members            = { for id, arn in module.nodes.secret_arns : id => { secret_arns = [arn] } }
-  statements         = module.endpoint.statements
-  role_secret_arns   = [module.aurora.application_secret_arn]
-  database_user_arns = module.aurora.database_user_arns
-  log_group_arn      = module.observability.log_group_arn
-  tags               = var.tags
+  name                  = var.name
+  kind                  = "node"
+  members               = { for id, arn in module.nodes.secret_arns : id => { secret_arns = [arn] } }
+  statements            = module.endpoint.statements
+  role_secret_arns      = [module.aurora.application_secret_arn]
+  database_user_arns    = module.aurora.database_user_arns
+  database_cluster_arns = [module.aurora.cluster.arn]
+  log_group_arn         = module.observability.log_group_arn
+  tags                  = var.tags
 }
 
 module "nodes" {

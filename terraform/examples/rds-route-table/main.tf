@@ -22,6 +22,8 @@ module "network" {
   name = var.name
   cidr = var.cidr
   tags = var.tags
+
+  more_interface_endpoints = { rds = 2 }
 }
 
 module "endpoint" {
@@ -40,6 +42,7 @@ module "configuration" {
 
   mode          = "rds"
   cluster       = var.name
+  cluster_id    = module.rds.cluster.id
   nodes         = module.nodes.nodes
   servers       = module.rds.servers
   server_users  = module.rds.server_users
@@ -50,14 +53,15 @@ module "configuration" {
 module "node_iam" {
   source = "../../modules/iam"
 
-  name               = var.name
-  kind               = "node"
-  members            = { for id, arn in module.nodes.secret_arns : id => { secret_arns = [arn] } }
-  statements         = module.endpoint.statements
-  role_secret_arns   = [module.rds.application_secret_arn]
-  database_user_arns = module.rds.database_user_arns
-  log_group_arn      = module.observability.log_group_arn
-  tags               = var.tags
+  name                  = var.name
+  kind                  = "node"
+  members               = { for id, arn in module.nodes.secret_arns : id => { secret_arns = [arn] } }
+  statements            = module.endpoint.statements
+  role_secret_arns      = [module.rds.application_secret_arn]
+  database_user_arns    = module.rds.database_user_arns
+  database_cluster_arns = [module.rds.cluster.arn]
+  log_group_arn         = module.observability.log_group_arn
+  tags                  = var.tags
 }
 
 module "nodes" {

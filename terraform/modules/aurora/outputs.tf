@@ -8,6 +8,11 @@ output "instance_endpoint" {
   value       = replace(values(aws_rds_cluster_instance.this)[0].endpoint, "/^[^.]+/", "?")
 }
 
+output "cluster" {
+  description = "For the modules configuration (id) and iam (arn): the nodes ask RDS which instances it has."
+  value       = { id = module.cluster.id, arn = module.cluster.arn }
+}
+
 output "server_users" {
   description = "For the module configuration: how the nodes log in to the instances."
   value       = module.cluster.server_users

@@ -9,6 +9,7 @@ locals {
     sync_mode         = var.sync_mode
     server_users      = var.server_users
     instance_endpoint = var.instance_endpoint
+    cluster_id        = var.cluster_id
   })
 
   # Roles that no client logs in as: they are the cluster's, or the database's administrator.

@@ -34,6 +34,17 @@ variable "mode" {
   }
 }
 
+variable "cluster_id" {
+  description = "For rds and aurora: the cluster whose instances the nodes ask RDS for; the servers that are given are where they begin."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.mode != "streaming" || var.cluster_id == null
+    error_message = "cluster_id is for the modes rds and aurora."
+  }
+}
+
 variable "instance_endpoint" {
   description = "For aurora: each instance's endpoint with ? for its name: output `instance_endpoint` of the module aurora."
   type        = string

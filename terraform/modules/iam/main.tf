@@ -44,12 +44,21 @@ locals {
     Resource = var.database_user_arns
   }]
 
-  rds = !var.describe_rds ? [] : [{
-    Sid      = "DescribeRds"
-    Effect   = "Allow"
-    Action   = ["rds:DescribeDBClusters", "rds:DescribeDBInstances"]
-    Resource = "*"
-  }]
+  # A question for the instances of a cluster is one about all instances of the account and region.
+  rds = length(var.database_cluster_arns) == 0 ? [] : [
+    {
+      Sid      = "DescribeCluster"
+      Effect   = "Allow"
+      Action   = "rds:DescribeDBClusters"
+      Resource = var.database_cluster_arns
+    },
+    {
+      Sid      = "DescribeInstances"
+      Effect   = "Allow"
+      Action   = "rds:DescribeDBInstances"
+      Resource = distinct([for arn in var.database_cluster_arns : replace(arn, "/:cluster:.*$/", ":db:*")])
+    },
+  ]
 
   # What AmazonSSMManagedInstanceCore has for sessions, without its GetParameter on every parameter of the account.
   session = !var.session_manager ? [] : [{

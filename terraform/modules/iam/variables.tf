@@ -67,10 +67,15 @@ variable "database_user_arns" {
   }
 }
 
-variable "describe_rds" {
-  description = "Whether they may ask RDS which instances a cluster has. AWS limits that to no single cluster where instances are listed."
-  type        = bool
-  default     = false
+variable "database_cluster_arns" {
+  description = "Clusters of RDS or Aurora of which they may ask RDS which instances they have: failover.cluster_id."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for arn in var.database_cluster_arns : can(regex("^arn:[a-z-]+:rds:[a-z0-9-]+:[0-9]{12}:cluster:[^*]+$", arn))])
+    error_message = "Each is the ARN of one cluster, without a wildcard."
+  }
 }
 
 variable "session_manager" {

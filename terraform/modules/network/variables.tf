@@ -59,6 +59,12 @@ variable "interface_endpoints" {
   }
 }
 
+variable "more_interface_endpoints" {
+  description = "Likewise, beside those: { rds = 2 } for nodes that ask RDS which instances a cluster has."
+  type        = map(number)
+  default     = {}
+}
+
 variable "route53_endpoint" {
   description = "Whether Route 53's API, which is in us-east-1, has an endpoint here, in all three zones: the method route53 moves the endpoint by it."
   type        = bool

@@ -2,6 +2,10 @@ output "id" {
   value = aws_rds_cluster.this.id
 }
 
+output "arn" {
+  value = aws_rds_cluster.this.arn
+}
+
 output "engine" {
   value = aws_rds_cluster.this.engine
 }

@@ -3,6 +3,11 @@ output "servers" {
   value       = { for id in [for number in [1, 2, 3] : "${var.name}-instance-${number}"] : id => { host = replace(local.instance_endpoint, "?", id) } }
 }
 
+output "cluster" {
+  description = "For the modules configuration (id) and iam (arn): the nodes ask RDS which instances it has."
+  value       = { id = module.cluster.id, arn = module.cluster.arn }
+}
+
 output "server_users" {
   description = "For the module configuration: how the nodes log in to the instances."
   value       = module.cluster.server_users

@@ -35,12 +35,13 @@ run "before_aurora_nothing_of_a_server_s_host" {
     mode              = "aurora"
     servers           = { shop-a = { host = "shop-a.abc123.eu-central-1.rds.amazonaws.com", zone = "z1" } }
     instance_endpoint = "?.abc123.eu-central-1.rds.amazonaws.com"
+    cluster_id        = "shop"
     administrator     = "postgres"
     server_users      = [{ name = "komainu" }, { name = "app", secret_arn = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:shop/app-x" }]
   }
 
   assert {
-    condition     = alltrue([for text in values(output.nodes) : strcontains(text, "[failover]\nmode = \"aurora\"\n\n[dns]\n") && strcontains(text, "instance_endpoint = \"?.abc123.eu-central-1.rds.amazonaws.com\"")])
+    condition     = alltrue([for text in values(output.nodes) : strcontains(text, "[failover]\nmode = \"aurora\"\ncluster_id = \"shop\"\n\n[dns]\n") && strcontains(text, "instance_endpoint = \"?.abc123.eu-central-1.rds.amazonaws.com\"")])
     error_message = "A node does not know that AWS makes the writer, or where instances are."
   }
   assert {

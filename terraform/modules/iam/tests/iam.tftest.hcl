@@ -73,19 +73,20 @@ run "no_session_manager_if_not_wanted" {
 
 run "passwords_of_roles_are_each_one_secret_or_one_user" {
   variables {
-    role_secret_arns   = ["arn:aws:secretsmanager:eu-central-1:111122223333:secret:shop/app-x"]
-    database_user_arns = ["arn:aws:rds-db:eu-central-1:111122223333:dbuser:cluster-ABCDEFGHIJKL/komainu"]
-    describe_rds       = true
+    role_secret_arns      = ["arn:aws:secretsmanager:eu-central-1:111122223333:secret:shop/app-x"]
+    database_user_arns    = ["arn:aws:rds-db:eu-central-1:111122223333:dbuser:cluster-ABCDEFGHIJKL/komainu"]
+    database_cluster_arns = ["arn:aws:rds:eu-central-1:111122223333:cluster:shop"]
   }
 
   assert {
     condition = alltrue([for policy in aws_iam_role_policy.this : jsonencode({
       for statement in jsondecode(policy.policy).Statement : statement.Sid => { action = flatten([statement.Action]), resource = flatten([statement.Resource]) }
-      if contains(["RoleSecrets", "RoleTokens", "DescribeRds"], statement.Sid)
+      if contains(["RoleSecrets", "RoleTokens", "DescribeCluster", "DescribeInstances"], statement.Sid)
       }) == jsonencode({
-      RoleSecrets = { action = ["secretsmanager:GetSecretValue"], resource = var.role_secret_arns }
-      RoleTokens  = { action = ["rds-db:connect"], resource = var.database_user_arns }
-      DescribeRds = { action = ["rds:DescribeDBClusters", "rds:DescribeDBInstances"], resource = ["*"] }
+      RoleSecrets       = { action = ["secretsmanager:GetSecretValue"], resource = var.role_secret_arns }
+      RoleTokens        = { action = ["rds-db:connect"], resource = var.database_user_arns }
+      DescribeCluster   = { action = ["rds:DescribeDBClusters"], resource = ["arn:aws:rds:eu-central-1:111122223333:cluster:shop"] }
+      DescribeInstances = { action = ["rds:DescribeDBInstances"], resource = ["arn:aws:rds:eu-central-1:111122223333:db:*"] }
     })])
     error_message = "The statements are not those that credentials-aws.md shows."
   }
@@ -99,4 +100,14 @@ run "no_role_is_logged_in_as_by_a_wildcard" {
   }
 
   expect_failures = [var.database_user_arns]
+}
+
+run "no_cluster_is_asked_about_by_a_wildcard" {
+  command = plan
+
+  variables {
+    database_cluster_arns = ["arn:aws:rds:eu-central-1:111122223333:cluster:*"]
+  }
+
+  expect_failures = [var.database_cluster_arns]
 }
