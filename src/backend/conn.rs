@@ -7,6 +7,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -31,6 +32,23 @@ pub struct CancelAddress {
     pub server: ServerIndex,
     pub pid: i32,
     pub key: Bytes,
+    in_doubt: AtomicBool,
+}
+
+impl CancelAddress {
+    pub fn new(server: ServerIndex, pid: i32, key: Bytes) -> Self {
+        CancelAddress { server, pid, key, in_doubt: AtomicBool::new(false) }
+    }
+
+    /// A cancel was sent, or half of it, and nobody knows whether the server is done with it: it may come at any
+    /// time, and hit whatever the connection runs then.
+    pub fn doubt(&self) {
+        self.in_doubt.store(true, Ordering::Release);
+    }
+
+    pub fn is_in_doubt(&self) -> bool {
+        self.in_doubt.load(Ordering::Acquire)
+    }
 }
 
 /// The statements komainu keeps prepared on a connection for its own questions.
@@ -379,7 +397,7 @@ impl From<NewConn> for ServerConn {
             foreign_sequences: false,
             server: new.server,
             epoch: new.epoch,
-            cancel: Arc::new(CancelAddress { server: new.server, pid: new.pid, key: new.key }),
+            cancel: Arc::new(CancelAddress::new(new.server, new.pid, new.key)),
             opened_at_ms: new.now_ms,
             idle_since_ms: new.now_ms,
             doomed: false,

@@ -25,9 +25,6 @@ use crate::wire::sqlstate;
 
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 const CANCEL_REQUEST_CODE: i32 = 80_877_102;
-/// A server signals the backend before it closes, which takes it a moment; one that does not close
-/// is no reason to wait for longer.
-const CANCEL_CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Where a server is and how it wants to be spoken to.
 #[derive(Debug, Clone)]
@@ -195,9 +192,18 @@ async fn negotiate(
     }
 }
 
-/// Asks the server to cancel what the backend `pid` runs. Returns when the server has passed it on;
-/// what came of it, the protocol does not tell.
-pub async fn cancel(target: &ConnectTarget, pid: i32, key: &[u8]) -> Result<(), ConnectError> {
+/// Asks the server, within this time, to cancel what the backend `pid` runs. Returns when the server has passed it
+/// on; what came of it, the protocol does not tell. After an error it may still come to pass.
+pub async fn cancel(
+    target: &ConnectTarget,
+    pid: i32,
+    key: &[u8],
+    within: Duration,
+) -> Result<(), ConnectError> {
+    tokio::time::timeout(within, send_cancel(target, pid, key)).await.unwrap_or(Err(ConnectError::Timeout))
+}
+
+async fn send_cancel(target: &ConnectTarget, pid: i32, key: &[u8]) -> Result<(), ConnectError> {
     let mut stream = match target.tls.mode() {
         SslMode::Disable | SslMode::Allow => open(target, Encryption::Plain).await?,
         SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => open(target, Encryption::Tls).await?,
@@ -212,16 +218,11 @@ pub async fn cancel(target: &ConnectTarget, pid: i32, key: &[u8]) -> Result<(), 
     request.put_i32(CANCEL_REQUEST_CODE);
     request.put_i32(pid);
     request.put_slice(key);
-    let exchange = async {
-        stream.write_all(&request).await?;
-        stream.flush().await?;
-        // The end, or a reset: either way the server is done with it.
-        stream.read(&mut [0]).await.or(Ok(0))
-    };
-    match tokio::time::timeout(CANCEL_CLOSE_DEADLINE, exchange).await {
-        Ok(outcome) => outcome.map(drop).map_err(ConnectError::Lost),
-        Err(_) => Err(ConnectError::Timeout),
-    }
+    stream.write_all(&request).await.map_err(ConnectError::Lost)?;
+    stream.flush().await.map_err(ConnectError::Lost)?;
+    // A server signals the backend before it closes. The end, or a reset: either way it is done with it.
+    let _ = stream.read(&mut [0]).await;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -316,8 +316,11 @@ pub async fn cancel_here(gateway: &Gateway, pid: i32, key: &[u8]) -> Option<Canc
         return Some(CancelResult::Sent);
     }
     let Some(under_way) = slot.begin_cancel() else { return Some(CancelResult::Idle) };
-    let sent = gateway.cancel_on_server(&under_way.address).await;
-    Some(if sent { CancelResult::Sent } else { CancelResult::Failed })
+    if !gateway.cancel_on_server(&under_way.address).await {
+        return Some(CancelResult::Failed);
+    }
+    under_way.taken();
+    Some(CancelResult::Sent)
 }
 
 impl Door {

@@ -2,7 +2,8 @@
 //!
 //! Owns the map from the keys we gave out to what their sessions run now. Invariant: between the moment a
 //! cancel was started for a server connection and the moment the server has taken it, that connection is
-//! not lent to anybody else; so a late cancel never hits another client's statement.
+//! not lent to anybody else, and never again if that is not known; so a late cancel never hits another client's
+//! statement.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -106,13 +107,13 @@ impl CancelSlot {
     /// Gives a connection back, once no cancel can hit it any more.
     pub fn release(self: &Arc<Self>, pool: &Arc<Pool>, conn: Box<ServerConn>) {
         if self.lease_ended() {
-            pool.release(conn);
+            give_back(pool, conn);
             return;
         }
         let (slot, pool) = (self.clone(), pool.clone());
         tokio::spawn(async move {
             slot.no_cancel_under_way().await;
-            pool.release(conn);
+            give_back(&pool, conn);
         });
     }
 
@@ -131,19 +132,36 @@ impl CancelSlot {
         let mut state = self.state();
         let address = state.running.clone()?;
         state.under_way += 1;
-        Some(CancelUnderWay { slot: self.clone(), address })
+        Some(CancelUnderWay { slot: self.clone(), address, taken: false })
     }
 }
 
-/// A cancel on its way to the server; dropped when the server has taken it.
+fn give_back(pool: &Arc<Pool>, mut conn: Box<ServerConn>) {
+    conn.doomed |= conn.cancel.is_in_doubt();
+    pool.release(conn);
+}
+
+/// A cancel on its way to the server. Dropped before the server is known to have taken it, it ends the
+/// connection's use.
 #[derive(Debug)]
 pub struct CancelUnderWay {
     slot: Arc<CancelSlot>,
     pub address: Arc<CancelAddress>,
+    taken: bool,
+}
+
+impl CancelUnderWay {
+    /// The server has taken it.
+    pub fn taken(mut self) {
+        self.taken = true;
+    }
 }
 
 impl Drop for CancelUnderWay {
     fn drop(&mut self) {
+        if !self.taken {
+            self.address.doubt();
+        }
         self.slot.state().under_way -= 1;
         self.slot.settled.notify_waiters();
     }
@@ -192,7 +210,7 @@ mod tests {
     use crate::topology::ServerIndex;
 
     fn address() -> Arc<CancelAddress> {
-        Arc::new(CancelAddress { server: ServerIndex(0), pid: 1, key: Bytes::from_static(b"k") })
+        Arc::new(CancelAddress::new(ServerIndex(0), 1, Bytes::from_static(b"k")))
     }
 
     #[test]
@@ -217,11 +235,14 @@ mod tests {
         slot.wait_ended();
         assert!(!slot.refuse_waiting() && !slot.is_refused());
         slot.lease_began(&address());
-        let under_way = slot.begin_cancel();
-        assert!(under_way.is_some());
+        let under_way = slot.begin_cancel().unwrap();
+        let address = under_way.address.clone();
         assert!(!slot.lease_ended(), "the connection waits for the cancel");
-        drop(under_way);
-        assert!(slot.lease_ended());
+        under_way.taken();
+        assert!(slot.lease_ended() && !address.is_in_doubt());
+        slot.lease_began(&address);
+        drop(slot.begin_cancel());
+        assert!(slot.lease_ended() && address.is_in_doubt(), "nobody knows whether it was taken");
         assert!(slot.begin_cancel().is_none());
     }
 }

@@ -23,6 +23,8 @@ use crate::wire::message::{self, TransactionStatus};
 
 /// How long a statement outside a transaction may run on after its client has left.
 const FINISH_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a server may take to take a cancel. Locks are held meanwhile, so this is no time for patience.
+const CANCEL_DEADLINE: Duration = Duration::from_secs(5);
 /// How long ROLLBACK, or the end of a cancelled statement, may take.
 const ROLLBACK_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -85,8 +87,7 @@ async fn clean_up(mut lease: Lease, may_end: bool, slot: Arc<CancelSlot>) {
     let in_transaction = lease.conn.status != TransactionStatus::Idle;
     if in_transaction && !may_end && !lease.conn.expected.is_empty() {
         // It will be rolled back anyway; waiting for its end would only hold its locks.
-        let address = lease.conn.cancel.clone();
-        let _ = connect::cancel(lease.pool.target(), address.pid, &address.key).await;
+        cancel(&lease).await;
     }
     let deadline = if in_transaction && !may_end { ROLLBACK_DEADLINE } else { FINISH_DEADLINE };
     let mut finished = drained(&mut lease, deadline).await;
@@ -95,11 +96,17 @@ async fn clean_up(mut lease: Lease, may_end: bool, slot: Arc<CancelSlot>) {
         finished = drained(&mut lease, ROLLBACK_DEADLINE).await;
     }
     if !finished {
-        let address = lease.conn.cancel.clone();
-        let _ = connect::cancel(lease.pool.target(), address.pid, &address.key).await;
+        cancel(&lease).await;
         lease.conn.doomed = true;
     }
     slot.release(&lease.pool, lease.conn);
+}
+
+async fn cancel(lease: &Lease) {
+    let address = &lease.conn.cancel;
+    if connect::cancel(lease.pool.target(), address.pid, &address.key, CANCEL_DEADLINE).await.is_err() {
+        address.doubt();
+    }
 }
 
 async fn drained(lease: &mut Lease, deadline: Duration) -> bool {

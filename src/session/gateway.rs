@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use tokio::sync::watch;
@@ -166,12 +167,13 @@ impl Gateway {
         self.view.borrow().no_primary.map_or("no primary is known", |reason| reason.sentence())
     }
 
-    /// Asks a server to end what a connection runs. Returns once the server has taken it.
+    /// Asks a server to end what a connection runs. Returns once the server has taken it, or does not in time.
     pub async fn cancel_on_server(&self, address: &CancelAddress) -> bool {
         let topology = self.topology.borrow().clone();
         let Some(server) = topology.server(address.server) else { return false };
         let target = self.pools.target(server);
-        connect::cancel(&target, address.pid, &address.key).await.is_ok()
+        let within = Duration::from_millis(self.settled().config.pool.connect_timeout_ms);
+        connect::cancel(&target, address.pid, &address.key, within).await.is_ok()
     }
 
     /// Brings the databases' catalogs up to date; called by a coarse tick.

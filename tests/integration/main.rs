@@ -28,6 +28,7 @@ mod failover;
 mod fake_server;
 mod fence_host;
 mod five_nodes;
+mod hanging_postmaster;
 mod holding;
 mod hooks;
 mod hostile_messages;

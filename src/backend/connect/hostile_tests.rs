@@ -692,13 +692,17 @@ async fn a_cancel_request_waits_for_the_server_to_have_it() {
         closed.set(true);
     };
     let ask = async {
-        cancel(&target, 7, b"key").await.unwrap();
+        cancel(&target, 7, b"key", DEADLINE).await.unwrap();
         assert!(closed.get(), "did not wait");
     };
     tokio::join!(serve, ask);
 
-    // And not for ever.
-    let (held, outcome) = tokio::join!(ssl_request(&listener, b"N"), cancel(&target, 7, b"key"));
+    // And not for ever: neither for the end, nor for a word about TLS.
+    let within = Duration::from_millis(300);
+    let (held, outcome) = tokio::join!(ssl_request(&listener, b"N"), cancel(&target, 7, b"key", within));
+    assert!(matches!(outcome, Err(ConnectError::Timeout)));
+    drop(held);
+    let (held, outcome) = tokio::join!(listener.accept(), cancel(&target, 7, b"key", within));
     assert!(matches!(outcome, Err(ConnectError::Timeout)));
     drop(held);
 }

@@ -25,6 +25,8 @@ CREATE ROLE proven LOGIN PASSWORD 'correct horse';
 SET password_encryption = 'md5';
 CREATE ROLE hashed LOGIN PASSWORD 'correct horse';";
 
+const WITHIN: Duration = Duration::from_secs(20);
+
 struct Certificates {
     ca: String,
     certificate: String,
@@ -231,10 +233,10 @@ async fn cancelling(bench: &Bench) {
         let stop = async {
             let mut wrong = key.to_vec();
             wrong[0] ^= 1;
-            cancel(&target, pid, &wrong).await.unwrap();
+            cancel(&target, pid, &wrong, WITHIN).await.unwrap();
             // The statement may not have begun yet: until it did, a cancel does nothing.
             loop {
-                cancel(&target, pid, &key).await.unwrap();
+                cancel(&target, pid, &key, WITHIN).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
