@@ -32,6 +32,8 @@ pub enum HandshakeError {
     NoAlpn,
     #[error("{0} was sent more than once, or within an encrypted connection")]
     RepeatedRequest(&'static str),
+    #[error("sorry, too many clients already")]
+    TooManyClients,
     #[error("connection without TLS refused")]
     TlsRequired,
     #[error("expected {expected} response, got message type {found}")]
@@ -123,6 +125,9 @@ impl HandshakeError {
             | Self::MalformedResponse(_)
             | Self::Mechanism => (sqlstate::PROTOCOL_VIOLATION, None),
             Self::Scram(error) => (scram_state(error), None),
+            Self::TooManyClients => {
+                (sqlstate::TOO_MANY_CONNECTIONS, Some("limits.max_client_connections is the limit"))
+            }
             Self::TlsRequired => (sqlstate::INVALID_AUTHORIZATION, Some("Connect with sslmode=require.")),
             Self::PasswordWithoutTls => {
                 (sqlstate::INVALID_AUTHORIZATION, Some("Connect with sslmode=require."))

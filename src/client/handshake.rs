@@ -82,11 +82,16 @@ impl Authenticated {
 }
 
 /// Leads a new connection through its handshake, within `startup_timeout`. When it fails the client has been told
-/// what it may know, and the log why. Not cancel safe: dropping it drops the connection.
-pub async fn handshake(stream: Stream, context: &HandshakeContext) -> Result<Outcome, HandshakeError> {
+/// what it may know, and the log why. `has_room` is asked for one that wants to log in, not for one that cancels.
+/// Not cancel safe: dropping it drops the connection.
+pub async fn handshake(
+    stream: Stream,
+    context: &HandshakeContext,
+    has_room: impl FnOnce() -> bool,
+) -> Result<Outcome, HandshakeError> {
     let link = Link::new(stream, context.startup_timeout);
     let address = link.address();
-    let result = run(link, context).await;
+    let result = run(link, context, has_room).await;
     if let Err(error) = &result {
         let address = address.map_or("[local]".to_owned(), |address| address.to_string());
         // Names come from the client, who is not to begin a line of our log.
@@ -115,7 +120,11 @@ enum Next {
     Login(Startup),
 }
 
-async fn run(mut link: Link, context: &HandshakeContext) -> Result<Outcome, HandshakeError> {
+async fn run(
+    mut link: Link,
+    context: &HandshakeContext,
+    has_room: impl FnOnce() -> bool,
+) -> Result<Outcome, HandshakeError> {
     let mut requests = Requests::default();
     if let Some(config) = offered_tls(&link, context)
         && link.begins_with_tls().await?
@@ -137,6 +146,10 @@ async fn run(mut link: Link, context: &HandshakeContext) -> Result<Outcome, Hand
             Ok(Next::Login(startup)) => startup,
             Err(error) => return refused(link, error).await,
         };
+        // Said behind TLS if it is to be TLS: before that a client shows nothing (CVE-2024-10977).
+        if !has_room() {
+            return refused(link, HandshakeError::TooManyClients).await;
+        }
         // A lookup and the rounds of a password count too, not only what the client takes.
         let login = timeout_at(link.deadline(), log_in(&mut link, &startup, context)).await;
         return match login.unwrap_or(Err(HandshakeError::Timeout)) {

@@ -1,7 +1,7 @@
 //! Where clients arrive: sockets, their limits, and a task for each.
 //!
-//! Invariant: `max_client_connections` counts everybody from the accept to the end of the session, and
-//! whoever is over it is told so.
+//! Invariant: `max_client_connections` counts everybody from the startup packet to the end of the session, and
+//! whoever is over it is told so. Who cancels is not counted: it must be possible when all places are taken.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
@@ -60,10 +59,35 @@ struct Door {
 /// One place under `max_client_connections`.
 struct Place(Arc<Door>);
 
+impl Place {
+    /// None: all are taken.
+    fn take(door: &Arc<Door>) -> Option<Self> {
+        let max = door.gateway.settled().config.limits.max_client_connections;
+        let one_more = |present| (present < max).then_some(present + 1);
+        door.present.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
+        Some(Place(door.clone()))
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.present.fetch_sub(1, Ordering::AcqRel);
-        self.0.gateway.counters.client_gone();
+    }
+}
+
+/// A connection as the metrics count it: all of them, from the accept to the end.
+struct Counted(Arc<Gateway>);
+
+impl Counted {
+    fn new(gateway: &Arc<Gateway>) -> Self {
+        gateway.counters.client_connected();
+        Counted(gateway.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.counters.client_gone();
     }
 }
 
@@ -177,19 +201,8 @@ async fn accept_failed(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-async fn receive(mut stream: Stream, address: Option<SocketAddr>, door: Arc<Door>) {
-    door.gateway.counters.client_connected();
-    let present = door.present.fetch_add(1, Ordering::AcqRel);
-    let place = Place(door.clone());
-    let max = door.gateway.settled().config.limits.max_client_connections;
-    if present >= max {
-        door.gateway.counters.login_failed(LoginFailure::TooManyConnections);
-        let mut out = BytesMut::new();
-        Report::fatal(sqlstate::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
-            .hint("limits.max_client_connections is the limit")
-            .encode(&mut out);
-        return Box::pin(send_last(&mut stream, &out)).await;
-    }
+async fn receive(stream: Stream, address: Option<SocketAddr>, door: Arc<Door>) {
+    let counted = Counted::new(&door.gateway);
     let guard = match address {
         Some(address) => match door.unauthenticated.admit(address.ip()) {
             Some(guard) => Some(guard),
@@ -203,7 +216,12 @@ async fn receive(mut stream: Stream, address: Option<SocketAddr>, door: Arc<Door
     let peer = address.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
     // What is large and short-lived is boxed here and below: it is gone when the session begins.
     let context = door.access.context();
-    let outcome = Box::pin(handshake(stream, &context)).await;
+    let mut place = None;
+    let outcome = Box::pin(handshake(stream, &context, || {
+        place = Place::take(&door);
+        place.is_some()
+    }))
+    .await;
     drop(context);
     drop(guard);
     match outcome {
@@ -212,7 +230,7 @@ async fn receive(mut stream: Stream, address: Option<SocketAddr>, door: Arc<Door
             let Some(session) = Box::pin(admit(&door, authenticated, peer)).await else { return };
             drop(door);
             session.run().await;
-            drop(place);
+            drop((place, counted));
         }
         Err(error) => {
             if let HandshakeError::Password { user, .. } = &error {
@@ -237,6 +255,7 @@ fn failure(error: &HandshakeError) -> Option<LoginFailure> {
             Some(sqlstate::INVALID_PASSWORD) => LoginFailure::Password,
             Some(sqlstate::INVALID_AUTHORIZATION) => LoginFailure::Hba,
             Some(sqlstate::CONNECTION_FAILURE) => LoginFailure::Server,
+            Some(sqlstate::TOO_MANY_CONNECTIONS) => LoginFailure::TooManyConnections,
             _ => LoginFailure::Protocol,
         },
     })
@@ -355,6 +374,7 @@ mod tests {
             (HandshakeError::TlsRequired, Some(LoginFailure::TlsRequired)),
             (HandshakeError::MayNotLogIn { user: "u".into() }, Some(LoginFailure::Hba)),
             (HandshakeError::Mechanism, Some(LoginFailure::Protocol)),
+            (HandshakeError::TooManyClients, Some(LoginFailure::TooManyConnections)),
         ];
         for (error, expected) in cases {
             assert_eq!(failure(&error), expected, "{error}");

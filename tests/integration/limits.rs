@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::support::{APP_PASSWORD, APP_USER, Cluster, Komainu, PATIENCE, Wire, eventually, psql};
+use super::support::{
+    APP_PASSWORD, APP_USER, Certificates, Cluster, Komainu, Message, PATIENCE, Wire, eventually, psql,
+};
 use komainu::sandbox::ReservedPort;
 
 #[test]
@@ -12,6 +14,7 @@ fn one_client_too_many_is_told_so_and_the_next_gets_in() {
     let mut clients: Vec<Wire> = (0..5).map(|_| komainu.login("postgres")).collect();
     for _ in 0..3 {
         let mut wire = komainu.wire();
+        wire.startup(&[("user", APP_USER), ("database", "postgres")]);
         let said = wire.expect_end();
         let states: Vec<_> = said.iter().map(|message| (message.field('S'), message.sqlstate())).collect();
         assert_eq!(states, [("FATAL".to_owned(), "53300".to_owned())]);
@@ -23,6 +26,40 @@ fn one_client_too_many_is_told_so_and_the_next_gets_in() {
         wire.startup(&[("user", APP_USER), ("database", "postgres")]);
         matches!(wire.try_message(Duration::from_secs(5)), Ok(Some(message)) if message.tag == 'R')
     });
+}
+
+#[test]
+fn when_all_places_are_taken_one_can_still_cancel_and_is_told_so_over_tls() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let builder = Komainu::builder(cluster);
+    let certificates = Certificates::create(builder.directory());
+    let (certificate, key) = certificates.server("gate");
+    let komainu = builder
+        .config("limits.max_client_connections = 2")
+        .config(&format!("[client_tls]\nmode = \"allow\"\ncert_file = {certificate:?}\nkey_file = {key:?}\n"))
+        .start();
+    let (mut first, mut second) = (komainu.login(&database), komainu.login(&database));
+    let mut third = Wire::tls(komainu.port(), certificates.authority_pem());
+    third.startup(&[("user", APP_USER), ("database", &database)]);
+    let said = third.expect_end();
+    assert_eq!(said.iter().map(Message::sqlstate).collect::<Vec<_>>(), ["53300"]);
+    assert_eq!(said[0].text(), "sorry, too many clients already");
+    assert!(said[0].field('H').contains("limits.max_client_connections"), "{said:?}");
+    first.encode(|buffer| postgres_protocol::message::frontend::query("SELECT pg_sleep(60)", buffer));
+    let asleep = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND wait_event = 'PgSleep'"
+    );
+    let asleep =
+        || cluster.servers().all().iter().any(|server| server.psql("postgres", &asleep).unwrap() != "0");
+    eventually(PATIENCE, "the statement runs", asleep);
+    let mut cancel = komainu.wire();
+    let body =
+        [&80_877_102_u32.to_be_bytes()[..], &first.process_id.to_be_bytes(), &first.secret_key].concat();
+    cancel.send(&[&(body.len() as u32 + 4).to_be_bytes()[..], &body].concat());
+    assert_eq!(cancel.expect_end(), [], "a cancel request is not answered");
+    assert!(first.until('Z').iter().any(|message| message.sqlstate() == "57014"));
+    assert_eq!(second.query_value("SELECT 42"), "42");
 }
 
 #[test]

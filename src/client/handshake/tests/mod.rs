@@ -66,13 +66,13 @@ async fn connect(context: HandshakeContext) -> (TcpStream, Running) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (server, _) = listener.accept().await.unwrap();
-    let running = tokio::spawn(async move { handshake(Stream::Tcp(server), &context).await });
+    let running = tokio::spawn(async move { handshake(Stream::Tcp(server), &context, || true).await });
     (client, running)
 }
 
 fn connect_locally(context: HandshakeContext) -> (UnixStream, Running) {
     let (client, server) = UnixStream::pair().unwrap();
-    let running = tokio::spawn(async move { handshake(Stream::Unix(server), &context).await });
+    let running = tokio::spawn(async move { handshake(Stream::Unix(server), &context, || true).await });
     (client, running)
 }
 

@@ -146,7 +146,7 @@ async fn psql_logs_in_with_channel_binding() {
         .output();
     let serve = async {
         let (server, _) = listener.accept().await.unwrap();
-        let Ok(Outcome::Client(mut client)) = handshake(Stream::Tcp(server), &context).await else {
+        let Ok(Outcome::Client(mut client)) = handshake(Stream::Tcp(server), &context, || true).await else {
             panic!("psql is refused")
         };
         client.pending.extend_from_slice(b"Z\0\0\0\x05I");
