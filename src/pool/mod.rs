@@ -13,7 +13,7 @@ pub use waiter::Waiter;
 use std::sync::Arc;
 
 pub use gate::ServerGate;
-pub use pool::{Acquire, Pool, PoolCounts};
+pub use pool::{Acquire, Pool, PoolCounts, Told};
 pub use pools::{Pools, limits_for};
 
 use crate::backend::connect::ConnectError;

@@ -27,6 +27,9 @@ use crate::topology::Epoch;
 /// What every new connection is told, so that two of them are alike whoever caused them.
 const STARTUP_PARAMETERS: [(&str, &str); 2] = [("application_name", "komainu"), ("client_encoding", "UTF8")];
 
+/// An application with its drivers has a few; more are asked about each time.
+const KINDS_OF_CLIENTS: usize = 8;
+
 type PooledConn = Box<ServerConn>;
 
 #[derive(Debug)]
@@ -51,9 +54,18 @@ pub struct Greeting {
     pub reported: Arc<Reported>,
     /// When a server last confirmed that the role may log in.
     pub confirmed_at_ms: u64,
-    /// Settings of the last client, and what it was told: most clients of a pool are alike, and then they
-    /// share both.
-    pub last: Option<(Arc<Settings>, Arc<Reported>)>,
+    /// What the last few kinds of clients were told, newest first: most clients of a pool are alike, and then they
+    /// share their settings, too.
+    pub told: Vec<Told>,
+}
+
+/// What clients that ask for these settings are told.
+#[derive(Debug, Clone)]
+pub struct Told {
+    pub settings: Arc<Settings>,
+    pub believed: Arc<Reported>,
+    /// Then a server is to be asked again whether it takes them.
+    pub good_until_ms: u64,
 }
 
 #[derive(Debug)]
@@ -152,17 +164,14 @@ impl Pool {
         self.inner().greeting.clone()
     }
 
-    /// That a client with these settings was told this, on the ground of `reported`.
-    pub fn remember_greeted(
-        &self,
-        reported: &Arc<Reported>,
-        settings: &Arc<Settings>,
-        believed: &Arc<Reported>,
-    ) {
+    /// What clients are told on the ground of `reported`.
+    pub fn remember_told(&self, reported: &Arc<Reported>, told: Told) {
         if let Some(greeting) = &mut self.inner().greeting
             && Arc::ptr_eq(&greeting.reported, reported)
         {
-            greeting.last = Some((settings.clone(), believed.clone()));
+            greeting.told.retain(|present| present.settings != told.settings);
+            greeting.told.truncate(KINDS_OF_CLIENTS - 1);
+            greeting.told.insert(0, told);
         }
     }
 
@@ -282,7 +291,6 @@ impl Pool {
 
     /// Notices idle connections the server has closed, so that the counts are true.
     fn drop_dead_idle(&self) {
-        let mut looked_at = Vec::new();
         // One at a time: the lock is not held while a connection is looked at.
         let count = self.inner().book.idle_count();
         for _ in 0..count {
@@ -375,7 +383,9 @@ impl Pool {
             inner.permits.push(permit);
             inner.failures = 0;
             let reported = conn.reported.clone();
-            inner.greeting = Some(Greeting { reported, confirmed_at_ms: now_ms(), last: None });
+            let alike = inner.greeting.take().filter(|past| past.reported.hash() == reported.hash());
+            let told = alike.map(|past| past.told).unwrap_or_default();
+            inner.greeting = Some(Greeting { reported, confirmed_at_ms: now_ms(), told });
         }
         tracing::debug!(server = %self.target.host, port = self.target.port, database = %self.key.database,
             user = %self.key.user, pid = conn.cancel.pid, "server connection opened");

@@ -24,7 +24,7 @@ use crate::backend::expect::Question;
 use crate::clock::now_ms;
 use crate::config::{Config, PoolMode};
 use crate::net::Stream;
-use crate::pool::{AcquireError, Pool, PoolKey, limits_for};
+use crate::pool::{AcquireError, Pool, PoolKey, Told, limits_for};
 use crate::telemetry::span;
 use crate::wire::message::{self, Report, TransactionStatus};
 use crate::wire::sqlstate::{self, SqlState};
@@ -163,27 +163,36 @@ async fn confirmed(
         if let Some(greeting) = pool.greeting()
             && now_ms() < greeting.confirmed_at_ms + LOGIN_BELIEVED_MS
         {
-            if let Some((last, believed)) = greeting.last
-                && last == settings
-            {
-                return Ok((last, believed));
+            let known = |told: &&Told| told.settings == settings && now_ms() < told.good_until_ms;
+            if let Some(told) = greeting.told.iter().find(known) {
+                return Ok((told.settings.clone(), told.believed.clone()));
             }
             if let Some(believed) = plainly(&greeting.reported, &settings) {
-                pool.remember_greeted(&greeting.reported, &settings, &believed);
+                let (settings, believed) = (settings.clone(), believed.clone());
+                let told =
+                    Told { settings: settings.clone(), believed: believed.clone(), good_until_ms: u64::MAX };
+                pool.remember_told(&greeting.reported, told);
                 return Ok((settings, believed));
             }
         }
         let acquired = match pool.try_acquire(&settings) {
             Some(conn) => Ok(conn),
             None => {
-                timeout(acquire_timeout, pool.wait().served()).await.map_err(|_| too_late(acquire_timeout))?
+                let served = timeout(acquire_timeout, pool.wait().served()).await;
+                served.map_err(|_| none_became_free(&pool, acquire_timeout))?
             }
         };
         match acquired {
-            Ok(conn) => match ask(&pool, conn, &settings, acquire_timeout).await? {
-                Some(believed) => return Ok((settings, believed)),
-                None => continue,
-            },
+            Ok(conn) => {
+                let reported = pool.greeting().map(|greeting| greeting.reported);
+                let Some(believed) = ask(&pool, conn, &settings, acquire_timeout).await? else { continue };
+                if let Some(reported) = reported {
+                    let good_until_ms = now_ms() + LOGIN_BELIEVED_MS;
+                    let (settings, believed) = (settings.clone(), believed.clone());
+                    pool.remember_told(&reported, Told { settings, believed, good_until_ms });
+                }
+                return Ok((settings, believed));
+            }
             Err(AcquireError::Retired) => {}
             Err(AcquireError::Connect(error)) => {
                 gateway.looks.all();
@@ -203,10 +212,24 @@ async fn confirmed(
 
 fn too_late(within: Duration) -> LoginError {
     let message = format!(
-        "no server could take the login within {} ms: the primary does not answer, or has no connection free",
+        "no server could take the login within {} ms: the primary does not answer",
         within.as_millis()
     );
     LoginError::new(sqlstate::CANNOT_CONNECT_NOW, message)
+}
+
+fn none_became_free(pool: &Pool, within: Duration) -> LoginError {
+    let counts = pool.counts();
+    if counts.open > 0 && counts.open == counts.opening {
+        return too_late(within);
+    }
+    let message = format!(
+        "no server connection became free for the login within {} ms: {} are open for this user and database; \
+         raise pool.size or pool.acquire_timeout_ms, or look for transactions left open",
+        within.as_millis(),
+        counts.open
+    );
+    LoginError::new(sqlstate::TOO_MANY_CONNECTIONS, message)
 }
 
 async fn wait_for_primary(gateway: &Gateway) {

@@ -35,6 +35,7 @@ mod hostile_messages;
 mod hostile_startup;
 mod limits;
 mod log_shipping;
+mod logins;
 mod looking_in;
 mod lost_servers;
 mod members;
