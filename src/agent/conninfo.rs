@@ -109,8 +109,13 @@ mod tests {
 
     #[test]
     fn values_are_quoted_and_files_named_only_if_there() {
-        let tls =
-            config::ServerTls { mode: SslMode::VerifyFull, ca_file: None, cert_file: None, key_file: None };
+        let tls = config::ServerTls {
+            mode: SslMode::VerifyFull,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            allow_md5: false,
+        };
         let access = Access {
             server: "pg1".to_owned(),
             tls,

@@ -129,7 +129,7 @@ async fn connect_with(
     let startup = login::startup_message(login, startup_parameters)?;
     let attempt = async |encryption| {
         let stream = open(target, encryption).await?;
-        login::log_in(stream, login, &startup).await
+        login::log_in(stream, login, &startup, &target.tls).await
     };
     let (first, second) = match target.tls.mode() {
         SslMode::Disable => return attempt(Encryption::Plain).await,

@@ -65,8 +65,16 @@ pub enum ProtocolFault {
 pub enum AuthenticationFault {
     #[error("it asks for {0}, and there is no password to answer with")]
     NoPassword(&'static str),
-    #[error("it asks for a password in clear over a connection without TLS")]
+    #[error(
+        "it asks for a password in clear, which only a server that is verified gets: set server_tls.mode to \"verify-full\", \
+         or have it ask for scram-sha-256"
+    )]
     ClearTextRefused,
+    #[error(
+        "it asks for an MD5 proof, by which the password can be guessed: give the role a SCRAM verifier, or set \
+         server_tls.mode to \"verify-full\", or server_tls.allow_md5 = true"
+    )]
+    Md5Refused,
     #[error("it asks for authentication method {0}, which is not supported")]
     UnsupportedMethod(i32),
     #[error("it offers none of the SASL mechanisms that can be used here")]

@@ -2,8 +2,9 @@
 //!
 //! Owns authentication towards a server, which is not trusted: it may lie about lengths, send without
 //! end, ask for weaker proofs or for endless work. Never writes to a log.
-//! Invariant: memory, time on the CPU and the number of messages read are bounded whatever comes, and
-//! a password leaves us only hashed, or inside TLS, or over a Unix socket.
+//! Invariant: memory, time on the CPU and the number of messages read are bounded whatever comes. A password
+//! leaves us only to a server that was verified; any other gets SCRAM, which shows it nothing to guess by, or
+//! an MD5 proof where the configuration allows it.
 
 use std::io;
 
@@ -17,6 +18,7 @@ use super::connect::{Connected, Credential, Login};
 use super::connect_error::{AuthenticationFault, ConnectError, ProtocolFault, Refusal};
 use crate::net::Stream;
 use crate::net::channel_binding::tls_server_end_point;
+use crate::net::tls::ServerTlsContext;
 use crate::wire::frame::{self, HEADER_LEN, split_cstr};
 use crate::wire::md5;
 use crate::wire::message;
@@ -61,9 +63,18 @@ pub(super) fn startup_message(login: &Login, parameters: &[(&str, &str)]) -> Res
 }
 
 /// Sends `startup`, authenticates, and reads up to ReadyForQuery.
-pub(super) async fn log_in(stream: Stream, login: &Login, startup: &[u8]) -> Result<Connected, ConnectError> {
+pub(super) async fn log_in(
+    stream: Stream,
+    login: &Login,
+    startup: &[u8],
+    tls: &ServerTlsContext,
+) -> Result<Connected, ConnectError> {
     let incoming = BytesMut::with_capacity(READ_BYTES);
-    let mut conversation = Conversation { stream, incoming, login, messages: 0, bytes: 0 };
+    // Whoever can listen on a Unix socket of ours needs no password of ours.
+    let is_verified = stream.is_unix() || stream.is_tls() && tls.verifies();
+    let may_see_md5 = is_verified || tls.allows_md5();
+    let mut conversation =
+        Conversation { stream, incoming, login, is_verified, may_see_md5, messages: 0, bytes: 0 };
     conversation.send(startup).await?;
     let scram_keys = conversation.authenticate().await?;
     let mut session = Session::default();
@@ -138,6 +149,8 @@ struct Conversation<'a> {
     stream: Stream,
     incoming: BytesMut,
     login: &'a Login,
+    is_verified: bool,
+    may_see_md5: bool,
     messages: usize,
     bytes: usize,
 }
@@ -200,7 +213,7 @@ impl Conversation<'_> {
         match self.receive_request().await? {
             (OK, _) => return Ok(None),
             (CLEAR_TEXT, _) => {
-                if !self.stream.is_tls() && (is_token || !self.stream.is_unix()) {
+                if !self.is_verified || is_token && self.stream.is_unix() {
                     return Err(AuthenticationFault::ClearTextRefused.into());
                 }
                 let password = self.password("a password")?.to_owned();
@@ -210,7 +223,11 @@ impl Conversation<'_> {
             (MD5, salt) => {
                 let salt = salt.as_ref().try_into().map_err(|_| ProtocolFault::Malformed('R'))?;
                 let stored = match &self.login.credential {
+                    // Good for nothing else.
                     Credential::Md5(stored) => stored.expose().to_owned(),
+                    Credential::Password(_) if !self.may_see_md5 => {
+                        return Err(AuthenticationFault::Md5Refused.into());
+                    }
                     _ => md5::stored(&self.login.user, self.password("an MD5 hash")?.as_bytes()),
                 };
                 self.send_password(md5::answer(&stored, salt).as_bytes()).await?;

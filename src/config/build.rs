@@ -152,6 +152,7 @@ fn server_tls(table: &Table, directory: &Path) -> ServerTls {
         ca_file: path(table, "ca_file", directory),
         cert_file: path(table, "cert_file", directory),
         key_file: path(table, "key_file", directory),
+        allow_md5: table.bool("allow_md5"),
     }
 }
 

@@ -29,7 +29,7 @@ const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
     max_message_bytes = 99999\nmax_inspected_statement_bytes = 9999\n\
     max_prepared_statements_per_session = 9\nmax_prepared_bytes_per_session = 9999\n\
     [client_tls]\nmode = 'allow'\ncert_file = 'c'\nkey_file = 'k'\nclient_ca_file = 'a'\n\
-    [server_tls]\nmode = 'verify-ca'\nca_file = 'a'\ncert_file = 'c'\nkey_file = 'k'\n\
+    [server_tls]\nmode = 'verify-ca'\nca_file = 'a'\ncert_file = 'c'\nkey_file = 'k'\nallow_md5 = true\n\
     [auth]\nhba_file = 'h'\nuser_file = 'u'\n\
     [auth.query]\nuser = 'r'\ndatabase = 'd'\nquery = 'select $1'\ncache_ms = 9\n\
     [pool]\nmode = 'session'\nsize = 9\nmin = 8\nreserve = 1\nreserve_after_ms = 8\n\

@@ -218,6 +218,7 @@ pub struct ServerTls {
     pub ca_file: Option<PathBuf>,
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
+    pub allow_md5: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -191,7 +191,7 @@ compare!(limits, Limits, "limits", [
     max_prepared_statements_per_session, max_prepared_bytes_per_session
 ], not keys: []);
 compare!(client_tls, ClientTls, "client_tls", [mode, cert_file, key_file, client_ca_file], not keys: []);
-compare!(server_tls, ServerTls, "server_tls", [mode, ca_file, cert_file, key_file], not keys: []);
+compare!(server_tls, ServerTls, "server_tls", [mode, ca_file, cert_file, key_file, allow_md5], not keys: []);
 compare!(auth_files, Auth, "auth", [hba_file, user_file], not keys: [query]);
 compare!(auth_query, AuthQuery, "auth.query", [user, database, query, cache_ms], not keys: []);
 compare!(pool_limits, PoolLimits, "pool", [mode, size, min, reserve, reserve_after_ms], not keys: []);

@@ -61,8 +61,8 @@ pub fn differences(local: &Config, shared: &Config) -> Vec<String> {
 }
 
 fn server_tls_of(local: &ServerTls, shared: ServerTls) -> ServerTls {
-    let ServerTls { mode: _, ca_file, cert_file, key_file } = local.clone();
-    ServerTls { mode: shared.mode, ca_file, cert_file, key_file }
+    let ServerTls { mode: _, allow_md5: _, ca_file, cert_file, key_file } = local.clone();
+    ServerTls { mode: shared.mode, allow_md5: shared.allow_md5, ca_file, cert_file, key_file }
 }
 
 fn auth_of(local: &Auth, shared: Auth) -> Auth {

@@ -82,7 +82,8 @@ fn host_and_port(place: &str) -> Result<(String, u16), AddressError> {
 }
 
 fn tls(parameters: &str) -> Result<ServerTls, AddressError> {
-    let mut tls = ServerTls { mode: SslMode::Prefer, ca_file: None, cert_file: None, key_file: None };
+    let mut tls =
+        ServerTls { mode: SslMode::Prefer, ca_file: None, cert_file: None, key_file: None, allow_md5: false };
     for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
         let (name, value) = split(parameter, '=');
         let value = decoded(value.unwrap_or_default())?;

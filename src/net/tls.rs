@@ -130,7 +130,13 @@ impl PartialEq for ServerTlsContext {
 
 impl ServerTlsContext {
     pub fn disabled() -> Self {
-        let keys = ServerTls { mode: SslMode::Disable, ca_file: None, cert_file: None, key_file: None };
+        let keys = ServerTls {
+            mode: SslMode::Disable,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            allow_md5: false,
+        };
         ServerTlsContext { keys, contents: [0; SHA256_OUTPUT_LEN], connector: None, names: Names::default() }
     }
 
@@ -145,7 +151,8 @@ impl ServerTlsContext {
 
     pub fn load(keys: &ServerTls) -> Result<Self, TlsConfigError> {
         if keys.mode == SslMode::Disable {
-            return Ok(Self::disabled());
+            let keys = ServerTls { allow_md5: keys.allow_md5, ..Self::disabled().keys };
+            return Ok(ServerTlsContext { keys, ..Self::disabled() });
         }
         let provider = provider();
         let verifier =
@@ -181,6 +188,16 @@ impl ServerTlsContext {
 
     pub fn mode(&self) -> SslMode {
         self.keys.mode
+    }
+
+    /// Whether a TLS connection is one to a server whose certificate was verified.
+    pub fn verifies(&self) -> bool {
+        self.keys.ca_file.is_some()
+    }
+
+    /// Whether a server that was not verified may be shown what a password can be guessed by.
+    pub fn allows_md5(&self) -> bool {
+        self.keys.allow_md5
     }
 
     /// Runs the handshake; the server has already agreed to it.

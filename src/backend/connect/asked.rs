@@ -77,7 +77,7 @@ mod tests {
     #[tokio::test]
     async fn a_token_is_not_even_taken_along_to_a_server_that_is_not_verified() {
         for mode in [SslMode::Disable, SslMode::Allow, SslMode::Prefer, SslMode::Require] {
-            let tls = ServerTls { mode, ca_file: None, cert_file: None, key_file: None };
+            let tls = ServerTls { mode, ca_file: None, cert_file: None, key_file: None, allow_md5: false };
             let tls = Arc::new(ServerTlsContext::load(&tls).unwrap());
             // Nobody listens on this port: an attempt would be another error.
             let target = ConnectTarget { host: "127.0.0.1".into(), port: 1, tls };

@@ -81,9 +81,16 @@ fn nonce_of(client_first: &[u8]) -> String {
     text.split_once("r=").unwrap().1.to_owned()
 }
 
+fn tls_keys(mode: SslMode) -> ServerTls {
+    ServerTls { mode, ca_file: None, cert_file: None, key_file: None, allow_md5: false }
+}
+
 fn mode(mode: SslMode) -> Arc<ServerTlsContext> {
-    let keys = ServerTls { mode, ca_file: None, cert_file: None, key_file: None };
-    Arc::new(ServerTlsContext::load(&keys).unwrap())
+    Arc::new(ServerTlsContext::load(&tls_keys(mode)).unwrap())
+}
+
+fn md5_allowed() -> Arc<ServerTlsContext> {
+    Arc::new(ServerTlsContext::load(&ServerTls { allow_md5: true, ..tls_keys(SslMode::Disable) }).unwrap())
 }
 
 fn password() -> Credential {
@@ -284,7 +291,29 @@ async fn a_server_that_closes_mid_way_is_lost() {
 }
 
 #[tokio::test]
-async fn a_password_in_clear_is_not_sent_without_tls() {
+async fn a_downgrade_to_a_password_in_clear_or_its_md5_gets_nothing() {
+    let error = log_in_to(password(), async |mut fake| {
+        fake.ask(5, &[1, 2, 3, 4]).await;
+        assert_eq!(fake.drain().await, b"", "something was sent");
+    })
+    .await
+    .unwrap_err();
+    assert!(matches!(error, ConnectError::Authentication(AuthenticationFault::Md5Refused)), "{error}");
+    // TLS with whoever answers proves nothing.
+    for (code, salt) in [(3, &b""[..]), (5, &[1, 2, 3, 4])] {
+        for mode_of in [SslMode::Prefer, SslMode::Require] {
+            let error = connect_to(mode(mode_of), password(), async |listener| {
+                let mut fake = over_tls(listener, &server_tls().0).await;
+                fake.ask(code, salt).await;
+                assert_eq!(fake.drain().await, b"", "something was sent");
+            })
+            .await
+            .unwrap_err();
+            let refused = [AuthenticationFault::ClearTextRefused, AuthenticationFault::Md5Refused];
+            let refused = refused.map(|fault| ConnectError::from(fault).to_string());
+            assert!(refused.contains(&error.to_string()), "{mode_of:?}, {code}: {error}");
+        }
+    }
     let error = log_in_to(password(), async |mut fake| {
         fake.ask(3, b"").await;
         assert_eq!(fake.drain().await, b"", "something was sent");
@@ -299,7 +328,9 @@ async fn md5_is_answered_by_a_password_or_its_hash_and_by_nothing_else() {
     let salt = [1, 2, 3, 4];
     let stored = crate::wire::md5::stored("alice", b"correct horse");
     for credential in [password(), Credential::Md5(Secret::new(stored))] {
-        let connected = log_in_to(credential, async |mut fake| {
+        let connected = connect_to(md5_allowed(), credential, async |listener| {
+            let mut fake = accept(listener).await;
+            fake.receive_startup().await;
             fake.ask(5, &salt).await;
             let expected = postgres_protocol::authentication::md5_hash(b"alice", b"correct horse", salt);
             assert_eq!(fake.receive_response().await, [expected.as_bytes(), b"\0"].concat());
@@ -543,7 +574,8 @@ async fn an_answer_that_is_no_yes_is_no_tls() {
 }
 
 /// A server's TLS, with a certificate made for it.
-fn server_tls() -> ClientTlsContext {
+/// And the authority that signed its certificate: itself.
+fn server_tls() -> (ClientTlsContext, String) {
     let directory = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let write = |name: &str, text: String| {
@@ -557,16 +589,16 @@ fn server_tls() -> ClientTlsContext {
         key_file: write("key", made.signing_key.serialize_pem()),
         client_ca_file: None,
     };
-    ClientTlsContext::load(&keys).unwrap().unwrap()
+    (ClientTlsContext::load(&keys).unwrap().unwrap(), made.cert.pem())
 }
 
 #[tokio::test]
 async fn scram_is_bound_to_the_tls_connection_where_the_server_can() {
     let verifier = Verifier::from_password(b"correct horse", b"0123456789abcdef", 4096).unwrap();
-    let ours = server_tls();
+    let (ours, _) = server_tls();
     let hash = tls_server_end_point(&ours.certificate_der).unwrap();
     // What a man in the middle with another certificate would have to show.
-    let foreign = tls_server_end_point(&server_tls().certificate_der).unwrap();
+    let foreign = tls_server_end_point(&server_tls().0.certificate_der).unwrap();
     let (plus, plain) = (&b"SCRAM-SHA-256\0SCRAM-SHA-256-PLUS\0\0"[..], &b"SCRAM-SHA-256\0\0"[..]);
     for (offer, binding, expected) in [
         (plus, ServerBinding::EndPoint(hash), Ok(())),
@@ -607,19 +639,37 @@ async fn scram_is_bound_to_the_tls_connection_where_the_server_can() {
 }
 
 #[tokio::test]
-async fn a_password_in_clear_goes_through_tls() {
-    let ours = server_tls();
-    let connected = connect_to(mode(SslMode::Require), password(), async |listener| {
-        let tcp = ssl_request(listener, b"S").await.tcp;
-        let mut fake = Fake { tcp: TlsAcceptor::from(ours.config.clone()).accept(tcp).await.unwrap() };
-        fake.receive_startup().await;
-        fake.ask(3, b"").await;
-        assert_eq!(fake.receive_response().await, b"correct horse\0");
-        fake.ask(0, b"").await;
-        fake.send(READY).await;
-    })
-    .await;
-    assert!(connected.unwrap().stream.is_tls());
+async fn a_password_goes_in_clear_or_as_md5_to_a_server_that_is_verified() {
+    let (ours, authority) = server_tls();
+    let directory = tempfile::tempdir().unwrap();
+    let ca_file = directory.path().join("ca.crt");
+    std::fs::write(&ca_file, authority).unwrap();
+    let salt = [1, 2, 3, 4];
+    let md5 = postgres_protocol::authentication::md5_hash(b"alice", b"correct horse", salt);
+    for (code, salt, expected) in [(3, &b""[..], "correct horse"), (5, &salt, &md5)] {
+        let keys = ServerTls { ca_file: Some(ca_file.clone()), ..tls_keys(SslMode::VerifyCa) };
+        let tls = Arc::new(ServerTlsContext::load(&keys).unwrap());
+        let connected = connect_to(tls, password(), async |listener| {
+            let mut fake = over_tls(listener, &ours).await;
+            fake.ask(code, salt).await;
+            assert_eq!(fake.receive_response().await, [expected.as_bytes(), b"\0"].concat());
+            fake.ask(0, b"").await;
+            fake.send(READY).await;
+        })
+        .await;
+        assert!(connected.unwrap().stream.is_tls());
+    }
+}
+
+/// The server's end of a TLS connection, from behind the startup message on.
+async fn over_tls(
+    listener: &TcpListener,
+    ours: &ClientTlsContext,
+) -> Fake<tokio_rustls::server::TlsStream<TcpStream>> {
+    let tcp = ssl_request(listener, b"S").await.tcp;
+    let mut fake = Fake { tcp: TlsAcceptor::from(ours.config.clone()).accept(tcp).await.unwrap() };
+    fake.receive_startup().await;
+    fake
 }
 
 /// A server that trusts.

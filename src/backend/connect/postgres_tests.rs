@@ -59,7 +59,13 @@ impl Bench {
         host: &str,
         ca_file: Option<&std::path::Path>,
     ) -> Result<Connected, ConnectError> {
-        let keys = ServerTls { mode, ca_file: ca_file.map(Into::into), cert_file: None, key_file: None };
+        let keys = ServerTls {
+            mode,
+            ca_file: ca_file.map(Into::into),
+            cert_file: None,
+            key_file: None,
+            allow_md5: false,
+        };
         let tls = Arc::new(ServerTlsContext::load(&keys).unwrap());
         let target = ConnectTarget { host: host.into(), port: self.server.port, tls };
         let login = Login { user: user.into(), database: "postgres".into(), credential };
@@ -73,6 +79,10 @@ impl Bench {
         mode: SslMode,
     ) -> Result<Connected, ConnectError> {
         self.connect_as(user, credential, mode, "127.0.0.1", None).await
+    }
+
+    async fn login_verified(&self, user: &str, credential: Credential) -> Result<Connected, ConnectError> {
+        self.connect_as(user, credential, SslMode::VerifyCa, "127.0.0.1", Some(&self.ca_file)).await
     }
 }
 
@@ -111,18 +121,14 @@ async fn methods(bench: &Bench) {
     assert!(connected.server_version_num >= 90_600);
     assert_eq!(connected.in_hot_standby, (connected.server_version_num >= 140_000).then_some(false));
 
-    for (user, mode) in [
-        ("trusted", SslMode::Disable),
-        ("hashed", SslMode::Disable),
-        ("proven", SslMode::Disable),
-        ("clear", SslMode::Require),
-    ] {
-        assert!(bench.login(user, right(), mode).await.is_ok(), "{user}");
+    for user in ["trusted", "hashed", "proven", "clear"] {
+        assert!(bench.login_verified(user, right()).await.is_ok(), "{user}");
     }
-    for (user, mode) in
-        [("hashed", SslMode::Disable), ("proven", SslMode::Disable), ("clear", SslMode::Require)]
-    {
-        let error = bench.login(user, wrong(), mode).await.unwrap_err();
+    for user in ["trusted", "proven"] {
+        assert!(bench.login(user, right(), SslMode::Disable).await.is_ok(), "{user}");
+    }
+    for user in ["hashed", "proven", "clear"] {
+        let error = bench.login_verified(user, wrong()).await.unwrap_err();
         assert_eq!(error.sqlstate(), sqlstate::INVALID_PASSWORD, "{user}: {error}");
         assert!(error.is_credential());
         let ConnectError::Refused(refusal) = &error else { panic!("{error}") };
@@ -134,11 +140,18 @@ async fn methods(bench: &Bench) {
     assert!(bench.login("hashed", stored("hashed"), SslMode::Disable).await.is_ok());
     assert!(bench.login("hashed", stored("proven"), SslMode::Disable).await.is_err());
     for user in ["proven", "clear"] {
-        let error = bench.login(user, stored(user), SslMode::Require).await.unwrap_err();
+        let error = bench.login_verified(user, stored(user)).await.unwrap_err();
         assert!(matches!(error, ConnectError::Authentication(AuthenticationFault::NoPassword(_))), "{error}");
     }
-    let error = bench.login("clear", right(), SslMode::Disable).await.unwrap_err();
-    assert!(matches!(error, ConnectError::Authentication(AuthenticationFault::ClearTextRefused)), "{error}");
+    // A server nobody has verified gets neither.
+    for mode in [SslMode::Disable, SslMode::Prefer, SslMode::Require] {
+        let error = bench.login("clear", right(), mode).await.unwrap_err();
+        let refused = matches!(error, ConnectError::Authentication(AuthenticationFault::ClearTextRefused));
+        assert!(refused, "{mode:?}: {error}");
+        let error = bench.login("hashed", right(), mode).await.unwrap_err();
+        let refused = matches!(error, ConnectError::Authentication(AuthenticationFault::Md5Refused));
+        assert!(refused, "{mode:?}: {error}");
+    }
     let error = bench.login("nobody", right(), SslMode::Disable).await.unwrap_err();
     assert_eq!(error.sqlstate(), sqlstate::INVALID_AUTHORIZATION);
 
@@ -222,8 +235,14 @@ async fn questions(bench: &Bench) {
 async fn cancelling(bench: &Bench) {
     for mode in [SslMode::Disable, SslMode::Prefer, SslMode::Require] {
         let tls = Arc::new(
-            ServerTlsContext::load(&ServerTls { mode, ca_file: None, cert_file: None, key_file: None })
-                .unwrap(),
+            ServerTlsContext::load(&ServerTls {
+                mode,
+                ca_file: None,
+                cert_file: None,
+                key_file: None,
+                allow_md5: false,
+            })
+            .unwrap(),
         );
         let target = ConnectTarget { host: "127.0.0.1".into(), port: bench.server.port, tls };
         let connected = bench.login("trusted", Credential::None, mode).await.unwrap();

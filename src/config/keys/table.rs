@@ -133,6 +133,7 @@ pub static SECTIONS: &[Section] = &[
             key("ca_file", Path, "", Unset, LIVE, Node, "Authorities (PEM) that sign the servers' certificates; `verify-ca` and `verify-full` need it."),
             key("cert_file", Path, "", Unset, LIVE, Node, "Certificate (PEM) shown to servers that ask for one."),
             key("key_file", Path, "", Unset, LIVE, Node, "Its private key (PEM)."),
+            key("allow_md5", Bool, "", Value("false"), LIVE, Cluster, "Whether a server that was not verified may have a password's MD5 proof, by which it can be guessed. Without it, SCRAM is all that such a server gets."),
         ],
     },
     Section {

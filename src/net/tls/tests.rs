@@ -60,7 +60,7 @@ impl Files {
 
     fn for_servers(&self, mode: SslMode, authority: Option<&str>) -> ServerTls {
         let ca_file = authority.map(|pem| self.write("ca.crt", pem));
-        ServerTls { mode, ca_file, cert_file: None, key_file: None }
+        ServerTls { mode, ca_file, cert_file: None, key_file: None, allow_md5: false }
     }
 }
 
