@@ -68,8 +68,9 @@ impl<C, W: Waiting<C>> Book<C, W> {
         let Some(first) = self.waiters.front() else { return 0 };
         let waited = now_ms.saturating_sub(first.since_ms());
         let size = limits.size + if waited >= limits.reserve_after_ms { limits.reserve } else { 0 };
-        let missing = self.waiters.len().saturating_sub(self.opening);
-        missing.min(size.saturating_sub(self.open))
+        let room = size.saturating_sub(self.open);
+        let waiting = self.waiting().take(room + self.opening).count();
+        waiting.saturating_sub(self.opening).min(room)
     }
 
     /// How many are open above what the limits allow; the reserve counts as in `wanted`.
@@ -149,11 +150,16 @@ impl<C, W: Waiting<C>> Book<C, W> {
     }
 
     pub fn waiting_since_ms(&self) -> Option<u64> {
-        self.waiters.iter().find(|waiter| !waiter.is_gone()).map(Waiting::since_ms)
+        self.waiting().next().map(Waiting::since_ms)
     }
 
     pub fn waiting_count(&self) -> usize {
-        self.waiters.len()
+        self.waiting().count()
+    }
+
+    /// Without those who have left, who stay in the queue until their turn.
+    fn waiting(&self) -> impl Iterator<Item = &W> {
+        self.waiters.iter().filter(|waiter| !waiter.is_gone())
     }
 }
 
@@ -232,6 +238,20 @@ mod tests {
         assert_eq!(book.wanted(&limits(3, 0, 1), 1000), 1, "the reserve, after a long wait");
         book.opening_failed();
         assert_eq!(book.wanted(&limits(3, 0, 0), 10), 1);
+    }
+
+    #[test]
+    fn for_those_who_left_nothing_is_opened_wherever_they_stood() {
+        let mut book: Book<u32, Rc<Seat>> = Book::default();
+        let seats: Vec<_> = (0..4).map(|_| Rc::new(Seat::default())).collect();
+        seats.iter().for_each(|seat| book.enqueue(seat.clone()));
+        seats[1].gone.set(true);
+        seats[3].gone.set(true);
+        assert_eq!((book.wanted(&limits(9, 0, 0), 10), book.waiting_count()), (2, 2));
+        book.opening();
+        assert_eq!(book.wanted(&limits(9, 0, 0), 10), 1);
+        seats[0].gone.set(true);
+        assert_eq!((book.wanted(&limits(9, 0, 0), 10), book.waiting_count()), (0, 1));
     }
 
     #[test]

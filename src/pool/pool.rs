@@ -291,17 +291,15 @@ impl Pool {
 
     /// Notices idle connections the server has closed, so that the counts are true.
     fn drop_dead_idle(&self) {
-        // One at a time: the lock is not held while a connection is looked at.
+        // One at a time: the lock is not held while a connection is looked at, and the others are there for clients.
         let count = self.inner().book.idle_count();
         for _ in 0..count {
             let Some(mut conn) = self.inner().book.take_oldest_idle() else { break };
             match conn.look_while_idle() {
-                IdleLook::Quiet => looked_at.push(conn),
+                // Behind all others: when each was looked at once, their order is as before.
+                IdleLook::Quiet => self.inner().book.give_back(conn),
                 IdleLook::Dead => self.discard(conn),
             }
-        }
-        for conn in looked_at {
-            self.inner().book.give_back(conn);
         }
     }
 
