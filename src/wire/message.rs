@@ -40,6 +40,11 @@ pub fn frame(out: &mut BytesMut, tag: u8, write: impl FnOnce(&mut BytesMut)) -> 
     out.put_i32(0);
     write(out);
     let length = out.len() - start - 1;
+    close_frame(out, start, length)
+}
+
+/// Fills in the length of the message that begins at `start`, or takes the message back.
+fn close_frame(out: &mut BytesMut, start: usize, length: usize) -> Result<(), MessageTooLong> {
     match i32::try_from(length) {
         Ok(value) => {
             out[start + 1..start + 5].copy_from_slice(&value.to_be_bytes());
@@ -286,4 +291,30 @@ pub fn parse_complete(out: &mut BytesMut) {
 
 pub fn close_complete(out: &mut BytesMut) {
     out.extend_from_slice(&[b'3', 0, 0, 0, 4]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_says_how_long_it_is_and_appends() {
+        let mut out = BytesMut::from(&b"before"[..]);
+        frame(&mut out, b'Q', |out| out.extend_from_slice(b"SELECT 1\0")).unwrap();
+        assert_eq!(&out[..], b"beforeQ\0\0\0\x0dSELECT 1\0");
+    }
+
+    #[test]
+    fn a_length_that_does_not_fit_is_refused_and_never_wraps() {
+        // As if the body were there: nobody has memory for four of them.
+        let begun = || BytesMut::from(&b"beforeQ\0\0\0\0body"[..]);
+        for length in [1 << 31, (1 << 31) + 9, 1 << 32, (1 << 32) + 9, usize::MAX] {
+            let mut out = begun();
+            assert_eq!(close_frame(&mut out, 6, length), Err(MessageTooLong(length)));
+            assert_eq!(&out[..], b"before", "{length}");
+        }
+        let mut out = begun();
+        assert_eq!(close_frame(&mut out, 6, i32::MAX as usize), Ok(()));
+        assert_eq!(&out[6..11], b"Q\x7f\xff\xff\xff");
+    }
 }

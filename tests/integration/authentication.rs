@@ -247,6 +247,18 @@ fn a_hostile_schema_does_not_reach_komainus_own_queries() {
          CREATE VIEW public.pg_roles AS SELECT 'app'::name AS rolname, false AS rolcanlogin;
          CREATE VIEW public.pg_authid AS SELECT 'app'::name AS rolname;",
     );
+    // Operators, too: those of the types that komainu's questions compare.
+    for operator in ["=", "<>", ">"] {
+        for (n, kind) in ["text", "name", "oid", "int", "timestamptz", "pg_lsn"].into_iter().enumerate() {
+            let name = format!("public.evil_{}_{n}", operator.len() + usize::from(operator == ">") * 2);
+            let sql = format!(
+                "CREATE FUNCTION {name}({kind}, {kind}) RETURNS boolean LANGUAGE plpgsql AS
+                    $$ BEGIN INSERT INTO public.trace VALUES (current_user); RETURN true; END $$;
+                 CREATE OPERATOR public.{operator} (LEFTARG = {kind}, RIGHTARG = {kind}, PROCEDURE = {name});"
+            );
+            cluster.prepare(&database, &sql);
+        }
+    }
     let komainu = with_query(cluster, 500);
     let mut wire = komainu.wire();
     wire.startup(&[

@@ -128,6 +128,23 @@ fn one_address_holds_no_more_than_its_share_of_places() {
 }
 
 #[test]
+fn a_replication_connection_is_refused_with_a_word_on_where_to_go() {
+    let cluster = Cluster::shared();
+    let komainu = Komainu::builder(cluster)
+        .hba("host all all all scram-sha-256\nhost replication all all scram-sha-256\n")
+        .start();
+    for replication in ["true", "database"] {
+        let mut wire = komainu.wire();
+        wire.startup(&[("user", APP_USER), ("database", "postgres"), ("replication", replication)]);
+        let last = wire.authenticate(APP_USER, APP_PASSWORD);
+        assert_eq!((last.field('S'), last.sqlstate()), ("FATAL".to_owned(), "0A000".to_owned()), "{last:?}");
+        assert!(last.text().contains("replication"), "{}", last.text());
+        assert_eq!(wire.expect_end(), []);
+    }
+    assert_eq!(komainu.login("postgres").query_value("SELECT 42"), "42");
+}
+
+#[test]
 fn lengths_that_lie_cost_no_processor_time() {
     let cluster = Cluster::shared();
     let komainu = Komainu::start_with(cluster, "limits.startup_timeout_ms = 60000");

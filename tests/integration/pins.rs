@@ -1,0 +1,80 @@
+//! What pins a session until it leaves, or until its transaction ends: the others are in `session_state`.
+
+use super::support::*;
+
+fn komainu() -> Komainu {
+    Komainu::start_with(
+        Cluster::shared(),
+        "[split]\nenabled = false\n[pool]\nsize = 1\nacquire_timeout_ms = 1000\n\
+         [limits]\nmax_inspected_statement_bytes = 1024\n",
+    )
+}
+
+/// How many sessions are pinned for it now, and how many ever were.
+fn counted(komainu: &Komainu, reason: &str) -> (f64, f64) {
+    let metric = |name: &str| komainu.metric(&format!("{name}{{reason=\"{reason}\"}}")).unwrap();
+    (metric("komainu_sessions_pinned"), metric("komainu_pins_total"))
+}
+
+#[track_caller]
+fn pins_until_it_leaves(reason: &str, user: &str, password: &str, pin: &str) {
+    let database = Cluster::shared().database();
+    let komainu = komainu();
+    let login = || {
+        let mut wire = komainu.wire();
+        wire.login(user, password, &database);
+        wire
+    };
+    let (mut first, mut next) = (login(), login());
+    let backend = first.query_value("SELECT pg_backend_pid()");
+    assert_eq!(next.query_value("SELECT pg_backend_pid()"), backend);
+    let done = first.query(pin);
+    assert!(!tags(&done).contains('E'), "{pin}: {}", transcript(&done));
+    for _ in 0..2 {
+        assert_eq!(first.query_value("SHOW komainu.pins"), reason);
+        assert_eq!(first.query_value("SELECT pg_backend_pid()"), backend);
+    }
+    assert_eq!(counted(&komainu, reason), (1.0, 1.0));
+    assert_eq!(next.query("SELECT 1")[0].sqlstate(), "53300", "{reason}: another client got the connection");
+    drop(first);
+    eventually(PATIENCE, "the connection is free", || tags(&next.query("SELECT 1")) == "TDCZ");
+    assert_eq!(counted(&komainu, reason), (0.0, 1.0));
+    assert!(!tags(&next.query("SHOW komainu.pins")).contains('D'), "{reason}: it pins the next one");
+    assert_eq!(next.query_value("SELECT count(*) FROM pg_prepared_statements WHERE name = 'mine'"), "0");
+}
+
+#[test]
+fn a_library_that_is_loaded_pins_until_its_client_leaves() {
+    let password = Cluster::shared().primary().password().to_owned();
+    pins_until_it_leaves("load", "postgres", &password, "LOAD 'plpgsql'");
+}
+
+#[test]
+fn a_prepare_among_other_statements_pins_until_its_client_leaves() {
+    pins_until_it_leaves("sql_prepare", APP_USER, APP_PASSWORD, "SELECT 1; PREPARE mine AS SELECT 2");
+}
+
+#[test]
+fn what_is_too_long_to_be_looked_into_pins_until_the_server_says_that_nothing_is_left() {
+    let database = Cluster::shared().database();
+    let komainu = komainu();
+    let (mut first, mut next) = (komainu.login(&database), komainu.login(&database));
+    let long = |sql: &str| format!("{sql} /* {} */", "x".repeat(2000));
+    first.query("BEGIN");
+    first.query(&long("SELECT 1"));
+    // It may have left any of what pins, too.
+    let shown = first.query("SHOW komainu.pins");
+    let mut reasons = shown.iter().filter(|message| message.tag == 'D').map(|row| row.columns().remove(0));
+    assert!(reasons.any(|reason| reason.as_deref() == Some("not_inspected")), "{}", transcript(&shown));
+    assert_eq!(counted(&komainu, "not_inspected"), (1.0, 1.0));
+    first.query("COMMIT");
+    assert_eq!(next.query_value("SELECT 42"), "42", "still pinned");
+    assert_eq!(counted(&komainu, "not_inspected").0, 0.0);
+    // It has left something, which pins by itself.
+    first.query(&long("CREATE TEMP TABLE mine AS SELECT 42 AS n"));
+    assert!(first.query_value("SHOW komainu.pins").contains("temporary_object"));
+    assert_eq!(next.query("SELECT 1")[0].sqlstate(), "53300", "another client got the connection");
+    assert_eq!(first.query_value("SELECT n FROM mine"), "42");
+    first.query("DROP TABLE mine");
+    assert_eq!(next.query_value("SELECT 43"), "43");
+}
