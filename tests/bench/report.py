@@ -83,15 +83,13 @@ def pgbench_tables(figures, targets):
         ),
         table(
             "Latency, `pgbench -S`",
-            "Mean, as a ratio to direct, and in brackets the 99th percentile in ms; less is better.",
+            "Mean, as a ratio to direct, and in brackets the 99th percentile in ms; less is better. "
+            "TLS rows, where direct has none, in ms.",
             [f"{BASE}, ms", *proxies],
             [
-                (label(case), [with_p99(show(value(figures, case, BASE, "latency_ms"), "ms"), figures, case, BASE)]
-                 + [
-                     with_p99(show_ratio(ratio(figures, case, target, BASE, "latency_ms")), figures, case, target)
-                     for target in proxies
-                 ])
-                for case in cases if BASE in figures[case]
+                (label(case), latency_cells(figures, case, [BASE])
+                 + latency_cells(figures, case, proxies, BASE if BASE in figures[case] else None))
+                for case in cases
             ],
         ),
         table(
@@ -118,6 +116,12 @@ def connect_tables(figures, targets):
                 (case.removeprefix("connect "), [show(value(figures, case, t, "tps"), "tps") for t in [BASE, *proxies]])
                 for case in cases
             ],
+        ),
+        table(
+            "Latency of a connection with its transaction",
+            "Mean in ms, and in brackets the 99th percentile of the transaction alone; less is better.",
+            [BASE, *proxies],
+            [(case.removeprefix("connect "), latency_cells(figures, case, [BASE, *proxies])) for case in cases],
         ),
         table(
             "CPU of the proxy, µs per connection with its transaction",
@@ -215,6 +219,18 @@ def cpu_cells(figures, case, proxies):
         share = ratio(figures, case, target, RIVAL, "cpu_us")
         bracket = "" if target == RIVAL or share is None else f" ({share:.2f})"
         cells.append("" if cpu is None else f"{cpu:.1f}{bracket}")
+    return cells
+
+
+def latency_cells(figures, case, targets, base=None):
+    """In milliseconds, or as ratios to a base."""
+    cells = []
+    for target in targets:
+        if base is None:
+            text = show(value(figures, case, target, "latency_ms"), "ms")
+        else:
+            text = show_ratio(ratio(figures, case, target, base, "latency_ms"))
+        cells.append(with_p99(text, figures, case, target))
     return cells
 
 
