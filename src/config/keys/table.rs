@@ -102,7 +102,7 @@ pub static SECTIONS: &[Section] = &[
         keys: &[
             key("max_client_connections", Integer(1, CONNECTIONS), "connections", Value("10000"), RESTART, Cluster, "More clients than this are refused with 53300."),
             key("max_unauthenticated_per_address", Integer(1, CONNECTIONS), "connections", Value("1000"), RESTART, Cluster, "Connections of one address that have not logged in yet; more are refused."),
-            key("startup_timeout_ms", Integer(1, MS), "ms", Value("15000"), LIVE, Cluster, "A client that has not logged in by then is disconnected."),
+            key("startup_timeout_ms", Integer(1, MS), "ms", Value("15000"), LIVE, Cluster, "A client that has not proved who it is by then is disconnected. What a login then waits for a server is not counted: see `limits.hold_timeout_ms` and `pool.acquire_timeout_ms`."),
             key("client_idle_timeout_ms", Integer(0, MS), "ms", Value("0"), LIVE, Cluster, "A client idle outside a transaction for longer is ended (57P05). 0: never."),
             key("idle_in_transaction_timeout_ms", Integer(0, MS), "ms", Value("0"), LIVE, Cluster, "A client idle inside a transaction for longer is ended (25P03). 0: never."),
             key("hold_timeout_ms", Integer(0, MS), "ms", Computed("30000; with `failover.mode = \"rds\"` 120000, with `\"aurora\"` 60000"), LIVE, Cluster, "How long a request or a login waits while there is no primary or it cannot be reached; then it gets an error (57P03) that says why. 0: it does not wait."),
