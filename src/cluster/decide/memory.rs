@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::sync_standby::Watch;
 use crate::cluster::model::{Facts, View};
 use crate::cluster::state::{ClusterState, FailoverKind, Fenced, RestartStage, Stage};
+use crate::cluster::sync_set::SyncSet;
 use crate::topology::{Epoch, Health, Lsn};
 
 /// How far a change of the primary has come.
@@ -33,6 +34,14 @@ const SETTLE_LAST_MS: u64 = 60_000;
 /// What was asked of a server has been done by then, or never will be.
 pub const OPERATIONS_END_MS: u64 = 3_000;
 
+/// A standby's checkpointer has read a setting by then, unless it is in the middle of a checkpoint that is in a hurry.
+const CHECKPOINTER_READS_MS: u64 = 5_000;
+
+/// Whether commits wait for somebody by what a server's sessions show. What its checkpointer knows may be older.
+fn waits(facts: &Facts) -> bool {
+    SyncSet::parse(&facts.synchronous_standby_names).is_none_or(|set| set.promises())
+}
+
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     /// False: this leader has only just begun.
@@ -57,6 +66,10 @@ pub struct Memory {
     watch: Option<(Epoch, Watch)>,
     /// In which epoch the primary's backends are known to wait for whom its setting names, since that was changed.
     told_backends: Option<Epoch>,
+    /// Since when each standby's own setting waits for somebody.
+    would_wait: BTreeMap<String, u64>,
+    /// The epoch whose primary's backends are known to have waited ever since.
+    waits_in: Option<Epoch>,
     /// How many primaries in a row were lost soon after they had become one.
     short_lived: u32,
     /// Since when a standby does not stream although it should.
@@ -94,9 +107,15 @@ impl Memory {
             // What a new leader finds settled has been so for long, as far as anybody knows.
             let since_ms = if self.looked || phase != Phase::Settled { now_ms } else { 0 };
             (self.phase, self.epoch, self.phase_since_ms) = (phase, primary.epoch, since_ms);
+            if phase == Phase::Named {
+                let since_ms = primary.server.as_ref().and_then(|named| self.would_wait.get(named));
+                let is_known = since_ms.is_some_and(|since_ms| now_ms >= since_ms + CHECKPOINTER_READS_MS);
+                self.waits_in = is_known.then_some(primary.epoch);
+            }
             self.replayed = None;
         }
         self.looked = true;
+        self.look_at_heirs(view, now_ms);
         self.saw_no_primary |= primary.epoch == Epoch::default();
         self.look_at_setting(state, view, now_ms);
         let starts_up = primary.server.as_ref().is_some_and(|id| {
@@ -183,6 +202,21 @@ impl Memory {
         let facts = view.find(server).and_then(|(_, detail)| detail.facts.as_deref());
         if let (Some((_, watch)), Some(facts)) = (&mut self.watch, facts) {
             watch.saw(facts);
+            if !facts.in_recovery && !waits(facts) {
+                self.waits_in = None;
+            }
+        }
+    }
+
+    fn look_at_heirs(&mut self, view: &View, now_ms: u64) {
+        for (server, detail) in view.snapshot.servers.iter().zip(&view.details) {
+            match detail.facts.as_deref() {
+                Some(facts) if facts.in_recovery && waits(facts) => {
+                    self.would_wait.entry(server.id.to_string()).or_insert(now_ms);
+                }
+                Some(_) => drop(self.would_wait.remove(&*server.id)),
+                None => {}
+            }
         }
     }
 
@@ -202,7 +236,12 @@ impl Memory {
     /// The primary's backends have been told to wait, if they are to: only what they acknowledge from now on has waited.
     pub fn has_told_backends(&mut self, epoch: Epoch, now_ms: u64) {
         self.watch_anew(epoch, now_ms);
-        self.told_backends = Some(epoch);
+        (self.told_backends, self.waits_in) = (Some(epoch), Some(epoch));
+    }
+
+    /// Whether commits have surely waited, by one setting or another, since this epoch's primary was told so.
+    pub(super) fn waits_in(&self, epoch: Epoch) -> bool {
+        self.waits_in == Some(epoch)
     }
 
     pub(super) fn told_backends(&self, epoch: Epoch) -> bool {

@@ -23,10 +23,9 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
     let facts = situation.answering(primary);
     let epoch = state.primary().epoch;
     let mut plan = match sync_standby::next(raft, target.as_ref(), facts, watch) {
-        // Nothing was promised, so nobody knows whether commits wait at all yet.
-        Transition::SetInRaft(set)
-            if !raft.promises() && set.promises() && !situation.memory.told_backends(epoch) =>
-        {
+        // Nobody knows whether commits wait at all yet: nothing was promised, or this primary may have learnt only with its
+        // promotion that they do. Who is counted as well meanwhile keeps the promise; fewer may not.
+        Transition::SetInRaft(set) if set.promises() && !is_known_to_wait(situation, &set) => {
             Plan::action(Action::new(primary, What::TellBackends { epoch }))
         }
         Transition::SetInRaft(set) => {
@@ -42,6 +41,15 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
         plan.actions.extend(heirs(situation, primary));
     }
     plan
+}
+
+fn is_known_to_wait(situation: &Situation<'_>, set: &SyncSet) -> bool {
+    let (raft, epoch) = (situation.state.synchronous(), situation.state.primary().epoch);
+    let is_wider = raft.names.is_subset(&set.names) && set.count <= raft.count;
+    match raft.promises() {
+        true => is_wider || situation.memory.waits_in(epoch),
+        false => situation.memory.told_backends(epoch),
+    }
 }
 
 /// Standbys that would wait for nobody if they were the primary are told beforehand to wait for somebody. Whether commits

@@ -314,6 +314,9 @@ impl Known<'_> {
         let seen = SyncSet::parse(&facts.synchronous_standby_names).ok_or(Rule::Synchronous)?;
         let goes_by_it = seen.count >= set.count && seen.names.is_subset(&set.names);
         demand(!facts.in_recovery && goes_by_it, Rule::Synchronous)?;
+        let memory = situation.memory;
+        let waits = memory.waits_in(primary.epoch) || memory.told_backends(primary.epoch);
+        demand(waits, Rule::Synchronous)?;
         let boundary = situation.memory.watch(primary.epoch).and_then(|watch| watch.boundary());
         let boundary = boundary.ok_or(Rule::Synchronous)?;
         let mut have: Vec<&str> = facts

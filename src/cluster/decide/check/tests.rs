@@ -296,8 +296,23 @@ fn who_acknowledges_commits_changes_in_the_safe_order_only() {
         assert_eq!(of_step(&mut world, narrower.clone()), Some(Rule::Synchronous), "pg2 has not caught up");
         world.pass(400);
     }
-    let facts = goes_by(&world, 5_000);
-    world.see("pg1", facts);
+    let looks = |world: &mut World| {
+        for _ in 0..4 {
+            let facts = goes_by(world, 5_000);
+            world.see("pg1", facts);
+            world.knows(|_| ());
+            world.pass(400);
+        }
+    };
+    looks(&mut world);
+    assert_eq!(
+        of_step(&mut world, narrower.clone()),
+        Some(Rule::Synchronous),
+        "who knows whether commits wait?"
+    );
+    let now_ms = world.now_ms;
+    world.memory.has_told_backends(Epoch(1), now_ms);
+    looks(&mut world);
     assert_eq!(of_step(&mut world, narrower), None);
 }
 

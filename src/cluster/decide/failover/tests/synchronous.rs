@@ -176,6 +176,58 @@ fn a_synchronous_standby_that_replays_its_own_log_counts_when_it_is_through() {
     assert_eq!(world.state.primary().server.as_deref(), Some("pg3"), "it had more");
 }
 
+/// Its sessions show the setting at once, and its checkpointer may tell them later that they are to wait.
+#[test]
+fn nobody_is_dropped_by_a_primary_that_may_have_learnt_to_wait_only_with_its_promotion() {
+    for long_before in [true, false] {
+        let mut world = World::new();
+        world.policy.failover.sync_mode = config::SyncMode::Require;
+        let both = SyncSet::new(["pg2", "pg3"], 1);
+        world.apply(Change::SetSynchronous { before: SyncSet::default(), set: both.clone() });
+        let heir = |world: &mut World| {
+            let upstream = upstream("pg1.db");
+            let names = "ANY 1 (\"pg3\")".to_owned();
+            let facts = Facts { synchronous_standby_names: names, upstream, ..world.facts(true, 1, 5000) };
+            world.see("pg2", facts);
+            world.knows(|_| ());
+        };
+        heir(&mut world);
+        world.pass(if long_before { 6_000 } else { 1_000 });
+        world.is_silent("pg1", true);
+        world.standbys_hear_nothing();
+        heir(&mut world);
+        world.settle();
+        world.pass(10);
+        assert_eq!(did(&world.settle().1), [("pg2", &What::Promote { epoch: Epoch(2) })]);
+        world.is_primary("pg2", 2);
+        world.streams("pg3", "pg2", 2, 6000);
+        let mut actions = Vec::new();
+        for _ in 0..60 {
+            let known = world.view.details[1].facts.as_deref().unwrap();
+            let mut facts = Facts { senders: known.senders.clone(), ..world.facts(false, 2, 5000) };
+            facts.synchronous_standby_names = "ANY 1 (\"pg3\")".to_owned();
+            facts.senders.retain(|sender| sender.name == "pg3");
+            facts.senders[0].sync_state = "quorum".to_owned();
+            facts.senders[0].flush_lsn = Some(Lsn(6000));
+            world.see("pg2", facts);
+            actions.extend(world.settle().1);
+            world.pass(200);
+        }
+        let tells = actions.contains(&Action::new("pg2", What::TellBackends { epoch: Epoch(2) }));
+        let dropped = *world.state.synchronous() == SyncSet::new(["pg3"], 1);
+        assert_eq!((tells, dropped), (!long_before, long_before));
+        let now_ms = world.now_ms;
+        world.memory.has_told_backends(Epoch(2), now_ms);
+        for _ in 0..20 {
+            let facts = world.view.details[1].facts.as_deref().unwrap().clone();
+            world.see("pg2", Facts { asked_at_ms: world.now_ms, ..facts });
+            world.settle();
+            world.pass(200);
+        }
+        assert_eq!(*world.state.synchronous(), SyncSet::new(["pg3"], 1));
+    }
+}
+
 /// Whether commits wait at all is not told by the setting.
 #[test]
 fn nothing_is_promised_before_the_backends_of_the_primary_are_known_to_wait() {
