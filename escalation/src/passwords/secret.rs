@@ -30,8 +30,9 @@ const LONGEST_GAP: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_secs(30);
 /// More than a cluster has.
 const SERVERS_KEPT: usize = 100;
-/// For a login that waits for an answer: a question of three requests, behind one that is under way.
-const ANSWER_WITHIN: Duration = Duration::from_secs(8);
+/// For a login that waits for an answer: well within what a look may take (`health.connect_timeout_ms`), or a server would
+/// seem to be silent that has refused a password. A later answer serves the next login.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretSettings {
@@ -85,10 +86,14 @@ impl SecretPasswords {
         server: (String, u16),
         refused: &[Password],
     ) -> Result<Option<Password>, NoPassword> {
-        let before = self.known.borrow().versions.clone();
-        if before.is_none() || refused.len() == 1 {
-            self.ask().await;
+        // A login has little time, and the API may take its own: what is known is tried first, and what is new fetched beside.
+        if let Some(known) = self.untried(&server, refused) {
+            if refused.len() == 1 {
+                self.want();
+            }
+            return Ok(Some(known));
         }
+        self.ask().await;
         let known = self.known.borrow();
         let Some(versions) = &known.versions else {
             let why = match &known.trouble {
@@ -101,14 +106,26 @@ impl SecretPasswords {
         Ok(versions.next(taken.get(&server), refused).cloned())
     }
 
-    /// Until a question that began after this was answered; not for ever.
-    async fn ask(&self) {
+    fn untried(&self, server: &(String, u16), refused: &[Password]) -> Option<Password> {
+        let known = self.known.borrow();
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        known.versions.as_ref()?.next(taken.get(server), refused).cloned()
+    }
+
+    /// Has a question asked that begins after this; says which.
+    fn want(&self) -> u64 {
         let mut mine = 0;
         self.known.send_modify(|known| {
             known.wanted += 1;
             mine = known.wanted;
         });
         self.wanted.notify_one();
+        mine
+    }
+
+    /// Until a question that began after this was answered; not for ever.
+    async fn ask(&self) {
+        let mine = self.want();
         let mut known = self.known.subscribe();
         let answered = known.wait_for(|known| known.answered >= mine);
         // Late is as good as no answer: what is known is used.

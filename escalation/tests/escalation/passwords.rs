@@ -1,6 +1,7 @@
 //! A secret is followed through its rotation, and what was known stays known whatever becomes of the API.
 
 use crate::support::{Fault, World, moto, until, within};
+use futures_util::FutureExt as _;
 use komainu_aws_double::Api;
 use komainu_aws_double::api::REGION;
 use komainu_escalation::finding::Verdict;
@@ -117,10 +118,31 @@ async fn a_rotation_is_picked_up_when_a_server_refuses_and_the_other_versions_ar
 
     // It is current before the server has it.
     secret.rotate(3, "three").await;
-    assert_eq!(next(&*passwords, std::slice::from_ref(&two)).await, Some(three.clone()));
-    let left = next(&*passwords, &[two.clone(), three.clone()]).await;
-    assert!(left.is_some_and(|left| left == one), "the one before");
-    assert_eq!(next(&*passwords, &[two, three, one]).await, None, "no other is made up");
+    let left = next(&*passwords, std::slice::from_ref(&two)).await;
+    assert!(left.is_some_and(|left| left == one), "what is known comes first");
+    assert_eq!(next(&*passwords, &[two.clone(), one.clone()]).await, Some(three.clone()));
+    assert_eq!(next(&*passwords, &[two, one, three]).await, None, "no other is made up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_that_hangs_keeps_no_login_from_what_is_known() {
+    let world = World::of(&["n1"]).await;
+    let secret = Secret::create("one").await;
+    secret.rotate(2, "two").await;
+    let passwords = of(&world, &secret, HOURLY);
+    let [one, two] = ["one", "two"].map(Password::new);
+    assert_eq!(next(&*passwords, &[]).await, Some(two.clone()));
+    world.proxy.fault(&["GetSecretValue"], Fault::Hold, None);
+    // Without waiting for anything.
+    let refused = [two];
+    let left = passwords.next(HOST, 5432, &refused).now_or_never().expect("it is known");
+    assert_eq!(left.unwrap(), Some(one.clone()));
+    until("it is asked for beside", async || world.proxy.waiting() > 0).await;
+    // When nothing is left, the login ends although the question does not.
+    let [two] = refused;
+    assert_eq!(next(&*passwords, &[two, one]).await, None);
+    assert!(world.proxy.waiting() > 0, "it still hangs");
+    world.proxy.let_go();
 }
 
 #[tokio::test(flavor = "multi_thread")]
