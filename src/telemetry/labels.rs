@@ -114,6 +114,7 @@ labels! {
         NoCandidate "no_candidate" "no standby that may be promoted answers",
         CandidateLags "candidate_lags" "the best standby lacks more than failover.max_lag_bytes of what was seen of the primary",
         TooFewSynchronous "too_few_synchronous" "too few synchronous standbys answer to be sure that none has an acknowledged commit the others lack",
+        NothingPromised "nothing_promised" "failover.sync_mode is require, and no standby is known yet to have every acknowledged commit",
         OnlyLogShipped "only_log_shipped" "only a standby by log shipping could be promoted, and failover.promote_log_shipped is off",
         AwaitsStreaming "awaits_streaming" "only a standby by log shipping could be promoted: one that streams is waited for",
         HostNotStopped "host_not_stopped" "the host of the lost primary has not stopped yet, and the configuration wants that first",

@@ -285,7 +285,7 @@ pub static SECTIONS: &[Section] = &[
             key("database", Text, "", Value("\"postgres\""), LIVE, Cluster, "The database it connects to."),
             key("replication_user", Text, "", Value("\"replicator\""), LIVE, Cluster, "The role standbys stream as: `user` of their `primary_conninfo`."),
             key("replication_passfile", Text, "", Unset, LIVE, Cluster, "Absolute path, on the database hosts, of the password file for it: `passfile` of their `primary_conninfo`; unset: what stands there stays."),
-            key("sync_mode", Choice(&["off", "prefer", "require"]), "", Value("\"off\""), LIVE, Cluster, "`off`: komainu leaves `synchronous_standby_names` alone; `prefer`: commits wait for standbys while there are any; `require`: they wait even if there is none."),
+            key("sync_mode", Choice(&["off", "prefer", "require"]), "", Value("\"off\""), LIVE, Cluster, "`off`: komainu leaves `synchronous_standby_names` alone; `prefer`: commits wait for standbys while there are any; `require`: they wait even if there is none, and without a standby that is known to have them all nobody is promoted but by order (`nothing_promised`)."),
             key("sync_count", Integer(1, 100), "standbys", Value("1"), LIVE, Cluster, "How many standbys a commit waits for: the n of `ANY n`."),
             key("max_lag_bytes", Integer(0, u64::MAX >> 1), "bytes", Value("16777216"), LIVE, Cluster, "An asynchronous standby known to lack more than this of what the primary was last seen to have is not promoted without an order. 0: no limit."),
             key("promote_log_shipped", Bool, "", Value("false"), LIVE, Cluster, "Whether a standby by log shipping is promoted without an order when no streaming one can be. What was not archived is lost then."),
