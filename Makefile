@@ -25,7 +25,7 @@ sandbox: ## Run PostgreSQL servers and three komainu nodes on this machine until
 
 # Every server and client program of the tests is the one in PG_BIN, if it is given.
 test: ## Run every check and test (PG_BIN=/path/to/postgresql/bin for another version)
-	@$(SETUP) compiler rust rust-tools postgresql iproute2
+	@$(SETUP) compiler rust rust-tools postgresql pgbouncer iproute2
 	@$(SETUP) python $(TARGET)/venv
 	cargo fmt --all --check
 	cargo clippy --workspace --locked --all-targets -- -D warnings

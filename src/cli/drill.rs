@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::EXIT_USAGE;
 use super::sandbox::with_causes;
 use crate::drill::{self, DrillError, Event, FailoverEvent, FailoverSettings, Settings};
-use crate::sandbox::{Method, Sync};
+use crate::sandbox::{ManagedMode, Method, Sync};
 
 const DEFAULT_LOAD: u32 = 8;
 
@@ -42,6 +42,7 @@ enum Command {
         komainu drill failover --event switchover --load 50 --fine\n  \
         komainu drill failover --backlog 60 --load 50 --fine\n  \
         sudo komainu drill failover --event partition --netns\n  \
+        komainu drill failover --mode aurora --name-delay 30 --pgbouncer --runs 10 --fine\n  \
         komainu drill failover --event switchover --admin /run/komainu/admin.sock --url postgres://app:…@db/app --real-cluster\n\n\
         Without --admin it makes a sandbox for itself and removes it at the end. With the admin socket of\n\
         a sandbox that runs, it drills that one. Any other cluster it touches with --real-cluster only; there\n\
@@ -55,9 +56,9 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Failover {
-    /// What happens
-    #[arg(long, value_enum, default_value_t = FailoverEvent::Kill)]
-    event: FailoverEvent,
+    /// What happens: `kill` by default, and `aws-failover` with --mode
+    #[arg(long, value_enum)]
+    event: Option<FailoverEvent>,
     /// How often
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
@@ -85,8 +86,20 @@ struct Failover {
     /// Whether a row is acknowledged in the drill's sandbox only when a standby has it; by default as the event needs it
     #[arg(long, value_enum)]
     sync: Option<Sync>,
+    /// The drill's sandbox imitates a service that makes the writer itself
+    #[arg(long, value_enum, conflicts_with = "backlog")]
+    mode: Option<ManagedMode>,
+    /// How long that service takes until it begins to make another writer
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=3600))]
+    server_seconds: u32,
+    /// How long the writer's name leads to the old one when the new one takes connections
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(..=3600))]
+    name_delay: u32,
+    /// The same clients through a PgBouncer besides, which goes by the writer's name
+    #[arg(long)]
+    pgbouncer: bool,
     /// A cluster that runs: a node's admin socket; best all nodes', with the option repeated
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["nodes", "netns", "sync"])]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["nodes", "netns", "sync", "mode"])]
     admin: Vec<PathBuf>,
     /// Where clients of that cluster connect, if it is no sandbox: the endpoint
     #[arg(long, value_name = "URL", requires = "admin")]
@@ -179,7 +192,10 @@ fn ended<R: Display + Serialize>(
 
 fn failover_settings(args: Failover) -> FailoverSettings {
     FailoverSettings {
-        event: args.event,
+        event: args.event.unwrap_or(match args.mode {
+            Some(_) => FailoverEvent::AwsFailover,
+            None => FailoverEvent::Kill,
+        }),
         runs: args.runs,
         fine: args.fine,
         // Without any there would be nothing to replay.
@@ -188,6 +204,10 @@ fn failover_settings(args: Failover) -> FailoverSettings {
         nodes: args.nodes,
         netns: args.netns,
         sync: args.sync,
+        mode: args.mode,
+        server_seconds: args.server_seconds,
+        name_delay: args.name_delay,
+        pgbouncer: args.pgbouncer,
         admin: args.admin,
         url: args.url,
         real_cluster: args.real_cluster,
@@ -266,6 +286,9 @@ mod tests {
         let backlog = |words| failover(words).map(|settings| (settings.backlog.as_secs(), settings.load));
         assert_eq!(backlog("--backlog").unwrap(), (20, 8));
         assert_eq!(backlog("--backlog 5 --load 50").unwrap(), (5, 50));
+        assert_eq!(failover("").unwrap().event, FailoverEvent::Kill);
+        assert_eq!(failover("--mode rds").unwrap().event, FailoverEvent::AwsFailover);
+        assert!(failover("--mode rds --admin /a").is_err());
         assert!(failover("--real-cluster").is_err() && failover("--admin /a --netns").is_err());
         assert!(failover("--admin /a --url postgres://a@b/c --real-cluster").unwrap().real_cluster);
     }

@@ -22,6 +22,14 @@ pub enum DrillError {
     Url(#[from] AddressError),
     #[error("this cluster is no sandbox: add --real-cluster if its primary is to be failed over")]
     Real,
+    #[error("--event aws-failover is for a service that makes the writer: add --mode rds or --mode aurora")]
+    NoService,
+    #[error("where a service makes the writer there is --event aws-failover alone")]
+    Service,
+    #[error("--pgbouncer is for a sandbox with names that move: add --mode rds or --mode aurora")]
+    NoNames,
+    #[error("PgBouncer: {0}")]
+    PgBouncer(String),
     #[error("cannot reserve a port: {0}")]
     Port(#[source] io::Error),
     #[error(transparent)]
@@ -61,7 +69,14 @@ impl DrillError {
     pub fn is_usage(&self) -> bool {
         match self {
             Self::BacklogNeedsSandbox | Self::BacklogNeedsFailover => true,
-            Self::PartitionNeedsNetwork | Self::Alone | Self::NoUrl | Self::Url(_) | Self::Real => true,
+            Self::PartitionNeedsNetwork
+            | Self::Alone
+            | Self::NoUrl
+            | Self::Url(_)
+            | Self::Real
+            | Self::NoService
+            | Self::Service
+            | Self::NoNames => true,
             Self::Sandbox(error) => error.is_usage(),
             _ => false,
         }

@@ -61,6 +61,8 @@ pub enum FailoverEvent {
     AsyncStandbyFreeze,
     /// The primary changes as planned
     Switchover,
+    /// The service makes another writer, as when it has lost the old one (needs --mode)
+    AwsFailover,
 }
 
 impl FailoverEvent {
@@ -73,6 +75,7 @@ impl FailoverEvent {
             Self::SyncStandbyFreeze => "sync-standby-freeze",
             Self::AsyncStandbyFreeze => "async-standby-freeze",
             Self::Switchover => "switchover",
+            Self::AwsFailover => "aws-failover",
         }
     }
 
@@ -93,8 +96,8 @@ impl FailoverEvent {
                 let agent = agent.then(|| Request::Freeze { id: agent_of(server) });
                 std::iter::once(Request::Freeze { id }).chain(agent).collect()
             }
-            // An order to the nodes, and nothing broken.
-            Self::Switchover => Vec::new(),
+            // An order to the nodes, or to the service, and nothing broken.
+            Self::Switchover | Self::AwsFailover => Vec::new(),
         }
     }
 
@@ -109,7 +112,7 @@ impl FailoverEvent {
                 let agent = agent.then(|| Request::Thaw { id: agent_of(server) });
                 std::iter::once(Request::Thaw { id }).chain(agent).collect()
             }
-            Self::Kill | Self::Shutdown | Self::Switchover => Vec::new(),
+            Self::Kill | Self::Shutdown | Self::Switchover | Self::AwsFailover => Vec::new(),
         }
     }
 }

@@ -14,6 +14,7 @@ mod event;
 mod failover;
 mod grid;
 mod nodes;
+mod pgbouncer;
 mod phases;
 mod report;
 mod rows;

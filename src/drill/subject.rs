@@ -4,10 +4,13 @@
 
 use std::path::PathBuf;
 
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::error::DrillError;
-use crate::sandbox::{self, Method, Ready, Request, ReservedPort, Running, SandboxArgs, SandboxError, Sync};
+use crate::sandbox::{
+    self, AskError, FailoverOrder, FailoverTold, Method, Ready, ReadyManaged, Request, ReservedPort, Running,
+    SandboxArgs, SandboxError, Sync,
+};
 
 /// Where to drill.
 pub struct Place<'a> {
@@ -49,6 +52,8 @@ pub struct Subject {
     pub url: String,
     /// The admin sockets of its nodes.
     pub nodes: Vec<PathBuf>,
+    /// The service that is imitated.
+    pub managed: Option<ReadyManaged>,
     /// There is one beside each server, or should be.
     agents: bool,
     hands: Hands,
@@ -79,6 +84,7 @@ impl Subject {
                     url: url_of(&ready, place.endpoint),
                     nodes: sockets(&ready),
                     agents: !ready.agents.is_empty(),
+                    managed: ready.managed,
                     hands,
                 })
             }
@@ -86,6 +92,7 @@ impl Subject {
                 url: url.to_owned(),
                 nodes: place.admin.to_vec(),
                 agents: true,
+                managed: None,
                 hands: Hands::Person,
             }),
             (None, None) => Err(DrillError::NoUrl),
@@ -106,7 +113,13 @@ impl Subject {
             }
         };
         let hands = Hands::Own { running, control: ready.control.clone().into(), _port: port };
-        Ok(Self { url: ready.url.clone(), nodes: sockets(&ready), agents: !ready.agents.is_empty(), hands })
+        Ok(Self {
+            url: ready.url.clone(),
+            nodes: sockets(&ready),
+            agents: !ready.agents.is_empty(),
+            managed: ready.managed,
+            hands,
+        })
     }
 
     pub fn has_agents(&self) -> bool {
@@ -131,6 +144,26 @@ impl Subject {
             Hands::Own { running, .. } => running.stop().await,
             Hands::Sandbox { .. } | Hands::Person => Ok(()),
         }
+    }
+
+    /// Has the imitated service make another writer. None: a person is to ask the real one.
+    pub fn fail_over(&self, order: FailoverOrder) -> Option<JoinHandle<Result<FailoverTold, AskError>>> {
+        let control = match &self.hands {
+            Hands::Own { control, .. } | Hands::Sandbox { control } => control.clone(),
+            Hands::Person => return None,
+        };
+        Some(spawn_blocking(move || sandbox::fail_over(&control, &order)))
+    }
+
+    /// Whether a sandbox's server does, as far as that is known.
+    pub async fn runs(&self, server: &str) -> bool {
+        let control = match &self.hands {
+            Hands::Own { control, .. } | Hands::Sandbox { control } => control.clone(),
+            Hands::Person => return true,
+        };
+        let described = spawn_blocking(move || sandbox::describe(&control)).await;
+        let Ok(Ok(ready)) = described else { return true };
+        ready.servers.iter().any(|known| known.id == server && known.pid != 0)
     }
 
     /// Has these things done one after the other, or asks a person.

@@ -47,7 +47,7 @@ pub use installation::Installation;
 pub use managed::{AURORA_FUNCTIONS, FailoverOrder, FailoverTold, ManagedMode};
 pub use port::{ReservedPort, is_free};
 pub use postgres::{Host, Postgres, PostgresError, PostgresOptions, REPLICATION_USER, SUPERUSER, StopMode};
-pub use ready::{Ready, ReadyNode};
+pub use ready::{Ready, ReadyManaged, ReadyNode};
 pub use roles::{DATABASE, Login, OPERATOR, REWINDER};
 pub use run::{Running, run};
 pub use scratch::Scratch;

@@ -197,9 +197,34 @@ fn what_the_next_primary_has_to_replay_first_is_a_phase_and_nothing_of_it_is_los
 }
 
 #[test]
+fn a_service_s_failover_is_drilled_in_its_two_parts_and_a_pgbouncer_waits_for_the_name() {
+    for mode in ["aurora", "rds"] {
+        let arguments =
+            ["--mode", mode, "--runs", "2", "--fine", "--name-delay", "6", "--pgbouncer", "--json"];
+        let output = failover(&arguments).output();
+        let report: Value = serde_json::from_str(&output).unwrap_or_else(|error| panic!("{error}: {output}"));
+        let runs = report["runs"].as_array().unwrap();
+        assert_eq!(runs.len(), 2, "{report}");
+        for run in runs {
+            assert_eq!(run["event"], "aws-failover", "{run}");
+            assert_ne!(run["from"], run["to"], "{run}");
+            assert_eq!((&run["lost"], &run["errors"]), (&0.into(), &0.into()), "{run}");
+            let phases = run["phases_ms"].as_object().unwrap();
+            assert_eq!(phases.keys().collect::<Vec<_>>(), ["komainu", "server"], "{run}");
+            assert!(phases["server"].as_f64().unwrap() > 0.0, "{run}");
+            let beside = &run["pgbouncer"];
+            assert!(beside["errors"].is_number() && beside["outage_ms"].as_f64().unwrap() > 6_000.0, "{run}");
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_failed_over_is_said_at_once() {
     for (arguments, says) in [
-        (&["--event", "partition"][..], "add --netns"),
+        (&["--mode", "rds", "--event", "kill"][..], "aws-failover alone"),
+        (&["--event", "aws-failover"], "add --mode rds"),
+        (&["--pgbouncer", "--event", "aws-failover"], "add --mode rds"),
+        (&["--event", "partition"], "add --netns"),
         (&["--event", "sync-standby-freeze", "--backlog"], "nothing is promoted when a standby hangs"),
         (&["--nodes", "1"], "--nodes 1"),
         (&["--admin", "/nowhere"], "add --url"),

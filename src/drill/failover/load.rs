@@ -18,7 +18,7 @@ use crate::drill::address::Address;
 use crate::drill::rows::{Table, WriteError, connect};
 
 /// Longer than any wait that komainu asks of a client.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(150);
 /// Before a client that could not connect tries again.
 const PAUSE: Duration = Duration::from_millis(100);
 

@@ -5,6 +5,7 @@
 //! run begins only when every server is attached and streams again.
 
 mod backlog;
+mod beside;
 mod clients;
 mod load;
 mod phases;
@@ -29,11 +30,15 @@ use super::clock::Clock;
 use super::error::DrillError;
 use super::event::FailoverEvent;
 use super::nodes::Status;
+use super::pgbouncer::PgBouncer;
 use super::phases::{Incident, Phase};
 use super::rows::{Table, WriteError};
 use super::subject::{Place, Subject, random, sandbox};
-use crate::sandbox::{Method, Request, StopSignals, Sync, admin};
+use crate::sandbox::{
+    AskError, FailoverOrder, FailoverTold, ManagedMode, Method, Request, StopSignals, Sync, admin,
+};
 use backlog::{Backlog, Replayed, Watch};
+use beside::Beside;
 use clients::Clients;
 use load::Counters;
 use phases::Steps;
@@ -47,11 +52,14 @@ pub use report::FailoverReport;
 const STEADY_PRIMARY: Duration = Duration::from_secs(13);
 const BEAT: Duration = Duration::from_secs(1);
 const FINE_BEAT: Duration = Duration::from_millis(20);
+/// By whoever kept it for its TTL.
+const NAME_IS_FOLLOWED_WITHIN: Duration = Duration::from_secs(30);
 /// A server may have to be copied.
 const REJOIN_TIMEOUT: Duration = Duration::from_secs(180);
 /// What a person gets for any of them.
 const PERSON_TIMEOUT: Duration = Duration::from_secs(900);
 const POLL: Duration = Duration::from_millis(50);
+const GONE_POLL: Duration = Duration::from_millis(5);
 /// Of throughput before and after.
 const MARGIN: Duration = Duration::from_secs(3);
 
@@ -70,6 +78,13 @@ pub struct FailoverSettings {
     pub netns: bool,
     /// None: as the event needs it.
     pub sync: Option<Sync>,
+    /// It is before an imitation of this.
+    pub mode: Option<ManagedMode>,
+    /// Of the imitated service, and of its names.
+    pub server_seconds: u32,
+    pub name_delay: u32,
+    /// The same clients through a PgBouncer besides.
+    pub pgbouncer: bool,
     /// Of a cluster that runs: its nodes' admin sockets. Empty: a sandbox is made.
     pub admin: Vec<PathBuf>,
     pub url: Option<String>,
@@ -89,11 +104,16 @@ pub async fn run(settings: &FailoverSettings, say: &dyn Fn(&str)) -> Result<Fail
     if !settings.backlog.is_zero() && settings.event.is_a_standby_s() {
         return Err(DrillError::BacklogNeedsFailover);
     }
+    let is_of_service = settings.event == FailoverEvent::AwsFailover;
+    if in_its_own && settings.mode.is_some() != is_of_service {
+        return Err(if is_of_service { DrillError::NoService } else { DrillError::Service });
+    }
     let mut stop = StopSignals::listen().map_err(DrillError::Signals)?;
     let (standbys, sync) = shape(settings.event);
     let mut own = sandbox(settings.nodes, settings.netns, Method::Command);
     own.standbys = standbys;
     own.sync = Some(settings.sync.unwrap_or(sync));
+    own.mode = settings.mode;
     let place = Place { admin: &settings.admin, url: settings.url.as_deref(), endpoint: None, own };
     let subject = tokio::select! {
         found = Subject::find(place, say) => found?,
@@ -103,6 +123,10 @@ pub async fn run(settings: &FailoverSettings, say: &dyn Fn(&str)) -> Result<Fail
         Err(DrillError::Real)
     } else if subject.is_a_person_s() && !settings.backlog.is_zero() {
         Err(DrillError::BacklogNeedsSandbox)
+    } else if !subject.is_a_person_s() && subject.managed.is_some() != is_of_service {
+        Err(if is_of_service { DrillError::NoService } else { DrillError::Service })
+    } else if settings.pgbouncer && subject.managed.is_none() {
+        Err(DrillError::NoNames)
     } else {
         drill(&subject, settings, say, stop).await
     };
@@ -117,7 +141,8 @@ fn shape(event: FailoverEvent) -> (u8, Sync) {
     match event {
         // The one whose acknowledgement commits wait for is the one that hangs.
         FailoverEvent::SyncStandbyFreeze => (1, Sync::Prefer),
-        FailoverEvent::AsyncStandbyFreeze => (2, Sync::Off),
+        // The service's servers are as it makes them.
+        FailoverEvent::AsyncStandbyFreeze | FailoverEvent::AwsFailover => (2, Sync::Off),
         _ => (2, Sync::Require),
     }
 }
@@ -167,6 +192,13 @@ struct Drill<'a> {
     held: Mutex<Option<Backlog>>,
 }
 
+/// What goes on since it was broken.
+struct Broken {
+    returning: JoinHandle<Returned>,
+    /// Of the imitated service.
+    service: Option<JoinHandle<Result<FailoverTold, AskError>>>,
+}
+
 /// When a new primary was seen, or that a standby is out, and when the first row after it was written.
 struct Recovered {
     noticed: Duration,
@@ -184,7 +216,8 @@ impl Drill<'_> {
         let mut report = FailoverReport::default();
         for run in 1..=self.settings.runs {
             let result = self.one(run).await?;
-            if result.to.is_some() && run < self.settings.runs {
+            let is_steady = result.to.is_none() || self.is_of_service();
+            if !is_steady && run < self.settings.runs {
                 sleep(STEADY_PRIMARY).await;
             }
             report.runs.push(result);
@@ -207,6 +240,17 @@ impl Drill<'_> {
         self.hold_replay(run, &before.standbys).await?;
         let sitters = Sitters::sit(&self.table.address).await;
         let sitters = sitters.map_err(|source| DrillError::Rows { doing: "waited for", source })?;
+        // Of each run another one: what it held on to in the last run is not this one's.
+        let rival = match &self.subject.managed {
+            Some(managed) if self.settings.pgbouncer => {
+                Some(PgBouncer::start(&self.table.address, managed).await?)
+            }
+            _ => None,
+        };
+        let beside = match &rival {
+            Some(rival) => Some(self.beside(run, rival).await?),
+            None => None,
+        };
         let lead_in = if self.settings.load > 0 { MARGIN } else { Duration::ZERO };
         // Not always at the same moment between two rows.
         sleep(lead_in + self.beat().mul_f64(f64::from(random()) / f64::from(u32::MAX))).await;
@@ -216,12 +260,26 @@ impl Drill<'_> {
         }
         let backlog_bytes = self.backlog_bytes().await?;
         let broken = self.clock.now();
-        let returning = self.break_it(run, &target, sitters).await?;
+        let Broken { returning, service } = self.break_it(run, &target, sitters).await?;
+        let beside = beside.map(Beside::go_on);
         let replaying = self.release_replay().await?;
-        let Recovered { noticed, at: recovered } =
-            self.recovered(run, &clients, &before, &target, broken, last_incident).await?;
+        let recovered = self.recovered(run, &clients, &before, &target, broken, last_incident).await;
+        let told = match service {
+            // Why there was no failover it says best.
+            Some(service) if recovered.is_ok() || service.is_finished() => {
+                Some(service.await.map_err(|_| DrillError::Panicked)??)
+            }
+            _ => None,
+        };
+        let Recovered { noticed, at: recovered } = recovered?;
         self.steady(run, &clients, self.clock.now(), "after the failover").await?;
         let returned = returning.await.map_err(|_| DrillError::Panicked)?;
+        let pgbouncer = match beside {
+            Some(beside) => {
+                Some(beside.finish(broken, self.clock.now(), self.name_is_followed_within()).await?)
+            }
+            None => None,
+        };
         let replayed = match replaying {
             Some(watch) => watch.seen().await,
             None => Replayed::new(),
@@ -239,16 +297,23 @@ impl Drill<'_> {
         let gap = gap.ok_or_else(|| self.no_failover(run, &target, "no row is acknowledged", &incidents))?;
         // When a person broke it is not known any better.
         let began = if self.subject.is_a_person_s() { gap.from } else { broken };
-        let phases = match event.is_a_standby_s() {
+        let (from_ms, to_ms) = (self.clock.wall_ms(began), self.clock.wall_ms(gap.to));
+        let phases = match &told {
             // There may be no outage at all.
-            true => vec![Phase { name: "detection".to_owned(), ms: ms(noticed.saturating_sub(broken)) }],
-            false => {
+            _ if event.is_a_standby_s() => {
+                vec![Phase { name: "detection".to_owned(), ms: ms(noticed.saturating_sub(broken)) }]
+            }
+            Some(told) => {
+                let killed_ms = told.killed_at_ms as f64;
+                Steps::of_service(killed_ms, killed_ms + told.accepted_after_ms as f64, to_ms)
+            }
+            None => {
                 let replayed = replayed.get(&after.primary);
                 let steps = Steps {
                     replayed_ms: replayed.map(|&at| self.clock.wall_ms(at) as u64),
                     ..Steps::find(&before.primary, &incidents)
                 };
-                steps.phases(self.clock.wall_ms(began), self.clock.wall_ms(gap.to))
+                steps.phases(from_ms, to_ms)
             }
         };
         let read_gap = |reads: &Vec<Attempt>| longest_gap(reads, broken, recovered.max(gap.to));
@@ -288,6 +353,7 @@ impl Drill<'_> {
             error_texts: returned.errors,
             load_errors: all.kinds.clone(),
             throughput: all.seconds(broken.saturating_sub(MARGIN), broken, finished.min(recovered + MARGIN)),
+            pgbouncer,
             loaded: self.settings.load > 0,
         };
         self.tell(format_args!(
@@ -328,23 +394,35 @@ impl Drill<'_> {
     }
 
     /// Breaks it; those that sat go on at that moment.
-    async fn break_it(
-        &self,
-        run: u32,
-        target: &str,
-        sitters: Sitters,
-    ) -> Result<JoinHandle<Returned>, DrillError> {
+    async fn break_it(&self, run: u32, target: &str, sitters: Sitters) -> Result<Broken, DrillError> {
         let event = self.settings.event;
+        if self.is_of_service() {
+            let service = self.subject.fail_over(FailoverOrder {
+                to: None,
+                name_delay_ms: u64::from(self.settings.name_delay) * 1000,
+                server_ms: u64::from(self.settings.server_seconds) * 1000,
+            });
+            match &service {
+                None => self.tell("please have AWS fail over now: `aws rds failover-db-cluster`"),
+                // It looks around before it does anything, and those that sit must not run into that.
+                Some(service) => {
+                    while !service.is_finished() && self.subject.runs(target).await {
+                        sleep(GONE_POLL).await;
+                    }
+                }
+            }
+            return Ok(Broken { returning: tokio::spawn(sitters.go_on(self.table.clone(), run)), service });
+        }
         *self.broken() = Some(target.to_owned());
         if event == FailoverEvent::Switchover {
             let returning = tokio::spawn(sitters.go_on(self.table.clone(), run));
             self.order_switchover().await?;
-            return Ok(returning);
+            return Ok(Broken { returning, service: None });
         }
         let please = format!("please do this to the server {target} now: {}", event.name());
         let requests = event.breaks(target, self.subject.has_agents());
         self.subject.tell(&requests, &please, self.say).await?;
-        Ok(tokio::spawn(sitters.go_on(self.table.clone(), run)))
+        Ok(Broken { returning: tokio::spawn(sitters.go_on(self.table.clone(), run)), service: None })
     }
 
     async fn order_switchover(&self) -> Result<(), DrillError> {
@@ -400,6 +478,20 @@ impl Drill<'_> {
 
     async fn remove_counters(&self) -> Result<(), WriteError> {
         self.counters.remove(&self.table).await
+    }
+
+    fn is_of_service(&self) -> bool {
+        self.settings.event == FailoverEvent::AwsFailover
+    }
+
+    async fn beside(&self, run: u32, pgbouncer: &PgBouncer) -> Result<Beside, DrillError> {
+        let table = Table { address: pgbouncer.address.clone(), name: self.table.name.clone() };
+        Beside::start(table, run, self.beat(), self.clock.origin).await
+    }
+
+    /// Whoever goes by the name gets as long as it is stale, and then some.
+    fn name_is_followed_within(&self) -> Duration {
+        Duration::from_secs(self.settings.name_delay.into()) + NAME_IS_FOLLOWED_WITHIN
     }
 
     fn beat(&self) -> Duration {

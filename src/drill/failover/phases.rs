@@ -39,6 +39,14 @@ impl Steps {
         found
     }
 
+    /// What it was made of where a service made the writer: until the first connection to that, and the rest.
+    pub fn of_service(killed_ms: f64, accepted_ms: f64, recovered_ms: f64) -> Vec<Phase> {
+        let accepted_ms = accepted_ms.clamp(killed_ms, recovered_ms.max(killed_ms));
+        let phase = |name: &str, ms| Phase { name: name.to_owned(), ms };
+        let komainu = (recovered_ms - accepted_ms).max(0.0);
+        vec![phase("server", accepted_ms - killed_ms), phase("komainu", komainu)]
+    }
+
     /// What the outage was made of, in order. A moment nobody noted lends its time to the phase behind it.
     pub fn phases(self, began_ms: f64, recovered_ms: f64) -> Vec<Phase> {
         // A failover is fenced as it begins; a switchover lets transactions run out before.
@@ -136,6 +144,17 @@ mod tests {
         let expected =
             [("detection", 10.0), ("hold", 40.0), ("fence", 10.0), ("choice", 100.0), ("publish", 40.0)];
         assert_eq!(of(&found), expected);
+    }
+
+    #[test]
+    fn a_service_s_part_is_told_from_komainu_s() {
+        let found = |accepted_ms| Steps::of_service(1_000.0, accepted_ms, 1_800.0);
+        assert_eq!(of(&found(1_500.0)), [("server", 500.0), ("komainu", 300.0)]);
+        assert_eq!(
+            of(&found(1_900.0)),
+            [("server", 800.0), ("komainu", 0.0)],
+            "it is asked now and then only"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::beside::Found;
 use super::throughput::{Second, plot};
 use crate::drill::grid::{draw, median, worst};
 use crate::drill::phases::Phase;
@@ -50,6 +51,9 @@ pub struct FailoverRun {
     /// Seen by the clients of `--load`, which may have been in the middle of something.
     pub load_errors: BTreeMap<String, u32>,
     pub throughput: Vec<Second>,
+    /// What the same clients saw through it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pgbouncer: Option<Found>,
     #[serde(skip)]
     pub loaded: bool,
 }
@@ -61,6 +65,10 @@ impl FailoverReport {
 
     pub fn twice(&self) -> usize {
         self.runs.iter().map(|run| run.twice).sum()
+    }
+
+    fn compares(&self) -> bool {
+        self.runs.iter().any(|run| run.pgbouncer.is_some())
     }
 
     /// Of all runs, in the order in which they first occur; what is last in each comes last.
@@ -83,6 +91,11 @@ impl FailoverReport {
         let mut row = vec![of(&|run| Some(run.outage_ms))];
         row.extend(names.iter().map(|name| of(&|run| run.phase(name))));
         row.extend([of(&|run| Some(run.read_outage_ms)), of(&|run| Some(run.rejoin_ms))]);
+        row.extend(["", "", ""].map(str::to_owned));
+        if self.compares() {
+            row.push(of(&|run| run.pgbouncer.as_ref().map(|found| found.outage_ms)));
+            row.push(String::new());
+        }
         row
     }
 }
@@ -99,6 +112,10 @@ impl FailoverRun {
         row.extend(names.iter().map(|name| self.phase(name).map_or("-".to_owned(), whole)));
         row.extend([whole(self.read_outage_ms), whole(self.rejoin_ms)]);
         row.extend([self.errors, self.acknowledged, self.lost].map(|count| count.to_string()));
+        if let Some(found) = &self.pgbouncer {
+            let not_over = if found.recovered { "" } else { ">" };
+            row.extend([format!("{not_over}{}", whole(found.outage_ms)), found.errors.to_string()]);
+        }
         row
     }
 }
@@ -111,11 +128,13 @@ impl fmt::Display for FailoverReport {
         let mut rows = vec![owned(&["run", "from", "to", "outage"])];
         rows[0].extend(owned(&names));
         rows[0].extend(owned(&["reads", "rejoin", "errors", "rows", "lost"]));
+        if self.compares() {
+            rows[0].extend(owned(&["pgbouncer outage", "pgbouncer errors"]));
+        }
         rows.extend(self.runs.iter().zip(1..).map(|(run, number)| run.row(number, &names)));
         for (name, together) in [("median", median as fn(Vec<f64>) -> f64), ("worst", worst)] {
             let mut row = owned(&[name, "", ""]);
             row.extend(self.all(&names, together));
-            row.extend(owned(&["", "", ""]));
             rows.push(row);
         }
         writeln!(f, "event {}; times in milliseconds\n", first.event)?;
@@ -131,6 +150,9 @@ impl fmt::Display for FailoverReport {
             }
             for text in &run.error_texts {
                 writeln!(f, "run {number}: between transactions: {text}")?;
+            }
+            for text in run.pgbouncer.iter().flat_map(|found| &found.error_texts) {
+                writeln!(f, "run {number}: PgBouncer, between transactions: {text}")?;
             }
             for (text, times) in &run.load_errors {
                 writeln!(f, "run {number}: under load, {times} times: {text}")?;
@@ -162,6 +184,7 @@ mod tests {
             error_texts: Vec::new(),
             load_errors: BTreeMap::new(),
             throughput: vec![Second { second: -1, reads: 3, writes: 2 }],
+            pgbouncer: None,
             loaded,
         }
     }
@@ -190,6 +213,23 @@ mod tests {
         let backlog = FailoverRun { backlog_bytes: Some(3 << 19), ..run(1.0, true) };
         let told = FailoverReport { runs: vec![backlog] }.to_string();
         assert!(told.contains("\nrun 1: 1.5 MB were received and not replayed when it broke\n"), "{told}");
+        let found =
+            Found { outage_ms: 7_000.04, recovered: false, errors: 2, error_texts: vec!["read only".into()] };
+        let compared =
+            FailoverReport { runs: vec![FailoverRun { pgbouncer: Some(found), ..run(512.0, false) }] };
+        let text = compared.to_string();
+        let says =
+            |line: &str, end: &str| text.lines().any(|one| one.starts_with(line) && one.ends_with(end));
+        assert!(
+            says("run ", "pgbouncer outage  pgbouncer errors") && says("1 ", ">7000                 2"),
+            "{text}"
+        );
+        assert!(
+            says("median", " 7000") && text.contains("PgBouncer, between transactions: read only"),
+            "{text}"
+        );
+        let json = serde_json::to_value(&compared).unwrap();
+        assert_eq!(json["runs"][0]["pgbouncer"]["outage_ms"], 7_000.0);
         assert!(
             FailoverReport { runs: vec![run(1.0, true)] }.to_string().contains("  -1 s  writes      2 #")
         );

@@ -14,11 +14,11 @@ pub struct Whole {
     pub standbys: Vec<String>,
 }
 
-/// Or what is wrong.
-pub fn whole(statuses: &[Option<Status>]) -> Result<Whole, String> {
+/// Or what is wrong. `streams`: standbys are to, which a managed service does not show.
+pub fn whole(statuses: &[Option<Status>], streams: bool) -> Result<Whole, String> {
     let mut found: Option<Whole> = None;
     for status in statuses {
-        let one = of_node(status.as_ref().ok_or("a node does not answer")?)?;
+        let one = of_node(status.as_ref().ok_or("a node does not answer")?, streams)?;
         match &found {
             Some(first) if (&first.primary, first.epoch) != (&one.primary, one.epoch) => {
                 return Err("the nodes do not agree on the primary".to_owned());
@@ -29,12 +29,12 @@ pub fn whole(statuses: &[Option<Status>]) -> Result<Whole, String> {
     found.ok_or_else(|| "there are no nodes".to_owned())
 }
 
-fn of_node(status: &Status) -> Result<Whole, String> {
+fn of_node(status: &Status, streams: bool) -> Result<Whole, String> {
     let node = status.node.as_deref().unwrap_or("the node");
     let primary = status.primary.clone().ok_or_else(|| format!("{node} knows no primary"))?;
     let mut standbys = Vec::new();
     for server in &status.servers {
-        if let Some(why) = complaint(server, &primary) {
+        if let Some(why) = complaint(server, &primary, streams) {
             return Err(format!("{node} says that {} {why}", server.id));
         }
         if server.id != primary {
@@ -61,7 +61,7 @@ pub fn unpromised(statuses: &[Option<Status>], whole: &Whole, must: bool) -> Opt
     })
 }
 
-fn complaint(server: &Server, primary: &str) -> Option<String> {
+fn complaint(server: &Server, primary: &str, must_stream: bool) -> Option<String> {
     let administrative = server.administrative.as_deref().unwrap_or("attached");
     if server.health != "up" {
         return Some(format!("is {}", server.health));
@@ -70,7 +70,7 @@ fn complaint(server: &Server, primary: &str) -> Option<String> {
         return Some(format!("is {administrative}"));
     }
     let streams = server.replication_state.as_deref() == Some("streaming");
-    (server.id != primary && !streams).then(|| "does not stream".to_owned())
+    (must_stream && server.id != primary && !streams).then(|| "does not stream".to_owned())
 }
 
 /// Who is the primary now, if another than before, in a later epoch.
@@ -85,7 +85,9 @@ pub fn successor(statuses: &[Option<Status>], before: &Whole) -> Option<String> 
 pub fn is_noticed(statuses: &[Option<Status>], server: &str) -> bool {
     let says_up = |status: &Status| {
         let known = status.servers.iter().find(|known| known.id == server);
-        known.is_some_and(|known| complaint(known, status.primary.as_deref().unwrap_or_default()).is_none())
+        known.is_some_and(|known| {
+            complaint(known, status.primary.as_deref().unwrap_or_default(), true).is_none()
+        })
     };
     statuses.iter().flatten().next().is_some() && !statuses.iter().flatten().any(says_up)
 }
@@ -107,7 +109,7 @@ mod tests {
 
     #[test]
     fn all_is_well_when_every_node_says_so() {
-        let found = whole(&[says("pg1", 3, WELL), says("pg1", 3, WELL)]).unwrap();
+        let found = whole(&[says("pg1", 3, WELL), says("pg1", 3, WELL)], true).unwrap();
         assert_eq!(found, Whole { primary: "pg1".into(), epoch: 3, standbys: vec!["pg2".into()] });
         for (other, why) in [
             (None, "does not answer"),
@@ -123,9 +125,14 @@ mod tests {
                 "is quarantined",
             ),
         ] {
-            let said = whole(&[says("pg1", 3, WELL), other]).unwrap_err();
+            let said = whole(&[says("pg1", 3, WELL), other], true).unwrap_err();
             assert!(said.contains(why), "{said}");
         }
+        let unseen = r#""health":"up","replication_state":null"#;
+        assert!(
+            whole(&[says("pg1", 3, unseen)], true).is_err()
+                && whole(&[says("pg1", 3, unseen)], false).is_ok()
+        );
     }
 
     #[test]
@@ -137,7 +144,7 @@ mod tests {
             Some(status)
         };
         let good = || with(r#"["pg2"]"#, 1);
-        let found = whole(&[good()]).unwrap();
+        let found = whole(&[good()], true).unwrap();
         assert_eq!(unpromised(&[good(), good()], &found, true), None);
         for other in [r#"["pg1","pg2"]"#, r#"["pg1"]"#] {
             let said = unpromised(&[good(), with(other, 1)], &found, false).unwrap();
@@ -149,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_successor_is_another_server_in_a_later_epoch() {
-        let before = whole(&[says("pg1", 3, WELL)]).unwrap();
+        let before = whole(&[says("pg1", 3, WELL)], true).unwrap();
         assert_eq!(successor(&[None, says("pg1", 4, WELL)], &before), None);
         assert_eq!(successor(&[None, says("pg2", 3, WELL)], &before), None);
         assert_eq!(successor(&[None, says("pg2", 4, WELL)], &before).as_deref(), Some("pg2"));

@@ -16,7 +16,7 @@ use crate::drill::rows::{Table, WriteError, connect};
 /// When they go on after the break, each at its own time.
 const RETURNS_MS: [u64; 10] = [0, 50, 100, 200, 400, 800, 1_200, 1_600, 2_400, 3_200];
 /// Longer than any wait that komainu asks of a client.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(150);
 /// Their rows' numbers begin here; the drill's writer does not come so far.
 const FIRST_NUMBER: u64 = 1_000_000_000;
 

@@ -26,7 +26,7 @@ impl Drill<'_> {
         loop {
             let statuses = self.statuses().await;
             let nodes = nodes::complaint(&statuses, None).map(str::to_owned);
-            match nodes.map_or_else(|| servers::whole(&statuses), Err) {
+            match nodes.map_or_else(|| servers::whole(&statuses, !self.is_of_service()), Err) {
                 Ok(whole) => return Ok(whole),
                 Err(complaint) if Instant::now() >= deadline => return Err(complaint),
                 Err(complaint) => {
@@ -48,6 +48,8 @@ impl Drill<'_> {
             // Of a person's cluster it is not known what it is to promise, nor by whom.
             let complaint = match self.subject.is_a_person_s() {
                 true => None,
+                // The service promises it.
+                false if self.is_of_service() => None,
                 false => servers::unpromised(&self.statuses().await, &whole, self.must_promise),
             };
             match complaint {
@@ -69,7 +71,8 @@ impl Drill<'_> {
         broken: Duration,
         last_incident: u64,
     ) -> Result<Recovered, DrillError> {
-        let deadline = Instant::now() + self.patience(RECOVERY_TIMEOUT);
+        let service = Duration::from_secs(self.settings.server_seconds.into());
+        let deadline = Instant::now() + self.patience(RECOVERY_TIMEOUT + service);
         let is_a_standby_s = self.settings.event.is_a_standby_s();
         let mut seen = None;
         loop {
