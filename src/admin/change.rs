@@ -165,11 +165,22 @@ fn fits(new: &Config, in_force: &Config, state: &ClusterState) -> Result<(), Str
     }
     let successor = state.failover().and_then(|failover| failover.to.as_ref());
     let needed = state.primary().server.iter().chain(successor);
-    if new.failover.finds_servers() {
-        // Its servers are found, whatever the text names.
-        return Ok(());
+    match (in_force.failover.finds_servers(), new.failover.finds_servers()) {
+        // They are found, whatever the text names.
+        (true, true) => Ok(()),
+        // Not before a restart, after which the others still look at the one that they know by its id.
+        (false, true) => needed.into_iter().try_for_each(|id| {
+            reload::keeps_primary(&in_force.servers, &new.servers, id).map_err(|_| {
+                format!(
+                    "{id} is the primary, and nodes find servers only after a restart with this text: leave its [[server]] in \
+                     the text as it is, and restart all nodes"
+                )
+            })
+        }),
+        (_, false) => needed
+            .into_iter()
+            .try_for_each(|id| reload::keeps_primary(&in_force.servers, &new.servers, id)),
     }
-    needed.into_iter().try_for_each(|id| reload::keeps_primary(&in_force.servers, &new.servers, id))
 }
 
 /// While nodes are restarted one by one, some of them run by the old settings and some by the new: no lease of either
@@ -302,7 +313,54 @@ pub async fn read_only() -> Refused {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::cluster::state::{Command, Member, MemberRole, Outcome};
+    use crate::topology::Epoch;
+
+    const HEAD: &str =
+        "[listen]\naddresses = ['127.0.0.1:1']\n[auth]\nhba_file = 'hba'\nuser_file = 'users'\n";
+    const SERVER: &str = "[[server]]\nid = 's1'\nhost = 'db1'\n";
+
+    fn config(text: &str) -> Config {
+        config::file::parse(text, Path::new("k.toml"), 1).unwrap_or_else(|report| panic!("{report}")).0
+    }
+
+    /// Of a cluster whose primary is s1.
+    fn state() -> ClusterState {
+        let mut state = ClusterState::default();
+        let members = vec![Member {
+            id: "a".to_owned(),
+            raft_id: 1,
+            incarnation: 1,
+            address: "a:1".to_owned(),
+            role: MemberRole::Voter,
+        }];
+        let server = "s1".to_owned();
+        for change in [
+            Change::CreateCluster { cluster_id: "x".to_owned(), members, configuration: String::new() },
+            Change::SetServers { servers: vec![server.clone()] },
+            Change::NamePrimary { epoch: Epoch(0), server, promotes: false },
+        ] {
+            let (node, cause, reason) = ("a".to_owned(), "test".to_owned(), String::new());
+            let outcome = state.apply(Command { at_ms: 0, node, cause, reason, change });
+            assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");
+        }
+        state
+    }
+
+    #[test]
+    fn the_primary_stays_named_until_nodes_find_servers() {
+        let named = config(&format!("{HEAD}{SERVER}[failover]\nmode = 'rds'\n"));
+        let found = config(&format!("{HEAD}[failover]\nmode = 'rds'\ncluster_id = 'shop'\n"));
+        let both = Config { servers: named.servers.clone(), ..found.clone() };
+        let state = state();
+        let refused = fits(&found, &named, &state).unwrap_err();
+        assert!(refused.contains("leave its [[server]] in the text"), "{refused}");
+        assert_eq!(fits(&both, &named, &state), Ok(()));
+        assert_eq!(fits(&found, &both, &state), Ok(()), "it is found already");
+    }
 
     #[test]
     fn settings_of_the_lease_change_only_in_steps_that_fit_into_each_other() {

@@ -69,7 +69,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     pool(&mut changes, &old.pool, &new.pool);
     split(&mut changes, &old.split, &new.split);
     health(&mut changes, &old.health, &new.health);
-    servers(&mut changes, &old.servers, &new.servers);
+    servers(&mut changes, old, new);
     changed(&mut changes, "server_user", server_users, &new.server_users);
     failover(&mut changes, &old.failover, &new.failover);
     hooks(&mut changes, &old.hooks, &new.hooks);
@@ -92,6 +92,7 @@ pub fn live_part(old: &Config, new: Config) -> Config {
         max_unauthenticated_per_address: old.limits.max_unauthenticated_per_address,
         ..new.limits
     };
+    let servers = if servers_are_live(old, &new.failover) { new.servers } else { old.servers.clone() };
     Config {
         failover: Failover {
             mode: old.failover.mode,
@@ -116,6 +117,7 @@ pub fn live_part(old: &Config, new: Config) -> Config {
             ..old
         }),
         endpoints: if endpoints_are_live(old) { new.endpoints } else { old.endpoints.clone() },
+        servers,
         aws: old.aws.clone(),
         ..new
     }
@@ -144,6 +146,11 @@ pub fn keeps_primary(old: &[Server], new: &[Server], primary: &str) -> Result<()
 /// A node on its own has nobody who says who owns an endpoint, and does not get it before a restart.
 fn endpoints_are_live(old: &Config) -> bool {
     old.cluster.is_some()
+}
+
+/// Where they are to be found from now on, the text may name none: those that it named serve until a restart finds them.
+fn servers_are_live(old: &Config, new: &Failover) -> bool {
+    old.failover.finds_servers() || !new.finds_servers()
 }
 
 fn changed<T: PartialEq>(changes: &mut Vec<Change>, key: &str, old: &T, new: &T) {
@@ -247,7 +254,7 @@ fn split(changes: &mut Vec<Change>, old: &Split, new: &Split) {
     changed(changes, "split.preference", &old.preferences, &new.preferences);
 }
 
-fn servers(changes: &mut Vec<Change>, old: &[Server], new: &[Server]) {
+fn servers(changes: &mut Vec<Change>, old: &Config, new: &Config) {
     let differ = |old: &Server, new: &Server| {
         let Server {
             id: _,
@@ -278,7 +285,11 @@ fn servers(changes: &mut Vec<Change>, old: &[Server], new: &[Server]) {
             ("health_retries", *retries != new.health.retries),
         ]
     };
-    by_id(changes, "server", (old, new), |server| &server.id, differ);
+    let before = changes.len();
+    by_id(changes, "server", (&old.servers, &new.servers), |server| &server.id, differ);
+    if !servers_are_live(old, &new.failover) {
+        changes[before..].iter_mut().for_each(|change| change.live = false);
+    }
 }
 
 fn cluster(changes: &mut Vec<Change>, old: Option<&Cluster>, new: Option<&Cluster>) {
@@ -392,6 +403,22 @@ mod tests {
         let (live, restart): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| change.live);
         assert_eq!(diff(&before, &part), live, "applied live");
         assert_eq!(diff(&part, &after), restart, "kept until a restart");
+    }
+
+    #[test]
+    fn servers_that_are_to_be_found_are_the_configured_ones_until_a_restart() {
+        let (head, _) = SMALLEST.split_once("[[server]]").unwrap();
+        let named = config(&format!("{SMALLEST}[failover]\nmode = 'rds'\n"));
+        let found = config(&format!("{head}[failover]\nmode = 'rds'\ncluster_id = 'shop'\n"));
+        assert_eq!(live_part(&named, found.clone()).servers, named.servers);
+        let changes = diff(&named, &found);
+        let live = |key: &str| changes.iter().find(|change| change.key == key).map(|change| change.live);
+        assert_eq!((live("failover.cluster_id"), live("server.s1")), (Some(false), Some(false)));
+        // Where they are found already, the text says only how some of them are reached.
+        let none = |found: &Config| Config { servers: Vec::new(), ..found.clone() };
+        let both = Config { servers: named.servers.clone(), ..found.clone() };
+        assert_eq!(live_part(&both, none(&found)).servers, []);
+        assert_eq!(live_part(&found, named.clone()).servers, named.servers);
     }
 
     #[test]
