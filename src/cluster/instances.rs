@@ -1,12 +1,16 @@
 //! Which instances of RDS or Aurora there are, by what AWS's API and the instances themselves say, and how they are reached.
 //!
-//! Pure. Invariants: who is the primary stays, whatever is said of it; and an API that says nothing takes nobody away.
+//! Pure. Invariants: who is the primary stays, whatever is said of it; and an API that says nothing, or has said nothing for a
+//! while, takes nobody away and brings nobody back.
 
 use serde::{Deserialize, Serialize};
 
 use super::aurora;
 use super::model::View;
 use crate::config::{self, FailoverMode};
+
+/// An answer may be late, or fail, now and then.
+const FRESH_REFRESHES: u64 = 4;
 
 /// As AWS's API describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +22,21 @@ pub struct Described {
     pub zone: Option<String>,
 }
 
+/// What the API has said last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub instances: Vec<Described>,
+    /// To this process, by its clock. None: to an earlier one, which has kept it.
+    pub said_at_ms: Option<u64>,
+}
+
+impl Listed {
+    /// Whether the API still says so, as far as one can know who asks it that often.
+    pub fn is_fresh(&self, refresh_ms: u64, now_ms: u64) -> bool {
+        self.said_at_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) <= FRESH_REFRESHES * refresh_ms)
+    }
+}
+
 /// What is said of which instances there are.
 pub struct Said<'a> {
     pub view: &'a View,
@@ -26,6 +45,8 @@ pub struct Said<'a> {
     pub configured: &'a [config::Server],
     /// None: the API has not said anything yet, or is not asked.
     pub described: Option<&'a [Described]>,
+    /// It says so now. Others may have heard since whatever it said earlier.
+    pub is_fresh: bool,
     pub primary: Option<&'a str>,
 }
 
@@ -40,14 +61,15 @@ pub fn which(mode: FailoverMode, said: &Said<'_>) -> Vec<String> {
             let known: Vec<String> = known.into_iter().chain(described.into_iter().flatten()).collect();
             aurora::discover(said.view, &known, said.primary)
         }
-        (_, Some(described)) => {
+        (_, Some(described)) if said.is_fresh || said.known.is_empty() => {
             let primary = said.primary.map(str::to_owned);
             let mut ids: Vec<String> = described.chain(primary).collect();
             ids.sort_unstable();
             ids.dedup();
             ids
         }
-        (_, None) => known,
+        // What all have agreed on is later than what this node heard once.
+        _ => known,
     }
 }
 
@@ -126,7 +148,8 @@ mod tests {
         let known = ids(&["a", "b"]);
         let first = [configured("first", "A.abc.rds.test")];
         let said = |described, known, configured, primary| {
-            which(FailoverMode::Rds, &Said { view: &view, known, configured, described, primary })
+            let said = Said { view: &view, known, configured, described, is_fresh: true, primary };
+            which(FailoverMode::Rds, &said)
         };
         assert_eq!(said(None, &known, &first, None), ["a", "b"]);
         assert_eq!(said(None, &[], &first, None), ["first"], "where the search begins");
@@ -137,11 +160,34 @@ mod tests {
     }
 
     #[test]
+    fn of_rds_a_list_of_earlier_is_only_where_a_cluster_begins() {
+        let view = View::new(&[]);
+        let (known, all) = (ids(&["a", "new"]), described(&["a", "deleted"]));
+        let said = |known, is_fresh| {
+            let described = Some(&*all);
+            let said = Said { view: &view, known, configured: &[], described, is_fresh, primary: Some("a") };
+            which(FailoverMode::Rds, &said)
+        };
+        assert_eq!(said(&known, false), ["a", "new"], "another leader knew better");
+        assert_eq!(said(&known, true), ["a", "deleted"]);
+        assert_eq!(said(&[], false), ["a", "deleted"]);
+    }
+
+    #[test]
+    fn a_list_is_fresh_while_this_process_has_heard_it_lately() {
+        let listed = |said_at_ms| Listed { instances: described(&["a"]), said_at_ms };
+        assert!(!listed(None).is_fresh(1_000, 0), "kept");
+        assert!(listed(Some(500)).is_fresh(1_000, 4_500));
+        assert!(!listed(Some(500)).is_fresh(1_000, 4_501));
+    }
+
+    #[test]
     fn of_aurora_the_api_brings_in_and_takes_nobody_out() {
         let view = View::new(&[]);
         let (known, all) = (ids(&["a", "b"]), described(&["a", "c"]));
         let said = |described| {
-            let said = Said { view: &view, known: &known, configured: &[], described, primary: None };
+            let (known, configured, primary) = (&*known, &[][..], None);
+            let said = Said { view: &view, known, configured, described, is_fresh: false, primary };
             which(FailoverMode::Aurora, &said)
         };
         assert_eq!(said(Some(&all)), ["a", "b", "c"]);

@@ -26,7 +26,7 @@ use crate::agent::Agents;
 use crate::clock;
 use crate::cluster::act::{self, Eyes, Means, Wanted};
 use crate::cluster::decide::Policy;
-use crate::cluster::instances::Described;
+use crate::cluster::instances::Listed;
 use crate::cluster::model::{Named, View};
 use crate::cluster::observe::LookNow;
 use crate::cluster::operate::Operator;
@@ -131,7 +131,7 @@ fn at(cluster: &config::Cluster, address: IpAddr) -> Option<&str> {
 pub struct Servers {
     pub local: watch::Receiver<Arc<View>>,
     /// What AWS's API says of the instances there are.
-    pub described: watch::Receiver<Option<Arc<Vec<Described>>>>,
+    pub listed: watch::Receiver<Option<Arc<Listed>>>,
     pub look: LookNow,
     pub named: watch::Sender<Option<Named>>,
     pub operator: watch::Receiver<Arc<Operator>>,
@@ -170,7 +170,7 @@ impl Cluster {
         right: Arc<WriteRight>,
         servers: Servers,
     ) -> Result<Cluster, ClusterError> {
-        let Servers { local, described, look, named, operator, counters } = servers;
+        let Servers { local, listed, look, named, operator, counters } = servers;
         let gateway: Arc<OnceLock<Arc<Gateway>>> = Arc::default();
         let now = clock::process();
         let mut seed = [0; 8];
@@ -209,7 +209,7 @@ impl Cluster {
         let eyes = Eyes { local: local.clone(), look: look.clone(), wanted: wants.clone(), write, sessions };
         let readiness = readiness::trying(configs.clone(), operator.clone(), agents.clone());
         let perform = performing(perform::Means { operator, agents, hosts: hosts.clone() });
-        let means = Means { wanted: wants, local, described, look, perform, counters };
+        let means = Means { wanted: wants, local, listed, look, perform, counters };
         handle.runtime().spawn(act::lead(handle.clone(), means));
         handle.runtime().spawn(act::report(handle.clone(), eyes));
         // Only voters own endpoints.

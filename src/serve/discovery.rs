@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::cluster::instances::{Described, Said, which};
+use crate::cluster::instances::{Described, Listed, Said, which};
 use crate::cluster::model::View;
 use crate::cluster::observe::SetInstances;
 use crate::config::Config;
@@ -17,7 +17,7 @@ use crate::consensus::store::Applied;
 pub struct Sources {
     pub view: watch::Receiver<Arc<View>>,
     /// What AWS's API says, if it is asked and has answered.
-    pub described: watch::Receiver<Option<Arc<Vec<Described>>>>,
+    pub listed: watch::Receiver<Option<Arc<Listed>>>,
     /// None: a node on its own.
     pub applied: Option<watch::Receiver<Arc<Applied>>>,
     pub in_force: Box<dyn Fn() -> Arc<Config> + Send>,
@@ -26,8 +26,8 @@ pub struct Sources {
 /// Runs until the observer, or the node, has ended.
 pub async fn follow(mut sources: Sources, set: SetInstances) {
     loop {
-        let described = sources.described.borrow_and_update().clone();
-        let described = described.as_deref().map(Vec::as_slice);
+        let listed = sources.listed.borrow_and_update().clone();
+        let described = listed.as_deref().map(|listed| &*listed.instances);
         match &mut sources.applied {
             Some(applied) => {
                 let agreed: Vec<String> =
@@ -63,7 +63,7 @@ impl Sources {
         };
         tokio::select! {
             changed = ours => changed.is_ok(),
-            Ok(()) = self.described.changed() => true,
+            Ok(()) = self.listed.changed() => true,
         }
     }
 }
@@ -71,6 +71,8 @@ impl Sources {
 fn alone(view: &View, described: Option<&[Described]>, config: &Config) -> Vec<String> {
     let known: Vec<String> = view.snapshot.servers.iter().map(|server| server.id.to_string()).collect();
     let primary = view.snapshot.primary_server().map(|server| &*server.id);
-    let said = Said { view, known: &known, configured: &config.servers, described, primary };
+    // Nobody else has heard anything later.
+    let is_fresh = true;
+    let said = Said { view, known: &known, configured: &config.servers, described, is_fresh, primary };
     which(config.failover.mode, &said)
 }

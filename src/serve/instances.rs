@@ -8,7 +8,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use komainu_escalation::Finding;
 use komainu_escalation::rds::cluster::{AURORA, RDS};
@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::cluster::instances::Described;
+use crate::clock;
+use crate::cluster::instances::{Described, Listed};
 use crate::config::{Config, FailoverMode};
 
 /// In the cluster's directory; a node on its own has none.
@@ -25,7 +26,7 @@ pub const KEPT: &str = "instances.json";
 
 /// Asks until it is dropped, if the configuration names a cluster.
 pub struct Instances {
-    described: watch::Sender<Option<Arc<Vec<Described>>>>,
+    listed: watch::Sender<Option<Arc<Listed>>>,
     asking: Option<(ClusterWatch, JoinHandle<()>)>,
 }
 
@@ -39,13 +40,13 @@ struct Kept {
 impl Instances {
     /// To be called within a runtime.
     pub fn start(config: &Config) -> Instances {
-        let described = watch::Sender::new(None);
+        let listed = watch::Sender::new(None);
         let Some(id) = config.failover.watched_cluster() else {
-            return Instances { described, asking: None };
+            return Instances { listed, asking: None };
         };
         let place = config.cluster.as_ref().map(|cluster| cluster.directory.join(KEPT));
         if let Some(kept) = place.as_deref().and_then(read).filter(|kept| kept.cluster_id == id) {
-            described.send_replace(Some(Arc::new(kept.instances)));
+            listed.send_replace(Some(Arc::new(Listed { instances: kept.instances, said_at_ms: None })));
         }
         let engine = match config.failover.mode {
             FailoverMode::Aurora => AURORA,
@@ -53,19 +54,19 @@ impl Instances {
         };
         let cluster = ClusterWatch::new(id, engine);
         let every = Duration::from_millis(config.failover.cluster_refresh_ms);
-        let (watch, aws, id, told) = (cluster.clone(), config.aws.clone(), id.to_owned(), described.clone());
+        let (watch, aws, id, told) = (cluster.clone(), config.aws.clone(), id.to_owned(), listed.clone());
         let task = tokio::spawn(async move {
             tokio::select! {
                 () = watch.keep(&aws, every) => {}
                 () = take(&watch, &id, &told, place) => {}
             }
         });
-        Instances { described, asking: Some((cluster, task)) }
+        Instances { listed, asking: Some((cluster, task)) }
     }
 
     /// None: nothing is known yet.
-    pub fn described(&self) -> watch::Receiver<Option<Arc<Vec<Described>>>> {
-        self.described.subscribe()
+    pub fn listed(&self) -> watch::Receiver<Option<Arc<Listed>>> {
+        self.listed.subscribe()
     }
 
     /// How it stands with the API; none: it is not asked.
@@ -85,26 +86,22 @@ impl Drop for Instances {
 async fn take(
     watch: &ClusterWatch,
     id: &str,
-    told: &watch::Sender<Option<Arc<Vec<Described>>>>,
+    told: &watch::Sender<Option<Arc<Listed>>>,
     place: Option<PathBuf>,
 ) {
-    let mut seen = None;
+    let (mut before, mut seen) = (None, None);
     loop {
-        let cluster = watch.other_than(seen.as_ref()).await;
+        let (cluster, at) = watch.later_than(seen).await;
         let instances = reachable(&cluster);
-        seen = Some(cluster);
+        let is_other = before.as_ref() != Some(&cluster);
+        (before, seen) = (Some(cluster), Some(at));
         if instances.is_empty() {
-            tracing::warn!(id, "the API describes no instance that could be reached: nothing changes");
+            if is_other {
+                tracing::warn!(id, "the API describes no instance that could be reached: nothing changes");
+            }
             continue;
         }
-        let is_new = told.send_if_modified(|known| {
-            let is_new = known.as_deref() != Some(&instances);
-            if is_new {
-                *known = Some(Arc::new(instances.clone()));
-            }
-            is_new
-        });
-        if !is_new {
+        if !tell(told, &instances, said_at_ms(at)) {
             continue;
         }
         let ids: Vec<&str> = instances.iter().map(|one| one.id.as_str()).collect();
@@ -114,6 +111,19 @@ async fn take(
             tracing::warn!(%error, "the instances are not kept for the next start");
         }
     }
+}
+
+/// By this process's clock.
+fn said_at_ms(at: Instant) -> u64 {
+    let ago_ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+    clock::now_ms().saturating_sub(ago_ms)
+}
+
+/// True: the list is another one. Said again it is as good as new.
+fn tell(told: &watch::Sender<Option<Arc<Listed>>>, instances: &[Described], said_at_ms: u64) -> bool {
+    let is_other = told.borrow().as_ref().is_none_or(|known| known.instances != instances);
+    told.send_replace(Some(Arc::new(Listed { instances: instances.to_vec(), said_at_ms: Some(said_at_ms) })));
+    is_other
 }
 
 fn reachable(cluster: &Cluster) -> Vec<Described> {
@@ -152,6 +162,17 @@ fn read(place: &Path) -> Option<Kept> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kept_list_is_the_apis_own_once_the_api_says_it_again() {
+        let one = Described { id: "shop-1".to_owned(), host: "h".to_owned(), port: 5432, zone: None };
+        let kept = Listed { instances: vec![one.clone()], said_at_ms: None };
+        let told = watch::Sender::new(Some(Arc::new(kept)));
+        let said_at_ms = || told.borrow().as_ref().and_then(|listed| listed.said_at_ms);
+        assert!(!tell(&told, &[one], 5));
+        assert_eq!(said_at_ms(), Some(5));
+        assert!(tell(&told, &[], 6));
+    }
 
     #[test]
     fn what_was_kept_is_there_at_the_next_start_and_nonsense_is_nothing() {

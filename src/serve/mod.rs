@@ -155,7 +155,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
             let servers = Servers {
                 local: observer.view.clone(),
                 look: observer.look.clone(),
-                described: instances.described(),
+                listed: instances.listed(),
                 named: observer.named.clone(),
                 operator: operators.subscribe(),
                 counters: counters.clone(),
@@ -194,7 +194,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
         let gateway = gateway.clone();
         let sources = discovery::Sources {
             view: observer.view.clone(),
-            described: instances.described(),
+            listed: instances.listed(),
             applied: cluster.as_ref().map(|cluster| cluster.handle().watch()),
             in_force: Box::new(move || gateway.settled().config.clone()),
         };

@@ -5,7 +5,7 @@ use crate::aws::AwsSettings;
 use crate::finding::Finding;
 use crate::reason::Reason;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// After a failure; the API throttles whoever asks much more often.
@@ -21,7 +21,7 @@ pub struct ClusterWatch {
 
 #[derive(Debug, Clone, Default)]
 struct Known {
-    cluster: Option<Arc<Cluster>>,
+    cluster: Option<(Arc<Cluster>, Instant)>,
     trouble: Option<(Reason, String)>,
 }
 
@@ -33,15 +33,15 @@ impl ClusterWatch {
 
     /// As last described. None: it never was.
     pub fn cluster(&self) -> Option<Arc<Cluster>> {
-        self.known.borrow().cluster.clone()
+        self.known.borrow().cluster.as_ref().map(|(cluster, _)| cluster.clone())
     }
 
-    /// Until it is described otherwise than `seen`. Dropping it loses nothing.
-    pub async fn other_than(&self, seen: Option<&Arc<Cluster>>) -> Arc<Cluster> {
+    /// Until it is described after that, if only as before; and when it was. Dropping it loses nothing.
+    pub async fn later_than(&self, seen: Option<Instant>) -> (Arc<Cluster>, Instant) {
         let mut known = self.known.subscribe();
-        let other = known.wait_for(|known| known.cluster.is_some() && known.cluster.as_ref() != seen).await;
-        let other = other.expect("the sender is borrowed here").cluster.clone();
-        other.expect("it was waited for")
+        let is_later = |known: &Known| known.cluster.as_ref().is_some_and(|(_, at)| Some(*at) > seen);
+        let later = known.wait_for(is_later).await.expect("the sender is borrowed here").cluster.clone();
+        later.expect("it was waited for")
     }
 
     /// Never ends.
@@ -75,7 +75,9 @@ impl ClusterWatch {
             _ => {}
         }
         self.known.send_modify(|known| match described {
-            Ok(cluster) => *known = Known { cluster: Some(Arc::new(cluster)), trouble: None },
+            Ok(cluster) => {
+                *known = Known { cluster: Some((Arc::new(cluster), Instant::now())), trouble: None }
+            }
             Err(trouble) => known.trouble = Some(trouble),
         });
     }

@@ -113,7 +113,7 @@ async fn what_is_known_outlives_the_api_and_changes_are_seen_when_it_is_back() {
     let watch = ClusterWatch::new(&*id, AURORA);
     let (keeper, settings_of) = (watch.clone(), settings(&world));
     tokio::spawn(async move { keeper.keep(&settings_of, OFTEN).await });
-    let first = within("it is described", watch.other_than(None)).await;
+    let (first, _) = within("it is described", watch.later_than(None)).await;
     assert_eq!(first.instances.len(), 1);
     for (fault, expected) in [
         (Fault::Throttle, Reason::Throttled),
@@ -135,9 +135,12 @@ async fn what_is_known_outlives_the_api_and_changes_are_seen_when_it_is_back() {
     world.proxy.fault(&["DescribeDBInstances"], Fault::Throttle, None);
     add(&id, "b").await;
     until("it is throttled", async || watch.finding().is_wrong()).await;
+    // Whoever asks now gets what was known before.
+    let (known, described_at) = within("it is known", watch.later_than(None)).await;
+    assert_eq!(known, first);
     assert_eq!(watch.cluster().as_deref(), Some(&*first), "half an answer is none");
     world.proxy.heal();
-    let second = within("the new one is there", watch.other_than(Some(&first))).await;
+    let (second, _) = within("the new one is there", watch.later_than(Some(described_at))).await;
     assert_eq!(second.instances.len(), 2);
 }
 

@@ -18,7 +18,7 @@ use super::rejections::Rejections;
 use crate::cluster::decide::action::{Action, What};
 use crate::cluster::decide::check::{Rejected, check};
 use crate::cluster::decide::{Memory, OPERATIONS_END_MS, Plan, Situation, Step, decide};
-use crate::cluster::instances::{Described, Said, which};
+use crate::cluster::instances::{Listed, Said, which};
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
 use crate::cluster::reason::Reason;
@@ -46,7 +46,7 @@ pub struct Means {
     /// What this node sees of the servers.
     pub local: watch::Receiver<Arc<View>>,
     /// What AWS's API says of the instances there are, if it is asked and has answered.
-    pub described: watch::Receiver<Option<Arc<Vec<Described>>>>,
+    pub listed: watch::Receiver<Option<Arc<Listed>>>,
     pub look: LookNow,
     pub perform: Perform,
     pub counters: Arc<Counters>,
@@ -54,7 +54,7 @@ pub struct Means {
 
 /// Decides and proposes whenever this node leads. To be spawned on the consensus thread.
 pub async fn lead(handle: ClusterHandle, means: Means) {
-    let Means { wanted, mut local, described, look, perform, counters } = means;
+    let Means { wanted, mut local, listed, look, perform, counters } = means;
     let mut applied = handle.watch();
     let mut aligned = Instant::now();
     let mut pause = LEAD_YET_EVERY;
@@ -95,8 +95,8 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
         if changing {
             look.all();
         }
-        let described = described.borrow().clone();
-        let seen = Seen { view: &view, described: described.as_deref().map(Vec::as_slice), memory: &memory };
+        let listed = listed.borrow().clone();
+        let seen = Seen { view: &view, listed: listed.as_deref(), memory: &memory };
         let (plan, rejected) = next(&handle, &state.state, &leading, &wanted, seen);
         rejected.iter().for_each(|rejected| counters.plan_rejected(rejected.rule));
         if let Some(change) = rejections.look(&rejected, state.state.rejected(), now_ms) {
@@ -208,7 +208,7 @@ async fn note(handle: &ClusterHandle, server: &str, text: &str, reason: Reason) 
 /// What this node knows that is not in the log.
 struct Seen<'a> {
     view: &'a View,
-    described: Option<&'a [Described]>,
+    listed: Option<&'a Listed>,
     memory: &'a Memory,
 }
 
@@ -217,7 +217,7 @@ fn next(
     state: &ClusterState,
     leading: &Leading,
     wanted: &Wanted,
-    Seen { view, described, memory }: Seen<'_>,
+    Seen { view, listed, memory }: Seen<'_>,
 ) -> (Plan, Vec<Rejected>) {
     let now_ms = handle.now_ms();
     let mut wishes = handle.wishes();
@@ -245,7 +245,9 @@ fn next(
         true => {
             let known: Vec<String> = state.servers().keys().cloned().collect();
             let (configured, primary) = (&wanted.policy.servers, state.primary().server.as_deref());
-            which(failover.mode, &Said { view, known: &known, configured, described, primary })
+            let described = listed.map(|listed| &*listed.instances);
+            let is_fresh = listed.is_some_and(|listed| listed.is_fresh(failover.cluster_refresh_ms, now_ms));
+            which(failover.mode, &Said { view, known: &known, configured, described, is_fresh, primary })
         }
         false => servers,
     };

@@ -167,8 +167,8 @@ impl Night {
             write: Arc::new(|_, _| Box::pin(async { None })),
             sessions: Sessions { busy, quiet },
         };
-        let described = watch::channel(None).1;
-        let means = Means { wanted, local, described, look, perform, counters: self.counters.clone() };
+        let listed = watch::channel(None).1;
+        let means = Means { wanted, local, listed, look, perform, counters: self.counters.clone() };
         tasks.spawn(lead(handle.clone(), means));
         tasks.spawn(report(handle, eyes));
         for _ in 0..CLIENTS {

@@ -186,7 +186,7 @@ impl Night {
         let means = Means {
             wanted,
             local: self.view.subscribe(),
-            described: watch::channel(None).1,
+            listed: watch::channel(None).1,
             look: LookNow::default(),
             perform: Arc::new(|order| Box::pin(async move { Err(format!("nobody does {order:?}")) })),
             counters: Arc::default(),
