@@ -61,6 +61,8 @@ pub struct Situation<'a> {
     /// Whether nobody can act any more on what a fence ends.
     pub passed: &'a dyn Fn(&Fence) -> bool,
     pub policy: &'a Policy,
+    /// The policy is of the configuration that all have agreed on; else of one before it, since this node cannot use that.
+    pub is_agreed: bool,
     /// What this node sees of the servers.
     pub view: &'a View,
     pub memory: &'a Memory,

@@ -18,11 +18,13 @@ pub struct Configuration {
     local: Config,
     /// The text that all nodes share, and its version; 0: the file's, as long as no other is known.
     text: String,
+    version: u64,
     /// What that text says, whether or not this node could take all of it without a restart.
     agreed: Config,
     /// It is what the cluster had agreed on, and not only this node's file.
     is_kept: bool,
-    version: u64,
+    /// The latest version there is, of which this node may be unable to use the text.
+    latest: u64,
     current: Arc<Config>,
 }
 
@@ -38,6 +40,7 @@ impl Configuration {
             text,
             is_kept: false,
             version: 0,
+            latest: 0,
         };
         if let Some(text) = configuration.local.cluster.as_ref().and_then(kept)
             && let Some(config) = configuration.shared(&text)
@@ -60,8 +63,13 @@ impl Configuration {
         &self.agreed
     }
 
+    /// Of the text.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    pub fn latest(&self) -> u64 {
+        self.latest
     }
 
     /// `config` is in force from now on.
@@ -80,7 +88,7 @@ impl Configuration {
     pub fn read_file_again(&mut self) -> Result<(Config, Vec<String>), String> {
         let (local, warnings) = config::file::load(&self.path).map_err(|report| report.to_string())?;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        if self.version == 0 && !self.is_kept {
+        if self.latest == 0 && !self.is_kept {
             self.agreed = local.clone();
             self.text = config::file::read_text(&self.path).unwrap_or_default();
             self.local = local.clone();
@@ -103,9 +111,10 @@ impl Configuration {
     /// What is to be in force now that the cluster has agreed on something.
     pub fn agree(&mut self, applied: &Applied) -> Option<Config> {
         let agreed = applied.state.configuration().current()?;
-        self.version = agreed.version;
+        self.latest = agreed.version;
         let config = self.shared(&agreed.text)?;
         self.text.clone_from(&agreed.text);
+        self.version = agreed.version;
         self.agreed = config.clone();
         self.is_kept = true;
         tracing::info!(version = agreed.version, "the cluster's configuration is in force here");
@@ -132,4 +141,48 @@ pub async fn next_agreed(applied: &mut Option<watch::Receiver<Arc<Applied>>>, ve
         return found.clone();
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::state::{Change, Command, Member, MemberRole, Outcome};
+
+    const TEXT: &str = "[listen]\naddresses = ['127.0.0.1:1']\n[auth]\nhba_file = 'hba'\nuser_file = 'users'\n\
+        [[server]]\nid = 's1'\nhost = 'db1'\n";
+
+    fn apply(applied: &mut Applied, change: Change) {
+        let (node, cause, reason) = ("a".to_owned(), "test".to_owned(), String::new());
+        let outcome = applied.state.apply(Command { at_ms: 0, node, cause, reason, change });
+        assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");
+    }
+
+    #[test]
+    fn a_text_that_cannot_be_used_leaves_the_version_of_the_one_in_force() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("k.toml");
+        for (name, text) in [("k.toml", TEXT), ("hba", "local all all trust\n"), ("users", "")] {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+        let mut configuration = Configuration::begin(&path, config::file::load(&path).unwrap().0);
+        let mut applied = Applied::default();
+        let member = Member {
+            id: "a".to_owned(),
+            raft_id: 1,
+            incarnation: 1,
+            address: "a:1".to_owned(),
+            role: MemberRole::Voter,
+        };
+        let (cluster_id, members) = ("x".to_owned(), vec![member]);
+        apply(&mut applied, Change::CreateCluster { cluster_id, members, configuration: TEXT.to_owned() });
+        assert!(configuration.agree(&applied).is_some());
+        assert_eq!((configuration.version(), configuration.latest()), (1, 1));
+        let text = format!("{TEXT}[later]\nkey = 1\n");
+        apply(&mut applied, Change::ApplyConfiguration { version: 1, text, servers: None });
+        assert!(configuration.agree(&applied).is_none());
+        assert_eq!((configuration.version(), configuration.latest()), (1, 2));
+        // Read again, the file does not make the one before the agreed one.
+        configuration.read_file_again().unwrap();
+        assert_eq!(configuration.version(), 1);
+    }
 }

@@ -268,7 +268,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
                     continue;
                 }
             },
-            applied = configuration::next_agreed(&mut agreed, configuration.version()) => {
+            applied = configuration::next_agreed(&mut agreed, configuration.latest()) => {
                 let Some(new) = configuration.agree(&applied) else { continue };
                 (Ok((new, Vec::new())), None)
             }

@@ -266,6 +266,7 @@ fn next(
         wishes: &wishes,
         passed: &|fence| handle.fence_passed(fence),
         policy: &wanted.policy,
+        is_agreed,
         view,
         memory,
     };

@@ -1,8 +1,9 @@
 //! Who acknowledges commits, as servers come and go.
 //!
 //! Pure. Feeds `sync_standby`, which knows the safe order, with what is seen of the primary and of its standbys.
-//! Invariants: only a settled primary's setting is changed, and that of a standby which would wait for nobody; and where
-//! every commit must wait, so it does on the next primary, whether the log promises it yet or not.
+//! Invariants: only a settled primary's setting is changed, and that of a standby which would wait for nobody; where every
+//! commit must wait, so it does on the next primary, whether the log promises it yet or not; and nothing of it is changed by
+//! an old configuration, which may not know that commits are to wait.
 
 use super::action::{Action, What};
 use super::sync_standby::{self, Standby, Transition};
@@ -13,6 +14,9 @@ use crate::cluster::state::{Administrative, Change};
 use crate::cluster::sync_set::SyncSet;
 
 pub(super) fn decide(situation: &Situation<'_>) -> Plan {
+    if !situation.is_agreed {
+        return Plan::default();
+    }
     let state = situation.state;
     let Some(primary) = situation.settled_primary() else { return Plan::default() };
     let Some(watch) = situation.memory.watch(state.primary().epoch) else { return Plan::default() };

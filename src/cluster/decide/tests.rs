@@ -74,6 +74,7 @@ impl World {
             wishes: &self.wishes,
             passed: &move |_| passed,
             policy: &self.policy,
+            is_agreed: true,
             view: &View::default(),
             memory: &Memory::default(),
         });

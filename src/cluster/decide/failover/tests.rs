@@ -34,6 +34,7 @@ pub(in crate::cluster::decide) struct World {
     pub view: View,
     pub memory: Memory,
     pub policy: Policy,
+    pub is_agreed: bool,
     pub now_ms: u64,
     pub fence_passes: bool,
 }
@@ -59,6 +60,7 @@ impl World {
             view: View::new(&SERVERS.map(server)),
             memory: Memory::default(),
             policy: policy(),
+            is_agreed: true,
             now_ms: 100_000,
             fence_passes: true,
         };
@@ -213,6 +215,7 @@ impl World {
             wishes: &BTreeMap::new(),
             passed: &move |_| passes,
             policy: &self.policy,
+            is_agreed: self.is_agreed,
             view: &self.view,
             memory: &self.memory,
         })

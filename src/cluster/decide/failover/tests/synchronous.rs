@@ -176,6 +176,23 @@ fn a_synchronous_standby_that_replays_its_own_log_counts_when_it_is_through() {
     assert_eq!(world.state.primary().server.as_deref(), Some("pg3"), "it had more");
 }
 
+/// The leader cannot read what was agreed on, and its own `sync_mode` is of before.
+#[test]
+fn a_promise_is_not_taken_back_by_a_configuration_that_is_not_the_agreed_one() {
+    let mut world = World::new();
+    let set = SyncSet::new(["pg2", "pg3"], 1);
+    world.apply(Change::SetSynchronous { before: SyncSet::default(), set: set.clone() });
+    world.is_agreed = false;
+    assert_eq!(world.settle(), (vec![], vec![]));
+    assert_eq!(*world.state.synchronous(), set);
+    world.policy.failover.sync_mode = config::SyncMode::Require;
+    assert_eq!(world.settle(), (vec![], vec![]), "nor is anybody told to wait");
+    world.policy.failover.sync_mode = config::SyncMode::Off;
+    world.is_agreed = true;
+    assert_eq!(world.reasons(), [Reason::SynchronousSet]);
+    assert!(!world.state.synchronous().promises());
+}
+
 /// Its sessions show the setting at once, and its checkpointer may tell them later that they are to wait.
 #[test]
 fn nobody_is_dropped_by_a_primary_that_may_have_learnt_to_wait_only_with_its_promotion() {
