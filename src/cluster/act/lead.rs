@@ -117,7 +117,16 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
             }
             let system_identifier = view.identity.get();
             let policy = wanted.policy.clone();
-            performer.begin(Order { action, policy, system_identifier, decided_at_ms: now_ms });
+            let what = action.what.clone();
+            let is_primary = state.state.primary().server.as_ref() == Some(&action.server);
+            let begun = performer.begin(Order { action, policy, system_identifier, decided_at_ms: now_ms });
+            if let What::SetSynchronous { epoch, .. } = what
+                && begun
+                && is_primary
+            {
+                // What is seen of it until it has ended may be of before.
+                memory.setting_changed(epoch, now_ms + OPERATIONS_END_MS);
+            }
         }
         for step in plan.steps {
             let again = refused
@@ -140,7 +149,7 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
 
 /// What became of an action. Whether it worked the next look shows.
 async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory, look: &LookNow) {
-    let Finished { action, result, is_news } = finished;
+    let Finished { action, result, decided_at_ms, is_news } = finished;
     let Action { server, what } = action;
     let is_primary = handle.applied().state.primary().server.as_deref() == Some(&*server);
     if let What::SetSynchronous { epoch, .. } = what
@@ -170,7 +179,7 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
                 memory.has_checkpointed(epoch);
             }
             if let What::TellBackends { epoch } = what {
-                memory.has_told_backends(epoch, handle.now_ms());
+                memory.has_told_backends(epoch, decided_at_ms, handle.now_ms());
             }
         }
         Ok(Done::UnderWay) => {}

@@ -1,9 +1,10 @@
 //! Sees to it that actions on servers are carried out: each server's one at a time, failed ones again after a while.
 //!
 //! Owns when, not how: that is whoever `Perform` is. Invariant: a server has at most one action under way, so what is
-//! done to it is done in the order in which it was decided.
+//! done to it is done in the order in which it was decided; but for a checkpoint, which takes minutes, changes nothing, and
+//! keeps nothing else waiting.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::mem::{Discriminant, discriminant};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -51,6 +52,7 @@ pub type Perform = Arc<dyn Fn(Order) -> Performing + Send + Sync>;
 pub(super) struct Finished {
     pub action: Action,
     pub result: Result<Done, String>,
+    pub decided_at_ms: u64,
     /// It failed, and not in the same way as the last time.
     pub is_news: bool,
 }
@@ -66,36 +68,38 @@ struct Tried {
 
 pub(super) struct Performer {
     perform: Perform,
-    running: JoinSet<(Action, Result<Done, String>)>,
-    /// By server.
-    busy: BTreeMap<String, Action>,
+    running: JoinSet<(Action, u64, Result<Done, String>)>,
+    /// With what, apart from checkpoints, and with those.
+    busy: BTreeSet<(String, bool)>,
     /// By server and kind: one that rests keeps no other from its turn, nor forgets by it how often it has failed.
     tried: HashMap<(String, Discriminant<What>), Tried>,
 }
 
 impl Performer {
     pub fn new(perform: Perform) -> Self {
-        Performer { perform, running: JoinSet::new(), busy: BTreeMap::new(), tried: HashMap::new() }
+        Performer { perform, running: JoinSet::new(), busy: BTreeSet::new(), tried: HashMap::new() }
     }
 
-    /// Unless the server is occupied, or it was tried a moment ago.
-    pub fn begin(&mut self, order: Order) {
+    /// Unless the server is occupied, or it was tried a moment ago: then it is false.
+    pub fn begin(&mut self, order: Order) -> bool {
         let server = &order.action.server;
-        if self.busy.contains_key(server)
+        let place = place(&order.action);
+        if self.busy.contains(&place)
             || self.tried.get(&key(&order.action)).is_some_and(|tried| tried.rests(&order.action))
         {
-            return;
+            return false;
         }
         tracing::debug!(server, what = ?order.action.what, "begun");
-        self.busy.insert(server.clone(), order.action.clone());
-        let action = order.action.clone();
+        self.busy.insert(place);
+        let (action, decided_at_ms) = (order.action.clone(), order.decided_at_ms);
         let performing = (self.perform)(order);
-        self.running.spawn(async move { (action, performing.await) });
+        self.running.spawn(async move { (action, decided_at_ms, performing.await) });
+        true
     }
 
     /// None: nothing is under way.
     pub async fn finished(&mut self) -> Option<Finished> {
-        let (action, result) = match self.running.join_next().await? {
+        let (action, decided_at_ms, result) = match self.running.join_next().await? {
             Ok(finished) => finished,
             Err(error) => {
                 tracing::error!(%error, "an action has panicked");
@@ -104,7 +108,7 @@ impl Performer {
                 return None;
             }
         };
-        self.busy.remove(&action.server);
+        self.busy.remove(&place(&action));
         let before = self.tried.get(&key(&action)).filter(|tried| tried.action == action);
         let error = result.as_ref().err().cloned();
         let failures = error.as_ref().map_or(0, |_| before.map_or(0, |tried| tried.failures) + 1);
@@ -112,8 +116,12 @@ impl Performer {
         let goes_on = result == Ok(Done::UnderWay);
         let tried = Tried { action: action.clone(), goes_on, at: Instant::now(), failures, error };
         self.tried.insert(key(&action), tried);
-        Some(Finished { action, result, is_news })
+        Some(Finished { action, result, decided_at_ms, is_news })
     }
+}
+
+fn place(action: &Action) -> (String, bool) {
+    (action.server.clone(), action.what.is_checkpoint())
 }
 
 fn key(action: &Action) -> (String, Discriminant<What>) {
@@ -183,5 +191,24 @@ mod tests {
         assert_eq!(begun.lock().unwrap().last(), Some(&promote().action));
         performer.begin(follow("pg3"));
         assert_eq!(servers(), ["pg2", "pg3", "pg2"], "what was done a moment ago is not done again at once");
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_keeps_nothing_else_waiting() {
+        let (mut performer, begun, let_end) = performer();
+        let epoch = Epoch(1);
+        assert!(performer.begin(order("pg1", What::TellBackends { epoch })));
+        assert!(!performer.begin(order("pg1", What::Checkpoint { epoch })), "one of them is enough");
+        let set = || order("pg1", What::SetSynchronous { epoch, names: String::new() });
+        assert!(performer.begin(set()));
+        assert!(!performer.begin(order("pg1", What::StopHost { epoch })));
+        let_end.notify_one();
+        let first = performer.finished().await.unwrap();
+        let_end.notify_one();
+        let second = performer.finished().await.unwrap();
+        assert_ne!(first.action, second.action);
+        assert_eq!(begun.lock().unwrap().len(), 2);
+        assert!(performer.begin(order("pg1", What::StopHost { epoch })));
+        assert!(performer.begin(order("pg1", What::Checkpoint { epoch })));
     }
 }

@@ -60,6 +60,10 @@ impl Action {
 }
 
 impl What {
+    pub fn is_checkpoint(&self) -> bool {
+        matches!(self, What::Checkpoint { .. } | What::TellBackends { .. } | What::RestartPoint)
+    }
+
     /// For people: what it was to do.
     pub fn in_words(&self) -> &'static str {
         match self {

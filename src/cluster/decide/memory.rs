@@ -220,7 +220,7 @@ impl Memory {
         }
     }
 
-    /// The setting was changed, or it is known by then whether it was.
+    /// The setting was changed, or is being changed; by then it is known whether it was.
     pub fn setting_changed(&mut self, epoch: Epoch, ended_ms: u64) {
         self.watch_anew(epoch, ended_ms);
         self.told_backends = None;
@@ -233,8 +233,12 @@ impl Memory {
         }
     }
 
-    /// The primary's backends have been told to wait, if they are to: only what they acknowledge from now on has waited.
-    pub fn has_told_backends(&mut self, epoch: Epoch, now_ms: u64) {
+    /// The primary's backends have been told to wait, if they are to: only what they acknowledge from now on has waited. What
+    /// they were told is not known if the setting may have changed since that was begun.
+    pub fn has_told_backends(&mut self, epoch: Epoch, begun_ms: u64, now_ms: u64) {
+        if !self.watch(epoch).is_some_and(|watch| watch.is_settled(begun_ms)) {
+            return;
+        }
         self.watch_anew(epoch, now_ms);
         (self.told_backends, self.waits_in) = (Some(epoch), Some(epoch));
     }

@@ -99,7 +99,12 @@ impl Watch {
 
     /// Whether the setting can change no more by what was sent before that look.
     fn counts(&self, primary: &Facts) -> bool {
-        primary.asked_at_ms >= self.not_before_ms.max(self.others_end_ms)
+        self.is_settled(primary.asked_at_ms)
+    }
+
+    /// Whether all that had been sent to change the setting has come to an end by then.
+    pub fn is_settled(&self, at_ms: u64) -> bool {
+        at_ms >= self.not_before_ms.max(self.others_end_ms)
     }
 
     /// To be told of every answer of the primary.
