@@ -52,13 +52,15 @@ impl Backlog {
         Ok(answers.iter().filter_map(|bytes| bytes.parse().ok()).max().unwrap_or(0))
     }
 
+    /// All are asked, also when one does not answer: the others must not stay stopped for that.
     async fn each(&self, request: fn(String) -> Request) -> Result<Vec<String>, DrillError> {
         let backlog = self.clone();
         let asking = spawn_blocking(move || {
-            backlog.standbys.iter().map(|id| ask(&backlog.control, &request(id.clone()))).collect()
+            let answer = |id: &String| ask(&backlog.control, &request(id.clone()));
+            backlog.standbys.iter().map(answer).collect::<Vec<Result<String, AskError>>>()
         });
-        let answers: Result<_, AskError> = asking.await.map_err(|_| DrillError::Panicked)?;
-        Ok(answers?)
+        let answers = asking.await.map_err(|_| DrillError::Panicked)?;
+        Ok(answers.into_iter().collect::<Result<_, AskError>>()?)
     }
 
     /// Watches until all have replayed everything, or nobody wants to know any more.
@@ -108,4 +110,37 @@ async fn has_replayed(control: &Path, id: &str) -> bool {
     let (control, request) = (control.to_owned(), Request::Backlog { id: id.to_owned() });
     let asking = spawn_blocking(move || ask(&control, &request).ok()?.parse::<u64>().ok());
     asking.await.ok().flatten().is_some_and(|bytes| bytes < NOTHING_LEFT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::thread;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_cannot_be_released_keeps_no_other_stopped() {
+        let directory = tempfile::tempdir().unwrap();
+        let control = directory.path().join("s");
+        let listener = UnixListener::bind(&control).unwrap();
+        let sandbox = thread::spawn(move || {
+            [r#"{"refused":"pg2 does not run"}"#, r#"{"done":"it replays"}"#].map(|answer| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut asked = String::new();
+                BufReader::new(stream.try_clone().unwrap()).read_line(&mut asked).unwrap();
+                // Who does not wait for it has left.
+                let _ = writeln!(stream, "{answer}");
+                asked
+            })
+        });
+        let backlog = Backlog::of(control.clone(), &["pg2", "pg3"].map(str::to_owned));
+        let error = backlog.release().await.unwrap_err();
+        assert!(error.to_string().contains("pg2 does not run"), "{error}");
+        // So that the sandbox ends if nobody asks it any more.
+        let _ = UnixStream::connect(&control);
+        let [first, second] = sandbox.join().unwrap();
+        assert!(first.contains("pg2") && second.contains("pg3"), "{first}{second}");
+    }
 }
