@@ -35,7 +35,7 @@ test: ## Run every check and test (PG_BIN=/path/to/postgresql/bin for another ve
 	@$(MAKE) --no-print-directory test-package
 
 # The version before is built beside this one, once: two to three minutes.
-test-upgrade: ## Upgrade a running cluster from the commit before, and back (FROM=REVISION)
+test-upgrade: ## Upgrade a running cluster from the commit before, and back (FROM=REVISION, b2a88b7 or later)
 	@$(SETUP) compiler rust postgresql
 	previous=$$(tests/setup/previous $(FROM)) && { [ -z "$$previous" ] || KOMAINU_TEST_PREVIOUS=$$previous \
 		cargo test --workspace --locked --test integration nodes_become_another_version; }
