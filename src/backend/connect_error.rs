@@ -163,6 +163,8 @@ impl ConnectError {
             ConnectError::Authentication(
                 AuthenticationFault::NoPassword(_)
                 | AuthenticationFault::NotToBeHad(_)
+                | AuthenticationFault::ClearTextRefused
+                | AuthenticationFault::Md5Refused
                 | AuthenticationFault::TokenNotAsked,
             ) => true,
             ConnectError::Refused(_) | ConnectError::Authentication(AuthenticationFault::Scram(_)) => {

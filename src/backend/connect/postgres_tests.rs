@@ -147,6 +147,7 @@ async fn methods(bench: &Bench) {
     for mode in [SslMode::Disable, SslMode::Prefer, SslMode::Require] {
         let error = bench.login("clear", right(), mode).await.unwrap_err();
         let refused = matches!(error, ConnectError::Authentication(AuthenticationFault::ClearTextRefused));
+        assert!(error.is_credential(), "it is no outage to wait for: {error}");
         assert!(refused, "{mode:?}: {error}");
         let error = bench.login("hashed", right(), mode).await.unwrap_err();
         let refused = matches!(error, ConnectError::Authentication(AuthenticationFault::Md5Refused));

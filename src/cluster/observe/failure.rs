@@ -60,7 +60,10 @@ impl LookError {
             LookError::Query(QueryError::Refused { sqlstate, message }) => format!("{message} ({sqlstate})"),
             LookError::Connect(ConnectError::Tls(fault)) => fault.to_string(),
             LookError::Connect(ConnectError::Authentication(
-                fault @ (AuthenticationFault::TokenNotAsked | AuthenticationFault::TokenNeedsVerifiedTls),
+                fault @ (AuthenticationFault::ClearTextRefused
+                | AuthenticationFault::Md5Refused
+                | AuthenticationFault::TokenNotAsked
+                | AuthenticationFault::TokenNeedsVerifiedTls),
             )) => fault.to_string(),
             LookError::Answer(error) => error.to_string(),
             LookError::Timeout | LookError::Credential(_) | LookError::Connect(_) | LookError::Query(_) => {
