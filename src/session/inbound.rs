@@ -165,6 +165,7 @@ impl Session {
                 require_empty(found)?;
                 input.consume(found.len.min(input.len()));
                 self.discarding = false;
+                self.unmark();
                 ready_for_query(&mut self.to_client, self.status);
                 Ok(Step::Done)
             }

@@ -285,6 +285,7 @@ impl Session {
             return;
         }
         let reported = lease.conn.reported.clone();
+        self.unmark();
         for (name, value) in reported.iter() {
             if report(&mut self.believed, name, value) {
                 message::parameter_status(&mut self.to_client, name, value);

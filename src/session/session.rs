@@ -573,6 +573,7 @@ impl Session {
         self.slot.wait_ended();
         self.asked_again = 0;
         self.refused = None;
+        self.unmark();
         report.encode(&mut self.to_client);
         self.drop_request(request);
     }

@@ -112,6 +112,7 @@ impl Session {
                 if self.status != TransactionStatus::Failed && self.pins_no_sql() =>
             {
                 self.names.clear();
+                self.unmark();
                 message::command_complete(&mut self.to_client, "DEALLOCATE ALL");
                 ready_for_query(&mut self.to_client, self.status);
                 return Ok(Step::Done);
@@ -121,6 +122,7 @@ impl Session {
                 if let Some(name) = name
                     && self.names.remove(name.as_bytes()).is_some()
                 {
+                    self.unmark();
                     message::command_complete(&mut self.to_client, "DEALLOCATE");
                     ready_for_query(&mut self.to_client, self.status);
                     return Ok(Step::Done);
