@@ -109,6 +109,10 @@ impl Owed {
         Owed::before(reply, For::Prelude)
     }
 
+    fn ends_batch(&self) -> bool {
+        matches!(self.reply, Reply::Sync | Reply::Query | Reply::FunctionCall)
+    }
+
     fn is_unsettled(&self) -> bool {
         self.learns.is_some() || self.change.is_some()
     }
@@ -226,8 +230,7 @@ impl ExpectedReplies {
         if self.unsettled == 0 {
             return false;
         }
-        let ends = |owed: &Owed| matches!(owed.reply, Reply::Sync | Reply::Query | Reply::FunctionCall);
-        let last = self.owed.iter().rposition(ends);
+        let last = self.owed.iter().rposition(Owed::ends_batch);
         last.is_some_and(|last| self.owed.range(..=last).any(Owed::is_unsettled))
     }
 
@@ -334,7 +337,7 @@ impl ExpectedReplies {
                 // that commits.
                 while self.owed.get(1).is_some_and(|owed| owed.reply == Reply::Sync) {
                     self.owed.remove(1);
-                    self.open_batch = true;
+                    self.open_batch |= !self.owed.iter().any(Owed::ends_batch);
                 }
                 false
             }
@@ -498,6 +501,16 @@ mod tests {
             "only the row is an answer"
         );
         assert!(q.is_empty());
+    }
+
+    #[test]
+    fn a_copy_with_another_batch_behind_it_ends_with_that() {
+        use Reply::*;
+        let mut q = queue(&[Execution, Sync, BindComplete, Execution, Sync]);
+        feed(&mut q, b"G");
+        q.copy_in_ended();
+        feed(&mut q, b"EZ");
+        assert!(q.is_empty(), "the server has read the last Sync");
     }
 
     #[test]

@@ -142,6 +142,8 @@ impl Session {
 
     /// A Parse too long to be kept: only the unnamed statement may be that, and it pins.
     fn send_opaque_parse(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
+        // What was classified ahead begins with this one.
+        self.batch.clear();
         let Some(&first) = input.bytes().get(HEADER_LEN) else {
             return Ok(Step::NeedMore { room: HEADER_LEN + 1 });
         };

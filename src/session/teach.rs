@@ -8,6 +8,7 @@ use super::inbound::FITS;
 use super::pins::PinReason;
 use super::prepared::{self, Origin, Prepared, UNKNOWN_PREFIX};
 use super::session::Session;
+use super::settle::UNKNOWN_UNNAMED;
 use crate::backend::ServerConn;
 use crate::backend::expect::{For, Owed, Reply};
 use crate::wire::message::{self, Report};
@@ -72,7 +73,7 @@ pub(super) fn teach(conn: &mut ServerConn, prepared: &Arc<Prepared>, audience: F
             message::bind_plain(out, PORTAL, b"").expect(FITS);
             message::execute(out, PORTAL).expect(FITS);
             message::close_portal(out, PORTAL).expect(FITS);
-            conn.unnamed = None;
+            conn.unnamed = Some(UNKNOWN_UNNAMED);
             for owed in [
                 Owed::before(Reply::ParseComplete, audience),
                 Owed::before(Reply::BindComplete, audience),
