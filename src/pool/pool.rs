@@ -297,7 +297,8 @@ impl Pool {
             let Some(mut conn) = self.inner().book.take_oldest_idle() else { break };
             match conn.look_while_idle() {
                 // Behind all others: when each was looked at once, their order is as before.
-                IdleLook::Quiet => self.inner().book.give_back(conn),
+                IdleLook::Quiet if !self.is_retired() => self.inner().book.give_back(conn),
+                IdleLook::Quiet => self.discard(conn),
                 IdleLook::Dead => self.discard(conn),
             }
         }

@@ -223,10 +223,14 @@ async fn receive(stream: Stream, address: Option<SocketAddr>, door: Arc<Door>) {
     }))
     .await;
     drop(context);
-    drop(guard);
     match outcome {
-        Ok(Outcome::Cancel(request, stream)) => Box::pin(cancel(&door, &request, stream)).await,
+        // It has its place among those who are nobody yet until it has been done.
+        Ok(Outcome::Cancel(request, stream)) => {
+            Box::pin(cancel(&door, &request, stream)).await;
+            drop(guard);
+        }
         Ok(Outcome::Client(authenticated)) => {
+            drop(guard);
             let Some(session) = Box::pin(admit(&door, authenticated, peer)).await else { return };
             drop(door);
             session.run().await;
