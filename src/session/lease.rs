@@ -63,6 +63,9 @@ pub struct Lease {
     pub collected: Vec<(Box<str>, Box<str>)>,
     /// What the session has set is asked for: until it is known, only this connection has it.
     pub settings_asked: Option<SettingsAsked>,
+    /// The client was told that it has set something, but what is sent behind that is still to be answered before
+    /// it can be asked for.
+    pub settings_unread: bool,
     /// The primary serves a read only because the session must not see less than it has: once it is known
     /// how much that is, standbys may serve it again.
     pub stands_in: bool,
@@ -79,6 +82,10 @@ pub struct Lease {
 pub struct SettingsAsked {
     pub tries: u8,
     pub failed: bool,
+    /// Bytes of what was told so far.
+    pub told: usize,
+    /// It holds what is not UTF-8, and so cannot be given to another connection.
+    pub unreadable: bool,
 }
 
 /// Whether a commit was made without the guarantee that its completion stands for: see `outbound`.
@@ -239,6 +246,7 @@ impl Session {
             redirect: false,
             collected: Vec::new(),
             settings_asked: None,
+            settings_unread: false,
             stands_in,
             apply_error: None,
             login_right: None,

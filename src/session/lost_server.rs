@@ -112,7 +112,7 @@ impl Session {
         let outcome_unknown = owes && may_be_done && self.transaction.may_write;
         let block_ended = !in_transaction || self.transaction.effects.intersects(Effects::ENDS_TRANSACTION);
         let lost = self.pins.lost_unseen(self.transaction.pinned);
-        let settings_lost = lease.settings_asked.is_some();
+        let settings_lost = lease.settings_asked.is_some() || lease.settings_unread;
         self.unmark();
         self.abandon_lease();
         self.transaction.end();

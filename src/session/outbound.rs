@@ -10,7 +10,6 @@ use super::lease::Unconfirmed;
 use super::prepared::{NAME_PREFIX, Names, UNKNOWN_PREFIX};
 use super::session::{End, Session};
 use super::settings::{IN_HOT_STANDBY, MAX_SETTINGS, report};
-use super::settle::too_many_settings;
 use crate::backend::conn::{MAX_INSPECTED, parameter_status};
 use crate::backend::expect::{For, Question, Reply, Verdict};
 use crate::clock::now_ms;
@@ -52,10 +51,14 @@ impl Session {
 
     pub(super) fn read_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let keeps_up = self.client_keeps_up();
+        if self.lease.as_ref().is_some_and(|lease| lease.redirect && lease.conn.input.is_full()) {
+            // It goes with what is held back.
+            self.unmark();
+        }
         let Some(lease) = &mut self.lease else { return Ok(false) };
         let conn = &mut *lease.conn;
         // If it is full, all of it is marked, and the client does not take it.
-        if !keeps_up || conn.input.is_full() {
+        if !lease.redirect && (!keeps_up || conn.input.is_full()) {
             conn.input.passed_over();
             // Nor could it, while the request might be asked again: there is more of the answer than is held back.
             lease.is_relayed();
@@ -88,9 +91,9 @@ impl Session {
             if found.tag == b'E' {
                 self.note_error(found.len.min(MAX_INSPECTED));
             }
-            let verdict = self.judge(found.tag)?;
+            let Some(verdict) = self.judge(found.tag)? else { return Ok(()) };
             if !complete && verdict == Verdict::Answer(Question::Settings) {
-                return Err(too_many_settings());
+                return Err(self.too_many_settings());
             }
             let is_read = verdict != Verdict::Forward || found.tag == b'S';
             if !complete && is_read {
@@ -210,6 +213,9 @@ impl Session {
                 lease.server_passing = found.len - have;
                 lease.passed = have;
                 self.mark(have);
+            }
+            (_, Verdict::Swallow | Verdict::Keep | Verdict::Instead) if !complete => {
+                return self.server_violation("a message of the server's is too long to be left out".into());
             }
             (_, Verdict::Swallow | Verdict::Keep | Verdict::Instead) => self.take_out(found.len),
             (tag, Verdict::Answer(question)) => {

@@ -32,13 +32,18 @@ const WAL_SEGMENT: u64 = 16 * 1024 * 1024;
 const SETTINGS_UNREAD: &str = "terminating connection: what the session has set could not be read from the \
                                server, so that another server connection cannot be given it; reconnect";
 
+const SETTINGS_UNREADABLE: &str = "terminating connection: it has set a value that is not ASCII with a \
+                                   client_encoding other than UTF8, which another server connection cannot be \
+                                   given; set it in UTF8";
+
 /// An unnamed statement that is nobody's for certain.
 pub(super) const UNKNOWN_UNNAMED: u64 = u64::MAX;
 
 impl Session {
     /// Matches a message of the server's with what is owed, and settles what it pays.
-    pub(super) fn judge(&mut self, tag: u8) -> Result<Verdict, End> {
-        let Some(lease) = &mut self.lease else { return Ok(Verdict::Swallow) };
+    /// None: it is a violation, and the connection that it came by is gone.
+    pub(super) fn judge(&mut self, tag: u8) -> Result<Option<Verdict>, End> {
+        let Some(lease) = &mut self.lease else { return Ok(None) };
         let conn = &mut *lease.conn;
         let mut settling = Settling::new(&mut self.names);
         if !lease.retained.is_empty() {
@@ -61,8 +66,8 @@ impl Session {
         }
         conn.doomed |= doom;
         match verdict {
-            Ok(verdict) => Ok(verdict),
-            Err(error) => self.server_violation(error.to_string()).map(|()| Verdict::Swallow),
+            Ok(verdict) => Ok(Some(verdict)),
+            Err(error) => self.server_violation(error.to_string()).map(|()| None),
         }
     }
 
@@ -74,11 +79,14 @@ impl Session {
             let state = fields::sqlstate(body);
             let text =
                 fields::field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default().into_owned();
-            lease.conn.doomed = true;
+            let was_doomed = lease.conn.doomed;
+            // What the session has set is asked for again.
+            lease.conn.doomed |= question != Question::Settings;
             let span = self.identity.span(self.id);
             tracing::warn!(parent: &span, ?question, %state, text, "a question of komainu's own failed");
             match (question, &mut lease.settings_asked) {
-                (Question::Apply, _) => lease.apply_error = Some((state, text)),
+                // Where what was left there could not be wiped, it fails by that, and another connection is taken.
+                (Question::Apply, _) if !was_doomed => lease.apply_error = Some((state, text)),
                 (Question::Settings, Some(asked)) => asked.failed = true,
                 _ => {}
             }
@@ -102,8 +110,14 @@ impl Session {
                 }
             }
             Question::Settings => {
-                if let (Some(name), Some(value)) = (column(0), column(1)) {
-                    lease.collected.push((name.to_ascii_lowercase().into(), value.into()));
+                let Some(asked) = &mut lease.settings_asked else { return };
+                asked.told += body.len();
+                match (column(0), column(1)) {
+                    (Some(name), Some(value)) if asked.told <= MAX_SETTINGS => {
+                        lease.collected.push((name.to_ascii_lowercase().into(), value.into()));
+                    }
+                    (Some(_), Some(_)) => {}
+                    _ => asked.unreadable = true,
                 }
             }
             Question::Pins => {
@@ -141,6 +155,8 @@ impl Session {
             return Ok(());
         }
         if conn.expected.owes_client() || lease.ours_first || lease.redirect {
+            lease.settings_unread |=
+                self.transaction.effects.intersects(Effects::CHANGES_SETTINGS) && !self.transaction.failed;
             return Ok(());
         }
         let done = &self.transaction;
@@ -214,6 +230,7 @@ impl Session {
             conn.ask(Question::Floor, self.settled.floor, &[]);
             lease.ours_first = true;
         }
+        lease.settings_unread = false;
         self.transaction.end();
         Ok(())
     }
@@ -228,11 +245,12 @@ impl Session {
         if lease.preparing_since_ms.take().is_some() {
             lease.ours_first = false;
             if let Some((state, text)) = lease.apply_error.take() {
-                let request = lease.request.take();
+                let Some(request) = lease.request.take() else {
+                    // The session is not told of what it did not ask for; but it may have pinned the connection.
+                    return self.server_gone(io::ErrorKind::UnexpectedEof.into()).map(|()| true);
+                };
                 self.abandon_lease();
-                if let Some(request) = request {
-                    self.refuse(&request, &message::Report::error(state, &text));
-                }
+                self.refuse(&request, &message::Report::error(state, &text));
                 return Ok(true);
             }
             if lease.conn.doomed
@@ -255,20 +273,7 @@ impl Session {
             if asked.failed {
                 return self.read_settings_again(asked.tries);
             }
-            let mut collected = std::mem::take(&mut lease.collected);
-            if collected.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MAX_SETTINGS {
-                return Err(too_many_settings());
-            }
-            let present = Settings::new(collected.clone());
-            let token = collected.iter().position(|(name, _)| **name == *TOKEN);
-            let token = token.map(|at| collected.swap_remove(at).1);
-            // RESET goes back to what the session began with, which the server connection does not know;
-            // and the connection has the token until it is made to fit again: the session does not keep it.
-            self.settings = Arc::new(Settings::new(collected).over(&self.startup_settings));
-            lease.conn.settings = Arc::new(present);
-            if let Some(token) = token {
-                self.take_token(&token);
-            }
+            self.take_settings(asked)?;
         }
         let Some(lease) = &mut self.lease else { return Ok(false) };
         let is_idle = lease.conn.status == TransactionStatus::Idle;
@@ -291,6 +296,35 @@ impl Session {
         Ok(true)
     }
 
+    /// What the session has set is known now.
+    fn take_settings(&mut self, asked: SettingsAsked) -> Result<(), End> {
+        let Some(lease) = &mut self.lease else { return Ok(()) };
+        let mut collected = std::mem::take(&mut lease.collected);
+        if asked.told > MAX_SETTINGS || asked.unreadable {
+            if self.identity.session_mode {
+                // No other connection will have to be given it.
+                lease.conn.leftover_of = Some(self.id);
+                return Ok(());
+            }
+            lease.conn.doomed = true;
+            return Err(match asked.unreadable {
+                true => End::fatal(sqlstate::ADMIN_SHUTDOWN, SETTINGS_UNREADABLE),
+                false => self.too_many_settings(),
+            });
+        }
+        let present = Settings::new(collected.clone());
+        let token = collected.iter().position(|(name, _)| **name == *TOKEN);
+        let token = token.map(|at| collected.swap_remove(at).1);
+        // RESET goes back to what the session began with, which the server connection does not know;
+        // and the connection has the token until it is made to fit again: the session does not keep it.
+        self.settings = Arc::new(Settings::new(collected).over(&self.startup_settings));
+        lease.conn.settings = Arc::new(present);
+        if let Some(token) = token {
+            self.take_token(&token);
+        }
+        Ok(())
+    }
+
     /// A cancel that came late, or a timeout that the session has set, has ended the question. What it would have
     /// told must not be lost in silence.
     fn read_settings_again(&mut self, tries: u8) -> Result<bool, End> {
@@ -302,7 +336,18 @@ impl Session {
             ask_for_settings(lease, tries + 1, &self.identity.user, &self.settings, custom);
             return Ok(true);
         }
+        lease.conn.doomed = true;
         Err(End::fatal(sqlstate::ADMIN_SHUTDOWN, SETTINGS_UNREAD))
+    }
+
+    /// Every other server connection would have to be given them. This one has what nobody else is to meet.
+    pub(super) fn too_many_settings(&mut self) -> End {
+        if let Some(lease) = &mut self.lease {
+            lease.conn.doomed = true;
+        }
+        let message =
+            format!("terminating connection: its settings are longer than {MAX_SETTINGS} bytes in all");
+        End::fatal(sqlstate::PROGRAM_LIMIT_EXCEEDED, message)
     }
 
     /// The session has set `komainu.token`: see [`super::floor`].
@@ -317,12 +362,6 @@ impl Session {
     }
 }
 
-/// Every other server connection would have to be given them.
-pub(super) fn too_many_settings() -> End {
-    let message = format!("terminating connection: its settings are longer than {MAX_SETTINGS} bytes in all");
-    End::fatal(sqlstate::PROGRAM_LIMIT_EXCEEDED, message)
-}
-
 fn ask_for_settings(
     lease: &mut Lease,
     tries: u8,
@@ -334,7 +373,8 @@ fn ask_for_settings(
     let custom = CustomSettings::array(custom, present.iter().map(|(name, _)| name));
     let parameters = [Some(user.as_bytes()), Some(custom.as_bytes())];
     lease.conn.ask(Question::Settings, OwnStatement::Settings, &parameters);
-    lease.settings_asked = Some(SettingsAsked { tries, failed: false });
+    lease.settings_asked = Some(SettingsAsked { tries, failed: false, told: 0, unreadable: false });
+    lease.settings_unread = false;
     lease.ours_first = true;
 }
 
@@ -364,7 +404,8 @@ impl<'a> Settling<'a> {
         if matches!(owed.reply, Reply::Query | Reply::CloseComplete) || owed.unnamed.is_some() {
             self.unnamed.push((owed.unnamed, owed.audience));
         }
-        let of_ours = matches!(owed.audience, For::Us(_));
+        // That for the settings is asked anew, from its Parse on.
+        let of_ours = matches!(owed.audience, For::Us(question) if question != Question::Settings);
         let before_another = matches!(owed.audience, For::Prelude | For::Ahead);
         if of_ours || before_another && owed.reply == Reply::CloseComplete {
             // The connection is not what we believe it to be: a question was skipped, or the server still

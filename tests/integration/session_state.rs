@@ -178,6 +178,21 @@ fn a_long_setting_is_kept_and_one_that_is_too_long_is_said_to_be() {
     let end = wire.expect_end();
     assert_eq!(end.last().unwrap().sqlstate(), "54000", "{end:?}");
     assert_eq!(other.query_value(length), "5");
+
+    let mut wire = komainu.login(&database);
+    wire.query("SELECT set_config('my.big', repeat('x', 600000), false)");
+    wire.query(
+        "SELECT set_config('search_path', 'evil', false), set_config('my.other', repeat('y', 600000), false)",
+    );
+    let end = wire.expect_end();
+    assert_eq!(end.last().unwrap().sqlstate(), "54000", "they are counted together: {end:?}");
+    assert_eq!(other.query_value("SHOW search_path"), "\"$user\", public", "nobody inherits what it has set");
+
+    let mut wire = komainu.login(&database);
+    wire.query("SET client_encoding = 'LATIN1'");
+    wire.query("SELECT set_config('my.name', 'J' || chr(252) || 'rgen', false)");
+    let end = wire.expect_end();
+    assert!(end.last().unwrap().text().contains("set it in UTF8"), "{end:?}");
 }
 
 #[test]
