@@ -99,11 +99,18 @@ fn replace(ask: &Ask, path: &str, to: Option<&str>) -> Result<Done, AskError> {
 
 /// Until the next primary is one, or the old one goes on.
 pub(super) fn wait(ask: &Ask, begun: &Begun, deadline: Instant) -> Result<Answer<Status>, AskError> {
+    // The node that is asked may hear of the order a moment after the one that leads has taken it.
+    const HEARD_WITHIN: Duration = Duration::from_secs(3);
+    let heard_by = Instant::now() + HEARD_WITHIN;
+    let mut is_heard = false;
     loop {
         let answer = ask.get::<Status>(Status::PATH)?;
         let status = &answer.content;
+        is_heard |= status.failover.as_ref().is_some_and(|failover| failover.under_way.is_some())
+            || status.primary.as_ref() != Some(&begun.from)
+            || Instant::now() >= heard_by;
         let is_over = status.failover.as_ref().is_some_and(|failover| failover.under_way.is_none());
-        if is_over && status.primary.is_some() {
+        if is_heard && is_over && status.primary.is_some() {
             return Ok(answer);
         }
         if Instant::now() >= deadline {

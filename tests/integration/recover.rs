@@ -51,6 +51,8 @@ fn hosts_that_are_rebooted_come_back_with_no_hand() {
     power_on(&failover, &first);
     failover.wait_until_whole();
     assert_eq!(failover.primary(), (second.clone(), epoch), "a standby's reboot changes nothing");
+    // Until the promise names those who can keep it, nobody would be promoted without an order.
+    failover.wait_until_promised();
 
     let leader = failover.nodes.leader();
     let others = failover.nodes.others(&leader);
