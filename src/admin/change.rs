@@ -168,12 +168,13 @@ fn fits(new: &Config, in_force: &Config, state: &ClusterState) -> Result<(), Str
     match (in_force.failover.finds_servers(), new.failover.finds_servers()) {
         // They are found, whatever the text names.
         (true, true) => Ok(()),
-        // Not before a restart, after which the others still look at the one that they know by its id.
-        (false, true) => needed.into_iter().try_for_each(|id| {
-            reload::keeps_primary(&in_force.servers, &new.servers, id).map_err(|_| {
+        // Not before a restart, after which the others still look at those that they know by their ids.
+        (false, true) => in_force.servers.iter().try_for_each(|server| {
+            reload::keeps_primary(&in_force.servers, &new.servers, &server.id).map_err(|_| {
                 format!(
-                    "{id} is the primary, and nodes find servers only after a restart with this text: leave its [[server]] in \
-                     the text as it is, and restart all nodes"
+                    "nodes find servers only after a restart with this text, and until then know those that are configured: \
+                     leave the [[server]] of {} in the text as it is, and restart all nodes",
+                    server.id
                 )
             })
         }),
@@ -351,13 +352,13 @@ mod tests {
     }
 
     #[test]
-    fn the_primary_stays_named_until_nodes_find_servers() {
+    fn servers_stay_named_until_nodes_find_them() {
         let named = config(&format!("{HEAD}{SERVER}[failover]\nmode = 'rds'\n"));
         let found = config(&format!("{HEAD}[failover]\nmode = 'rds'\ncluster_id = 'shop'\n"));
         let both = Config { servers: named.servers.clone(), ..found.clone() };
         let state = state();
         let refused = fits(&found, &named, &state).unwrap_err();
-        assert!(refused.contains("leave its [[server]] in the text"), "{refused}");
+        assert!(refused.contains("leave the [[server]] of s1 in the text"), "{refused}");
         assert_eq!(fits(&both, &named, &state), Ok(()));
         assert_eq!(fits(&found, &both, &state), Ok(()), "it is found already");
     }
