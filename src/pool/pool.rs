@@ -297,8 +297,16 @@ impl Pool {
             let Some(mut conn) = self.inner().book.take_oldest_idle() else { break };
             match conn.look_while_idle() {
                 // Behind all others: when each was looked at once, their order is as before.
-                IdleLook::Quiet if !self.is_retired() => self.inner().book.give_back(conn),
-                IdleLook::Quiet => self.discard(conn),
+                IdleLook::Quiet => {
+                    let mut inner = self.inner();
+                    // It is retired first, and what is idle is taken behind this lock.
+                    if self.is_retired() {
+                        drop(inner);
+                        self.discard(conn);
+                    } else {
+                        inner.book.give_back(conn);
+                    }
+                }
                 IdleLook::Dead => self.discard(conn),
             }
         }

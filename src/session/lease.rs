@@ -63,8 +63,8 @@ pub struct Lease {
     pub collected: Vec<(Box<str>, Box<str>)>,
     /// What the session has set is asked for: until it is known, only this connection has it.
     pub settings_asked: Option<SettingsAsked>,
-    /// The client was told that it has set something, but what is sent behind that is still to be answered before
-    /// it can be asked for.
+    /// What was sent sets something, of which the client may have been told; but what is sent behind that is still
+    /// to be answered before it can be asked for.
     pub settings_unread: bool,
     /// The primary serves a read only because the session must not see less than it has: once it is known
     /// how much that is, standbys may serve it again.

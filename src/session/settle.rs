@@ -117,6 +117,8 @@ impl Session {
                         lease.collected.push((name.to_ascii_lowercase().into(), value.into()));
                     }
                     (Some(_), Some(_)) => {}
+                    // Its own role may be called so, which the question could not tell in this client_encoding.
+                    (Some("session_authorization"), None) => {}
                     _ => asked.unreadable = true,
                 }
             }
@@ -155,8 +157,7 @@ impl Session {
             return Ok(());
         }
         if conn.expected.owes_client() || lease.ours_first || lease.redirect {
-            lease.settings_unread |=
-                self.transaction.effects.intersects(Effects::CHANGES_SETTINGS) && !self.transaction.failed;
+            lease.settings_unread |= self.transaction.effects.intersects(Effects::CHANGES_SETTINGS);
             return Ok(());
         }
         let done = &self.transaction;
@@ -334,6 +335,11 @@ impl Session {
             lease.conn.forget_own(Question::Settings, OwnStatement::Settings);
             let custom = self.custom.as_deref();
             ask_for_settings(lease, tries + 1, &self.identity.user, &self.settings, custom);
+            return Ok(true);
+        }
+        if self.identity.session_mode {
+            // As in `take_settings`.
+            lease.conn.leftover_of = Some(self.id);
             return Ok(true);
         }
         lease.conn.doomed = true;
