@@ -343,6 +343,8 @@ impl Keeping<'_> {
             done.push(step);
             false
         });
+        // By a look from before it was carried out, what takes nothing back is ordered once more.
+        done.dedup();
         done
     }
 }
