@@ -169,19 +169,38 @@ fn what_waits_is_bounded_in_bytes_and_what_fits_goes_on_waiting() {
     assert_eq!((komainu.metric(HELD), bytes()), (Some(0.0), 0.0));
 }
 
+/// A role of komainu's own to look with, which can be kept out while clients are let in.
+fn make_looking(cluster: &Cluster, database: &str) {
+    cluster.prepare(
+        database,
+        "CREATE TABLE t (n int); GRANT ALL ON t TO PUBLIC; CREATE ROLE looks LOGIN PASSWORD 'x' IN ROLE pg_monitor",
+    );
+}
+
+fn looking(cluster: &Cluster, config: &str) -> Komainu {
+    Komainu::builder(cluster)
+        .user("looks", "x")
+        .config("[health]\nuser = \"looks\"\ntimeout_ms = 500\nretries = 2\n")
+        .config(config)
+        .start()
+}
+
+/// The primary lives, and is not seen any more.
+fn stop_looking(cluster: &Cluster, komainu: &Komainu) {
+    cluster.primary().psql("postgres", "ALTER ROLE looks NOLOGIN").unwrap();
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'looks'";
+    cluster.primary().psql("postgres", end).unwrap();
+    let primary = || komainu.metric("komainu_primary{server=\"pg1\"}");
+    eventually(PATIENCE, "it is not seen any more", || primary() == Some(0.0));
+}
+
 /// As before a planned switchover: the primary lives, and nothing new is to begin on it.
 #[test]
 fn while_a_primary_that_lives_is_not_named_nothing_new_begins_and_all_that_runs_ends() {
     let cluster = Cluster::start(0);
     let database = cluster.database();
-    cluster.prepare(
-        &database,
-        "CREATE TABLE t (n int); GRANT ALL ON t TO PUBLIC; CREATE ROLE looks LOGIN PASSWORD 'x' IN ROLE pg_monitor",
-    );
-    let komainu = Komainu::builder(&cluster)
-        .user("looks", "x")
-        .config("[health]\nuser = \"looks\"\ntimeout_ms = 500\nretries = 2\n")
-        .start();
+    make_looking(&cluster, &database);
+    let komainu = looking(&cluster, "");
     let open = || komainu.login(&database);
     let (mut idle, mut inside, mut pinned, mut running) = (open(), open(), open(), open());
     idle.query("SELECT 1");
@@ -191,12 +210,7 @@ fn while_a_primary_that_lives_is_not_named_nothing_new_begins_and_all_that_runs_
     send(&mut running, "INSERT INTO t SELECT 2 FROM pg_sleep(3)");
     let count = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
     eventually(PATIENCE, "it runs", || cluster.primary().psql("postgres", count).unwrap() == "1");
-    let nobody_looks = "ALTER ROLE looks NOLOGIN";
-    cluster.primary().psql("postgres", nobody_looks).unwrap();
-    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'looks'";
-    cluster.primary().psql("postgres", end).unwrap();
-    let primary = || komainu.metric("komainu_primary{server=\"pg1\"}");
-    eventually(PATIENCE, "it is not seen any more", || primary() == Some(0.0));
+    stop_looking(&cluster, &komainu);
 
     send(&mut idle, "INSERT INTO t VALUES (3)");
     send(&mut pinned, "INSERT INTO t VALUES (4)");
@@ -224,22 +238,11 @@ fn while_a_primary_that_lives_is_not_named_nothing_new_begins_and_all_that_runs_
 fn a_held_batch_of_a_pinned_client_is_refused_once_and_never_runs() {
     let cluster = Cluster::start(0);
     let database = cluster.database();
-    cluster.prepare(
-        &database,
-        "CREATE TABLE t (n int); GRANT ALL ON t TO PUBLIC; CREATE ROLE looks LOGIN PASSWORD 'x' IN ROLE pg_monitor",
-    );
-    let komainu = Komainu::builder(&cluster)
-        .user("looks", "x")
-        .config("[health]\nuser = \"looks\"\ntimeout_ms = 500\nretries = 2\n")
-        .config("[limits]\nhold_timeout_ms = 700\n")
-        .start();
+    make_looking(&cluster, &database);
+    let komainu = looking(&cluster, "[limits]\nhold_timeout_ms = 700\n");
     let mut pinned = komainu.login(&database);
     pinned.query("LISTEN x");
-    cluster.primary().psql("postgres", "ALTER ROLE looks NOLOGIN").unwrap();
-    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'looks'";
-    cluster.primary().psql("postgres", end).unwrap();
-    let primary = || komainu.metric("komainu_primary{server=\"pg1\"}");
-    eventually(PATIENCE, "it is not seen any more", || primary() == Some(0.0));
+    stop_looking(&cluster, &komainu);
     for _ in 0..2 {
         let insert = Pipeline::new().parse("", "INSERT INTO t VALUES (1)").run("", &[]);
         assert_eq!(told(&pinned.pipeline(insert)), ["ERROR 57P03", "ZI"]);
