@@ -245,7 +245,7 @@ impl ServerConn {
             self.expected.push(Owed::us(Reply::ParseComplete, question));
             self.own |= own.bit();
         }
-        message::bind_text(&mut self.output, own.name(), parameters).expect(FITS);
+        message::bind_text(&mut self.output, b"", own.name(), parameters).expect(FITS);
         message::execute_unnamed(&mut self.output);
         self.expected.push(Owed::us(Reply::BindComplete, question));
         self.expected.push(Owed::us(Reply::Execution, question));

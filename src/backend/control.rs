@@ -154,7 +154,7 @@ impl ControlConnection {
         let out = &mut self.outgoing;
         out.clear();
         message::parse(out, b"", sql.as_bytes(), &[0, 0])?;
-        message::bind_text(out, b"", &values)?;
+        message::bind_text(out, b"", b"", &values)?;
         // Describe of the unnamed portal: the names of the columns.
         out.extend_from_slice(&[b'D', 0, 0, 0, 6, b'P', 0]);
         message::execute_unnamed(out);

@@ -109,7 +109,8 @@ impl Owed {
         Owed::before(reply, For::Prelude)
     }
 
-    fn ends_batch(&self) -> bool {
+    /// It is answered with ReadyForQuery.
+    pub fn ends_batch(&self) -> bool {
         matches!(self.reply, Reply::Sync | Reply::Query | Reply::FunctionCall)
     }
 

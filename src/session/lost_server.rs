@@ -8,7 +8,7 @@ use std::io;
 use super::pins::Pins;
 use super::session::{End, Session};
 use super::settle::Settling;
-use crate::backend::expect::{For, Reply};
+use crate::backend::expect::For;
 use crate::clock::now_ms;
 use crate::route::Effects;
 use crate::telemetry::labels::Label;
@@ -78,8 +78,7 @@ impl Session {
         let mut settled = Settling::new(&mut self.names);
         let mut ready_due = 0;
         lease.conn.expected.abandon(|owed, done| {
-            let ends = matches!(owed.reply, Reply::Sync | Reply::Query | Reply::FunctionCall);
-            ready_due += usize::from(ends && owed.audience == For::Client);
+            ready_due += usize::from(owed.ends_batch() && owed.audience == For::Client);
             settled.settle(owed, done);
         });
         let nothing_sent_of_clients = lease.preparing_since_ms.is_some() && !owes;

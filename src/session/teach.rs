@@ -43,7 +43,7 @@ impl Session {
     /// transaction, while the client is told why.
     pub(super) fn refuse_parse(&mut self, report: &Report<'_>) {
         let lease = self.lease.as_mut().expect("called with a lease");
-        message::bind_plain(&mut lease.conn.output, b"", UNKNOWN_PREFIX.as_bytes()).expect(FITS);
+        message::bind_text(&mut lease.conn.output, b"", UNKNOWN_PREFIX.as_bytes(), &[]).expect(FITS);
         let mut owed = Owed::client(Reply::BindComplete);
         owed.instead = Some(report.body());
         lease.conn.expected.push(owed);
@@ -70,7 +70,7 @@ pub(super) fn teach(conn: &mut ServerConn, prepared: &Arc<Prepared>, audience: F
         // Not as a simple Query, which would end the transaction of a batch.
         Origin::Sql => {
             message::parse(out, b"", &prepared.text, &[0, 0]).expect(FITS);
-            message::bind_plain(out, PORTAL, b"").expect(FITS);
+            message::bind_text(out, PORTAL, b"", &[]).expect(FITS);
             message::execute(out, PORTAL).expect(FITS);
             message::close_portal(out, PORTAL).expect(FITS);
             conn.unnamed = Some(UNKNOWN_UNNAMED);

@@ -219,14 +219,15 @@ pub fn parse(out: &mut BytesMut, name: &[u8], sql: &[u8], types: &[u8]) -> Resul
     })
 }
 
-/// Bind of text parameters (`None` is NULL) to the unnamed portal, results as text.
+/// Bind of text parameters (`None` is NULL), results as text.
 pub fn bind_text(
     out: &mut BytesMut,
+    portal: &[u8],
     statement: &[u8],
     parameters: &[Option<&[u8]>],
 ) -> Result<(), MessageTooLong> {
     frame(out, b'B', |out| {
-        put_cstr(out, b"");
+        put_cstr(out, portal);
         put_cstr(out, statement);
         out.put_i16(0);
         out.put_i16(parameters.len() as i16);
@@ -243,15 +244,6 @@ pub fn bind_text(
     })
 }
 
-/// Bind of a statement without parameters, whose rows nobody will see.
-pub fn bind_plain(out: &mut BytesMut, portal: &[u8], statement: &[u8]) -> Result<(), MessageTooLong> {
-    frame(out, b'B', |out| {
-        put_cstr(out, portal);
-        put_cstr(out, statement);
-        out.put_slice(&[0; 6]);
-    })
-}
-
 pub fn execute(out: &mut BytesMut, portal: &[u8]) -> Result<(), MessageTooLong> {
     frame(out, b'E', |out| {
         put_cstr(out, portal);
@@ -264,15 +256,16 @@ pub fn execute_unnamed(out: &mut BytesMut) {
 }
 
 pub fn close_statement(out: &mut BytesMut, name: &[u8]) -> Result<(), MessageTooLong> {
-    frame(out, b'C', |out| {
-        out.put_u8(b'S');
-        put_cstr(out, name);
-    })
+    close(out, b'S', name)
 }
 
 pub fn close_portal(out: &mut BytesMut, name: &[u8]) -> Result<(), MessageTooLong> {
+    close(out, b'P', name)
+}
+
+fn close(out: &mut BytesMut, kind: u8, name: &[u8]) -> Result<(), MessageTooLong> {
     frame(out, b'C', |out| {
-        out.put_u8(b'P');
+        out.put_u8(kind);
         put_cstr(out, name);
     })
 }
