@@ -159,11 +159,15 @@ fn what_servers_take_to_answer_is_right_on_average() {
         let of = |what| komainu.metric(&format!("komainu_response_seconds_{what}")).unwrap();
         (of("sum"), of("count"))
     };
-    let before = waited();
+    let (before, began) = (waited(), Instant::now());
     for _ in 0..4 {
-        client.query("SELECT pg_sleep(0.5)");
+        client.query("SELECT pg_sleep(1)");
     }
-    eventually(PATIENCE, "all four were answered", || waited().1 >= before.1 + 4.0);
-    // Each may be off by a step of the clock; a busy machine makes them longer.
-    assert!(waited().0 - before.0 >= 1.6, "{before:?} {:?}", waited());
+    // Each may be off by a step of the clock, and a busy machine takes its steps late; half of it is never lost.
+    eventually(PATIENCE, "all four are in the sum", || {
+        let (sum, count) = waited();
+        sum >= before.0 + 2.0 && count >= before.1 + 4.0
+    });
+    let longest = 2.0 * began.elapsed().as_secs_f64();
+    assert!(waited().0 - before.0 <= longest, "{before:?} {:?} in {longest} s", waited());
 }
