@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use komainu::telemetry::catalogue::{ALL, Metric, View};
 use komainu_aws_double::api::Api;
