@@ -1,6 +1,6 @@
 //! Looks again and again whether a move would succeed, as long as somebody wants to know.
 
-use crate::aws::{checks, permissions};
+use crate::aws::{checks, permissions, quotas};
 use crate::endpoint::Cloud;
 use crate::finding::{Finding, Verdict};
 use crate::settings::MethodSettings;
@@ -10,10 +10,11 @@ use tokio::sync::watch;
 /// A missing permission has usually been missing since yesterday: minutes are soon enough, and cost next to nothing.
 pub const EVERY: Duration = Duration::from_secs(300);
 
-/// Permissions, then the state of things.
+/// Permissions, then the state of things, then what the account may still have.
 pub async fn look(cloud: &Cloud, method: &MethodSettings) -> Vec<Finding> {
     let mut findings = permissions::probe(&cloud.aws, &cloud.identity, method).await;
     findings.extend(checks::check(&cloud.aws, &cloud.identity, method).await);
+    findings.extend(quotas::check(&cloud.aws, method).await);
     findings
 }
 

@@ -51,6 +51,7 @@ reasons! {
     PermissionMissing "permission_missing" "it could not be done tonight: a permission is missing";
     SourceDestCheckOn "source_dest_check_on" "the network interface drops what is not addressed to itself: turn its source/destination check off";
     AddressNotOnHost "address_not_on_host" "this node's operating system does not have the address, so nothing would answer there";
+    QuotaReached "quota_reached" "the account may have no more of what a move would have to make";
     OtherSubnet "other_subnet" "the address is not in the subnet of this node's network interface";
     SecretMissing "secret_missing" "the secret does not exist, or is marked for deletion";
     SecretUnusable "secret_unusable" "the secret does not hold the role's name and password as RDS writes them";

@@ -7,9 +7,11 @@ import parliament
 # What AWS lets nobody narrow down to a resource.
 ONLY_STAR = {
     "cloudwatch:PutMetricData",
+    "ec2:DescribeAccountAttributes",
     "ec2:DescribeAddresses",
     "ec2:DescribeNetworkInterfaces",
     "ec2:DescribeRouteTables",
+    "servicequotas:GetServiceQuota",
     "ssm:UpdateInstanceInformation",
 }
 ONLY_STAR_SERVICES = ("ec2messages:", "ssmmessages:")

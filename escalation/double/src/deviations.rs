@@ -3,7 +3,7 @@
 //! DryRun of some calls is carried out (the proxy answers it instead). A private address assigned with reassignment is
 //! not taken from its holder, and not found by its address (taken and found here). A route that exists is created over
 //! (refused here). A record that exists is created twice, a deletion need only match what was there at any time, and
-//! one that does not has another error code (all corrected).
+//! one that does not has another error code (all corrected). How many records a zone may have is not told (told here).
 
 use crate::http::Message;
 use crate::locked;
@@ -12,6 +12,9 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
+
+/// Of a hosted zone, unless AWS has raised it.
+const MOST_RECORDS: u32 = 10_000;
 
 /// Moto, and what it does not keep.
 #[derive(Debug)]
@@ -30,6 +33,7 @@ impl Corrected {
     pub async fn look(&self, request: &Message, operation: &str) -> io::Result<Message> {
         match operation {
             "DescribeNetworkInterfaces" => without_address_filter(request).send(self.moto).await,
+            "GetHostedZoneLimit" => self.zone_limit(request).await,
             _ => request.send(self.moto).await,
         }
     }
@@ -89,6 +93,22 @@ impl Corrected {
             let destination = parameter(request, name).map(|net| net.replace("%2F", "/").replace("%3A", ":"));
             destination.is_some_and(|net| answer.contains(&format!("CidrBlock>{net}<")))
         }))
+    }
+
+    async fn zone_limit(&self, request: &Message) -> io::Result<Message> {
+        let zone = request.path().split('/').rev().nth(1).unwrap_or_default();
+        let list = Message {
+            start: format!("GET /2013-04-01/hostedzone/{zone}/rrset HTTP/1.1"),
+            body: String::new(),
+            ..request.clone()
+        };
+        let count = list.send(self.moto).await?.body.matches("<ResourceRecordSet>").count();
+        let body = format!(
+            "<GetHostedZoneLimitResponse xmlns=\"https://route53.amazonaws.com/doc/2013-04-01/\"><Limit>\
+             <Type>MAX_RRSETS_BY_ZONE</Type><Value>{MOST_RECORDS}</Value></Limit><Count>{count}</Count>\
+             </GetHostedZoneLimitResponse>"
+        );
+        Ok(Message::response(200, "text/xml", body))
     }
 
     async fn present_fence(&self, request: &Message, name: &str) -> io::Result<Option<String>> {

@@ -315,6 +315,7 @@ fn operation(request: &Message) -> String {
         ("POST", path) if path.contains("/rrset") => "ChangeResourceRecordSets",
         ("GET", path) if path.contains("/rrset") => "ListResourceRecordSets",
         ("GET", path) if path.contains("/change/") => "GetChange",
+        ("GET", path) if path.contains("/hostedzonelimit/") => "GetHostedZoneLimit",
         _ => path,
     }
     .to_owned()

@@ -9,6 +9,7 @@ mod cloudwatch;
 pub mod identity;
 mod instances;
 pub mod permissions;
+pub mod quotas;
 mod transmit;
 
 pub use client_error::AwsError;
@@ -69,6 +70,7 @@ impl AwsSettings {
 pub struct Aws {
     pub(crate) ec2: aws_sdk_ec2::Client,
     pub(crate) route53: aws_sdk_route53::Client,
+    pub(crate) quotas: aws_sdk_servicequotas::Client,
 }
 
 impl Aws {
@@ -82,6 +84,7 @@ impl Aws {
         Aws {
             ec2: aws_sdk_ec2::Client::new(&config),
             route53: aws_sdk_route53::Client::from_conf(route53.build()),
+            quotas: aws_sdk_servicequotas::Client::new(&config),
         }
     }
 }

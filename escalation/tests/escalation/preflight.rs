@@ -2,7 +2,8 @@
 
 use crate::support::proxy::CHANGES;
 use crate::support::{Fault, Kind, World};
-use komainu_escalation::aws::{checks, permissions};
+use aws_sdk_route53::types::RrType;
+use komainu_escalation::aws::{checks, permissions, quotas};
 use komainu_escalation::finding::{Finding, Verdict};
 use komainu_escalation::route_table::RouteTableSettings;
 use komainu_escalation::secondary_ip::SecondaryIpSettings;
@@ -121,4 +122,62 @@ async fn it_is_looked_at_as_long_as_somebody_listens() {
     assert!(findings.borrow().len() >= 4);
     drop(findings);
     crate::support::within("its end", watching).await.unwrap();
+}
+
+async fn quotas(world: &World, kind: Kind) -> Vec<Finding> {
+    quotas::check(&world.nodes[0].cloud.aws, &world.method(kind)).await
+}
+
+#[tokio::test]
+async fn a_quota_counts_when_a_move_would_make_something() {
+    let world = World::new().await;
+    for (kind, operation, full) in [
+        (Kind::RouteTable, "GetServiceQuota", Fault::Rewrite("50", "1")),
+        (Kind::Route53, "GetHostedZoneLimit", Fault::Rewrite("10000", "3")),
+    ] {
+        let fine = quotas(&world, kind).await;
+        assert!(fine.iter().all(|found| found.verdict == Verdict::Fine), "{fine:?}");
+        // Nothing of the endpoint is there yet, so a move would have to make it.
+        world.proxy.fault(&[operation], full.clone(), None);
+        let found = quotas(&world, kind).await;
+        assert!(found.iter().any(Finding::is_wrong), "{found:?}");
+        let wrong: Vec<_> = found.into_iter().filter(Finding::is_wrong).collect();
+        assert!(reasons(&wrong).iter().all(|reason| *reason == Reason::QuotaReached), "{wrong:?}");
+        // What is there is changed, however full the account is.
+        world.give_to(kind, 1).await;
+        if kind == Kind::Route53 {
+            let fence = format!("_komainu.{}", world.name);
+            world.change_record(RrType::Txt, &fence, "\"epoch=1 write=1\"").await;
+        }
+        assert_eq!(reasons(&quotas(&world, kind).await), []);
+        world.proxy.heal();
+    }
+    let addresses = quotas(&world, Kind::ElasticIp).await;
+    assert_eq!(addresses.len(), 1);
+    assert_eq!(addresses[0].verdict, Verdict::Fine);
+    assert!(addresses[0].subject.contains(" of 5 are used"), "{addresses:?}");
+}
+
+#[tokio::test]
+async fn a_quota_that_may_not_be_asked_for_is_no_failure() {
+    let world = World::new().await;
+    for (kind, action) in [
+        (Kind::ElasticIp, "ec2:DescribeAccountAttributes"),
+        (Kind::RouteTable, "servicequotas:GetServiceQuota"),
+        (Kind::Route53, "route53:GetHostedZoneLimit"),
+    ] {
+        world.proxy.fault(&[action.split_once(':').unwrap().1], Fault::Deny, None);
+        let findings = quotas(&world, kind).await;
+        assert!(!findings.is_empty());
+        for found in findings {
+            let Verdict::Unknown { detail } = found.verdict else { panic!("{kind:?}: {found:?}") };
+            assert_eq!(detail, format!("not looked at: the role lacks {action}"));
+        }
+    }
+    world.proxy.heal();
+    world.proxy.fault(&["GetServiceQuota"], Fault::Reset, None);
+    for found in quotas(&world, Kind::RouteTable).await {
+        let Verdict::Unknown { detail } = found.verdict else { panic!("{found:?}") };
+        assert!(detail.starts_with("not looked at: servicequotas:GetServiceQuota: "), "{detail}");
+    }
 }

@@ -79,6 +79,12 @@ locals {
         Resource = ["*"]
       },
       {
+        Sid      = "SeeQuota"
+        Effect   = "Allow"
+        Action   = ["servicequotas:GetServiceQuota"]
+        Resource = ["*"]
+      },
+      {
         Sid    = "MoveRoutes"
         Effect = "Allow"
         Action = ["ec2:CreateRoute", "ec2:ReplaceRoute"]
@@ -91,7 +97,7 @@ locals {
       {
         Sid      = "SeeAddresses"
         Effect   = "Allow"
-        Action   = ["ec2:DescribeAddresses"]
+        Action   = ["ec2:DescribeAddresses", "ec2:DescribeAccountAttributes"]
         Resource = ["*"]
       },
       {
@@ -109,7 +115,7 @@ locals {
       {
         Sid       = "SeeRecords"
         Effect    = "Allow"
-        Action    = ["route53:ListResourceRecordSets"]
+        Action    = ["route53:ListResourceRecordSets", "route53:GetHostedZoneLimit"]
         Resource  = ["arn:${data.aws_partition.this.partition}:route53:::hostedzone/${local.zone_id}"]
         Condition = {}
       },

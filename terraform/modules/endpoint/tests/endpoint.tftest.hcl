@@ -26,6 +26,11 @@ run "route_table" {
     condition     = output.host_addresses == ["192.0.2.10/32"] && length(aws_eip.this) == 0
     error_message = "The nodes do not have the address, or there is one more."
   }
+
+  assert {
+    condition     = toset(flatten([for statement in output.statements : statement.Action])) == toset(["ec2:DescribeRouteTables", "ec2:DescribeNetworkInterfaces", "servicequotas:GetServiceQuota", "ec2:CreateRoute", "ec2:ReplaceRoute"])
+    error_message = "The nodes may do something else than see the endpoint and what it may be limited by, and move it."
+  }
 }
 
 run "elastic_ip" {
@@ -50,6 +55,11 @@ run "elastic_ip" {
     condition     = length(output.host_addresses) == 0 && length(aws_route.this) == 0
     error_message = "An Elastic IP is on no host."
   }
+
+  assert {
+    condition     = toset(flatten([for statement in output.statements : statement.Action])) == toset(["ec2:DescribeAddresses", "ec2:DescribeAccountAttributes", "ec2:AssociateAddress", "ec2:DisassociateAddress"])
+    error_message = "The nodes may do something else than see the endpoint and what it may be limited by, and move it."
+  }
 }
 
 run "route53" {
@@ -71,6 +81,11 @@ run "route53" {
   assert {
     condition     = one([for statement in output.statements : statement if contains(statement.Action, "route53:ChangeResourceRecordSets")]).Resource == ["arn:aws:route53:::hostedzone/${aws_route53_zone.this[0].zone_id}"]
     error_message = "The nodes may change other zones."
+  }
+
+  assert {
+    condition     = toset(flatten([for statement in output.statements : statement.Action])) == toset(["route53:ListResourceRecordSets", "route53:GetHostedZoneLimit", "route53:ChangeResourceRecordSets", "route53:GetChange"])
+    error_message = "The nodes may do something else than see the endpoint and what it may be limited by, and move it."
   }
 }
 
