@@ -73,7 +73,8 @@ struct Answers {
 struct Answer {
     lookup: Lookup,
     asked_at: Instant,
-    believed_until: Instant,
+    /// Somebody has logged in by it.
+    used: bool,
 }
 
 type Flight = Shared<BoxFuture<'static, Result<Lookup, LookupError>>>;
@@ -122,7 +123,7 @@ impl AuthQuery {
     pub async fn lookup(&self, user: &str) -> Result<Lookup, LookupError> {
         let flight = {
             let mut answers = self.shared.answers();
-            if let Some(lookup) = answers.believed(user, Instant::now()) {
+            if let Some(lookup) = answers.believed(user, self.shared.cache, Instant::now()) {
                 return Ok(lookup);
             }
             match answers.flights.get(user) {
@@ -135,6 +136,14 @@ impl AuthQuery {
             }
         };
         flight.await
+    }
+
+    /// Somebody has proved to be `user`: the answer is believed for all of `cache_ms`. Until then it is believed for as
+    /// long as that there is no such user, or a second guess at a name would be quick if it is a user's, and slow else.
+    pub fn confirm(&self, user: &str) {
+        if let Some(answer) = self.shared.answers().known.get_mut(user) {
+            answer.used = true;
+        }
     }
 
     /// Forgets what is known of `user`: a server has shown that it changed.
@@ -177,7 +186,7 @@ impl AuthQuery {
                 answers.flights.remove(&user);
                 match outcome {
                     Ok(lookup) => {
-                        answers.keep(&user, &lookup, shared.cache, Instant::now());
+                        answers.keep(&user, &lookup, Instant::now());
                         Ok(lookup)
                     }
                     Err(failure) => Err(LookupError { user, reason: failure.to_string() }),
@@ -234,21 +243,19 @@ impl Warm {
 }
 
 impl Answers {
-    fn believed(&mut self, user: &str, now: Instant) -> Option<Lookup> {
+    fn believed(&mut self, user: &str, cache: Duration, now: Instant) -> Option<Lookup> {
         let answer = self.known.get(user).or_else(|| self.refused.peek(user))?;
-        (now < answer.believed_until).then(|| answer.lookup.clone())
+        let believed_for = if answer.used { cache } else { cache.min(REFUSAL_CACHE) };
+        (now < answer.asked_at + believed_for).then(|| answer.lookup.clone())
     }
 
-    fn keep(&mut self, user: &str, lookup: &Lookup, cache: Duration, now: Instant) {
-        let (kept, other, cache) = match lookup.may_login {
-            true => (&mut self.known, &mut self.refused, cache),
-            false => (&mut self.refused, &mut self.known, cache.min(REFUSAL_CACHE)),
+    fn keep(&mut self, user: &str, lookup: &Lookup, now: Instant) {
+        let (kept, other) = match lookup.may_login {
+            true => (&mut self.known, &mut self.refused),
+            false => (&mut self.refused, &mut self.known),
         };
         other.pop(user);
-        kept.put(
-            user.to_owned(),
-            Answer { lookup: lookup.clone(), asked_at: now, believed_until: now + cache },
-        );
+        kept.put(user.to_owned(), Answer { lookup: lookup.clone(), asked_at: now, used: false });
     }
 }
 

@@ -12,3 +12,4 @@ mod link;
 pub mod secrets;
 pub mod unauthenticated;
 pub mod userfile;
+mod usual;

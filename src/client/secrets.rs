@@ -1,8 +1,8 @@
 //! What clients' passwords are checked against.
 //!
 //! Owns where a secret comes from (the user file first, then a lookup on the servers), the verifiers
-//! made of plain passwords, and the bound on how many cores the making of them takes. Never
-//! authenticates anybody. Invariant: a user whom neither names, or who may not log in, has no secret here,
+//! made of plain passwords, what stands for the secret of somebody who has none, and the bound on how many cores
+//! the making of them takes. Never authenticates anybody. Invariant: a user whom neither names, or who may not log in, has no secret here,
 //! and nobody else's is ever taken in its place.
 
 use std::fmt;
@@ -15,6 +15,7 @@ use lru::LruCache;
 use tokio::sync::Semaphore;
 
 use super::userfile::{Secret, UserFile};
+use super::usual::Usual;
 use crate::wire::scram::{DEFAULT_ITERATIONS, Verifier};
 
 /// Verifiers of plain passwords that are kept, so that a storm of logins costs the rounds once.
@@ -56,7 +57,8 @@ pub struct Secrets {
     users: UserFile,
     ask_server: Option<AskServer>,
     process: Arc<ProcessSecrets>,
-    md5_is_usual: bool,
+    /// In the user file.
+    usual: Usual,
 }
 
 struct Derived {
@@ -69,6 +71,8 @@ pub struct ProcessSecrets {
     /// Makes up salts and keys of users who do not exist.
     mock: [u8; 32],
     derived: Mutex<LruCache<String, Derived>>,
+    /// Among those that a server was asked for.
+    looked_up: Mutex<Usual>,
     /// PBKDF2 takes no more threads than this, whoever asks for it.
     deriving: Semaphore,
 }
@@ -81,6 +85,7 @@ impl ProcessSecrets {
         Arc::new(ProcessSecrets {
             mock,
             derived: Mutex::new(LruCache::new(DERIVED_VERIFIERS)),
+            looked_up: Mutex::default(),
             deriving: Semaphore::new(cores),
         })
     }
@@ -88,9 +93,8 @@ impl ProcessSecrets {
 
 impl Secrets {
     pub fn new(users: UserFile, ask_server: Option<AskServer>, process: Arc<ProcessSecrets>) -> Self {
-        let scram = users.iter().any(|(_, secret)| matches!(secret, Secret::Scram(_)));
-        let md5_is_usual = !scram && !users.is_empty() && ask_server.is_none();
-        Secrets { users, ask_server, process, md5_is_usual }
+        let usual = users.iter().map(|(_, secret)| secret).collect();
+        Secrets { users, ask_server, process, usual }
     }
 
     /// Whose password may be checked, and against what.
@@ -101,15 +105,20 @@ impl Secrets {
         let Some(ask_server) = &self.ask_server else { return Ok(Account::NoSecret) };
         Ok(match ask_server(user.to_owned()).await? {
             Lookup { may_login: false, .. } => Account::MayNotLogIn,
-            Lookup { secret: Some(secret), .. } => Account::Known(secret),
+            Lookup { secret: Some(secret), .. } => {
+                self.process.looked_up().count(&secret);
+                Account::Known(secret)
+            }
             Lookup { secret: None, .. } => Account::NoSecret,
         })
     }
 
     /// A verifier of `password`, made once while the user keeps that password.
     pub async fn verifier_of(&self, user: &str, password: &str) -> Verifier {
+        let iterations = self.usual_iterations();
         if let Some(known) = self.process.lock().get(user)
             && known.password == password
+            && known.verifier.iterations() == iterations.get()
         {
             return known.verifier.clone();
         }
@@ -117,7 +126,7 @@ impl Secrets {
         let password = password.to_owned();
         let derived = self
             .blocking(move || {
-                let verifier = Verifier::from_password(password.as_bytes(), &salt, DEFAULT_ITERATIONS)
+                let verifier = Verifier::from_password(password.as_bytes(), &salt, iterations.get())
                     .expect("salt and iterations are ours, and within bounds");
                 Derived { password, verifier }
             })
@@ -127,16 +136,35 @@ impl Secrets {
         verifier
     }
 
+    /// Makes the verifiers of all plain passwords, so that none is made while its user waits: that would take
+    /// longer than for somebody unknown, and tell who exists.
+    pub async fn make_verifiers(&self) {
+        for (user, secret) in self.users.iter().take(DERIVED_VERIFIERS.get()) {
+            if let Secret::Plain(password) = secret {
+                self.verifier_of(user, password).await;
+            }
+        }
+    }
+
     /// Stands for the verifier of a user who has none.
     pub fn mock_verifier(&self, user: &str) -> Verifier {
-        let iterations = NonZeroU32::new(DEFAULT_ITERATIONS).expect("it is not zero");
-        Verifier::mock(user.as_bytes(), &self.process.mock, iterations)
+        Verifier::mock(user.as_bytes(), &self.process.mock, self.usual_iterations())
+    }
+
+    /// The rounds of most verifiers: of those looked up, else of those in the user file.
+    fn usual_iterations(&self) -> NonZeroU32 {
+        let looked_up = self.process.looked_up().iterations();
+        let usual = looked_up.or_else(|| self.usual.iterations()).unwrap_or(DEFAULT_ITERATIONS);
+        NonZeroU32::new(usual).expect("a verifier has at least one round")
     }
 
     /// Whether a client under an `md5` rule whose secret we do not know is asked for MD5 rather than SCRAM:
     /// so that it sees what most users see.
     pub fn md5_is_usual(&self) -> bool {
-        self.md5_is_usual
+        match self.ask_server {
+            Some(_) => self.process.looked_up().is_mostly_md5(),
+            None => !self.usual.has_scram() && !self.users.is_empty(),
+        }
     }
 
     /// Runs PBKDF2 off the data path.
@@ -149,6 +177,10 @@ impl Secrets {
 impl ProcessSecrets {
     fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<String, Derived>> {
         self.derived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn looked_up(&self) -> std::sync::MutexGuard<'_, Usual> {
+        self.looked_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -174,13 +206,56 @@ mod tests {
         assert!(first.accepts(b"one").is_some() && first.accepts(b"two").is_none());
 
         // It is found again, also by what a reload made: a mark left in the cache comes back.
-        let mark = Verifier::from_password(b"mark", b"salt", 1).unwrap();
+        let mark = Verifier::from_password(b"mark", b"salt", DEFAULT_ITERATIONS).unwrap();
         process.lock().get_mut("alice").unwrap().verifier = mark.clone();
         assert_eq!(secrets("", &process).verifier_of("alice", "one").await, mark);
 
         let second = secrets("", &process).verifier_of("alice", "two").await;
         assert!(second.accepts(b"two").is_some());
         assert_eq!(process.lock().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_has_no_secret_shows_the_rounds_that_most_have() {
+        let process = ProcessSecrets::new();
+        let verifier = |iterations| Verifier::from_password(b"x", b"salt", iterations).unwrap();
+        let file = format!("\"a\" \"{}\"\n\"b\" \"plain\"", verifier(700));
+        let of_file = secrets(&file, &process);
+        assert_eq!(of_file.mock_verifier("nobody").iterations(), 700);
+        of_file.make_verifiers().await;
+        let made = process.lock().peek("b").unwrap().verifier.clone();
+        assert_eq!((made.iterations(), process.lock().len()), (700, 1));
+        assert!(made.accepts(b"plain").is_some());
+
+        // What a server answers counts for more than the file, which then names komainu's own roles.
+        let known = verifier(900);
+        let ask: AskServer = Arc::new(move |user| {
+            let secret = (user == "known").then(|| Secret::Scram(known.clone()));
+            Box::pin(async move { Ok(Lookup { may_login: secret.is_some(), secret }) })
+        });
+        let asking = Secrets::new(UserFile::parse(&file).unwrap(), Some(ask), process);
+        assert!(matches!(asking.account("nobody").await.unwrap(), Account::MayNotLogIn));
+        assert_eq!(asking.mock_verifier("nobody").iterations(), 700);
+        assert!(matches!(asking.account("known").await.unwrap(), Account::Known(_)));
+        assert_eq!(asking.mock_verifier("nobody").iterations(), 900);
+        assert_eq!(asking.verifier_of("b", "plain").await.iterations(), 900);
+    }
+
+    #[tokio::test]
+    async fn md5_is_usual_where_most_of_those_looked_up_have_it() {
+        let ask: AskServer = Arc::new(move |user| {
+            let secret = match &*user {
+                "old" => Secret::Md5(crate::wire::md5::stored("old", b"x")),
+                _ => Secret::Scram(Verifier::from_password(b"x", b"salt", 1).unwrap()),
+            };
+            Box::pin(async move { Ok(Lookup { may_login: true, secret: Some(secret) }) })
+        });
+        let asking = Secrets::new(UserFile::default(), Some(ask), ProcessSecrets::new());
+        assert!(!asking.md5_is_usual());
+        asking.account("old").await.unwrap();
+        assert!(asking.md5_is_usual());
+        asking.account("new").await.unwrap();
+        assert!(!asking.md5_is_usual());
     }
 
     #[test]

@@ -82,6 +82,13 @@ impl Access {
         }
     }
 
+    /// A client has proved to be the user.
+    pub fn confirm(&self, user: &str) {
+        if let Some(lookups) = self.current().lookups {
+            lookups.confirm(user);
+        }
+    }
+
     /// A client could not prove to be the user.
     pub fn doubt(&self, user: &str) {
         if let Some(lookups) = self.current().lookups {
@@ -123,10 +130,15 @@ fn read(
         };
         AuthQuery::new(query, credential, Arc::new(primary))
     });
-    let secrets = Secrets::new(users, lookups.as_ref().map(AuthQuery::ask_server), process.clone());
+    let ask_server = lookups.as_ref().map(AuthQuery::ask_server);
+    let secrets = Arc::new(Secrets::new(users, ask_server, process.clone()));
+    tokio::spawn({
+        let secrets = secrets.clone();
+        async move { secrets.make_verifiers().await }
+    });
     let tls = ClientTlsContext::load(&config.client_tls)?;
     let timeout = Duration::from_millis(config.limits.startup_timeout_ms);
-    let context = HandshakeContext::new(Arc::new(hba), Arc::new(secrets), tls, timeout);
+    let context = HandshakeContext::new(Arc::new(hba), secrets, tls, timeout);
     Ok(Current { context: Arc::new(context), lookups })
 }
 

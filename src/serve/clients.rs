@@ -231,6 +231,7 @@ async fn receive(stream: Stream, address: Option<SocketAddr>, door: Arc<Door>) {
         }
         Ok(Outcome::Client(authenticated)) => {
             drop(guard);
+            door.access.confirm(&authenticated.user);
             let Some(session) = Box::pin(admit(&door, authenticated, peer)).await else { return };
             drop(door);
             session.run().await;

@@ -55,6 +55,7 @@ async fn lookups_at_a_real_server() {
     the_path_is_ours(&bench).await;
     a_function_serves_an_ordinary_role(&bench).await;
     answers_are_believed_for_a_while(&bench).await;
+    an_unknown_user_costs_what_a_known_one_does(&bench).await;
     one_question_serves_all_who_ask(&bench).await;
     the_connection_is_kept_and_renewed(&bench).await;
     failures_are_errors_and_are_not_kept(&bench).await;
@@ -129,6 +130,7 @@ async fn a_function_serves_an_ordinary_role(bench: &Bench) {
 async fn answers_are_believed_for_a_while(bench: &Bench) {
     let (always, cached) = (bench.asking(DEFAULT, 0), bench.asking(DEFAULT, 3_600_000));
     assert!(may_login(&cached, "alice").await && may_login(&always, "alice").await);
+    cached.confirm("alice");
     bench.run("ALTER ROLE alice NOLOGIN").await;
     assert!(!may_login(&always, "alice").await);
     assert!(may_login(&cached, "alice").await, "within cache_ms");
@@ -146,12 +148,49 @@ async fn answers_are_believed_for_a_while(bench: &Bench) {
     // An answer ends by itself, too.
     let brief = bench.asking(DEFAULT, 50);
     assert!(may_login(&brief, "alice").await);
+    brief.confirm("alice");
     bench.run("DROP ROLE alice").await;
     while may_login(&brief, "alice").await {
         assert!(Instant::now() < deadline, "an answer is believed for ever");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     bench.run("CREATE ROLE alice LOGIN PASSWORD 'secret'").await;
+}
+
+/// Guessing twice at a name must cost the same whether somebody has it: a question each, when a second has passed.
+async fn an_unknown_user_costs_what_a_known_one_does(bench: &Bench) {
+    const EACH_COUNTED: &str = "SELECT a.rolpassword, a.rolcanlogin \
+        FROM (SELECT pg_catalog.nextval('public.guesses') AS n) AS q \
+        LEFT JOIN pg_catalog.pg_authid AS a ON a.rolname = $1 AND q.n > 0";
+    bench.run("CREATE SEQUENCE public.guesses").await;
+    let asked = || bench.count("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM public.guesses");
+    let query = bench.asking(EACH_COUNTED, 3_600_000);
+    let age = |by: Duration| {
+        let mut answers = query.shared.answers();
+        let Answers { known, refused, .. } = &mut *answers;
+        for (_, answer) in known.iter_mut().chain(refused.iter_mut()) {
+            answer.asked_at -= by;
+        }
+    };
+    for (user, is_known) in [("alice", true), ("nobody", false)] {
+        let before = asked().await;
+        for guess in 1..=3 {
+            assert_eq!(may_login(&query, user).await, is_known);
+            // As a client that breaks the exchange off does not, one that fails it lets it be known.
+            if guess == 1 {
+                query.doubt(user);
+            }
+            assert_eq!(asked().await, before + guess, "{user}");
+            age(REFUSAL_CACHE);
+        }
+    }
+    // Who has logged in is not asked for again.
+    assert!(may_login(&query, "alice").await);
+    query.confirm("alice");
+    age(REFUSAL_CACHE * 5);
+    let before = asked().await;
+    assert!(may_login(&query, "alice").await);
+    assert_eq!(asked().await, before);
 }
 
 async fn one_question_serves_all_who_ask(bench: &Bench) {
