@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use super::builtin;
 use super::effects::Effects;
 use super::hint::HintTarget;
+use super::one_server;
 use super::reason::RouteReason;
 use super::statement::{Analysis, Class, QualifiedName, StatementKind};
 use super::words::fold_identifier;
@@ -156,6 +157,8 @@ pub struct Routed {
     pub hidden_state: bool,
     /// The text may write WAL: after its transaction the session needs a floor.
     pub may_write: bool,
+    /// The text reads settings by name: which ones, its shape does not tell.
+    pub reads_settings: bool,
 }
 
 /// Without a catalog only a few well-known functions of `pg_catalog` count as known, and no relation does:
@@ -166,6 +169,7 @@ pub fn resolve(analysis: &Analysis, catalog: Option<&Catalog>, lists: &FunctionL
         reason: analysis.reason.clone(),
         hidden_state: analysis.effects.intersects(Effects::HIDDEN_STATE),
         may_write: analysis.effects.intersects(Effects::MAY_WRITE),
+        reads_settings: one_server::reads_settings(analysis),
     };
     for name in &analysis.functions {
         let known = known(name, catalog);

@@ -16,6 +16,7 @@ pub mod effects;
 mod eligible;
 pub mod hint;
 pub mod lexer;
+pub mod one_server;
 pub mod policy;
 pub mod prepared;
 pub mod reason;

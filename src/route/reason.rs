@@ -32,6 +32,8 @@ pub enum RouteReason {
     /// A function named in `split.write_functions`.
     WriteFunction(QualifiedName),
     PrimaryOnlyRelation(QualifiedName),
+    /// Asks by name for a setting that tells a standby from a primary.
+    AsksForRole,
     /// There is no catalog yet, so a relation may be a view over anything.
     UnknownRelation(QualifiedName),
     /// A volatile function that may be called as `x.name`.
@@ -63,6 +65,7 @@ impl RouteReason {
             RouteReason::UnknownFunction(_) => "unknown_function",
             RouteReason::WriteFunction(_) => "write_function",
             RouteReason::PrimaryOnlyRelation(_) => "primary_only_relation",
+            RouteReason::AsksForRole => "asks_for_role",
             RouteReason::UnknownRelation(_) => "unknown_relation",
             RouteReason::VolatileAttribute(_) => "volatile_attribute",
             RouteReason::Unparsable => "unparsable",
@@ -101,6 +104,9 @@ impl fmt::Display for RouteReason {
             }
             RouteReason::PrimaryOnlyRelation(name) => {
                 write!(f, "only the primary can serve relation {name}, or something it is made of")
+            }
+            RouteReason::AsksForRole => {
+                f.write_str("it asks for a setting in which a standby differs from the primary")
             }
             RouteReason::UnknownRelation(name) => {
                 write!(f, "relation {name} is not known yet: the catalog was not read")

@@ -1,7 +1,8 @@
 //! The shape of a text: its tokens with string and number literals masked, as one keyed hash.
 //!
 //! Owns the hash. Never allocates; runs for every query. Invariant: texts that `classify` could tell apart
-//! have different shapes, so whatever depends on a literal's value is not in an `Analysis`.
+//! have different shapes, so whatever depends on a literal's value is not in an `Analysis`. (For the one thing that
+//! does, see `one_server`.)
 
 use super::lexer::{Lexer, Token, TokenKind};
 
@@ -9,6 +10,13 @@ use super::lexer::{Lexer, Token, TokenKind};
 /// that writes and reads share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape(pub u128);
+
+impl Shape {
+    /// Of the texts of this shape that ask for a server's role.
+    pub fn asking_for_role(self) -> Shape {
+        Shape(!self.0)
+    }
+}
 
 /// Keys of the hash; random for each process, since clients choose what is hashed.
 #[derive(Clone, Copy)]

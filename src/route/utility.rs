@@ -329,7 +329,7 @@ fn show(words: Words<'_>) -> Verdict {
     match parameter(words) {
         Some((parameter, end)) if end == words.len() => match &*parameter {
             // Drivers ask these to find out whether they may write; by komainu they may.
-            "transaction_read_only" | "in_hot_standby" => {
+            "transaction_read_only" | "in_hot_standby" | "all" => {
                 Verdict::primary("SHOW of it", StatementKind::Show { name: parameter }, Effects::NONE)
             }
             "pool_nodes" => ours(PoolShow::Nodes),

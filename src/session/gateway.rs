@@ -25,7 +25,8 @@ use crate::cluster::right::WriteRight;
 use crate::config::{Config, FailoverMode};
 use crate::pool::Pools;
 use crate::route::{
-    Analysis, Analyzed, Catalog, FunctionLists, Policy, RouteCache, ShapeSeed, analyze, resolve, shape,
+    Analysis, Analyzed, Catalog, FunctionLists, Policy, RouteCache, ShapeSeed, analyze, one_server, resolve,
+    shape,
 };
 use crate::telemetry::Counters;
 use crate::topology::{Admission, Epoch, Role, ServerIndex, ServerState, Snapshot};
@@ -231,9 +232,15 @@ impl Database {
     /// What this text is and does.
     pub fn classify(&self, sql: &[u8], settled: &Settled) -> Arc<Analyzed> {
         let shape = shape(sql, &self.seed);
+        let asks = |analyzed: &Analyzed| analyzed.routed.reads_settings && one_server::names_role(sql);
         let mut known = self.known();
         if let Some(found) = known.shapes.get(shape) {
-            return found.clone();
+            if !asks(found) {
+                return found.clone();
+            }
+            if let Some(found) = known.shapes.get(shape.asking_for_role()) {
+                return found.clone();
+            }
         }
         let catalog = known.catalog.clone();
         let generation = self.generation.load(Ordering::Acquire);
@@ -242,11 +249,15 @@ impl Database {
         let analysis = std::str::from_utf8(sql).map_or_else(|_| Analysis::opaque(), analyze);
         let routed = resolve(&analysis, catalog.as_deref(), &settled.functions);
         let analyzed = Arc::new(Analyzed { analysis, routed, generation });
+        let asking = asks(&analyzed).then(|| Arc::new(one_server::to_primary(&analyzed)));
         let mut known = self.known();
         if self.is_current(&analyzed) {
             known.shapes.insert(shape, analyzed.clone());
+            if let Some(asking) = &asking {
+                known.shapes.insert(shape.asking_for_role(), asking.clone());
+            }
         }
-        analyzed
+        asking.unwrap_or(analyzed)
     }
 
     /// Whether an answer of `classify` is what it would answer now.

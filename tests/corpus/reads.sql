@@ -120,7 +120,6 @@ declare c cursor for select * from users;
 declare c scroll cursor without hold for select * from users;
 prepare p (int) as select * from users where id = $1;
 show server_version;
-show all;
 begin read only;
 start transaction isolation level repeatable read, read only;
 begin transaction read only deferrable;

@@ -98,6 +98,7 @@ start transaction;
 set transaction isolation level serializable;
 set transaction read write;
 set transaction_read_only = off;
+show all;
 prepare transaction 'x';
 commit prepared 'x';
 rollback prepared 'x';

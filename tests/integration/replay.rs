@@ -25,7 +25,11 @@ fn roles_and_passwords_a_standby_has_not_replayed_work_at_once() {
     primary.psql("postgres", "CREATE ROLE known LOGIN PASSWORD 'first'").unwrap();
     cluster.servers().wait_for_replay().unwrap();
     let mut known = log_in(&komainu, "known", "first", "postgres").unwrap();
-    assert_eq!(known.query_value("SELECT current_setting('in_hot_standby')"), "on", "read on the standby");
+    assert_eq!(
+        known.query_value("SELECT current_setting('in_hot' || '_standby')"),
+        "on",
+        "read on the standby"
+    );
 
     pause(&cluster, 0);
     primary.psql("postgres", "CREATE ROLE fresh LOGIN PASSWORD 'new'").unwrap();
@@ -49,7 +53,7 @@ fn roles_and_passwords_a_standby_has_not_replayed_work_at_once() {
     for (user, password) in [("fresh", "new"), ("known", "second")] {
         let mut wire = log_in(&komainu, user, password, "postgres").unwrap();
         eventually(PATIENCE, "reads go to the standby again", || {
-            wire.query_value("SELECT current_setting('in_hot_standby')") == "on"
+            wire.query_value("SELECT current_setting('in_hot' || '_standby')") == "on"
         });
     }
 }
@@ -114,7 +118,7 @@ fn a_read_that_replay_cancels_is_asked_again_where_that_is_honest() {
 
     // In a transaction what was read before belongs to one snapshot.
     run(&mut wire, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY");
-    assert_eq!(wire.query_value("SELECT current_setting('in_hot_standby')"), "on");
+    assert_eq!(wire.query_value("SELECT current_setting('in_hot' || '_standby')"), "on");
     ask(&mut wire, &hang("count(*)", 0));
     conflict();
     assert_eq!(error(&wire.until('Z')).expect("it was cancelled").0, "40001");
@@ -143,7 +147,7 @@ fn the_standby_that_is_least_behind_is_preferred() {
         });
         for _ in 0..10 {
             let mut wire = komainu.login(&database);
-            assert_eq!(wire.query_value("SELECT current_setting('in_hot_standby')"), "on");
+            assert_eq!(wire.query_value("SELECT current_setting('in_hot' || '_standby')"), "on");
             assert_eq!(route(&mut wire).0, ahead);
         }
         resume(&cluster, behind);

@@ -196,7 +196,7 @@ fn transactions_go_to_the_primary_unless_they_only_read() {
     let mut wire = komainu.login(&database);
     let on_standby = |wire: &mut Wire, begin: &str| {
         run(wire, begin);
-        let on_standby = wire.query_value("SELECT current_setting('in_hot_standby')") == "on";
+        let on_standby = wire.query_value("SELECT current_setting('in_hot' || '_standby')") == "on";
         run(wire, "COMMIT");
         on_standby
     };
@@ -267,7 +267,7 @@ fn a_pipeline_goes_to_one_server_by_its_strictest_statement() {
     cluster.prepare(&database, &format!("SET ROLE {APP_USER}; CREATE TABLE t (id int)"));
     let komainu = eventual(cluster).start();
     let mut wire = komainu.login(&database);
-    const WHERE: &str = "SELECT current_setting('in_hot_standby')";
+    const WHERE: &str = "SELECT current_setting('in_hot' || '_standby')";
 
     parse(&mut wire, "", WHERE);
     bind_execute(&mut wire, "");
@@ -305,13 +305,13 @@ fn a_write_sent_without_waiting_for_the_read_before_it_goes_to_the_primary() {
     let mut wire = komainu.login(&database);
     wait_for_catalog(&mut wire, "t");
     let texts = [
-        "SELECT current_setting('in_hot_standby')",
+        "SELECT current_setting('in_hot' || '_standby')",
         "INSERT INTO t VALUES (1)",
         "BEGIN READ ONLY",
-        "SELECT current_setting('in_hot_standby')",
+        "SELECT current_setting('in_hot' || '_standby')",
         "COMMIT",
         "INSERT INTO t VALUES (2)",
-        "SELECT current_setting('in_hot_standby')",
+        "SELECT current_setting('in_hot' || '_standby')",
     ];
     let mut simple = bytes::BytesMut::new();
     texts.iter().for_each(|sql| frontend::query(sql, &mut simple).unwrap());
@@ -511,9 +511,25 @@ fn clients_see_one_server_that_takes_writes() {
         assert_eq!(wire.query_value("SHOW transaction_read_only"), "off");
         assert_eq!(wire.query_value("SHOW in_hot_standby"), "off");
         assert_eq!(wire.query_value("SELECT pg_is_in_recovery()"), "f");
+        for setting in ["in_hot_standby", "Transaction_Read_Only"] {
+            assert_eq!(wire.query_value(&format!("SELECT current_setting('{setting}')")), "off");
+            let view = format!("SELECT setting FROM pg_settings WHERE name = lower('{setting}')");
+            parse(&mut wire, "", &view);
+            bind_execute(&mut wire, "");
+            assert_eq!(values(&sync(&mut wire)), ["off"]);
+        }
         let messages = wire.query("SELECT 1");
         assert!(!messages.iter().any(|m| m.tag == 'S'), "{messages:?}");
     }
+    // Of the same shape, and yet a read for any server; and who names a standby hears what is so there.
+    let port = |wire: &mut Wire| wire.query_value("SELECT current_setting('port')");
+    let primary = cluster.primary().port().to_string();
+    assert_ne!(port(&mut wire), primary);
+    let hinted = "/* komainu: standby */ SELECT current_setting('in_hot_standby')";
+    assert_eq!(wire.query_value(hinted), "on");
+    assert_ne!(port(&mut wire), primary);
+    let (server, reason) = went_to(&mut wire, "SELECT current_setting('in_hot_standby')");
+    assert_eq!((&*server, reason.contains("it asks for a setting")), ("pg1", true), "{reason}");
     run(&mut wire, "BEGIN READ ONLY");
     assert_eq!(wire.query_value("SHOW transaction_read_only"), "on");
     run(&mut wire, "COMMIT");
@@ -591,11 +607,37 @@ fn what_is_not_yet_replayed_on_a_paused_standby_works_through_the_primary() {
     primary.psql("postgres", &format!("CREATE DATABASE fresh OWNER {APP_USER}")).unwrap();
     let mut wire = komainu.login("fresh");
     for _ in 0..5 {
-        assert_eq!(wire.query_value("SELECT current_setting('in_hot_standby')"), "off");
+        assert_eq!(wire.query_value("SELECT current_setting('in_hot' || '_standby')"), "off");
     }
     assert_eq!(tags(&wire.query("BEGIN READ ONLY; SELECT 1; COMMIT")), "CTDCCZ");
     cluster.standby(0).psql("postgres", "SELECT pg_wal_replay_resume()").unwrap();
     eventually(Duration::from_secs(10), "the standby serves the new database", || {
-        wire.query_value("SELECT current_setting('in_hot_standby')") == "on"
+        wire.query_value("SELECT current_setting('in_hot' || '_standby')") == "on"
     });
+}
+
+/// What is too long to be looked into is passed on as it is, also when its SQLSTATE is one that a read is asked again
+/// for on the primary.
+#[test]
+fn a_long_error_of_a_standby_reaches_the_client_whole() {
+    const LONG: usize = 200_000;
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    cluster.prepare(
+        &database,
+        "CREATE TABLE seen (); GRANT SELECT ON seen TO PUBLIC; \
+         CREATE FUNCTION shout(code text, length int) RETURNS int LANGUAGE plpgsql STABLE AS \
+         $$BEGIN RAISE EXCEPTION USING ERRCODE = code, MESSAGE = repeat('x', length); END$$",
+    );
+    let komainu = eventual(cluster).start();
+    let mut wire = komainu.login(&database);
+    wait_for_catalog(&mut wire, "seen");
+    for code in ["P0001", "25006", "40001"] {
+        let messages = wire.query(&format!("SELECT shout('{code}', {LONG})"));
+        assert_eq!(tags(&messages), "TEZ", "{code}");
+        assert_eq!((messages[1].sqlstate(), messages[1].text().len()), (code.to_owned(), LONG));
+        let (server, reason) = route(&mut wire);
+        assert!(server != "pg1" || reason.starts_with("refused"), "{code}: {server}, {reason}");
+        assert_eq!(wire.query_value("SELECT 7"), "7");
+    }
 }

