@@ -271,10 +271,15 @@ impl ServerConn {
         self.expected.push(Owed::us(Reply::Query, question));
     }
 
-    /// The server was told DISCARD ALL: it knows nothing any more.
-    pub fn forget_everything(&mut self) {
+    /// The server was told DEALLOCATE ALL.
+    pub fn forget_statements(&mut self) {
         self.known.clear();
         self.own = 0;
+    }
+
+    /// The server was told DISCARD ALL: it knows nothing any more.
+    pub fn forget_everything(&mut self) {
+        self.forget_statements();
         self.unnamed = None;
         self.settings = Arc::default();
         self.leftover_of = None;

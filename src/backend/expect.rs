@@ -182,7 +182,7 @@ impl ExpectedReplies {
     /// Whether what the name means depends on answers still to come.
     pub fn may_change(&self, name: &[u8]) -> bool {
         let name = kept(name);
-        self.owed.iter().any(|owed| owed.change.as_ref().is_some_and(|change| *change.name == *name))
+        self.owed.iter().any(|owed| owed.change.as_ref().is_some_and(|change| change.concerns(name)))
     }
 
     /// Whether a COPY from the client may be about to begin.

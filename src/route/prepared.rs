@@ -40,6 +40,18 @@ pub fn sql_names(sql: &str) -> Vec<SqlName> {
     split(sql, &tokens).statements.iter().filter_map(|tokens| named(Words { sql, tokens })).collect()
 }
 
+/// Whether a statement of the text is a `DEALLOCATE ALL`.
+pub fn deallocates_all(sql: &str) -> bool {
+    let tokens: Vec<_> = Lexer::new(sql.as_bytes()).filter(|token| token.kind != TokenKind::Hint).collect();
+    split(sql, &tokens).statements.iter().any(|tokens| {
+        let words = Words { sql, tokens };
+        let last = words.len().saturating_sub(1);
+        words.is(0, "deallocate")
+            && words.is(last, "all")
+            && (last == 1 || last == 2 && words.is(1, "prepare"))
+    })
+}
+
 fn named(words: Words<'_>) -> Option<SqlName> {
     let found = |verb, at: usize| {
         let token = words.tokens.get(at)?;

@@ -255,7 +255,7 @@ impl Session {
 
 /// The first statement of a text, and what follows it. A statement that ends a transaction has no semicolon
 /// inside, so it does not matter where another one is cut.
-fn first_statement(sql: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn first_statement(sql: &[u8]) -> (&[u8], &[u8]) {
     let mut begun = false;
     for token in Lexer::new(sql) {
         match token.kind {

@@ -147,6 +147,14 @@ impl StatementStore {
 pub struct NameChange {
     pub name: Box<[u8]>,
     pub before: Option<Arc<Prepared>>,
+    /// What the same message changed before.
+    pub earlier: Option<Box<NameChange>>,
+}
+
+impl NameChange {
+    pub fn concerns(&self, name: &[u8]) -> bool {
+        *self.name == *name || self.earlier.as_ref().is_some_and(|earlier| earlier.concerns(name))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -195,7 +203,7 @@ impl Names {
         held.bytes += prepared.bytes();
         let name = kept(name);
         let before = held.by_name.insert(name.into(), prepared);
-        Ok(NameChange { name: name.into(), before })
+        Ok(NameChange { name: name.into(), before, earlier: None })
     }
 
     pub fn remove(&mut self, name: &[u8]) -> Option<NameChange> {
@@ -205,7 +213,7 @@ impl Names {
         if held.by_name.is_empty() {
             self.map = None;
         }
-        Some(NameChange { name, before: Some(before) })
+        Some(NameChange { name, before: Some(before), earlier: None })
     }
 
     /// Takes a change back that the server did not follow.
@@ -215,6 +223,9 @@ impl Names {
             let held = self.map.get_or_insert_default();
             held.bytes += before.bytes();
             held.by_name.insert(change.name, before);
+        }
+        if let Some(earlier) = change.earlier {
+            self.undo(*earlier);
         }
     }
 

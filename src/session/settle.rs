@@ -180,8 +180,10 @@ impl Session {
             if done.failed {
                 // Which of several statements failed is not known; a new connection knows nothing.
                 conn.doomed = true;
-            } else {
+            } else if effects.intersects(Effects::DISCARDS_ALL) {
                 conn.forget_everything();
+            } else {
+                conn.forget_statements();
             }
             self.names.clear();
             if effects.intersects(Effects::DISCARDS_ALL) && !done.failed {
@@ -189,11 +191,8 @@ impl Session {
                 self.settings = self.startup_settings.clone();
             }
         }
-        if done.deallocates {
-            conn.doomed = true;
-            if !done.failed {
-                done.deallocated.iter().for_each(|name| drop(self.names.remove(name.as_bytes())));
-            }
+        if done.deallocates && !done.failed {
+            done.deallocated.iter().for_each(|name| drop(self.names.remove(name.as_bytes())));
         }
         let unseen = effects.intersects(Effects::CHANGES_SETTINGS)
             && self.custom.as_ref().is_some_and(|custom| custom.unseen);

@@ -7,14 +7,16 @@ use std::sync::Arc;
 
 use super::batch::text;
 use super::inbound::{FITS, Step};
+use super::orphaned::first_statement;
 use super::pins::PinReason;
-use super::prepared::{self, Content, Origin, UNKNOWN_PREFIX};
+use super::prepared::{self, Content, Context, Origin, Prepared, StatementStore, UNKNOWN_PREFIX};
 use super::rewrite;
 use super::session::{End, Passing, Session};
 use super::tally::class_of;
 use super::teach::{note_known, teach};
 use crate::backend::expect::{For, Owed, Question, Reply};
 use crate::net::Buffer;
+use crate::route::prepared::Verb;
 use crate::route::{Analyzed, Effects, StatementKind};
 use crate::telemetry::labels::QueryClass;
 use crate::wire::frame::{HEADER_LEN, Header, split_cstr};
@@ -99,6 +101,9 @@ impl Session {
             return Ok(self.wait_for_answers());
         }
         let sql = text(&input.bytes()[HEADER_LEN..found.len]).to_vec();
+        if self.ends_failed_first(found, &sql, input) {
+            return Ok(Step::Done);
+        }
         let one_prepare = analyzed.analysis.kind == StatementKind::Prepare;
         self.note_custom_settings(&sql, analyzed.analysis.effects);
         self.discard_foreign_sequences(self.effects_of_executed(&sql), true);
@@ -136,6 +141,9 @@ impl Session {
         } else {
             self.rewrite_names(&sql, For::Ahead)
         };
+        if analyzed.analysis.effects.intersects(Effects::SQL_DEALLOCATE) {
+            self.note_deallocated(&sql, analyzed, &mut owed);
+        }
         let lease = self.lease.as_mut().expect("called with a lease");
         message::query(&mut lease.conn.output, &rewritten).expect(FITS);
         lease.conn.unnamed = None;
@@ -153,6 +161,64 @@ impl Session {
         Ok(Step::Done)
     }
 
+    /// A text that ends a failed transaction, and then executes what this connection does not know: nothing can be parsed
+    /// there before. So its end goes ahead, and the rest comes back as a text of its own, which is what it is to the server.
+    fn ends_failed_first(&mut self, found: Header, sql: &[u8], input: &mut Buffer) -> bool {
+        if self.status != TransactionStatus::Failed || !self.lacks_executed(sql) {
+            return false;
+        }
+        let (first, rest) = first_statement(sql);
+        let ends = self.identity.database.classify(first, &self.settled);
+        let mut query = bytes::BytesMut::new();
+        if !matches!(
+            ends.analysis.kind,
+            StatementKind::Rollback { chain: false } | StatementKind::Commit { chain: false }
+        ) || message::query(&mut query, rest).is_err()
+        {
+            return false;
+        }
+        input.consume(found.len);
+        input.prepend(&query);
+        self.unnamed = None;
+        self.tally.sent(class_of(&ends));
+        self.note_statement(&ends);
+        self.unmark();
+        // A failed transaction has no other end.
+        message::command_complete(&mut self.to_client, "ROLLBACK");
+        let lease = self.lease.as_mut().expect("called with a lease");
+        lease.conn.ask_simple(Question::Rollback, first);
+        lease.request_is_complete();
+        true
+    }
+
+    /// Whether a text executes what is still to be made known to the server.
+    fn lacks_executed(&mut self, sql: &[u8]) -> bool {
+        let Session { lease, names, .. } = self;
+        let known = &mut lease.as_mut().expect("called with a lease").conn.known;
+        let mut lacks = false;
+        rewrite::names(sql, |name, verb| {
+            let prepared = names.get(name.as_bytes()).filter(|_| verb == Verb::Execute);
+            lacks |= prepared.is_some_and(|prepared| !known.touch(prepared.id));
+            None
+        });
+        lacks
+    }
+
+    /// What a text of several statements deallocates, or one that is for the server to answer. If it fails, all names
+    /// are believed to be as before: how far it came is not known.
+    fn note_deallocated(&mut self, sql: &[u8], analyzed: &Analyzed, owed: &mut Owed) {
+        if analyzed.analysis.kind != StatementKind::Many && self.status == TransactionStatus::Failed {
+            return;
+        }
+        for name in rewrite::deallocated(sql) {
+            if let Some(mut change) = self.names.remove(name.as_bytes()) {
+                change.earlier = owed.change.take();
+                owed.change = Some(Box::new(change));
+            }
+        }
+        self.transaction.discards_all |= rewrite::deallocates_all(sql);
+    }
+
     /// What the statements that a text executes do.
     fn note_executed(&mut self, sql: &[u8]) {
         for analyzed in self.executed(sql) {
@@ -162,7 +228,7 @@ impl Session {
 
     pub(super) fn executed(&self, sql: &[u8]) -> Vec<Arc<Analyzed>> {
         let mut executed = Vec::new();
-        rewrite::names(sql, |name| {
+        rewrite::names(sql, |name, _| {
             executed.extend(
                 self.names
                     .get(name.as_bytes())
@@ -219,27 +285,48 @@ impl Session {
         format!("EXECUTE \"{UNKNOWN_PREFIX}\"").into_bytes()
     }
 
-    /// The text with every known name replaced; each is made known to the server first.
+    /// The text with every known name replaced; each is made known to the server first. What is deallocated is a
+    /// statement made for that: the one of the name may be other clients' as well.
     pub(super) fn rewrite_names(&mut self, sql: &[u8], audience: For) -> Vec<u8> {
-        let Session { lease, names, pins, .. } = self;
+        let unique = self.new_unnamed_id();
+        let Session { lease, names, pins, gateway, .. } = self;
         let conn = &mut lease.as_mut().expect("called with a lease").conn;
         let raw_is_fine = pins.has(PinReason::SqlPrepare);
         let mut taught = false;
-        let rewritten = rewrite::names(sql, |name| match names.get(name.as_bytes()) {
-            Some(prepared) => {
-                taught |= teach(conn, prepared, audience);
-                Some(prepared.server_name.to_vec())
+        let mut gone: Vec<String> = Vec::new();
+        let unknown = |name: &str| format!("\"{UNKNOWN_PREFIX}{}\"", name.replace('"', "\"\"")).into_bytes();
+        let rewritten = rewrite::names(sql, |name, verb| {
+            let is_gone = gone.iter().any(|earlier| earlier == name);
+            match names.get(name.as_bytes()) {
+                Some(prepared) if !is_gone => {
+                    let named = match verb {
+                        Verb::Deallocate => {
+                            gone.push(name.to_owned());
+                            stand_in(&gateway.statements, unique + gone.len() as u64, prepared)
+                        }
+                        _ => prepared.clone(),
+                    };
+                    taught |= teach(conn, &named, audience);
+                    Some(named.server_name.to_vec())
+                }
+                Some(_) if !raw_is_fine => Some(unknown(name)),
+                // Another client's statement has such a name on the server; no client's own may.
+                None if name.starts_with(prepared::NAME_PREFIX) && !raw_is_fine => Some(unknown(name)),
+                _ => None,
             }
-            // Another client's statement has such a name on the server; no client's own may.
-            None if name.starts_with(prepared::NAME_PREFIX) && !raw_is_fine => {
-                Some(format!("\"{UNKNOWN_PREFIX}{}\"", name.replace('"', "\"\"")).into_bytes())
-            }
-            None => None,
         });
         if taught && audience == For::Ahead {
             message::sync(&mut conn.output);
             conn.expected.push(Owed::before(Reply::Sync, For::Ahead));
         }
+        self.next_unnamed += gone.len() as u64;
         rewritten
     }
+}
+
+/// A statement of nothing, which nobody else has: to be deallocated in another one's place.
+fn stand_in(statements: &StatementStore, unique: u64, of: &Prepared) -> Arc<Prepared> {
+    let context = Context { database: unique, ..Context::default() };
+    let content = Content { origin: Origin::Parse, text: b"", types: &[0, 0], context };
+    statements.intern(content, &of.analyzed(), |_| Box::default())
 }

@@ -203,7 +203,7 @@ fn sql_level_statements_follow_their_client() {
 #[test]
 fn what_is_deallocated_by_any_means_is_gone() {
     let database = Cluster::shared().database();
-    let deallocate_by: [fn(&mut Wire) -> Vec<Message>; 8] = [
+    let deallocate_by: [fn(&mut Wire) -> Vec<Message>; 13] = [
         |wire| wire.query("DEALLOCATE s"),
         |wire| wire.query("DEALLOCATE ALL"),
         |wire| wire.query("DISCARD ALL"),
@@ -212,6 +212,24 @@ fn what_is_deallocated_by_any_means_is_gone() {
         |wire| wire.pipeline(Pipeline::new().parse("", "DEALLOCATE ALL").run("", &[])),
         |wire| wire.pipeline(Pipeline::new().parse("", "DISCARD ALL").run("", &[])),
         |wire| wire.pipeline(Pipeline::new().parse("d", "DEALLOCATE ALL").run("d", &[])),
+        |wire| wire.query("SELECT 1; DEALLOCATE s; SELECT 2"),
+        |wire| wire.query("DEALLOCATE PREPARE all; SELECT 1"),
+        |wire| wire.query("BEGIN; DEALLOCATE s; COMMIT"),
+        // What keeps the session on its connection is not lost by it.
+        |wire| {
+            wire.query("CREATE TEMP TABLE kept ()");
+            let mut all = wire.pipeline(Pipeline::new().parse("", "DEALLOCATE s").run("", &[]));
+            all.extend(wire.query("SELECT 1; SELECT count(*) FROM kept"));
+            all
+        },
+        |wire| {
+            wire.query("CREATE TEMP TABLE kept ()");
+            let mut all = wire.query("DEALLOCATE s; PREPARE t AS SELECT 3; EXECUTE t");
+            all.extend(wire.query("EXECUTE t; DEALLOCATE ALL"));
+            all.extend(wire.query("EXECUTE t"));
+            all.extend(wire.query("SELECT count(*) FROM kept"));
+            all
+        },
     ];
     for deallocate in deallocate_by {
         same_as_postgresql(shared(), &database, |wire| {
@@ -223,6 +241,77 @@ fn what_is_deallocated_by_any_means_is_gone() {
             all.extend(wire.pipeline(Pipeline::new().run("s", &[])));
             all
         });
+    }
+}
+
+#[test]
+fn a_text_of_several_statements_deallocates_for_itself_alone() {
+    let database = Cluster::shared().database();
+    let komainu = komainu(1, "");
+    let shared = "SELECT 'shared'";
+    let mut other = komainu.login(&database);
+    other.pipeline(Pipeline::new().parse("mine", shared).sync());
+    assert_eq!(other.run_prepared("mine", &[]), "shared");
+    same_as_postgresql(&komainu, &database, |wire| {
+        let mut all = wire.pipeline(Pipeline::new().parse("s", shared).run("s", &[]));
+        for sql in [
+            "BEGIN",
+            "DEALLOCATE s; SELECT 1",
+            "EXECUTE s",
+            "ROLLBACK",
+            "PREPARE s AS SELECT 'again'",
+            "EXECUTE s",
+            "BEGIN; DEALLOCATE s; EXECUTE s",
+            "ROLLBACK",
+            "DEALLOCATE ALL",
+            "PREPARE s AS SELECT 'a'",
+            "PREPARE t AS SELECT 'b'",
+            "DEALLOCATE s; DEALLOCATE t",
+            "EXECUTE s",
+            "EXECUTE t",
+            "PREPARE s AS SELECT 'c'",
+            "BEGIN; DEALLOCATE s; PREPARE s AS SELECT 'd'",
+            "EXECUTE s",
+            "COMMIT",
+            "EXECUTE s",
+            "DISCARD ALL",
+        ] {
+            all.extend(wire.query(sql));
+        }
+        all
+    });
+    assert_eq!(other.run_prepared("mine", &[]), "shared");
+}
+
+/// A failed transaction, and a text that ends it and goes on by names.
+#[test]
+fn what_follows_a_rollback_in_its_text_runs() {
+    let database = Cluster::shared().database();
+    let mut pair = Pair::new(shared(), &database);
+    let told = |messages: &[Message]| -> Vec<String> {
+        messages
+            .iter()
+            .filter(|message| "DCEZ".contains(message.tag))
+            .map(|message| match message.tag {
+                'E' => format!("E {}", message.sqlstate()),
+                'D' => message.columns()[0].clone().unwrap_or_default(),
+                tag => tag.to_string(),
+            })
+            .collect()
+    };
+    for hop in [false, true] {
+        pair.client.query("DISCARD ALL");
+        pair.client.query("PREPARE s AS SELECT 'by name'");
+        if hop {
+            pair.hop();
+        }
+        pair.client.query("BEGIN; SELECT 1/0");
+        let after = told(&pair.client.query("ROLLBACK; EXECUTE s"));
+        assert_eq!(after, ["C", "by name", "C", "Z"], "another connection: {hop}");
+        pair.client.query("BEGIN; SELECT 1/0");
+        let after = told(&pair.client.query("ROLLBACK; DEALLOCATE s; SELECT 2"));
+        assert_eq!(after, ["C", "C", "2", "C", "Z"], "another connection: {hop}");
+        assert_eq!(told(&pair.client.query("EXECUTE s")), ["E 26000", "Z"]);
     }
 }
 
