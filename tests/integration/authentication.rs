@@ -5,6 +5,7 @@ use std::time::Duration;
 use komainu::sandbox::ReservedPort;
 
 use super::support::{APP_PASSWORD, APP_USER, Certificates, Cluster, Komainu, Wire, eventually, psql};
+use super::tls::speak_tls;
 
 const PASSWORD: &str = "s3cret of matrix";
 /// The longest that a lost right may go on working.
@@ -360,4 +361,61 @@ fn secrets_are_nowhere_to_be_read() {
     }
     let command = std::fs::read(format!("/proc/{}/cmdline", komainu.pid())).unwrap();
     assert!(!String::from_utf8_lossy(&command).contains("secret"));
+}
+
+#[test]
+fn a_server_that_trusts_or_wants_a_password_in_clear_gets_no_more_than_is_there() {
+    let cluster = Cluster::start_with(0, |options| {
+        options.hba.push("host all trusted samehost trust".into());
+        options.hba.push("host all clear samehost password".into());
+    });
+    for role in ["trusted", "clear"] {
+        cluster.prepare("postgres", &format!("CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'"));
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let certificates = Certificates::create(scratch.path());
+    speak_tls(cluster.primary(), certificates.server("good"));
+    let authority = certificates.authority_file();
+    for verified in [false, true] {
+        for has_plain in [false, true] {
+            let mut builder = Komainu::builder(&cluster)
+                .hba("local all all password\nhost postgres all all scram-sha-256\nhost all all all trust\n");
+            for role in ["trusted", "clear"] {
+                let secret = if has_plain { PASSWORD.to_owned() } else { verifier(&cluster, role) };
+                builder = builder.user(role, &secret);
+            }
+            if verified {
+                builder = builder
+                    .config(&format!("[server_tls]\nmode = \"verify-full\"\nca_file = {authority:?}\n"));
+            }
+            let komainu = builder.start();
+            let case = format!("verified: {verified}, a plain password in the user file: {has_plain}");
+            let over_tcp = |role: &str, password: &str, database: &str| {
+                try_login(komainu.wire(), role, password, database)
+            };
+            let mut wire = over_tcp("trusted", PASSWORD, "postgres").ok().unwrap();
+            assert_eq!(wire.query_value("SELECT session_user"), "trusted", "{case}");
+            // That the server would let anybody in is no proof to komainu.
+            for role in ["trusted", "clear"] {
+                assert_eq!(over_tcp(role, "wrong", "postgres").err().unwrap().0, "28P01", "{case}");
+            }
+            // By SCRAM komainu learns no password: it needs one of its own, and a server to which it may be shown.
+            // A trust rule proves nothing: the same secret serves.
+            for database in ["postgres", "template1"] {
+                match over_tcp("clear", PASSWORD, database) {
+                    Ok(mut wire) => {
+                        assert!(verified && has_plain, "{case}");
+                        assert_eq!(wire.query_value("SELECT session_user"), "clear");
+                    }
+                    Err((state, text)) => {
+                        assert!(!(verified && has_plain), "{case}: {state} {text}");
+                        assert!(state.starts_with("28"), "{case}: {state} {text}");
+                    }
+                }
+            }
+            // One that the client has sent in clear is good for such a server, too.
+            let unix = Wire::unix(komainu.directory(), komainu.port());
+            assert_eq!(try_login(unix, "clear", PASSWORD, "postgres").is_ok(), verified, "{case}");
+        }
+    }
 }

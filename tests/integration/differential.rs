@@ -60,11 +60,13 @@ pub fn compare(
     let mut proxied = komainu.wire();
     login(&mut proxied, &twins.proxied);
     let mut sent = Vec::new();
+    let mut since_read = Vec::new();
     let mut all = Vec::new();
     for (at, step) in steps.iter().enumerate() {
         let (theirs, ours) = match step {
             Step::Send(bytes) => {
                 sent.push(describe(bytes));
+                since_read.extend_from_slice(bytes);
                 // The one that has hung up is found by what it said.
                 let _ = direct.try_send(bytes);
                 let _ = proxied.try_send(bytes);
@@ -92,8 +94,7 @@ pub fn compare(
             return all;
         }
         let aborted = |shown: &[String]| shown.iter().any(|message| message.contains("\"25P02\""));
-        if aborted(&ours_shown) && !aborted(&theirs_shown) {
-            // In a failed transaction a statement cannot be parsed again on another connection: a stated limit.
+        if !aborted(&theirs_shown) && is_unprepared(&ours_shown, &theirs_shown, &since_read) {
             return all;
         }
         let answered = |shown: &[String]| -> Vec<String> {
@@ -113,8 +114,39 @@ pub fn compare(
             sent.join("\n  ")
         );
         all.extend(theirs);
+        since_read.clear();
     }
     all
+}
+
+/// The stated limit: in a failed transaction a statement that another connection knows cannot be parsed again on this
+/// one. All that came before is the same, the client has used a statement by its name, and it is told of the failed
+/// transaction where PostgreSQL says something of that statement.
+fn is_unprepared(ours: &[String], theirs: &[String], sent: &[u8]) -> bool {
+    let Some(at) = ours.iter().zip(theirs).position(|(ours, theirs)| ours != theirs) else { return false };
+    let of_a_statement =
+        |message: &String| ["2 ", "t ", "n ", "E "].iter().any(|kind| message.starts_with(kind));
+    ours[at].contains("\"25P02\"") && of_a_statement(&theirs[at]) && uses_a_name(sent)
+}
+
+/// A Bind or Describe of a named statement, or an EXECUTE.
+fn uses_a_name(mut bytes: &[u8]) -> bool {
+    while bytes.len() >= 5 {
+        let length = u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize + 1;
+        let body = &bytes[5..length.clamp(5, bytes.len())];
+        let second = || body.split(|byte| *byte == 0).nth(1).is_some_and(|name| !name.is_empty());
+        let found = match bytes[0] {
+            b'B' => second(),
+            b'D' => body.len() > 2 && body[0] == b'S',
+            b'Q' => body.windows(7).any(|word| word == b"EXECUTE"),
+            _ => false,
+        };
+        if found {
+            return true;
+        }
+        bytes = &bytes[length.clamp(5, bytes.len())..];
+    }
+    false
 }
 
 /// With the name that komainu gives itself: what RESET goes back to.

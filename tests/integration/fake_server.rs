@@ -7,11 +7,11 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::support::{Cluster, Komainu, PATIENCE, eventually};
+use super::support::{Cluster, Komainu, PATIENCE, eventually, tags};
 
 const READY: &[u8] = b"Z\0\0\0\x05I";
 const MARK: &[u8] = b"misdeed:";
@@ -307,4 +307,35 @@ fn a_server_that_lies_from_the_start_is_left_alone() {
     let before = cpu();
     thread::sleep(Duration::from_secs(1));
     assert!(cpu() - before < 0.5, "{} s of processor time in a second for servers that lie", cpu() - before);
+}
+
+/// A connection that was cut while it idled, as by a firewall, is found by the look before it is lent: a write is not
+/// lost with it. One that did not idle long enough is not looked at.
+#[test]
+fn a_connection_that_idled_is_asked_whether_it_lives() {
+    const SYNC: &[u8] = b"S\0\0\0\x04";
+    let cluster = Cluster::shared();
+    for (after_ms, is_asked) in [(0, true), (3_600_000, false)] {
+        let armed = Arc::new(AtomicBool::new(false));
+        let relay = relay(cluster.primary().port(), {
+            let armed = armed.clone();
+            move |bytes| match bytes == SYNC && armed.swap(false, Ordering::SeqCst) {
+                true => Relayed::SayAndCut(Vec::new()),
+                false => Relayed::PassOn,
+            }
+        });
+        let komainu = Komainu::start_with(
+            cluster,
+            &format!(
+                "pool.size = 1\npool.check_after_idle_ms = {after_ms}\n\
+                 [[server]]\nid = \"s1\"\nhost = \"127.0.0.1\"\nport = {relay}\n"
+            ),
+        );
+        let mut wire = komainu.login(&cluster.database());
+        wire.query("CREATE TABLE kept (n int)");
+        armed.store(true, Ordering::SeqCst);
+        assert_eq!(tags(&wire.query("INSERT INTO kept VALUES (1)")), "CZ", "after {after_ms} ms");
+        assert_eq!(!armed.load(Ordering::SeqCst), is_asked, "after {after_ms} ms");
+        assert_eq!(wire.query_value("SELECT count(*) FROM kept"), "1");
+    }
 }

@@ -611,3 +611,47 @@ fn settings_made_by_prepared_statements_are_the_clients_own() {
     a.run_prepared("r", &["my.third", "c"]);
     assert_eq!(b.query_value(mine), clean);
 }
+
+/// Two clients of a role whose name is not ASCII share one server connection, in two encodings.
+#[test]
+fn what_is_not_ascii_is_itself_in_any_encoding() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    cluster.prepare("postgres", "CREATE ROLE \"bär\" LOGIN PASSWORD 'geheim'");
+    let komainu = Komainu::builder(cluster)
+        .config("pool.size = 1\nsplit.enabled = false")
+        .user("bär", "geheim")
+        .start();
+    let login = |encoding: &str| {
+        let mut wire = komainu.wire();
+        wire.startup(&[("user", "bär"), ("database", &database), ("client_encoding", encoding)]);
+        assert_eq!(wire.authenticate("bär", "geheim").tag, 'Z');
+        wire
+    };
+    let value = |wire: &mut Wire, sql: &[u8]| {
+        wire.send_message('Q', &[sql, b"\0"].concat());
+        let messages = wire.until('Z');
+        let row = messages.iter().find(|m| m.tag == 'D').unwrap_or_else(|| panic!("{messages:?}"));
+        row.body[6..].to_vec()
+    };
+    let (mut latin, mut utf8) = (login("LATIN1"), login("UTF8"));
+    latin.query("SET work_mem = '1234kB'");
+    for _ in 0..2 {
+        assert_eq!(value(&mut latin, b"SELECT current_user || length('\xe9') || '\xe9'"), b"b\xe4r1\xe9");
+        assert_eq!(
+            value(&mut utf8, "SELECT current_user || length('é') || 'é'".as_bytes()),
+            "bär1é".as_bytes()
+        );
+        assert_eq!(value(&mut latin, b"SHOW work_mem"), b"1234kB");
+    }
+    utf8.query("SET search_path = \"schéma\"");
+    assert_eq!(value(&mut latin, b"SHOW work_mem"), b"1234kB");
+    assert_eq!(value(&mut utf8, b"SHOW search_path"), "\"schéma\"".as_bytes());
+    // In UTF8 only can such a value be given to another server connection; the client is told.
+    latin.send_message('Q', b"SET search_path = 'sch\xe9ma'\0");
+    let end = latin.expect_end();
+    let last = end.last().unwrap();
+    assert_eq!((last.tag, last.sqlstate()), ('E', "57P01".to_owned()), "{end:?}");
+    assert!(last.text().contains("set it in UTF8"), "{}", last.text());
+    assert_eq!(value(&mut utf8, b"SHOW search_path"), "\"schéma\"".as_bytes());
+}
