@@ -41,6 +41,7 @@ pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Confi
             "normal" => Scheduling::Normal,
             _ => Scheduling::Batch,
         },
+        core_dumps: top.bool("core_dumps"),
         cluster: cluster(document, directory),
         endpoints: document.list("endpoint").iter().filter_map(endpoint).collect(),
         aws: aws(document.table("aws")),

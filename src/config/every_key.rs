@@ -17,7 +17,7 @@ const MORE: &str = "[auth.query]\nuser = 'q'\n[agent]\ndata_directory = '/d'\n[a
     [[node]]\nid = 'n2'\nhost = 'h2'\nport = 7402\n[[node]]\nid = 'n3'\nhost = 'h3'\nport = 7403\n";
 
 /// Each key with another value than its default, or than in the two above.
-const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\n\
+const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\ncore_dumps = true\n\
     [listen]\naddresses = ['127.0.0.1:2']\nunix_socket_directory = '/s'\nunix_socket_mode = 0o700\nbacklog = 9\n\
     [admin]\naddress = '127.0.0.1:3'\nsocket = '/s/a'\n\
     tls_address = '127.0.0.1:4'\ncert_file = 'c'\nkey_file = 'k'\ntoken_file = 't'\n[log]\nlevel = 'debug'\nformat = 'json'\n\

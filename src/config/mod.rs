@@ -59,6 +59,8 @@ pub struct Config {
     /// Worker threads of the data path.
     pub workers: usize,
     pub worker_scheduling: Scheduling,
+    /// Whether a crash may leave a core file, and whoever has our user id may read our memory.
+    pub core_dumps: bool,
     /// None: a node on its own.
     pub cluster: Option<Cluster>,
     /// None without a cluster, which says who owns them.

@@ -49,6 +49,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         zone,
         workers,
         worker_scheduling,
+        core_dumps,
         cluster: _,
         endpoints: _,
         aws: _,
@@ -58,6 +59,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     changed(&mut changes, "zone", zone, &new.zone);
     changed(&mut changes, "workers", workers, &new.workers);
     changed(&mut changes, "worker_scheduling", worker_scheduling, &new.worker_scheduling);
+    changed(&mut changes, "core_dumps", core_dumps, &new.core_dumps);
     listen(&mut changes, &old.listen, &new.listen);
     admin(&mut changes, &old.admin, &new.admin);
     log(&mut changes, &old.log, &new.log);
@@ -108,6 +110,7 @@ pub fn live_part(old: &Config, new: Config) -> Config {
         split: Split { catalog_max_age_ms: old.split.catalog_max_age_ms, ..new.split },
         workers: old.workers,
         worker_scheduling: old.worker_scheduling,
+        core_dumps: old.core_dumps,
         agent: old.agent.clone(),
         cluster: old.cluster.clone().map(|old| Cluster {
             raise_log_format_after_ms: new

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::control::{CONTROLS_WAITING, Reloaded, StopMode};
@@ -105,6 +105,9 @@ pub fn run(path: &Path, who: &Who, debug: bool) -> Result<(), ServeError> {
     let configuration = Configuration::begin(path, local);
     let config = configuration.in_force();
     let me = cluster::me(&config, who)?;
+    if !config.core_dumps {
+        keep_memory_private();
+    }
     raise_file_limit(
         config.limits.max_client_connections + config.pool.max_server_connections * most_servers(&config),
     );
@@ -424,6 +427,14 @@ fn most_servers(config: &Config) -> usize {
     match config.failover.finds_servers() {
         true => MAX_INSTANCES.max(config.servers.len()),
         false => config.servers.len(),
+    }
+}
+
+/// Passwords and keys are in it, some of which are nowhere on a disk. Programs that we start have memory of their own,
+/// for which this does not hold.
+fn keep_memory_private() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "a crash may leave a core file with passwords and keys in it");
     }
 }
 

@@ -197,6 +197,8 @@ class Komainu(Proxy):
             f"host all {TRUST_USER} 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n",
         )
         text = f"""workers = {self.workers}
+# The benchmark reads how much memory it has.
+core_dumps = true
 [listen]
 addresses = ["127.0.0.1:{self.port}"]
 [admin]

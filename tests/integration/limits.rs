@@ -1,9 +1,16 @@
 //! How many clients there may be, where they come from, and what they cost.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 use std::time::Duration;
+
+use rustix::process::Signal;
 
 use super::support::{
     APP_PASSWORD, APP_USER, Certificates, Cluster, Komainu, Message, PATIENCE, Wire, eventually, psql,
+    this_version,
 };
 use komainu::sandbox::ReservedPort;
 
@@ -118,4 +125,26 @@ fn the_limit_of_open_files_is_raised_at_start() {
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let columns: Vec<_> = line.split_whitespace().skip(3).collect();
     assert_eq!(columns[0], columns[1], "soft and hard limit");
+}
+
+#[test]
+fn a_crash_leaves_no_memory_behind_unless_that_is_asked_for() {
+    // The machine may be one that keeps none of anybody's.
+    let crash = "ulimit -c unlimited; kill -ABRT $$";
+    let scratch = tempfile::tempdir().unwrap();
+    let shell = Command::new("sh").args(["-c", crash]).current_dir(scratch.path()).status().unwrap();
+    for core_dumps in [false, true] {
+        let builder = Komainu::builder(Cluster::shared()).config(&format!("core_dumps = {core_dumps}\n"));
+        let program = builder.directory().join("komainu.sh");
+        let komainu = this_version().display();
+        let script =
+            format!("#!/bin/sh\ncd \"$(dirname \"$0\")\"; ulimit -c unlimited; exec {komainu} \"$@\"\n");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+        let komainu = builder.program(&program).start();
+        komainu.signal(Signal::ABORT);
+        let status = komainu.wait(PATIENCE);
+        assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()));
+        assert_eq!(status.core_dumped(), core_dumps && shell.core_dumped(), "core_dumps = {core_dumps}");
+    }
 }

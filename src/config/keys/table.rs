@@ -50,6 +50,7 @@ pub static SECTIONS: &[Section] = &[
             key("zone", Text, "", Unset, LIVE, Node, "Availability zone of this node, compared with `server.zone` when `split.prefer_same_zone` is on."),
             key("workers", Integer(1, 1024), "threads", Computed("the number of CPUs"), RESTART, Node, "Threads that serve clients."),
             key("worker_scheduling", Choice(&["batch", "normal"]), "", Value("\"batch\""), RESTART, Node, "How Linux schedules these threads. `batch`: on a busy machine they do not interrupt what runs when something comes for them, and so handle more at a time; `normal`: they do."),
+            key("core_dumps", Bool, "", Value("false"), RESTART, Node, "Whether a crash may leave a core file, and other processes of the same user may read komainu's memory (`gdb`, `perf`, `strace`, `/proc/PID/mem`). Passwords and keys are in it. Root may always."),
         ],
     },
     Section {
