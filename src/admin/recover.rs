@@ -15,7 +15,7 @@ use super::change::{Answer, Cause, read};
 use super::refused::Refused;
 use crate::cluster::model::{Facts, View};
 use crate::cluster::reason::Reason;
-use crate::cluster::state::{Accepted, Change, ClusterState, Stage};
+use crate::cluster::state::{Accepted, Change, ClusterState};
 use crate::config::Config;
 
 #[derive(Debug, Deserialize)]
@@ -72,7 +72,10 @@ fn may_recover(
         Some(primary) if primary == id => {
             return Err(format!("{id} is the primary: `komainu failover --force` makes another one first"));
         }
-        Some(_) if primary.stage == Stage::Confirmed => {}
+        Some(_) if state.settled_primary().is_some() => {}
+        Some(_) if state.failover().is_some() => {
+            return Err("the primary is being replaced; order it again when that is over".to_owned());
+        }
         _ => return Err("there is no primary that it could follow; see `komainu status`".to_owned()),
     }
     let streams = |facts: &Facts| {

@@ -16,6 +16,7 @@ mod memory;
 mod primary;
 mod replicas;
 mod restart;
+mod returning;
 mod slots;
 pub mod sync_standby;
 mod synchronous;

@@ -462,6 +462,19 @@ impl ClusterState {
         self.ownership.is_fenced(fenced)
     }
 
+    /// Before it is in the log. What every version's `apply` takes may come at a bad moment all the same: a server that is
+    /// put out of use while the primary is being replaced may be the one that is needed.
+    pub fn check_proposal(&self, change: &Change) -> Result<(), Refusal> {
+        self.check_log_format(change)?;
+        match (change, self.failover()) {
+            (Change::RecoverServer { .. }, Some(failover)) => {
+                Err(Refusal::FailoverUnderWay { from: failover.from.clone() })
+            }
+            (Change::RecoverServer { .. }, None) if self.is_fenced(&Fenced::Primary) => Err(Refusal::Fenced),
+            _ => Ok(()),
+        }
+    }
+
     /// The primary, while nothing about it is changing: the one that clients write to.
     pub fn settled_primary(&self) -> Option<&str> {
         let primary = self.primary();

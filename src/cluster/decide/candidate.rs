@@ -57,10 +57,31 @@ pub(super) fn is_asked_since_fenced(situation: &Situation<'_>, standby: &Standby
     !is_compared || !fence.is_some_and(|fence| fence.passed) || standby.facts.asked_at_ms > passed_ms
 }
 
+/// Another one than the primary whose epoch it is.
 pub(super) fn choose(
     situation: &Situation<'_>,
     kind: FailoverKind,
     wanted: Option<&str>,
+) -> Result<String, Reason> {
+    let primary = situation.state.primary().server.as_deref();
+    best_of(situation, kind, wanted, &|standby| Some(standby.id) != primary)
+}
+
+/// Whoever it is, the one that was named and never became a primary as well: once its epoch has ended, and the order to
+/// promote it with it.
+pub(super) fn choose_any(
+    situation: &Situation<'_>,
+    kind: FailoverKind,
+    wanted: Option<&str>,
+) -> Result<String, Reason> {
+    best_of(situation, kind, wanted, &|_| true)
+}
+
+fn best_of(
+    situation: &Situation<'_>,
+    kind: FailoverKind,
+    wanted: Option<&str>,
+    is_eligible: &dyn Fn(&Standby<'_>) -> bool,
 ) -> Result<String, Reason> {
     // One that hangs before anybody has noticed may have had more since it last answered.
     let standbys = || standbys(situation).filter(move |standby| is_asked_since_fenced(situation, standby));
@@ -68,10 +89,9 @@ pub(super) fn choose(
     let on_timeline = |standby: &Standby<'_>| timeline == 0 || standby.facts.timeline == timeline;
     let may = |standby: &Standby<'_>| {
         let config = situation.policy.server(standby.id);
-        let from = situation.state.primary().server.as_deref() != Some(standby.id);
-        on_timeline(standby) && from && config.is_some_and(|config| !config.disallow_failover)
+        on_timeline(standby) && is_eligible(standby) && config.is_some_and(|config| !config.disallow_failover)
     };
-    let best_of = |shipped: bool| {
+    let furthest = |shipped: bool| {
         standbys()
             .filter(may)
             .filter(|standby| wanted.is_none_or(|wanted| wanted == standby.id))
@@ -79,7 +99,7 @@ pub(super) fn choose(
             .max_by(|a, b| a.position().cmp(&b.position()).then_with(|| b.id.cmp(a.id)))
     };
     // One that reads the archive lacks what is not there yet, however far it has come.
-    let best = match (best_of(false), best_of(true), kind) {
+    let best = match (furthest(false), furthest(true), kind) {
         (Some(best), _, _) => best,
         // The last word of a primary that is stopped never comes into the archive.
         (None, None, _) | (None, Some(_), FailoverKind::Switchover) => return Err(Reason::NoCandidate),

@@ -206,11 +206,13 @@ fn stop_primary(situation: &Situation<'_>, failover: &Failover) -> Plan {
     };
     match candidate::choose(situation, failover.kind, failover.to.as_deref()) {
         Ok(chosen) if has_all(&chosen) => name_one(situation, chosen),
-        // It was to be that one, or nothing more arrives: now it is whoever has most.
-        _ if situation.memory.phase_for_ms(situation.now_ms) >= STOP_MS => {
-            begin(situation, Reason::PrimaryLost)
-        }
-        _ => Plan::default(),
+        _ if situation.memory.phase_for_ms(situation.now_ms) < STOP_MS => Plan::default(),
+        // It was to be that one, or nothing more arrives: now it is whoever has most. If nobody may be, the one that was
+        // stopped has everything, and nobody else will start it.
+        _ => match candidate::choose(situation, FailoverKind::Automatic, None) {
+            Ok(_) => begin(situation, Reason::PrimaryLost),
+            Err(_) => go_back(situation, failover, Reason::SwitchoverAbandoned),
+        },
     }
 }
 
@@ -280,11 +282,14 @@ fn name(situation: &Situation<'_>, failover: &Failover) -> Plan {
         Ok(chosen) => name_one(situation, chosen),
         // Nobody was named, so the one that is there after all may go on.
         Err(_) if situation.is_heard(&failover.from) => go_back(situation, failover, Reason::NoCandidate),
-        Err(reason) => {
-            let mut plan = stand_still(situation, Some(reason));
-            plan.actions.extend(stop.actions);
-            plan
-        }
+        Err(reason) => match candidate::choose_any(situation, failover.kind, failover.to.as_deref()) {
+            Ok(itself) => name_one(situation, itself),
+            Err(_) => {
+                let mut plan = stand_still(situation, Some(reason));
+                plan.actions.extend(stop.actions);
+                plan
+            }
+        },
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::returning::Returning;
 use super::sync_standby::Watch;
 use crate::cluster::model::{Facts, View};
 use crate::cluster::state::{ClusterState, FailoverKind, Fenced, RestartStage, Stage};
@@ -75,6 +76,7 @@ pub struct Memory {
     /// Since when a standby does not stream although it should.
     astray: BTreeMap<String, u64>,
     restart: Option<RestartWatch>,
+    returning: Returning,
 }
 
 /// Of the present step of a restart.
@@ -126,6 +128,9 @@ impl Memory {
         self.look_at_replay(primary.server.as_deref(), view, now_ms);
         self.look_for_the_astray(state, view, now_ms);
         self.look_at_restart(state, view, now_ms);
+        if self.phase == Phase::Settled {
+            self.returning.look(state, view);
+        }
     }
 
     fn look_at_restart(&mut self, state: &ClusterState, view: &View, now_ms: u64) {
@@ -348,6 +353,12 @@ impl Memory {
     /// How long the server that is being promoted has replayed nothing more.
     pub(super) fn stuck_for_ms(&self, now_ms: u64) -> u64 {
         self.replayed.map_or(0, |(_, since_ms)| now_ms.saturating_sub(since_ms))
+    }
+
+    /// What a server that was quarantined must have received before it has again all that it ever acknowledged. None: it is
+    /// not known yet.
+    pub(super) fn must_have(&self, server: &str, facts: &Facts) -> Option<Lsn> {
+        self.returning.must_have(server, facts)
     }
 
     pub(super) fn astray_for_ms(&self, server: &str, now_ms: u64) -> u64 {

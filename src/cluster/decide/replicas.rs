@@ -3,7 +3,8 @@
 //! Pure. A standby follows the primary, or another standby that does. Who was a primary, or says that it is one without
 //! having been made one, stays out until it streams from the primary. So does a standby that cannot come to the primary's
 //! timeline by itself: that it is to rejoin is in the log before its agent is told. Invariants: nothing is attached again
-//! that does not stream on the primary's own timeline, and nothing is rewound that is attached.
+//! that does not stream on the primary's own timeline, or that the log counts on for commits which it may lack by now, and
+//! nothing is rewound that is attached.
 
 use super::action::{Action, What};
 use super::{Plan, Situation, Step, log_shipping, slots};
@@ -40,7 +41,11 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
             if (streams || shipped && facts.is_some_and(|facts| reads_archive(situation, facts)))
                 && facts.is_some_and(|facts| server.has_been_started(facts.started_at_ms)) =>
         {
-            order(id, server, Administrative::Attached, Reason::Rejoined)
+            match facts.is_some_and(|facts| has_what_it_acknowledged(situation, id, facts)) {
+                true => order(id, server, Administrative::Attached, Reason::Rejoined),
+                // It is on its way, and nothing is to be done to it meanwhile.
+                false => Plan::default(),
+            }
         }
         // Its own history is a part of the primary's, or a branch that can be told from it, only if it was made a primary
         // by the log.
@@ -71,6 +76,13 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
             },
         },
     }
+}
+
+/// Copied from a standby, it may lack what it had before, and what the log may know nobody else to have.
+fn has_what_it_acknowledged(situation: &Situation<'_>, id: &str, facts: &Facts) -> bool {
+    let counts = situation.promises() && situation.state.synchronous().names.contains(id);
+    let must_have = situation.memory.must_have(id, facts);
+    !counts || must_have.is_some_and(|must_have| facts.received_lsn >= Some(must_have))
 }
 
 fn order(id: &str, server: &Server, state: Administrative, reason: Reason) -> Plan {
@@ -163,12 +175,18 @@ pub(super) fn follows(server: &config::Server, facts: &Facts) -> bool {
         .is_some_and(|upstream| upstream.host == server.host && upstream.port == server.port)
 }
 
+/// A standby that connects anew has two walsenders until the old one times out, and each of them counts. A slot has one.
+pub(super) fn counts_twice(situation: &Situation<'_>, facts: &Facts) -> bool {
+    let failover = &situation.policy.failover;
+    failover.sync_mode != config::SyncMode::Off && failover.sync_count >= 2 && facts.slot_name.is_none()
+}
+
 /// Whether it was told to follow somebody who is neither the primary nor a standby of it.
 fn strays(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) -> bool {
     // One that reads an archive only is told nothing.
     let Some(upstream) = &facts.upstream else { return false };
     if follows(primary, facts) {
-        return false;
+        return counts_twice(situation, facts);
     }
     if upstream.is_nowhere() {
         return true;

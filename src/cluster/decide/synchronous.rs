@@ -96,6 +96,9 @@ fn standbys(situation: &Situation<'_>, primary: &str) -> Vec<Standby> {
     let others = situation.state.servers().iter();
     others
         .filter(|(id, _)| *id != primary && !log_shipping::is_shipped(situation, id))
+        .filter(|(id, _)| {
+            situation.answering(id).is_none_or(|facts| !replicas::counts_twice(situation, facts))
+        })
         .map(|(id, server)| {
             // One that receives from another standby is none that the primary could wait for.
             let streams =

@@ -22,7 +22,7 @@ const MAY_LACK: u64 = 16;
 pub(super) async fn propose(core: &Core, command: Command) -> Response {
     let change = command.change.clone();
     // Who proposes it knows it. Whether all others do, the state says: nothing that they do not know is ever written.
-    if let Err(refusal) = core.published.borrow().state.check_log_format(&change) {
+    if let Err(refusal) = core.published.borrow().state.check_proposal(&change) {
         return Response::Proposed(Outcome::Refused(refusal));
     }
     match core.raft.client_write(command).await {

@@ -86,7 +86,8 @@ pub(super) fn step(situation: &Situation<'_>, change: &Change) -> Verdict {
                     demand(!known.is_named(server), Rule::Primary)
                 }
                 (Administrative::Quarantined, Administrative::Attached) => {
-                    demand(known.has_rejoined(server), Rule::Trust)
+                    demand(known.has_rejoined(server), Rule::Trust)?;
+                    demand(known.lacks_nothing_it_acknowledged(server), Rule::Synchronous)
                 }
                 _ => Err(Rule::Order),
             }
@@ -123,7 +124,9 @@ impl Known<'_> {
         let state = situation.state;
         let epoch = state.primary().epoch;
         let failover = state.failover().filter(|failover| failover.epoch == epoch).ok_or(Rule::Order)?;
-        demand(!self.is_named(server), Rule::Candidate)?;
+        // One that never became what it was named for may be named again. A switchover is from one to another.
+        let is_lost = matches!(failover.kind, FailoverKind::Automatic | FailoverKind::Forced);
+        demand(is_lost || !self.is_named(server), Rule::Candidate)?;
         let configured = situation.policy.server(server).ok_or(Rule::Candidate)?;
         demand(!configured.disallow_failover, Rule::Candidate)?;
         let facts = self.standby(server).ok_or(Rule::Candidate)?;
@@ -294,6 +297,15 @@ impl Known<'_> {
                     && (received == Some(timeline)
                         || is_shipped && facts.upstream.is_none() && facts.timeline == timeline)
             })
+    }
+
+    /// A member of the agreed set has received what the primary had when this life of it had begun.
+    fn lacks_nothing_it_acknowledged(&self, server: &str) -> bool {
+        let Known(situation) = self;
+        let SyncSet { names, count } = situation.state.synchronous();
+        let Some(facts) = self.answer(server) else { return false };
+        let must_have = situation.memory.must_have(server, facts);
+        *count == 0 || !names.contains(server) || must_have.is_some() && facts.received_lsn >= must_have
     }
 
     /// Every acknowledged commit is flushed by as many members of the agreed set as it says, before and after.

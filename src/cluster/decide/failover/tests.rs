@@ -4,6 +4,7 @@ mod damped;
 mod disk;
 mod host;
 mod naming;
+mod returning;
 mod slots;
 mod synchronous;
 
@@ -708,6 +709,27 @@ fn a_switchover_whose_heir_dies_after_the_stop_takes_another() {
     world.pass(STOP_MS + 1);
     assert_eq!(world.reasons(), [Reason::PrimaryLost, Reason::LacksLeast]);
     assert_eq!(world.state.primary().server.as_deref(), Some("pg2"));
+}
+
+#[test]
+fn a_primary_that_was_stopped_for_nobody_is_started_again() {
+    let mut world = World::new();
+    world.policy.failover.sync_mode = config::SyncMode::Require;
+    let set = SyncSet::new(["pg2", "pg3"], 1);
+    world.apply(Change::SetSynchronous { before: SyncSet::default(), set });
+    world.begin_switchover(Some("pg3"));
+    world.pass(HOLD_MS + 1);
+    world.settle();
+    world.memory.stopped(Epoch(1), Lsn(5200));
+    world.is_silent("pg1", true);
+    world.view.details[0].failure = Some(Reason::ConnectRefused);
+    world.standbys_hear_nothing();
+    world.is_silent("pg3", true);
+    world.pass(STOP_MS + 1);
+    let (reasons, actions) = world.settle();
+    assert_eq!(reasons[0], Reason::SwitchoverAbandoned);
+    assert_eq!(world.state.primary().server.as_deref(), Some("pg1"));
+    assert_eq!(did(&actions), [("pg1", &What::Start { epoch: Epoch(2) })]);
 }
 
 #[test]

@@ -69,3 +69,20 @@ fn a_failover_of_an_epoch_begins_once_and_only_a_stronger_order_takes_its_place(
     assert_eq!(state.apply(begin(FailoverKind::Automatic, None)), under_way());
     assert_eq!(state.failover().and_then(|failover| failover.to.as_deref()), Some("pg2"));
 }
+
+/// It may be the one that is needed, and nobody could use it again before there is a primary.
+#[test]
+fn a_server_is_put_out_of_use_for_its_recovery_only_while_the_primary_is_not_being_replaced() {
+    let mut state = created();
+    state.apply(name(0, "pg1"));
+    state.apply(command(Change::ConfirmPrimary { epoch: Epoch(1), timeline: 1 }));
+    let recover = Change::RecoverServer { server: "pg2".to_owned(), version: 0, ran_since_ms: None };
+    assert_eq!(state.check_proposal(&recover), Ok(()));
+    let kind = FailoverKind::Automatic;
+    state.apply(command(Change::BeginFailover { epoch: Epoch(1), kind, to: None }));
+    let refused = Err(Refusal::FailoverUnderWay { from: "pg1".to_owned() });
+    assert_eq!(state.check_proposal(&recover), refused);
+    assert_eq!(state.check_proposal(&Change::PauseFailover { paused: true }), Ok(()));
+    // One that is in the log already means the same to every version.
+    assert!(matches!(state.apply(command(recover)), Outcome::Accepted(_)));
+}

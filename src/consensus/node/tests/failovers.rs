@@ -69,6 +69,7 @@ fn policy(seed: u64) -> Policy {
     let failover = config::Failover {
         mode: config::FailoverMode::Streaming,
         sync_mode: if seed % 4 == 3 { config::SyncMode::Off } else { config::SyncMode::Require },
+        sync_count: if seed % 8 == 5 { 2 } else { 1 },
         ..Policy::off().failover
     };
     Policy { failover, servers: servers() }
@@ -261,8 +262,7 @@ impl Night {
         }
         let primary = self.oracle.primary()?;
         let world = lock(&self.world);
-        let streams = |to| world.streams.iter().any(|stream| stream.to == to && stream.receiver_open());
-        let astray = (0..SERVERS.len()).find(|&to| to != primary && !streams(to))?;
+        let astray = (0..SERVERS.len()).find(|&to| to != primary && !world.streams_to(to))?;
         Some(format!("{} streams from nobody", SERVERS[astray]))
     }
 

@@ -142,7 +142,9 @@ impl Oracle {
             world.servers.iter().filter(|server| server.disk.half_rewound).map(|server| server.id).collect()
         };
         for server in half_rewound {
-            if state.servers()[server].administrative == Administrative::Attached {
+            // A node that has just come up may not have read its log yet.
+            let known = state.servers().get(server);
+            if known.is_some_and(|known| known.administrative == Administrative::Attached) {
                 self.violated(format!("{server} is half rewound, and attached"));
             }
         }

@@ -65,3 +65,29 @@ fn a_standby_that_was_not_asked_since_is_no_proof_that_the_primary_is_lost() {
     asked_ms_ago(&mut world, 100);
     assert_eq!(world.reasons(), [Reason::PrimaryLost]);
 }
+
+/// It hung when it was to be promoted, its epoch was ended for that, and the other one is gone by now.
+#[test]
+fn one_that_was_named_and_never_became_a_primary_is_named_again_if_there_is_nobody_else() {
+    let mut world = ended();
+    world.pass(10);
+    assert_eq!(world.reasons(), [Reason::LacksLeast]);
+    assert_eq!(world.state.primary().server.as_deref(), Some("pg3"));
+    world.is_silent("pg3", true);
+    world.pass(11_100);
+    world.fence_passes = false;
+    assert_eq!(world.reasons(), [Reason::PromotionFailed]);
+    world.is_silent("pg2", true);
+    world.fence_passes = true;
+    world.settle();
+    world.pass(10);
+    world.settle();
+    assert_eq!(world.state.standstill(), Some("no_candidate"));
+    world.is_stopped("pg3", 1, 5000);
+    world.pass(10);
+    let (reasons, actions) = world.settle();
+    assert_eq!(reasons, [Reason::LacksLeast]);
+    assert_eq!(world.state.primary().epoch, Epoch(3));
+    assert_eq!(did(&actions), [("pg3", &What::Promote { epoch: Epoch(3) })]);
+    assert_eq!(world.administrative("pg3"), Administrative::Attached);
+}

@@ -286,3 +286,28 @@ fn nothing_is_promised_before_the_backends_of_the_primary_are_known_to_wait() {
     assert_eq!(looks(&mut world), (true, false));
     assert_eq!(*world.state.synchronous(), SyncSet::new(["pg2", "pg3"], 1));
 }
+
+/// It has two walsenders for a while when it connects anew, and `ANY 2` would take them for two standbys.
+#[test]
+fn where_commits_wait_for_two_a_standby_counts_only_if_it_streams_by_a_slot() {
+    let mut world = World::new();
+    (world.policy.failover.sync_mode, world.policy.failover.sync_count) = (config::SyncMode::Require, 2);
+    let streams_by_slot = |world: &mut World, id: &str| {
+        let index = SERVERS.iter().position(|known| *known == id).unwrap();
+        let facts = world.view.details[index].facts.as_deref().unwrap().clone();
+        world.see(id, Facts { slot_name: Some(slot_name(id)), ..facts });
+    };
+    streams_by_slot(&mut world, "pg2");
+    let actions = world.settle().1;
+    let told = |actions: &[Action]| {
+        let set = actions.iter().find_map(|action| match &action.what {
+            What::SetSynchronous { names, .. } if action.server == "pg1" => Some(names.clone()),
+            _ => None,
+        });
+        (set, actions.contains(&Action::new("pg3", What::Follow { primary: "pg1".to_owned() })))
+    };
+    assert_eq!(told(&actions), (Some("ANY 2 (\"pg2\")".to_owned()), true), "it is given its slot first");
+    streams_by_slot(&mut world, "pg3");
+    let actions = world.settle().1;
+    assert_eq!(told(&actions), (Some("ANY 2 (\"pg2\", \"pg3\")".to_owned()), false));
+}

@@ -5,13 +5,15 @@ use std::time::Duration;
 use rand::RngExt as _;
 use tokio::time::{Instant, sleep};
 
-use super::{NODES, Night, SERVERS, WATCH_EVERY};
+use super::{NODES, Night, SERVERS, WATCH_EVERY, World};
+use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Change, FailoverKind};
 use crate::consensus::node::core::lock;
 
 impl Night {
     pub(super) async fn fault(&mut self) {
-        match self.random.random_range(0..37) {
+        match self.random.random_range(0..39) {
+            37..=38 => self.the_copy_lacks().await,
             35..=36 => self.the_heir_hangs().await,
             25..=28 => self.one_after_the_other().await,
             29 => self.two_in_a_row().await,
@@ -171,6 +173,64 @@ impl Night {
             self.pass(Duration::from_millis(hangs_ms + 500)).await;
         }
         lock(&self.world).road_late_ms = 0;
+    }
+
+    /// A standby lags, the other one is copied from it, and the primary is lost as soon as the copy streams.
+    async fn the_copy_lacks(&mut self) {
+        let Some(primary) = self.oracle.primary() else { return };
+        let copied = (primary + self.random.random_range(1..SERVERS.len())) % SERVERS.len();
+        let lags = SERVERS.len() - primary - copied;
+        let asked = self.node();
+        if self.cluster.nodes[asked].running.is_none() {
+            return;
+        }
+        let what = format!(
+            "{} lags, {} is built anew from it, and the primary is lost",
+            SERVERS[lags], SERVERS[copied]
+        );
+        lock(&self.world).note(what);
+        let (lags_ms, away_ms, flush_ms) =
+            (self.ms(6_000, 12_000), self.ms(6_000, 15_000), self.ms(2, 4_000));
+        lock(&self.world).servers[lags].flush_ms = lags_ms;
+        let calm = self.ms(200, 2_000);
+        self.pass(Duration::from_millis(calm)).await;
+        let handle = self.cluster.handle(asked);
+        let server = SERVERS[copied].to_owned();
+        // As `komainu server recover` has it.
+        if handle.applied().state.settled_primary().is_none() {
+            return;
+        }
+        let Some(version) = handle.applied().state.servers().get(&server).map(|known| known.version) else {
+            return;
+        };
+        let ran_since_ms = Some(lock(&self.world).servers[copied].life);
+        let order = Change::RecoverServer { server, version, ran_since_ms };
+        let reason = Reason::RebuildOrdered.code();
+        tokio::spawn(async move { handle.propose(order, "operator:night", reason).await });
+        let rebuilds = lock(&self.world).rebuilds;
+        self.wait_for(8_000, |world| world.rebuilds > rebuilds).await;
+        lock(&self.world).servers[copied].flush_ms = flush_ms;
+        self.wait_for(3_000, |world| world.streams_to(copied)).await;
+        let calm = self.ms(0, 1_500);
+        self.pass(Duration::from_millis(calm)).await;
+        {
+            let mut world = lock(&self.world);
+            world.crash(primary, true);
+            world.servers[primary].restart_at_ms = Some(world.now_ms + away_ms);
+        }
+        let calm = self.ms(2_000, 5_000);
+        self.pass(Duration::from_millis(calm)).await;
+        let mut world = lock(&self.world);
+        for server in [lags, copied] {
+            world.servers[server].flush_ms = 2;
+        }
+    }
+
+    async fn wait_for(&mut self, within_ms: u64, is_so: impl Fn(&World) -> bool) {
+        let deadline = Instant::now() + Duration::from_millis(within_ms);
+        while Instant::now() < deadline && !is_so(&lock(&self.world)) {
+            self.pass(WATCH_EVERY).await;
+        }
     }
 
     /// From these servers, and from all nodes if it is from all of them.

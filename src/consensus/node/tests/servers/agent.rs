@@ -182,7 +182,7 @@ async fn work(world: &Shared, index: usize, request: &Rejoin) -> Option<()> {
         Way::Rebuild => {
             let takes_ms = lock(world).ms(500, 4_000);
             turn(world, index, takes_ms).await;
-            let copy = lock(world).copied(index, source, request.timeline)?;
+            let copy = lock(world).rebuilt(index, source, request)?;
             // Somebody may have started it meanwhile.
             end(world, index).await;
             let mut world = lock(world);
@@ -197,14 +197,14 @@ async fn work(world: &Shared, index: usize, request: &Rejoin) -> Option<()> {
         let server = &mut world.servers[index];
         server.disk.conninfo =
             format!("host={primary} port=5432 user=replicator application_name={}", server.id);
-        server.disk.standby = true;
+        (server.disk.standby, server.disk.by_slot) = (true, true);
         server.start(now_ms, takes_ms);
     }
     let by_ms = lock(world).now_ms + STREAMS_WITHIN_MS;
     loop {
         turn(world, index, 50).await;
         let world = lock(world);
-        if world.streams.iter().any(|stream| stream.to == index && stream.receiver_open()) {
+        if world.streams_to(index) {
             return Some(());
         }
         if world.now_ms >= by_ms {
@@ -274,6 +274,20 @@ impl World {
         self.primary(index, source, at_least)?;
         let disk = &self.servers[source].disk;
         (!disk.standby).then(|| disk.wal.copy(disk.flushed))
+    }
+
+    /// Of a standby, to spare the primary, if it is where it should be: what that has replayed.
+    fn rebuilt(&self, index: usize, source: usize, request: &Rejoin) -> Option<Wal> {
+        let standby = request.rebuild_from.as_ref().and_then(|standby| self.find(&standby.id));
+        let reached = standby.filter(|&standby| standby != index && self.asks(index, standby).is_some());
+        let fits = reached.map(|standby| &self.servers[standby]).filter(|standby| {
+            let copied = standby.disk.wal.timeline_at(standby.replayed);
+            standby.disk.standby && copied == self.servers[source].disk.wal.timeline()
+        });
+        match fits {
+            Some(standby) => Some(standby.disk.wal.copy(standby.replayed)),
+            None => self.copied(index, source, request.timeline),
+        }
     }
 
     fn replace(&mut self, index: usize, wal: Wal) {

@@ -5,6 +5,7 @@ use super::wal::lsn;
 use super::{World, cut};
 use crate::cluster::conninfo::Conninfo;
 use crate::cluster::model::{Facts, Receiver, Sender, Slot};
+use crate::cluster::operate::slots::slot_name;
 use crate::cluster::reason::Reason;
 
 pub const SYSTEM: u64 = 7_713_098_723_540_679_867;
@@ -80,7 +81,7 @@ impl World {
             }),
             senders: senders.collect(),
             upstream: upstream.filter(|_| standby),
-            slot_name: None,
+            slot_name: server.disk.by_slot.then(|| slot_name(server.id)),
             synchronous_standby_names: server.disk.synchronous.clone(),
             slots: server.disk.slots.iter().map(slot).collect(),
             wal_log_hints: true,

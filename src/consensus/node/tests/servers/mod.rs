@@ -185,8 +185,8 @@ impl World {
     /// What a standby's startup process does between two records: it looks whether it is to be promoted.
     fn recover(&mut self, index: usize) {
         let takes_ms = self.ms(20, 300);
+        let receives = self.streams_to(index);
         let server = &mut self.servers[index];
-        let receives = self.streams.iter().any(|stream| stream.to == index && stream.receiver_open());
         let has_all = server.replayed == server.disk.flushed && server.disk.flushed == server.disk.wal.end();
         if !receives && server.receiver_ends_at_ms.is_some_and(|at_ms| self.now_ms >= at_ms) && has_all {
             server.receiver_ends_at_ms = None;

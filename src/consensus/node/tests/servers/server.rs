@@ -47,6 +47,8 @@ pub struct Disk {
     pub conninfo: String,
     pub synchronous: String,
     pub slots: BTreeSet<String>,
+    /// As a standby it streams by a slot of its own, which one walsender has at a time.
+    pub by_slot: bool,
     /// It was shut down, and not started since.
     pub clean: bool,
     pub control: Control,
@@ -114,6 +116,7 @@ impl Server {
                 conninfo: conninfo.unwrap_or_default(),
                 synchronous: String::new(),
                 slots: BTreeSet::new(),
+                by_slot: false,
                 clean: false,
                 control,
                 half_rewound: false,

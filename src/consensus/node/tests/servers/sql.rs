@@ -23,14 +23,15 @@ impl World {
             Operation::StopReceiving if server.disk.standby => {
                 let now = Conninfo::parse(&server.disk.conninfo).unwrap_or_default();
                 if let Some(nowhere) = repoint::nowhere(&now) {
-                    self.repoint(index, nowhere);
+                    let by_slot = server.disk.by_slot;
+                    self.repoint(index, nowhere, by_slot);
                 }
             }
             Operation::StopReceiving => {}
             Operation::Follow { upstream } if server.disk.standby => {
                 let now = Conninfo::parse(&server.disk.conninfo).unwrap_or_default();
                 let next = repoint::following(&now, server.id, upstream, failover).to_string();
-                self.repoint(index, next);
+                self.repoint(index, next, true);
             }
             Operation::Follow { .. } => return Err("it is no standby".to_owned()),
             Operation::SetSynchronousStandbys { names } => self.set_synchronous(index, names),
@@ -53,13 +54,14 @@ impl World {
         Ok(())
     }
 
-    fn repoint(&mut self, index: usize, conninfo: String) {
-        if self.servers[index].disk.conninfo == conninfo {
+    fn repoint(&mut self, index: usize, conninfo: String, by_slot: bool) {
+        let disk = &self.servers[index].disk;
+        if disk.conninfo == conninfo && disk.by_slot == by_slot {
             return;
         }
         let ends_ms = self.ms(0, super::RECEIVER_ENDS_MS);
         let server = &mut self.servers[index];
-        server.disk.conninfo = conninfo;
+        (server.disk.conninfo, server.disk.by_slot) = (conninfo, by_slot);
         server.receiver_ends_at_ms = Some(self.now_ms + ends_ms);
         server.receive_again_at_ms = self.now_ms;
     }

@@ -73,6 +73,10 @@ impl World {
         if !answers || self.servers[from].process != Process::Running || from == to {
             return;
         }
+        let is_in_use = |stream: &Stream| stream.from == from && stream.to == to && stream.sender.is_some();
+        if self.servers[to].disk.by_slot && self.streams.iter().any(is_in_use) {
+            return;
+        }
         if let Some(at) = self.begins_at(from, to) {
             self.begin(from, to, at);
         }
@@ -128,6 +132,10 @@ impl World {
             said: 0,
             said_at_ms: 0,
         });
+    }
+
+    pub fn streams_to(&self, to: usize) -> bool {
+        self.streams.iter().any(|stream| stream.to == to && stream.receiver_open)
     }
 
     pub(super) fn stream(&mut self) {
