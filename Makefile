@@ -51,7 +51,7 @@ test-package: ## Look through what `make release` makes, of the binary that the 
 	cargo test --workspace --locked --no-run
 	$(TARGET)/terraform-checks/venv/bin/python tests/image/package.py --work $(TARGET)/image --komainu $(TARGET)/debug/komainu
 
-# Takes some seven minutes, the first time two more.
+# Takes some eight minutes, the first time two more.
 test-image: ## Make the image of ami/, boot what terraform/ makes of it, and break it (as root)
 	@$(SETUP) compiler rust postgresql iproute2 aws jq image python $(TARGET)/venv terraform $(TARGET)/terraform-checks
 	cargo test --workspace --locked --no-run

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import time
+import tomllib
 from contextlib import ExitStack
 from threading import Event, Thread
 
@@ -15,11 +16,12 @@ from examples import variables
 from image import Failed
 from in_the_double import Account
 from machine import BRIDGE, GATEWAY, Machine, ip, network
+from managed import Database
 from metadata import Metadata, pages
 from moto_server import moto_server
+from names import Names
 from workspace import ROOT, Workspace
 
-EXAMPLE = "ec2-route-table"
 REGION = "eu-central-1"
 # Six machines on a small one: the only settings of this test's own, beside the double's address.
 SETTINGS = {"shared_buffers": "64MB"}
@@ -27,8 +29,9 @@ POLL = 0.2
 
 
 class Appliance:
-    def __init__(self, given):
-        self.given = given
+    def __init__(self, given, example):
+        self.given, self.example = given, example
+        self.database = None
         self.stack = ExitStack()
         self.machines = {}
         self.ended = Event()
@@ -55,22 +58,41 @@ class Appliance:
         self.terraform("apply", "-auto-approve")
         self.told = json.loads(self.terraform("output", "-json", "hand_over", variables=False))
         self.hand_over()
+        self.names = Names(lambda: self.database.names() if self.database else {}, self.account.client("route53"))
+        instances = self.instances()
+        files = []
+        if "administrator" in self.told:
+            self.database = self.managed(instances)
+            files = [(self.database.authority, "/usr/share/komainu/rds-ca.pem")]
         directory = self.given.work / "machines"
         shutil.rmtree(directory, ignore_errors=True)
         served = {}
-        for number, (name, instance) in enumerate(sorted(self.instances().items())):
+        for number, (name, instance) in enumerate(sorted(instances.items())):
             [interface] = instance["NetworkInterfaces"]
             address = interface["PrivateIpAddress"]
             served[address] = pages(instance, self.interface(interface), self.user_data(instance), REGION)
             image = self.given.work / "image"
-            self.machines[name] = Machine(name, number, address, image, directory, self.url)
+            self.machines[name] = Machine(name, number, address, image, directory, self.url, files)
             self.stack.callback(self.machines[name].remove)
         Metadata(served)
-        Thread(target=self.lead_clients, daemon=True).start()
+        # In the network an Elastic IP is the address that it is translated to.
+        if self.told["addresses"] and "elastic" not in self.example:
+            Thread(target=self.lead_clients, daemon=True).start()
+
+    def managed(self, instances):
+        """The instances that AWS would run, with the roles in them, as a node's configuration knows them."""
+        node = next(instance for name, instance in instances.items() if name in self.told["nodes"])
+        configuration = json.loads(self.attribute(node))["komainu"]["files"]["komainu.toml"]
+        database = Database(self, tomllib.loads(configuration))
+        database.make_roles()
+        return database
+
+    def secret(self, arn):
+        return self.account.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
 
     def terraform(self, *arguments, variables=True):
-        given = globals()["variables"](EXAMPLE) if variables else []
-        where = f"examples/{EXAMPLE}"
+        given = globals()["variables"](self.example) if variables else []
+        where = f"examples/{self.example}"
         return self.workspace.terraform(where, *arguments, *given)
 
     def hand_over(self, *options):
@@ -154,9 +176,24 @@ class Appliance:
                         ip("route", "replace", endpoint, "via", target, "dev", BRIDGE)
                         led = target
 
+    def leads_to(self):
+        """The address that an application's packets go to."""
+        if not self.told["addresses"]:
+            return self.names.find(self.told["host"])
+        if "elastic" in self.example:
+            ec2 = self.account.client("ec2")
+            [address] = ec2.describe_addresses(PublicIps=self.told["addresses"])["Addresses"]
+            interface = address.get("NetworkInterfaceId")
+            return self.interface({"NetworkInterfaceId": interface})["PrivateIpAddress"] if interface else None
+        return self.told["addresses"][0]
+
     def sql(self, statement):
         """Through the endpoint, as the connection string that terraform prints says; None if it fails."""
-        place = f"host={self.told['host']} hostaddr={self.told['addresses'][0]} port={self.told['port']} connect_timeout=5"
+        leads = self.leads_to()
+        if leads is None:
+            self.said = "the endpoint leads nowhere"
+            return None
+        place = f"host={self.told['host']} hostaddr={leads} port={self.told['port']} connect_timeout=5"
         who = f"user={self.told['database']} dbname={self.told['database']} sslmode=verify-full"
         authority = self.given.work / f"{self.told['cluster']}-ca.crt"
         try:
@@ -223,6 +260,14 @@ class Appliance:
             if failed:
                 raise Failed(f"on {name}: {failed}\n{machine.journal()}")
 
+    def nothing_is_wrong(self):
+        """By each node's own doctor."""
+        for name in self.told["nodes"]:
+            said = self.machines[name].run("komainu", "doctor", "--json", "--admin", "/run/komainu/admin.sock").stdout
+            wrong = [found for found in json.loads(said)["findings"] if found["verdict"] == "wrong"]
+            if wrong:
+                raise Failed(f"{name} finds wrong: {wrong}")
+
     def log_is_as_the_alarms_read_it(self):
         """Every field that a metric filter of the log group asks for is in a line of a node's log."""
         filters = self.account.client("logs").describe_metric_filters(logGroupName=f"/komainu/{self.told['cluster']}")
@@ -239,4 +284,7 @@ class Appliance:
     def destroy(self):
         for machine in self.machines.values():
             machine.kill()
-        self.terraform("destroy", "-auto-approve")
+        if self.database:
+            self.terraform("apply", "-auto-approve", "-var=deletion_protection=false")
+            return self.terraform("destroy", "-auto-approve", "-var=deletion_protection=false")
+        return self.terraform("destroy", "-auto-approve")

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""The image of ami/, for real: provisioned, booted six times, and a cluster of what terraform made: `make test-image`.
+"""The image of ami/, for real: provisioned, and booted as what terraform made of four examples: `make test-image`.
 
-    check.py --work DIRECTORY --checks DIRECTORY --moto-python PYTHON --komainu BINARY
+    check.py --work DIRECTORY --checks DIRECTORY --moto-python PYTHON --komainu BINARY [--boot-only] [EXAMPLE …]
 
-From `terraform apply` to a write through the endpoint after the loss of its owner and after that of the primary. Everything
-that follows the provisioning happens in a network namespace of its own. As root.
+From `terraform apply` to a write through the endpoint after the loss of its owner and after that of the primary. Each
+example has a network namespace of its own. As root.
 """
 
 import argparse
@@ -41,50 +41,101 @@ def build(given):
     step("units are as hardened as stated, and nothing in it is one machine's own", began)
 
 
-def boot(given):
-    began = time.monotonic()
-    with Appliance(given) as appliance:
-        step("terraform apply, and hand-over", began)
-        appliance.start()
-        appliance.until("the first write through the endpoint", 600, lambda: appliance.write(1))
-        step("nodes and servers booted; the first write through the endpoint", began)
-        appliance.until("all nodes find all well", 300, appliance.all_is_well)
-        step("three nodes, two standbys that stream", began)
+def comes_up(appliance, began):
+    step("terraform apply, hand-over, and what else is to be done by hand", began)
+    appliance.start()
+    appliance.until("the first write through the endpoint", 600, lambda: appliance.write(1))
+    step("all machines booted; the first write through the endpoint", began)
+    appliance.until("all nodes find all well", 300, appliance.all_is_well)
+    step("three nodes, two standbys that stream", began)
 
-        owner = appliance.owner()
-        appliance.machines[owner].kill()
-        appliance.until("a write after the owner's loss", 120, lambda: appliance.write(2))
-        step(f"{owner} owned the endpoint and was lost; a write through the endpoint", began)
-        appliance.machines[owner].start()
-        appliance.until("the new instance is the old node", 300, appliance.all_is_well)
-        step(f"a new instance with {owner}'s volume is {owner}", began)
 
-        primary = appliance.primary()
-        appliance.machines[primary].kill()
-        appliance.until("a write after the primary's loss", 180, lambda: appliance.write(3))
-        step(f"{primary} was the primary and was lost; a write through the endpoint", began)
-        appliance.machines[primary].start()
-        appliance.until("the old primary is a standby", 600, appliance.all_is_well)
-        step(f"a new instance with {primary}'s volume is a standby", began)
+def loses_its_owner(appliance, began):
+    owner = appliance.owner()
+    appliance.machines[owner].kill()
+    appliance.until("a write after the owner's loss", 120, lambda: appliance.write(2))
+    step(f"{owner} owned the endpoint and was lost; a write through the endpoint", began)
+    appliance.machines[owner].start()
+    appliance.until("the new instance is the old node", 300, appliance.all_is_well)
+    step(f"a new instance with {owner}'s volume is {owner}", began)
 
-        founder = appliance.told["founder"]
-        appliance.machines[founder].lose_volume()
-        appliance.machines[founder].start()
-        appliance.until("the founder has copied the database", 600, appliance.all_is_well)
-        step(f"{founder} founded the database, lost its volume, and copied it from the primary", began)
 
-        appliance.renew()
-        appliance.until("all is well with new certificates", 300, appliance.all_is_well)
-        step("certificates renewed", began)
+def loses_its_primary(appliance, began):
+    primary = appliance.primary()
+    appliance.machines[primary].kill()
+    appliance.until("a write after the primary's loss", 180, lambda: appliance.write(3))
+    step(f"{primary} was the primary and was lost; a write through the endpoint", began)
+    appliance.machines[primary].start()
+    appliance.until("the old primary is a standby", 600, appliance.all_is_well)
+    step(f"a new instance with {primary}'s volume is a standby", began)
 
-        if appliance.rows() != [1, 2, 3]:
-            raise Failed(f"what was written is {appliance.rows()}")
-        appliance.nothing_failed()
-        appliance.log_is_as_the_alarms_read_it()
-        appliance.plan_is_empty()
-        step("every row is there, no unit has failed, and terraform plan finds nothing to do", began)
-        appliance.destroy()
-        step("terraform destroy", began)
+
+def ends_well(appliance, began):
+    if appliance.rows() != [1, 2, 3]:
+        raise Failed(f"what was written is {appliance.rows()}")
+    appliance.nothing_failed()
+    appliance.nothing_is_wrong()
+    appliance.log_is_as_the_alarms_read_it()
+    appliance.plan_is_empty()
+    step("every row is there, no unit has failed, and terraform plan finds nothing to do", began)
+    appliance.destroy()
+    step("terraform destroy", began)
+
+
+def on_ec2(appliance, began):
+    comes_up(appliance, began)
+    loses_its_owner(appliance, began)
+    loses_its_primary(appliance, began)
+    ends_well(appliance, began)
+
+
+def at_length(appliance, began):
+    """Once: instances, secrets and volumes are the same in all of them."""
+    comes_up(appliance, began)
+    loses_its_owner(appliance, began)
+    loses_its_primary(appliance, began)
+
+    founder = appliance.told["founder"]
+    appliance.machines[founder].lose_volume()
+    appliance.machines[founder].start()
+    appliance.until("the founder has copied the database", 600, appliance.all_is_well)
+    step(f"{founder} founded the database, lost its volume, and copied it from the primary", began)
+
+    appliance.renew()
+    appliance.until("all is well with new certificates", 300, appliance.all_is_well)
+    step("certificates renewed", began)
+    ends_well(appliance, began)
+
+
+def before_a_managed_service(appliance, began):
+    """The servers are AWS's, which makes the writer; nodes come from the image."""
+    comes_up(appliance, began)
+    loses_its_owner(appliance, began)
+
+    lost = appliance.database.fail_over()
+    appliance.until("a write after the service's failover", 120, lambda: appliance.write(3))
+    if appliance.primary() != appliance.database.writer:
+        raise Failed(f"{appliance.primary()} is taken for the writer, and {appliance.database.writer} is it")
+    step(f"{lost} was the writer and was lost; a write through the endpoint", began)
+    appliance.database.bring_back(lost)
+    appliance.until("the old writer is a reader", 120, appliance.all_is_well)
+    ends_well(appliance, began)
+
+
+EXAMPLES = {
+    "ec2-route-table": at_length,
+    "ec2-elastic-ip": on_ec2,
+    "rds-route-table": before_a_managed_service,
+    "aurora-route53": before_a_managed_service,
+}
+
+
+def alone(example):
+    """In a network of its own. It ends with this process, and with it its network, names of namespaces included."""
+    print(f"{example}:", flush=True)
+    own = ["unshare", "--net", "--mount", "setpriv", "--pdeathsig", "TERM", sys.executable]
+    inside = {**os.environ, "KOMAINU_IMAGE_INSIDE": example}
+    return subprocess.run([*own, *sys.argv], env=inside, check=False).returncode == 0
 
 
 def main():
@@ -94,7 +145,11 @@ def main():
     arguments.add_argument("--moto-python", required=True, type=Path)
     arguments.add_argument("--komainu", required=True, type=Path)
     arguments.add_argument("--boot-only", action="store_true", help="the image of the last run")
+    arguments.add_argument("examples", nargs="*", help="these only")
     given = arguments.parse_args()
+    wanted = given.examples or list(EXAMPLES)
+    if set(wanted) - set(EXAMPLES):
+        arguments.error(f"there are {', '.join(EXAMPLES)}")
     if os.getuid() != 0:
         sys.exit("the image can be made and booted by root only")
     given.work.mkdir(parents=True, exist_ok=True)
@@ -102,20 +157,19 @@ def main():
         setattr(given, name, getattr(given, name).resolve())
     given.moto_python = given.moto_python.absolute()
     try:
-        if "KOMAINU_IMAGE_INSIDE" not in os.environ:
-            if not given.boot_only:
-                build(given)
-            inside = {**os.environ, "KOMAINU_IMAGE_INSIDE": "1"}
-            # It ends with this process, and its network, names of namespaces included, with it.
-            own = ["unshare", "--net", "--mount", "setpriv", "--pdeathsig", "TERM", sys.executable]
-            done = subprocess.run([*own, *sys.argv], env=inside, check=False)
-            sys.exit(done.returncode)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-        boot(given)
+        inside = os.environ.get("KOMAINU_IMAGE_INSIDE")
+        if inside:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+            began = time.monotonic()
+            with Appliance(given, inside) as appliance:
+                return EXAMPLES[inside](appliance, began)
+        if not given.boot_only:
+            build(given)
     except Failed as error:
-        print(f"FAILED: {error}\n0 passed, 1 failed")
-        sys.exit(1)
-    print("1 passed, 0 failed")
+        sys.exit(f"FAILED: {error}")
+    failed = [example for example in wanted if not alone(example)]
+    print(f"{len(wanted) - len(failed)} passed, {len(failed)} failed")
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 
 BRIDGE = "image0"
 GATEWAY = "10.20.255.254"
+METADATA = "169.254.169.254"
+RESOLVER = "169.254.169.253"
 
 
 def ip(*arguments):
@@ -16,21 +18,24 @@ def ip(*arguments):
 
 
 def network():
-    """The bridge that every machine hangs on; the metadata's address is here."""
+    """The bridge that every machine hangs on; the metadata's address is here, and the resolver's."""
     Path("/run/netns").mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "none", "/run/netns"], check=True)
     ip("link", "set", "lo", "up")
     ip("link", "add", BRIDGE, "type", "bridge")
     ip("address", "add", f"{GATEWAY}/16", "dev", BRIDGE)
-    ip("address", "add", "169.254.169.254/32", "dev", BRIDGE)
+    for address in (METADATA, RESOLVER):
+        ip("address", "add", f"{address}/32", "dev", BRIDGE)
     ip("link", "set", BRIDGE, "up")
 
 
 class Machine:
     """Its root is thrown away at each start, as a replaced instance's; its volume and its address stay."""
 
-    def __init__(self, name, number, address, image, directory, aws):
+    def __init__(self, name, number, address, image, directory, aws, given=()):
+        """`given` are files for it, as pairs of where they are and where it finds them."""
         self.name, self.number, self.address, self.image, self.aws = name, number, address, image, aws
+        self.given = given
         self.directory = Path(directory) / name
         self.volume = self.directory / "volume"
         self.volume.mkdir(parents=True)
@@ -48,7 +53,8 @@ class Machine:
             ["link", "set", "lo", "up"],
             ["address", "add", f"{self.address}/16", "dev", "eth0"],
             ["link", "set", "eth0", "up"],
-            ["route", "add", "169.254.169.254", "dev", "eth0"],
+            ["route", "add", METADATA, "dev", "eth0"],
+            ["route", "add", RESOLVER, "dev", "eth0"],
         ):
             ip("-n", self.namespace, *command)
         self.wired = True
@@ -64,6 +70,7 @@ class Machine:
                 f"--network-namespace-path=/run/netns/{self.namespace}", "--capability=CAP_NET_ADMIN",
                 f"--bind={self.volume}:/var/lib/komainu-data",
                 f"--bind-ro={defaults}:/etc/default/komainu-boot",
+                *(f"--bind-ro={here}:{there}" for here, there in self.given),
             ],
             stdin=subprocess.DEVNULL,
             stdout=(self.directory / "console.log").open("ab"),

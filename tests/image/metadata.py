@@ -5,11 +5,13 @@ import secrets
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
+from machine import METADATA
+
 ROLE = "komainu"
 
 
 class Metadata:
-    """At 169.254.169.254:80, for instances by their private addresses."""
+    """At its own address, for instances by their private addresses."""
 
     def __init__(self, pages_of):
         self.pages_of = pages_of
@@ -42,7 +44,7 @@ class Metadata:
             def log_message(self, *_):
                 pass
 
-        server = ThreadingHTTPServer(("169.254.169.254", 80), Handler)
+        server = ThreadingHTTPServer((METADATA, 80), Handler)
         Thread(target=server.serve_forever, daemon=True).start()
 
 

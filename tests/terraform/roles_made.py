@@ -31,7 +31,7 @@ def roles_made(workspace, komainu, account, outputs):
             master=administrator["name"], password=json.loads(secret)["password"], database=database
         ).strip().splitlines())
         for _ in range(2):
-            run_it(workspace, pki, outputs, account.url, port, authority)
+            run_it(workspace, pki, outputs, account.url, f"127.0.0.1:{port}", authority)
         password = (pki / f"password-{database}").read_text()
         ask(database, password, database, "CREATE TABLE made_by_the_application (id int)")
         found = ask("rdsadmin", None, "postgres",
@@ -42,9 +42,9 @@ def roles_made(workspace, komainu, account, outputs):
         raise Failed(f"make-roles has made {found}")
 
 
-def run_it(workspace, pki, outputs, url, port, authority):
+def run_it(workspace, pki, outputs, url, at, authority):
     done = subprocess.run(
-        [ROOT / "terraform/make-roles", "--pki", str(pki), "--at", f"127.0.0.1:{port}"],
+        [ROOT / "terraform/make-roles", "--pki", str(pki), "--at", at],
         input=json.dumps(outputs),
         cwd=workspace.directory,
         env={
