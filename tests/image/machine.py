@@ -22,7 +22,8 @@ def network():
     Path("/run/netns").mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "none", "/run/netns"], check=True)
     ip("link", "set", "lo", "up")
-    ip("link", "add", BRIDGE, "type", "bridge")
+    # With an address of its own it keeps it when a machine goes; else those that stay would send to the old one for a while.
+    ip("link", "add", BRIDGE, "address", "02:00:00:00:00:01", "type", "bridge")
     ip("address", "add", f"{GATEWAY}/16", "dev", BRIDGE)
     for address in (METADATA, RESOLVER):
         ip("address", "add", f"{address}/32", "dev", BRIDGE)

@@ -64,6 +64,9 @@ class Database:
     def readers(self):
         return [name for name in self.hosts if name != self.writer]
 
+    def readers_but(self, lost):
+        return [name for name in self.readers() if name != lost]
+
     def names(self):
         """Where each name leads now, the cluster's own among them."""
         cluster = {self.told["administrator"]["host"]: self.addresses[self.writer]}
@@ -89,9 +92,11 @@ class Database:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )
         if done.returncode != 0:
-            logs = "\n".join(log.read_text()[-2000:] for log in self.directory.glob("*.log"))
-            raise Failed(f"{program} {arguments} ended with {done.returncode}:\n{done.stdout}\n{logs}")
+            raise Failed(f"{program} {arguments} ended with {done.returncode}:\n{done.stdout}\n{self.logs()}")
         return done.stdout
+
+    def logs(self):
+        return "\n".join(log.read_text()[-2000:] for log in self.directory.glob("*.log"))
 
     def data(self, name):
         return self.directory / name
@@ -165,21 +170,27 @@ class Database:
         """The writer is lost, and the reader that has the most takes its place; the lost one is a reader again later."""
         lost = self.writer
         self.stop(lost)
+        # What has arrived is written down before the receiver ends; only then do positions say who has the most.
+        for name in self.readers_but(lost):
+            self.until(name, "SELECT count(*) = 0 FROM pg_stat_wal_receiver", "receives from the lost writer")
         position = lambda name: self.sql(name, "SELECT pg_last_wal_receive_lsn() - '0/0'")
-        self.writer = max(self.readers(), key=lambda name: float(position(name)))
+        self.writer = max(self.readers_but(lost), key=lambda name: float(position(name)))
         self.tell_names(self.hosts)
         self.run("pg_ctl", "-D", self.data(self.writer), "-w", "-t", str(PATIENCE_S), "promote")
-        for name in self.readers():
-            if name != lost:
-                self.sql(name, f"ALTER SYSTEM SET primary_conninfo = '{self.conninfo()}'")
-                self.run("pg_ctl", "-D", self.data(name), "reload")
+        for name in self.readers_but(lost):
+            self.sql(name, f"ALTER SYSTEM SET primary_conninfo = '{self.conninfo()}'")
+            self.run("pg_ctl", "-D", self.data(name), "reload")
         self.run("pg_ctl", "-D", self.data(self.writer), "reload")
         return lost
 
     def bring_back(self, lost):
         self.copy(lost)
+        both = "SELECT count(*) = 2 FROM pg_stat_replication WHERE state = 'streaming'"
+        self.until(self.writer, both, "is not followed by both readers")
+
+    def until(self, name, question, otherwise):
         deadline = time.monotonic() + PATIENCE_S
-        while self.sql(self.writer, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") != "2":
+        while self.sql(name, question) != "t":
             if time.monotonic() > deadline:
-                raise Failed(f"not both readers follow {self.writer}")
+                raise Failed(f"{name} {otherwise}:\n{self.logs()}")
             time.sleep(0.2)
