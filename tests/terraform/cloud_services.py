@@ -247,8 +247,47 @@ class Dashboard(Kind):
         aws.cloudwatch.delete_dashboards(DashboardNames=[state["id"]])
 
 
+class EventRule(Kind):
+    """The double's own region stands for the one that is given."""
+
+    def create(self, aws, planned):
+        made = aws.events.put_rule(
+            Name=planned["name"],
+            Description=planned["description"],
+            EventPattern=planned["event_pattern"],
+            Tags=tags(planned),
+        )
+        return {"id": planned["name"], "arn": made["RuleArn"], "event_bus_name": "default"}
+
+    def read(self, aws, state):
+        seen = aws.events.describe_rule(Name=state["id"])
+        return {"event_pattern": seen["EventPattern"], "description": seen["Description"]}
+
+    def delete(self, aws, state):
+        aws.events.delete_rule(Name=state["id"])
+
+
+class EventTarget(Kind):
+    def create(self, aws, planned):
+        target = {"Id": aws.fresh(), "Arn": planned["arn"]}
+        if planned["role_arn"]:
+            target["RoleArn"] = planned["role_arn"]
+        aws.events.put_targets(Rule=planned["rule"], Targets=[target])
+        return {"id": f"{planned['rule']}-{target['Id']}", "target_id": target["Id"], "event_bus_name": "default"}
+
+    def read(self, aws, state):
+        found = aws.events.list_targets_by_rule(Rule=state["rule"])["Targets"]
+        seen = next((target for target in found if target["Id"] == state["target_id"]), None)
+        return None if seen is None else {"arn": seen["Arn"], "role_arn": seen.get("RoleArn")}
+
+    def delete(self, aws, state):
+        aws.events.remove_targets(Rule=state["rule"], Ids=[state["target_id"]])
+
+
 KINDS = {
     "aws_cloudwatch_dashboard": Dashboard(),
+    "aws_cloudwatch_event_rule": EventRule(),
+    "aws_cloudwatch_event_target": EventTarget(),
     "aws_cloudwatch_log_group": LogGroup(),
     "aws_cloudwatch_log_metric_filter": MetricFilter(),
     "aws_cloudwatch_metric_alarm": Alarm(),

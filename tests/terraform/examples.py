@@ -12,7 +12,11 @@ VARIABLES = {
     },
     "ec2-elastic-ip": {"client_cidrs": ["203.0.113.0/24"]},
 }
-COMMON = {"region": "eu-central-1", "image_id": "ami-0123456789abcdef0"}
+COMMON = {
+    "region": "eu-central-1",
+    "image_id": "ami-0123456789abcdef0",
+    "alarm_topic_arn": "arn:aws:sns:eu-central-1:111122223333:alarms",
+}
 
 
 def variables(example, **instead):

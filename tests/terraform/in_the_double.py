@@ -111,6 +111,7 @@ class Account:
             "secrets": [s["Name"] for s in secrets if not s.get("DeletedDate")],
             "log groups": [g["logGroupName"] for g in self.client("logs").describe_log_groups()["logGroups"]],
             "alarms": [a["AlarmName"] for a in self.client("cloudwatch").describe_alarms()["MetricAlarms"]],
+            "rules": [r["Name"] for r in self.client("events").list_rules()["Rules"]],
             "networks": [v["VpcId"] for v in ec2.describe_vpcs()["Vpcs"] if not v["IsDefault"]],
         }
 

@@ -4,6 +4,7 @@
 FILLED_IN = {
     "*": {"id", "region", "tags_all"},
     "aws_cloudwatch_event_rule": {"event_bus_name"},
+    "aws_cloudwatch_event_target": {"event_bus_name", "target_id"},
     "aws_eip": {"instance", "network_interface", "network_border_group", "public_ipv4_pool"},
     "aws_instance": {"private_ip", "subnet_id", "availability_zone", "vpc_security_group_ids", "ebs_optimized"},
     "aws_network_interface": {"private_ip", "private_ips"},

@@ -147,10 +147,11 @@ locals {
     route53     = "method.route53 = { hosted_zone_id = ${jsonencode(local.zone_id)}, name = \"${local.host}\", ttl_s = 5 }"
   }
 
-  # What nobody but the nodes should change.
+  # What nobody but the nodes should change, and where CloudTrail tells of it if not in this region. Of an association that
+  # is ended it tells no address: the nodes, which change that back, tell of it themselves.
   watched = {
-    route-table = { source = "ec2", events = ["CreateRoute", "ReplaceRoute", "DeleteRoute"], parameter = "routeTableId", ids = values(var.route_tables) }
-    elastic-ip  = { source = "ec2", events = ["AssociateAddress", "ReleaseAddress"], parameter = "allocationId", ids = compact([local.eip_id]) }
-    route53     = { source = "route53", events = ["ChangeResourceRecordSets"], parameter = "hostedZoneId", ids = [local.zone_id] }
+    route-table = { source = "ec2", events = ["CreateRoute", "ReplaceRoute", "DeleteRoute"], parameter = "routeTableId", ids = values(var.route_tables), region = null }
+    elastic-ip  = { source = "ec2", events = ["AssociateAddress", "ReleaseAddress"], parameter = "allocationId", ids = compact([local.eip_id]), region = null }
+    route53     = { source = "route53", events = ["ChangeResourceRecordSets"], parameter = "hostedZoneId", ids = [local.zone_id], region = "us-east-1" }
   }
 }

@@ -68,6 +68,13 @@ locals {
       comparison  = "GreaterThanThreshold"
       threshold   = 1
     } },
+    { for endpoint in var.endpoints : "${endpoint}-changed-by-others" => {
+      description = "Somebody else has changed where the endpoint ${endpoint} leads, and a node has changed it back: CloudTrail knows who."
+      metrics     = { drift = { name = "DriftCorrected", statistic = "Sum", dimensions = { Endpoint = endpoint } } }
+      expression  = "SUM([${join(", ", [for node in keys(local.nodes) : "FILL(drift_${node}, 0)"])}])"
+      comparison  = "GreaterThanThreshold"
+      threshold   = 0
+    } },
     { for endpoint in var.endpoints : "${endpoint}-flapping" => {
       description = "The endpoint ${endpoint} was given to another node three times or more within an hour."
       metrics = {

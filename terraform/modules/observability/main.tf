@@ -109,14 +109,8 @@ resource "aws_cloudwatch_metric_alarm" "single" {
 }
 
 # Somebody else moves the endpoint. CloudTrail must record the account's management events, as it does once a trail exists.
-resource "aws_cloudwatch_event_rule" "foreign_change" {
-  count = var.alarm_topic_arn == null ? 0 : 1
-
-  name        = "${var.name}-foreign-change"
-  description = "The endpoint of ${var.name} was changed, and not by a node"
-  tags        = local.tags
-
-  event_pattern = jsonencode({
+locals {
+  foreign_change = jsonencode({
     source        = ["aws.${var.watched.source}"]
     "detail-type" = ["AWS API Call via CloudTrail"]
     detail = {
@@ -129,6 +123,23 @@ resource "aws_cloudwatch_event_rule" "foreign_change" {
       ]
     }
   })
+
+  # A topic is told by a rule of its own region only.
+  is_elsewhere = var.alarm_topic_arn != null && var.watched.region != null && var.watched.region != data.aws_region.this.region
+  event_bus    = "arn:${data.aws_partition.this.partition}:events:${data.aws_region.this.region}:${data.aws_caller_identity.this.account_id}:event-bus/default"
+}
+
+data "aws_caller_identity" "this" {}
+data "aws_partition" "this" {}
+
+resource "aws_cloudwatch_event_rule" "foreign_change" {
+  count = var.alarm_topic_arn == null ? 0 : 1
+
+  name        = "${var.name}-foreign-change"
+  description = "The endpoint of ${var.name} was changed, and not by a node"
+  tags        = local.tags
+
+  event_pattern = local.foreign_change
 }
 
 resource "aws_cloudwatch_event_target" "foreign_change" {
@@ -136,4 +147,63 @@ resource "aws_cloudwatch_event_target" "foreign_change" {
 
   rule = aws_cloudwatch_event_rule.foreign_change[0].name
   arn  = var.alarm_topic_arn
+}
+
+# Calls to a service that is one for all regions are told of in its own: from there they come to the bus here, and its rule.
+resource "aws_cloudwatch_event_rule" "elsewhere" {
+  count = local.is_elsewhere ? 1 : 0
+
+  region        = var.watched.region
+  name          = "${var.name}-foreign-change-from-${var.watched.region}"
+  description   = "The endpoint of ${var.name} was changed, and not by a node: to ${data.aws_region.this.region}"
+  event_pattern = local.foreign_change
+  tags          = local.tags
+}
+
+resource "aws_cloudwatch_event_target" "elsewhere" {
+  count = local.is_elsewhere ? 1 : 0
+
+  region   = var.watched.region
+  rule     = aws_cloudwatch_event_rule.elsewhere[0].name
+  arn      = local.event_bus
+  role_arn = aws_iam_role.elsewhere[0].arn
+}
+
+resource "aws_iam_role" "elsewhere" {
+  count = local.is_elsewhere ? 1 : 0
+
+  name                 = "${var.name}-foreign-change"
+  description          = "Brings what CloudTrail tells of the endpoint of ${var.name} to its region"
+  permissions_boundary = var.permissions_boundary
+  tags                 = local.tags
+
+  assume_role_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect    = "Allow"
+      Action    = "sts:AssumeRole"
+      Principal = { Service = "events.amazonaws.com" }
+      Condition = {
+        StringEquals = { "aws:SourceAccount" = data.aws_caller_identity.this.account_id }
+        ArnEquals    = { "aws:SourceArn" = aws_cloudwatch_event_rule.elsewhere[0].arn }
+      }
+    }]
+  })
+}
+
+resource "aws_iam_role_policy" "elsewhere" {
+  count = local.is_elsewhere ? 1 : 0
+
+  name = "komainu"
+  role = aws_iam_role.elsewhere[0].name
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid      = "Forward"
+      Effect   = "Allow"
+      Action   = "events:PutEvents"
+      Resource = local.event_bus
+    }]
+  })
 }

@@ -58,11 +58,18 @@ variable "watched" {
     events    = list(string)
     parameter = string
     ids       = list(string)
+    region    = optional(string)
   })
 }
 
 variable "alarm_topic_arn" {
   description = "An SNS topic for alarms; null: they only change colour. For the alarm of foreign changes its policy must let events.amazonaws.com publish."
+  type        = string
+  default     = null
+}
+
+variable "permissions_boundary" {
+  description = "ARN of a policy that bounds the one role that is made here, for a record's foreign changes; null: none."
   type        = string
   default     = null
 }

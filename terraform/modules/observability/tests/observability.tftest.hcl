@@ -41,7 +41,7 @@ run "a_database_s_storage" {
 run "the_cluster_as_all_nodes_see_it" {
   assert {
     condition = toset(keys(aws_cloudwatch_metric_alarm.cluster)) == toset([
-      "app-flapping", "app-no-owner", "app-two-owners", "certificate", "epoch-flapping", "no-quorum",
+      "app-changed-by-others", "app-flapping", "app-no-owner", "app-two-owners", "certificate", "epoch-flapping", "no-quorum",
       "permission-missing", "pg1-lag", "pg1-server-down", "pg2-lag", "pg2-server-down", "pool-exhausted",
     ])
     error_message = "An alarm is missing, or has come without a word of it here."
@@ -87,5 +87,37 @@ run "foreign_changes_are_told_of" {
   assert {
     condition     = alltrue([for alarm in merge(aws_cloudwatch_metric_alarm.single, aws_cloudwatch_metric_alarm.cluster) : alarm.alarm_actions == toset([var.alarm_topic_arn])])
     error_message = "An alarm tells nobody."
+  }
+}
+
+run "changes_of_a_record_are_told_of_where_route_53_is" {
+  variables {
+    alarm_topic_arn = "arn:aws:sns:eu-central-1:111122223333:alarms"
+    watched         = { source = "route53", events = ["ChangeResourceRecordSets"], parameter = "hostedZoneId", ids = ["Z1"], region = "us-east-1" }
+  }
+
+  assert {
+    condition     = aws_cloudwatch_event_rule.elsewhere[0].region == "us-east-1" && aws_cloudwatch_event_rule.elsewhere[0].event_pattern == aws_cloudwatch_event_rule.foreign_change[0].event_pattern
+    error_message = "Another event is brought here than the rule here waits for."
+  }
+  assert {
+    condition     = aws_cloudwatch_event_target.elsewhere[0].region == "us-east-1" && aws_cloudwatch_event_target.elsewhere[0].arn == "arn:aws:events:eu-central-1:111122223333:event-bus/default"
+    error_message = "It is brought elsewhere."
+  }
+  assert {
+    condition     = one(jsondecode(aws_iam_role_policy.elsewhere[0].policy).Statement) == { Sid = "Forward", Effect = "Allow", Action = "events:PutEvents", Resource = "arn:aws:events:eu-central-1:111122223333:event-bus/default" }
+    error_message = "The role may do something else."
+  }
+}
+
+run "nothing_is_brought_to_where_it_is" {
+  variables {
+    alarm_topic_arn = "arn:aws:sns:eu-central-1:111122223333:alarms"
+    watched         = { source = "route53", events = ["ChangeResourceRecordSets"], parameter = "hostedZoneId", ids = ["Z1"], region = "eu-central-1" }
+  }
+
+  assert {
+    condition     = length(aws_cloudwatch_event_rule.elsewhere) == 0 && length(aws_iam_role.elsewhere) == 0 && length(aws_cloudwatch_event_rule.foreign_change) == 1
+    error_message = "An event goes round in a circle."
   }
 }
