@@ -9,6 +9,7 @@ AROUND = {"Cluster", "Node"}
 # What AWS tells of its instances.
 BY_AWS = {
     ("AWS/EC2", "StatusCheckFailed"): {"InstanceId"},
+    ("AWS/EC2", "StatusCheckFailed_Instance"): {"InstanceId"},
     ("AWS/RDS", "FreeStorageSpace"): {"DBInstanceIdentifier"},
 }
 SEARCHED = re.compile(r"SEARCH\('\{([^}]*)\} MetricName=\"(\w+)\"((?: \w+=\"[^\"]*\")*)', '(\w+)', \d+\)")

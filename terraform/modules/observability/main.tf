@@ -63,6 +63,19 @@ locals {
       threshold   = 0
       missing     = "breaching"
     } },
+    # What AWS does by itself when the host fails (maintenance_options) it does not do for an operating system that hangs.
+    { for key, instance in var.reboot_hung_instances ? var.instances : {} : "${key}-hangs" => {
+      description = "The operating system of the instance has not answered for three minutes: AWS reboots it"
+      namespace   = "AWS/EC2"
+      metric      = "StatusCheckFailed_Instance"
+      dimensions  = { InstanceId = instance }
+      statistic   = "Minimum"
+      periods     = 3
+      comparison  = "GreaterThanThreshold"
+      threshold   = 0
+      missing     = "missing"
+      actions     = ["arn:${data.aws_partition.this.partition}:automate:${data.aws_region.this.region}:ec2:reboot"]
+    } },
     # As the image's CloudWatch agent reports it, for the volume that holds the log or the data.
     { for key, instance in var.instances : "${key}-disk" => {
       description = "The data volume is nearly full"
@@ -103,7 +116,7 @@ resource "aws_cloudwatch_metric_alarm" "single" {
   threshold           = each.value.threshold
   comparison_operator = each.value.comparison
   treat_missing_data  = each.value.missing
-  alarm_actions       = local.actions
+  alarm_actions       = concat(local.actions, lookup(each.value, "actions", []))
   ok_actions          = local.actions
   tags                = local.tags
 }

@@ -68,6 +68,12 @@ variable "alarm_topic_arn" {
   default     = null
 }
 
+variable "reboot_hung_instances" {
+  description = "Whether an instance whose operating system does not answer AWS's checks for three minutes is rebooted."
+  type        = bool
+  default     = true
+}
+
 variable "permissions_boundary" {
   description = "ARN of a policy that bounds the one role that is made here, for a record's foreign changes; null: none."
   type        = string

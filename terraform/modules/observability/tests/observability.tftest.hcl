@@ -10,11 +10,11 @@ variables {
 
 run "an_alarm_for_each_instance" {
   assert {
-    condition     = toset(keys(aws_cloudwatch_metric_alarm.single)) == toset(["agent-certificate", "errors", "node-a-disk", "node-a-down", "pg1-disk", "pg1-down"])
+    condition     = toset(keys(aws_cloudwatch_metric_alarm.single)) == toset(["agent-certificate", "errors", "node-a-disk", "node-a-down", "node-a-hangs", "pg1-disk", "pg1-down", "pg1-hangs"])
     error_message = "An alarm is missing, or has come without a word of it here."
   }
   assert {
-    condition     = { for key, alarm in aws_cloudwatch_metric_alarm.single : key => alarm.dimensions.InstanceId if length(alarm.dimensions) > 0 } == { node-a-disk = "i-1", node-a-down = "i-1", pg1-disk = "i-2", pg1-down = "i-2" }
+    condition     = { for key, alarm in aws_cloudwatch_metric_alarm.single : key => alarm.dimensions.InstanceId if length(alarm.dimensions) > 0 } == { node-a-disk = "i-1", node-a-down = "i-1", node-a-hangs = "i-1", pg1-disk = "i-2", pg1-down = "i-2", pg1-hangs = "i-2" }
     error_message = "An alarm looks at another instance."
   }
   assert {
@@ -66,7 +66,7 @@ run "the_cluster_as_all_nodes_see_it" {
 
 run "without_a_topic_nobody_is_told" {
   assert {
-    condition     = length(aws_cloudwatch_event_rule.foreign_change) == 0 && alltrue([for alarm in aws_cloudwatch_metric_alarm.single : length(alarm.alarm_actions) == 0])
+    condition     = length(aws_cloudwatch_event_rule.foreign_change) == 0 && alltrue([for key, alarm in aws_cloudwatch_metric_alarm.single : length(alarm.alarm_actions) == 0 if !endswith(key, "-hangs")])
     error_message = "Something is sent to nowhere."
   }
 }
@@ -85,7 +85,7 @@ run "foreign_changes_are_told_of" {
     error_message = "Something else is watched."
   }
   assert {
-    condition     = alltrue([for alarm in merge(aws_cloudwatch_metric_alarm.single, aws_cloudwatch_metric_alarm.cluster) : alarm.alarm_actions == toset([var.alarm_topic_arn])])
+    condition     = alltrue([for alarm in merge(aws_cloudwatch_metric_alarm.single, aws_cloudwatch_metric_alarm.cluster) : contains(alarm.alarm_actions, var.alarm_topic_arn)])
     error_message = "An alarm tells nobody."
   }
 }
@@ -119,5 +119,25 @@ run "nothing_is_brought_to_where_it_is" {
   assert {
     condition     = length(aws_cloudwatch_event_rule.elsewhere) == 0 && length(aws_iam_role.elsewhere) == 0 && length(aws_cloudwatch_event_rule.foreign_change) == 1
     error_message = "An event goes round in a circle."
+  }
+}
+
+run "an_instance_that_hangs_is_rebooted_and_no_other" {
+  assert {
+    condition = { for key, alarm in aws_cloudwatch_metric_alarm.single : key => alarm.alarm_actions if length(alarm.alarm_actions) > 0 } == {
+      for key in ["node-a-hangs", "pg1-hangs"] : key => toset(["arn:aws:automate:eu-central-1:ec2:reboot"])
+    }
+    error_message = "Something is rebooted that does not hang, or stays as it is."
+  }
+}
+
+run "nothing_is_rebooted_if_not_wanted" {
+  variables {
+    reboot_hung_instances = false
+  }
+
+  assert {
+    condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.single : length(alarm.alarm_actions) == 0])
+    error_message = "Something is rebooted."
   }
 }
