@@ -50,24 +50,14 @@ def comes_up(appliance, began):
     step("three nodes, two standbys that stream", began)
 
 
-def loses_its_owner(appliance, began):
-    owner = appliance.owner()
-    appliance.machines[owner].kill()
-    appliance.until("a write after the owner's loss", 120, lambda: appliance.write(2))
-    step(f"{owner} owned the endpoint and was lost; a write through the endpoint", began)
-    appliance.machines[owner].start()
-    appliance.until("the new instance is the old node", 300, appliance.all_is_well)
-    step(f"a new instance with {owner}'s volume is {owner}", began)
-
-
-def loses_its_primary(appliance, began):
-    primary = appliance.primary()
-    appliance.machines[primary].kill()
-    appliance.until("a write after the primary's loss", 180, lambda: appliance.write(3))
-    step(f"{primary} was the primary and was lost; a write through the endpoint", began)
-    appliance.machines[primary].start()
-    appliance.until("the old primary is a standby", 600, appliance.all_is_well)
-    step(f"a new instance with {primary}'s volume is a standby", began)
+def loses(appliance, began, name, was, number):
+    """A machine's power is cut, a client writes on, and a new instance with the machine's volume takes its place."""
+    appliance.machines[name].kill()
+    appliance.until(f"a write after the loss of {name}", 180, lambda: appliance.write(number))
+    step(f"{name}, {was}, was lost; a write through the endpoint", began)
+    appliance.machines[name].start()
+    appliance.until(f"{name} is back", 600, appliance.all_is_well)
+    step(f"a new instance with {name}'s volume is {name}", began)
 
 
 def ends_well(appliance, began):
@@ -84,16 +74,16 @@ def ends_well(appliance, began):
 
 def on_ec2(appliance, began):
     comes_up(appliance, began)
-    loses_its_owner(appliance, began)
-    loses_its_primary(appliance, began)
+    loses(appliance, began, appliance.owner(), "the endpoint's owner", 2)
+    loses(appliance, began, appliance.primary(), "the primary", 3)
     ends_well(appliance, began)
 
 
 def at_length(appliance, began):
     """Once: instances, secrets and volumes are the same in all of them."""
     comes_up(appliance, began)
-    loses_its_owner(appliance, began)
-    loses_its_primary(appliance, began)
+    loses(appliance, began, appliance.owner(), "the endpoint's owner", 2)
+    loses(appliance, began, appliance.primary(), "the primary", 3)
 
     founder = appliance.told["founder"]
     appliance.machines[founder].lose_volume()
@@ -110,7 +100,7 @@ def at_length(appliance, began):
 def before_a_managed_service(appliance, began):
     """The servers are AWS's, which makes the writer; nodes come from the image."""
     comes_up(appliance, began)
-    loses_its_owner(appliance, began)
+    loses(appliance, began, appliance.owner(), "the endpoint's owner", 2)
 
     lost = appliance.database.fail_over()
     appliance.until("a write after the service's failover", 120, lambda: appliance.write(3))

@@ -76,9 +76,10 @@ def made(workspace, komainu, name):
     shown = json.loads(workspace.terraform(where, "show", "-json"))
     broken = list(account.broken_rules(shown))
     expect(not broken, f"{where}:\n  " + "\n  ".join(broken))
-    unknown = list(metrics.unknown(account.resources(shown)))
-    expect(not unknown, f"{where}:\n  " + "\n  ".join(unknown))
-    configurations.accepted(komainu, account.resources(shown))
+    stack = account.resources(shown)
+    problems = [*metrics.unknown(stack), *metrics.unexplained(stack)]
+    expect(not problems, f"{where}:\n  " + "\n  ".join(problems))
+    configurations.accepted(komainu, stack)
     workspace.terraform(where, "plan", "-detailed-exitcode", *given)
     replaced_one_by_one(workspace, where, given)
     workspace.terraform(where, "destroy", "-auto-approve", *given)

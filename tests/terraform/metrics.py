@@ -64,6 +64,16 @@ def unknown(stack):
             yield from (f"{address}: {problem}" for problem in expression_problems(values["metric_query"] or []))
 
 
+def unexplained(stack):
+    """Alarms of which the operator's manual does not say what to do."""
+    page = (ROOT / "docs/manual.md").read_text().split("\n## When an alarm goes off\n")[1].split("\n## ")[0]
+    names = [name for line in page.splitlines() if line.startswith("| `") for name in re.findall(r"`([^`]+)`", line.split(" | ")[0])]
+    known = re.compile("|".join(re.sub("[A-Z]+", "[a-z0-9-]+", name) for name in names))
+    for address, kind, _ in stack:
+        if kind == "aws_cloudwatch_metric_alarm" and not known.fullmatch(address.split('"')[1]):
+            yield f"{address}: docs/manual.md does not say what to do about it"
+
+
 def looks(kind, values):
     """The metrics that a resource looks at: namespace, name, dimensions, statistic."""
     if kind == "aws_cloudwatch_metric_alarm":
