@@ -45,7 +45,7 @@ impl Session {
         lease.conn.doomed |= std::thread::panicking();
         // Half a message of the client's can neither be finished nor taken back; nor can half of ours to
         // it matter any more.
-        if self.passing.left > 0 && self.passing.forward {
+        if self.passing.is_forwarded() {
             lease.conn.doomed = true;
         }
         // What became of its settings was to be asked when the transaction ends; nobody will.

@@ -52,6 +52,9 @@ impl Session {
                 if !self.pass(input) {
                     return Ok(());
                 }
+                if self.passing.left == 0 && self.passing.forward {
+                    self.passed_on()?;
+                }
                 continue;
             }
             let step = match &self.lease {

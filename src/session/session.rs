@@ -112,6 +112,13 @@ pub(super) struct Passing {
     pub forward: bool,
 }
 
+impl Passing {
+    /// The server reads what comes next as the rest of the message, whoever sends it.
+    pub fn is_forwarded(self) -> bool {
+        self.forward && self.left > 0
+    }
+}
+
 pub struct Session {
     pub(super) gateway: Arc<Gateway>,
     pub(super) settled: Arc<Settled>,

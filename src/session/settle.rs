@@ -156,7 +156,7 @@ impl Session {
             lease.is_complete = false;
             return Ok(());
         }
-        if conn.expected.owes_client() || lease.ours_first || lease.redirect {
+        if conn.expected.owes_client() || lease.ours_first || lease.redirect || self.passing.is_forwarded() {
             lease.settings_unread |= self.transaction.effects.intersects(Effects::CHANGES_SETTINGS);
             return Ok(());
         }
@@ -235,11 +235,20 @@ impl Session {
         Ok(())
     }
 
+    /// A message has gone to its end. If a COPY has failed in the middle of it, ReadyForQuery came before that.
+    pub(super) fn passed_on(&mut self) -> Result<(), End> {
+        match self.transaction.ran && self.lease.as_ref().is_some_and(|lease| lease.conn.expected.is_empty())
+        {
+            true => self.ready(),
+            false => Ok(()),
+        }
+    }
+
     /// What there is to do once nothing is under way: the connection has become what we need, a refused
     /// read is asked again, or the connection goes back.
     pub(super) fn settle(&mut self) -> Result<bool, End> {
         let Some(lease) = &mut self.lease else { return Ok(false) };
-        if !lease.conn.expected.is_empty() || !lease.conn.output.is_empty() {
+        if !lease.conn.expected.is_empty() || !lease.conn.output.is_empty() || self.passing.is_forwarded() {
             return Ok(false);
         }
         if lease.preparing_since_ms.take().is_some() {

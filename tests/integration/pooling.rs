@@ -36,6 +36,35 @@ fn error_of(messages: &[Message]) -> (String, String) {
     error.map(|e| (e.sqlstate(), e.text())).unwrap_or_default()
 }
 
+/// The server reads the rest of the message whatever has become of the COPY, and from whomever.
+#[test]
+fn a_copy_that_fails_in_the_middle_of_a_message_keeps_its_connection_to_the_end_of_it() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    cluster.prepare(&database, "CREATE TABLE t (n int); GRANT ALL ON t TO PUBLIC");
+    // With standbys the primary is asked how far it has written.
+    for config in ["[split]\nenabled = false\n[pool]\nsize = 1", "[pool]\nsize = 1"] {
+        let komainu = Komainu::start_with(cluster, config);
+        let (mut copying, mut other) = (komainu.login(&database), komainu.login(&database));
+        let before = pid(&mut copying);
+        copying.send_message('Q', b"COPY t FROM STDIN\0");
+        copying.expect('G');
+        let rest = b"Q\0\0\0\x1dINSERT INTO t VALUES (1)\0".repeat(20);
+        let header = [b"d".as_slice(), &(4 + 2 + rest.len() as u32).to_be_bytes(), b"2\n"].concat();
+        copying.send_message('d', b"not a number\n");
+        copying.send(&header);
+        assert_eq!(tags(&copying.until('Z')), "EZ");
+        let other = thread::spawn(move || other.query_value("SELECT count(*) FROM t"));
+        copying.send(&rest[..100]);
+        copying.send(&rest[100..]);
+        assert_eq!(other.join().unwrap(), "0", "{config}");
+        assert_eq!(copying.query_value("SELECT count(*) FROM t"), "0", "{config}");
+        if config.contains("enabled = false") {
+            assert_eq!(pid(&mut copying), before);
+        }
+    }
+}
+
 #[test]
 fn fifty_clients_share_as_many_connections_as_the_pool_has() {
     let database = Cluster::shared().database();
