@@ -83,12 +83,12 @@ impl Postmaster {
     /// Kills every process of the server at once, as a machine that loses power would.
     pub fn kill(&self) {
         let Some(pid) = self.pid() else { return };
-        let children = process::children_of(pid);
         self.signal_all(Signal::KILL);
         self.wait_until_forgotten(pid);
-        // A start would be refused while one of them holds the old shared memory.
-        let deadline = Instant::now() + CHILDREN_TIMEOUT;
-        while children.iter().any(|child| process::is_alive(*child)) && Instant::now() < deadline {
+        // A start would be refused while one of them holds the old shared memory, also one that was started too late to be
+        // killed, which ends by itself.
+        let (deadline, directory) = (Instant::now() + CHILDREN_TIMEOUT, canonical(&self.data_directory));
+        while process::works_in(&directory) && Instant::now() < deadline {
             thread::sleep(POLL);
         }
     }

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{OnceLock, mpsc};
 use std::thread;
@@ -108,11 +109,17 @@ pub fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<Exi
 /// From `/proc/*/stat`, because `/proc/<pid>/task/<pid>/children` is a kernel option. PostgreSQL's
 /// children are in sessions of their own, so signalling the process group would miss them.
 pub fn children_of(parent: u32) -> Vec<u32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| parent_of(*pid) == Some(parent))
-        .collect()
+    all().filter(|pid| parent_of(*pid) == Some(parent)).collect()
+}
+
+/// Whether a process that runs has this working directory.
+pub fn works_in(directory: &Path) -> bool {
+    all().any(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == directory))
+}
+
+fn all() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
 /// Whether a process with this id exists and is not a zombie.
