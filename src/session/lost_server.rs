@@ -5,6 +5,7 @@
 
 use std::io;
 
+use super::SessionId;
 use super::pins::Pins;
 use super::session::{End, Session};
 use super::settle::Settling;
@@ -38,6 +39,12 @@ impl Session {
     fn take_back_request(&mut self) -> Result<(), End> {
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let retained = std::mem::take(&mut lease.retained);
+        let done = &self.transaction;
+        if done.hidden_state || done.effects.intersects(Effects::CHANGES_SETTINGS) || !done.pinned.is_empty()
+        {
+            // What a function did before it was refused, a lock for instance, is nobody's.
+            lease.conn.leftover_of = Some(SessionId::NONE);
+        }
         self.to_client.truncate(lease.held_from);
         for change in std::mem::take(&mut lease.undo).into_iter().rev() {
             self.names.undo(change);
