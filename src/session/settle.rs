@@ -154,6 +154,9 @@ impl Session {
         }
         if conn.status != TransactionStatus::Idle {
             lease.is_complete = false;
+            if conn.expected.is_empty() {
+                self.transaction.has_begun_anew();
+            }
             return Ok(());
         }
         if conn.expected.owes_client() || lease.ours_first || lease.redirect || self.passing.is_forwarded() {

@@ -91,6 +91,12 @@ impl Transaction {
         }
     }
 
+    /// All is answered, and a transaction is open: whatever was sent to end one has ended another, or failed.
+    pub fn has_begun_anew(&mut self) {
+        self.may_commit = false;
+        self.effects = self.effects.without(Effects::ENDS_TRANSACTION);
+    }
+
     /// Ready for the next one; keeps nothing of portals, which ended with it.
     pub fn end(&mut self) {
         *self = Transaction::default();

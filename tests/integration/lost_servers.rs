@@ -109,6 +109,9 @@ fn a_loss_while_nothing_was_asked_is_told_before_any_commit_is_answered() {
         expect(wire, "BEGIN", &["C BEGIN", "ZT"]);
         expect(wire, "INSERT INTO t VALUES (1)", &["C INSERT 0 1", "ZT"]);
     }
+    let mut chained = komainu.login(&database);
+    expect(&mut chained, "BEGIN", &["C BEGIN", "ZT"]);
+    expect(&mut chained, "COMMIT AND CHAIN", &["C COMMIT", "ZT"]);
     let mut failed = komainu.login(&database);
     expect(&mut failed, "BEGIN", &["C BEGIN", "ZT"]);
     expect(&mut failed, "SELECT 1/0", &["ERROR 22012", "ZE"]);
@@ -142,6 +145,11 @@ fn a_loss_while_nothing_was_asked_is_told_before_any_commit_is_answered() {
     expect(&mut open[4], "ROLLBACK AND CHAIN", &["ERROR 08006", "ZE"]);
     expect(&mut open[4], "ABORT", &["C ROLLBACK", "ZI"]);
     expect(&mut open[5], "PREPARE TRANSACTION 'x'", &["ERROR 08006", "ZI"]);
+    let insert = "INSERT INTO t VALUES (7)";
+    chained.send_pipeline(Pipeline::new().query(insert).query(insert).query("COMMIT"));
+    for expected in [["ERROR 08006", "ZE"], ["ERROR 25P02", "ZE"], ["C ROLLBACK", "ZI"]] {
+        assert_eq!(told(&chained.until('Z')), expected, "the COMMIT before was of another transaction");
+    }
     expect(&mut failed, "SELECT 1", &["ERROR 25P02", "ZE"]);
     expect(&mut failed, "END", &["C ROLLBACK", "ZI"]);
     expect(&mut has_cursor, "FETCH c", &["ERROR 34000", "ZI"]);

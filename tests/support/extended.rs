@@ -33,6 +33,12 @@ impl Pipeline {
         self
     }
 
+    /// A simple Query, with a ReadyForQuery of its own.
+    pub fn query(mut self, sql: &str) -> Self {
+        frontend::query(sql, &mut self.bytes).unwrap();
+        self
+    }
+
     /// Kind `S` for a statement, `P` for a portal.
     pub fn describe(mut self, kind: char, name: &str) -> Self {
         frontend::describe(kind as u8, name, &mut self.bytes).unwrap();
