@@ -277,7 +277,7 @@ impl ServerConn {
         self.own = 0;
     }
 
-    /// The server was told DISCARD ALL: it knows nothing any more.
+    /// The server was told DISCARD ALL, as a simple Query: it knows nothing any more.
     pub fn forget_everything(&mut self) {
         self.forget_statements();
         self.unnamed = None;

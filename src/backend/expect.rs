@@ -72,6 +72,15 @@ pub enum Question {
     Rollback,
 }
 
+/// What the server knows no more once a message of the client's has succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forgets {
+    /// DISCARD ALL.
+    Everything,
+    /// DEALLOCATE ALL. Among other statements it may have been executed although the text fails.
+    Statements { among_others: bool },
+}
+
 #[derive(Debug)]
 pub struct Owed {
     pub reply: Reply,
@@ -85,11 +94,20 @@ pub struct Owed {
     /// What the client is told, should this fail because the server does not know a statement: the body of an
     /// ErrorResponse.
     pub instead: Option<Box<[u8]>>,
+    pub forgets: Option<Forgets>,
 }
 
 impl Owed {
     pub fn client(reply: Reply) -> Self {
-        Owed { reply, audience: For::Client, learns: None, change: None, unnamed: None, instead: None }
+        Owed {
+            reply,
+            audience: For::Client,
+            learns: None,
+            change: None,
+            unnamed: None,
+            instead: None,
+            forgets: None,
+        }
     }
 
     pub fn before(reply: Reply, audience: For) -> Self {
@@ -112,6 +130,11 @@ impl Owed {
     /// It is answered with ReadyForQuery.
     pub fn ends_batch(&self) -> bool {
         matches!(self.reply, Reply::Sync | Reply::Query | Reply::FunctionCall)
+    }
+
+    pub fn forgets(mut self, what: Forgets) -> Self {
+        self.forgets = Some(what);
+        self
     }
 
     fn is_unsettled(&self) -> bool {
@@ -144,6 +167,8 @@ pub struct ExpectedReplies {
     owed: VecDeque<Owed>,
     /// How many of them change what statements there are.
     unsettled: usize,
+    /// How many of them make the server forget something.
+    forgetting: usize,
     /// An error came and no Sync was sent yet: the server ignores all until it is.
     skipping: bool,
     /// The server waits for CopyData.
@@ -220,9 +245,21 @@ impl ExpectedReplies {
             Reply::OwnParseComplete | Reply::OwnCloseComplete => {}
             _ => self.open_batch = true,
         }
-        self.unsettled += usize::from(owed.is_unsettled());
+        self.count(&owed, true);
         self.flushed = false;
         self.owed.push_back(owed);
+    }
+
+    /// Whether something was sent that makes the server forget: what is sent behind it depends on how that fares.
+    pub fn is_forgetting(&self) -> bool {
+        self.forgetting > 0
+    }
+
+    fn count(&mut self, owed: &Owed, is_owed: bool) {
+        let of = [(&mut self.unsettled, owed.is_unsettled()), (&mut self.forgetting, owed.forgets.is_some())];
+        for (count, _) in of.into_iter().filter(|(_, concerned)| *concerned) {
+            *count = if is_owed { *count + 1 } else { *count - 1 };
+        }
     }
 
     /// Something sent before the last Sync changes what statements there are, and may yet fail and change
@@ -258,7 +295,7 @@ impl ExpectedReplies {
             settle(owed, false);
         }
         (self.skipping, self.open_batch) = (false, false);
-        self.unsettled = 0;
+        (self.unsettled, self.forgetting) = (0, 0);
     }
 
     /// A reply of ours whose turn has come: to be written to the client now.
@@ -271,7 +308,7 @@ impl ExpectedReplies {
 
     fn pop_front(&mut self) -> Option<Owed> {
         let owed = self.owed.pop_front()?;
-        self.unsettled -= usize::from(owed.is_unsettled());
+        self.count(&owed, false);
         Some(owed)
     }
 
@@ -374,8 +411,9 @@ impl ExpectedReplies {
         let sync = self.owed.iter().position(|owed| owed.reply == Reply::Sync);
         self.skipping = sync.is_none();
         let skipped = sync.unwrap_or(self.owed.len());
-        for owed in self.owed.drain(..skipped).rev() {
-            self.unsettled -= usize::from(owed.is_unsettled());
+        let behind = self.owed.split_off(skipped);
+        for owed in std::mem::replace(&mut self.owed, behind).into_iter().rev() {
+            self.count(&owed, false);
             settle(owed, false);
         }
     }

@@ -16,7 +16,7 @@ use super::session::{End, Passing, Session, Unnamed};
 use super::tally::class_of;
 use super::teach::{note_known, teach};
 use crate::backend::conn::MAX_INSPECTED;
-use crate::backend::expect::{For, Owed, Reply};
+use crate::backend::expect::{For, Forgets, Owed, Reply};
 use crate::net::Buffer;
 use crate::route::{Analysis, Analyzed, Effects, StatementKind};
 use crate::telemetry::labels::QueryClass;
@@ -187,9 +187,39 @@ impl Session {
         }
     }
 
+    /// What an EXECUTE behind the name names, as the server calls it, is made known there.
+    fn teach_executed(&mut self, name: &[u8]) {
+        let Session { lease, names, unnamed, .. } = self;
+        let conn = &mut lease.as_mut().expect("called with a lease").conn;
+        let executes = |analyzed: &Analyzed| analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE);
+        let named;
+        let sql = match name {
+            b"" => unnamed
+                .as_ref()
+                .filter(|unnamed| executes(&unnamed.analyzed) && conn.unnamed != Some(unnamed.id))
+                .and_then(|unnamed| split_cstr(&unnamed.body).and_then(|(_, rest)| split_cstr(rest)))
+                .map(|(sql, _)| sql),
+            _ => {
+                named = names.get(name).cloned();
+                named
+                    .as_ref()
+                    .filter(|prepared| executes(&prepared.analyzed()))
+                    .map(|prepared| &*prepared.text)
+            }
+        };
+        let Some(sql) = sql else { return };
+        rewrite::names(sql, |server_name, _| {
+            if let Some(prepared) = names.by_its_server_name(server_name.as_bytes()) {
+                teach(conn, prepared, For::Prelude);
+            }
+            None
+        });
+    }
+
     /// The server's name for the client's, made known there first; and what is behind it.
     fn resolve_name(&mut self, name: &[u8]) -> (Cow<'static, [u8]>, Option<Arc<Analyzed>>) {
         self.renew_unnamed();
+        self.teach_executed(name);
         let Session { lease, names, unnamed, pins, identity, settled, .. } = self;
         let conn = &mut lease.as_mut().expect("called with a lease").conn;
         if name.is_empty() {
@@ -317,14 +347,24 @@ impl Session {
         if rest.len() != 4 {
             return Err(End::violation("invalid message format: Execute"));
         }
+        let mut owed = Owed::client(Reply::Execution);
         if let Some(analyzed) = self.transaction.portal(portal).cloned() {
             self.tally.sent(class_of(&analyzed));
             self.note_statement(&analyzed);
+            if analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE) {
+                // What it executes may be another statement by now than when it was parsed.
+                self.transaction.note_opaque();
+                self.note_pins();
+            }
             match analyzed.analysis.kind {
-                StatementKind::Deallocate { all: true } => self.transaction.discards_all = true,
+                StatementKind::DiscardAll => owed = owed.forgets(Forgets::Everything),
+                StatementKind::Deallocate { all: true } => {
+                    owed = owed.forgets(Forgets::Statements { among_others: false });
+                }
                 StatementKind::Deallocate { all: false } => self.transaction.deallocates = true,
                 _ => {}
             }
+            self.transaction.forgets |= owed.forgets.is_some();
         } else {
             // Not bound in our sight: a cursor of DECLARE, one whose Close the server has skipped, or nothing at all.
             self.tally.sent(QueryClass::Write);
@@ -333,7 +373,7 @@ impl Session {
         }
         let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
         conn.output.extend_from_slice(&input.bytes()[..found.len]);
-        conn.expected.push(Owed::client(Reply::Execution));
+        conn.expected.push(owed);
         input.consume(found.len);
         Ok(Step::Done)
     }

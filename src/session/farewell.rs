@@ -54,7 +54,7 @@ impl Session {
         if !self.pins.is_empty() || self.transaction.hidden_state || settings_unknown {
             lease.conn.leftover_of = Some(self.id);
         }
-        if self.transaction.discards_all {
+        if self.transaction.forgets {
             lease.conn.doomed = true;
         }
         let unmarked = lease.marked;

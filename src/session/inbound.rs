@@ -60,6 +60,7 @@ impl Session {
             let step = match &self.lease {
                 _ if self.discarding => self.drop_up_to_sync(input)?,
                 Some(lease) if lease.ours_first || lease.redirect => return Ok(()),
+                Some(lease) if lease.discarded && !lease.conn.expected.has_open_batch() => return Ok(()),
                 Some(lease) if lease.is_complete && lease.is_standby && self.pins.is_empty() => return Ok(()),
                 Some(lease) if lease.conn.output.len() > MAX_TO_SERVER => return Ok(()),
                 Some(lease) if lease.conn.expected.is_full() => self.wait_for_answers(),
@@ -222,6 +223,9 @@ impl Session {
             return Ok(self.drop_message(found));
         }
         match found.tag {
+            tag if expected.is_forgetting() && !matches!(tag, b'S' | b'H' | b'X') => {
+                Ok(self.wait_for_answers())
+            }
             b'P' | b'B' | b'D' | b'C' if expected.has_unsettled_batch() => Ok(Step::Wait),
             b'Q' => self.send_query(found, input),
             b'P' => self.send_parse(found, input),

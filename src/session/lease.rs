@@ -66,6 +66,9 @@ pub struct Lease {
     /// What was sent sets something, of which the client may have been told; but what is sent behind that is still
     /// to be answered before it can be asked for.
     pub settings_unread: bool,
+    /// DISCARD ALL has taken from it what the session began with: nothing else of the client's runs before it has that
+    /// again.
+    pub discarded: bool,
     /// The primary serves a read only because the session must not see less than it has: once it is known
     /// how much that is, standbys may serve it again.
     pub stands_in: bool,
@@ -247,6 +250,7 @@ impl Session {
             collected: Vec::new(),
             settings_asked: None,
             settings_unread: false,
+            discarded: false,
             stands_in,
             apply_error: None,
             login_right: None,

@@ -233,6 +233,12 @@ impl Names {
         self.map = None;
     }
 
+    /// The one that servers call so.
+    pub fn by_its_server_name(&self, server_name: &[u8]) -> Option<&Arc<Prepared>> {
+        let held = self.map.as_ref()?;
+        held.by_name.values().find(|prepared| *prepared.server_name == *server_name)
+    }
+
     /// The client's names by what servers call them, for the texts of errors.
     pub fn by_server_name(&self) -> HashMap<&[u8], &[u8], RandomState> {
         let held = self.map.iter().flat_map(|held| &held.by_name);

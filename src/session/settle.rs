@@ -15,7 +15,7 @@ use super::prepared::{NameChange, Names, StatementId};
 use super::session::{End, Session};
 use super::settings::{MAX_SETTINGS, Settings};
 use crate::backend::conn::OwnStatement;
-use crate::backend::expect::{For, Owed, Question, Reply, Verdict};
+use crate::backend::expect::{For, Forgets, Owed, Question, Reply, Verdict};
 use crate::clock::now_ms;
 use crate::cluster::observe::question::end_of_record;
 use crate::route::Effects;
@@ -50,7 +50,7 @@ impl Session {
             settling.undo = Some(&mut lease.undo);
         }
         let verdict = conn.expected.on_message(tag, |owed, done| settling.settle(owed, done));
-        let Settling { forgotten, doom, unnamed, .. } = settling;
+        let Settling { forgotten, doom, unnamed, forgot, not_forgot, .. } = settling;
         forgotten.into_iter().for_each(|id| conn.known.remove(id));
         for (id, audience) in unnamed {
             if conn.unnamed == id {
@@ -65,10 +65,52 @@ impl Session {
             }
         }
         conn.doomed |= doom;
+        if let Some(forgets) = not_forgot {
+            self.may_have_forgotten(forgets);
+        }
+        if let Some(forgets) = forgot {
+            self.has_forgotten(forgets);
+        }
         match verdict {
             Ok(verdict) => Ok(Some(verdict)),
             Err(error) => self.server_violation(error.to_string()).map(|()| None),
         }
+    }
+
+    /// The server has done what makes it forget.
+    fn has_forgotten(&mut self, forgets: Forgets) {
+        let Some(lease) = &mut self.lease else { return };
+        let conn = &mut *lease.conn;
+        match forgets {
+            Forgets::Everything => {
+                // The unnamed statement is not among what it discards.
+                let unnamed = conn.unnamed;
+                conn.forget_everything();
+                conn.unnamed = unnamed;
+                lease.discarded = true;
+                lease.settings_unread = false;
+                self.names.clear();
+                self.settings = self.startup_settings.clone();
+                let done = &mut self.transaction;
+                const DISCARDED: Effects = Effects::CHANGES_SETTINGS.union(Effects::UNKNOWN_EFFECTS);
+                done.effects = done.effects.without(DISCARDED);
+                done.hidden_state = false;
+            }
+            Forgets::Statements { .. } => {
+                conn.forget_statements();
+                self.names.clear();
+            }
+        }
+    }
+
+    /// It has failed, or was skipped.
+    fn may_have_forgotten(&mut self, forgets: Forgets) {
+        let Some(lease) = &mut self.lease else { return };
+        lease.conn.doomed |= match forgets {
+            // In a transaction block it is refused.
+            Forgets::Everything => !self.transaction.effects.intersects(Effects::BEGINS),
+            Forgets::Statements { among_others } => among_others,
+        };
     }
 
     /// A row, or an error, of a question of ours.
@@ -177,23 +219,6 @@ impl Session {
         if done.may_write && tracks_floor && self.settled.window_ms > 0 {
             self.floor.wrote_at_ms = Some(now_ms());
         }
-        // In a transaction block DISCARD ALL is refused, so nothing is discarded.
-        let refused = effects.contains(Effects::BEGINS | Effects::DISCARDS_ALL) && done.failed;
-        if done.discards_all && !refused {
-            if done.failed {
-                // Which of several statements failed is not known; a new connection knows nothing.
-                conn.doomed = true;
-            } else if effects.intersects(Effects::DISCARDS_ALL) {
-                conn.forget_everything();
-            } else {
-                conn.forget_statements();
-            }
-            self.names.clear();
-            if effects.intersects(Effects::DISCARDS_ALL) && !done.failed {
-                self.unnamed = None;
-                self.settings = self.startup_settings.clone();
-            }
-        }
         if done.deallocates && !done.failed {
             done.deallocated.iter().for_each(|name| drop(self.names.remove(name.as_bytes())));
         }
@@ -206,8 +231,7 @@ impl Session {
             self.identity.database.schema_changed();
             self.gateway.catalogs.invalidate(&self.identity.database.name);
         }
-        let discarded = effects.intersects(Effects::DISCARDS_ALL) && !done.failed;
-        if effects.intersects(Effects::CHANGES_SETTINGS | Effects::UNKNOWN_EFFECTS) && !discarded {
+        if effects.intersects(Effects::CHANGES_SETTINGS | Effects::UNKNOWN_EFFECTS) {
             let custom = self.custom.as_deref();
             ask_for_settings(lease, 1, &self.identity.user, &self.settings, custom);
         }
@@ -288,13 +312,14 @@ impl Session {
             self.take_settings(asked)?;
         }
         let Some(lease) = &mut self.lease else { return Ok(false) };
+        let was_discarded = std::mem::take(&mut lease.discarded);
         let is_idle = lease.conn.status == TransactionStatus::Idle;
         if is_idle && !lease.conn.doomed && lease.conn.settings.hash() != self.settings.hash() {
             self.apply_settings();
             return Ok(true);
         }
         let Some(lease) = &mut self.lease else { return Ok(false) };
-        let was_ours = std::mem::take(&mut lease.ours_first);
+        let was_ours = std::mem::take(&mut lease.ours_first) | was_discarded;
         if lease.marked > 0 || lease.conn.status != TransactionStatus::Idle || !self.pins.is_empty() {
             if !self.pins.is_empty() && lease.conn.doomed && lease.marked == 0 {
                 return self.server_gone(io::ErrorKind::UnexpectedEof.into()).map(|()| true);
@@ -402,17 +427,30 @@ pub(super) struct Settling<'a> {
     doom: bool,
     /// Unnamed statements that were not parsed after all; `None`: what would have ended one did not succeed.
     unnamed: Vec<(Option<u64>, For)>,
+    /// What the server was made to forget, or was to be.
+    forgot: Option<Forgets>,
+    not_forgot: Option<Forgets>,
     /// Where changes that were made go, while the request may still have to be asked again.
     undo: Option<&'a mut Vec<NameChange>>,
 }
 
 impl<'a> Settling<'a> {
     pub(super) fn new(names: &'a mut Names) -> Self {
-        Settling { names, forgotten: Vec::new(), doom: false, unnamed: Vec::new(), undo: None }
+        Settling {
+            names,
+            forgotten: Vec::new(),
+            doom: false,
+            unnamed: Vec::new(),
+            forgot: None,
+            not_forgot: None,
+            undo: None,
+        }
     }
 
     pub(super) fn settle(&mut self, owed: Owed, succeeded: bool) {
         if succeeded {
+            // At most one: what is sent behind it waits for it.
+            self.forgot = owed.forgets;
             if let (Some(undo), Some(change)) = (&mut self.undo, owed.change) {
                 undo.push(*change);
             }
@@ -429,6 +467,7 @@ impl<'a> Settling<'a> {
             // knows what it should have forgotten.
             self.doom = true;
         }
+        self.not_forgot = self.not_forgot.take().or(owed.forgets);
         self.forgotten.extend(owed.learns);
         if let Some(change) = owed.change {
             self.names.undo(*change);

@@ -14,7 +14,7 @@ use super::rewrite;
 use super::session::{End, Passing, Session};
 use super::tally::class_of;
 use super::teach::{note_known, teach};
-use crate::backend::expect::{For, Owed, Question, Reply};
+use crate::backend::expect::{For, Forgets, Owed, Question, Reply};
 use crate::net::Buffer;
 use crate::route::prepared::Verb;
 use crate::route::{Analyzed, Effects, StatementKind};
@@ -216,7 +216,12 @@ impl Session {
                 owed.change = Some(Box::new(change));
             }
         }
-        self.transaction.discards_all |= rewrite::deallocates_all(sql);
+        let among_others = analyzed.analysis.kind == StatementKind::Many;
+        owed.forgets = match analyzed.analysis.kind {
+            StatementKind::DiscardAll => Some(Forgets::Everything),
+            _ => rewrite::deallocates_all(sql).then_some(Forgets::Statements { among_others }),
+        };
+        self.transaction.forgets |= owed.forgets.is_some();
     }
 
     /// What the statements that a text executes do.

@@ -27,8 +27,8 @@ pub struct Transaction {
     pub ran: bool,
     /// The floor was asked for right behind the statement that ends the transaction.
     pub floor_asked: bool,
-    /// DISCARD ALL or DEALLOCATE ALL was sent.
-    pub discards_all: bool,
+    /// Something was sent that makes the server forget statements, or all it knows.
+    pub forgets: bool,
     /// DEALLOCATE of a name was sent by the extended protocol.
     pub deallocates: bool,
     /// The names that statements parsed in this transaction deallocate, if they are executed.
@@ -49,7 +49,6 @@ impl Transaction {
         if analyzed.routed.may_write {
             self.wrote();
         }
-        self.discards_all |= analyzed.analysis.kind == StatementKind::DiscardAll;
         let rolls_back = matches!(analyzed.analysis.kind, StatementKind::Rollback { .. });
         self.may_commit |= analyzed.analysis.effects.intersects(Effects::ENDS_TRANSACTION) && !rolls_back;
     }

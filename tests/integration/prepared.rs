@@ -283,6 +283,78 @@ fn a_text_of_several_statements_deallocates_for_itself_alone() {
     assert_eq!(other.run_prepared("mine", &[]), "shared");
 }
 
+/// What drivers do with a connection of their own pool: the first statement follows in one packet.
+#[test]
+fn what_is_sent_behind_a_discard_lasts() {
+    let database = Cluster::shared().database();
+    let komainu = komainu(1, "");
+    let mut other = komainu.login(&database);
+    other.pipeline(Pipeline::new().parse("theirs", "SELECT 'shared'").run("theirs", &[]));
+    let discards: [fn(Pipeline) -> Pipeline; 4] = [
+        |pipeline| pipeline.query("DISCARD ALL"),
+        |pipeline| pipeline.query("DEALLOCATE ALL"),
+        |pipeline| pipeline.parse("", "DISCARD ALL").run("", &[]),
+        |pipeline| pipeline.parse("", "DEALLOCATE ALL").run("", &[]),
+    ];
+    for discard in discards {
+        same_as_postgresql(&komainu, &database, |wire| {
+            let mut all = wire.pipeline(Pipeline::new().parse("s", "SELECT 'before'").run("s", &[]));
+            let behind = discard(Pipeline::new()).parse("s", "SELECT 'shared'").run("s", &[]);
+            wire.send_pipeline(behind.query("SET search_path = mine"));
+            for _ in 0..3 {
+                all.extend(wire.until('Z'));
+            }
+            all.extend(wire.query("SHOW search_path"));
+            all.extend(wire.pipeline(Pipeline::new().run("s", &[])));
+            // Within one batch, too.
+            let batch = Pipeline::new().parse("", "DEALLOCATE ALL").bind("", "", &[]).execute("", 0);
+            all.extend(wire.pipeline(batch.parse("s", "SELECT 'again'").run("s", &[])));
+            all.extend(wire.pipeline(Pipeline::new().run("s", &[])));
+            all
+        });
+        assert_eq!(other.query_value("SHOW search_path"), "\"$user\", public");
+        assert_eq!(other.run_prepared("theirs", &[]), "shared");
+        other.pipeline(Pipeline::new().parse("new", "SELECT 'shared'").close('S', "new").sync());
+    }
+}
+
+#[test]
+fn what_nobody_can_see_is_wiped_although_all_statements_were_deallocated() {
+    let database = Cluster::shared().database();
+    let komainu = komainu(1, "");
+    let (mut wire, mut other) = (komainu.login(&database), komainu.login(&database));
+    wire.query(
+        "DO $$ BEGIN PERFORM set_config('search_path', 'hidden', false); PERFORM pg_advisory_lock(7); END $$",
+    );
+    wire.pipeline(Pipeline::new().parse("", "DEALLOCATE ALL").run("", &[]));
+    assert_eq!(other.query_value("SHOW search_path"), "\"$user\", public");
+    assert_eq!(
+        other.query_value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7"),
+        "0"
+    );
+}
+
+/// By the extended protocol as by a simple Query.
+#[test]
+fn an_execute_does_what_it_executes() {
+    let database = Cluster::shared().database();
+    let komainu = komainu(1, "");
+    let (mut wire, mut other) = (komainu.login(&database), komainu.login(&database));
+    wire.query("PREPARE p AS SELECT set_config('search_path', 'mine', false)");
+    assert_eq!(tags(&wire.pipeline(Pipeline::new().parse("", "EXECUTE p").run("", &[]))), "12DCZ");
+    assert_eq!(other.query_value("SHOW search_path"), "\"$user\", public");
+    assert_eq!(wire.query_value("SHOW search_path"), "mine");
+
+    let mut pair = Pair::new(shared(), &database);
+    pair.client.query("PREPARE s AS SELECT 'executed'");
+    pair.client.pipeline(Pipeline::new().parse("t", "SELECT 'parsed'").parse("e", "EXECUTE s").sync());
+    pair.client.pipeline(Pipeline::new().parse("f", "EXECUTE t").sync());
+    for (name, value) in [("e", "executed"), ("f", "parsed")] {
+        pair.hop();
+        assert_eq!(pair.client.run_prepared(name, &[]), value);
+    }
+}
+
 /// A failed transaction, and a text that ends it and goes on by names.
 #[test]
 fn what_follows_a_rollback_in_its_text_runs() {
