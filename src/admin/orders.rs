@@ -85,7 +85,7 @@ async fn begin(state: &AdminState, order: Successor, kind: FailoverKind, reason:
         FailoverKind::Forced => {
             let view = state.view.borrow();
             let answering = answering(&view, &applied.state, to.as_deref());
-            may_lose(applied.state.synchronous(), &answering)
+            may_lose(configured.failover.sync_mode, applied.state.synchronous(), &answering)
         }
         FailoverKind::Restart | FailoverKind::Automatic | FailoverKind::Switchover => None,
     };
@@ -105,8 +105,12 @@ fn answering<'a>(view: &View, state: &'a ClusterState, to: Option<&str>) -> Vec<
 }
 
 /// What it may cost to replace the primary at once. None: one of these has every acknowledged commit.
-fn may_lose(agreed: &SyncSet, answering: &[&str]) -> Option<&'static str> {
+fn may_lose(mode: config::SyncMode, agreed: &SyncSet, answering: &[&str]) -> Option<&'static str> {
     match () {
+        () if !agreed.promises() && mode == config::SyncMode::Require => Some(
+            "commits are to wait for a standby (sync_mode = \"require\"), and the cluster has not confirmed yet that they \
+             do: what the old primary has acknowledged alone until now may be lost",
+        ),
         () if !agreed.promises() => Some(
             "commits need not wait for a standby: what the old primary has acknowledged and not sent yet may be lost",
         ),
@@ -259,12 +263,15 @@ mod tests {
             (&both, &["b"], None),
             (&both, &[], Some("acknowledged may be lost")),
         ] {
-            let said = may_lose(agreed, answering);
+            let said = may_lose(config::SyncMode::Prefer, agreed, answering);
             let is_right = match (said, expected) {
                 (Some(said), Some(end)) => said.ends_with(end),
                 (said, expected) => said.is_none() && expected.is_none(),
             };
             assert!(is_right, "{agreed:?}, {answering:?}: {said:?}");
         }
+        let unconfirmed = may_lose(config::SyncMode::Require, &nobody, &["a", "b"]).unwrap();
+        assert!(unconfirmed.contains("has not confirmed yet") && unconfirmed.ends_with("may be lost"));
+        assert_eq!(may_lose(config::SyncMode::Require, &any_one_of_two, &["a", "b"]), None);
     }
 }
