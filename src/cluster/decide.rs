@@ -13,6 +13,7 @@ mod host;
 mod log_shipping;
 mod loss;
 mod memory;
+mod orders_end;
 mod primary;
 mod replicas;
 mod restart;
@@ -33,6 +34,7 @@ use crate::consensus::lease::LeaseSettings;
 use crate::topology::Health;
 
 use action::Action;
+pub use loss::to_be_asked;
 pub use memory::{Memory, OPERATIONS_END_MS};
 
 /// A new leader gives the others so many heartbeats to say that they live.

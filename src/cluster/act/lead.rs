@@ -17,7 +17,7 @@ use super::perform::{Done, Finished, Order, Perform, Performer};
 use super::rejections::Rejections;
 use crate::cluster::decide::action::{Action, What};
 use crate::cluster::decide::check::{Rejected, check};
-use crate::cluster::decide::{Memory, OPERATIONS_END_MS, Plan, Situation, Step, decide};
+use crate::cluster::decide::{Memory, OPERATIONS_END_MS, Plan, Situation, Step, decide, to_be_asked};
 use crate::cluster::instances::{Listed, Said, which};
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
@@ -92,8 +92,11 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
             continue;
         }
         memory.look(&state.state, &view, now_ms);
-        if changing {
+        if changing || memory.has_new_primary(now_ms) {
             look.all();
+        }
+        for witness in to_be_asked(&state.state, &view, now_ms) {
+            look.server(witness);
         }
         let listed = listed.borrow().clone();
         let seen = Seen { view: &view, listed: listed.as_deref(), memory: &memory };
@@ -118,14 +121,17 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
             let system_identifier = view.identity.get();
             let policy = wanted.policy.clone();
             let what = action.what.clone();
-            let is_primary = state.state.primary().server.as_ref() == Some(&action.server);
+            let server = action.server.clone();
+            let is_primary = state.state.primary().server.as_ref() == Some(&server);
             let begun = performer.begin(Order { action, policy, system_identifier, decided_at_ms: now_ms });
             if let What::SetSynchronous { epoch, .. } = what
                 && begun
-                && is_primary
             {
-                // What is seen of it until it has ended may be of before.
-                memory.setting_changed(epoch, now_ms + OPERATIONS_END_MS);
+                memory.sends_setting(&server, now_ms);
+                if is_primary {
+                    // What is seen of it until it has ended may be of before.
+                    memory.setting_changed(epoch, now_ms + OPERATIONS_END_MS);
+                }
             }
         }
         for step in plan.steps {
@@ -152,6 +158,9 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
     let Finished { action, result, decided_at_ms, is_news } = finished;
     let Action { server, what } = action;
     let is_primary = handle.applied().state.primary().server.as_deref() == Some(&*server);
+    if let What::SetSynchronous { .. } = what {
+        memory.sent_setting(&server, handle.now_ms(), result.is_ok());
+    }
     if let What::SetSynchronous { epoch, .. } = what
         && is_primary
     {

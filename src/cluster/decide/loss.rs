@@ -5,10 +5,10 @@
 //! doubt it is not lost, and the reason for the doubt is named.
 
 use super::{Situation, replicas};
-use crate::cluster::model::{Detail, Facts};
+use crate::cluster::model::{Detail, Facts, View};
 use crate::cluster::reason::Reason;
-use crate::cluster::state::{Administrative, Claim, Observed, Server};
-use crate::topology::Health;
+use crate::cluster::state::{Administrative, Claim, ClusterState, Observed, Server};
+use crate::topology::{Health, ServerIndex};
 
 /// What a standby said longer ago is no evidence. Standbys are looked at at once when a primary is in doubt.
 const EVIDENCE_MS: u64 = 2_000;
@@ -122,4 +122,47 @@ fn heard_then(facts: &Facts) -> Heard {
 fn was_heard(primary: &Detail) -> bool {
     let facts = primary.facts.as_deref();
     facts.is_some_and(|facts| facts.senders.iter().any(|sender| sender.state == "streaming"))
+}
+
+/// The primary is in doubt, and what these would say of it is not known, or about to be too old. They may be looked at
+/// seldom, and one that was not asked since counts as if it still heard.
+pub fn to_be_asked(state: &ClusterState, view: &View, now_ms: u64) -> Vec<ServerIndex> {
+    let Some(primary) = state.primary().server.as_deref() else { return Vec::new() };
+    let Some((_, doubted)) = view.find(primary) else { return Vec::new() };
+    let Some(since_ms) = doubted.failing_since_ms else { return Vec::new() };
+    let is_old = |facts: &Facts| {
+        facts.asked_at_ms < since_ms || now_ms.saturating_sub(facts.answered_at_ms) >= EVIDENCE_MS / 2
+    };
+    let others = view.snapshot.servers.iter().zip(&view.details).filter(|(server, _)| &*server.id != primary);
+    let old = others.filter(|(_, detail)| {
+        detail.failures == 0
+            && detail.facts.as_deref().is_some_and(|facts| facts.in_recovery && is_old(facts))
+    });
+    old.map(|(server, _)| server.index).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::decide::failover::tests::World;
+
+    /// With a `health.period_ms` of a minute it would be asked within twelve seconds.
+    #[test]
+    fn standbys_that_are_looked_at_seldom_are_asked_when_the_primary_is_in_doubt() {
+        let mut world = World::new();
+        let asked = |world: &World| {
+            let indexes = to_be_asked(&world.state, &world.view, world.now_ms);
+            indexes.into_iter().map(|index| index.0).collect::<Vec<_>>()
+        };
+        world.now_ms += 30_000;
+        assert!(asked(&world).is_empty(), "the primary is in no doubt");
+        world.is_silent("pg1", false);
+        assert_eq!(asked(&world), [1, 2]);
+        world.streams("pg2", "pg1", 1, 5000);
+        assert_eq!(asked(&world), [2]);
+        world.now_ms += EVIDENCE_MS / 2;
+        assert_eq!(asked(&world), [1, 2]);
+        world.is_silent("pg3", true);
+        assert_eq!(asked(&world), [1], "one that does not answer is looked at anyway");
+    }
 }

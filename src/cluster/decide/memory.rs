@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::orders_end::OrdersEnd;
 use super::returning::Returning;
 use super::sync_standby::Watch;
 use crate::cluster::model::{Facts, View};
@@ -31,6 +32,9 @@ pub(super) const SETTLE_FIRST_MS: u64 = 1_000;
 const SHORT_MS: u64 = 10_000;
 /// The wait doubles with each of those, up to this.
 const SETTLE_LAST_MS: u64 = 60_000;
+
+/// Standbys that can follow a new primary do so by then.
+const FOLLOWS_WITHIN_MS: u64 = 3_000;
 
 /// What was asked of a server has been done by then, or never will be.
 pub const OPERATIONS_END_MS: u64 = 3_000;
@@ -77,6 +81,7 @@ pub struct Memory {
     astray: BTreeMap<String, u64>,
     restart: Option<RestartWatch>,
     returning: Returning,
+    orders_end: OrdersEnd,
 }
 
 /// Of the present step of a restart.
@@ -117,6 +122,7 @@ impl Memory {
             self.replayed = None;
         }
         self.looked = true;
+        self.orders_end.look(now_ms);
         self.look_at_heirs(view, now_ms);
         self.saw_no_primary |= primary.epoch == Epoch::default();
         self.look_at_setting(state, view, now_ms);
@@ -200,7 +206,7 @@ impl Memory {
             // An earlier leader may have asked for something a moment ago, unless there was no primary to ask it of.
             let others_end_ms = match self.saw_no_primary && primary.epoch == Epoch(1) {
                 true => now_ms,
-                false => now_ms + OPERATIONS_END_MS,
+                false => self.orders_end.of(server),
             };
             self.watch = Some((primary.epoch, Watch::begin(others_end_ms)));
         }
@@ -223,6 +229,15 @@ impl Memory {
                 None => {}
             }
         }
+    }
+
+    /// A server, which may be the primary later, is told now whom it is to wait for.
+    pub fn sends_setting(&mut self, server: &str, now_ms: u64) {
+        self.orders_end.sent(server, now_ms);
+    }
+
+    pub fn sent_setting(&mut self, server: &str, now_ms: u64, is_done: bool) {
+        self.orders_end.answered(server, now_ms, is_done);
     }
 
     /// The setting was changed, or is being changed; by then it is known whether it was.
@@ -339,6 +354,11 @@ impl Memory {
 
     pub(super) fn last_record(&self, epoch: Epoch) -> Option<Lsn> {
         self.stopped.filter(|(stopped, _)| *stopped == epoch).map(|(_, last)| last)
+    }
+
+    /// Whom commits wait for is about to be agreed on anew: until then another failover may not be possible.
+    pub fn has_new_primary(&self, now_ms: u64) -> bool {
+        self.phase == Phase::Settled && self.phase_for_ms(now_ms) < FOLLOWS_WITHIN_MS
     }
 
     /// How long it is as it is: held, fenced, passed, named, settled.

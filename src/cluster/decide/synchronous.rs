@@ -105,8 +105,18 @@ fn standbys(situation: &Situation<'_>, primary: &str) -> Vec<Standby> {
                 situation.answering(id).is_some_and(|facts| replicas::follows_the_primary(situation, facts));
             // What only one that may not be promoted has acknowledged could not be failed over.
             let may = situation.policy.server(id).is_some_and(|config| !config.disallow_failover);
-            let is_alive = streams && may && server.administrative == Administrative::Attached;
+            let is_alive = (streams || is_about_to_stream(situation, id))
+                && may
+                && server.administrative == Administrative::Attached;
             Standby { id: id.clone(), is_alive }
         })
         .collect()
+}
+
+/// One that was counted on when the primary became one, and is on its way to it: else `prefer` would stop waiting for it, and
+/// wait for it again a moment later.
+fn is_about_to_stream(situation: &Situation<'_>, id: &str) -> bool {
+    situation.memory.has_new_primary(situation.now_ms)
+        && situation.state.synchronous().names.contains(id)
+        && situation.answering(id).is_some_and(|facts| facts.in_recovery)
 }

@@ -3,6 +3,7 @@ mod cascade;
 mod damped;
 mod disk;
 mod host;
+mod in_a_row;
 mod naming;
 mod returning;
 mod slots;
