@@ -332,13 +332,15 @@ pub fn kept(cluster: &config::Cluster) -> Option<String> {
     fs::read_to_string(cluster.directory.join(KEPT)).ok()
 }
 
+/// What waits for a restart, `failover.mode` above all, is not decided by before.
 fn wanted_of(running: &Config, agreed: &Config, text: &str, version: u64) -> Wanted {
+    let live = config::reload::live_part(running, agreed.clone());
     Wanted {
         version,
         endpoints: agreed.endpoints.iter().map(|endpoint| endpoint.settings.name.clone()).collect(),
-        servers: agreed.servers.iter().map(|server| server.id.clone()).collect(),
+        servers: live.servers.iter().map(|server| server.id.clone()).collect(),
         addresses: agreed.cluster.iter().flat_map(|cluster| &cluster.nodes).map(reached).collect(),
-        policy: Arc::new(Policy { failover: agreed.failover.clone(), servers: agreed.servers.clone() }),
+        policy: Arc::new(Policy { failover: live.failover, servers: live.servers }),
         lease: running.cluster.as_ref().map(|cluster| cluster.lease).unwrap_or_default(),
         raise_log_format_after_ms: agreed
             .cluster
@@ -421,6 +423,26 @@ mod tests {
             config::file::parse(CLUSTER, Path::new("/k.toml"), 1).unwrap_or_else(|r| panic!("{r}")).0;
         let who = Who { node: Some(node.to_owned()), proxy_address: address.map(str::to_owned) };
         me(&config, &who)
+    }
+
+    #[test]
+    fn what_waits_for_a_restart_is_not_decided_by_before() {
+        let with = |mode: &str, sync: &str| {
+            let failover = format!(
+                "[failover]\nmode = '{mode}'\nsync_mode = '{sync}'\nuser = 'ops'\nreplication_user = 'rep'\n"
+            );
+            let text = format!("{CLUSTER}[health]\nuser = 'k'\n{failover}");
+            config::file::parse(&text, Path::new("/k.toml"), 1).unwrap_or_else(|r| panic!("{r}")).0
+        };
+        let (streaming, off) = (with("streaming", "off"), with("off", "prefer"));
+        for (running, agreed) in [(&streaming, &off), (&off, &streaming)] {
+            let Policy { failover, servers } = &*wanted_of(running, agreed, "", 2).policy;
+            assert_eq!(
+                (failover.mode, failover.sync_mode),
+                (running.failover.mode, agreed.failover.sync_mode)
+            );
+            assert_eq!(*servers, agreed.servers);
+        }
     }
 
     #[test]
