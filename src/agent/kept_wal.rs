@@ -12,6 +12,7 @@ use super::wal::{self, Summary};
 use super::wire::Lost;
 use crate::topology::Lsn;
 
+const PROGRAM: &str = "pg_waldump";
 const DIRECTORY: &str = "kept";
 const REPORT: &str = "report.json";
 /// Relations that are told by name.
@@ -21,17 +22,26 @@ const MAX_BYTES: u64 = 4 << 30;
 /// Former primaries; the oldest go first.
 const MAX_KEPT: usize = 4;
 
-/// What there is on `timeline` from a position on.
+/// What `pg_waldump` says where WAL ends, in the words of all versions from 11 on: the next record is none, or its file is
+/// not there. Behind the program's name and a level, which differ.
+const ENDS: [&str; 3] =
+    ["error in WAL record at ", "could not find a valid record after ", "could not find file "];
+
+/// What there is on `timeline` from a position on. An error: it was not read up to where it ends.
 pub async fn count(server: &Server, timeline: u32, from: Lsn) -> Result<(Summary, bool), WorkError> {
     let wal = server.data.join("pg_wal").display().to_string();
     let (number, start) = (timeline.to_string(), from.to_string());
     let mut summary = Summary::default();
     let arguments = ["-p", &wal, "-t", &number, "-s", &start];
-    // It ends with an error where WAL ends, and so always.
-    let outcome = server.programs.follow("pg_waldump", &arguments, |line| summary.add(line)).await;
-    match outcome {
+    let mut has_ended = false;
+    let heard = |line: &str| {
+        has_ended |= line.starts_with(PROGRAM) && ENDS.iter().any(|end| line.contains(end));
+        summary.add(line);
+    };
+    // It ends with an error where WAL ends, and so always. One that was killed has read a part.
+    match server.programs.follow(PROGRAM, &arguments, heard).await {
         Ok(_) => Ok((summary, true)),
-        Err(WorkError::Program { .. }) => Ok((summary, true)),
+        Err(WorkError::Program { status, .. }) if status.code().is_some() && has_ended => Ok((summary, true)),
         Err(WorkError::Slow { .. }) => Ok((summary, false)),
         Err(other) => Err(other),
     }
@@ -148,7 +158,55 @@ fn copy(
 
 #[cfg(test)]
 mod tests {
+    use super::super::directory::DataDirectory;
+    use super::super::programs::tests::written;
     use super::*;
+
+    #[tokio::test]
+    async fn a_program_that_was_ended_has_not_said_that_there_is_nothing() {
+        const RECORD: &str =
+            "echo 'rmgr: Heap len (rec/tot): 59/59, tx: 724, lsn: 0/03027838, desc: INSERT off 93'";
+        const SOME: Option<u64> = Some(1);
+        for (script, expected) in [
+            ("kill -KILL $$".to_owned(), None),
+            (format!("{RECORD}; kill -KILL $$"), None),
+            ("echo 'pg_waldump: error: could not open directory \"x\"' >&2; exit 1".to_owned(), None),
+            ("exit 1".to_owned(), None),
+            (
+                "echo 'pg_waldump: error: could not find a valid record after 0/3000000' >&2; exit 1"
+                    .to_owned(),
+                Some(0),
+            ),
+            (
+                format!(
+                    "{RECORD}; echo 'pg_waldump: fatal: could not find file \"000000010000000000000004\": No such file or directory' >&2; exit 1"
+                ),
+                SOME,
+            ),
+            (
+                format!(
+                    "{RECORD}; echo 'pg_waldump: error: error in WAL record at 0/3027838: invalid record length at 0/3027878: wanted 24, got 0' >&2; exit 1"
+                ),
+                SOME,
+            ),
+            (
+                format!(
+                    "{RECORD}; echo 'pg_waldump: FATAL:  error in WAL record at 0/3027838: unexpected pageaddr' >&2; exit 1"
+                ),
+                SOME,
+            ),
+        ] {
+            let scratch = tempfile::tempdir().unwrap();
+            let server = Server {
+                data: DataDirectory::new(scratch.path()),
+                programs: written(scratch.path(), &[("pg_waldump", &script)]),
+                log_file: scratch.path().join("log"),
+            };
+            let counted = count(&server, 1, Lsn(0x300_0000)).await;
+            let found = counted.as_ref().ok().map(|(summary, whole)| (summary.records, *whole));
+            assert_eq!(found, expected.map(|records| (records, true)), "{script}: {:?}", counted.err());
+        }
+    }
 
     #[test]
     fn what_is_gone_is_not_looked_for() {

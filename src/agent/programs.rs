@@ -245,8 +245,20 @@ impl Lines {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    /// Shell scripts in place of PostgreSQL's programs.
+    pub fn written(directory: &Path, scripts: &[(&str, &str)]) -> Programs {
+        for (name, script) in scripts {
+            let path = directory.join(name);
+            fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        Programs { directory: directory.to_owned(), mark: directory.display().to_string() }
+    }
 
     fn here() -> Programs {
         Programs { directory: PathBuf::from("/bin"), mark: "of a test".to_owned() }
