@@ -86,12 +86,6 @@ impl Conninfo {
     }
 }
 
-/// The slot a server's WAL is kept in on its primary: only these characters may be in a slot's name.
-pub fn slot_name(server: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
-    format!("komainu_{}", server.chars().map(plain).collect::<String>())
-}
-
 fn ssl_mode(mode: SslMode) -> &'static str {
     match mode {
         SslMode::Disable => "disable",
@@ -135,10 +129,5 @@ mod tests {
             names.last().unwrap().starts_with("'komainu rebuild'"),
             "a copy is no synchronous standby: {names:?}"
         );
-    }
-
-    #[test]
-    fn a_slot_s_name_has_only_what_postgresql_allows() {
-        assert_eq!(slot_name("pg-1.a"), "komainu_pg_1_a");
     }
 }

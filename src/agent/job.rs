@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, sleep};
 
-use super::conninfo::{self, Access, Conninfo};
+use super::conninfo::{Access, Conninfo};
 use super::control::Control;
 use super::error::WorkError;
 use super::history::History;
@@ -24,6 +24,7 @@ use super::progress;
 use super::recovery_settings::with_settings;
 use super::source;
 use super::wire::{Job, Phase, Rejoin, Source, Way};
+use crate::cluster::operate::slots::slot_name;
 use crate::config;
 use crate::topology::Lsn;
 
@@ -126,7 +127,7 @@ impl Work {
         let (control, way, because, more_from) = self.decide(request, &primary).await?;
         tracing::info!(?way, because, primary = request.primary.id, "how the server rejoins");
         self.note_job(|job| (job.way, job.because) = (Some(way), because.to_owned()))?;
-        let slot = conninfo::slot_name(&self.id);
+        let slot = slot_name(&self.id);
         source::make_slot(programs, &replication, &slot).await?;
         if let (Some(control), Some(more_from)) = (&control, more_from) {
             self.keep(request.epoch, control, more_from, way).await?;
