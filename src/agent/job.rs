@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::conninfo::{Access, Conninfo};
 use super::control::Control;
 use super::error::WorkError;
+use super::following::follow;
 use super::history::History;
 use super::kept_wal;
 use super::memory::{Memory, Remembered, Swap};
@@ -21,7 +22,6 @@ use super::own_files::OwnFiles;
 use super::plan::{self, Facts, Plan, Primary};
 use super::postmaster::Server;
 use super::progress;
-use super::recovery_settings::with_settings;
 use super::source;
 use super::wire::{Job, Phase, Rejoin, Source, Way};
 use crate::cluster::operate::slots::slot_name;
@@ -34,7 +34,6 @@ const STOP_WITHIN: Duration = Duration::from_secs(60);
 const START_WITHIN: Duration = Duration::from_secs(3600);
 const STREAM_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-const SETTINGS_FILE: &str = "postgresql.auto.conf";
 /// By which `pg_rewind` says that it has done nothing.
 const NO_REWIND: &str = "no rewind required";
 
@@ -115,8 +114,17 @@ impl Work {
         }
     }
 
+    /// A server that was started before the new directory was in place, by whomever, works in the one that goes.
+    async fn settle_anew(&self) -> Result<(), WorkError> {
+        let waits = self.memory(|memory| memory.get().swap.as_ref().is_some_and(|swap| swap.new.exists()));
+        if waits {
+            self.server.end(STOP_WITHIN).await?;
+        }
+        self.settle()
+    }
+
     pub async fn rejoin(&self, request: &Rejoin) -> Result<(), WorkError> {
-        self.settle()?;
+        self.settle_anew().await?;
         self.phase(Phase::Looking)?;
         let replication = self.access.replication(&request.primary);
         let programs = &self.server.programs;
@@ -358,29 +366,6 @@ pub fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Has the server in a directory follow a primary when it starts.
-fn follow(data: &Path, primary: &Conninfo, slot: &str) -> Result<(), WorkError> {
-    let path = data.join(SETTINGS_FILE);
-    let text = fs::read_to_string(&path).unwrap_or_default();
-    let settings = [("primary_conninfo", Some(primary.as_str())), ("primary_slot_name", Some(slot))];
-    write(&path, &with_settings(&text, &settings))?;
-    write(&data.join("standby.signal"), "")
-}
-
-/// Durable, with the permissions that PostgreSQL gives its files.
-fn write(path: &Path, text: &str) -> Result<(), WorkError> {
-    use std::io::Write as _;
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let write = || {
-        let mut file = tempfile::NamedTempFile::new_in(directory)?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        fs::File::open(directory)?.sync_all()
-    };
-    write().map_err(WorkError::io("write", path))
-}
-
 /// Whole data directories take a while.
 async fn remove(directories: Vec<PathBuf>) -> Result<(), WorkError> {
     let removed = tokio::task::spawn_blocking(move || {
@@ -396,3 +381,6 @@ async fn remove(directories: Vec<PathBuf>) -> Result<(), WorkError> {
     });
     removed.await.unwrap_or_else(|error| Err(WorkError::Not(format!("a directory was not removed: {error}"))))
 }
+
+#[cfg(test)]
+pub(super) mod tests;

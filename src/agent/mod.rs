@@ -11,6 +11,7 @@ pub(crate) mod conninfo;
 pub(crate) mod control;
 mod directory;
 mod error;
+mod following;
 pub(crate) mod history;
 mod job;
 mod kept_wal;
