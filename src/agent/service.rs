@@ -4,6 +4,7 @@
 //! epoch ends the job of a lower one before it does anything; and what is begun is begun in its time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -36,6 +37,8 @@ pub struct Service {
     life: u64,
     /// Held while a request changes something. A status does not wait for it.
     turn: Mutex<Option<JoinHandle<()>>>,
+    /// The highest epoch that anybody has asked in, whether or not it was that one's turn yet.
+    asked_epoch: AtomicU64,
 }
 
 impl Service {
@@ -49,7 +52,7 @@ impl Service {
         if let Err(error) = work.settle() {
             tracing::error!(%error, "what was begun cannot be finished now; the next rejoin tries again");
         }
-        Ok(Service { work, life: now_ms(), turn: Mutex::default() })
+        Ok(Service { work, life: now_ms(), turn: Mutex::default(), asked_epoch: AtomicU64::new(0) })
     }
 
     pub async fn answer(&self, from: &str, request: Request) -> Response {
@@ -73,6 +76,7 @@ impl Service {
     }
 
     async fn obey(&self, by: Moment, order: Order) -> Result<Response, WorkError> {
+        self.asked_epoch.fetch_max(order.epoch(), Ordering::Relaxed);
         let mut task = self.turn.lock().await;
         let (epoch, now) = (order.epoch(), self.now());
         let highest_epoch = self.work.memory(|memory| memory.get().highest_epoch);
@@ -109,7 +113,9 @@ impl Service {
         match order {
             Order::Stop { mode, .. } => self.stop(mode).await.map(Response::Stopped),
             Order::Start { .. } => self.start().await.map(Response::Started),
-            Order::Restart { started_by_ms, .. } => self.restart(started_by_ms).await.map(Response::Started),
+            Order::Restart { epoch, started_by_ms } => {
+                self.restart(epoch, started_by_ms).await.map(Response::Started)
+            }
             Order::Rejoin(request) => {
                 let begun = self.rejoin(request).await?;
                 let response = Response::Rejoining { begun: begun.is_some() };
@@ -145,7 +151,7 @@ impl Service {
     }
 
     /// What would keep it from starting is found, as far as can be, before it is stopped.
-    async fn restart(&self, started_by_ms: Option<u64>) -> Result<Started, WorkError> {
+    async fn restart(&self, epoch: u64, started_by_ms: Option<u64>) -> Result<Started, WorkError> {
         self.must_be_startable()?;
         let server = &self.work.server;
         let is_older = |found: Postmaster| match (found.started_at_ms, started_by_ms) {
@@ -155,6 +161,11 @@ impl Service {
         if server.data.postmaster().is_some_and(is_older) {
             server.check_configuration().await?;
             server.stop(StopMode::Fast, STOP_WITHIN).await?;
+            // That may have taken minutes: another may have been named since, and whoever says so waits for this.
+            let asked_epoch = self.asked_epoch.load(Ordering::Relaxed);
+            if asked_epoch > epoch {
+                return Err(Refusal::Stale { highest_epoch: asked_epoch }.into());
+            }
         }
         self.start().await
     }
@@ -267,3 +278,6 @@ fn rests(job: &Job) -> Result<u32, Refusal> {
         rests_ms => Err(Refusal::Rests { failures: job.failures, error: error.clone(), rests_ms }),
     }
 }
+
+#[cfg(test)]
+mod tests;
