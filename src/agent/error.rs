@@ -73,6 +73,9 @@ pub enum WorkError {
     Memory { path: PathBuf, source: serde_json::Error },
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// It is behind, and needs a rebuild that it was not given leave for.
+    #[error("the primary no longer has the WAL that it needs: {0}")]
+    MissingWal(String),
     #[error("{0}")]
     Not(String),
 }

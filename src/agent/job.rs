@@ -5,7 +5,7 @@
 //! what the primary lacks is counted and kept before it is undone.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +18,7 @@ use super::following::follow;
 use super::history::History;
 use super::kept_wal;
 use super::memory::{Memory, Remembered, Swap};
+use super::missing_wal;
 use super::own_files::OwnFiles;
 use super::plan::{self, Facts, Plan, Primary};
 use super::postmaster::Server;
@@ -130,11 +131,24 @@ impl Work {
         let programs = &self.server.programs;
         let expected = (request.system_identifier, request.timeline);
         let primary = source::primary(programs, &request.primary, &replication, expected).await?;
+        if !request.may_rebuild
+            && let (Some(control), Way::Follow, ..) = self.decide(request, &primary).await?
+            && let Some(reason) = self.missing_wal(request, &control).await
+        {
+            // It goes on serving reads until it may be rebuilt.
+            return Err(WorkError::MissingWal(reason));
+        }
         self.phase(Phase::Stopping)?;
         self.server.end(STOP_WITHIN).await?;
-        let (control, way, because, more_from) = self.decide(request, &primary).await?;
+        let (control, mut way, because, more_from) = self.decide(request, &primary).await?;
+        let mut because = because.to_owned();
+        if let (Some(control), Way::Follow, true) = (&control, way, request.may_rebuild)
+            && let Some(reason) = self.missing_wal(request, control).await
+        {
+            (way, because) = (Way::Rebuild, reason);
+        }
         tracing::info!(?way, because, primary = request.primary.id, "how the server rejoins");
-        self.note_job(|job| (job.way, job.because) = (Some(way), because.to_owned()))?;
+        self.note_job(|job| (job.way, job.because) = (Some(way), because))?;
         let slot = slot_name(&self.id);
         source::make_slot(programs, &replication, &slot).await?;
         if let (Some(control), Some(more_from)) = (&control, more_from) {
@@ -189,6 +203,11 @@ impl Work {
                 Plan::Go { way, because, more_from } => return Ok((facts.control, way, because, more_from)),
             }
         }
+    }
+
+    async fn missing_wal(&self, request: &Rejoin, control: &Control) -> Option<String> {
+        let rewind = self.access.rewind(&request.primary, &self.settings.rewind_database);
+        missing_wal::why(&self.server, control, &rewind).await
     }
 
     /// Before a rewind it must work. A rebuild may have been asked for because the disk is broken.

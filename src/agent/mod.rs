@@ -16,6 +16,7 @@ pub(crate) mod history;
 mod job;
 mod kept_wal;
 mod memory;
+mod missing_wal;
 mod own_files;
 pub(crate) mod plan;
 mod postmaster;

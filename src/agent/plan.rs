@@ -135,6 +135,7 @@ mod tests {
             allow_rewind: true,
             rebuild_from: None,
             order: 0,
+            may_rebuild: false,
         }
     }
 

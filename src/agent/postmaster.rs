@@ -189,12 +189,8 @@ impl Server {
 
     /// That it can be read, and names this data directory: one that lies elsewhere may name another.
     pub async fn check_configuration(&self) -> Result<(), WorkError> {
-        let arguments = self.arguments();
         let data = self.data.path().display().to_string();
-        let mut all = vec!["-C", "data_directory", "-D", &data];
-        all.extend(arguments.iter().map(String::as_str));
-        let printed = self.programs.run("postgres", &all, QUICK).await?;
-        let would = PathBuf::from(printed.out.trim());
+        let would = PathBuf::from(self.setting("data_directory").await?);
         match would.canonicalize().is_ok_and(|would| would == self.data.path()) {
             true => Ok(()),
             false => Err(WorkError::Not(format!(
@@ -202,6 +198,16 @@ impl Server {
                 would.display()
             ))),
         }
+    }
+
+    /// As its configuration has it now.
+    pub async fn setting(&self, name: &str) -> Result<String, WorkError> {
+        let arguments = self.arguments();
+        let data = self.data.path().display().to_string();
+        let mut all = vec!["-C", name, "-D", &data];
+        all.extend(arguments.iter().map(String::as_str));
+        let printed = self.programs.run("postgres", &all, QUICK).await?;
+        Ok(printed.out.trim().to_owned())
     }
 
     fn launch(&self, arguments: &[String]) -> Result<tokio::process::Child, WorkError> {

@@ -203,6 +203,7 @@ impl Service {
             progress: None,
             outcome: None,
             failures,
+            missing_wal: false,
             lost: None,
             began_at_ms: now_ms(),
             ended_at_ms: None,
@@ -210,7 +211,9 @@ impl Service {
         self.work.note(|now| now.job = Some(job))?;
         let work = self.work.clone();
         Ok(Some(tokio::spawn(async move {
-            let outcome = match work.rejoin(&request).await {
+            let result = work.rejoin(&request).await;
+            let missing_wal = matches!(result, Err(WorkError::MissingWal(_)));
+            let outcome = match result {
                 Ok(()) => {
                     tracing::info!(primary = request.primary.id, "the server streams from its primary");
                     Outcome::Succeeded
@@ -227,6 +230,7 @@ impl Service {
                         _ => job.failures = failures + 1,
                     }
                     (job.outcome, job.ended_at_ms) = (Some(outcome), Some(now_ms()));
+                    job.missing_wal = missing_wal;
                 }
             });
             if let Err(error) = noted {
@@ -275,7 +279,12 @@ fn rests(job: &Job) -> Result<u32, Refusal> {
     // A clock that was set back is no reason to rest for longer.
     match over_ms.saturating_sub(now_ms()).min(RETRY_LAST_MS) {
         0 => Ok(job.failures),
-        rests_ms => Err(Refusal::Rests { failures: job.failures, error: error.clone(), rests_ms }),
+        rests_ms => Err(Refusal::Rests {
+            failures: job.failures,
+            error: error.clone(),
+            rests_ms,
+            missing_wal: job.missing_wal,
+        }),
     }
 }
 

@@ -11,7 +11,9 @@ use super::error::WorkError;
 use super::history::History;
 use super::plan::Primary;
 use super::programs::Programs;
+use super::wal;
 use super::wire::Source;
+use crate::topology::Lsn;
 
 const QUICK: Duration = Duration::from_secs(20);
 /// A checkpoint writes out what is dirty, spread or not.
@@ -94,6 +96,20 @@ pub async fn checkpointed(programs: &Programs, rewind: &Conninfo, timeline: u32)
         }
         sleep(LOOK_EVERY).await;
     }
+}
+
+/// Where the WAL begins that it still has, of whatever timeline.
+pub async fn oldest_wal(
+    programs: &Programs,
+    rewind: &Conninfo,
+    segment_bytes: u64,
+) -> Result<Option<Lsn>, WorkError> {
+    const OLDEST: &str = "SELECT pg_catalog.min(pg_catalog.right(file, 16)) \
+                            FROM pg_catalog.pg_ls_dir('pg_wal', true, false) file \
+                           WHERE file OPERATOR(pg_catalog.~) '^[0-9A-F]{24}$'";
+    let said = ask(programs, rewind, OLDEST, QUICK).await?;
+    // Numbers of segments grow over all timelines.
+    Ok(wal::segment(&format!("00000001{}", said.trim()), segment_bytes).map(|(_, at)| at))
 }
 
 fn for_replication(conninfo: &Conninfo) -> Conninfo {

@@ -82,6 +82,9 @@ pub struct Rejoin {
     /// Raised by whoever orders it anew: what has failed and rests is begun again at once.
     #[serde(default)]
     pub order: u64,
+    /// Nobody counts on what it has, so it may also be rebuilt for being behind what the primary still has.
+    #[serde(default)]
+    pub may_rebuild: bool,
 }
 
 impl Rejoin {
@@ -145,7 +148,14 @@ pub enum Refusal {
     #[error(
         "it has failed {failures} times in a row, the last time: {error}; it is not tried again for {rests_ms} ms"
     )]
-    Rests { failures: u32, error: String, rests_ms: u64 },
+    Rests {
+        failures: u32,
+        error: String,
+        rests_ms: u64,
+        /// See [`Job::missing_wal`].
+        #[serde(default)]
+        missing_wal: bool,
+    },
     /// It was tried, or could not be.
     #[error("{0}")]
     Failed(String),
@@ -196,6 +206,9 @@ pub struct Job {
     /// How many in a row of the same request have failed before it, and with it.
     #[serde(default)]
     pub failures: u32,
+    /// It has failed since the primary no longer has the WAL that the server goes on from.
+    #[serde(default)]
+    pub missing_wal: bool,
     /// What the server had and the others lack.
     pub lost: Option<Lost>,
     /// Milliseconds since 1970.

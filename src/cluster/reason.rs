@@ -107,6 +107,7 @@ reasons! {
     RestartCancelled "restart_cancelled" "an operator ordered that nothing more is restarted";
     FormerPrimary "former_primary" "it was the primary: it stays out until it was rewound or rebuilt";
     FalsePrimary "false_primary" "it says that it is a primary, but the cluster has not made it one";
+    MissingWal "missing_wal" "the primary no longer has the log that the standby goes on from: it stays out until it was rebuilt";
     Astray "astray" "the standby cannot come to the primary's timeline by itself: it stays out until it was rewound or rebuilt";
     ActionFailed "action_failed" "what was to be done to the server failed, and is tried again";
     PlanRejected "plan_rejected" "what was decided would have broken an invariant, so it was not done";

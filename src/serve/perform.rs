@@ -105,6 +105,7 @@ impl Means {
                     Ok(_) => Ok(Done::UnderWay),
                     Err(error) => match error.refusal() {
                         Some(Refusal::Busy(_)) => Ok(Done::UnderWay),
+                        Some(Refusal::Rests { missing_wal: true, .. }) => Ok(Done::MissingWal),
                         // In the same words each time, so that it is told once.
                         Some(Refusal::Rests { error, .. }) => Err(error.clone()),
                         _ => Err(error.to_string()),
@@ -194,7 +195,7 @@ pub fn deed(order: &Order, now_ms: u64) -> Result<Deed, String> {
         }
         What::Start { epoch } => Do::Start { epoch: epoch.0 },
         What::Restart { epoch, started_by_ms } => Do::Restart { epoch: epoch.0, started_by_ms },
-        What::Rejoin { epoch, primary, timeline, allow_rewind, rebuild_from, order } => {
+        What::Rejoin { epoch, primary, timeline, allow_rewind, rebuild_from, order, may_rebuild } => {
             let source = |id: &str| {
                 let config::Server { id, host, port, .. } = find(id)?;
                 Ok::<_, String>(Source { id, host, port })
@@ -207,6 +208,7 @@ pub fn deed(order: &Order, now_ms: u64) -> Result<Deed, String> {
                 allow_rewind,
                 rebuild_from: rebuild_from.as_deref().map(source).transpose()?,
                 order,
+                may_rebuild,
             })
         }
     };

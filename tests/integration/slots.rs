@@ -1,5 +1,7 @@
 //! Replication slots, as servers change their roles.
 
+use std::time::Duration;
+
 use super::failover::one_at_a_time;
 use crate::support::*;
 
@@ -20,6 +22,43 @@ fn kept_from(failover: &Failover, on: &str, standby: &str) -> String {
 fn is_before(failover: &Failover, lsn: &str, other: &str) -> bool {
     let sql = format!("SELECT '{lsn}'::pg_lsn < '{other}'::pg_lsn");
     failover.server("pg2").psql("postgres", &sql).unwrap() == "t"
+}
+
+/// Slots of the primary keep 32 MB for those who are away.
+#[test]
+fn a_standby_that_was_away_for_longer_than_its_log_is_kept_is_rebuilt_with_no_hand() {
+    let _one = one_at_a_time();
+    let failover = Failover::builder().failover("max_slot_bytes = 33554432").start();
+    for server in failover.cluster.servers().all() {
+        for (name, value) in [("wal_keep_size", "0"), ("min_wal_size", "32MB"), ("max_wal_size", "32MB")] {
+            server.configure(name, value).unwrap();
+        }
+        server.reload().unwrap();
+    }
+    let (primary, epoch) = failover.primary();
+    let standby = if primary == "pg3" { "pg2" } else { "pg3" };
+    failover.server(standby).kill();
+    let lacks = kept_from(&failover, &primary, standby);
+    write_log(&failover, &primary, 150);
+    eventually(PATIENCE, "its log is given up, and removed", || {
+        failover.server(&primary).psql("postgres", "CHECKPOINT").unwrap();
+        let oldest = "SELECT min(right(name, 16)) > right(pg_walfile_name('LACKS'), 16) FROM pg_ls_waldir() \
+                       WHERE name ~ '^[0-9A-F]{24}$'";
+        failover.server(&primary).psql("postgres", &oldest.replace("LACKS", &lacks)).unwrap() == "t"
+    });
+    failover.server(&primary).psql("postgres", "CREATE TABLE after (n int)").unwrap();
+    failover.server(standby).launch().unwrap();
+    eventually(Duration::from_secs(900), "it is back, with what it was away for", || {
+        let server = failover.server_by("node1", standby);
+        let has = failover.server(standby).psql("postgres", "SELECT to_regclass('after') IS NOT NULL");
+        server["replication_state"] == "streaming"
+            && server["administrative"] == "attached"
+            && has.is_ok_and(|has| has == "t")
+    });
+    assert_eq!(failover.primary(), (primary, epoch));
+    let events = failover.nodes.node("node1").admin("/events?limit=1000").unwrap().body;
+    assert!(events.contains("missing_wal"), "it was out before it was rebuilt: {events}");
+    assert!(!events.contains("has_more"), "it had nothing of its own: {events}");
 }
 
 #[test]

@@ -234,5 +234,6 @@ pub fn rejoin(epoch: u64, primary: &Postgres) -> Rejoin {
         allow_rewind: true,
         rebuild_from: None,
         order: 0,
+        may_rebuild: false,
     }
 }

@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::process::{Child, Command};
 
 use super::super::directory::DataDirectory;
@@ -81,6 +82,7 @@ pub fn request(epoch: u64) -> Rejoin {
         allow_rewind: true,
         rebuild_from: None,
         order: 0,
+        may_rebuild: false,
     }
 }
 

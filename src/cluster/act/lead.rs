@@ -192,6 +192,7 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
             }
         }
         Ok(Done::UnderWay) => {}
+        Ok(Done::MissingWal) => memory.misses_wal(&server),
         Ok(Done::Stopped { last }) => {
             tracing::info!(server, ?what, %last, "done");
             if let What::Stop { epoch } = what {

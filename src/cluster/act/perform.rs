@@ -39,6 +39,8 @@ pub enum Done {
     Done,
     /// It takes its time and goes on by itself.
     UnderWay,
+    /// It cannot be done: the primary no longer has the log that the server goes on from.
+    MissingWal,
     /// And the last record of its log begins there.
     Stopped {
         last: Lsn,

@@ -39,6 +39,8 @@ pub enum What {
         rebuild_from: Option<String>,
         /// The version of what was ordered of the server: another one begins anew what has failed.
         order: u64,
+        /// Nobody counts on what it has: it may also be rebuilt for being far behind.
+        may_rebuild: bool,
     },
     /// By its agent, unless it was started later than that by its own clock.
     Restart { epoch: Epoch, started_by_ms: u64 },

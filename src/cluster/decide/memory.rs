@@ -3,7 +3,7 @@
 //! Pure. All of it is found anew by the next leader, for which everything begins when it first looks; so waits only get
 //! longer by a change of the leader. Invariant: nothing that must survive a leader is here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::orders_end::OrdersEnd;
 use super::returning::Returning;
@@ -79,6 +79,8 @@ pub struct Memory {
     short_lived: u32,
     /// Since when a standby does not stream although it should.
     astray: BTreeMap<String, u64>,
+    /// Those of them that need log which the primary no longer has, as their agents say.
+    missing_wal: BTreeSet<String>,
     restart: Option<RestartWatch>,
     returning: Returning,
     orders_end: OrdersEnd,
@@ -294,6 +296,7 @@ impl Memory {
         if self.phase != Phase::Settled || !is_there {
             // Nobody can stream from a primary that is not there.
             self.astray.clear();
+            self.missing_wal.clear();
             return;
         }
         let astray = |id: &str| {
@@ -308,6 +311,7 @@ impl Memory {
         for id in state.servers().keys().filter(|id| astray(id)) {
             self.astray.entry(id.clone()).or_insert(now_ms);
         }
+        self.missing_wal.retain(|id| self.astray.contains_key(id));
     }
 
     /// AWS was asked to stop the host of this server, and has or has not yet.
@@ -379,6 +383,15 @@ impl Memory {
     /// not known yet.
     pub(super) fn must_have(&self, server: &str, facts: &Facts) -> Option<Lsn> {
         self.returning.must_have(server, facts)
+    }
+
+    /// Its agent says that the primary no longer has the log which this standby goes on from.
+    pub fn misses_wal(&mut self, server: &str) {
+        self.missing_wal.insert(server.to_owned());
+    }
+
+    pub(super) fn is_missing_wal(&self, server: &str) -> bool {
+        self.missing_wal.contains(server)
     }
 
     pub(super) fn astray_for_ms(&self, server: &str, now_ms: u64) -> u64 {

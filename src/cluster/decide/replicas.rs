@@ -4,7 +4,7 @@
 //! having been made one, stays out until it streams from the primary. So does a standby that cannot come to the primary's
 //! timeline by itself: that it is to rejoin is in the log before its agent is told. Invariants: nothing is attached again
 //! that does not stream on the primary's own timeline, or that the log counts on for commits which it may lack by now, and
-//! nothing is rewound that is attached.
+//! nothing is rewound or rebuilt that is attached.
 
 use super::action::{Action, What};
 use super::{Plan, Situation, Step, log_shipping, slots};
@@ -60,8 +60,11 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
                 && has_agent(situation, id) =>
         {
             // Whoever leads when a rewind was cut short must know of it without having heard from the server. One that
-            // is on the timeline is not rewound, and stays one that may be promoted.
+            // is on the timeline is not rewound, and stays one that may be promoted, unless nothing but a rebuild is left.
             match is_on_timeline(situation, id) {
+                true if situation.memory.is_missing_wal(id) => {
+                    order(id, server, Administrative::Quarantined, Reason::MissingWal)
+                }
                 true => rejoin(situation, primary, id, server, true),
                 false => order(id, server, Administrative::Quarantined, Reason::Astray),
             }
@@ -131,6 +134,7 @@ fn rejoin(
         allow_rewind,
         rebuild_from: copied_from(situation, primary, id),
         order: server.version,
+        may_rebuild: server.administrative == Administrative::Quarantined,
     };
     Plan::action(Action::new(id, what))
 }

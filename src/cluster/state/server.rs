@@ -126,7 +126,8 @@ impl Server {
     /// Of a quarantined one: its own history is a part of the primary's, or a branch that can be told from it. Of one that
     /// the log has not made a primary, and that is one, nobody can say so.
     pub fn may_keep_data(&self) -> bool {
-        let kept = [Reason::FormerPrimary, Reason::Astray, Reason::RecoveryOrdered].map(Reason::code);
+        let kept = [Reason::FormerPrimary, Reason::Astray, Reason::MissingWal, Reason::RecoveryOrdered]
+            .map(Reason::code);
         kept.contains(&&*self.order_reason)
     }
 
@@ -400,6 +401,7 @@ mod tests {
             (None, recovery),
             (Some(Reason::FormerPrimary), recovery),
             (Some(Reason::Astray), recovery),
+            (Some(Reason::MissingWal), recovery),
             (Some(Reason::FalsePrimary), Reason::RebuildOrdered.code()),
         ] {
             let mut servers = Servers::default();

@@ -79,7 +79,7 @@ pub(super) fn action(situation: &Situation<'_>, action: &Action) -> Verdict {
                 false => demand(known.is_out(server) && primary.epoch > *epoch, Rule::Trust),
             }
         }
-        What::Rejoin { epoch, primary: followed, timeline, allow_rewind, .. } => {
+        What::Rejoin { epoch, primary: followed, timeline, allow_rewind, may_rebuild, .. } => {
             of_this_epoch(epoch)?;
             demand(!is_named, Rule::Primary)?;
             demand(known.is_settled() && known.is_named(followed), Rule::Named)?;
@@ -87,8 +87,9 @@ pub(super) fn action(situation: &Situation<'_>, action: &Action) -> Verdict {
             let server = state.servers().get(server).ok_or(Rule::Trust)?;
             match server.administrative {
                 Administrative::Quarantined => demand(!*allow_rewind || server.may_keep_data(), Rule::Trust),
-                // Nothing is rewound that is on the timeline.
+                // Nothing is rewound that is on the timeline, nor rebuilt while it counts.
                 Administrative::Attached => {
+                    demand(!*may_rebuild, Rule::Trust)?;
                     let facts = known.last_heard(&action.server);
                     let is_on_it = facts.is_some_and(|facts| facts.timeline == primary.timeline);
                     demand(is_on_it, Rule::Trust)

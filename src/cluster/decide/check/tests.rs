@@ -319,25 +319,31 @@ fn who_acknowledges_commits_changes_in_the_safe_order_only() {
 #[test]
 fn quarantine_is_left_by_who_streams_and_nothing_is_rewound_outside_of_it() {
     let mut world = World::new();
-    let rejoin = |world: &World, server: &str, allow_rewind| What::Rejoin {
+    let rejoin = |world: &World, server: &str, (allow_rewind, may_rebuild)| What::Rejoin {
         epoch: Epoch(1),
         primary: "pg1".to_owned(),
         timeline: 1,
         allow_rewind,
         rebuild_from: None,
         order: world.state.servers()[server].version,
+        may_rebuild,
     };
     let quarantined = order("pg1", 0, Administrative::Quarantined);
     assert_eq!(of_step(&mut world, quarantined), Some(Rule::Primary));
     world.is_stopped("pg3", 2, 5000);
-    let asked = rejoin(&world, "pg3", true);
+    let asked = rejoin(&world, "pg3", (true, false));
     assert_eq!(of_action(&mut world, "pg3", asked), Some(Rule::Trust), "nobody would know of it");
-    let asked = rejoin(&world, "pg1", true);
+    world.is_stopped("pg3", 1, 5000);
+    let asked = rejoin(&world, "pg3", (true, false));
+    assert_eq!(of_action(&mut world, "pg3", asked), None, "it is on the timeline");
+    let asked = rejoin(&world, "pg3", (true, true));
+    assert_eq!(of_action(&mut world, "pg3", asked), Some(Rule::Trust), "commits may count on it");
+    let asked = rejoin(&world, "pg1", (true, false));
     assert_eq!(of_action(&mut world, "pg1", asked), Some(Rule::Primary));
     world.apply(order("pg3", 0, Administrative::Quarantined));
-    let asked = rejoin(&world, "pg3", true);
+    let asked = rejoin(&world, "pg3", (true, false));
     assert_eq!(of_action(&mut world, "pg3", asked), Some(Rule::Trust), "what it has may be nobody's");
-    let asked = rejoin(&world, "pg3", false);
+    let asked = rejoin(&world, "pg3", (false, true));
     assert_eq!(of_action(&mut world, "pg3", asked), None);
     let attach = order("pg3", 1, Administrative::Attached);
     assert_eq!(of_step(&mut world, attach.clone()), Some(Rule::Trust), "it does not stream");

@@ -316,6 +316,7 @@ fn a_primary_that_refuses_is_replaced_by_the_standby_that_lacks_least() {
         allow_rewind: true,
         rebuild_from: None,
         order: 1,
+        may_rebuild: true,
     };
     assert_eq!(did(&actions), [("pg1", &rejoin), ("pg2", &follow)]);
     world.streams("pg2", "pg3", 2, 5100);
@@ -614,6 +615,7 @@ fn one_that_calls_itself_a_primary_stays_out() {
         allow_rewind: false,
         rebuild_from: Some("pg2".to_owned()),
         order: 1,
+        may_rebuild: true,
     };
     assert_eq!(did(&actions), [("pg3", &rejoin)]);
     world.policy.servers.iter_mut().for_each(|server| server.agent = None);

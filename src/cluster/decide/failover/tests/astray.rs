@@ -20,14 +20,15 @@ fn after_a_failover() -> World {
     world
 }
 
-fn rejoin(version: u64, rebuild_from: &str) -> What {
+fn rejoin(version: u64, may_rebuild: bool) -> What {
     What::Rejoin {
         epoch: Epoch(2),
         primary: "pg2".to_owned(),
         timeline: 2,
         allow_rewind: true,
-        rebuild_from: Some(rebuild_from.to_owned()),
+        rebuild_from: Some("pg1".to_owned()),
         order: version,
+        may_rebuild,
     }
 }
 
@@ -50,14 +51,14 @@ fn whoever_leads_knows_of_one_that_is_to_be_rewound_though_it_never_answers() {
     let (reasons, actions) = world.settle();
     assert_eq!(reasons, [Reason::Astray]);
     let version = world.state.servers()["pg3"].version;
-    assert_eq!(did(&actions), [("pg3", &rejoin(version, "pg1"))]);
+    assert_eq!(did(&actions), [("pg3", &rejoin(version, true))]);
 
     // The next leader has never had an answer from it.
     world.memory = Memory::default();
     world.view.details[2].facts = None;
     world.is_silent("pg3", true);
     let (reasons, actions) = world.settle();
-    assert_eq!((reasons, did(&actions)), (Vec::new(), vec![("pg3", &rejoin(version, "pg1"))]));
+    assert_eq!((reasons, did(&actions)), (Vec::new(), vec![("pg3", &rejoin(version, true))]));
 
     // On the timeline and not streaming is not enough.
     let mut facts = world.facts(true, 2, 5200);
@@ -75,8 +76,30 @@ fn one_that_is_on_the_timeline_can_still_be_promoted_while_it_is_made_to_stream(
     goes_astray(&mut world, "pg3", 2);
     let (reasons, actions) = world.settle();
     let version = world.state.servers()["pg3"].version;
-    assert_eq!((reasons, did(&actions)), (Vec::new(), vec![("pg3", &rejoin(version, "pg1"))]));
+    assert_eq!((reasons, did(&actions)), (Vec::new(), vec![("pg3", &rejoin(version, false))]));
     assert_eq!(world.administrative("pg3"), Administrative::Attached);
+}
+
+#[test]
+fn one_whose_log_the_primary_lacks_is_out_before_it_is_rebuilt() {
+    let mut world = after_a_failover();
+    world.memory.misses_wal("pg3");
+    assert_eq!(world.settle(), (Vec::new(), Vec::new()), "it streams");
+    goes_astray(&mut world, "pg3", 2);
+    let version = world.state.servers()["pg3"].version;
+    assert_eq!(did(&world.settle().1), [("pg3", &rejoin(version, false))]);
+    world.memory.misses_wal("pg3");
+    assert!(world.plan().actions.is_empty(), "the log comes first");
+    let (reasons, actions) = world.settle();
+    assert_eq!(reasons, [Reason::MissingWal]);
+    assert_eq!(did(&actions), [("pg3", &rejoin(version + 1, true))]);
+    assert_eq!(world.administrative("pg3"), Administrative::Quarantined);
+    world.streams("pg3", "pg2", 2, 5200);
+    assert_eq!(world.settle(), (vec![Reason::Rejoined], Vec::new()));
+
+    // What was so of it once says nothing of the next time.
+    goes_astray(&mut world, "pg3", 2);
+    assert_eq!(did(&world.settle().1), [("pg3", &rejoin(version + 2, false))]);
 }
 
 #[test]
