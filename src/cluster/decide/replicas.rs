@@ -49,7 +49,13 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
         }
         // Its own history is a part of the primary's, or a branch that can be told from it, only if it was made a primary
         // by the log.
-        Administrative::Quarantined => rejoin(situation, primary, id, server, server.may_keep_data()),
+        Administrative::Quarantined if has_agent(situation, id) => {
+            rejoin(situation, primary, id, server, server.may_keep_data())
+        }
+        // One that was named and never promoted is a standby that only has to be told. Whatever else it has, it streams
+        // by that only if the primary leads on from it.
+        Administrative::Quarantined if server.may_keep_data() => repoint(situation, primary, id, facts),
+        Administrative::Quarantined => Plan::default(),
         // While nobody hears the primary, it may be its heir, made one by somebody else.
         Administrative::Attached if situation.is_heard(id) && situation.is_heard(&primary.id) => {
             order(id, server, Administrative::Quarantined, Reason::FalsePrimary)
@@ -69,15 +75,24 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
                 false => order(id, server, Administrative::Quarantined, Reason::Astray),
             }
         }
-        _ => match facts.filter(|facts| facts.in_recovery && strays(situation, primary, facts)) {
-            Some(_) => Plan::action(Action::new(id, What::Follow { primary: primary.id.clone() })),
-            None => match facts
-                .filter(|facts| log_shipping::is_shipped(situation, id) && lags_behind(situation, facts))
-            {
-                Some(_) => Plan::action(Action::new(id, What::RestartPoint)),
-                None => Plan::default(),
-            },
-        },
+        _ => {
+            let lags =
+                |facts: &&Facts| log_shipping::is_shipped(situation, id) && lags_behind(situation, facts);
+            match repoint(situation, primary, id, facts) {
+                plan if plan == Plan::default() && facts.filter(lags).is_some() => {
+                    Plan::action(Action::new(id, What::RestartPoint))
+                }
+                plan => plan,
+            }
+        }
+    }
+}
+
+/// By SQL, if it follows nobody who leads to the primary.
+fn repoint(situation: &Situation<'_>, primary: &config::Server, id: &str, facts: Option<&Facts>) -> Plan {
+    match facts.filter(|facts| facts.in_recovery && strays(situation, primary, facts)) {
+        Some(_) => Plan::action(Action::new(id, What::Follow { primary: primary.id.clone() })),
+        None => Plan::default(),
     }
 }
 
@@ -123,9 +138,6 @@ fn rejoin(
     server: &Server,
     allow_rewind: bool,
 ) -> Plan {
-    if !has_agent(situation, id) {
-        return Plan::default();
-    }
     let named = situation.state.primary();
     let what = What::Rejoin {
         epoch: named.epoch,

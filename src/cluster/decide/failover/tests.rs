@@ -491,6 +491,16 @@ fn one_that_cannot_be_promoted_is_given_up_in_an_epoch_of_its_own() {
         (Some("pg3"), Epoch(3))
     );
     assert_eq!(world.administrative("pg2"), Administrative::Quarantined);
+
+    // It was never made one, so without an agent SQL does.
+    world.policy.servers.iter_mut().for_each(|server| server.agent = None);
+    world.is_primary("pg3", 2);
+    world.is_stopped("pg2", 1, 4980);
+    let follow = What::Follow { primary: "pg3".to_owned() };
+    let (reasons, actions) = world.settle();
+    assert_eq!((reasons, did(&actions)), (vec![Reason::Promoted], vec![("pg2", &follow)]));
+    world.streams("pg2", "pg3", 2, 5100);
+    assert_eq!(world.settle(), (vec![Reason::Rejoined], Vec::new()));
 }
 
 #[test]
