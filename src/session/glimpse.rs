@@ -15,6 +15,8 @@ pub enum Activity {
     /// A server works for it, or answers.
     Active,
     Waits(WaitsFor),
+    /// There is no primary yet that could take its login.
+    LoginWaits,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +32,7 @@ pub enum WaitsFor {
 
 impl Activity {
     /// Those who wait are in the state of their transaction no more than of a server.
-    pub const ALL: [Activity; 7] = [
+    pub const ALL: [Activity; 8] = [
         Activity::Idle,
         Activity::IdleInTransaction,
         Activity::IdleInFailed,
@@ -38,6 +40,7 @@ impl Activity {
         Activity::Waits(WaitsFor::Connection),
         Activity::Waits(WaitsFor::Primary),
         Activity::Waits(WaitsFor::Replay),
+        Activity::LoginWaits,
     ];
 
     /// The names that PostgreSQL has for them in `pg_stat_activity`, as far as it has.
@@ -48,6 +51,7 @@ impl Activity {
             Activity::IdleInFailed => "idle in transaction (aborted)",
             Activity::Active => "active",
             Activity::Waits(_) => "waiting",
+            Activity::LoginWaits => "login",
         }
     }
 
@@ -56,7 +60,7 @@ impl Activity {
             Activity::Idle | Activity::IdleInTransaction | Activity::IdleInFailed => "client",
             Activity::Active => "server",
             Activity::Waits(WaitsFor::Connection) => "connection",
-            Activity::Waits(WaitsFor::Primary) => "primary",
+            Activity::Waits(WaitsFor::Primary) | Activity::LoginWaits => "primary",
             Activity::Waits(WaitsFor::Replay) => "replay",
         }
     }

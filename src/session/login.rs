@@ -139,7 +139,9 @@ async fn confirmed(
     settings: Arc<Settings>,
 ) -> Result<(Arc<Settings>, Arc<Reported>), LoginError> {
     let mut patience = Patience::default();
+    let mut shown = None;
     let mut hold = |why: &str| {
+        shown.get_or_insert_with(|| gateway.sessions.login_waits(who(newcomer)));
         patience.hold(&gateway.held, &config.limits, 0, now_ms()).map_err(|impatience| {
             LoginError::new(sqlstate::CANNOT_CONNECT_NOW, impatience.message("login", why))
         })
@@ -207,6 +209,15 @@ async fn confirmed(
                 tokio::time::sleep(RETRY).await;
             }
         }
+    }
+}
+
+fn who(newcomer: &Newcomer) -> Who {
+    Who {
+        user: newcomer.user.as_str().into(),
+        database: newcomer.database.as_str().into(),
+        peer: newcomer.peer.as_str().into(),
+        since_ms: now_ms(),
     }
 }
 

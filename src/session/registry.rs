@@ -15,6 +15,7 @@ use foldhash::fast::RandomState;
 
 use super::SessionId;
 use super::glimpse::{Activity, Glimpse, WaitsFor};
+use super::pins::Pins;
 use crate::clock::coarse_ms;
 use crate::topology::{Epoch, ServerIndex};
 
@@ -153,6 +154,21 @@ fn under_way(server: ServerIndex, epoch: Epoch) -> u64 {
 pub struct SessionRegistry {
     sessions: Mutex<HashMap<SessionId, Arc<SessionHandle>, RandomState>>,
     next: AtomicU64,
+    /// Those whose login waits: no session yet, so nothing is told to them.
+    logins: Mutex<HashMap<SessionId, Arc<SessionHandle>, RandomState>>,
+}
+
+/// One whose login waits, as long as it lives.
+#[derive(Debug)]
+pub struct WaitingLogin<'a> {
+    registry: &'a SessionRegistry,
+    id: SessionId,
+}
+
+impl Drop for WaitingLogin<'_> {
+    fn drop(&mut self) {
+        self.registry.logins().remove(&self.id);
+    }
 }
 
 impl SessionRegistry {
@@ -160,8 +176,27 @@ impl SessionRegistry {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn logins(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<SessionHandle>, RandomState>> {
+        self.logins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn new_id(&self) -> SessionId {
+        SessionId(self.next.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// To be held while a login waits for a primary.
+    pub fn login_waits(&self, who: Who) -> WaitingLogin<'_> {
+        let id = self.new_id();
+        let handle = SessionHandle::default();
+        handle.introduce(who);
+        let activity = Activity::LoginWaits;
+        handle.show(Glimpse { activity, server: None, pins: Pins::default() });
+        self.logins().insert(id, Arc::new(handle));
+        WaitingLogin { registry: self, id }
+    }
+
     pub fn register(&self) -> (SessionId, Arc<SessionHandle>) {
-        let id = SessionId(self.next.fetch_add(1, Ordering::Relaxed) + 1);
+        let id = self.new_id();
         let handle = Arc::<SessionHandle>::default();
         self.sessions().insert(id, handle.clone());
         (id, handle)
@@ -171,9 +206,10 @@ impl SessionRegistry {
         self.sessions().remove(&id);
     }
 
-    /// Oldest first.
+    /// Oldest first, with those whose login waits.
     pub fn all(&self) -> Vec<(SessionId, Arc<SessionHandle>)> {
         let mut all: Vec<_> = self.sessions().iter().map(|(id, handle)| (*id, handle.clone())).collect();
+        all.extend(self.logins().iter().map(|(id, handle)| (*id, handle.clone())));
         all.sort_unstable_by_key(|(id, _)| id.0);
         all
     }
@@ -250,8 +286,21 @@ mod tests {
     }
 
     #[test]
+    fn logins_that_wait_are_listed_and_are_no_sessions() {
+        let registry = SessionRegistry::default();
+        registry.register();
+        let who = Who { user: "app".into(), database: "shop".into(), peer: "10.0.0.1:5".into(), since_ms: 1 };
+        let waiting = registry.login_waits(who);
+        let all = registry.all();
+        let (glimpse, _) = all[1].1.glimpse();
+        assert_eq!((glimpse.activity, &*all[1].1.who().unwrap().user), (Activity::LoginWaits, "app"));
+        assert_eq!((registry.len(), all.len()), (1, 2), "a stop does not wait for it");
+        drop(waiting);
+        assert_eq!(registry.all().len(), 1);
+    }
+
+    #[test]
     fn servers_that_keep_sessions_waiting_are_named_once() {
-        use crate::session::pins::Pins;
         let registry = SessionRegistry::default();
         let all = [
             (Activity::Active, 1, 10),
