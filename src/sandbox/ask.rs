@@ -91,7 +91,9 @@ pub fn running() -> Result<Vec<PathBuf>, AskError> {
 
 /// The running sandbox of this user that one of these admin sockets belongs to.
 pub fn of_nodes(admin: &[PathBuf]) -> Result<Option<Ready>, AskError> {
-    let is_of = |ready: &Ready| ready.nodes.iter().any(|node| admin.iter().any(|path| *path == *node.admin));
+    let admin: Vec<PathBuf> = admin.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
+    let is_asked = |node: &str| fs::canonicalize(node).is_ok_and(|node| admin.contains(&node));
+    let is_of = |ready: &Ready| ready.nodes.iter().any(|node| is_asked(&node.admin));
     // One that ends just now is not the one that is meant.
     Ok(running()?.iter().filter_map(|control| describe(control).ok()).find(is_of))
 }
