@@ -76,7 +76,7 @@ impl fmt::Display for DecisionReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             DecisionReason::SplitOff => "splitting is off",
-            DecisionReason::Write => "it is not surely a read",
+            DecisionReason::Write => "it may write",
             DecisionReason::ReadWriteTransaction => "it is in a transaction that is not declared READ ONLY",
             DecisionReason::Serializable => "SERIALIZABLE holds on the primary only",
             DecisionReason::Hint => "a hint asks for this server",
@@ -88,7 +88,7 @@ impl fmt::Display for DecisionReason {
             DecisionReason::Lag => "every standby lags more than allowed, or by an unknown amount",
             DecisionReason::NoStandby => "no standby is up",
             DecisionReason::Sticky => "the session's last read was served there",
-            DecisionReason::Drawn => "it was drawn by weight",
+            DecisionReason::Drawn => "it was chosen by weight",
             DecisionReason::NoPrimary => "there is no primary now",
         })
     }

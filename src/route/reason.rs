@@ -98,7 +98,9 @@ impl fmt::Display for RouteReason {
             RouteReason::VolatileFunction(name) => {
                 write!(f, "function {name} is volatile, or only the primary can serve it")
             }
-            RouteReason::UnknownFunction(name) => write!(f, "function {name} is not known"),
+            RouteReason::UnknownFunction(name) => {
+                write!(f, "function {name} is not in what was read of the catalog so far")
+            }
             RouteReason::WriteFunction(name) => {
                 write!(f, "function {name} is listed in split.write_functions")
             }
@@ -109,7 +111,7 @@ impl fmt::Display for RouteReason {
                 f.write_str("it asks for a setting in which a standby differs from the primary")
             }
             RouteReason::UnknownRelation(name) => {
-                write!(f, "relation {name} is not known yet: the catalog was not read")
+                write!(f, "relation {name} is not in what was read of the catalog so far")
             }
             RouteReason::VolatileAttribute(name) => {
                 write!(f, "\".{name}\" may call the volatile function {name}")
