@@ -128,6 +128,14 @@ fn every_whole_configuration_that_a_page_shows_is_accepted() {
 }
 
 #[test]
+fn the_unit_that_operations_shows_is_the_one_that_is_installed() {
+    let page = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let unit = fs::read_to_string(root().join("ami/files/komainu.service")).unwrap();
+    let shown = between(&page, "```ini\n", "```");
+    assert!(shown.contains(&unit.as_str()), "copy ami/files/komainu.service to docs/operations.md");
+}
+
+#[test]
 fn every_crate_has_its_reason_in_the_record_of_dependencies() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let manifest: toml::Table = manifest.parse().unwrap();
