@@ -85,7 +85,7 @@ pub enum Command {
     #[command(after_help = "Examples:\n  komainu switchover\n  komainu switchover --to pg2\n\n\
         Transactions run out, the old primary is stopped by its agent, and follows the new one.")]
     Switchover(failover::SwitchoverArgs),
-    /// Replace the primary at once, or say whether that may happen without an order
+    /// Fail over now (--force), or pause and resume automatic failover
     #[command(
         after_help = "Examples:\n  komainu failover --force --to pg2\n  komainu failover pause\n  komainu failover resume"
     )]

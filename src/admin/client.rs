@@ -46,7 +46,8 @@ pub struct Https {
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     #[error(
-        "{0:?}: http would send the token in clear; give https://HOST:PORT, which is admin.tls_address, or a socket's path"
+        "{0:?}: commands do not go over http, which has a token in clear, and admin.address serves no orders: give \
+         the path of admin.socket, or https://HOST:PORT, which is admin.tls_address"
     )]
     Clear(String),
     #[error("{0:?} is not of the form https://HOST:PORT")]
@@ -62,7 +63,10 @@ pub enum NodeError {
 impl Node {
     /// `admin`: a path, or `https://host:port`.
     pub fn new(admin: &str, token_file: Option<&Path>, ca_file: Option<&Path>) -> Result<Node, NodeError> {
-        if admin.starts_with("http://") {
+        // A path has a slash, or no number behind a colon.
+        let is_host_and_port = !admin.contains('/')
+            && admin.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        if admin.starts_with("http://") || is_host_and_port {
             return Err(NodeError::Clear(admin.to_owned()));
         }
         let Some(address) = admin.strip_prefix("https://") else { return Ok(Node::Unix(admin.into())) };

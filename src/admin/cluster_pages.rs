@@ -82,8 +82,8 @@ impl AdminState {
         self.cluster.as_ref().ok_or_else(|| {
             let file = self.configured.borrow().path.display().to_string();
             Refused::conflict(format!(
-                "this node is on its own: there is no cluster to ask. Its configuration is {file}: change that, then \
-                 `komainu reload`"
+                "this node is on its own, and that needs a cluster: three nodes, with [cluster] in their configuration \
+                 (docs/cluster.md). One on its own goes by {file} alone, which `komainu reload` takes up"
             ))
         })
     }

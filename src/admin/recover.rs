@@ -70,7 +70,10 @@ fn may_recover(
     let primary = state.primary();
     match primary.server.as_deref() {
         Some(primary) if primary == id => {
-            return Err(format!("{id} is the primary: `komainu failover --force` makes another one first"));
+            return Err(format!(
+                "{id} is the primary: `komainu switchover` makes another one first (`komainu failover --force` only if \
+                 it is lost)"
+            ));
         }
         Some(_) if state.settled_primary().is_some() => {}
         Some(_) if state.failover().is_some() => {

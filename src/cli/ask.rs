@@ -23,12 +23,12 @@ const MAX_CAUSE: usize = 63;
 #[derive(Debug, Args)]
 pub struct Ask {
     /// The node: its Unix socket (`admin.socket` of its configuration), or https://HOST:PORT (`admin.tls_address`)
-    #[arg(long, value_name = "PATH|URL", env = "KOMAINU_ADMIN")]
+    #[arg(long, value_name = "PATH|URL", env = "KOMAINU_ADMIN", default_value = "/run/komainu/admin.sock")]
     pub admin: String,
     /// The file with the token that https takes
     #[arg(long, value_name = "FILE", env = "KOMAINU_ADMIN_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// Who vouches for the node's certificate; else those whom this machine believes
+    /// CA certificates to verify the node's certificate with; default: the system's
     #[arg(long, value_name = "FILE", env = "KOMAINU_ADMIN_CA_FILE")]
     pub ca_file: Option<PathBuf>,
     /// The answer as JSON, for programs
@@ -58,7 +58,8 @@ pub enum AskError {
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            "; is it running, and is that the admin.socket or admin.tls_address of its configuration?"
+            "; is it running, and is that the admin.socket or admin.tls_address of its configuration? (--admin or \
+             KOMAINU_ADMIN says which)"
         }
         io::ErrorKind::InvalidData => {
             "; is that its admin.tls_address, and --ca-file the authority of its certificate?"

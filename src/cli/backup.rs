@@ -42,7 +42,7 @@ pub struct BackupArgs {
     /// TLS to the server, as libpq's sslmode; else libpq's own default
     #[arg(long, value_name = "MODE")]
     sslmode: Option<String>,
-    /// Who vouches for the server's certificate
+    /// CA certificates to verify the server's certificate with, as libpq's sslrootcert
     #[arg(long, value_name = "FILE")]
     sslrootcert: Option<PathBuf>,
     /// At most so much a second, as pg_basebackup takes it: 50M

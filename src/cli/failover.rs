@@ -17,7 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
 pub struct SwitchoverArgs {
-    /// The server that is to be the primary; else the standby that lacks least
+    /// The server that is to be the primary; default: the standby that is least behind
     #[arg(long, value_name = "SERVER")]
     to: Option<String>,
     #[command(flatten)]
@@ -25,23 +25,18 @@ pub struct SwitchoverArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true,
-    arg_required_else_help = true
-)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub struct FailoverArgs {
     #[command(subcommand)]
     command: Option<Command>,
     /// Replace the primary at once, whatever it does; with asynchronous replication the last commits may be lost
     #[arg(long)]
     force: bool,
-    /// The server that is to be the primary; else the standby that lacks least
+    /// The server that is to be the primary; default: the standby that is least behind
     #[arg(long, value_name = "SERVER")]
     to: Option<String>,
-    /// None: whoever is asked is said behind the subcommand.
     #[command(flatten)]
-    ask: Option<Ask>,
+    ask: Ask,
 }
 
 #[derive(Debug, Subcommand)]
@@ -65,11 +60,11 @@ pub fn switchover(args: &SwitchoverArgs) -> Result<Done, AskError> {
 }
 
 pub fn failover(args: &FailoverArgs) -> Result<Done, AskError> {
-    match (&args.command, &args.ask) {
-        (Some(Command::Pause(ask)), _) => pause(ask, true),
-        (Some(Command::Resume(ask)), _) => pause(ask, false),
-        (None, Some(ask)) if args.force => replace(ask, "/failover", args.to.as_deref()),
-        (None, _) => Err(AskError::Usage("say --force to replace a primary at once".to_owned())),
+    match &args.command {
+        Some(Command::Pause(ask)) => pause(ask, true),
+        Some(Command::Resume(ask)) => pause(ask, false),
+        None if args.force => replace(&args.ask, "/failover", args.to.as_deref()),
+        None => Err(AskError::Usage("say --force to replace a primary at once".to_owned())),
     }
 }
 
@@ -143,7 +138,7 @@ mod tests {
         let socket = ["--admin", "socket"];
         let forced = parse(&[&["--force", "--to", "pg2"], &socket[..]].concat()).unwrap();
         assert!(forced.command.is_none() && forced.force && forced.to.as_deref() == Some("pg2"));
-        assert_eq!(forced.ask.unwrap().admin, "socket");
+        assert_eq!(forced.ask.admin, "socket");
         let paused = parse(&[&["pause"], &socket[..]].concat()).unwrap();
         assert!(matches!(paused.command, Some(Command::Pause(ask)) if ask.admin == "socket"));
         assert!(!parse(&socket).unwrap().force, "and that is said by name");

@@ -34,6 +34,13 @@ enum PasswordError {
 }
 
 pub fn run(args: &Password) -> ExitCode {
+    if args.iterations < DEFAULT_ITERATIONS {
+        let _ = writeln!(
+            io::stderr(),
+            "warning: {} iterations: with fewer than {DEFAULT_ITERATIONS} a verifier that is stolen is guessed sooner",
+            args.iterations
+        );
+    }
     match ask(args.user.as_deref()).and_then(|password| output(&password, args)) {
         Ok(line) => match writeln!(io::stdout(), "{line}") {
             Ok(()) => ExitCode::SUCCESS,

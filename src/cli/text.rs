@@ -50,9 +50,10 @@ pub fn short_span(ms: u64) -> String {
 
 /// Behind a table that does not show everything.
 pub fn of_these(shown: usize, total: usize, what: &str) -> String {
-    match shown < total {
-        true => format!("{shown} of {total} {what}: --limit shows more\n"),
-        false => String::new(),
+    match total {
+        0 => format!("no {what} on this node; each node has its own, and --admin says which is asked\n"),
+        total if shown < total => format!("{shown} of {total} {what}: --limit shows more\n"),
+        _ => String::new(),
     }
 }
 

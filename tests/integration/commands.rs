@@ -49,7 +49,8 @@ fn status_and_doctor_tell_of_a_node_and_of_the_lack_of_one() {
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(err.contains("nobody.sock") && err.contains("is it running"), "{err}");
-    assert_eq!(komainu(&["status"], None).status.code(), Some(64), "which node?");
+    let help = String::from_utf8(komainu(&["status", "--help"], None).stdout).unwrap();
+    assert!(help.contains("[default: /run/komainu/admin.sock]"), "where the package's unit has it: {help}");
 }
 
 #[test]
@@ -264,6 +265,11 @@ fn whoever_has_the_token_commands_over_tls() {
     let unix = node.directory().join("admin.sock");
     let (code, _, err) = ask(&node, &["status", "--admin", "http://127.0.0.1:1"]);
     assert!(code == 64 && err.contains("in clear"), "{err}");
+    let (code, _, err) = ask(&node, &["status", "--admin", "127.0.0.1:1"]);
+    assert!(
+        code == 64 && err.contains("admin.address serves no orders: give the path of admin.socket"),
+        "{err}"
+    );
     let (code, _, err) = ask(&node, &["status", "--admin", "https://127.0.0.1:1"]);
     assert!(code == 64 && err.contains("--token-file"), "{err}");
     assert!(!unix.exists());

@@ -89,6 +89,9 @@ fn a_server_that_was_never_there_is_copied_from_a_standby_under_writes_whoever_l
     assert_eq!(copies(), 1, "{}", log());
     let refused = order(&failover, &others[0], &["recover", "pg3"]);
     assert!(!refused.success && refused.stderr.contains("nothing to recover"), "{refused:?}");
+    let refused = order(&failover, &others[0], &["recover", "pg1"]);
+    let safe = "pg1 is the primary: `komainu switchover` makes another one first";
+    assert!(!refused.success && refused.stderr.contains(safe), "{refused:?}");
 
     // Once more, and the node that leads it dies in the middle.
     thread::scope(|scope| {

@@ -36,7 +36,7 @@ pub enum Refusal {
     ClusterExists { cluster_id: String },
     #[error("{name:?} is no valid name: letters, digits, '-', '_' and '.', at most 63")]
     BadName { name: String },
-    #[error("there is no member {id}")]
+    #[error("there is no member {id}: `komainu node list` has those that there are")]
     NoMember { id: String },
     #[error("{id} is no voter: only voters report servers")]
     NoVoter { id: String },
@@ -52,13 +52,13 @@ pub enum Refusal {
     OwnsEndpoint { id: String, endpoint: String },
     #[error("there is no server {server}")]
     NoServer { server: String },
-    #[error("{server} is the primary: another one must be named first")]
+    #[error("{server} is the primary: `komainu switchover` makes another one the primary first")]
     PrimaryInUse { server: String },
     #[error("{server} is draining, detached or quarantined")]
     NotAttached { server: String },
     #[error("epoch {} was expected, it is {}", expected.0, current.0)]
     StaleEpoch { expected: Epoch, current: Epoch },
-    #[error("version {expected} was expected, it is {current}")]
+    #[error("version {expected} was expected, it is {current}: `komainu config history` has it")]
     StaleVersion { expected: u64, current: u64 },
     #[error("there is no endpoint {endpoint}")]
     NoEndpoint { endpoint: String },
