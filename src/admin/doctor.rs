@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::cluster_status::{ClusterNow, EndpointHere};
 use crate::cluster::model::{Detail, View};
+use crate::cluster::reason::Reason;
 use crate::cluster::state::{Fenced, MemberRole};
 use crate::config::Config;
 use crate::config::reload;
@@ -71,6 +72,9 @@ pub fn examine(view: &View, files: &Certificates, examined: Option<&Examined<'_>
     }
     certificates::certificates(&mut findings, files, examined);
     primary(&mut findings, view);
+    if let Some(examined) = examined {
+        connections(&mut findings, view, examined);
+    }
     archive(&mut findings, view);
     view.snapshot
         .servers
@@ -180,17 +184,49 @@ fn lease(findings: &mut Vec<Finding>, examined: &Examined<'_>) {
 }
 
 fn primary(findings: &mut Vec<Finding>, view: &View) {
-    let (verdict, subject, text) = match view.snapshot.primary_server() {
-        Some(primary) => {
+    let paused = view.paused_primary.and_then(|index| view.snapshot.server(index));
+    let (verdict, subject, text) = match (view.snapshot.primary_server(), paused) {
+        (Some(primary), _) => {
             let text = format!("it is the primary of epoch {}", view.snapshot.epoch.0);
             (Verdict::Fine, primary.id.to_string(), text)
         }
-        None => {
-            let why = view.no_primary.map_or("it is not known why", |reason| reason.sentence());
+        (None, Some(paused)) => {
+            let id = &paused.id;
+            let text = format!(
+                "it is the primary and paused by order: what begins there waits; `komainu server resume {id}` ends that"
+            );
+            (Verdict::Wrong, id.to_string(), text)
+        }
+        (None, None) => {
+            let why = view.no_primary.map_or("it is not known why".to_owned(), with_code);
             (Verdict::Wrong, "primary".to_owned(), format!("there is none: {why}"))
         }
     };
     add(findings, "server", &subject, verdict, text);
+}
+
+/// By the code it is found in the documentation.
+fn with_code(reason: Reason) -> String {
+    format!("{} ({})", reason.sentence(), reason.code())
+}
+
+/// Whether the pools of all nodes and proxies together fit.
+fn connections(findings: &mut Vec<Finding>, view: &View, examined: &Examined<'_>) {
+    let nodes = examined.now.state.members().len().max(1);
+    let each = examined.in_force.pool.max_server_connections;
+    for (server, detail) in view.snapshot.servers.iter().zip(&view.details) {
+        let Some(there) = detail.facts.as_deref().and_then(|facts| facts.connections) else { continue };
+        let there = usize::try_from(there).unwrap_or(usize::MAX);
+        if nodes * each > there {
+            let text = format!(
+                "{nodes} nodes may open {} connections to it, and it has {there} (max_connections less the reserved ones): \
+                 lower pool.max_server_connections from {each} to less than {}, or raise max_connections",
+                nodes * each,
+                (there / nodes).max(2)
+            );
+            add(findings, "server", &server.id, Verdict::Wrong, text);
+        }
+    }
 }
 
 /// What standbys by log shipping live on.
@@ -231,8 +267,9 @@ fn server(findings: &mut Vec<Finding>, state: &ServerState, detail: &Detail) {
     let (verdict, text) = match (state.health, detail.reason) {
         (Health::Up, None) => return,
         (Health::Unknown, _) => (Verdict::Unknown, state.reason.to_string()),
-        (Health::Up, Some(reason)) => (Verdict::Wrong, reason.sentence().to_owned()),
-        (Health::Down, _) => (Verdict::Wrong, state.reason.to_string()),
+        (Health::Up, Some(reason)) => (Verdict::Wrong, with_code(reason)),
+        (Health::Down, Some(reason)) => (Verdict::Wrong, format!("{} ({})", state.reason, reason.code())),
+        (Health::Down, None) => (Verdict::Wrong, state.reason.to_string()),
     };
     add(findings, "server", &state.id, verdict, text);
 }

@@ -29,6 +29,7 @@ impl AdminState {
             totals: &self.counters.totals(),
             census: &(self.gate.census)(),
             snapshot: &view.snapshot,
+            paused_primary: view.paused_primary,
             rejoining: &rejoining,
             archived_ms: &archived_ms,
             password_troubles: server_users::troubles(&(self.server_users)()),

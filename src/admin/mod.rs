@@ -209,8 +209,9 @@ async fn live() -> &'static str {
 async fn ready(State(state): State<AdminState>) -> Response {
     let view = state.view.borrow().clone();
     let refusal = if state.listening.load(Ordering::Relaxed) {
+        // Clients of one that is paused wait here, and elsewhere no less.
         view.no_primary
-            .filter(|_| view.snapshot.primary.is_none())
+            .filter(|_| view.snapshot.primary.is_none() && view.paused_primary.is_none())
             .map(|reason| (reason.code(), reason.sentence()))
     } else {
         Some(("not_listening", "clients are not accepted, either not yet or no more"))

@@ -53,7 +53,8 @@ pub fn pool_nodes(
             pg_status(server).to_owned(),
             format!("{:.6}", f64::from(server.weight) / weights.max(1) as f64),
             // What we use it as; what it says itself is `pg_role`.
-            if view.snapshot.primary == Some(index) { "primary" } else { "standby" }.to_owned(),
+            if view.snapshot.primary.or(view.paused_primary) == Some(index) { "primary" } else { "standby" }
+                .to_owned(),
             pg_role(detail).to_owned(),
             totals.queries_of(index, QueryClass::Read).to_string(),
             (reads_from == Some(index)).to_string(),

@@ -16,6 +16,8 @@ pub struct Status<'a> {
     epoch: u64,
     /// The primary's id.
     primary: Option<&'a str>,
+    /// It, if it is paused by order: `primary` is none, then.
+    paused_primary: Option<&'a str>,
     /// Why there is none.
     reason: Option<&'static str>,
     /// How long the process has run.
@@ -80,6 +82,7 @@ pub fn status<'a>(view: &'a View, now_ms: u64, cluster: Option<ClusterNow<'a>>) 
         version: env!("CARGO_PKG_VERSION"),
         epoch: snapshot.epoch.0,
         primary: snapshot.primary_server().map(|server| &*server.id),
+        paused_primary: view.paused_primary.and_then(|it| snapshot.server(it)).map(|server| &*server.id),
         reason: view.no_primary.map(|reason| reason.code()),
         uptime_ms: now_ms,
         servers: servers.map(|(state, detail)| server(state, detail, now_ms, cluster)).collect(),

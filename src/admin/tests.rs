@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::control::{Reloaded, StopMode};
 use super::*;
+use crate::cluster::reason::Reason;
 use crate::topology::{Epoch, Health, Role, ServerIndex};
 
 struct Admin {
@@ -141,6 +142,11 @@ async fn ready_needs_a_listener_and_a_primary() {
     assert_eq!((code, reason(body)), (503, "still_looking".into()));
     admin.view.send_replace(Arc::new(with_primary()));
     assert_eq!(admin.get("/ready").await, (200, "{\"ready\":true}".to_owned()));
+    let mut paused = with_primary();
+    paused.paused_primary = paused.snapshot.primary.take();
+    paused.no_primary = Some(Reason::Paused);
+    admin.view.send_replace(Arc::new(paused));
+    assert_eq!(admin.get("/ready").await.0, 200, "clients wait wherever they are sent");
     assert_eq!(admin.get("/nothing").await.0, 404);
 }
 

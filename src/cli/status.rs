@@ -28,6 +28,8 @@ pub struct Status {
     pub log_format_known: Option<u32>,
     pub epoch: u64,
     pub primary: Option<String>,
+    #[serde(default)]
+    pub paused_primary: Option<String>,
     pub reason: Option<String>,
     pub uptime_ms: u64,
     pub nodes: Vec<Node>,
@@ -176,7 +178,11 @@ impl Status {
         if self.node.is_some() && self.leader.is_none() {
             problems.push("there is no leader: most voters must reach each other".to_owned());
         }
-        if self.primary.is_none() {
+        if let Some(id) = &self.paused_primary {
+            problems.push(format!(
+                "{id} is paused by order: what begins there waits; `komainu server resume {id}` ends that"
+            ));
+        } else if self.primary.is_none() {
             let reason = self.reason.as_deref().unwrap_or("unknown");
             problems.push(format!("there is no primary: {reason}"));
         }
@@ -260,8 +266,10 @@ fn render(status: &Status) -> String {
         ),
         None => format!("a node of its own, komainu {}, up {}\n", status.version, span(status.uptime_ms)),
     };
-    let primary = status.primary.as_deref().unwrap_or("-");
-    text += &format!("primary {primary}, epoch {}{}\n", status.epoch, failover(status) + &restart(status));
+    let primary = status.primary.as_deref().or(status.paused_primary.as_deref()).unwrap_or("-");
+    let paused = if status.paused_primary.is_some() { ", paused by order" } else { "" };
+    let under_way = failover(status) + &restart(status);
+    text += &format!("primary {primary}, epoch {}{paused}{under_way}\n", status.epoch);
     if !status.nodes.is_empty() {
         text += &format!("\n{}", nodes(status));
     }
@@ -409,6 +417,12 @@ pub mod tests {
         };
         assert!(with(|status| status.leader = None).contains("no leader"));
         assert!(with(|status| status.primary = None).contains("no primary"));
+        let pause = |status: &mut Status| status.paused_primary = status.primary.take();
+        let told = with(pause);
+        assert!(told.starts_with("pg1 is paused by order") && !told.contains("no primary"), "{told}");
+        let mut paused = sample();
+        pause(&mut paused);
+        assert!(render(&paused).contains("\nprimary pg1, epoch 1, paused by order\n"));
         assert!(with(|status| status.endpoints[0].owner = None).contains("nobody owns endpoint app"));
         assert!(with(|status| status.waiting_for = Some("the disk is full".to_owned())).contains("full"));
         let unreachable = with(|status| {

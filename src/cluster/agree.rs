@@ -40,7 +40,11 @@ pub fn agree(local: &View, state: &ClusterState, holds: bool) -> View {
             view.snapshot.primary = Some(index);
             view.no_primary = None;
         }
-        Err(reason) => view.no_primary = Some(reason),
+        Err(reason) => {
+            view.no_primary = Some(reason);
+            let named = primary.server.as_deref().filter(|_| reason == Reason::Paused);
+            view.paused_primary = named.and_then(|id| local.find(id)).map(|(server, _)| server.index);
+        }
     }
     view
 }
@@ -163,8 +167,11 @@ mod tests {
         apply(&mut state, pause("pg1", true));
         let view = agree(&local(), &state, true);
         assert_eq!((view.snapshot.primary, view.no_primary), (None, Some(Reason::Paused)));
+        assert_eq!(view.paused_primary, Some(ServerIndex(0)));
+        assert_eq!(agree(&local(), &state, false).paused_primary, None, "without a lease nothing is known");
         apply(&mut state, pause("pg1", false));
-        assert_eq!(agree(&local(), &state, true).snapshot.primary, Some(ServerIndex(0)));
+        let view = agree(&local(), &state, true);
+        assert_eq!((view.snapshot.primary, view.paused_primary), (Some(ServerIndex(0)), None));
     }
 
     #[test]

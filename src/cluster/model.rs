@@ -54,6 +54,8 @@ pub struct Facts {
     /// Primary: how its archiving fares, if it archives.
     pub archive: Option<Archive>,
     pub timeouts: ReplicationTimeouts,
+    /// How many it has for roles that are no superuser's: `max_connections` less the reserved ones.
+    pub connections: Option<u32>,
     /// Of Aurora: which instances there are, as it says. Positions are its volume's, then, and there is no timeline.
     pub aurora: Option<Arc<Instances>>,
 }
@@ -128,6 +130,7 @@ impl Facts {
             started_at_ms: 1,
             archive: None,
             timeouts: ReplicationTimeouts::default(),
+            connections: None,
             aurora: None,
         }
     }
@@ -300,6 +303,8 @@ pub struct View {
     pub primary_asked_at_ms: u64,
     /// Why `snapshot.primary` is none.
     pub no_primary: Option<Reason>,
+    /// The primary that there would be, were it not paused by order: clients wait for it, and nothing is lost.
+    pub paused_primary: Option<ServerIndex>,
     pub changed_at_ms: u64,
     /// One for each of `snapshot.servers`.
     pub details: Vec<Detail>,

@@ -29,6 +29,7 @@ pub fn next(previous: &View, observations: &[Observation], named: Option<&Named>
         primary_lsn: memory.primary_lsn,
         primary_asked_at_ms: memory.primary_asked_at_ms,
         no_primary: choice.err(),
+        paused_primary: None,
         changed_at_ms: previous.changed_at_ms,
         details: Vec::with_capacity(observations.len()),
     };

@@ -30,7 +30,7 @@ use crate::pki::{AUTHORITY_DAYS, Authority};
 
 pub const APP_ROLE: &str = "app";
 const HEALTH_ROLE: &str = "komainu_health";
-const MAX_CONNECTIONS: u32 = 200;
+const MAX_CONNECTIONS: u32 = 300;
 /// In a network of their own the nodes all have the same ports.
 pub const CLIENT_PORT: u16 = 5432;
 const PEER_PORT: u16 = 7400;

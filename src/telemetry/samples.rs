@@ -72,6 +72,7 @@ pub struct Numbers<'a> {
     pub totals: &'a Totals,
     pub census: &'a PoolCensus,
     pub snapshot: &'a Snapshot,
+    pub paused_primary: Option<ServerIndex>,
     pub rejoining: &'a [Rejoining<'a>],
     /// By server: how long ago it has archived something.
     pub archived_ms: &'a [Option<u64>],
@@ -211,7 +212,8 @@ impl Gathered {
                 let labels = [&*server.id, state.as_str()];
                 self.count(metrics::SERVER_CONNECTIONS, &labels, connections[state.index()]);
             }
-            let is_primary = snapshot.primary == Some(index);
+            // One that is paused is none the less the primary, and no reason to call anybody.
+            let is_primary = snapshot.primary.or(numbers.paused_primary) == Some(index);
             self.count(metrics::PRIMARY, &[&server.id], is_primary.into());
             self.count(metrics::SERVER_UP, &[&server.id], (server.health == Health::Up).into());
             if !server.is_up(Role::Standby) {

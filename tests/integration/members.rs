@@ -380,11 +380,25 @@ fn a_transaction_on_a_standby_is_waited_for_and_closed_only_when_its_time_is_up(
     // A request that the paused server is to answer is held, no longer than it may be.
     order(node, 0, &["server", "pause", "pg1"]);
     let status = order(node, 2, &["status"]);
-    assert!(status.contains("paused") && status.contains("there is no primary: paused"), "{status}");
+    assert!(status.contains("primary pg1, epoch 1, paused by order\n"), "{status}");
+    assert!(
+        status.contains("problem: pg1 is paused by order") && !status.contains("there is no primary"),
+        "{status}"
+    );
+    let doctor = order(node, 2, &["doctor"]);
+    assert!(doctor.contains("paused by order") && !doctor.contains("there is none"), "{doctor}");
+    assert_eq!(node.admin("/ready").unwrap().status, 200, "clients are held, and not turned away");
+    assert_eq!(node.metric("komainu_primary{server=\"pg1\"}"), Some(1.0));
     thread::scope(|scope| {
         let write = scope.spawn(|| wire.query("CREATE TABLE waited (n int)"));
-        eventually(PATIENCE, "it waits", || node.metric("komainu_clients_held") == Some(1.0));
+        let newcomer = scope.spawn(|| node.login(&database).query_value("SELECT 1"));
+        eventually(PATIENCE, "both wait", || node.metric("komainu_clients_held") == Some(2.0));
+        let sessions = order(node, 0, &["sessions"]);
+        let states =
+            ["waiting", "login"].map(|state| sessions.lines().filter(|line| line.contains(state)).count());
+        assert!(states == [1, 1] && sessions.matches("primary").count() == 2, "{sessions}");
         order(node, 0, &["server", "resume", "pg1"]);
+        assert_eq!(newcomer.join().unwrap(), "1");
         let told = write.join().unwrap();
         assert!(told.iter().all(|message| message.tag != 'E'), "{told:?}");
     });

@@ -33,7 +33,7 @@ impl Cluster {
     pub fn start_with(standbys: usize, change: impl FnOnce(&mut PostgresOptions)) -> Self {
         let installation = Installation::find().unwrap();
         let mut options = PostgresOptions {
-            max_connections: 200,
+            max_connections: 300,
             fsync: false,
             settings: Vec::new(),
             hba: Vec::new(),

@@ -189,6 +189,22 @@ fn each_thing_that_would_go_wrong_is_told() {
         ),
         (
             |night| {
+                night.view.details[0].facts =
+                    Some(Arc::new(Facts { connections: Some(269), ..Facts::bare(false, 1, 1) }));
+            },
+            "Wrong server pg1: 3 nodes may open 270 connections to it, and it has 269 (max_connections less the reserved \
+             ones): lower pool.max_server_connections from 90 to less than 89, or raise max_connections",
+        ),
+        (
+            |night| {
+                night.view.snapshot.primary = None;
+                night.view.no_primary = Some(Reason::Paused);
+                night.view.paused_primary = Some(ServerIndex(0));
+            },
+            "Wrong server pg1: it is the primary and paused by order: what begins there waits; `komainu server resume pg1`",
+        ),
+        (
+            |night| {
                 night.view.snapshot.primary = None;
                 night.view.no_primary = Some(Reason::NoLease);
             },

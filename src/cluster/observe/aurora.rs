@@ -82,6 +82,7 @@ pub fn answer<'a>(
         started_at_ms: required(&text, 3)?,
         archive: None,
         timeouts: ReplicationTimeouts::default(),
+        connections: None,
         aurora: Some(Arc::new(instances)),
     })
 }

@@ -19,7 +19,7 @@ macro_rules! read_only {
 }
 pub(super) use read_only;
 
-/// One row of 28 columns.
+/// One row of 29 columns.
 ///
 /// - The timeline of a primary is the one it inserts into, which the name of its WAL file tells: the
 ///   control file may still have the old one until the checkpoint after a promotion.
@@ -86,7 +86,10 @@ SELECT s.recovering,
            pg_catalog.current_setting('wal_receiver_timeout')::pg_catalog.interval))::pg_catalog.int8,
 ",
     read_only!(),
-    r"
+    r",
+       pg_catalog.current_setting('max_connections')::pg_catalog.int4
+           - pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int4
+           - COALESCE(pg_catalog.current_setting('reserved_connections', true)::pg_catalog.int4, 0)
   FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering,
                pg_catalog.pg_last_wal_receive_lsn() AS received,
                pg_catalog.pg_last_wal_replay_lsn() AS replayed
@@ -159,6 +162,7 @@ pub fn answer<'a>(
             sender_ms: optional(&text, 25)?.unwrap_or_default(),
             receiver_ms: optional(&text, 26)?.unwrap_or_default(),
         },
+        connections: optional(&text, 28)?,
         aurora: None,
     })
 }
@@ -242,7 +246,7 @@ mod tests {
     use super::*;
     use crate::cluster::conninfo::Upstream;
 
-    type Row = [Option<&'static str>; 28];
+    type Row = [Option<&'static str>; 29];
 
     const PRIMARY: Row = [
         Some("f"),
@@ -275,6 +279,7 @@ mod tests {
         Some("60000"),
         Some("0"),
         Some("f"),
+        Some("97"),
     ];
     const STANDBY: Row = [
         Some("t"),
@@ -305,6 +310,7 @@ mod tests {
         Some("2000"),
         Some("2500"),
         Some("t"),
+        Some("297"),
     ];
 
     fn read(row: Row) -> Result<Facts, AnswerError> {
@@ -348,6 +354,7 @@ mod tests {
                 fails: true,
             }),
             timeouts: ReplicationTimeouts { sender_ms: 60_000, receiver_ms: 0 },
+            connections: Some(97),
             aurora: None,
         };
         assert_eq!(read(PRIMARY), Ok(primary));
@@ -382,6 +389,7 @@ mod tests {
             started_at_ms: 1_700_000_000_500,
             archive: None,
             timeouts: ReplicationTimeouts { sender_ms: 2_000, receiver_ms: 2_500 },
+            connections: Some(297),
             aurora: None,
         };
         assert_eq!(read(STANDBY), Ok(standby));
@@ -411,7 +419,7 @@ mod tests {
                 assert_eq!(read(without(row, column)), Err(AnswerError(column)));
             }
             let words = [9, 10, 15, 16, 17, 19, 20, 27];
-            for column in (0..28).filter(|&column| row[column].is_some() && !words.contains(&column)) {
+            for column in (0..29).filter(|&column| row[column].is_some() && !words.contains(&column)) {
                 let mut wrong = row;
                 wrong[column] = Some("x");
                 let used =

@@ -123,7 +123,7 @@ metrics! {
         "1 for the reason why a lost primary is not replaced, else 0; every node tells the cluster's.",
         [view("FailoverStandstill", Unit::None).by(&[STANDS_STILL])];
     PRIMARY Gauge "komainu_primary" [SERVER],
-        "1 for the primary, else 0.", [view("Primary", Unit::None).by(&[SERVER])];
+        "1 for the primary, also while it is paused by order, else 0.", [view("Primary", Unit::None).by(&[SERVER])];
     SERVER_UP Gauge "komainu_server_up" [SERVER],
         "1 if the server answers the health checks, else 0.", [view("ServerUp", Unit::None).by(&[SERVER])];
     REPLICATION_LAG_BYTES Gauge "komainu_replication_lag_bytes" [SERVER],

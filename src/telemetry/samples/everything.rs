@@ -92,6 +92,7 @@ pub fn everything_with(counters: &Counters) -> Vec<Family> {
             held_bytes: 70,
         },
         snapshot: &snapshot,
+        paused_primary: None,
         rejoining: &[Rejoining {
             server: "b",
             phase: Some(RejoinPhase::Copying),

@@ -89,6 +89,7 @@ impl World {
             started_at_ms: server.life,
             archive: None,
             timeouts: Default::default(),
+            connections: None,
             aurora: None,
         }
     }
