@@ -218,7 +218,7 @@ impl Pool {
     /// Takes a connection back. What is not clean is closed.
     pub fn release(self: &Arc<Self>, mut conn: PooledConn) {
         let now = coarse_ms();
-        if self.is_retired() || !conn.is_clean() {
+        if !conn.is_clean() {
             self.discard(conn);
             self.open_for_waiters();
             return;
@@ -230,7 +230,8 @@ impl Pool {
         let Inner { book, limits, config, .. } = &mut *inner;
         // The size was lowered, or the reserve is not needed any more.
         let is_excess = book.open_count() > limits.size && book.excess(limits, now) > 0;
-        if is_excess || is_over(config.lifetime_ms, conn.opened_at_ms, now) {
+        // It is retired first, and what is idle is taken behind this lock.
+        if self.is_retired() || is_excess || is_over(config.lifetime_ms, conn.opened_at_ms, now) {
             drop(inner);
             self.discard(conn);
             return self.open_for_waiters();
