@@ -95,8 +95,8 @@ fn usable(local: &View, state: &ClusterState, holds: bool) -> Result<ServerIndex
         return Err(Reason::PrimaryDown);
     }
     if detail.says != Role::Primary {
-        let read_only = detail.reason.filter(|reason| *reason == Reason::PrimaryReadOnly);
-        return Err(read_only.unwrap_or(Reason::PrimaryDemoted));
+        let own = |reason: &Reason| matches!(reason, Reason::PrimaryReadOnly | Reason::SwitchingOver);
+        return Err(detail.reason.filter(own).unwrap_or(Reason::PrimaryDemoted));
     }
     if server.role != Role::Primary || server.timeline != primary.timeline {
         return Err(detail.reason.or(local.no_primary).unwrap_or(Reason::NotNamed));

@@ -8,6 +8,7 @@
 pub mod act;
 pub mod agree;
 pub mod aurora;
+pub mod blue_green;
 pub mod change;
 pub mod clock;
 pub mod conninfo;

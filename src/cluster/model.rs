@@ -9,6 +9,7 @@ use crate::config;
 use crate::topology::{Admission, Health, Lsn, Register, Role, ServerIndex, ServerState, Snapshot};
 
 use super::aurora::Instances;
+use super::blue_green::BlueGreen;
 use super::conninfo::Upstream;
 use super::lapses::Lapses;
 use super::reason::Reason;
@@ -58,6 +59,10 @@ pub struct Facts {
     pub connections: Option<u32>,
     /// Of Aurora: which instances there are, as it says. Positions are its volume's, then, and there is no timeline.
     pub aurora: Option<Arc<Instances>>,
+    /// Of RDS and Aurora: how far the switchover of its blue/green deployment has come.
+    pub blue_green: BlueGreen,
+    /// The green side takes its place, or has taken it.
+    pub given_away: bool,
 }
 
 /// After how much silence on a replication connection its end gives it up; after half of that it asks the other end to
@@ -75,7 +80,7 @@ impl Facts {
     pub fn says(&self) -> Role {
         match self {
             _ if self.in_recovery => Role::Standby,
-            _ if self.read_only => Role::Unknown,
+            _ if self.read_only || self.given_away => Role::Unknown,
             _ => Role::Primary,
         }
     }
@@ -132,6 +137,8 @@ impl Facts {
             timeouts: ReplicationTimeouts::default(),
             connections: None,
             aurora: None,
+            blue_green: BlueGreen::None,
+            given_away: false,
         }
     }
 }
@@ -219,6 +226,7 @@ impl Observation {
             Ok(mut facts) => {
                 if let Some(before) = &self.facts {
                     facts.keep_timeline(before);
+                    facts.keep_given_away(before);
                 }
                 *self = Observation { facts: Some(Arc::new(facts)), ..Observation::of(self.retries) };
             }
@@ -301,6 +309,8 @@ pub struct View {
     pub primary_lsn: Lsn,
     /// When it was asked for that.
     pub primary_asked_at_ms: u64,
+    /// The last primary has said that another server is about to answer at its name, or does so by now.
+    pub exchanged: Option<ServerIndex>,
     /// Why `snapshot.primary` is none.
     pub no_primary: Option<Reason>,
     /// The primary that there would be, were it not paused by order: clients wait for it, and nothing is lost.

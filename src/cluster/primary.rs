@@ -28,6 +28,7 @@ pub fn next(previous: &View, observations: &[Observation], named: Option<&Named>
         primary_started_at_ms: memory.primary_started_at_ms,
         primary_lsn: memory.primary_lsn,
         primary_asked_at_ms: memory.primary_asked_at_ms,
+        exchanged: exchanged(previous, observations, choice.ok()),
         no_primary: choice.err(),
         paused_primary: None,
         changed_at_ms: previous.changed_at_ms,
@@ -68,7 +69,9 @@ fn at(previous: &View, position: usize) -> ServerIndex {
 
 /// Whether it is worth looking more often than usual.
 pub fn unsettled(view: &View, now_ms: u64) -> bool {
-    view.snapshot.primary.is_none() || now_ms.saturating_sub(view.changed_at_ms) < UNSETTLED_MS
+    view.snapshot.primary.is_none()
+        || view.exchanged.is_some()
+        || now_ms.saturating_sub(view.changed_at_ms) < UNSETTLED_MS
 }
 
 /// After a change the rest of the cluster is about to follow; after this long it has, or will not soon.
@@ -82,6 +85,9 @@ fn current_facts(observation: &Observation) -> Option<&Facts> {
 /// The cluster's system identifier is that of most servers. It is pinned once a majority had it, so
 /// that neither the first to answer nor the last to live can make the others strangers.
 fn identify(previous: &View, observations: &[Observation]) -> Identity {
+    if let Some(green) = green(previous, observations) {
+        return Identity::Pinned(green);
+    }
     if matches!(previous.identity, Identity::Pinned(_)) {
         return previous.identity;
     }
@@ -99,6 +105,29 @@ fn identify(previous: &View, observations: &[Observation]) -> Identity {
         (Some(_), Some(_)) if previous.snapshot.epoch > Epoch::default() => previous.identity,
         (Some(_), Some(_)) => Identity::Unknown,
     }
+}
+
+/// Of a writer that has taken the last one's name, as that one had said beforehand. Its data may be in another cluster of
+/// PostgreSQL's, as after an upgrade to another major version.
+fn green(previous: &View, observations: &[Observation]) -> Option<u64> {
+    let position = previous.snapshot.position(previous.exchanged?)?;
+    let facts = current_facts(&observations[position]).filter(|facts| facts.says_primary())?;
+    let is_new = previous.identity.get().is_some_and(|before| before != facts.system_identifier);
+    is_new.then_some(facts.system_identifier)
+}
+
+/// Until the switchover is over, or called off.
+fn exchanged(previous: &View, observations: &[Observation], primary: Option<usize>) -> Option<ServerIndex> {
+    let Some(primary) = primary else {
+        let gives_away = previous.snapshot.primary.filter(|&index| {
+            let position = previous.snapshot.position(index);
+            let facts = position.and_then(|position| observations[position].facts.as_deref());
+            facts.is_some_and(|facts| facts.given_away || facts.blue_green.is_under_way())
+        });
+        return gives_away.or(previous.exchanged);
+    };
+    let facts = observations[primary].facts.as_deref()?;
+    facts.blue_green.is_under_way().then(|| at(previous, primary))
 }
 
 fn choose(
@@ -155,6 +184,9 @@ fn choose(
         }
         [] => Err(match current {
             Some(index) if observations[index].is_down() => Reason::PrimaryDown,
+            Some(index) if observations[index].facts.as_ref().is_some_and(|f| f.given_away) => {
+                Reason::SwitchingOver
+            }
             Some(index) if observations[index].facts.as_ref().is_some_and(|f| f.read_only) => {
                 Reason::PrimaryReadOnly
             }
@@ -187,7 +219,8 @@ fn once_each(observations: &[Observation], mut claimants: Vec<usize>, current: O
 }
 
 fn is_a_loss(reason: Reason) -> bool {
-    matches!(reason, Reason::PrimaryDown | Reason::PrimaryDemoted | Reason::PrimaryReadOnly)
+    use Reason::{PrimaryDemoted, PrimaryDown, PrimaryReadOnly, SwitchingOver};
+    matches!(reason, PrimaryDown | PrimaryDemoted | PrimaryReadOnly | SwitchingOver)
 }
 
 /// Raised whenever what the last epoch promised may not hold: another server, another timeline, a server that was
@@ -233,6 +266,7 @@ fn judge(
         None => Some(Reason::SystemIdentifiersDiffer),
         Some(identifier) if identifier != facts.system_identifier => Some(Reason::WrongSystemIdentifier),
         Some(_) if is_primary => None,
+        Some(_) if facts.given_away && !facts.in_recovery => Some(Reason::SwitchingOver),
         Some(_) if facts.read_only => Some(Reason::PrimaryReadOnly),
         Some(_) if !facts.in_recovery => Some(match (view.snapshot.primary, view.no_primary) {
             (None, Some(reason)) => reason,

@@ -51,6 +51,7 @@ reasons! {
     PrimaryDown "primary_down" "the primary does not answer";
     PrimaryDemoted "primary_demoted" "the primary says that it is a standby now";
     PrimaryReadOnly "primary_read_only" "the server is a primary, but takes no writes by its own configuration";
+    SwitchingOver "switching_over" "AWS exchanges the server for the green one of its blue/green deployment: it takes no more writes";
     NoLease "no_lease" "this node has no lease: it may not act for the cluster";
     Fenced "fenced" "the primary's epoch has been ended and the next one has not begun";
     NotNamed "not_named" "the cluster has not named a primary yet";

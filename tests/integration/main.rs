@@ -11,6 +11,7 @@ mod authentication;
 mod aws;
 mod aws_faults;
 mod backup;
+mod blue_green;
 mod bounded;
 mod busy;
 mod cancel;

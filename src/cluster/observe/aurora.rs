@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::question::{AnswerError, read_only, required, rows};
 use crate::cluster::aurora::{Instance, Instances};
+use crate::cluster::blue_green::BlueGreen;
 use crate::cluster::model::{Facts, ReplicationTimeouts};
 use crate::topology::Lsn;
 
@@ -84,6 +85,8 @@ pub fn answer<'a>(
         timeouts: ReplicationTimeouts::default(),
         connections: None,
         aurora: Some(Arc::new(instances)),
+        blue_green: BlueGreen::None,
+        given_away: false,
     })
 }
 

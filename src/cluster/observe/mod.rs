@@ -4,6 +4,7 @@
 //! an answer: that is `primary::next`. Invariant: what is published changes here only, in order.
 
 pub mod aurora;
+mod blue_green;
 pub mod catalog;
 pub mod credential;
 pub mod failure;

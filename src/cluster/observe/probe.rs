@@ -10,7 +10,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::backend::connect::ConnectTarget;
-use crate::backend::control::ControlConnection;
+use crate::backend::control::{ControlConnection, QueryError};
+use crate::cluster::blue_green::BlueGreen;
 use crate::cluster::model::{Facts, Failure, REFUSALS_APART_MS};
 use crate::cluster::reason::Reason;
 use crate::config::{self, FailoverMode};
@@ -19,7 +20,7 @@ use crate::topology::ServerIndex;
 use super::Settings;
 use super::failure::LookError;
 use super::name::{self, LeadsTo};
-use super::{aurora, question as postgres};
+use super::{aurora, blue_green, question as postgres};
 
 /// However often traffic asks for a look: a storm of errors must not become a storm of looks.
 const MIN_GAP: Duration = Duration::from_millis(20);
@@ -214,13 +215,33 @@ async fn interrupted(connection: &mut Option<ControlConnection>) {
 async fn question(settings: &Settings, connection: &mut ControlConnection) -> Result<Facts, LookError> {
     let clock = settings.clock;
     let asked_at_ms = clock.now_ms();
-    if settings.mode == FailoverMode::Aurora {
+    let facts = if settings.mode == FailoverMode::Aurora {
         let rows = connection.query(aurora::QUESTION).await?;
-        return Ok(aurora::answer(|column| rows.text(0, column), asked_at_ms, clock.now_ms())?);
+        aurora::answer(|column| rows.text(0, column), asked_at_ms, clock.now_ms())?
+    } else {
+        let rows = connection.query(postgres::QUESTION).await?;
+        postgres::answer(|column| rows.text(0, column), asked_at_ms, clock.now_ms())?
+    };
+    if !settings.mode.is_managed() {
+        // An operator's own, who wants to see its errors.
+        return Ok(Facts { read_only: false, ..facts });
     }
-    let rows = connection.query(postgres::QUESTION).await?;
-    let facts = postgres::answer(|column| rows.text(0, column), asked_at_ms, clock.now_ms())?;
-    // Elsewhere it is an operator's own, who wants to see its errors.
-    let read_only = facts.read_only && settings.mode.is_managed();
-    Ok(Facts { read_only, ..facts })
+    let blue_green = deployment(settings, connection).await?;
+    Ok(Facts { blue_green, given_away: blue_green.gives_away(), ..facts })
+}
+
+/// Not to be told it fails no look, unless the connection is lost with it.
+async fn deployment(settings: &Settings, connection: &mut ControlConnection) -> Result<BlueGreen, LookError> {
+    let questions = blue_green::questions(settings.mode);
+    if connection.query(questions.exists).await?.text(0, 0) != Some("t") {
+        return Ok(BlueGreen::None);
+    }
+    match connection.query(questions.rows).await {
+        Ok(rows) => Ok(blue_green::answer(rows.text(0, 0)).unwrap_or(BlueGreen::Unknown)),
+        Err(QueryError::Refused { sqlstate, message }) => {
+            tracing::debug!(%sqlstate, message, "the server does not tell of its blue/green deployment");
+            Ok(BlueGreen::Unknown)
+        }
+        Err(error) => Err(error.into()),
+    }
 }

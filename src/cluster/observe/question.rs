@@ -3,6 +3,7 @@
 //! Pure. One statement, so one round trip and one moment. It works on PostgreSQL 11 to 18 for a member
 //! of `pg_monitor`. Invariant: every name is qualified, so no schema of a database can answer for the catalog.
 
+use crate::cluster::blue_green::BlueGreen;
 use crate::cluster::conninfo::Conninfo;
 use crate::cluster::model::{Archive, Facts, Receiver, ReplicationTimeouts, Sender, Slot};
 use crate::topology::Lsn;
@@ -164,6 +165,8 @@ pub fn answer<'a>(
         },
         connections: optional(&text, 28)?,
         aurora: None,
+        blue_green: BlueGreen::None,
+        given_away: false,
     })
 }
 
@@ -356,6 +359,8 @@ mod tests {
             timeouts: ReplicationTimeouts { sender_ms: 60_000, receiver_ms: 0 },
             connections: Some(97),
             aurora: None,
+            blue_green: BlueGreen::None,
+            given_away: false,
         };
         assert_eq!(read(PRIMARY), Ok(primary));
         let receiver = Receiver {
@@ -391,6 +396,8 @@ mod tests {
             timeouts: ReplicationTimeouts { sender_ms: 2_000, receiver_ms: 2_500 },
             connections: Some(297),
             aurora: None,
+            blue_green: BlueGreen::None,
+            given_away: false,
         };
         assert_eq!(read(STANDBY), Ok(standby));
         let read_only = read(with(PRIMARY, 27, "t")).unwrap();

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cluster::aurora::{Instance, Instances};
+use crate::cluster::blue_green::BlueGreen;
 use crate::cluster::model::{Failure, Receiver, Sender};
 use crate::config;
 
@@ -475,4 +476,38 @@ fn whom_the_log_has_named_stays_the_primary_whoever_else_claims_to_be_one() {
     cluster.named = Some(Named { server: "s0".to_owned(), timeline: 3 });
     cluster.says(1, standby(1, 600));
     assert_eq!(cluster.primary(), Some(2));
+}
+
+/// The writer's name leads to the green side, which is of another cluster of PostgreSQL's.
+#[test]
+fn another_system_identifier_is_taken_at_the_writers_name_if_it_was_announced() {
+    let tells = |blue_green: BlueGreen, facts: Facts| Facts {
+        blue_green,
+        given_away: blue_green.gives_away(),
+        ..facts
+    };
+    let green = Facts { started_at_ms: 9, ..of_another_cluster(primary(1, 50)) };
+    let mut unannounced = Cluster::with([primary(3, 100), standby(3, 100)]);
+    unannounced.says(0, green.clone());
+    assert_eq!(unannounced.primary(), None);
+    assert_eq!(unannounced.server(0), unused(Reason::WrongSystemIdentifier));
+
+    let mut cluster = Cluster::with([primary(3, 100), standby(3, 100)]);
+    cluster.says(0, tells(BlueGreen::Initiated, primary(3, 110)));
+    assert_eq!((cluster.primary(), cluster.view.exchanged), (Some(0), Some(ServerIndex(0))));
+    assert!(unsettled(&cluster.view, u64::MAX), "looked at more often");
+    cluster.says(0, tells(BlueGreen::InProgress, primary(3, 120)));
+    assert_eq!((cluster.primary(), cluster.view.no_primary), (None, Some(Reason::SwitchingOver)));
+    assert_eq!(cluster.server(0), unused(Reason::SwitchingOver));
+    // Not at another name, and not before it takes writes.
+    cluster.says(1, of_another_cluster(primary(1, 50)));
+    assert_eq!(cluster.primary(), None);
+    cluster.says(0, of_another_cluster(standby(1, 50)));
+    assert_eq!(cluster.primary(), None);
+    cluster.says(1, standby(3, 120));
+    let before = cluster.epoch();
+    cluster.says(0, tells(BlueGreen::Completed, green));
+    assert_eq!((cluster.primary(), cluster.epoch(), cluster.view.timeline), (Some(0), before + 1, 1));
+    assert_eq!(cluster.server(1), unused(Reason::WrongSystemIdentifier), "until its name has moved as well");
+    assert_eq!(cluster.view.exchanged, None, "it is over");
 }

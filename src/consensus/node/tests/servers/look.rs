@@ -3,6 +3,7 @@
 use super::server::Process;
 use super::wal::lsn;
 use super::{World, cut};
+use crate::cluster::blue_green::BlueGreen;
 use crate::cluster::conninfo::Conninfo;
 use crate::cluster::model::{Facts, Receiver, Sender, Slot};
 use crate::cluster::operate::slots::slot_name;
@@ -91,6 +92,8 @@ impl World {
             timeouts: Default::default(),
             connections: None,
             aurora: None,
+            blue_green: BlueGreen::None,
+            given_away: false,
         }
     }
 }
