@@ -135,6 +135,9 @@ fn a_writer_that_takes_no_writes_by_its_configuration_is_none_and_a_roles_own_se
     let komainu = komainu.config(&server).start();
     let mut client = komainu.login(&database);
     inserts(&mut client, 1);
+    let mut prepared = komainu.login(&database);
+    let insert = "INSERT INTO t VALUES ($1::int)";
+    prepared.pipeline(Pipeline::new().parse("i", insert).sync());
 
     // As on the blue side of a blue/green switchover.
     let read_only = |value: &str| {
@@ -146,16 +149,21 @@ fn a_writer_that_takes_no_writes_by_its_configuration_is_none_and_a_roles_own_se
     };
     read_only("on");
     send(&mut client, "INSERT INTO t VALUES (2)");
-    eventually(PATIENCE, "it waits", || komainu.metric("komainu_clients_held") == Some(1.0));
+    // The same by the extended protocol.
+    prepared.send_pipeline(Pipeline::new().run("i", &["2"]));
+    eventually(PATIENCE, "they wait", || komainu.metric("komainu_clients_held") == Some(2.0));
     eventually(PATIENCE, "it is seen", || komainu.log().contains("primary_read_only"));
     read_only("off");
     assert_eq!(answer(&mut client), INSERTED);
-    assert_eq!(count(primary, &database, 2), "1");
+    assert_eq!(tags(&prepared.until('Z')), "2CZ");
+    assert_eq!(count(primary, &database, 2), "2");
 
     // Who may not write, or does not want to, hears it.
     let mut reader = komainu.wire();
     reader.login("reader", "r", &database);
     assert_eq!(told(&reader.query("INSERT INTO t VALUES (3)")), ["ERROR 25006", "ZI"]);
+    let refused = reader.pipeline(Pipeline::new().parse("", insert).run("", &["3"]));
+    assert_eq!(refused.iter().find(|message| message.tag == 'E').unwrap().sqlstate(), "25006");
     client.query("SET default_transaction_read_only = on");
     assert_eq!(told(&client.query("INSERT INTO t VALUES (3)")), ["ERROR 25006", "ZI"]);
     client.query("SET default_transaction_read_only = off");
