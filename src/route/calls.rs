@@ -204,19 +204,19 @@ pub(super) fn attributes(words: Words<'_>) -> Vec<Box<str>> {
 
 /// What the calls do to the session, as far as functions of `pg_catalog` go.
 pub(super) fn effects(words: Words<'_>, calls: &[Call]) -> Effects {
-    calls
-        .iter()
-        .filter(|call| call.name.may_be_builtin())
-        .map(|call| effect(words, call))
-        .fold(Effects::NONE, Effects::union)
+    let mut effects = Effects::NONE;
+    let mut setting = Vec::new();
+    for call in calls.iter().filter(|call| call.name.may_be_builtin()) {
+        match &*call.name.name {
+            "set_config" => setting.push(call.at + 1),
+            name => effects |= effect(name),
+        }
+    }
+    effects | set_by(words, &setting)
 }
 
-fn effect(words: Words<'_>, call: &Call) -> Effects {
-    match &*call.name.name {
-        "set_config" => match is_local(words, call.at + 1) {
-            true => Effects::SETTINGS_LOCAL | Effects::CHANGES_USER,
-            false => Effects::CHANGES_SETTINGS | Effects::CHANGES_USER,
-        },
+fn effect(name: &str) -> Effects {
+    match name {
         "pg_advisory_lock"
         | "pg_advisory_lock_shared"
         | "pg_try_advisory_lock"
@@ -241,12 +241,43 @@ fn effect(words: Words<'_>, call: &Call) -> Effects {
     }
 }
 
-/// The third argument of the call whose parenthesis is at `open` is the word `true` and nothing else. A
-/// string will not do: literals are masked, so `'t'` and `'f'` share a shape.
-fn is_local(words: Words<'_>, open: usize) -> bool {
-    let Some(close) = words.closing(open) else { return false };
-    let inner = words.until(close);
-    let comma = |from| inner.find_outside(from, |index| inner.kind(index) == Some(TokenKind::Comma));
-    let third = comma(open + 1).and_then(|second| comma(second + 1)).map(|comma| comma + 1);
-    third.is_some_and(|index| inner.is(index, "true") && index + 1 == close)
+/// What calls of `set_config` do, by the indices of their parentheses, which ascend. Each token is looked at once,
+/// however many calls are inside of one another.
+fn set_by(words: Words<'_>, parentheses: &[usize]) -> Effects {
+    let Some(&first) = parentheses.first() else { return Effects::NONE };
+    let mut effects = Effects::CHANGES_USER;
+    let mut calls = parentheses.iter().peekable();
+    // Of the parentheses that are open: whether it is such a call's, and its first two commas.
+    let mut open: Vec<(bool, [Option<usize>; 2])> = Vec::new();
+    for index in first..words.len() {
+        match words.kind(index) {
+            Some(TokenKind::OpenParen) => open.push((calls.next_if_eq(&&index).is_some(), [None; 2])),
+            Some(TokenKind::Comma) => {
+                let commas = open.last_mut().map(|(_, commas)| commas);
+                if let Some(free) = commas.and_then(|commas| commas.iter_mut().find(|comma| comma.is_none()))
+                {
+                    *free = Some(index);
+                }
+            }
+            Some(TokenKind::CloseParen) => {
+                if let Some((true, [_, second])) = open.pop() {
+                    effects |= match second.is_some_and(|comma| is_local(words, comma, index)) {
+                        true => Effects::SETTINGS_LOCAL,
+                        false => Effects::CHANGES_SETTINGS,
+                    };
+                }
+            }
+            _ => {}
+        }
+    }
+    match open.iter().any(|(is_call, _)| *is_call) {
+        true => effects | Effects::CHANGES_SETTINGS,
+        false => effects,
+    }
+}
+
+/// The third argument, between its comma and the closing parenthesis, is the word `true` and nothing else. A string
+/// will not do: literals are masked, so `'t'` and `'f'` share a shape.
+fn is_local(words: Words<'_>, comma: usize, close: usize) -> bool {
+    words.is(comma + 1, "true") && comma + 2 == close
 }

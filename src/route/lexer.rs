@@ -13,6 +13,9 @@ pub struct Lexer<'a> {
     at: usize,
     /// No token was yielded yet: `/*NO LOAD BALANCE*/` counts only there.
     first: bool,
+    /// Up to here each `+` and `-` is an operator of its own: the end of the last run that was found to be so, which is
+    /// not read again for each of them.
+    signs_end: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +140,7 @@ const fn in_word() -> [bool; 256] {
 
 impl<'a> Lexer<'a> {
     pub fn new(sql: &'a [u8]) -> Self {
-        Lexer { sql, at: 0, first: true }
+        Lexer { sql, at: 0, first: true, signs_end: 0 }
     }
 
     #[inline(always)]
@@ -359,10 +362,10 @@ impl<'a> Lexer<'a> {
 
     /// The longest run of operator characters, but a comment's beginning ends it, and it ends in `+` or `-`
     /// only if a character that SQL's own operators do not have is in it.
-    fn operator_end(&self, start: usize) -> usize {
+    fn operator_end(&mut self, start: usize) -> usize {
         let mut end = start;
         let mut special = false;
-        if !is_operator(self.byte(start + 1)) {
+        if start < self.signs_end || !is_operator(self.byte(start + 1)) {
             return start + 1;
         }
         while is_operator(self.byte(end)) {
@@ -373,6 +376,7 @@ impl<'a> Lexer<'a> {
             special |= matches!(pair.0, b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'%');
             end += 1;
         }
+        self.signs_end = end;
         while !special && end > start + 1 && matches!(self.sql[end - 1], b'+' | b'-') {
             end -= 1;
         }

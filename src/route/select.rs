@@ -4,7 +4,7 @@
 //! lexer's reading of the text is the only one, and what is found depends on the shape alone.
 //! Invariant: a relation is left out only if it surely is the name of a CTE where it stands.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{Ident, ObjectName, Query, Statement, TableAlias, TableFactor, Visit, Visitor};
@@ -184,11 +184,12 @@ struct Found<'a> {
 
 /// The names one query's WITH brings into sight.
 struct Scope {
-    names: Vec<Box<str>>,
+    /// And which CTE is the first of that name.
+    names: HashMap<Box<str>, usize>,
     /// Where each CTE's own query is in memory: to know it when the visitor comes to it.
-    queries: Vec<*const Query>,
+    queries: HashMap<*const Query, usize>,
     recursive: bool,
-    /// How many of `names` can be seen at this point of the visit.
+    /// How many of the CTEs can be seen at this point of the visit.
     visible: usize,
 }
 
@@ -213,7 +214,7 @@ impl Found<'_> {
     }
 
     fn is_cte(&self, name: &str) -> bool {
-        self.scopes.iter().any(|scope| scope.names[..scope.visible].iter().any(|cte| **cte == *name))
+        self.scopes.iter().any(|scope| scope.names.get(name).is_some_and(|first| *first < scope.visible))
     }
 }
 
@@ -244,18 +245,19 @@ impl Visitor for Found<'_> {
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         if let Some(scope) = self.scopes.last_mut()
-            && let Some(at) = scope.queries.iter().position(|cte| std::ptr::eq(*cte, query))
+            && let Some(at) = scope.queries.get(&std::ptr::from_ref(query))
         {
             // Without RECURSIVE a CTE sees only those before it, and not itself.
-            scope.visible = if scope.recursive { scope.names.len() } else { at };
+            scope.visible = if scope.recursive { scope.queries.len() } else { *at };
         }
-        let mut scope = Scope { names: Vec::new(), queries: Vec::new(), recursive: false, visible: 0 };
+        let mut scope =
+            Scope { names: HashMap::new(), queries: HashMap::new(), recursive: false, visible: 0 };
         if let Some(with) = &query.with {
             scope.recursive = with.recursive;
-            for cte in &with.cte_tables {
+            for (at, cte) in with.cte_tables.iter().enumerate() {
                 self.alias(&cte.alias.name);
-                scope.names.push(folded(&cte.alias.name));
-                scope.queries.push(&*cte.query);
+                scope.names.entry(folded(&cte.alias.name)).or_insert(at);
+                scope.queries.insert(&*cte.query, at);
             }
         }
         self.scopes.push(scope);
@@ -265,7 +267,7 @@ impl Visitor for Found<'_> {
     fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         self.scopes.pop();
         if let Some(scope) = self.scopes.last_mut()
-            && let Some(at) = scope.queries.iter().position(|cte| std::ptr::eq(*cte, query))
+            && let Some(at) = scope.queries.get(&std::ptr::from_ref(query))
         {
             scope.visible = at + 1;
         }

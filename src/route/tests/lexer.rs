@@ -49,6 +49,21 @@ fn single_tokens() {
 }
 
 #[test]
+fn signs_behind_an_operator_are_operators_of_their_own() {
+    assert_eq!(
+        lexed("a<+-+1"),
+        [(Word, "a"), (Operator, "<"), (Operator, "+"), (Operator, "-"), (Operator, "+"), (Number, "1")]
+    );
+    assert_eq!(lexed("+-+*1"), [(Operator, "+-+*"), (Number, "1")]);
+    assert_eq!(lexed("+-+@+1"), [(Operator, "+-+@+"), (Number, "1")]);
+    assert_eq!(
+        lexed("++--+\n+-1"),
+        [(Operator, "+"), (Operator, "+"), (Operator, "+"), (Operator, "-"), (Number, "1")]
+    );
+    assert_eq!(lexed("1++/**/+-@"), [(Number, "1"), (Operator, "+"), (Operator, "+"), (Operator, "+-@"),]);
+}
+
+#[test]
 fn neighbours() {
     assert_eq!(lexed("1..10"), [(Number, "1"), (Dot, "."), (Number, ".10")]);
     assert_eq!(lexed("a.b"), [(Word, "a"), (Dot, "."), (Word, "b")]);

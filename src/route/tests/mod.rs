@@ -2,6 +2,7 @@
 
 mod corpus;
 mod lexer;
+mod long;
 mod policy;
 mod shape;
 mod utility;
