@@ -5,7 +5,7 @@
 //! connection of the pool's epoch is lent again.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -74,6 +74,8 @@ pub struct Pool {
     target: ConnectTarget,
     gate: Arc<ServerGate>,
     inner: Mutex<Inner>,
+    /// Places in the queue whose holders were not told how it ended.
+    waiting: AtomicUsize,
     retired: AtomicBool,
     last_used_ms: AtomicU64,
 }
@@ -117,6 +119,7 @@ impl Pool {
                 not_before_ms: 0,
                 failures: 0,
             }),
+            waiting: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
             last_used_ms: AtomicU64::new(now_ms()),
         })
@@ -203,6 +206,7 @@ impl Pool {
     /// The same with a waiter that has been served before, and so stands in no queue any more.
     pub fn wait_as(self: &Arc<Self>, waiter: Arc<Waiter>) -> Acquire {
         waiter.begin(now_ms());
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         {
             let mut inner = self.inner();
             inner.book.enqueue(waiter.clone());
@@ -212,7 +216,7 @@ impl Pool {
             }
         }
         self.open_for_waiters();
-        Acquire { pool: self.clone(), waiter }
+        Acquire { pool: self.clone(), waiter, waits: true }
     }
 
     /// Takes a connection back. What is not clean is closed.
@@ -452,7 +456,7 @@ impl Pool {
             open: inner.book.open_count(),
             idle: inner.book.idle_count(),
             opening: inner.book.opening_count(),
-            waiting: inner.book.waiting_count(),
+            waiting: self.waiting.load(Ordering::Relaxed),
         }
     }
 
@@ -483,11 +487,25 @@ fn is_over(limit_ms: u64, since_ms: u64, now_ms: u64) -> bool {
 pub struct Acquire {
     pool: Arc<Pool>,
     waiter: Arc<Waiter>,
+    waits: bool,
 }
 
 impl Acquire {
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<PooledConn, AcquireError>> {
-        self.waiter.poll(cx)
+        let served = self.waiter.poll(cx);
+        if served.is_ready() {
+            self.wait_is_over();
+        }
+        served
+    }
+
+    /// Returns whether it was not before.
+    fn wait_is_over(&mut self) -> bool {
+        let waited = std::mem::take(&mut self.waits);
+        if waited {
+            self.pool.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        waited
     }
 
     pub fn pool(&self) -> &Arc<Pool> {
@@ -510,8 +528,11 @@ impl Acquire {
 
 impl Drop for Acquire {
     fn drop(&mut self) {
-        if let Some(conn) = self.waiter.leave() {
-            self.pool.release(conn);
+        let left = self.wait_is_over();
+        match self.waiter.leave() {
+            Some(conn) => self.pool.release(conn),
+            None if left => self.pool.inner().book.left(),
+            None => {}
         }
     }
 }

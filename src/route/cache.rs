@@ -26,14 +26,20 @@ pub struct Analyzed {
 /// Least recently used shapes go first.
 pub struct RouteCache {
     entries: LruCache<Shape, Arc<Analyzed>, BuildHasherDefault<ShapeHasher>>,
+    bytes: usize,
 }
+
+/// What all entries may take together, by `Analysis::bytes`: thousands of usual ones.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// What takes more is not kept: it would be there instead of all that is worth it.
+const MAX_ENTRY_BYTES: usize = 512 * 1024;
 
 impl RouteCache {
     pub fn new(capacity: NonZeroUsize) -> Self {
         // Grown as it fills: a database that sees ten shapes does not pay for ten thousand.
         let mut entries = LruCache::unbounded_with_hasher(BuildHasherDefault::default());
         entries.resize(capacity);
-        RouteCache { entries }
+        RouteCache { entries, bytes: 0 }
     }
 
     /// A hit allocates nothing.
@@ -42,12 +48,25 @@ impl RouteCache {
     }
 
     pub fn insert(&mut self, shape: Shape, analyzed: Arc<Analyzed>) {
-        self.entries.put(shape, analyzed);
+        let bytes = analyzed.analysis.bytes();
+        if bytes > MAX_ENTRY_BYTES {
+            return;
+        }
+        self.bytes += bytes;
+        if let Some((_, gone)) = self.entries.push(shape, analyzed) {
+            self.bytes -= gone.analysis.bytes();
+        }
+        while self.bytes > MAX_BYTES
+            && let Some((_, gone)) = self.entries.pop_lru()
+        {
+            self.bytes -= gone.analysis.bytes();
+        }
     }
 
     /// To be called whenever the catalog was replaced: what functions and relations are has changed.
     pub fn clear(&mut self) {
         self.entries.clear();
+        self.bytes = 0;
     }
 
     pub fn len(&self) -> usize {
@@ -102,5 +121,28 @@ mod tests {
         assert_eq!(cache.len(), 2);
         cache.clear();
         assert!(cache.is_empty() && cache.get(one).is_none());
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_by_its_size_too() {
+        let names =
+            |n: usize, of: usize| (0..of).map(|i| format!("f{n}_{i}()")).collect::<Vec<_>>().join(",");
+        let mut cache = RouteCache::new(NonZeroUsize::new(8192).unwrap());
+        for n in 0..100 {
+            cache.insert(Shape(n), analyzed(&format!("select {}", names(n as usize, 4000))));
+        }
+        let kept: usize = cache.entries.iter().map(|(_, kept)| kept.analysis.bytes()).sum();
+        assert!((MAX_BYTES / 2..=MAX_BYTES).contains(&kept), "{kept}");
+        assert_eq!(cache.bytes, kept);
+        assert!(cache.get(Shape(99)).is_some() && cache.get(Shape(0)).is_none());
+        let (count, huge) = (cache.len(), analyzed(&format!("select {}", names(0, 20_000))));
+        assert!(huge.analysis.bytes() > MAX_ENTRY_BYTES);
+        cache.insert(Shape(1000), huge);
+        assert_eq!(cache.len(), count, "one that is not worth it displaces no others");
+        cache.insert(Shape(99), analyzed("select 1"));
+        let kept: usize = cache.entries.iter().map(|(_, kept)| kept.analysis.bytes()).sum();
+        assert_eq!(cache.bytes, kept);
+        cache.clear();
+        assert_eq!(cache.bytes, 0);
     }
 }

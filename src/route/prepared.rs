@@ -9,7 +9,7 @@ use super::classify::{explained, prepared_body, split};
 use super::lexer::{Lexer, TokenKind};
 use super::words::Words;
 
-pub use super::words::fold_identifier;
+pub use super::words::{MAX_IDENTIFIER_BYTES, fold_identifier};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::effects::Effects;
-use super::hint::Hints;
+use super::hint::{HintTarget, Hints};
 use super::reason::RouteReason;
 
 /// What is known of a text (one simple query, or one Parse) from its syntax alone.
@@ -50,6 +50,32 @@ impl Analysis {
             effects: Effects::OPAQUE,
             hints: Hints::default(),
         }
+    }
+
+    /// About how much memory it takes. A text of a megabyte may name a hundred thousand functions.
+    pub fn bytes(&self) -> usize {
+        // What the allocator adds to each piece.
+        const PIECE: usize = 16;
+        let qualified = |name: &QualifiedName| {
+            let schema = name.schema.as_ref().map_or(0, |schema| schema.len() + PIECE);
+            size_of::<QualifiedName>() + name.name.len() + PIECE + schema
+        };
+        let in_kind = match &self.kind {
+            StatementKind::Set { name, .. }
+            | StatementKind::Reset { name }
+            | StatementKind::Show { name } => name.len(),
+            StatementKind::ShowPool(PoolShow::Komainu(name)) => name.len(),
+            _ => 0,
+        };
+        let in_hint = match &self.hints.target {
+            Some(HintTarget::Server(id)) => id.len(),
+            _ => 0,
+        };
+        size_of::<Analysis>()
+            + self.functions.iter().chain(&self.relations).map(qualified).sum::<usize>()
+            + self.attributes.iter().map(|name| size_of::<Box<str>>() + name.len() + PIECE).sum::<usize>()
+            + in_kind
+            + in_hint
     }
 }
 

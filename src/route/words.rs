@@ -9,7 +9,7 @@ use super::lexer::{Token, TokenKind};
 use super::statement::QualifiedName;
 
 /// Longest identifier PostgreSQL keeps: NAMEDATALEN − 1, in every build that packagers ship.
-const MAX_IDENTIFIER_BYTES: usize = 63;
+pub const MAX_IDENTIFIER_BYTES: usize = 63;
 
 /// Tokens of (part of) a text.
 #[derive(Debug, Clone, Copy)]

@@ -4,11 +4,13 @@
 //! front of a write must not go to a standby: the whole batch is looked at first. Never consumes what it
 //! looks at. Invariant: a batch not seen to its end is treated as one that may go on to write.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::gateway::{Database, Settled};
-use super::prepared::Names;
+use super::prepared::{Names, kept};
 use super::session::{End, Unnamed};
 use super::transaction::Opening;
 use crate::net::Buffer;
@@ -24,6 +26,21 @@ const LOOK_AHEAD: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub struct Batch {
     known: VecDeque<Arc<Analyzed>>,
+    /// Where the look at the front of the input goes on once there is more of it.
+    seen: Option<Box<Seen>>,
+}
+
+/// What a look ahead has found so far.
+#[derive(Debug, Default)]
+struct Seen {
+    /// All before this was looked at.
+    at: usize,
+    fold: Fold,
+    /// Of the statements that the batch itself parses: the unnamed, and those with names.
+    unnamed: Option<Arc<Analyzed>>,
+    named: Option<HashMap<Box<[u8]>, Arc<Analyzed>, RandomState>>,
+    /// Of the database when the look began: what was known of statements may be other now.
+    generation: u64,
 }
 
 impl Batch {
@@ -34,6 +51,7 @@ impl Batch {
 
     pub fn clear(&mut self) {
         self.known.clear();
+        self.seen = None;
     }
 }
 
@@ -75,28 +93,46 @@ pub struct Context<'a> {
 }
 
 impl Batch {
-    /// Looks at the input, which begins with a Query, FunctionCall or message of the extended protocol.
+    /// Looks at the input, which begins with a Query, FunctionCall or message of the extended protocol. Goes on where it
+    /// was left if it needed more: whoever takes something away from the front of the input before clears the batch.
     pub fn scan(&mut self, input: &Buffer, context: &Context<'_>) -> Result<Scan, End> {
-        self.clear();
+        let generation = context.database.generation();
+        let mut seen = match self.seen.take() {
+            Some(seen) if seen.generation == generation && seen.at <= input.len() => *seen,
+            _ => {
+                self.clear();
+                Seen { generation, ..Seen::default() }
+            }
+        };
+        let scanned = self.scan_on(input, context, &mut seen);
+        if let Ok(Scan::NeedMore { .. }) = scanned
+            && seen.at > 0
+        {
+            self.seen = Some(Box::new(seen));
+        }
+        scanned
+    }
+
+    fn scan_on(&mut self, input: &Buffer, context: &Context<'_>, seen: &mut Seen) -> Result<Scan, End> {
         let limits = &context.settled.config.limits;
         let bytes = input.bytes();
-        let mut fold = Fold::default();
-        let mut prepared_here: Vec<(&[u8], Arc<Analyzed>)> = Vec::new();
-        let mut at = 0;
         loop {
+            let at = seen.at;
             let rest = &bytes[at..];
             let found = header(rest, limits.max_message_bytes).map_err(|e| End::violation(e.to_string()))?;
             let Some(found) = found else {
-                return Ok(more_or(fold, at + HEADER_LEN, input));
+                return Ok(seen.more_or(at + HEADER_LEN, input));
             };
             let complete = rest.len() >= found.len;
             match found.tag {
                 b'Q' if at == 0 => return Ok(self.scan_query(rest, found, context)),
-                b'F' if at == 0 => return Ok(Scan::Request(fold.write().request(true, 0))),
-                b'S' if complete => return Ok(Scan::Request(fold.request(false, at + found.len).whole())),
+                b'F' if at == 0 => return Ok(Scan::Request(seen.fold().write().request(true, 0))),
+                b'S' if complete => {
+                    return Ok(Scan::Request(seen.fold().request(false, at + found.len).whole()));
+                }
                 b'P' | b'B' | b'D' | b'E' | b'C' => {}
                 // A Flush wants its answers now: what follows cannot be seen.
-                _ => return Ok(Scan::Request(fold.request(false, 0))),
+                _ => return Ok(Scan::Request(seen.fold().request(false, 0))),
             }
             if !complete
                 && at + found.len <= LOOK_AHEAD.max(limits.max_inspected_statement_bytes)
@@ -105,16 +141,16 @@ impl Batch {
                 return Ok(Scan::NeedMore { room: at + found.len });
             }
             if !complete && found.tag == b'P' {
-                return Ok(Scan::Request(fold.write().request(false, 0)));
+                return Ok(Scan::Request(seen.fold().write().request(false, 0)));
             }
             if context.classify {
                 let body = &rest[HEADER_LEN..found.len.min(rest.len())];
-                self.scan_extended(found.tag, body, context, &mut prepared_here, &mut fold);
+                self.scan_extended(found.tag, body, context, seen);
             }
             if !complete {
-                return Ok(Scan::Request(fold.request(false, 0)));
+                return Ok(Scan::Request(seen.fold().request(false, 0)));
             }
-            at += found.len;
+            seen.at += found.len;
         }
     }
 
@@ -135,44 +171,29 @@ impl Batch {
         Scan::Request(fold.request(true, found.len).whole())
     }
 
-    fn scan_extended<'a>(
-        &mut self,
-        tag: u8,
-        body: &'a [u8],
-        context: &Context<'_>,
-        prepared_here: &mut Vec<(&'a [u8], Arc<Analyzed>)>,
-        fold: &mut Fold,
-    ) {
-        let lookup = |name: &[u8]| {
-            if let Some((_, analyzed)) = prepared_here.iter().rev().find(|(n, _)| *n == name) {
-                return Some(analyzed.clone());
-            }
-            match name {
-                b"" => context.unnamed.map(|unnamed| unnamed.classify(context.database, context.settled)),
-                _ => {
-                    let prepared = context.names.get(name)?;
-                    Some(context.database.classify_prepared(prepared, context.settled))
-                }
-            }
-        };
+    fn scan_extended(&mut self, tag: u8, body: &[u8], context: &Context<'_>, seen: &mut Seen) {
         match tag {
             b'P' => {
                 let Some((name, rest)) = split_cstr(body) else { return };
                 let Some((sql, _)) = split_cstr(rest) else { return };
                 let analyzed = context.database.classify(sql, context.settled);
-                fold.add(&analyzed, context);
+                seen.fold.add(&analyzed, context);
                 self.known.push_back(analyzed.clone());
-                prepared_here.push((name, analyzed));
+                match name {
+                    b"" => seen.unnamed = Some(analyzed),
+                    name => drop(seen.named.get_or_insert_default().insert(kept(name).into(), analyzed)),
+                }
             }
             b'B' => {
                 let name = split_cstr(body).and_then(|(_, rest)| split_cstr(rest)).map(|(name, _)| name);
-                if let Some(analyzed) = name.and_then(lookup) {
-                    fold.add(&analyzed, context);
+                if let Some(analyzed) = name.and_then(|name| seen.statement(name, context)) {
+                    seen.fold.add(&analyzed, context);
                 }
             }
             b'D' if body.first() == Some(&b'S') => {
-                if let Some(analyzed) = split_cstr(&body[1..]).and_then(|(name, _)| lookup(name)) {
-                    fold.add(&analyzed, context);
+                let name = split_cstr(&body[1..]).map(|(name, _)| name);
+                if let Some(analyzed) = name.and_then(|name| seen.statement(name, context)) {
+                    seen.fold.add(&analyzed, context);
                 }
             }
             _ => {}
@@ -180,16 +201,40 @@ impl Batch {
     }
 }
 
+impl Seen {
+    fn fold(&mut self) -> Fold {
+        std::mem::take(&mut self.fold)
+    }
+
+    /// What the batch means by the name.
+    fn statement(&self, name: &[u8], context: &Context<'_>) -> Option<Arc<Analyzed>> {
+        let here = match name {
+            b"" => self.unnamed.as_ref(),
+            name => self.named.as_ref().and_then(|named| named.get(kept(name))),
+        };
+        if let Some(analyzed) = here {
+            return Some(analyzed.clone());
+        }
+        match name {
+            b"" => context.unnamed.map(|unnamed| unnamed.classify(context.database, context.settled)),
+            _ => {
+                let prepared = context.names.get(name)?;
+                Some(context.database.classify_prepared(prepared, context.settled))
+            }
+        }
+    }
+
+    fn more_or(&mut self, room: usize, input: &Buffer) -> Scan {
+        if input.len() >= LOOK_AHEAD {
+            return Scan::Request(self.fold().request(false, 0));
+        }
+        Scan::NeedMore { room: room.max((input.len() + 1).next_multiple_of(SMALL)) }
+    }
+}
+
 /// The statement of a Query's body, without its terminator.
 pub fn text(body: &[u8]) -> &[u8] {
     split_cstr(body).map_or(body, |(sql, _)| sql)
-}
-
-fn more_or(fold: Fold, room: usize, input: &Buffer) -> Scan {
-    if input.len() >= LOOK_AHEAD {
-        return Scan::Request(fold.request(false, 0));
-    }
-    Scan::NeedMore { room: room.max((input.len() + 1).next_multiple_of(SMALL)) }
 }
 
 #[derive(Debug, Default)]
@@ -246,5 +291,71 @@ impl Request {
     fn whole(mut self) -> Self {
         self.whole = true;
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::gateway::Databases;
+
+    fn settled() -> Arc<Settled> {
+        let text = "[listen]\naddresses = ['127.0.0.1:9999']\n[auth]\nhba_file = 'hba'\n[health]\nuser = 'k'\n\
+                    [[server]]\nid = 'pg1'\nhost = 'db'\n";
+        let config =
+            crate::config::file::parse(text, std::path::Path::new("/etc/komainu.toml"), 1).unwrap().0;
+        Settled::new(Arc::new(config))
+    }
+
+    fn message(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+        let body = parts.concat();
+        let mut all = vec![tag];
+        all.extend((body.len() as u32 + 4).to_be_bytes());
+        all.extend(body);
+        all
+    }
+
+    /// From its front each time, with each name looked for among all, this would take an hour.
+    #[test]
+    fn a_batch_that_comes_in_pieces_is_looked_at_once() {
+        let (settled, names) = (settled(), Names::default());
+        let database = Databases::default().get("app");
+        let context = Context {
+            database: &database,
+            settled: &settled,
+            names: &names,
+            unnamed: None,
+            classify: true,
+            read_only: false,
+        };
+        let name = |n: usize| format!("{n:05}").into_bytes();
+        let mut sent = Vec::new();
+        for n in 0..1000 {
+            sent.extend(message(b'P', &[&name(n), b"\0select 1\0\0\0"]));
+        }
+        sent.extend(message(b'P', &[b"\0update t set a = 1\0\0\0"]));
+        while sent.len() < LOOK_AHEAD - 100 {
+            sent.extend(message(b'B', &[b"\0", &name(sent.len()), b"\0\0\0\0\0\0\0"]));
+        }
+        sent.extend(message(b'B', &[b"\0", &name(7), b"\0\0\0\0\0\0\0"]));
+        sent.extend(message(b'S', &[]));
+        let mut batch = Batch::default();
+        let mut piecemeal = None;
+        for have in 1..=sent.len() {
+            let mut input = Buffer::default();
+            input.prepend(&sent[..have]);
+            match batch.scan(&input, &context).unwrap() {
+                Scan::NeedMore { room } => assert!(room > have && have < sent.len()),
+                Scan::Request(request) => piecemeal = Some(request),
+            }
+        }
+        let mut input = Buffer::default();
+        input.prepend(&sent);
+        let Scan::Request(at_once) = Batch::default().scan(&input, &context).unwrap() else {
+            panic!("it is whole")
+        };
+        assert_eq!((at_once.class, at_once.len, at_once.whole), (Class::Write, sent.len(), true));
+        assert_eq!(format!("{:?}", piecemeal.unwrap()), format!("{at_once:?}"));
+        assert_eq!(batch.known.len(), 1001, "each is sent with the class it was found to have");
     }
 }

@@ -6,9 +6,12 @@
 use std::collections::BTreeSet;
 
 use crate::route::lexer::{Lexer, Token, TokenKind};
+use crate::route::prepared::MAX_IDENTIFIER_BYTES;
 
 /// Names one session may use before its server connections are rather reset than compared.
 const MAX_NAMES: usize = 64;
+/// Longest name that is kept: `set_config` takes one of any length, and SET any number of parts.
+const MAX_NAME_BYTES: usize = 256;
 
 /// The custom settings of one session.
 #[derive(Debug, Default)]
@@ -32,11 +35,13 @@ impl CustomSettings {
                 let scoped =
                     ["session", "local"].iter().any(|scope| word(at + 1).eq_ignore_ascii_case(scope));
                 let begin = if scoped { at + 2 } else { at + 1 };
-                let mut name = unquoted(word(begin)).to_owned();
+                let mut name = part(word(begin)).to_owned();
                 let mut end = begin + 1;
                 while word(end) == "." {
-                    name.push('.');
-                    name.push_str(unquoted(word(end + 1)));
+                    if name.len() <= MAX_NAME_BYTES {
+                        name.push('.');
+                        name.push_str(part(word(end + 1)));
+                    }
                     end += 2;
                 }
                 self.add(&name);
@@ -54,7 +59,8 @@ impl CustomSettings {
             return;
         }
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '$' | '.');
-        if self.names.len() < MAX_NAMES && name.chars().all(plain) {
+        let is_short = name.len() <= MAX_NAME_BYTES;
+        if self.names.len() < MAX_NAMES && is_short && name.chars().all(plain) {
             self.names.insert(name.to_ascii_lowercase().into());
         } else {
             self.unseen = true;
@@ -73,8 +79,10 @@ impl CustomSettings {
     }
 }
 
-fn unquoted(word: &str) -> &str {
-    word.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(word)
+/// What PostgreSQL keeps of an identifier, without its quotes. One with a quote in it is no name of a setting.
+fn part(word: &str) -> &str {
+    let name = word.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(word);
+    name.get(..MAX_IDENTIFIER_BYTES).unwrap_or(name)
 }
 
 #[cfg(test)]
@@ -115,6 +123,21 @@ mod tests {
         }
         let many: String = (0..=MAX_NAMES).map(|n| format!("SET a.b{n} = 1;")).collect();
         assert!(of(&many).1);
+    }
+
+    #[test]
+    fn a_long_name_is_cut_as_postgresql_does_and_a_longer_one_is_not_kept() {
+        let long = "n".repeat(1000);
+        let kept = &long[..63];
+        for sql in [format!("SET my.{long} = 1"), format!("RESET \"my\".\"{long}\"")] {
+            assert_eq!(of(&sql), (format!("{{\"my.{kept}\"}}"), false), "{sql}");
+        }
+        assert_eq!(of(&format!("SET \"my.{long}\" = 1")), (format!("{{\"my.{}\"}}", &long[..60]), false));
+        // A function's argument is not cut.
+        assert_eq!(of(&format!("SELECT set_config('my.{long}', 'v', false)")), ("{}".to_owned(), true));
+        assert_eq!(of(&format!("SET my{} = 1", ".n".repeat(500))), ("{}".to_owned(), true));
+        let beyond = format!("SET my.{} = 1", "\u{e9}".repeat(100));
+        assert_eq!(of(&beyond), ("{}".to_owned(), true));
     }
 
     #[test]

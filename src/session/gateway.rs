@@ -243,7 +243,7 @@ impl Database {
             }
         }
         let catalog = known.catalog.clone();
-        let generation = self.generation.load(Ordering::Acquire);
+        let generation = self.generation();
         drop(known);
         // Off the lock: this takes up to a hundred microseconds, once for each shape.
         let analysis = std::str::from_utf8(sql).map_or_else(|_| Analysis::opaque(), analyze);
@@ -260,9 +260,14 @@ impl Database {
         asking.unwrap_or(analyzed)
     }
 
+    /// Counts whenever answers of `classify` are not any more what they were.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
     /// Whether an answer of `classify` is what it would answer now.
     pub fn is_current(&self, analyzed: &Analyzed) -> bool {
-        analyzed.generation == self.generation.load(Ordering::Acquire)
+        analyzed.generation == self.generation()
     }
 
     /// What a prepared statement is and does now: the catalog may have changed since it was prepared.

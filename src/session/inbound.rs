@@ -63,6 +63,8 @@ impl Session {
                 Some(lease) if lease.discarded && !lease.conn.expected.has_open_batch() => return Ok(()),
                 Some(lease) if lease.is_complete && lease.is_standby && self.pins.is_empty() => return Ok(()),
                 Some(lease) if lease.conn.output.len() > MAX_TO_SERVER => return Ok(()),
+                // Much is answered without the server, and it does not take the answers.
+                _ if !self.client_keeps_up() => return Ok(()),
                 Some(lease) if lease.conn.expected.is_full() => self.wait_for_answers(),
                 Some(_) => {
                     if self.begins_on_lease(input) && self.is_held_back() {
@@ -72,8 +74,6 @@ impl Session {
                         self.send_on(input)?
                     }
                 }
-                // Its answers are ours, and it does not take them.
-                None if !self.client_keeps_up() => return Ok(()),
                 None => self.without_server(input)?,
             };
             match step {
@@ -328,6 +328,8 @@ impl Session {
         if self.pins.is_empty() || self.lease.as_ref().is_some_and(|lease| !lease.is_quiet()) {
             return Ok(Step::Wait);
         }
+        // Messages may have been sent on since it was looked at last.
+        self.batch.clear();
         match self.scan(input)? {
             Scan::NeedMore { room } => Ok(Step::NeedMore { room }),
             Scan::Request(request) => {

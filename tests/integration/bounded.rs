@@ -117,21 +117,56 @@ fn a_pipeline_of_any_length_is_answered() {
 }
 
 #[test]
-fn a_client_that_sends_and_sends_while_its_statement_runs_is_not_heard_for_long() {
-    const SYNCS: usize = 64 * 1024 * 1024 / 5;
-    let cluster = Cluster::shared();
-    let database = cluster.database();
-    let komainu = Komainu::start_with(cluster, "split.enabled = false");
+fn what_is_known_of_statements_is_bounded_by_its_size() {
+    let database = Cluster::shared().database();
+    let komainu = Komainu::start_with(Cluster::shared(), "split.enabled = false");
     let mut wire = komainu.login(&database);
+    let names = |n: usize| (0..40_000).map(|i| format!("f{n}_{i}()")).collect::<Vec<_>>().join(",");
+    let refused = |wire: &mut Wire, n: usize| {
+        assert_eq!(wire.query(&format!("SELECT {}", names(n)))[0].sqlstate(), "42883");
+    };
+    (0..3).for_each(|n| refused(&mut wire, n));
     let before = memory(&komainu);
-    wire.send_pipeline(Pipeline::new().parse("", "SELECT pg_sleep(600)").run("", &[]));
+    (3..40).for_each(|n| refused(&mut wire, n));
+    let grown = memory(&komainu) - before;
+    assert!(grown < 40e6, "{grown} bytes for texts that were seen once");
+}
+
+#[test]
+fn names_of_settings_are_kept_no_longer_than_postgresql_keeps_them() {
+    let database = Cluster::shared().database();
+    let komainu = Komainu::start_with(Cluster::shared(), "pool.size = 1\nsplit.enabled = false");
+    let (mut wire, mut other) = (komainu.login(&database), komainu.login(&database));
+    let long = "n".repeat(500_000);
+    let before = memory(&komainu);
+    for n in 0..60 {
+        assert_eq!(tags(&wire.query(&format!("RESET a.{n}{long}"))).chars().last(), Some('Z'));
+        assert_eq!(tags(&wire.query(&format!("SET a{n}.{long} = 1"))).chars().last(), Some('Z'));
+    }
+    let grown = memory(&komainu) - before;
+    assert!(grown < 15e6, "{grown} bytes for 120 names");
+    assert_eq!(other.query_value("SELECT 42"), "42");
+    let mut wire = komainu.login(&database);
+    wire.query(&format!("SET my.{long} = 'kept'"));
+    assert_eq!(other.query_value(&format!("SELECT current_setting('my.{}', true)", &long[..63])), "");
+    assert_eq!(wire.query_value(&format!("SHOW my.{long}")), "kept");
+}
+
+/// Sends the same again and again, and hears nothing, until nothing more is taken: how often it was, and whether it was
+/// all of it.
+fn sent_until_stuck(
+    mut wire: Wire,
+    message: &'static [u8],
+    most: usize,
+) -> (usize, bool, thread::JoinHandle<()>) {
+    const CHUNK: usize = 10_000;
     let (sent, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let sender = thread::spawn({
         let (sent, over) = (sent.clone(), over.clone());
-        let chunk = [b'S', 0, 0, 0, 4].repeat(10_000);
+        let chunk = message.repeat(CHUNK);
         move || {
-            while sent.load(Ordering::Relaxed) < SYNCS && wire.try_send(&chunk).is_ok() {
-                sent.fetch_add(10_000, Ordering::Relaxed);
+            while sent.load(Ordering::Relaxed) < most && wire.try_send(&chunk).is_ok() {
+                sent.fetch_add(CHUNK, Ordering::Relaxed);
             }
             over.store(true, Ordering::Relaxed);
         }
@@ -144,9 +179,42 @@ fn a_client_that_sends_and_sends_while_its_statement_runs_is_not_heard_for_long(
         last = now;
         same > 10 || over.load(Ordering::Relaxed)
     });
+    (last, over.load(Ordering::Relaxed), sender)
+}
+
+#[test]
+fn a_client_that_hears_nothing_of_what_is_answered_without_a_server_is_not_heard_for_long() {
+    let database = Cluster::shared().database();
+    let komainu = Komainu::start_with(Cluster::shared(), "split.enabled = false");
+    let mut senders = Vec::new();
+    for message in [&b"C\0\0\0\x07Sa\0"[..], b"Q\0\0\0\x13DEALLOCATE ALL\0"] {
+        let mut wire = komainu.login(&database);
+        assert_eq!(tags(&wire.query("BEGIN")), "CZ");
+        let before = memory(&komainu);
+        let (sent, all, sender) = sent_until_stuck(wire, message, 16_000_000);
+        let grown = memory(&komainu) - before;
+        assert!(!all, "komainu has taken {sent} messages");
+        assert!(grown < 30e6, "{grown} bytes for {sent} messages");
+        senders.push(sender);
+    }
+    assert_eq!(komainu.login(&database).query_value("SELECT 42"), "42");
+    komainu.kill();
+    senders.into_iter().for_each(|sender| sender.join().unwrap());
+}
+
+#[test]
+fn a_client_that_sends_and_sends_while_its_statement_runs_is_not_heard_for_long() {
+    const SYNCS: usize = 64 * 1024 * 1024 / 5;
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let komainu = Komainu::start_with(cluster, "split.enabled = false");
+    let mut wire = komainu.login(&database);
+    let before = memory(&komainu);
+    wire.send_pipeline(Pipeline::new().parse("", "SELECT pg_sleep(600)").run("", &[]));
+    let (sent, all, sender) = sent_until_stuck(wire, &[b'S', 0, 0, 0, 4], SYNCS);
     let grown = memory(&komainu) - before;
-    assert!(!over.load(Ordering::Relaxed), "komainu has taken {last} messages");
-    assert!(grown < 30e6, "{grown} bytes for {last} messages");
+    assert!(!all, "komainu has taken {sent} messages");
+    assert!(grown < 30e6, "{grown} bytes for {sent} messages");
     assert_eq!(komainu.login(&database).query_value("SELECT 42"), "42");
     komainu.kill();
     let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'");
