@@ -25,10 +25,16 @@ impl Session {
     pub(super) fn waits_for_floor(&mut self, analyzed: &Analyzed) -> bool {
         let wants = matches!(&analyzed.analysis.kind,
             StatementKind::ShowPool(PoolShow::Komainu(name)) if **name == *"token");
-        if !wants || !self.floor.pending || !self.is_idle() {
+        if !wants || !self.is_idle() {
             return false;
         }
         let Some(lease) = &mut self.lease else { return false };
+        // A write that was sent ahead: its position is asked for once it is answered. Not one of the same batch, which
+        // is committed later than this is answered.
+        let is_writing = self.transaction.may_write && !lease.conn.expected.has_open_batch();
+        if !self.floor.pending && !is_writing {
+            return false;
+        }
         if lease.conn.expected.is_empty() && !lease.is_standby {
             // The answer was lost with the connection it was asked on.
             lease.conn.ask(Question::Floor, self.settled.floor, &[]);

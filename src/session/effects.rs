@@ -8,7 +8,9 @@ use super::session::Session;
 use crate::backend::conn::OwnStatement;
 use crate::backend::expect::Question;
 use crate::route::{Analyzed, Effects};
-use crate::wire::message::TransactionStatus;
+use crate::telemetry::labels::Label;
+use crate::wire::message::{Report, TransactionStatus};
+use crate::wire::sqlstate;
 
 impl Session {
     /// Notes what a statement does, as it is sent.
@@ -32,6 +34,25 @@ impl Session {
             self.transaction.pinned.insert(reason);
             self.gateway.counters.pinned(reason);
             tracing::debug!(parent: &self.identity.span(self.id), reason = ?reason, "session pinned to its server connection");
+        }
+    }
+
+    /// A transaction that only read has ended on a standby. A session that kept the connection could not write any more,
+    /// so it is closed, with all that would have kept it.
+    pub(super) fn leave_pins_behind(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            lease.conn.doomed = true;
+        }
+        let lost = self.pins.lost_unseen(Pins::default());
+        self.unpin_all();
+        if !lost.is_empty() {
+            let what = lost.iter().map(|reason| reason.as_str()).collect::<Vec<_>>().join(", ");
+            let message = format!(
+                "the transaction ran on a standby, and what it has left on the server connection ({what}) has ended with it"
+            );
+            let hint =
+                "do it outside of READ ONLY transactions, which then keep to the connection to the primary";
+            self.notify_client(&Report::warning(sqlstate::FEATURE_NOT_SUPPORTED, &message).hint(hint));
         }
     }
 

@@ -61,7 +61,7 @@ impl Session {
                 _ if self.discarding => self.drop_up_to_sync(input)?,
                 Some(lease) if lease.ours_first || lease.redirect => return Ok(()),
                 Some(lease) if lease.discarded && !lease.conn.expected.has_open_batch() => return Ok(()),
-                Some(lease) if lease.is_complete && lease.is_standby && self.pins.is_empty() => return Ok(()),
+                Some(lease) if lease.is_complete && lease.is_standby => return Ok(()),
                 Some(lease) if lease.conn.output.len() > MAX_TO_SERVER => return Ok(()),
                 // Much is answered without the server, and it does not take the answers.
                 _ if !self.client_keeps_up() => return Ok(()),

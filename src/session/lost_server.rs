@@ -172,7 +172,7 @@ impl Session {
         report.encode(&mut self.to_client);
     }
 
-    fn unpin_all(&mut self) {
+    pub(super) fn unpin_all(&mut self) {
         for reason in std::mem::take(&mut self.pins).iter() {
             self.gateway.counters.unpinned(reason);
         }

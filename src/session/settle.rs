@@ -150,6 +150,8 @@ impl Session {
                 {
                     self.gateway.counters.floor_lowered();
                 }
+                // A write behind the one for which it was asked is under way.
+                self.floor.pending |= self.transaction.may_write && !self.transaction.floor_asked;
             }
             Question::Settings => {
                 let Some(asked) = &mut lease.settings_asked else { return };
@@ -207,16 +209,18 @@ impl Session {
         }
         let done = &self.transaction;
         let effects = done.effects;
-        let mut asks_floor = done.may_write && tracks_floor && !done.floor_asked && !lease.is_standby;
-        if tracks_floor && !done.may_write && done.ran {
+        // Where nothing can be written it was only read, whatever it was.
+        let may_have_written = done.may_write && !lease.is_standby;
+        let mut asks_floor = may_have_written && tracks_floor && !done.floor_asked;
+        if tracks_floor && !may_have_written && (done.ran || done.may_write) {
             self.floor.read_from(conn.epoch, conn.server, now_ms());
             // Else a session that reads more often than servers are looked at never leaves the primary.
             // Not while no standby has even what the session wrote: the answer would only be too old.
             asks_floor = is_worth_asking;
         }
         // What follows on this connection before the position is known is read here too.
-        lease.stands_in |= done.may_write;
-        if done.may_write && tracks_floor && self.settled.window_ms > 0 {
+        lease.stands_in |= may_have_written;
+        if may_have_written && tracks_floor && self.settled.window_ms > 0 {
             self.floor.wrote_at_ms = Some(now_ms());
         }
         if done.deallocates && !done.failed {
@@ -320,6 +324,10 @@ impl Session {
         }
         let Some(lease) = &mut self.lease else { return Ok(false) };
         let was_ours = std::mem::take(&mut lease.ours_first) | was_discarded;
+        if lease.is_standby && is_idle && !self.pins.is_empty() {
+            self.leave_pins_behind();
+        }
+        let Some(lease) = &mut self.lease else { return Ok(false) };
         if lease.marked > 0 || lease.conn.status != TransactionStatus::Idle || !self.pins.is_empty() {
             if !self.pins.is_empty() && lease.conn.doomed && lease.marked == 0 {
                 return self.server_gone(io::ErrorKind::UnexpectedEof.into()).map(|()| true);

@@ -237,6 +237,26 @@ fn a_session_never_goes_back_in_time_and_returns_to_standbys_soon() {
 }
 
 #[test]
+fn what_a_transaction_read_on_a_standby_is_not_unread_by_its_functions() {
+    let cluster = Cluster::start(2);
+    let database = counters(&cluster, 1);
+    let komainu = session(&cluster).config("[split]\nfloor_wait_ms = 0\n").start();
+    let (mut wire, mut other) = (komainu.login(&database), komainu.login(&database));
+    wait_for_catalog(&mut wire, "c");
+    pause(&cluster, 0);
+    cluster.primary().psql(&database, "UPDATE c SET n = 5 WHERE id = 0").unwrap();
+    eventually(PATIENCE, "the other standby has it", || {
+        other.query_value("/* komainu: server=pg3 */ SELECT n FROM c WHERE id = 0") == "5"
+    });
+    // Anybody else's function is as volatile.
+    run(&mut wire, "/* komainu: server=pg3 */ BEGIN READ ONLY");
+    assert_eq!(wire.query_value("SELECT n FROM c WHERE id = 0 AND random() < 2"), "5");
+    run(&mut wire, "COMMIT");
+    assert_eq!(wire.query_value("/* komainu: server=pg2 */ SELECT n FROM c WHERE id = 0"), "5");
+    resume(&cluster, 0);
+}
+
+#[test]
 fn a_token_carries_what_one_session_wrote_to_another() {
     let cluster = Cluster::start(1);
     let database = counters(&cluster, 1);
@@ -258,6 +278,33 @@ fn a_token_carries_what_one_session_wrote_to_another() {
     assert_eq!(cluster.primary().psql("postgres", &below).unwrap(), "t", "{token}");
     assert_eq!(read(&mut writer), ("7".into(), "pg1".into()), "its own write");
     assert_eq!(read(&mut reader), ("0".into(), "pg2".into()), "knows nothing of it");
+
+    // Of several that were sent ahead, the last one's, by either protocol.
+    let long = "INSERT INTO log SELECT i, i FROM generate_series(1, 5000) i";
+    for extended in [false, true] {
+        let before = cluster.primary().psql("postgres", "SELECT pg_current_wal_insert_lsn()").unwrap();
+        let mut bytes = bytes::BytesMut::new();
+        if extended {
+            frontend::parse("", long, [], &mut bytes).unwrap();
+            put_bind_execute(&mut bytes, "");
+            frontend::sync(&mut bytes);
+        } else {
+            frontend::query("UPDATE c SET n = n WHERE id = 0", &mut bytes).unwrap();
+            frontend::query(long, &mut bytes).unwrap();
+        }
+        frontend::query("SHOW komainu.token", &mut bytes).unwrap();
+        writer.send(&bytes);
+        (0..2 - usize::from(extended)).for_each(|_| drop(writer.until('Z')));
+        let token = values(&writer.until('Z')).remove(0);
+        let position = token.split_once(':').unwrap().1;
+        let covers = format!("SELECT pg_wal_lsn_diff('{position}', '{before}') > 5000 * 40");
+        assert_eq!(cluster.primary().psql("postgres", &covers).unwrap(), "t", "{token}, {before}");
+    }
+    // Within a batch it is answered all the same.
+    let batch = Pipeline::new().parse("", "UPDATE c SET n = n WHERE id = 0").bind("", "", &[]).execute("", 0);
+    writer.send_pipeline(batch);
+    writer.encode(|buffer| frontend::query("SHOW komainu.token", buffer));
+    assert!(values(&writer.until('Z')).remove(0).contains(':'));
 
     // What is rolled back or local is not taken over.
     run(&mut reader, "BEGIN READ ONLY");

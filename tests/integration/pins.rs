@@ -1,5 +1,6 @@
 //! What pins a session until it leaves, or until its transaction ends: the others are in `session_state`.
 
+use super::routing::{run, standbys_read, went_to};
 use super::support::*;
 
 fn komainu() -> Komainu {
@@ -77,4 +78,44 @@ fn what_is_too_long_to_be_looked_into_pins_until_the_server_says_that_nothing_is
     assert_eq!(first.query_value("SELECT n FROM mine"), "42");
     first.query("DROP TABLE mine");
     assert_eq!(next.query_value("SELECT 43"), "43");
+}
+
+/// There a session that kept the connection could never write again.
+#[test]
+fn what_would_pin_to_a_standby_ends_with_the_transaction() {
+    let cluster = Cluster::start(1);
+    let database = cluster.database();
+    let eventual = "[split]\nconsistency = \"eventual\"\nmax_lag_ms = 0\n";
+    let komainu = Komainu::builder(&cluster).config(eventual).config(&standbys_read(&cluster)).start();
+    let mut wire = komainu.login(&database);
+    run(&mut wire, "CREATE TABLE t (n int)");
+    for (at, (pin, told)) in [
+        ("SELECT lastval()", ""),
+        ("SELECT pg_advisory_lock(7)", "advisory_lock"),
+        ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", ""),
+        ("SELECT 1; PREPARE mine AS SELECT 2", ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(went_to(&mut wire, "BEGIN READ ONLY").0, "pg2");
+        wire.query(pin);
+        // Also if the next statement does not wait for the end.
+        let mut bytes = bytes::BytesMut::new();
+        for sql in ["COMMIT", "INSERT INTO t VALUES (1)"] {
+            postgres_protocol::message::frontend::query(sql, &mut bytes).unwrap();
+        }
+        wire.send(&bytes);
+        let mut messages = wire.until('Z');
+        messages.extend(wire.until('Z'));
+        assert!(!tags(&messages).contains('E'), "{pin}: {}", transcript(&messages));
+        let warning = messages.iter().find(|message| message.tag == 'N').map(Message::text);
+        assert_eq!(warning.is_some(), !told.is_empty(), "{pin}: {warning:?}");
+        assert!(warning.unwrap_or_default().contains(told));
+        assert_eq!(wire.query_value("/* komainu: primary */ SELECT count(*) FROM t"), (at + 1).to_string());
+        assert!(!tags(&wire.query("SHOW komainu.pins")).contains('D'), "{pin}");
+        let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+        let psql = |sql| cluster.standby(0).psql("postgres", sql).unwrap();
+        eventually(PATIENCE, "nobody has the lock", || psql(locks) == "0");
+    }
 }
