@@ -7,8 +7,9 @@ use std::sync::Arc;
 use super::{Examined, Finding, Verdict, add};
 use crate::cluster::model::{Facts, View};
 use crate::cluster::operate::privilege::Privilege;
-use crate::config::{Failover, FailoverMode};
+use crate::config::{Failover, FailoverMode, SyncMode};
 use crate::pki::Certificate;
+use crate::topology::ServerState;
 
 /// What komainu can do to one server, as far as it was tried.
 #[derive(Debug, Clone)]
@@ -40,6 +41,7 @@ pub(super) fn failover(findings: &mut Vec<Finding>, view: &View, examined: &Exam
         let mut say = |verdict, text| add(findings, "server", &server.id, verdict, text);
         rewinds(&mut say, &detail.facts);
         speaks(&mut say, &detail.facts, settings);
+        is_named(&mut say, view, &server.id, &detail.facts, settings);
     }
     for ready in &examined.readiness {
         let mut say = |verdict, text| add(findings, "server", &ready.server, verdict, text);
@@ -76,6 +78,32 @@ fn speaks(say: &mut impl FnMut(Verdict, String), facts: &Option<Arc<Facts>>, set
             say(Verdict::Wrong, text);
         }
     }
+}
+
+/// PostgreSQL waits for names, and komainu names servers by their ids. Nobody waits for one behind another standby.
+fn is_named(
+    say: &mut impl FnMut(Verdict, String),
+    view: &View,
+    id: &str,
+    facts: &Option<Arc<Facts>>,
+    settings: &Failover,
+) {
+    let Some(facts) = facts.as_deref().filter(|_| settings.sync_mode != SyncMode::Off) else { return };
+    let Some(receiver) = facts.receiver.as_ref().filter(|receiver| receiver.name != id) else { return };
+    let standbys = view.snapshot.indexed().filter(|(index, _)| view.snapshot.primary != Some(*index));
+    let is_behind = |(_, other): (_, &ServerState)| {
+        let upstream = facts.upstream.as_ref();
+        upstream.is_some_and(|upstream| upstream.host == *other.host && upstream.port == other.port)
+    };
+    if standbys.into_iter().any(is_behind) {
+        return;
+    }
+    let text = format!(
+        "it streams as {}, so no commit can wait for it: the leader sets application_name={id} in its primary_conninfo; if \
+         this stays, `komainu events` has an action_failed that says why",
+        receiver.name
+    );
+    say(Verdict::Wrong, text);
 }
 
 fn operating(say: &mut impl FnMut(Verdict, String), ready: &Readiness, role: &str) {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 use komainu_escalation::{Finding as Probe, Reason as Why};
 
 use super::*;
-use crate::cluster::model::{Archive, Facts, ReplicationTimeouts, View};
+use crate::cluster::model::{Archive, Facts, Receiver, ReplicationTimeouts, View};
 use crate::cluster::operate::privilege::Privilege;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, ClusterState, Command, Member};
@@ -384,6 +384,13 @@ fn what_a_failover_needs_is_found_out_before() {
         assert!(found.len() == 1 && found[0].contains(told), "{told}: {found:?}");
         assert_eq!(with("mode = 'off'", &spoil), [""; 0], "somebody else fails over");
     }
+    let misnamed = |facts: &mut Facts| {
+        let (status, name) = ("streaming".to_owned(), "15/main".to_owned());
+        facts.receiver = Some(Receiver { status, name, message_age_ms: None, timeline: Some(1) });
+    };
+    assert_eq!(with(STREAMING, &|facts, _, _| misnamed(facts)), [""; 0], "no commit waits");
+    let found = with(&format!("{STREAMING}\nsync_mode = 'prefer'"), &|facts, _, _| misnamed(facts));
+    assert!(found.len() == 1 && found[0].contains("it streams as 15/main"), "{found:?}");
     assert_eq!(
         with(STREAMING, &|_, ready, _| ready.certificate = Some(certificate_of(12))),
         ["Wrong certificate pg1: its agent: the certificate of CN=of-12-days ends: 12 days left"]

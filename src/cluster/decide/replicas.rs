@@ -54,7 +54,7 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
         }
         // One that was named and never promoted is a standby that only has to be told. Whatever else it has, it streams
         // by that only if the primary leads on from it.
-        Administrative::Quarantined if server.may_keep_data() => repoint(situation, primary, id, facts),
+        Administrative::Quarantined if server.may_keep_data() => repoint(situation, primary, id, facts, streams),
         Administrative::Quarantined => Plan::default(),
         // While nobody hears the primary, it may be its heir, made one by somebody else.
         Administrative::Attached if situation.is_heard(id) && situation.is_heard(&primary.id) => {
@@ -78,7 +78,7 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
         _ => {
             let lags =
                 |facts: &&Facts| log_shipping::is_shipped(situation, id) && lags_behind(situation, facts);
-            match repoint(situation, primary, id, facts) {
+            match repoint(situation, primary, id, facts, streams) {
                 plan if plan == Plan::default() && facts.filter(lags).is_some() => {
                     Plan::action(Action::new(id, What::RestartPoint))
                 }
@@ -88,9 +88,19 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
     }
 }
 
-/// By SQL, if it follows nobody who leads to the primary.
-fn repoint(situation: &Situation<'_>, primary: &config::Server, id: &str, facts: Option<&Facts>) -> Plan {
-    match facts.filter(|facts| facts.in_recovery && strays(situation, primary, facts)) {
+/// By SQL, if it follows nobody who leads to the primary, or streams under another name than it is to be waited for by.
+fn repoint(
+    situation: &Situation<'_>,
+    primary: &config::Server,
+    id: &str,
+    facts: Option<&Facts>,
+    streams: bool,
+) -> Plan {
+    let is_to_follow = |facts: &&Facts| {
+        facts.in_recovery
+            && (strays(situation, primary, facts) || streams && needs_its_name(situation, primary, id, facts))
+    };
+    match facts.filter(is_to_follow) {
         Some(_) => Plan::action(Action::new(id, What::Follow { primary: primary.id.clone() })),
         None => Plan::default(),
     }
@@ -101,6 +111,14 @@ fn has_what_it_acknowledged(situation: &Situation<'_>, id: &str, facts: &Facts) 
     let counts = situation.promises() && situation.state.synchronous().names.contains(id);
     let must_have = situation.memory.must_have(id, facts);
     !counts || must_have.is_some_and(|must_have| facts.received_lsn >= Some(must_have))
+}
+
+/// Its name makes a difference only where commits are to wait for standbys, and for one that the primary could wait for.
+fn needs_its_name(situation: &Situation<'_>, primary: &config::Server, id: &str, facts: &Facts) -> bool {
+    let waits = situation.policy.failover.sync_mode != config::SyncMode::Off && situation.is_agreed;
+    let mut others = situation.policy.servers.iter().filter(|other| other.id != primary.id);
+    let may = !log_shipping::is_shipped(situation, id) && !others.any(|other| follows(other, facts));
+    waits && may && is_misnamed(id, facts)
 }
 
 fn order(id: &str, server: &Server, state: Administrative, reason: Reason) -> Plan {
@@ -174,6 +192,19 @@ pub(super) fn streams(situation: &Situation<'_>, primary: &config::Server, facts
         && situation.view.identity.get() == Some(facts.system_identifier)
         && timeline == Some(situation.state.primary().timeline)
         && (follows(primary, facts) || is_seen_there(situation, primary, facts))
+}
+
+/// Whether the primary itself says that a server streams from it, under its id. By no other name a standby is waited for.
+pub(super) fn is_known_there(situation: &Situation<'_>, primary: &str, id: &str) -> bool {
+    let senders = situation.answering(primary).map_or(&[][..], |facts| &facts.senders);
+    senders.iter().any(|sender| sender.name == id && sender.state == "streaming")
+}
+
+/// Whether it streams under another name than its id, and was told no better. `synchronous_standby_names` holds ids: who is
+/// named there and known by another name is waited for in vain.
+pub(super) fn is_misnamed(id: &str, facts: &Facts) -> bool {
+    let told = facts.upstream.as_ref().and_then(|upstream| upstream.application_name.as_deref());
+    facts.receiver.as_ref().is_some_and(|receiver| receiver.name != id) && told != Some(id)
 }
 
 /// By another name of the primary's: then the primary says that it streams.

@@ -103,9 +103,10 @@ fn standbys(situation: &Situation<'_>, primary: &str) -> Vec<Standby> {
             // One that receives from another standby is none that the primary could wait for.
             let streams =
                 situation.answering(id).is_some_and(|facts| replicas::follows_the_primary(situation, facts));
+            let is_known = replicas::is_known_there(situation, primary, id);
             // What only one that may not be promoted has acknowledged could not be failed over.
             let may = situation.policy.server(id).is_some_and(|config| !config.disallow_failover);
-            let is_alive = (streams || is_about_to_stream(situation, id))
+            let is_alive = (streams && is_known || is_about_to_stream(situation, id))
                 && may
                 && server.administrative == Administrative::Attached;
             Standby { id: id.clone(), is_alive }

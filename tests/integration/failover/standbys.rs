@@ -47,6 +47,43 @@ fn standbys_wait_for_somebody_before_they_are_primaries() {
     assert_eq!(synchronous_set(&failover), json!({ "names": ["pg2", "pg3"], "count": 1 }));
 }
 
+/// As `pg_basebackup -R` makes them: the primary knows each as `walreceiver`, and nobody by its id.
+#[test]
+fn standbys_without_names_of_their_own_get_them_before_a_commit_waits_for_them() {
+    let _one = one_at_a_time();
+    let failover = Failover::builder().start();
+    let database = with_table(&failover);
+    let primary = failover.cluster.primary();
+    let known = |name: &str| {
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_replication WHERE application_name = '{name}' AND state = 'streaming'"
+        );
+        primary.psql("postgres", &sql).unwrap()
+    };
+    for id in ["pg2", "pg3"] {
+        let standby = failover.server(id);
+        let conninfo = standby.psql("postgres", "SHOW primary_conninfo").unwrap();
+        let nameless = conninfo.replace(&format!("application_name='{id}'"), "");
+        let nameless = nameless.replace(&format!("application_name={id}"), "");
+        assert_ne!(nameless, conninfo);
+        let set = format!("ALTER SYSTEM SET primary_conninfo = '{}'", nameless.replace('\'', "''"));
+        standby.psql("postgres", &set).unwrap();
+        standby.reload().unwrap();
+    }
+    eventually(PATIENCE, "the primary knows neither by its id", || known("walreceiver") == "2");
+    let config = failover.nodes.node("node1").admin("/config").unwrap().body;
+    let config: Value = serde_json::from_str(&config).unwrap();
+    let text = config["text"].as_str().unwrap();
+    let text = text.replacen("[failover]\n", "[failover]\nsync_mode = \"prefer\"\n", 1);
+    let writers = write_at(&failover, &failover.nodes.ids(), &database);
+    let applied = failover.nodes.post("node1", "/config/apply", &json!({ "text": text }));
+    assert_eq!(applied.status, 200, "{}", applied.body);
+    failover.wait_until_promised();
+    writers.iter().for_each(Writer::goes_on);
+    assert_eq!((known("pg2"), known("pg3")), ("1".to_owned(), "1".to_owned()));
+    assert_nothing_lost(&failover, "pg1", &database, writers);
+}
+
 #[test]
 fn a_standby_that_somebody_promotes_is_quarantined_and_rebuilt() {
     let _one = one_at_a_time();

@@ -311,3 +311,67 @@ fn where_commits_wait_for_two_a_standby_counts_only_if_it_streams_by_a_slot() {
     let actions = world.settle().1;
     assert_eq!(told(&actions), (Some("ANY 2 (\"pg2\", \"pg3\")".to_owned()), false));
 }
+
+/// Made by `pg_basebackup -R`, and the primary knows it by no name of its own: nobody would ever answer to its id.
+#[test]
+fn no_commit_waits_for_a_standby_that_the_primary_knows_by_another_name_before_it_has_its_own() {
+    let named = |world: &mut World, name: &str| {
+        for id in ["pg2", "pg3"] {
+            world.streams(id, "pg1", 1, 5000);
+            let mut facts = world.view.find(id).unwrap().1.facts.as_deref().unwrap().clone();
+            facts.receiver.as_mut().unwrap().name = if name.is_empty() { id } else { name }.to_owned();
+            world.see(id, facts);
+        }
+        let mut primary = world.view.details[0].facts.as_deref().unwrap().clone();
+        for (sender, id) in primary.senders.iter_mut().zip(["pg2", "pg3"]) {
+            sender.name = if name.is_empty() { id } else { name }.to_owned();
+        }
+        world.see("pg1", primary);
+    };
+    let follow = What::Follow { primary: "pg1".to_owned() };
+    let waits = |actions: &[Action]| {
+        let sets = |action: &Action| match &action.what {
+            What::SetSynchronous { names, .. } if action.server == "pg1" => Some(names.clone()),
+            _ => None,
+        };
+        actions.iter().find_map(sets)
+    };
+    let mut world = World::new();
+    for name in ["walreceiver", "15/main"] {
+        named(&mut world, name);
+        assert_eq!(world.settle().1, [], "without sync_mode the name is their own affair");
+        world.policy.failover.sync_mode = config::SyncMode::Prefer;
+        assert_eq!(did(&world.settle().1), [("pg2", &follow), ("pg3", &follow)], "{name}");
+        world.policy.failover.sync_mode = config::SyncMode::Off;
+    }
+    world.policy.failover.sync_mode = config::SyncMode::Prefer;
+    // It was told, and its receiver has not ended yet.
+    let mut facts = world.view.details[1].facts.as_deref().unwrap().clone();
+    facts.upstream.as_mut().unwrap().application_name = Some("pg2".to_owned());
+    world.see("pg2", facts);
+    assert_eq!(did(&world.settle().1), [("pg3", &follow)]);
+    named(&mut world, "");
+    assert_eq!(waits(&world.settle().1).as_deref(), Some("ANY 1 (\"pg2\", \"pg3\")"));
+    // The primary says that one of them catches up: until it has, nobody waits for it.
+    let mut primary = world.view.details[0].facts.as_deref().unwrap().clone();
+    primary.senders[1].state = "catchup".to_owned();
+    world.see("pg1", primary);
+    assert_eq!(waits(&world.settle().1).as_deref(), Some("ANY 1 (\"pg2\")"));
+}
+
+/// Behind another standby it is known to that one, whatever its name.
+#[test]
+fn one_that_receives_from_another_standby_keeps_its_name() {
+    let mut world = World::new();
+    world.policy.failover.sync_mode = config::SyncMode::Prefer;
+    world.streams("pg3", "pg2", 1, 5000);
+    let mut facts = world.view.details[2].facts.as_deref().unwrap().clone();
+    facts.receiver.as_mut().unwrap().name = "walreceiver".to_owned();
+    world.see("pg3", facts);
+    // Somebody else's backup, say, has the same name there.
+    let mut primary = world.view.details[0].facts.as_deref().unwrap().clone();
+    primary.senders[1].name = "walreceiver".to_owned();
+    world.see("pg1", primary);
+    let follows = |action: &Action| matches!(action.what, What::Follow { .. });
+    assert!(!world.settle().1.iter().any(follows));
+}
