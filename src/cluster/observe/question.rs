@@ -28,6 +28,8 @@ pub(super) use read_only;
 /// - `pg_current_wal_insert_lsn` and the like fail in recovery, hence the CASEs.
 /// - A standby that has replayed all it received is not behind, however long nothing was written; a
 ///   transaction's age says something only when there is more to replay, or nobody to receive from.
+/// - A message that a standby has received in the future, since its clock was set back, is no message of a moment ago. By a
+///   second it may be off.
 /// - A server that is to take no writes has `default_transaction_read_only` in its own configuration; what a role or a
 ///   database was given says nothing of it.
 /// - Passwords in `primary_conninfo` stay on the server. Before PostgreSQL 12 it is no setting, and who has no
@@ -52,8 +54,9 @@ SELECT s.recovering,
                 CASE WHEN pg_catalog.current_setting('server_version_num')::pg_catalog.int4 >= 120000
                      THEN NULLIF(pg_catalog.current_setting('cluster_name'), '') END,
                 'walreceiver'),
-       pg_catalog.floor(1000 * GREATEST(0, pg_catalog.date_part('epoch',
-           pg_catalog.clock_timestamp() - w.last_msg_receipt_time)))::pg_catalog.int8,
+       CASE WHEN pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - w.last_msg_receipt_time) > -1 THEN
+           pg_catalog.floor(1000 * GREATEST(0, pg_catalog.date_part('epoch',
+               pg_catalog.clock_timestamp() - w.last_msg_receipt_time)))::pg_catalog.int8 END,
        (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
                     t.application_name, t.state, t.sync_state, t.sent_lsn, t.flush_lsn))
           FROM pg_catalog.pg_stat_replication t),

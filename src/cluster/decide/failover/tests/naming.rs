@@ -91,3 +91,19 @@ fn one_that_was_named_and_never_became_a_primary_is_named_again_if_there_is_nobo
     assert_eq!(did(&actions), [("pg3", &What::Promote { epoch: Epoch(3) })]);
     assert_eq!(world.administrative("pg3"), Administrative::Attached);
 }
+
+#[test]
+fn a_message_of_which_a_standby_cannot_say_how_old_it_is_is_no_evidence() {
+    let mut world = World::new();
+    world.is_silent("pg1", true);
+    world.fence_passes = false;
+    for (age_ms, reason) in [(Some(0), Reason::StandbysStillHear), (None, Reason::PrimaryLost)] {
+        for id in ["pg2", "pg3"] {
+            world.streams(id, "pg1", 1, 5000);
+            let mut facts = world.view.find(id).unwrap().1.facts.as_deref().unwrap().clone();
+            facts.receiver.as_mut().unwrap().message_age_ms = age_ms;
+            world.see(id, facts);
+        }
+        assert_eq!(world.reasons(), [reason]);
+    }
+}
