@@ -185,13 +185,18 @@ pub(super) fn follows_the_primary(situation: &Situation<'_>, facts: &Facts) -> b
     primary.is_some_and(|primary| streams(situation, primary, facts))
 }
 
-/// Whether it receives the primary's own timeline.
+/// Whether it receives the primary's own timeline from the primary.
 pub(super) fn streams(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) -> bool {
+    receives_the_timeline(situation, facts)
+        && (follows(primary, facts) || is_seen_there(situation, primary, facts))
+}
+
+/// Whether it receives the primary's own timeline, be it from another standby.
+pub(super) fn receives_the_timeline(situation: &Situation<'_>, facts: &Facts) -> bool {
     let timeline = facts.receiver.as_ref().and_then(|receiver| receiver.timeline);
     facts.in_recovery
         && situation.view.identity.get() == Some(facts.system_identifier)
         && timeline == Some(situation.state.primary().timeline)
-        && (follows(primary, facts) || is_seen_there(situation, primary, facts))
 }
 
 /// Whether the primary itself says that a server streams from it, under its id. By no other name a standby is waited for.

@@ -91,9 +91,10 @@ impl Now<'_> {
         self.facts.is_some_and(|facts| facts.started_at_ms != self.step.started_at_ms)
     }
 
+    /// Of whomever: what it receives is the primary's, and that it has caught up is measured there.
     fn streams(&self) -> bool {
         self.is_trusted
-            && self.facts.is_some_and(|facts| replicas::follows_the_primary(self.situation, facts))
+            && self.facts.is_some_and(|facts| replicas::receives_the_timeline(self.situation, facts))
     }
 
     /// Nobody has anything under way there, and no commit waits for it if others can acknowledge it.
