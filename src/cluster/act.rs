@@ -7,6 +7,7 @@ mod disk;
 mod lead;
 mod log_format;
 mod perform;
+mod refused_steps;
 mod rejections;
 mod report;
 

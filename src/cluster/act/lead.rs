@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::Wanted;
 use super::log_format::{Raising, Times};
 use super::perform::{Done, Finished, Order, Perform, Performer};
+use super::refused_steps::RefusedSteps;
 use super::rejections::Rejections;
 use crate::cluster::decide::action::{Action, What};
 use crate::cluster::decide::check::{Rejected, check};
@@ -35,8 +36,6 @@ const LOOK_SOON: Duration = Duration::from_millis(20);
 const LEAD_YET_EVERY: Duration = Duration::from_millis(150);
 /// Between two looks at raft's own membership.
 const ALIGN_EVERY: Duration = Duration::from_millis(250);
-/// Before a decision that was refused is made again.
-const REFUSED_AGAIN: Duration = Duration::from_secs(1);
 /// A wish that could not be fulfilled in that time is dropped: its node does not live.
 const WISH_FOR_MS: u64 = 15_000;
 
@@ -58,7 +57,7 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
     let mut applied = handle.watch();
     let mut aligned = Instant::now();
     let mut pause = LEAD_YET_EVERY;
-    let mut refused: Option<(Change, Instant)> = None;
+    let mut refused = RefusedSteps::default();
     let (mut memory, mut rejections) = (Memory::default(), Rejections::default());
     let mut raising = Raising::default();
     let mut performer = Performer::new(perform);
@@ -135,15 +134,12 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
             }
         }
         for step in plan.steps {
-            let again = refused
-                .as_ref()
-                .is_some_and(|(change, at)| *change == step.change && at.elapsed() < REFUSED_AGAIN);
-            if again {
+            if refused.is_recent(&step.change, now_ms) {
                 continue;
             }
             let change = step.change.clone();
             if !propose(&handle, &leading, step).await {
-                refused = Some((change, Instant::now()));
+                refused.note(change, now_ms);
             }
         }
         if aligned.elapsed() >= ALIGN_EVERY {
