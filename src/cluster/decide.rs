@@ -35,7 +35,7 @@ use crate::topology::Health;
 
 use action::Action;
 pub use loss::to_be_asked;
-pub use memory::{Memory, OPERATIONS_END_MS};
+pub use memory::{HostStop, Memory, OPERATIONS_END_MS};
 
 /// A new leader gives the others so many heartbeats to say that they live.
 const GRACE_HEARTBEATS: u64 = 4;

@@ -18,7 +18,9 @@ use super::refused_steps::RefusedSteps;
 use super::rejections::Rejections;
 use crate::cluster::decide::action::{Action, What};
 use crate::cluster::decide::check::{Rejected, check};
-use crate::cluster::decide::{Memory, OPERATIONS_END_MS, Plan, Situation, Step, decide, to_be_asked};
+use crate::cluster::decide::{
+    HostStop, Memory, OPERATIONS_END_MS, Plan, Situation, Step, decide, to_be_asked,
+};
 use crate::cluster::instances::{Listed, Said, which};
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
@@ -168,8 +170,12 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
         fault::may_die("done", &what);
     }
     if let What::StopHost { epoch } = what {
-        // AWS may have heard of it although it failed.
-        memory.stops_host(&server, epoch, handle.now_ms(), result == Ok(Done::Done));
+        let went = match &result {
+            Ok(Done::Done) => HostStop::Stopped,
+            Ok(_) => HostStop::UnderWay,
+            Err(_) => HostStop::Failed,
+        };
+        memory.stops_host(&server, epoch, handle.now_ms(), went);
     }
     match result {
         Ok(Done::Done) => {

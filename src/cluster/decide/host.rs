@@ -5,6 +5,7 @@
 //! that answers, unless every promotion is to wait for it.
 
 use super::action::{Action, What};
+use super::loss::{self, Loss};
 use super::{Plan, Situation};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Failover, FailoverKind};
@@ -48,6 +49,14 @@ pub(super) fn waits(situation: &Situation<'_>, failover: &Failover, waited_ms: u
         (FenceHost::Require, _) => true,
     };
     waits.then_some(Reason::HostNotStopped)
+}
+
+/// Whether the old primary may as well go on: most nodes hear it again, it can write, and AWS does not stop its host.
+pub(super) fn may_go_on(situation: &Situation<'_>, failover: &Failover) -> bool {
+    let from = &failover.from;
+    let is_asked_for = !stop(situation, failover).actions.is_empty();
+    let is_left = !is_asked_for || situation.memory.host_refused(failover.epoch);
+    is_left && situation.is_heard(from) && loss::of_primary(situation, from) == Loss::Lives
 }
 
 /// After the failover: one that AWS is stopping is asked after until it has stopped.

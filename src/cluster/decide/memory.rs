@@ -59,8 +59,8 @@ pub struct Memory {
     starting_up_since_ms: Option<u64>,
     /// Where the last record of the old primary's log begins, and in which epoch it was stopped.
     stopped: Option<(Epoch, Lsn)>,
-    /// The host of a lost primary that AWS stops: whose, the epoch, since when, and whether it has stopped.
-    host: Option<(String, Epoch, u64, bool)>,
+    /// The host of a lost primary that AWS is to stop: whose, the epoch, since when, and how far it has come.
+    host: Option<(String, Epoch, u64, HostStop)>,
     /// The old primary has made a checkpoint for the switchover that ends this epoch.
     checkpointed: Option<Epoch>,
     /// When the server that was named for this epoch was last ordered to become the primary.
@@ -84,6 +84,15 @@ pub struct Memory {
     restart: Option<RestartWatch>,
     returning: Returning,
     orders_end: OrdersEnd,
+}
+
+/// What became of asking AWS to stop a host, in the order in which it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HostStop {
+    /// It did not work, though AWS may have heard of it.
+    Failed,
+    UnderWay,
+    Stopped,
 }
 
 /// Of the present step of a restart.
@@ -314,23 +323,34 @@ impl Memory {
         self.missing_wal.retain(|id| self.astray.contains_key(id));
     }
 
-    /// AWS was asked to stop the host of this server, and has or has not yet.
-    pub fn stops_host(&mut self, server: &str, epoch: Epoch, now_ms: u64, has_stopped: bool) {
-        let since_ms = match &self.host {
-            Some((known, of, since_ms, _)) if known == server && *of == epoch => *since_ms,
-            _ => now_ms,
+    /// AWS was asked to stop the host of this server, and that is how it went. A later question may fail as well.
+    pub fn stops_host(&mut self, server: &str, epoch: Epoch, now_ms: u64, went: HostStop) {
+        let (since_ms, went) = match &self.host {
+            Some((known, of, since_ms, before)) if known == server && *of == epoch => {
+                (*since_ms, went.max(*before))
+            }
+            _ => (now_ms, went),
         };
-        self.host = Some((server.to_owned(), epoch, since_ms, has_stopped));
+        self.host = Some((server.to_owned(), epoch, since_ms, went));
     }
 
     pub(super) fn host_stopped(&self, epoch: Epoch) -> bool {
-        self.host.as_ref().is_some_and(|(_, of, _, has_stopped)| *of == epoch && *has_stopped)
+        self.host_is(epoch, HostStop::Stopped)
+    }
+
+    /// AWS was asked, and has not said that it stops it.
+    pub(super) fn host_refused(&self, epoch: Epoch) -> bool {
+        self.host_is(epoch, HostStop::Failed)
+    }
+
+    fn host_is(&self, epoch: Epoch, as_it_went: HostStop) -> bool {
+        self.host.as_ref().is_some_and(|(_, of, _, went)| *of == epoch && *went == as_it_went)
     }
 
     /// Whose host is being stopped, for which epoch and since when.
     pub(super) fn stopping_host(&self) -> Option<(&str, Epoch, u64)> {
-        let (server, epoch, since_ms, has_stopped) = self.host.as_ref()?;
-        (!has_stopped).then_some((server, *epoch, *since_ms))
+        let (server, epoch, since_ms, went) = self.host.as_ref()?;
+        (*went != HostStop::Stopped).then_some((server, *epoch, *since_ms))
     }
 
     pub fn has_checkpointed(&mut self, epoch: Epoch) {

@@ -1,7 +1,7 @@
 //! Stopping the host of a lost primary.
 
 use super::*;
-use crate::cluster::decide::host;
+use crate::cluster::decide::{HostStop, host};
 
 #[test]
 fn the_host_of_a_lost_primary_is_stopped_as_the_configuration_wants() {
@@ -47,9 +47,9 @@ fn the_host_of_a_lost_primary_is_stopped_as_the_configuration_wants() {
     assert_eq!(world.state.standstill(), Some(Reason::HostNotStopped.code()));
     let epoch = world.state.failover().unwrap().epoch;
     let now_ms = world.now_ms;
-    world.memory.stops_host("pg1", epoch, now_ms, false);
+    world.memory.stops_host("pg1", epoch, now_ms, HostStop::UnderWay);
     assert_eq!(world.reasons(), [], "AWS is at it");
-    world.memory.stops_host("pg1", epoch, now_ms, true);
+    world.memory.stops_host("pg1", epoch, now_ms, HostStop::Stopped);
     let (reasons, actions) = world.settle();
     assert_eq!(reasons, [Reason::LacksLeast]);
     assert!(!actions.iter().any(|action| matches!(action.what, What::StopHost { .. })), "{actions:?}");
@@ -102,7 +102,7 @@ fn a_host_that_is_being_stopped_is_asked_after_when_the_failover_is_over() {
     world.settle();
     let epoch = world.state.failover().unwrap().epoch;
     let now_ms = world.now_ms;
-    world.memory.stops_host("pg1", epoch, now_ms, false);
+    world.memory.stops_host("pg1", epoch, now_ms, HostStop::UnderWay);
     world.pass(RECEIVERS_END_MS);
     world.settle();
     let named = world.state.primary().server.clone().unwrap();
@@ -113,4 +113,40 @@ fn a_host_that_is_being_stopped_is_asked_after_when_the_failover_is_over() {
     assert!(actions.contains(&stop), "{actions:?}");
     world.pass(host::STOPPED_WITHIN_MS);
     assert!(!world.settle().1.contains(&stop), "at some time it is given up");
+}
+
+/// The API is down, or the permission is missing: nobody is named until it works, and the primary is there again.
+#[test]
+fn a_primary_that_is_there_again_goes_on_if_its_host_cannot_be_stopped() {
+    let back = |went: Option<HostStop>, disk: Option<crate::cluster::state::Disk>| {
+        let mut world = World::new();
+        world.policy.failover.fence_host = config::FenceHost::Require;
+        world.policy.servers[0].instance_id = Some("i-1".to_owned());
+        world.is_silent("pg1", true);
+        world.standbys_hear_nothing();
+        world.settle();
+        world.pass(RECEIVERS_END_MS);
+        world.settle();
+        assert_eq!(world.state.standstill(), Some(Reason::HostNotStopped.code()));
+        let (epoch, now_ms) = (Epoch(1), world.now_ms);
+        if let Some(went) = went {
+            world.memory.stops_host("pg1", epoch, now_ms, went);
+        }
+        assert_eq!(world.settle().0, [], "it is not there");
+        world.is_primary("pg1", 1);
+        if disk.is_some() {
+            let claim = Claim { observed: Observed::Up, primary_on: Some(1), disk, ..Claim::default() };
+            world.claim("pg1", claim);
+        }
+        world.settle();
+        let primary = world.state.primary();
+        (primary.server.clone().unwrap(), primary.epoch, primary.stage)
+    };
+    let (goes_on, waits) =
+        (("pg1".to_owned(), Epoch(2), Stage::Confirmed), ("pg1".to_owned(), Epoch(1), Stage::Confirmed));
+    assert_eq!(back(Some(HostStop::Failed), None), goes_on);
+    assert_eq!(back(None, None), waits, "AWS may be about to say yes");
+    assert_eq!(back(Some(HostStop::UnderWay), None), waits, "it is about to be gone");
+    let hangs = Some(crate::cluster::state::Disk::Hangs);
+    assert_eq!(back(Some(HostStop::Failed), hangs), waits, "it answers, and cannot write");
 }
