@@ -15,7 +15,7 @@ use super::change::{Answer, Cause, read};
 use super::refused::Refused;
 use crate::cluster::model::View;
 use crate::cluster::reason::Reason;
-use crate::cluster::state::{Administrative, Change, ClusterState, FailoverKind, Stage};
+use crate::cluster::state::{Administrative, Change, ClusterState, Failover, FailoverKind, Stage};
 use crate::cluster::sync_set::SyncSet;
 use crate::config::{self, Replication};
 use crate::topology::{Health, Role};
@@ -79,11 +79,12 @@ async fn begin(state: &AdminState, order: Successor, kind: FailoverKind, reason:
     let Successor { to, cause: Cause(cause) } = order;
     let applied = handle.applied();
     let configured = state.configured.borrow().in_force.clone();
-    let from = may_begin(&configured, &applied.state, kind, to.as_deref()).map_err(Refused::conflict)?;
+    let view = state.view.borrow().clone();
+    let from =
+        may_begin(&configured, &applied.state, &view, kind, to.as_deref()).map_err(Refused::conflict)?;
     let epoch = applied.state.primary().epoch;
     let may_lose = match kind {
         FailoverKind::Forced => {
-            let view = state.view.borrow();
             let answering = answering(&view, &applied.state, to.as_deref());
             may_lose(configured.failover.sync_mode, applied.state.synchronous(), &answering)
         }
@@ -95,13 +96,15 @@ async fn begin(state: &AdminState, order: Successor, kind: FailoverKind, reason:
 
 /// The standbys among which the next primary will be.
 fn answering<'a>(view: &View, state: &'a ClusterState, to: Option<&str>) -> Vec<&'a str> {
-    let answers = |id: &str| {
-        view.find(id).is_some_and(|(server, detail)| {
-            server.health == Health::Up && detail.failures == 0 && detail.says == Role::Standby
-        })
-    };
     let wanted = |id: &str| to.is_none_or(|to| to == id);
-    state.servers().keys().map(String::as_str).filter(|id| wanted(id) && answers(id)).collect()
+    state.servers().keys().map(String::as_str).filter(|id| wanted(id) && answers(view, id)).collect()
+}
+
+/// As a standby, when it was last looked at.
+fn answers(view: &View, id: &str) -> bool {
+    view.find(id).is_some_and(|(server, detail)| {
+        server.health == Health::Up && detail.failures == 0 && detail.says == Role::Standby
+    })
 }
 
 /// What it may cost to replace the primary at once. None: one of these has every acknowledged commit.
@@ -126,6 +129,7 @@ fn may_lose(mode: config::SyncMode, agreed: &SyncSet, answering: &[&str]) -> Opt
 pub(super) fn may_begin(
     config: &config::Config,
     state: &ClusterState,
+    view: &View,
     kind: FailoverKind,
     to: Option<&str>,
 ) -> Result<String, String> {
@@ -156,6 +160,22 @@ pub(super) fn may_begin(
         if configured.is_some_and(|server| server.disallow_failover) {
             return Err(format!("{to} may not be the primary: server.disallow_failover is set for it"));
         }
+        // The old epoch would end, and nobody could follow.
+        if kind == FailoverKind::Forced && !answers(view, to) {
+            return Err(format!(
+                "{to} does not answer this node as a standby, and nobody else would be promoted: see `komainu status`, and \
+                 name another one, or none to have whoever lacks least"
+            ));
+        }
+    }
+    if kind == FailoverKind::Forced
+        && let Some(Failover { kind: FailoverKind::Forced, epoch, to: Some(wanted), .. }) = state.failover()
+        && *epoch == primary.epoch
+    {
+        return Err(format!(
+            "a failover from {from} to {wanted} is under way. If {wanted} does not come, `komainu server detach {wanted}` \
+             takes that back: whoever lacks least of those that are attached is promoted then"
+        ));
     }
     let has_agent = config.servers.iter().any(|server| server.id == from && server.agent.is_some());
     match kind {
@@ -249,6 +269,8 @@ fn in_words(state: Administrative) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::state::{Command, Outcome};
+    use crate::topology::Epoch;
 
     #[test]
     fn what_may_be_lost_follows_from_who_answers() {
@@ -273,5 +295,41 @@ mod tests {
         let unconfirmed = may_lose(config::SyncMode::Require, &nobody, &["a", "b"]).unwrap();
         assert!(unconfirmed.contains("has not confirmed yet") && unconfirmed.ends_with("may be lost"));
         assert_eq!(may_lose(config::SyncMode::Require, &any_one_of_two, &["a", "b"]), None);
+    }
+
+    #[test]
+    fn an_order_that_nobody_could_fulfil_is_refused_and_how_one_is_taken_back_is_said() {
+        let text = "[listen]\naddresses = ['127.0.0.1:1']\n[auth]\nhba_file = 'hba'\nuser_file = 'users'\n\
+            [health]\nuser = 'k'\n[failover]\nmode = 'streaming'\nuser = 'ops'\nreplication_user = 'rep'\n\
+            [cluster]\nname = 'shop'\n[[node]]\nid = 'a'\nhost = 'ha'\n[[node]]\nid = 'b'\nhost = 'hb'\n\
+            [[node]]\nid = 'c'\nhost = 'hc'\n[[server]]\nid = 'pg1'\nhost = 'db1'\n\
+            [[server]]\nid = 'pg2'\nhost = 'db2'\n[[server]]\nid = 'pg3'\nhost = 'db3'\n";
+        let parsed = config::file::parse(text, std::path::Path::new("/k.toml"), 1);
+        let config = parsed.unwrap_or_else(|report| panic!("{report}")).0;
+        let mut state = ClusterState::default();
+        let mut apply = |change: Change| {
+            let (node, cause, reason) = ("a".to_owned(), String::new(), String::new());
+            let outcome = state.apply(Command { at_ms: 0, node, cause, reason, change });
+            assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");
+            state.clone()
+        };
+        let (cluster_id, configuration) = ("x".to_owned(), String::new());
+        apply(Change::CreateCluster { cluster_id, members: Vec::new(), configuration });
+        apply(Change::SetServers { servers: ["pg1", "pg2", "pg3"].map(str::to_owned).to_vec() });
+        let (epoch, server) = (Epoch(0), "pg1".to_owned());
+        apply(Change::NamePrimary { epoch, server, promotes: false });
+        let now = apply(Change::ConfirmPrimary { epoch: Epoch(1), timeline: 1 });
+        let mut view = View::new(&config.servers);
+        (view.snapshot.servers[2].health, view.details[2].says) = (Health::Up, Role::Standby);
+        let forced = |state: &ClusterState, to| may_begin(&config, state, &view, FailoverKind::Forced, to);
+        assert_eq!(forced(&now, Some("pg3")), Ok("pg1".to_owned()));
+        assert_eq!(forced(&now, None), Ok("pg1".to_owned()));
+        assert!(forced(&now, Some("pg2")).unwrap_err().starts_with("pg2 does not answer this node"));
+        // It did, and has died since.
+        let (epoch, kind, to) = (Epoch(1), FailoverKind::Forced, Some("pg2".to_owned()));
+        let under_way = apply(Change::BeginFailover { epoch, kind, to });
+        for to in [Some("pg3"), None] {
+            assert!(forced(&under_way, to).unwrap_err().contains("`komainu server detach pg2`"));
+        }
     }
 }

@@ -55,18 +55,19 @@ fn how(
     id: &str,
     force: bool,
 ) -> Result<(FailoverKind, String), String> {
-    let forced = || Ok((FailoverKind::Forced, may_begin(config, state, FailoverKind::Forced, Some(id))?));
+    let forced =
+        || Ok((FailoverKind::Forced, may_begin(config, state, view, FailoverKind::Forced, Some(id))?));
     let primary = state.primary().server.as_deref();
     let observed = primary.and_then(|primary| state.servers().get(primary)).map(|server| server.observed);
     match observed {
-        Some(Observed::Up) => match may_begin(config, state, FailoverKind::Switchover, Some(id)) {
+        Some(Observed::Up) => match may_begin(config, state, view, FailoverKind::Switchover, Some(id)) {
             Ok(from) => Ok((FailoverKind::Switchover, from)),
             Err(_) if force => forced(),
             Err(why) => Err(why),
         },
         _ if force => forced(),
         Some(Observed::Down) => {
-            let from = may_begin(config, state, FailoverKind::Forced, Some(id))?;
+            let from = may_begin(config, state, view, FailoverKind::Forced, Some(id))?;
             match loses(state, view, &from, id) {
                 Some(what) => Err(format!("{what}. With --force {id} is promoted all the same")),
                 None => Ok((FailoverKind::Automatic, from)),
