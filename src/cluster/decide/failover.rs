@@ -5,36 +5,34 @@
 //! state and the servers as they are, and goes on. Invariant: nobody is named before the fence has passed, and nobody is
 //! promoted but the one that is named.
 
+mod planned;
+
 use super::action::{Action, What};
 use super::candidate::{self, Standby};
 use super::host;
 use super::loss::{self, Loss};
 use super::memory::SETTLE_FIRST_MS;
-use super::{Plan, Situation, Step, log_shipping, restart, synchronous};
+use super::{Plan, Situation, Step, log_shipping, synchronous};
 use crate::cluster::reason::Reason;
-use crate::cluster::state::{Change, Failover, FailoverKind, Fenced, Restart, Stage};
+use crate::cluster::state::{Administrative, Change, Failover, FailoverKind, Fenced, Stage};
 use crate::cluster::sync_set::SyncSet;
 use crate::topology::{Epoch, Health};
 
 /// A doubt that is over sooner is not worth an entry of the timeline.
 const DOUBT_MS: u64 = 1_000;
-/// A checkpoint that takes longer is not waited for.
-const CHECKPOINT_MS: u64 = 120_000;
-/// Transactions of a switchover that have not ended by then are cut.
-const HOLD_MS: u64 = 5_000;
 /// The standbys' receivers have surely ended, or the standby hangs: what it said before is not counted.
 const RECEIVERS_END_MS: u64 = 3_000;
 /// After this an order to promote is void: the server itself looks at its deadline.
 const ORDER_ENDS_MS: u64 = 1_000;
-/// A primary that its agent cannot stop by then goes on.
-const STOP_MS: u64 = 20_000;
+/// One that was stopped cleanly and is to go on runs again by then, or it is lost like any other.
+const STARTS_MS: u64 = 10_000;
 
 pub(super) fn decide(situation: &Situation<'_>) -> Plan {
-    if !situation.promotes() {
-        return Plan::default();
-    }
     let primary = situation.state.primary();
     let Some(server) = &primary.server else { return Plan::default() };
+    if !situation.promotes() {
+        return left_over(situation);
+    }
     match situation.state.failover() {
         Some(failover) => {
             let mut plan = under_way(situation, failover);
@@ -51,6 +49,18 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
     }
 }
 
+/// The mode was changed while something was under way, or stood still. Who is the primary from now on is found as where
+/// somebody else makes it one (`primary`), over the fence if there is one.
+fn left_over(situation: &Situation<'_>) -> Plan {
+    match situation.state.failover() {
+        None => stand_still(situation, None),
+        Some(failover) => {
+            let is_untouched = situation.state.primary().stage == Stage::Confirmed && !situation.is_fenced();
+            if is_untouched { abandon(failover.epoch) } else { Plan::default() }
+        }
+    }
+}
+
 /// Nothing is under way: is the primary still there?
 fn watch(situation: &Situation<'_>, primary: &str) -> Plan {
     let loss = loss::of_primary(situation, primary);
@@ -58,19 +68,25 @@ fn watch(situation: &Situation<'_>, primary: &str) -> Plan {
         Loss::Lives => stand_still(situation, None),
         Loss::Doubt(_) if in_doubt_for_ms(situation, primary) < DOUBT_MS => Plan::default(),
         Loss::Doubt(reason) => stand_still(situation, Some(reason)),
-        Loss::Lost(why) => match obstacle(situation) {
-            Some(reason) => {
-                let mut plan = stand_still(situation, Some(reason));
-                plan.extend(start_again(situation, primary));
-                plan
+        Loss::Lost(why) => {
+            let start = start_again(situation, primary);
+            // It has everything, and no standby may.
+            let is_starting =
+                !start.actions.is_empty() && situation.memory.phase_for_ms(situation.now_ms) < STARTS_MS;
+            match obstacle(situation).or(is_starting.then_some(Reason::FailoverSettling)) {
+                Some(reason) => {
+                    let mut plan = stand_still(situation, Some(reason));
+                    plan.extend(start);
+                    plan
+                }
+                None => begin(situation, why),
             }
-            None => begin(situation, why),
-        },
+        }
     }
 }
 
-/// The one that went on after a switchover in vain, and was stopped all the same: too late, or not cleanly. Nobody else
-/// knows that it is to run. One that has been confirmed is its operator's: somebody may have shut it down.
+/// The one that goes on after a switchover in vain, and was stopped: for nobody who could take its place, too late, or not
+/// cleanly. Nobody else knows that it is to run. One that has been confirmed is its operator's: somebody may have shut it down.
 fn start_again(situation: &Situation<'_>, primary: &str) -> Plan {
     let named = situation.state.primary();
     let has_agent = situation.policy.server(primary).is_some_and(|server| server.agent.is_some());
@@ -90,8 +106,8 @@ fn in_doubt_for_ms(situation: &Situation<'_>, primary: &str) -> u64 {
     since_ms.map_or(u64::MAX, |since_ms| situation.now_ms.saturating_sub(since_ms))
 }
 
-/// Why a lost primary is not replaced all the same.
-fn obstacle(situation: &Situation<'_>) -> Option<Reason> {
+/// Why nobody may take the place of a lost primary without an order.
+fn forbidden(situation: &Situation<'_>) -> Option<Reason> {
     let policy = &situation.policy;
     if policy.servers.iter().any(|server| server.always_primary) {
         return Some(Reason::AlwaysPrimary);
@@ -101,6 +117,14 @@ fn obstacle(situation: &Situation<'_>) -> Option<Reason> {
     }
     if situation.state.failover_paused() {
         return Some(Reason::FailoverPaused);
+    }
+    None
+}
+
+/// Why a lost primary is not replaced all the same.
+fn obstacle(situation: &Situation<'_>) -> Option<Reason> {
+    if let Some(reason) = forbidden(situation) {
+        return Some(reason);
     }
     let settled_ms = situation.memory.phase_for_ms(situation.now_ms);
     if settled_ms < SETTLE_FIRST_MS {
@@ -141,7 +165,7 @@ fn under_way(situation: &Situation<'_>, failover: &Failover) -> Plan {
     let primary = situation.state.primary();
     let fence = situation.state.fences().iter().find(|fence| fence.fenced == Fenced::Primary);
     match (fence, primary.stage) {
-        (None, Stage::Confirmed) => hold(situation, failover),
+        (None, Stage::Confirmed) => planned::hold(situation, failover),
         (None, Stage::Named) => promote(situation, failover),
         (Some(fence), _) if !fence.passed => match failover.kind {
             // What is still on its way to them is the old primary's last word, which is waited for.
@@ -149,96 +173,15 @@ fn under_way(situation: &Situation<'_>, failover: &Failover) -> Plan {
             FailoverKind::Automatic | FailoverKind::Forced => stop_receivers(situation),
         },
         (Some(_), _) => match failover.kind {
-            FailoverKind::Restart => restart_primary(situation, failover),
-            FailoverKind::Switchover => stop_primary(situation, failover),
+            FailoverKind::Restart => planned::restart_primary(situation, failover),
+            FailoverKind::Switchover => planned::stop_primary(situation, failover),
             FailoverKind::Automatic | FailoverKind::Forced => name(situation, failover),
         },
     }
 }
 
-/// A switchover lets transactions run out, on every node that lives.
-fn hold(situation: &Situation<'_>, failover: &Failover) -> Plan {
-    if let Loss::Lost(why) = loss::of_primary(situation, &failover.from) {
-        return match candidate::choose(situation, FailoverKind::Automatic, None) {
-            Ok(_) => begin(situation, why),
-            Err(_) => abandon(failover.epoch),
-        };
-    }
-    if !failover.holds {
-        let epoch = failover.epoch;
-        // What is written out now is not written out while everybody waits.
-        let is_ready = situation.memory.checkpointed(epoch)
-            || situation.memory.phase_for_ms(situation.now_ms) >= CHECKPOINT_MS;
-        return match is_ready {
-            true => Plan::step(Step::new(Change::HoldTransactions { epoch }, Reason::SwitchoverOrdered)),
-            false => Plan::action(Action::new(&failover.from, What::Checkpoint { epoch })),
-        };
-    }
-    let members = situation.state.members().values();
-    let waits = members
-        .filter(|member| situation.lives(&member.id))
-        .any(|member| !failover.held_by.contains(&member.id));
-    if waits && situation.memory.phase_for_ms(situation.now_ms) < HOLD_MS {
-        return Plan::default();
-    }
-    let goes_on = failover.kind == FailoverKind::Restart;
-    if !goes_on && candidate::choose(situation, failover.kind, failover.to.as_deref()).is_err() {
-        return abandon(failover.epoch);
-    }
-    let change = Change::OpenFence { fenced: Fenced::Primary, epoch: failover.epoch };
-    Plan::step(Step::new(change, Reason::SwitchoverOrdered))
-}
-
 fn abandon(epoch: Epoch) -> Plan {
     Plan::step(Step::new(Change::AbandonFailover { epoch }, Reason::SwitchoverAbandoned))
-}
-
-/// The old primary's last word has to arrive at the one that follows it.
-fn stop_primary(situation: &Situation<'_>, failover: &Failover) -> Plan {
-    let Some(last) = situation.memory.last_record(failover.epoch) else {
-        if situation.memory.phase_for_ms(situation.now_ms) >= STOP_MS {
-            return go_back(situation, failover, Reason::SwitchoverAbandoned);
-        }
-        return Plan::action(Action::new(&failover.from, What::Stop { epoch: failover.epoch }));
-    };
-    let has_all = |id: &str| {
-        candidate::standbys(situation).any(|standby| standby.id == id && standby.position() > last)
-    };
-    match candidate::choose(situation, failover.kind, failover.to.as_deref()) {
-        Ok(chosen) if has_all(&chosen) => name_one(situation, chosen),
-        _ if situation.memory.phase_for_ms(situation.now_ms) < STOP_MS => Plan::default(),
-        // It was to be that one, or nothing more arrives: now it is whoever has most. If nobody may be, the one that was
-        // stopped has everything, and nobody else will start it.
-        _ => match candidate::choose(situation, FailoverKind::Automatic, None) {
-            Ok(_) => begin(situation, Reason::PrimaryLost),
-            Err(_) => go_back(situation, failover, Reason::SwitchoverAbandoned),
-        },
-    }
-}
-
-/// Until it is a primary again that was started since. If it does not come back, a standby takes its place.
-fn restart_primary(situation: &Situation<'_>, failover: &Failover) -> Plan {
-    let step = situation.state.restart().and_then(Restart::step).filter(|step| step.server == failover.from);
-    let Some(step) = step else { return go_back(situation, failover, Reason::RestartFailed) };
-    let facts = situation.answering(&failover.from).filter(|facts| !facts.in_recovery);
-    if facts.is_some_and(|facts| facts.started_at_ms != step.started_at_ms) {
-        return go_back(situation, failover, Reason::Restarted);
-    }
-    let is_late = situation.memory.phase_for_ms(situation.now_ms) >= STOP_MS;
-    let (failures, _) = situation.memory.restart_failures();
-    if facts.is_some() && (is_late || failures >= restart::TRIES) {
-        return go_back(situation, failover, Reason::RestartFailed);
-    }
-    let again = Plan::action(restart::order(step, failover.epoch));
-    match candidate::choose(situation, FailoverKind::Automatic, None) {
-        _ if !is_late => again,
-        Ok(_) => begin(situation, Reason::PrimaryLost),
-        Err(reason) => {
-            let mut plan = stand_still(situation, Some(reason));
-            plan.extend(again);
-            plan
-        }
-    }
 }
 
 /// The one that was to be replaced goes on, in an epoch of its own.
@@ -268,11 +211,19 @@ fn name(situation: &Situation<'_>, failover: &Failover) -> Plan {
         return stop;
     }
     if let Some(reason) = host::waits(situation, failover, waited_ms) {
+        if host::may_go_on(situation, failover) {
+            return go_back(situation, failover, reason);
+        }
         let mut plan = stand_still(situation, Some(reason));
         plan.actions.extend(stop.actions);
         return plan;
     }
-    let chosen = candidate::choose(situation, failover.kind, failover.to.as_deref());
+    // Who was detached meanwhile is wanted no more: so whom an order names can be taken back.
+    let servers = situation.state.servers();
+    let is_attached =
+        |id: &&str| servers.get(*id).is_some_and(|to| to.administrative == Administrative::Attached);
+    let wanted = failover.to.as_deref().filter(is_attached);
+    let chosen = candidate::choose(situation, failover.kind, wanted);
     let chosen = match failover.kind {
         // Better another one that has everything than none.
         FailoverKind::Automatic => chosen.or_else(|_| candidate::choose(situation, failover.kind, None)),
@@ -282,7 +233,7 @@ fn name(situation: &Situation<'_>, failover: &Failover) -> Plan {
         Ok(chosen) => name_one(situation, chosen),
         // Nobody was named, so the one that is there after all may go on.
         Err(_) if situation.is_heard(&failover.from) => go_back(situation, failover, Reason::NoCandidate),
-        Err(reason) => match candidate::choose_any(situation, failover.kind, failover.to.as_deref()) {
+        Err(reason) => match candidate::choose_any(situation, failover.kind, wanted) {
             Ok(itself) => name_one(situation, itself),
             Err(_) => {
                 let mut plan = stand_still(situation, Some(reason));

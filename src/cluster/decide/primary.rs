@@ -11,8 +11,8 @@ use crate::cluster::state::{Administrative, Change, Fenced, Server, Stage};
 
 pub(super) fn decide(situation: &Situation<'_>) -> Option<Step> {
     let state = situation.state;
-    if state.failover().is_some() {
-        // What komainu makes itself it does not look for.
+    if state.failover().is_some() && situation.promotes() {
+        // What komainu makes itself it does not look for. What it had begun in another mode it does not finish.
         return None;
     }
     let primary = state.primary();

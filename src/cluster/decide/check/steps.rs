@@ -10,7 +10,7 @@ use crate::cluster::state::{
     Administrative, Change, Failover, FailoverKind, Fenced, Observed, RestartStage, Stage,
 };
 use crate::cluster::sync_set::SyncSet;
-use crate::config::{Replication, SyncMode};
+use crate::config::{FailoverMode, Replication, SyncMode};
 use crate::telemetry::labels::Rule;
 use crate::topology::{Epoch, Lsn};
 
@@ -212,7 +212,9 @@ impl Known<'_> {
     /// A primary already: the one of the ended epoch, or one that most nodes hear.
     fn may_go_on(&self, server: &str) -> Verdict {
         let state = self.0.state;
-        match state.failover() {
+        // In another mode somebody else has finished what komainu had begun.
+        let makes_primaries = self.0.policy.failover.mode == FailoverMode::Streaming;
+        match state.failover().filter(|_| makes_primaries) {
             Some(failover) => demand(failover.from == server && self.is_named(server), Rule::Candidate),
             None => {
                 let known = state.servers().get(server).ok_or(Rule::Candidate)?;
@@ -252,20 +254,28 @@ impl Known<'_> {
             (Some(failover), _) => {
                 let is_forced = failover.kind == FailoverKind::Forced;
                 demand(kind != FailoverKind::Forced || is_forced, Rule::Order)?;
+                // An order of another primary, or of a restart, is none to do without the last word of the old one.
+                let is_planned = matches!(failover.kind, FailoverKind::Switchover | FailoverKind::Restart);
+                let nobody_is_named = failover.epoch == epoch;
+                demand(!(is_planned && nobody_is_named) || self.may_be_automatic(), Rule::Order)?;
                 let memory = situation.memory;
                 let ordered = memory.promotion_ordered(epoch, ORDER_ENDS_MS, situation.now_ms);
                 demand(!ordered, Rule::Once)
             }
             (None, FailoverKind::Forced) => Err(Rule::Order),
             (None, FailoverKind::Automatic) => {
-                let policy = situation.policy;
-                let is_allowed = policy.failover.automatic
-                    && !state.failover_paused()
-                    && !policy.servers.iter().any(|server| server.always_primary);
-                demand(is_allowed, Rule::Order)?;
+                demand(self.may_be_automatic(), Rule::Order)?;
                 demand(!self.lives(), Rule::Lives)
             }
         }
+    }
+
+    /// Whether a primary may be replaced by nobody's order.
+    fn may_be_automatic(&self) -> bool {
+        let policy = self.0.policy;
+        policy.failover.automatic
+            && !self.0.state.failover_paused()
+            && !policy.servers.iter().any(|server| server.always_primary)
     }
 
     /// Most voters reach the primary, and can write to it.

@@ -217,6 +217,13 @@ fn a_primary_that_lives_is_not_replaced_and_an_order_that_may_be_obeyed_is_waite
     assert_eq!(of_step(&mut world, begin(2)), Some(Rule::Once));
     world.pass(ORDERS_END_MS);
     assert_eq!(of_step(&mut world, begin(2)), None);
+
+    // An order in which the primary is lost is none to promote without its last word.
+    let mut world = World::new();
+    world.begin_switchover(None);
+    assert_eq!(of_step(&mut world, begin(1)), None);
+    world.apply(Change::PauseFailover { paused: true });
+    assert_eq!(of_step(&mut world, begin(1)), Some(Rule::Order));
 }
 
 const ORDERS_END_MS: u64 = 1_000;

@@ -7,11 +7,14 @@ mod in_a_row;
 mod naming;
 mod returning;
 mod slots;
+mod stopped;
 mod synchronous;
+mod taken_back;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::planned::{HOLD_MS, STOP_MS};
 use super::*;
 use crate::cluster::conninfo::Upstream;
 use crate::cluster::decide::check::check;
@@ -706,22 +709,6 @@ fn a_primary_that_was_named_again_and_has_ended_is_started_by_its_agent() {
     let (reasons, actions) = world.settle();
     assert_eq!(reasons, [Reason::FailoverPaused]);
     assert!(!actions.iter().any(|action| action.server == "pg1"), "{actions:?}");
-}
-
-#[test]
-fn a_switchover_whose_heir_dies_after_the_stop_takes_another() {
-    let mut world = World::new();
-    world.begin_switchover(Some("pg3"));
-    world.pass(HOLD_MS + 1);
-    world.settle();
-    world.memory.stopped(Epoch(1), Lsn(5200));
-    world.is_silent("pg1", true);
-    world.standbys_hear_nothing();
-    world.is_silent("pg3", true);
-    assert_eq!(world.reasons(), []);
-    world.pass(STOP_MS + 1);
-    assert_eq!(world.reasons(), [Reason::PrimaryLost, Reason::LacksLeast]);
-    assert_eq!(world.state.primary().server.as_deref(), Some("pg2"));
 }
 
 #[test]

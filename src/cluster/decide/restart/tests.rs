@@ -197,4 +197,26 @@ fn a_primary_that_its_agent_does_not_restart_goes_on_and_one_that_does_not_come_
     world.pass(60_000);
     world.settle();
     assert_eq!(world.state.failover().unwrap().kind, FailoverKind::Automatic);
+
+    let mut world = in_place();
+    world.apply(Change::PauseFailover { paused: true });
+    world.is_silent("pg1", true);
+    world.standbys_hear_nothing();
+    world.pass(60_000);
+    let (reasons, actions) = world.settle();
+    assert_eq!((reasons, did(&actions)), (vec![Reason::FailoverPaused], vec![("pg1", &restart(1))]));
+    assert_eq!(world.state.failover().unwrap().kind, FailoverKind::Restart);
+}
+
+#[test]
+fn one_that_receives_from_another_standby_is_restarted_like_the_others() {
+    let mut world = World::new();
+    world.streams("pg2", "pg3", 1, 5_000);
+    order(&mut world, &["pg2"], false);
+    world.settle();
+    begun(&mut world, "pg2");
+    world.streams("pg2", "pg3", 1, 5_000);
+    was_started(&mut world, "pg2");
+    assert_eq!(world.reasons(), [Reason::Restarted]);
+    assert_eq!(world.administrative("pg2"), Administrative::Attached);
 }
