@@ -54,7 +54,9 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
         }
         // One that was named and never promoted is a standby that only has to be told. Whatever else it has, it streams
         // by that only if the primary leads on from it.
-        Administrative::Quarantined if server.may_keep_data() => repoint(situation, primary, id, facts, streams),
+        Administrative::Quarantined if server.may_keep_data() => {
+            repoint(situation, primary, id, facts, streams)
+        }
         Administrative::Quarantined => Plan::default(),
         // While nobody hears the primary, it may be its heir, made one by somebody else.
         Administrative::Attached if situation.is_heard(id) && situation.is_heard(&primary.id) => {
