@@ -18,8 +18,8 @@ use super::statement::Analysis;
 pub struct Analyzed {
     pub analysis: Analysis,
     pub routed: Routed,
-    /// Which of its database's catalogs `routed` was resolved with, counted; whoever keeps an `Analyzed`
-    /// across statements has to look whether that is still the one in force.
+    /// Which of its database's catalogs `routed` was resolved with, counted, and by which lists of functions; whoever keeps
+    /// an `Analyzed` across statements has to look whether that is what it goes by itself.
     pub generation: u64,
 }
 

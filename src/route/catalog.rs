@@ -4,6 +4,7 @@
 //! server: rows are given to it (`catalog_sql` has the queries). Invariant: what is not known is volatile.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::builtin;
 use super::effects::Effects;
@@ -108,13 +109,22 @@ struct Known {
 pub struct FunctionLists {
     read_only: HashSet<QualifiedName>,
     write: HashSet<QualifiedName>,
+    id: u64,
 }
 
 impl FunctionLists {
     /// Names are written as in SQL: `name` or `schema.name`, folded unless quoted.
     pub fn new(read_only: &[String], write: &[String]) -> FunctionLists {
         let names = |list: &[String]| list.iter().map(|text| listed_name(text)).collect();
-        FunctionLists { read_only: names(read_only), write: names(write) }
+        let mut hasher = DefaultHasher::new();
+        (read_only, write).hash(&mut hasher);
+        let id = if read_only.is_empty() && write.is_empty() { 0 } else { hasher.finish() };
+        FunctionLists { read_only: names(read_only), write: names(write), id }
+    }
+
+    /// Other lists have another: what was resolved with them is not to be taken for what these say.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// An entry without a schema stands for the function of any schema.

@@ -16,6 +16,11 @@ impl Shape {
     pub fn asking_for_role(self) -> Shape {
         Shape(!self.0)
     }
+
+    /// What it is by lists of functions of that id.
+    pub fn by_lists(self, id: u64) -> Shape {
+        Shape(self.0 ^ u128::from(id))
+    }
 }
 
 /// Keys of the hash; random for each process, since clients choose what is hashed.

@@ -64,7 +64,8 @@ impl Analysis {
             StatementKind::Set { name, .. }
             | StatementKind::Reset { name }
             | StatementKind::Show { name } => name.len(),
-            StatementKind::ShowPool(PoolShow::Komainu(name)) => name.len(),
+            StatementKind::ShowPool(PoolShow::Komainu(name))
+            | StatementKind::Deallocate { name: Some(name) } => name.len(),
             _ => 0,
         };
         let in_hint = match &self.hints.target {
@@ -228,7 +229,8 @@ pub enum StatementKind {
     Prepare,
     Execute,
     Deallocate {
-        all: bool,
+        /// None: ALL.
+        name: Option<Box<str>>,
     },
     Listen,
     Unlisten {

@@ -366,7 +366,8 @@ fn discard(words: Words<'_>) -> Verdict {
 fn deallocate(words: Words<'_>) -> Verdict {
     let name = if words.is(1, "prepare") && words.len() > 2 { 2 } else { 1 };
     let all = words.is(name, "all") && words.len() == name + 1;
-    Verdict::any_server(StatementKind::Deallocate { all }, Effects::SQL_DEALLOCATE)
+    let name = (!all).then(|| words.name(name).into());
+    Verdict::any_server(StatementKind::Deallocate { name }, Effects::SQL_DEALLOCATE)
 }
 
 /// CREATE of anything; what a CREATE TABLE AS selects is looked at elsewhere.

@@ -16,7 +16,7 @@ use super::transaction::Opening;
 use crate::net::Buffer;
 use crate::net::buffer::SMALL;
 use crate::route::statement::{Isolation, TransactionModes};
-use crate::route::{Analyzed, Class, Effects, StatementKind};
+use crate::route::{Analyzed, Class, Effects, Reading, StatementKind};
 use crate::wire::frame::{HEADER_LEN, Header, header, split_cstr};
 
 /// A batch longer than this is routed by what has been seen of it.
@@ -86,6 +86,7 @@ pub struct Context<'a> {
     pub settled: &'a Settled,
     pub names: &'a Names,
     pub unnamed: Option<&'a Unnamed>,
+    pub reading: Reading,
     /// Whether classes matter yet: not where everything goes to the primary.
     pub classify: bool,
     /// `default_transaction_read_only`, which a BEGIN that does not say otherwise goes by.
@@ -96,7 +97,7 @@ impl Batch {
     /// Looks at the input, which begins with a Query, FunctionCall or message of the extended protocol. Goes on where it
     /// was left if it needed more: whoever takes something away from the front of the input before clears the batch.
     pub fn scan(&mut self, input: &Buffer, context: &Context<'_>) -> Result<Scan, End> {
-        let generation = context.database.generation();
+        let generation = context.database.generation(context.settled);
         let mut seen = match self.seen.take() {
             Some(seen) if seen.generation == generation && seen.at <= input.len() => *seen,
             _ => {
@@ -164,7 +165,7 @@ impl Batch {
         let mut fold = Fold::default();
         if context.classify {
             let sql = text(&rest[HEADER_LEN..found.len]);
-            let analyzed = context.database.classify(sql, context.settled);
+            let analyzed = context.database.classify(sql, context.settled, context.reading);
             fold.add(&analyzed, context);
             self.known.push_back(analyzed);
         }
@@ -176,7 +177,7 @@ impl Batch {
             b'P' => {
                 let Some((name, rest)) = split_cstr(body) else { return };
                 let Some((sql, _)) = split_cstr(rest) else { return };
-                let analyzed = context.database.classify(sql, context.settled);
+                let analyzed = context.database.classify(sql, context.settled, context.reading);
                 seen.fold.add(&analyzed, context);
                 self.known.push_back(analyzed.clone());
                 match name {
@@ -216,10 +217,12 @@ impl Seen {
             return Some(analyzed.clone());
         }
         match name {
-            b"" => context.unnamed.map(|unnamed| unnamed.classify(context.database, context.settled)),
+            b"" => context
+                .unnamed
+                .map(|unnamed| unnamed.classify(context.database, context.settled, context.reading)),
             _ => {
                 let prepared = context.names.get(name)?;
-                Some(context.database.classify_prepared(prepared, context.settled))
+                Some(context.database.classify_prepared(prepared, context.settled, context.reading))
             }
         }
     }
@@ -325,6 +328,7 @@ mod tests {
             settled: &settled,
             names: &names,
             unnamed: None,
+            reading: Reading::default(),
             classify: true,
             read_only: false,
         };

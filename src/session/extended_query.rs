@@ -18,7 +18,7 @@ use super::teach::{note_known, teach};
 use crate::backend::conn::MAX_INSPECTED;
 use crate::backend::expect::{For, Forgets, Owed, Reply};
 use crate::net::Buffer;
-use crate::route::{Analysis, Analyzed, Effects, StatementKind};
+use crate::route::{Analysis, Analyzed, Effects, Reading, StatementKind};
 use crate::telemetry::labels::QueryClass;
 use crate::wire::frame::{HEADER_LEN, Header, split_cstr};
 use crate::wire::message::{self, Report};
@@ -56,9 +56,6 @@ impl Session {
             let (name, sql, types) = (name.to_vec(), sql.to_vec(), types.to_vec());
             if analyzed.analysis.effects.intersects(Effects::SQL_PREPARE) {
                 self.pin(PinReason::SqlPrepare);
-            }
-            if analyzed.analysis.kind == (StatementKind::Deallocate { all: false }) {
-                self.transaction.deallocated.extend(rewrite::first_name(&sql));
             }
             let rewritten = self.rewrite_names(&sql, For::Prelude);
             self.parse_as(&name, &rewritten, &types, &analyzed)?;
@@ -180,10 +177,12 @@ impl Session {
     }
 
     fn renew_unnamed(&mut self) {
+        let reading = self.reading();
         if let Some(unnamed) = &mut self.unnamed
-            && !self.identity.database.is_current(&unnamed.analyzed)
+            && (reading != Reading::default()
+                || !self.identity.database.is_current(&unnamed.analyzed, &self.settled))
         {
-            unnamed.analyzed = unnamed.classify(&self.identity.database, &self.settled);
+            unnamed.analyzed = unnamed.classify(&self.identity.database, &self.settled, reading);
         }
     }
 
@@ -220,6 +219,7 @@ impl Session {
     fn resolve_name(&mut self, name: &[u8]) -> (Cow<'static, [u8]>, Option<Arc<Analyzed>>) {
         self.renew_unnamed();
         self.teach_executed(name);
+        let reading = self.reading();
         let Session { lease, names, unnamed, pins, identity, settled, .. } = self;
         let conn = &mut lease.as_mut().expect("called with a lease").conn;
         if name.is_empty() {
@@ -242,7 +242,7 @@ impl Session {
         match names.get(name) {
             Some(prepared) => {
                 teach(conn, prepared, For::Prelude);
-                let analyzed = identity.database.classify_prepared(prepared, settled);
+                let analyzed = identity.database.classify_prepared(prepared, settled, reading);
                 (Cow::Owned(prepared.server_name.to_vec()), Some(analyzed))
             }
             // Prepared by SQL on this very connection, or unknown: the server knows which.
@@ -356,12 +356,16 @@ impl Session {
                 self.transaction.note_opaque();
                 self.note_pins();
             }
-            match analyzed.analysis.kind {
+            match &analyzed.analysis.kind {
                 StatementKind::DiscardAll => owed = owed.forgets(Forgets::Everything),
-                StatementKind::Deallocate { all: true } => {
+                StatementKind::Deallocate { name: None } => {
                     owed = owed.forgets(Forgets::Statements { among_others: false });
                 }
-                StatementKind::Deallocate { all: false } => self.transaction.deallocates = true,
+                StatementKind::Deallocate { name: Some(name) }
+                    if self.names.get(name.as_bytes()).is_some() =>
+                {
+                    self.transaction.deallocated.insert(name.clone());
+                }
                 _ => {}
             }
             self.transaction.forgets |= owed.forgets.is_some();
@@ -370,6 +374,7 @@ impl Session {
             self.tally.sent(QueryClass::Write);
             self.transaction.hidden_state = true;
             self.transaction.wrote();
+            self.note_pins();
         }
         let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
         conn.output.extend_from_slice(&input.bytes()[..found.len]);

@@ -25,8 +25,8 @@ use crate::cluster::right::WriteRight;
 use crate::config::{Config, FailoverMode};
 use crate::pool::Pools;
 use crate::route::{
-    Analysis, Analyzed, Catalog, FunctionLists, Policy, RouteCache, ShapeSeed, analyze, one_server, resolve,
-    shape,
+    Analysis, Analyzed, Catalog, Effects, FunctionLists, Policy, Reading, RouteCache, RouteReason, ShapeSeed,
+    analyze, one_server, resolve, shape,
 };
 use crate::telemetry::Counters;
 use crate::topology::{Admission, Epoch, Role, ServerIndex, ServerState, Snapshot};
@@ -193,6 +193,9 @@ pub struct Database {
     /// Counts what `known` was resolved with: changes of it that leave every earlier answer in doubt.
     generation: AtomicU64,
     seed: ShapeSeed,
+    /// What a text is that the server may read otherwise than we do. Not a change of the schema: that would be one with
+    /// each backslash of a client, and ends what is known of all statements.
+    read_otherwise: Arc<Analyzed>,
     known: Mutex<Known>,
 }
 
@@ -215,7 +218,11 @@ impl Database {
             let bytes = random[i * 8..][..8].try_into().expect("eight bytes of thirty-two");
             u64::from_ne_bytes(bytes)
         };
+        let effects = Effects::OPAQUE.without(Effects::DDL);
+        let analysis = Analysis { effects, ..Analysis::opaque() };
+        let routed = resolve(&analysis, None, &FunctionLists::default());
         Arc::new(Database {
+            read_otherwise: Arc::new(Analyzed { analysis, routed, generation: 0 }),
             name: name.into(),
             id,
             schema_generation: AtomicU64::new(0),
@@ -230,8 +237,11 @@ impl Database {
     }
 
     /// What this text is and does.
-    pub fn classify(&self, sql: &[u8], settled: &Settled) -> Arc<Analyzed> {
-        let shape = shape(sql, &self.seed);
+    pub fn classify(&self, sql: &[u8], settled: &Settled, reading: Reading) -> Arc<Analyzed> {
+        if !reading.is_ours(sql) {
+            return self.read_otherwise.clone();
+        }
+        let shape = shape(sql, &self.seed).by_lists(settled.functions.id());
         let asks = |analyzed: &Analyzed| analyzed.routed.reads_settings && one_server::names_role(sql);
         let mut known = self.known();
         if let Some(found) = known.shapes.get(shape) {
@@ -243,7 +253,7 @@ impl Database {
             }
         }
         let catalog = known.catalog.clone();
-        let generation = self.generation();
+        let generation = self.generation(settled);
         drop(known);
         // Off the lock: this takes up to a hundred microseconds, once for each shape.
         let analysis = std::str::from_utf8(sql).map_or_else(|_| Analysis::opaque(), analyze);
@@ -251,7 +261,7 @@ impl Database {
         let analyzed = Arc::new(Analyzed { analysis, routed, generation });
         let asking = asks(&analyzed).then(|| Arc::new(one_server::to_primary(&analyzed)));
         let mut known = self.known();
-        if self.is_current(&analyzed) {
+        if self.is_current(&analyzed, settled) {
             known.shapes.insert(shape, analyzed.clone());
             if let Some(asking) = &asking {
                 known.shapes.insert(shape.asking_for_role(), asking.clone());
@@ -260,27 +270,38 @@ impl Database {
         asking.unwrap_or(analyzed)
     }
 
-    /// Counts whenever answers of `classify` are not any more what they were.
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+    /// Changes whenever answers of `classify` are not any more what they were, and is another by other lists.
+    pub fn generation(&self, settled: &Settled) -> u64 {
+        self.generation.load(Ordering::Acquire).wrapping_add(settled.functions.id())
     }
 
     /// Whether an answer of `classify` is what it would answer now.
-    pub fn is_current(&self, analyzed: &Analyzed) -> bool {
-        analyzed.generation == self.generation()
+    pub fn is_current(&self, analyzed: &Analyzed, settled: &Settled) -> bool {
+        // Of what is not looked into no catalog says more.
+        analyzed.generation == self.generation(settled)
+            || analyzed.analysis.reason == RouteReason::NotInspected
     }
 
     /// What a prepared statement is and does now: the catalog may have changed since it was prepared.
-    pub fn classify_prepared(&self, prepared: &Prepared, settled: &Settled) -> Arc<Analyzed> {
+    pub fn classify_prepared(
+        &self,
+        prepared: &Prepared,
+        settled: &Settled,
+        reading: Reading,
+    ) -> Arc<Analyzed> {
+        if !reading.is_ours(&prepared.text) {
+            // It may have to be parsed once more, and then is what it says now.
+            return self.read_otherwise.clone();
+        }
         let analyzed = prepared.analyzed();
-        if self.is_current(&analyzed) {
+        if self.is_current(&analyzed, settled) {
             return analyzed;
         }
         let sql = match prepared.origin {
             Origin::Parse => &*prepared.text,
             Origin::Sql => rewrite::prepared_body(&prepared.text).unwrap_or(&prepared.text),
         };
-        let analyzed = self.classify(sql, settled);
+        let analyzed = self.classify(sql, settled, reading);
         prepared.renew(&analyzed);
         analyzed
     }

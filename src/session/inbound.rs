@@ -11,7 +11,7 @@ use super::batch::{Context, Request, Scan};
 use super::session::{End, MAX_TO_SERVER, Passing, Session};
 use crate::backend::expect::{Owed, Reply};
 use crate::net::Buffer;
-use crate::route::Analyzed;
+use crate::route::{Analyzed, Reading};
 use crate::telemetry::labels::QueryClass;
 use crate::wire::frame::{HEADER_LEN, Header, header};
 use crate::wire::message::{self, TransactionStatus, ready_for_query};
@@ -185,6 +185,7 @@ impl Session {
             settled: &self.settled,
             names: &self.names,
             unnamed: self.unnamed.as_ref(),
+            reading: self.believed.reading(),
             classify: !self.identity.session_mode,
             read_only: self.settings.get("default_transaction_read_only") == Some("on"),
         };
@@ -354,10 +355,20 @@ impl Session {
     }
 
     pub(super) fn classify(&mut self, sql: &[u8]) -> Arc<Analyzed> {
+        let reading = self.reading();
         match self.batch.next() {
-            Some(known) => known,
-            None => self.identity.database.classify(sql, &self.settled),
+            Some(known) if reading.is_ours(sql) => known,
+            _ => self.identity.database.classify(sql, &self.settled, reading),
         }
+    }
+
+    /// How the server reads what is sent now. A setting that was sent ahead is reported when it is answered: until then
+    /// either may be so. What it takes to make use of it is a backslash, also in a multibyte encoding.
+    pub(super) fn reading(&self) -> Reading {
+        let reading = self.believed.reading();
+        let may_have_set = self.transaction.may_set_reading;
+        let is_unanswered = || self.lease.as_ref().is_some_and(|lease| !lease.conn.expected.is_empty());
+        Reading { backslashes: reading.backslashes || may_have_set && is_unanswered(), ..reading }
     }
 }
 

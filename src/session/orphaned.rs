@@ -100,7 +100,7 @@ impl Session {
     fn query_of_orphan(&mut self, body: &[u8], input: &mut Buffer) {
         self.unnamed = None;
         let (first, rest) = first_statement(text(body));
-        let part = Part::of(&self.identity.database.classify(first, &self.settled));
+        let part = Part::of(&self.identity.database.classify(first, &self.settled, self.reading()));
         if self.status != TransactionStatus::Failed || !self.does_part(part) {
             return self.end_query(part);
         }
@@ -215,7 +215,7 @@ impl Session {
     }
 
     fn parse_of_orphan(&mut self, name: &[u8], sql: &[u8], types: &[u8], body: &[u8]) -> Result<bool, End> {
-        let analyzed = self.identity.database.classify(sql, &self.settled);
+        let analyzed = self.identity.database.classify(sql, &self.settled, self.reading());
         if Part::of(&analyzed) == Part::Other {
             return Ok(false);
         }
@@ -246,8 +246,10 @@ impl Session {
     /// The prepared statement of this name, if it is one that may run now.
     fn ending_statement(&self, name: &[u8]) -> Option<Arc<Analyzed>> {
         let analyzed = match name {
-            b"" => self.unnamed.as_ref()?.classify(&self.identity.database, &self.settled),
-            _ => self.identity.database.classify_prepared(self.names.get(name)?, &self.settled),
+            b"" => self.unnamed.as_ref()?.classify(&self.identity.database, &self.settled, self.reading()),
+            _ => {
+                self.identity.database.classify_prepared(self.names.get(name)?, &self.settled, self.reading())
+            }
         };
         (Part::of(&analyzed) != Part::Other).then_some(analyzed)
     }

@@ -35,7 +35,7 @@ use crate::backend::connect::Credential;
 use crate::clock::now_ms;
 use crate::net::{Buffer, Stream};
 use crate::pool::{Pool, Waiter};
-use crate::route::{Analyzed, DecisionReason};
+use crate::route::{Analyzed, DecisionReason, Reading};
 use crate::telemetry::labels::Direction;
 use crate::telemetry::span;
 use crate::topology::{Admission, Role, Snapshot};
@@ -94,11 +94,13 @@ pub(super) struct Unnamed {
 
 impl Unnamed {
     /// What it is and does now: the catalog may have changed since it was parsed.
-    pub fn classify(&self, database: &Database, settled: &Settled) -> Arc<Analyzed> {
+    pub fn classify(&self, database: &Database, settled: &Settled, reading: Reading) -> Arc<Analyzed> {
         // Without a body it was too long to be kept, and counts as anything.
         let sql = split_cstr(&self.body).and_then(|(_, rest)| split_cstr(rest)).map(|(sql, _)| sql);
         match sql {
-            Some(sql) if !database.is_current(&self.analyzed) => database.classify(sql, settled),
+            Some(sql) if !database.is_current(&self.analyzed, settled) || !reading.is_ours(sql) => {
+                database.classify(sql, settled, reading)
+            }
             _ => self.analyzed.clone(),
         }
     }

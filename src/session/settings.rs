@@ -8,6 +8,8 @@ use std::sync::{Arc, LazyLock};
 
 use foldhash::fast::RandomState;
 
+use crate::route::Reading;
+
 static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
 
 fn hash_of(item: impl Hash) -> u64 {
@@ -103,6 +105,7 @@ impl Settings {
 pub struct Reported {
     entries: Vec<(Box<str>, Box<str>)>,
     hash: u64,
+    reading: Reading,
 }
 
 /// Never told as it is: clients see one server, and that one is never in recovery.
@@ -111,6 +114,11 @@ pub const IN_HOT_STANDBY: &str = "in_hot_standby";
 impl Reported {
     pub fn hash(&self) -> u64 {
         self.hash
+    }
+
+    /// How texts are read with these settings.
+    pub fn reading(&self) -> Reading {
+        self.reading
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
@@ -139,6 +147,7 @@ impl Reported {
                 self.entries.push((name.into(), value.into()));
             }
         }
+        self.reading.set(name, value);
         true
     }
 }

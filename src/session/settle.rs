@@ -223,7 +223,7 @@ impl Session {
         if may_have_written && tracks_floor && self.settled.window_ms > 0 {
             self.floor.wrote_at_ms = Some(now_ms());
         }
-        if done.deallocates && !done.failed {
+        if !done.failed {
             done.deallocated.iter().for_each(|name| drop(self.names.remove(name.as_bytes())));
         }
         let unseen = effects.intersects(Effects::CHANGES_SETTINGS)

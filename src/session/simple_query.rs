@@ -113,7 +113,7 @@ impl Session {
         input.consume(found.len);
         self.unnamed = None;
         match analyzed.analysis.kind {
-            StatementKind::Deallocate { all: true }
+            StatementKind::Deallocate { name: None }
                 if self.status != TransactionStatus::Failed && self.pins_no_sql() =>
             {
                 self.names.clear();
@@ -122,7 +122,7 @@ impl Session {
                 ready_for_query(&mut self.to_client, self.status);
                 return Ok(Step::Done);
             }
-            StatementKind::Deallocate { all: false } if self.status != TransactionStatus::Failed => {
+            StatementKind::Deallocate { name: Some(_) } if self.status != TransactionStatus::Failed => {
                 let name = rewrite::first_name(&sql);
                 if let Some(name) = name
                     && self.names.remove(name.as_bytes()).is_some()
@@ -168,7 +168,7 @@ impl Session {
             return false;
         }
         let (first, rest) = first_statement(sql);
-        let ends = self.identity.database.classify(first, &self.settled);
+        let ends = self.identity.database.classify(first, &self.settled, self.reading());
         let mut query = bytes::BytesMut::new();
         if !matches!(
             ends.analysis.kind,
@@ -234,11 +234,9 @@ impl Session {
     pub(super) fn executed(&self, sql: &[u8]) -> Vec<Arc<Analyzed>> {
         let mut executed = Vec::new();
         rewrite::names(sql, |name, _| {
-            executed.extend(
-                self.names
-                    .get(name.as_bytes())
-                    .map(|prepared| self.identity.database.classify_prepared(prepared, &self.settled)),
-            );
+            executed.extend(self.names.get(name.as_bytes()).map(|prepared| {
+                self.identity.database.classify_prepared(prepared, &self.settled, self.reading())
+            }));
             None
         });
         executed
@@ -257,7 +255,7 @@ impl Session {
         }
         // What it executes is classified now, so that EXECUTE is routed by it.
         let body = rewrite::prepared_body(sql).unwrap_or(sql);
-        let body = self.identity.database.classify(body, &self.settled);
+        let body = self.identity.database.classify(body, &self.settled, self.reading());
         let analyzed = if body.analysis.kind == StatementKind::Many { analyzed.clone() } else { body };
         let mut context = self.content_context();
         // SQL PREPARE answers with an error where the server knows the name, so it is never shared: not even with

@@ -3,7 +3,7 @@
 //! Pure. Invariant: everything noted is a superset of what the server did: a statement counts when it is
 //! sent, whether or not it succeeds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -11,7 +11,11 @@ use foldhash::fast::RandomState;
 use super::pins::Pins;
 use super::prepared::kept;
 use crate::route::statement::{Isolation, TransactionModes};
-use crate::route::{Analyzed, Effects, StatementKind};
+use crate::route::{Analyzed, Effects, Reading, StatementKind};
+
+/// Portals that are known by name in one transaction. PostgreSQL has no limit but its memory; where a transaction has
+/// failed or is lost, it takes none.
+const MAX_PORTALS: usize = 4096;
 
 #[derive(Debug, Default)]
 pub struct Transaction {
@@ -19,6 +23,8 @@ pub struct Transaction {
     /// A function may have left what nobody can see.
     pub hidden_state: bool,
     pub may_write: bool,
+    /// Something was sent that may change how the server reads texts.
+    pub may_set_reading: bool,
     /// Something was sent that may commit it.
     pub may_commit: bool,
     /// Pins that it has brought.
@@ -29,10 +35,8 @@ pub struct Transaction {
     pub floor_asked: bool,
     /// Something was sent that makes the server forget statements, or all it knows.
     pub forgets: bool,
-    /// DEALLOCATE of a name was sent by the extended protocol.
-    pub deallocates: bool,
-    /// The names that statements parsed in this transaction deallocate, if they are executed.
-    pub deallocated: Vec<String>,
+    /// Names of the session's that a DEALLOCATE was executed of by the extended protocol.
+    pub deallocated: BTreeSet<Box<str>>,
     /// The client was sent an error.
     pub failed: bool,
     /// The statement behind the unnamed portal.
@@ -49,6 +53,15 @@ impl Transaction {
         if analyzed.routed.may_write {
             self.wrote();
         }
+        const SETS: Effects = Effects::CHANGES_SETTINGS.union(Effects::SETTINGS_LOCAL);
+        if analyzed.routed.hidden_state || analyzed.analysis.effects.intersects(SETS) {
+            self.may_set_reading |= match &analyzed.analysis.kind {
+                StatementKind::Set { name, .. } | StatementKind::Reset { name } => Reading::depends_on(name),
+                StatementKind::SetTransaction { .. } | StatementKind::SetCharacteristics(_) => false,
+                StatementKind::SetRole { .. } | StatementKind::SetSessionAuthorization { .. } => false,
+                _ => true,
+            };
+        }
         let rolls_back = matches!(analyzed.analysis.kind, StatementKind::Rollback { .. });
         self.may_commit |= analyzed.analysis.effects.intersects(Effects::ENDS_TRANSACTION) && !rolls_back;
     }
@@ -57,6 +70,7 @@ impl Transaction {
     pub fn note_opaque(&mut self) {
         self.effects |= Effects::OPAQUE;
         self.hidden_state = true;
+        self.may_set_reading = true;
         self.may_commit = true;
         self.wrote();
     }
@@ -67,14 +81,17 @@ impl Transaction {
         self.floor_asked = false;
     }
 
+    /// What is not kept counts as executed.
     pub fn bind_portal(&mut self, name: &[u8], analyzed: &Arc<Analyzed>) {
         if name.is_empty() {
             match &mut self.unnamed_portal {
                 Some(present) if Arc::ptr_eq(present, analyzed) => {}
                 present => *present = Some(analyzed.clone()),
             }
-        } else {
+        } else if self.portals.len() < MAX_PORTALS || self.portals.contains_key(kept(name)) {
             self.portals.insert(kept(name).into(), analyzed.clone());
+        } else {
+            self.note(analyzed);
         }
     }
 
@@ -162,5 +179,21 @@ mod tests {
         assert!(transaction.portals.is_empty());
         transaction.end();
         assert!(transaction.portal(b"").is_none());
+    }
+
+    #[test]
+    fn of_more_portals_than_are_kept_it_counts_what_they_would_do() {
+        let analysis = analyze("insert into t select set_config('a.b', 'c', false)");
+        let routed = resolve(&analysis, None, &FunctionLists::default());
+        let analyzed = Arc::new(Analyzed { analysis, routed, generation: 0 });
+        let mut transaction = Transaction::default();
+        for n in 0..MAX_PORTALS {
+            transaction.bind_portal(format!("c{n}").as_bytes(), &analyzed);
+        }
+        transaction.bind_portal(b"c0", &analyzed);
+        assert!(!transaction.may_write && transaction.portals.len() == MAX_PORTALS);
+        transaction.bind_portal(b"another", &analyzed);
+        assert!(transaction.portals.len() == MAX_PORTALS && transaction.portal(b"another").is_none());
+        assert!(transaction.may_write && transaction.effects.intersects(Effects::CHANGES_SETTINGS));
     }
 }

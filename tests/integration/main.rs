@@ -43,6 +43,7 @@ mod members;
 mod metrics;
 mod moving;
 mod operate;
+mod other_rules;
 mod partition;
 mod pins;
 mod pooling;

@@ -203,7 +203,7 @@ fn sql_level_statements_follow_their_client() {
 #[test]
 fn what_is_deallocated_by_any_means_is_gone() {
     let database = Cluster::shared().database();
-    let deallocate_by: [fn(&mut Wire) -> Vec<Message>; 13] = [
+    let deallocate_by: [fn(&mut Wire) -> Vec<Message>; 14] = [
         |wire| wire.query("DEALLOCATE s"),
         |wire| wire.query("DEALLOCATE ALL"),
         |wire| wire.query("DISCARD ALL"),
@@ -212,6 +212,14 @@ fn what_is_deallocated_by_any_means_is_gone() {
         |wire| wire.pipeline(Pipeline::new().parse("", "DEALLOCATE ALL").run("", &[])),
         |wire| wire.pipeline(Pipeline::new().parse("", "DISCARD ALL").run("", &[])),
         |wire| wire.pipeline(Pipeline::new().parse("d", "DEALLOCATE ALL").run("d", &[])),
+        // One that is parsed and not executed deallocates nothing.
+        |wire| {
+            wire.pipeline(Pipeline::new().parse("t", "SELECT 'kept'").sync());
+            let parsed = Pipeline::new().parse("d1", "DEALLOCATE s").parse("d2", "DEALLOCATE t");
+            let mut all = wire.pipeline(parsed.run("d1", &[]));
+            all.extend(wire.pipeline(Pipeline::new().run("t", &[])));
+            all
+        },
         |wire| wire.query("SELECT 1; DEALLOCATE s; SELECT 2"),
         |wire| wire.query("DEALLOCATE PREPARE all; SELECT 1"),
         |wire| wire.query("BEGIN; DEALLOCATE s; COMMIT"),

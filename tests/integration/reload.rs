@@ -2,8 +2,9 @@
 
 use komainu::sandbox::Postgres;
 
+use super::routing::{route, run, standbys_read, wait_for_catalog, went_to};
 use super::support::{
-    APP_PASSWORD, APP_USER, Certificates, Cluster, Komainu, PATIENCE, eventually, first_value,
+    APP_PASSWORD, APP_USER, Certificates, Cluster, Komainu, PATIENCE, Pipeline, eventually, first_value, tags,
 };
 use super::tls::speak_tls;
 
@@ -103,6 +104,35 @@ fn health_settings_and_weights_change_live() {
             let mut wire = komainu.login("postgres");
             wire.query("SELECT 1");
             assert_ne!(first_value(&wire.query("SHOW ROUTE")).as_deref(), Some(other));
+        }
+    }
+}
+
+/// A statement's class is kept for all sessions of its database, and each goes by the lists that it began with.
+#[test]
+fn lists_of_functions_hold_for_the_sessions_that_began_with_them() {
+    let cluster = Cluster::start(1);
+    let database = cluster.database();
+    let komainu = Komainu::builder(&cluster)
+        .config(&standbys_read(&cluster))
+        .config("[split]\nconsistency = \"eventual\"\nmax_lag_ms = 0\nwrite_functions = []\n")
+        .start();
+    let mut old = komainu.login(&database);
+    run(
+        &mut old,
+        "CREATE TABLE t (n int); CREATE FUNCTION f() RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1'",
+    );
+    wait_for_catalog(&mut old, "t");
+    assert_eq!(went_to(&mut old, "SELECT f()").0, "pg2");
+    assert!(!tags(&old.pipeline(Pipeline::new().parse("s", "SELECT f() + 1").sync())).contains('E'));
+    komainu.reload("komainu.toml", "write_functions = []", "write_functions = ['f']");
+    let mut new = komainu.login(&database);
+    assert!(!tags(&new.pipeline(Pipeline::new().parse("s", "SELECT f() + 1").sync())).contains('E'));
+    for _ in 0..3 {
+        for (wire, server) in [(&mut old, "pg2"), (&mut new, "pg1")] {
+            assert_eq!(went_to(wire, "SELECT f()").0, server);
+            wire.pipeline(Pipeline::new().run("s", &[]));
+            assert_eq!(route(wire).0, server);
         }
     }
 }

@@ -1,0 +1,86 @@
+//! Texts that the server reads by other rules than komainu: with `standard_conforming_strings = off`, and in encodings in
+//! which a backslash may be half of a character.
+
+use super::support::*;
+
+/// For komainu's own reader each is one SELECT of strings, with nothing in it.
+const SET_EVIL: [(&str, &str); 2] = [
+    ("SET standard_conforming_strings = off", "SELECT '\\', '; SET search_path = evil; --'"),
+    ("SET client_encoding = 'SJIS'", "SELECT E'\u{3043}\\'; SET search_path = evil; --'"),
+];
+
+#[test]
+fn what_they_set_is_their_clients_and_nobody_elses() {
+    let database = Cluster::shared().database();
+    let komainu = Komainu::start_with(Cluster::shared(), "split.enabled = false\npool.size = 1");
+    let mut other = komainu.login(&database);
+    let path = "SHOW search_path";
+    let usual = other.query_value(path);
+    for (rules, evil) in SET_EVIL {
+        for ahead in [false, true] {
+            let mut wire = komainu.login(&database);
+            let back = "RESET standard_conforming_strings; RESET client_encoding";
+            if ahead {
+                // It is read by the new rules before komainu was told of them.
+                let mut bytes = bytes::BytesMut::new();
+                for sql in [rules, evil, back] {
+                    postgres_protocol::message::frontend::query(sql, &mut bytes).unwrap();
+                }
+                wire.send(&bytes);
+                (0..3).for_each(|_| drop(wire.until('Z')));
+            } else {
+                for sql in [rules, evil] {
+                    assert!(!tags(&wire.query(sql)).contains('E'), "{sql}");
+                }
+            }
+            assert_eq!(other.query_value(path), usual, "{evil}, ahead: {ahead}");
+            wire.query(back);
+            assert_eq!(wire.query_value(path), "evil", "{evil}, ahead: {ahead}");
+        }
+    }
+}
+
+#[test]
+fn what_they_lock_is_given_back() {
+    let database = Cluster::shared().database();
+    let komainu = Komainu::start_with(Cluster::shared(), "split.enabled = false\npool.size = 1");
+    let locks = format!(
+        "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database \
+         WHERE locktype = 'advisory' AND datname = '{database}'"
+    );
+    let hidden = "SELECT '\\', ' || pg_advisory_lock(1)::text; --'";
+    let off = "SET standard_conforming_strings = off";
+    for extended in [false, true] {
+        let mut wire = komainu.login(&database);
+        let batch = Pipeline::new();
+        if extended {
+            let batch = batch.parse("", off).bind("", "", &[]).execute("", 0).parse("", hidden);
+            let batch = batch.bind("", "", &[]).execute("", 0).parse("", "RESET standard_conforming_strings");
+            let done = wire.pipeline(batch.bind("", "", &[]).execute("", 0).sync());
+            assert!(!tags(&done).contains('E'), "{}", transcript(&done));
+        } else {
+            wire.query(off);
+            assert!(!tags(&wire.query(hidden)).contains('E'));
+        }
+        assert_eq!(wire.query_value("SHOW komainu.pins"), "advisory_lock");
+        drop(wire);
+        let mut other = komainu.login(&database);
+        eventually(PATIENCE, "the lock is gone", || other.query_value(&locks) == "0");
+    }
+}
+
+/// What is read alike is looked into as ever.
+#[test]
+fn other_texts_are_looked_into() {
+    let database = Cluster::shared().database();
+    let komainu = Komainu::start_with(Cluster::shared(), "split.enabled = false\npool.size = 1");
+    let (mut wire, mut other) = (komainu.login(&database), komainu.login(&database));
+    wire.query("SET standard_conforming_strings = off");
+    wire.query("SET client_encoding = 'SJIS'");
+    for n in 0..3 {
+        wire.query(&format!("PREPARE s{n} AS SELECT 'one'"));
+        assert_eq!(other.query_value("SELECT 1"), "1");
+        assert_eq!(wire.query_value(&format!("EXECUTE s{n}")), "one");
+        assert!(!tags(&wire.query("SHOW komainu.pins")).contains('D'));
+    }
+}
