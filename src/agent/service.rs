@@ -275,7 +275,9 @@ impl Service {
 fn rests(job: &Job) -> Result<u32, Refusal> {
     let Some(Outcome::Failed(error)) = &job.outcome else { return Ok(job.failures) };
     let pause_ms = RETRY_FIRST_MS.saturating_mul(2_u64.saturating_pow(job.failures.saturating_sub(1)));
-    let over_ms = job.ended_at_ms.unwrap_or_default().saturating_add(pause_ms.min(RETRY_LAST_MS));
+    // What the primary lacks does not come back: the answer is kept for whoever asks next.
+    let pause_ms = if job.missing_wal { RETRY_LAST_MS } else { pause_ms.min(RETRY_LAST_MS) };
+    let over_ms = job.ended_at_ms.unwrap_or_default().saturating_add(pause_ms);
     // A clock that was set back is no reason to rest for longer.
     match over_ms.saturating_sub(now_ms()).min(RETRY_LAST_MS) {
         0 => Ok(job.failures),
