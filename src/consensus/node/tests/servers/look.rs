@@ -55,7 +55,8 @@ impl World {
                 state: "streaming".to_owned(),
                 sync_state: sync_state.to_owned(),
                 sent_lsn: Some(lsn(sender.sent)),
-                flush_lsn: Some(lsn(sender.flushed)),
+                // It has said nothing yet.
+                flush_lsn: (sender.flushed > 0).then(|| lsn(sender.flushed)),
             })
         });
         // None of the model's keeps log that anybody would miss.
@@ -70,7 +71,7 @@ impl World {
             timeline,
             lsn: lsn(if standby { server.replayed } else { wal.end() }),
             flushed_lsn: (!standby).then(|| lsn(wal.end())),
-            received_lsn: standby.then(|| lsn(server.disk.flushed)),
+            received_lsn: (standby && server.asks_for_more).then(|| lsn(server.disk.flushed)),
             replay_lag_ms: standby.then_some(0),
             system_identifier: SYSTEM,
             version: VERSION,

@@ -179,6 +179,7 @@ impl World {
         let server = &mut self.servers[index];
         if server.disk.standby && self.now_ms >= server.replay_stands_until_ms {
             server.replayed = server.disk.flushed.min(server.replayed + REPLAYS);
+            server.asks_for_more |= server.replayed == server.disk.wal.end();
         }
     }
 

@@ -83,6 +83,8 @@ pub struct Server {
     pub flush_ms: u64,
     pub flushing: Option<(u64, usize)>,
     pub replayed: usize,
+    /// It has replayed what it had when it was started, and asks to be sent more.
+    pub asks_for_more: bool,
     pub replay_stands_until_ms: u64,
     pub checkpoint_at_ms: u64,
     /// The promote signal was given, in that epoch.
@@ -131,6 +133,7 @@ impl Server {
             flush_ms: 2,
             flushing: None,
             replayed: end,
+            asks_for_more: true,
             replay_stands_until_ms: 0,
             checkpoint_at_ms: 0,
             promoting: None,
@@ -190,9 +193,13 @@ impl Server {
         self.process = Process::Running;
         self.disk.clean = false;
         self.disk.flushed = self.disk.wal.end();
-        if self.is_primary() {
-            self.replayed = self.disk.wal.end();
-        }
+        // A standby lets clients in once it is consistent, and goes on from there.
+        let control = &self.disk.control;
+        self.replayed = match self.is_primary() {
+            true => self.disk.wal.end(),
+            false => control.min_recovery.max(control.checkpoint).min(self.disk.flushed),
+        };
+        self.asks_for_more = false;
         self.waits_for_standbys = SyncSet::parse(&self.disk.synchronous).is_some_and(|set| set.promises());
         self.released = 0;
     }

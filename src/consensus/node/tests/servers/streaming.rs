@@ -59,7 +59,10 @@ impl World {
     pub(super) fn connect(&mut self, to: usize) {
         let standby = &self.servers[to];
         let busy = self.streams.iter().any(|stream| stream.to == to && stream.receiver_open);
-        let may = standby.disk.standby && standby.promoting.is_none() && standby.process == Process::Running;
+        let may = standby.disk.standby
+            && standby.asks_for_more
+            && standby.promoting.is_none()
+            && standby.process == Process::Running;
         if busy || !may || standby.receiver_ends_at_ms.is_some() || self.now_ms < standby.receive_again_at_ms
         {
             return;
