@@ -25,9 +25,11 @@ async fn restarted(scratch: &Path, meanwhile: impl AsyncFnOnce(&Service)) -> (Re
         started.display()
     );
     let work = work(scratch, &[("postgres", &postgres)]);
-    let told = scratch.join("told");
-    let script = format!("trap 'touch {}' INT; while :; do sleep 0.01; done", told.display());
+    let (told, deaf) = (scratch.join("told"), scratch.join("deaf"));
+    let (touch_told, touch_deaf) = (told.display(), deaf.display());
+    let script = format!("trap 'touch {touch_told}' INT; touch {touch_deaf}; while :; do sleep 0.01; done");
     let mut running = Running::begin(&work.server.data, &script);
+    until(|| deaf.exists()).await;
     let service = Service::new(Arc::new(work)).unwrap();
     let restart = order(&service, Order::Restart { epoch: 4, started_by_ms: None });
     let hangs = async {
