@@ -245,7 +245,8 @@ impl ExpectedReplies {
             Reply::OwnParseComplete | Reply::OwnCloseComplete => {}
             _ => self.open_batch = true,
         }
-        self.count(&owed, true);
+        self.unsettled += usize::from(owed.is_unsettled());
+        self.forgetting += usize::from(owed.forgets.is_some());
         self.flushed = false;
         self.owed.push_back(owed);
     }
@@ -255,11 +256,9 @@ impl ExpectedReplies {
         self.forgetting > 0
     }
 
-    fn count(&mut self, owed: &Owed, is_owed: bool) {
-        let of = [(&mut self.unsettled, owed.is_unsettled()), (&mut self.forgetting, owed.forgets.is_some())];
-        for (count, _) in of.into_iter().filter(|(_, concerned)| *concerned) {
-            *count = if is_owed { *count + 1 } else { *count - 1 };
-        }
+    fn no_more_owed(&mut self, owed: &Owed) {
+        self.unsettled -= usize::from(owed.is_unsettled());
+        self.forgetting -= usize::from(owed.forgets.is_some());
     }
 
     /// Something sent before the last Sync changes what statements there are, and may yet fail and change
@@ -308,7 +307,7 @@ impl ExpectedReplies {
 
     fn pop_front(&mut self) -> Option<Owed> {
         let owed = self.owed.pop_front()?;
-        self.count(&owed, false);
+        self.no_more_owed(&owed);
         Some(owed)
     }
 
@@ -411,9 +410,9 @@ impl ExpectedReplies {
         let sync = self.owed.iter().position(|owed| owed.reply == Reply::Sync);
         self.skipping = sync.is_none();
         let skipped = sync.unwrap_or(self.owed.len());
-        let behind = self.owed.split_off(skipped);
-        for owed in std::mem::replace(&mut self.owed, behind).into_iter().rev() {
-            self.count(&owed, false);
+        let skipped: Vec<_> = self.owed.drain(..skipped).collect();
+        for owed in skipped.into_iter().rev() {
+            self.no_more_owed(&owed);
             settle(owed, false);
         }
     }
