@@ -712,27 +712,6 @@ fn a_primary_that_was_named_again_and_has_ended_is_started_by_its_agent() {
 }
 
 #[test]
-fn a_primary_that_was_stopped_for_nobody_is_started_again() {
-    let mut world = World::new();
-    world.policy.failover.sync_mode = config::SyncMode::Require;
-    let set = SyncSet::new(["pg2", "pg3"], 1);
-    world.apply(Change::SetSynchronous { before: SyncSet::default(), set });
-    world.begin_switchover(Some("pg3"));
-    world.pass(HOLD_MS + 1);
-    world.settle();
-    world.memory.stopped(Epoch(1), Lsn(5200));
-    world.is_silent("pg1", true);
-    world.view.details[0].failure = Some(Reason::ConnectRefused);
-    world.standbys_hear_nothing();
-    world.is_silent("pg3", true);
-    world.pass(STOP_MS + 1);
-    let (reasons, actions) = world.settle();
-    assert_eq!(reasons[0], Reason::SwitchoverAbandoned);
-    assert_eq!(world.state.primary().server.as_deref(), Some("pg1"));
-    assert_eq!(did(&actions), [("pg1", &What::Start { epoch: Epoch(2) })]);
-}
-
-#[test]
 fn nobody_can_be_promoted_and_the_old_primary_is_back_so_it_goes_on() {
     let mut world = World::new();
     world.is_silent("pg1", true);

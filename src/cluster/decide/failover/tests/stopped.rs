@@ -66,6 +66,15 @@ fn without_one_the_old_primary_is_started_and_goes_on() {
 }
 
 #[test]
+fn a_primary_that_was_stopped_for_nobody_is_started_again() {
+    let mut world = heir_is_gone(Some(SyncSet::new(["pg2", "pg3"], 1)));
+    let (reasons, actions) = world.settle();
+    assert_eq!(reasons[0], Reason::SwitchoverAbandoned);
+    assert_eq!(world.state.primary().server.as_deref(), Some("pg1"));
+    assert_eq!(did(&actions), [("pg1", &What::Start { epoch: Epoch(2) })]);
+}
+
+#[test]
 fn of_two_servers_the_one_that_is_left_goes_on() {
     let mut world = heir_is_gone(None);
     world.is_silent("pg2", true);
