@@ -121,22 +121,13 @@ fn rebuild(because: &'static str, more_from: Option<(u32, Lsn)>) -> Plan {
 #[cfg(test)]
 mod tests {
     use super::super::control::tests::PRINTED;
-    use super::super::wire::Source;
+    use super::super::job;
     use super::*;
 
     const FORK: Lsn = Lsn(0x300_0000);
 
     fn request() -> Rejoin {
-        Rejoin {
-            epoch: 4,
-            system_identifier: 7_713_098_723_540_679_867,
-            primary: Source { id: "pg2".to_owned(), host: "h".to_owned(), port: 5432 },
-            timeline: 3,
-            allow_rewind: true,
-            rebuild_from: None,
-            order: 0,
-            may_rebuild: false,
-        }
+        Rejoin { system_identifier: 7_713_098_723_540_679_867, ..job::tests::request(4) }
     }
 
     fn history(text: &str) -> History {
