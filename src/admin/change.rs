@@ -317,7 +317,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::cluster::state::{Command, Member, MemberRole, Outcome};
+    use crate::cluster::state::{Command, Member, Outcome};
     use crate::topology::Epoch;
 
     const HEAD: &str =
@@ -331,13 +331,7 @@ mod tests {
     /// Of a cluster whose primary is s1.
     fn state() -> ClusterState {
         let mut state = ClusterState::default();
-        let members = vec![Member {
-            id: "a".to_owned(),
-            raft_id: 1,
-            incarnation: 1,
-            address: "a:1".to_owned(),
-            role: MemberRole::Voter,
-        }];
+        let members = vec![Member::voter("a", 1)];
         let server = "s1".to_owned();
         for change in [
             Change::CreateCluster { cluster_id: "x".to_owned(), members, configuration: String::new() },

@@ -107,7 +107,7 @@ fn usable(local: &View, state: &ClusterState, holds: bool) -> Result<ServerIndex
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::state::{Change, Claim, Command, Member, MemberRole};
+    use crate::cluster::state::{Change, Claim, Command, Member};
     use crate::config;
     use crate::topology::Epoch;
 
@@ -132,13 +132,7 @@ mod tests {
 
     fn state() -> ClusterState {
         let mut state = ClusterState::default();
-        let member = Member {
-            id: "a".to_owned(),
-            raft_id: 1,
-            incarnation: 1,
-            address: "a:1".to_owned(),
-            role: MemberRole::Voter,
-        };
+        let member = Member::voter("a", 1);
         let (cluster_id, configuration) = ("x".to_owned(), String::new());
         apply(&mut state, Change::CreateCluster { cluster_id, members: vec![member], configuration });
         apply(&mut state, Change::SetServers { servers: vec!["pg1".to_owned(), "pg2".to_owned()] });

@@ -146,7 +146,7 @@ pub async fn next_agreed(applied: &mut Option<watch::Receiver<Arc<Applied>>>, ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::state::{Change, Command, Member, MemberRole, Outcome};
+    use crate::cluster::state::{Change, Command, Member, Outcome};
 
     const TEXT: &str = "[listen]\naddresses = ['127.0.0.1:1']\n[auth]\nhba_file = 'hba'\nuser_file = 'users'\n\
         [[server]]\nid = 's1'\nhost = 'db1'\n";
@@ -166,13 +166,7 @@ mod tests {
         }
         let mut configuration = Configuration::begin(&path, config::file::load(&path).unwrap().0);
         let mut applied = Applied::default();
-        let member = Member {
-            id: "a".to_owned(),
-            raft_id: 1,
-            incarnation: 1,
-            address: "a:1".to_owned(),
-            role: MemberRole::Voter,
-        };
+        let member = Member::voter("a", 1);
         let (cluster_id, members) = ("x".to_owned(), vec![member]);
         apply(&mut applied, Change::CreateCluster { cluster_id, members, configuration: TEXT.to_owned() });
         assert!(configuration.agree(&applied).is_some());

@@ -346,7 +346,7 @@ fn serde_word(state: &State) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::state::{Command, Member, MemberRole};
+    use crate::cluster::state::{Command, Member};
 
     fn apply(state: &mut ClusterState, change: Change) {
         let (node, cause, reason) = ("a".to_owned(), String::new(), String::new());
@@ -357,14 +357,7 @@ mod tests {
     fn a_claim_follows_the_log_and_a_fence_ends_it() {
         let mut state = ClusterState::default();
         assert_eq!(claim(&state, "app", "a"), Claim::UNKNOWN);
-        let member = |id: &str, raft_id| Member {
-            id: id.to_owned(),
-            raft_id,
-            incarnation: 1,
-            address: format!("{id}:1"),
-            role: MemberRole::Voter,
-        };
-        let members = vec![member("a", 1), member("b", 2)];
+        let members = vec![Member::voter("a", 1), Member::voter("b", 2)];
         let (cluster_id, configuration) = ("x".to_owned(), String::new());
         apply(&mut state, Change::CreateCluster { cluster_id, members, configuration });
         let (endpoint, owner) = ("app".to_owned(), Some("a".to_owned()));

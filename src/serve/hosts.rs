@@ -177,7 +177,7 @@ async fn probe(aws: Result<Instances, String>, instances: Vec<(String, String)>,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::state::{Change, Command, FailoverKind, Member, MemberRole, Outcome};
+    use crate::cluster::state::{Change, Command, FailoverKind, Member, Outcome};
 
     fn apply(state: &mut ClusterState, change: Change) {
         let (node, cause, reason) = ("a".to_owned(), String::new(), String::new());
@@ -188,13 +188,7 @@ mod tests {
     #[test]
     fn only_one_whose_epoch_was_ended_and_that_is_not_back_may_be_stopped() {
         let mut state = ClusterState::default();
-        let member = Member {
-            id: "a".to_owned(),
-            raft_id: 1,
-            incarnation: 1,
-            address: "a:1".to_owned(),
-            role: MemberRole::Voter,
-        };
+        let member = Member::voter("a", 1);
         let (cluster_id, configuration) = ("x".to_owned(), String::new());
         let named =
             |epoch, server: &str| Change::NamePrimary { epoch, server: server.to_owned(), promotes: true };

@@ -35,6 +35,15 @@ pub struct Member {
     pub role: MemberRole,
 }
 
+#[cfg(test)]
+impl Member {
+    /// In its first life.
+    pub fn voter(id: &str, raft_id: u64) -> Member {
+        let (id, address) = (id.to_owned(), format!("{id}:1"));
+        Member { id, raft_id, incarnation: 1, address, role: MemberRole::Voter }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Members {
     all: BTreeMap<String, Member>,

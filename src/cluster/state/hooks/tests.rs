@@ -1,4 +1,4 @@
-use super::super::{Change, ClusterState, Fenced, Member, MemberRole, Outcome};
+use super::super::{Change, ClusterState, Fenced, Member, Outcome};
 use super::*;
 
 struct World(ClusterState);
@@ -7,13 +7,7 @@ impl World {
     /// pg1 is the primary of epoch 1.
     fn new() -> Self {
         let mut world = World(ClusterState::default());
-        let member = Member {
-            id: "a".to_owned(),
-            raft_id: 1,
-            incarnation: 1,
-            address: "a:1".to_owned(),
-            role: MemberRole::Voter,
-        };
+        let member = Member::voter("a", 1);
         let (cluster_id, configuration) = ("x".to_owned(), String::new());
         world.apply(Change::CreateCluster { cluster_id, members: vec![member], configuration });
         world.apply(Change::SetServers { servers: vec!["pg1".to_owned(), "pg2".to_owned()] });

@@ -7,7 +7,7 @@ use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::{CommittedLeaderId, Entry, EntryPayload, RaftLogReader, RaftSnapshotBuilder, StorageHelper};
 use redb::StorageBackend;
 
-use crate::cluster::state::{Change, ClusterState, Command, Member, MemberRole};
+use crate::cluster::state::{Change, ClusterState, Command, Member};
 use crate::consensus::store::identity::{Identity, Progress};
 use crate::consensus::store::{LogStore, StateMachine, Store, StoreError};
 use crate::consensus::types::{LogId, TypeConfig, Vote};
@@ -67,10 +67,8 @@ pub fn log_id(term: u64, index: u64) -> LogId {
 pub fn entry(term: u64, index: u64) -> Entry<TypeConfig> {
     let change = match index {
         0 => {
-            let (id, address) = ("a".to_owned(), "a:1".to_owned());
-            let member = Member { id, raft_id: 1, incarnation: 1, address, role: MemberRole::Voter };
             let (cluster_id, configuration) = ("x".to_owned(), String::new());
-            Change::CreateCluster { cluster_id, members: vec![member], configuration }
+            Change::CreateCluster { cluster_id, members: vec![Member::voter("a", 1)], configuration }
         }
         _ => Change::NoteIncident { subject: format!("{term}"), text: "x".repeat(100) },
     };
