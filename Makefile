@@ -35,7 +35,7 @@ test: ## Run every check and test (PG_BIN=/path/to/postgresql/bin for another ve
 	@$(MAKE) --no-print-directory test-package
 
 # The version before is built beside this one, once: two to three minutes.
-test-upgrade: ## Upgrade a running cluster from the commit before, and back (FROM=REVISION, b2a88b7 or later)
+test-upgrade: ## Upgrade a running cluster from the last release, else the commit before, and back (FROM=REVISION, b2a88b7 or later)
 	@$(SETUP) compiler rust postgresql
 	previous=$$(tests/setup/previous $(FROM)) && { [ -z "$$previous" ] || KOMAINU_TEST_PREVIOUS=$$previous \
 		cargo test --workspace --locked --test integration nodes_become_another_version; }
@@ -51,7 +51,7 @@ test-package: ## Look through what `make release` makes, of the binary that the 
 	cargo test --workspace --locked --no-run
 	$(TARGET)/terraform-checks/venv/bin/python tests/image/package.py --work $(TARGET)/image --komainu $(TARGET)/debug/komainu
 
-# Takes some eight minutes, the first time two more.
+# Takes some ten minutes, the first time two more.
 test-image: ## Make the image of ami/, boot what terraform/ makes of it, and break it (as root)
 	@$(SETUP) compiler rust postgresql iproute2 aws jq image python $(TARGET)/venv terraform $(TARGET)/terraform-checks
 	cargo test --workspace --locked --no-run
