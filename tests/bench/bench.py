@@ -171,7 +171,7 @@ class Bench:
     def run_memory(self, targets):
         """With fresh processes, which did not grow in the rounds before."""
         for count in self.options.idle:
-            for target in [target for target in targets if target.is_proxy]:
+            for target in [target for target in targets if target.is_pooler]:
                 wanted = PGPOOL_IDLE_CLIENTS if target.has_processes else count
                 if target.has_processes and count != self.options.idle[0]:
                     continue

@@ -22,6 +22,7 @@ class Direct:
     name = "direct"
     has_processes = True
     is_proxy = False
+    is_pooler = False
     offers_tls = False
 
     def __init__(self, bench):
@@ -39,6 +40,7 @@ class Direct:
 
 class Proxy:
     is_proxy = True
+    is_pooler = True
     has_processes = False
     offers_tls = True
 
@@ -76,6 +78,25 @@ class Proxy:
 
     def memory_kb(self):
         return memory_kb(self.child.pid, self.has_processes)
+
+
+class Relay(Proxy):
+    """What passing bytes on costs that nobody reads: a server connection for each client, and no login of its own."""
+
+    name = "bare relay"
+    is_pooler = False
+    offers_tls = False
+    source = Path(__file__).resolve().parent / "relay.c"
+
+    def command(self):
+        program = self.directory / "relay"
+        done = subprocess.run(["cc", "-O2", "-o", program, self.source], text=True, capture_output=True)
+        if done.returncode != 0:
+            raise Failed(f"relay.c cannot be compiled: {done.stderr.strip()[-500:]}")
+        return [self.place.adopt(program, "bare-relay"), str(self.port), str(self.bench.servers.primary.port)]
+
+    def version(self):
+        return "bare relay: tests/bench/relay.c"
 
 
 class PgBouncer(Proxy):
@@ -248,7 +269,7 @@ class KomainuSplit(Komainu):
     split = True
 
 
-ALL = [Direct, PgBouncer, Pgpool, KomainuOff, KomainuTwo, KomainuSplit]
+ALL = [Direct, Relay, PgBouncer, Pgpool, KomainuOff, KomainuTwo, KomainuSplit]
 
 
 def library_path(root):
