@@ -9,6 +9,7 @@ import subprocess
 import time
 import tomllib
 from contextlib import ExitStack
+from itertools import count
 from threading import Event, Thread
 
 from cloud import Cloud
@@ -34,6 +35,9 @@ class Appliance:
         self.database = None
         self.stack = ExitStack()
         self.machines = {}
+        self.numbers = count()
+        # What the metadata service tells, by an instance's address; and which instance a machine is.
+        self.served, self.ids = {}, {}
         self.ended = Event()
 
     def __enter__(self):
@@ -54,30 +58,55 @@ class Appliance:
         self.account = Account(self.url, REGION)
         self.workspace = Workspace(self.given.checks, self.given.work / "terraform")
         self.stack.enter_context(self.workspace.in_world(Cloud(self.url)))
+        # On the machines' bridge.
+        self.there = self.account.network("10.20") if self.example == "existing-vpc" else {}
         self.terraform("init", variables=False)
-        self.terraform("apply", "-auto-approve")
-        self.told = json.loads(self.terraform("output", "-json", "hand_over", variables=False))
+        self.apply()
         self.hand_over()
         self.names = Names(lambda: self.database.names() if self.database else {}, self.account.client("route53"))
-        instances = self.instances()
-        files = []
         if "administrator" in self.told:
-            self.database = self.managed(instances)
-            files = [(self.database.authority, "/usr/share/komainu/rds-ca.pem")]
-        directory = self.given.work / "machines"
-        shutil.rmtree(directory, ignore_errors=True)
-        served = {}
-        for number, (name, instance) in enumerate(sorted(instances.items())):
-            [interface] = instance["NetworkInterfaces"]
-            address = interface["PrivateIpAddress"]
-            served[address] = pages(instance, self.interface(interface), self.user_data(instance), REGION)
-            image = self.given.work / "image"
-            self.machines[name] = Machine(name, number, address, image, directory, self.url, files)
-            self.stack.callback(self.machines[name].remove)
-        Metadata(served)
+            self.database = self.managed(self.instances())
+        self.make_machines()
+        Metadata(self.served)
         # In the network an Elastic IP is the address that it is translated to.
         if self.told["addresses"] and "elastic" not in self.example:
             Thread(target=self.lead_clients, daemon=True).start()
+
+    def apply(self, *more):
+        self.terraform("apply", "-auto-approve", *more)
+        self.told = json.loads(self.terraform("output", "-json", "hand_over", variables=False))
+
+    def make_machines(self):
+        files = [(self.database.authority, "/usr/share/komainu/rds-ca.pem")] if self.database else []
+        directory = self.given.work / "machines"
+        shutil.rmtree(directory, ignore_errors=True)
+        for name, instance in sorted(self.instances().items()):
+            address = self.serve(name, instance)
+            image = self.given.work / "image"
+            self.machines[name] = Machine(name, next(self.numbers), address, image, directory, self.url, files)
+            self.stack.callback(self.machines[name].remove)
+
+    def serve(self, name, instance):
+        """From now on the machine at the instance's address is told that it is this one."""
+        [interface] = instance["NetworkInterfaces"]
+        address = interface["PrivateIpAddress"]
+        self.served[address] = pages(instance, self.interface(interface), self.user_data(instance), REGION)
+        self.ids[name] = instance["InstanceId"]
+        return address
+
+    def follow_instances(self):
+        """What terraform has replaced ends, and the new instance boots with its volume; answers these."""
+        found = []
+        for name, instance in self.instances().items():
+            if instance["InstanceId"] != self.ids[name] and instance["NetworkInterfaces"]:
+                self.machines[name].kill()
+                self.serve(name, instance)
+                self.machines[name].start()
+                found.append(instance["InstanceId"])
+        return found
+
+    def machine_of(self, instance):
+        return next((self.machines[name] for name, known in self.ids.items() if known == instance), None)
 
     def managed(self, instances):
         """The instances that AWS would run, with the roles in them, as a node's configuration knows them."""
@@ -91,13 +120,18 @@ class Appliance:
         return self.account.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
 
     def terraform(self, *arguments, variables=True):
-        given = globals()["variables"](self.example) if variables else []
-        where = f"examples/{self.example}"
-        return self.workspace.terraform(where, *arguments, *given)
+        given = self.given_to_terraform() if variables else []
+        return self.workspace.terraform(f"examples/{self.example}", *arguments, *given)
 
-    def hand_over(self, *options):
+    def given_to_terraform(self, **instead):
+        return variables(self.example, **self.there, **instead)
+
+    def where(self):
+        return self.workspace.copy / "examples" / self.example
+
+    def hand_over(self, *options, again=False):
         self.pki = self.given.work / "pki"
-        if not options:
+        if not options and not again:
             shutil.rmtree(self.pki, ignore_errors=True)
         done = subprocess.run(
             [ROOT / "terraform/hand-over", "--pki", str(self.pki), *options],
@@ -126,11 +160,55 @@ class Appliance:
             if done.returncode != 0 or taken != (self.pki / certificate).read_text():
                 raise Failed(f"{name} has not taken up its new certificate: {done.stderr}\n{machine.journal()}")
 
+    def restore(self):
+        """As docs/manual.md says, after everything was lost: by a snapshot of the primary's volume, and the old directory."""
+        primary, snapshot = self.machines[self.primary()], self.given.work / "snapshot"
+        self.destroy()
+        shutil.rmtree(snapshot, ignore_errors=True)
+        subprocess.run(["cp", "-a", primary.volume, snapshot], check=True)
+        for machine in self.machines.values():
+            machine.remove()
+        self.machines.clear()
+        self.served.clear()
+        self.apply("-var=snapshot_id=snap-0123456789abcdef0")
+        self.hand_over(again=True)
+        self.make_machines()
+        first = self.machines[self.told["founder"]]
+        first.volume.rmdir()
+        subprocess.run(["cp", "-a", snapshot, first.volume], check=True)
+        self.start()
+        self.until("the agent beside the restored data", 300, lambda: first.init() and first.is_active("komainu-agent"))
+        for command in (
+            ["systemctl", "stop", "komainu-agent"],
+            ["rm", "-f", "/var/lib/komainu-data/agent/agent.json"],
+            ["systemctl", "start", "komainu-agent"],
+        ):
+            done = first.run(*command)
+            if done.returncode != 0:
+                raise Failed(f"{command}: {done.stderr}")
+
+    def other_password(self):
+        """As docs/manual.md says: another one in directory and secret, then, by the old one, on the servers."""
+        role = self.told["database"]
+        file, verifier = self.pki / f"password-{role}", self.pki / f"verifier-{role}"
+        old = file.read_text()
+        file.unlink()
+        self.hand_over(again=True)
+        new = file.read_text()
+        file.write_text(old)
+        self.until("the role's new password", 30, lambda: self.sql(f"ALTER ROLE {role} PASSWORD '{verifier.read_text().strip()}'") is not None)
+        file.write_text(new)
+        if json.loads(self.secret(self.told["application"]))["password"] != new or new == old:
+            raise Failed("the applications' secret has not the new password")
+        self.until("a login with the new password", 60, lambda: self.sql("SELECT 1") == "1")
+
     def instances(self):
         """By what terraform calls them: a, b, c, pg1, …"""
         found = {}
         for reservation in self.account.client("ec2").describe_instances()["Reservations"]:
             for instance in reservation["Instances"]:
+                if instance["State"]["Name"] == "terminated":
+                    continue
                 told = json.loads(self.attribute(instance))["komainu"]
                 found[told["id"]] = instance
         return found
@@ -268,15 +346,22 @@ class Appliance:
             if wrong:
                 raise Failed(f"{name} finds wrong: {wrong}")
 
-    def log_is_as_the_alarms_read_it(self):
-        """Every field that a metric filter of the log group asks for is in a line of a node's log."""
+    def logs_are_as_the_alarms_read_them(self):
+        """Every field that a metric filter of the log group asks for is in a line of a node's log, and of an agent's; and no
+        machine has a log that CloudWatch's agent is not told of."""
         filters = self.account.client("logs").describe_metric_filters(logGroupName=f"/komainu/{self.told['cluster']}")
         asked = {field for found in filters["metricFilters"] for field in re.findall(r"\$\.([\w.]+)", found["filterPattern"])}
-        node = next(iter(self.told["nodes"]))
-        lines = self.machines[node].run("cat", "/var/log/komainu/komainu.log").stdout.splitlines()
-        there = {field for line in lines for field in json.loads(line)}
-        if not asked or asked - there:
-            raise Failed(f"alarms look at {sorted(asked)} of the log, which has {sorted(there)}")
+        told = json.loads((ROOT / "ami/files/cloudwatch-agent.json").read_text())["logs"]["logs_collected"]["files"]["collect_list"]
+        sent = " ".join(entry["file_path"] for entry in told)
+        logs = {"komainu": self.told["nodes"], "komainu-agent": self.told["servers"], "postgresql": self.told["servers"]}
+        for log, machines in logs.items():
+            for name in machines:
+                lines = self.machines[name].run("sh", "-c", f"cat $(ls {sent} 2>/dev/null | grep /{log}/)").stdout.splitlines()
+                if not lines:
+                    raise Failed(f"CloudWatch's agent is told of no file on {name} that has {log}'s log")
+                there = {field for line in lines if line.startswith("{") for field in json.loads(line)}
+                if log != "postgresql" and (not asked or asked - there):
+                    raise Failed(f"alarms look at {sorted(asked)} of the log on {name}, which has {sorted(there)}")
 
     def plan_is_empty(self):
         self.terraform("plan", "-detailed-exitcode")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The image of ami/, for real: provisioned, and booted as what terraform made of four examples: `make test-image`.
+"""The image of ami/, for real: provisioned, and booted as what terraform made of the examples: `make test-image`.
 
     check.py --work DIRECTORY --checks DIRECTORY --moto-python PYTHON --komainu BINARY [--boot-only] [EXAMPLE …]
 
@@ -21,6 +21,7 @@ import image
 import package
 from appliance import Appliance
 from image import Failed
+from replaced import nodes_replaced
 
 
 def step(text, began):
@@ -60,12 +61,12 @@ def loses(appliance, began, name, was, number):
     step(f"a new instance with {name}'s volume is {name}", began)
 
 
-def ends_well(appliance, began):
-    if appliance.rows() != [1, 2, 3]:
+def ends_well(appliance, began, written=(1, 2, 3)):
+    if appliance.rows() != [*written]:
         raise Failed(f"what was written is {appliance.rows()}")
     appliance.nothing_failed()
     appliance.nothing_is_wrong()
-    appliance.log_is_as_the_alarms_read_it()
+    appliance.logs_are_as_the_alarms_read_them()
     appliance.plan_is_empty()
     step("every row is there, no unit has failed, and terraform plan finds nothing to do", began)
     appliance.destroy()
@@ -76,7 +77,21 @@ def on_ec2(appliance, began):
     comes_up(appliance, began)
     loses(appliance, began, appliance.owner(), "the endpoint's owner", 2)
     loses(appliance, began, appliance.primary(), "the primary", 3)
+
+    appliance.restore()
+    appliance.until("every row is back", 300, lambda: appliance.rows() == [1, 2, 3])
+    step("everything was lost, and restored from a snapshot of the primary's volume", began)
+    appliance.until("all is well after the restore", 600, appliance.all_is_well)
     ends_well(appliance, began)
+
+
+def in_a_network_of_ones_own(appliance, began):
+    """Its network was there before terraform. And once: all nodes get another image."""
+    comes_up(appliance, began)
+    written = nodes_replaced(appliance, 2)
+    step("replace-nodes has replaced all three, one after the other, and a client wrote on", began)
+    appliance.until("all is well with the new instances", 300, appliance.all_is_well)
+    ends_well(appliance, began, range(1, written))
 
 
 def at_length(appliance, began):
@@ -94,6 +109,8 @@ def at_length(appliance, began):
     appliance.renew()
     appliance.until("all is well with new certificates", 300, appliance.all_is_well)
     step("certificates renewed", began)
+    appliance.other_password()
+    step("another password for the applications", began)
     ends_well(appliance, began)
 
 
@@ -115,6 +132,7 @@ def before_a_managed_service(appliance, began):
 EXAMPLES = {
     "ec2-route-table": at_length,
     "ec2-elastic-ip": on_ec2,
+    "existing-vpc": in_a_network_of_ones_own,
     "rds-route-table": before_a_managed_service,
     "aurora-route53": before_a_managed_service,
 }

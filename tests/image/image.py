@@ -24,7 +24,8 @@ def run(*command, **options):
 def valid():
     """As far as it can be told without running them."""
     ami = ROOT / "ami"
-    scripts = [ROOT / "terraform/hand-over", ROOT / "tests/setup/previous", ami / "package", ami / "release", ami / "provision.sh"]
+    scripts = [ROOT / "terraform" / name for name in ("hand-over", "make-roles", "replace-nodes")]
+    scripts += [ROOT / "tests/setup/previous", ami / "package", ami / "release", ami / "provision.sh"]
     scripts += [ami / "debian" / name for name in ("postinst", "prerm", "postrm")]
     scripts += [*(ami / "files" / name for name in ("boot", "node", "server"))]
     run("shellcheck", "--external-sources", *scripts, cwd=ROOT)

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 BRIDGE = "image0"
@@ -90,6 +89,9 @@ class Machine:
             capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL,
         )
 
+    def is_active(self, unit):
+        return self.run("systemctl", "is-active", unit).stdout.strip() == "active"
+
     def kill(self):
         """As if its power were cut: no process of it does anything any more."""
         init = self.init()
@@ -106,15 +108,11 @@ class Machine:
         self.volume.mkdir()
 
     def unwire(self):
+        """The wire first: the kernel may keep the namespace for a while."""
         if self.wired:
-            ip("netns", "del", self.namespace)
+            ip("link", "delete", f"near{self.number}")
+            ip("netns", "delete", self.namespace)
             self.wired = False
-            # The kernel takes the wire away by itself, and a moment later.
-            deadline = time.monotonic() + 30
-            while Path(f"/sys/class/net/near{self.number}").exists():
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"near{self.number} stays")
-                time.sleep(0.05)
 
     def remove(self):
         if self.process and self.process.poll() is None:
@@ -126,5 +124,5 @@ class Machine:
         if not self.process or self.process.poll() is not None or not self.init():
             return (self.directory / "console.log").read_text(errors="replace")[-4000:]
         said = self.run("journalctl", "--no-pager", "-n", "60", "-o", "short-precise", "-u", "komainu*", timeout=60)
-        log = self.run("tail", "-n", "25", "/var/log/komainu/komainu.log")
+        log = self.run("sh", "-c", "tail -n 25 /var/log/komainu*/komainu.log")
         return f"{said.stdout}{said.stderr}\n{log.stdout}"

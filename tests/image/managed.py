@@ -26,6 +26,8 @@ port = 5432
 ssl = on
 fsync = off
 shared_buffers = 64MB
+# The service makes it follow the memory; of the smallest class of the examples it is more than that.
+max_connections = 1000
 # As the service has it by other means: what was committed is on one of the readers.
 synchronous_standby_names = 'ANY 1 (*)'
 """

@@ -14,7 +14,7 @@ ONLY_STAR = {
     "servicequotas:GetServiceQuota",
     "ssm:UpdateInstanceInformation",
 }
-ONLY_STAR_SERVICES = ("ec2messages:", "ssmmessages:")
+ONLY_STAR_SERVICES = ("ssmmessages:",)
 # Kinds that have tags of their own, and are somebody's to find and to pay for.
 PAID = {"aws_ebs_volume", "aws_eip", "aws_instance", "aws_vpc_endpoint", "aws_secretsmanager_secret"}
 EVERYWHERE = ("0.0.0.0/0", "::/0")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import account
 import configurations
+import costs
 import in_the_double
 import metrics
 from cloud import Cloud
@@ -78,6 +79,8 @@ def made(workspace, komainu, name):
     expect(not broken, f"{where}:\n  " + "\n  ".join(broken))
     stack = account.resources(shown)
     problems = [*metrics.unknown(stack), *metrics.unexplained(stack)]
+    if name == costs.EXAMPLE:
+        problems += costs.wrong(stack)
     expect(not problems, f"{where}:\n  " + "\n  ".join(problems))
     configurations.accepted(komainu, stack)
     workspace.terraform(where, "plan", "-detailed-exitcode", *given)
@@ -86,8 +89,9 @@ def made(workspace, komainu, name):
 
 
 def replaced_one_by_one(workspace, where, given):
-    """Another image replaces no instance by itself, and one when it is told to, with the new image."""
-    newer = [argument for argument in given if not argument.startswith("-var=image_id=")] + ["-var=image_id=ami-newer"]
+    """Another image and type change no instance by themselves, and one when it is told to."""
+    newer = [argument for argument in given if not argument.startswith("-var=image_id=")]
+    newer += ["-var=image_id=ami-newer", "-var=node_instance_type=c7g.2xlarge"]
     workspace.terraform(where, "plan", "-detailed-exitcode", *newer)
     target = 'module.nodes.aws_instance.this["b"]'
     workspace.terraform(where, "plan", f"-replace={target}", "-out=replace.plan", *newer)
@@ -96,6 +100,7 @@ def replaced_one_by_one(workspace, where, given):
     instances = [address for address in replaced if ".aws_instance." in address]
     expect(instances == [target], f"{where}: replacing {target} replaces {sorted(replaced)}")
     expect(replaced[target]["ami"] == "ami-newer", f"{where}: the new instance has the old image")
+    expect(replaced[target]["instance_type"] == "c7g.2xlarge", f"{where}: the new instance is of the old type")
     kept = ("aws_network_interface", "aws_ebs_volume", "aws_secretsmanager_secret")
     lost = [address for address in replaced if any(f".{kind}." in address for kind in kept)]
     expect(not lost, f"{where}: a replaced node loses {lost}")

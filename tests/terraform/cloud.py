@@ -67,6 +67,12 @@ class Cloud(MadeUp):
         if kind == "aws_availability_zones":
             zones = self.ec2.describe_availability_zones()["AvailabilityZones"]
             return {"names": sorted(zone["ZoneName"] for zone in zones)}
+        if kind == "aws_ec2_instance_type_offerings":
+            found = self.ec2.describe_instance_type_offerings(
+                LocationType=config["location_type"],
+                Filters=[{"Name": asked["name"], "Values": asked["values"]} for asked in config["filter"]],
+            )["InstanceTypeOfferings"]
+            return {"locations": sorted(offering["Location"] for offering in found)}
         if kind == "aws_subnet":
             subnet = self.ec2.describe_subnets(SubnetIds=[config["id"]])["Subnets"][0]
             return {

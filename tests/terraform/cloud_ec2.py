@@ -195,13 +195,15 @@ class VpcEndpoint(Kind):
                 SubnetIds=planned.get("subnet_ids"),
                 SecurityGroupIds=planned.get("security_group_ids"),
                 RouteTableIds=planned.get("route_table_ids"),
+                PolicyDocument=planned.get("policy"),
             ),
         )["VpcEndpoint"]
         return {"id": made["VpcEndpointId"], "prefix_list_id": "pl-6ea54007"}
 
     def read(self, aws, state):
         seen = aws.ec2.describe_vpc_endpoints(VpcEndpointIds=[state["id"]])["VpcEndpoints"]
-        return {} if any(endpoint["State"] != "deleted" for endpoint in seen) else None
+        [endpoint] = [endpoint for endpoint in seen if endpoint["State"] != "deleted"] or [None]
+        return endpoint and ({"policy": endpoint["PolicyDocument"]} if endpoint.get("PolicyDocument") else {})
 
     def delete(self, aws, state):
         aws.ec2.delete_vpc_endpoints(VpcEndpointIds=[state["id"]])

@@ -196,6 +196,7 @@ class Alarm(Kind):
             ComparisonOperator=planned["comparison_operator"],
             TreatMissingData=planned["treat_missing_data"],
             **arguments(
+                DatapointsToAlarm=planned["datapoints_to_alarm"] and int(planned["datapoints_to_alarm"]),
                 Dimensions=[
                     {"Name": name, "Value": value} for name, value in (planned.get("dimensions") or {}).items()
                 ]

@@ -11,10 +11,10 @@ def handed_over(workspace, komainu, account, outputs):
     pki = workspace.directory / "pki"
     subprocess.run(["rm", "-rf", str(pki)], check=True)
 
-    def run(directory, expect=0, *options):
+    def run(directory, expect=0, *options, told=outputs):
         done = subprocess.run(
             [ROOT / "terraform/hand-over", "--pki", str(directory), *options],
-            input=json.dumps(outputs),
+            input=json.dumps(told),
             cwd=workspace.directory,
             env={
                 "PATH": os.environ["PATH"],
@@ -56,7 +56,7 @@ def handed_over(workspace, komainu, account, outputs):
         if not all(verifier.startswith("SCRAM-SHA-256$") for verifier in given.get("verifiers", {}).values()):
             raise Failed("the founder is given passwords")
     application = secret(outputs["application"])
-    if (application["host"], application["username"]) != (outputs["host"], outputs["database"]):
+    if (application["host"], application["username"]) != (outputs.get("connect", outputs["host"]), outputs["database"]):
         raise Failed(f"applications are told to connect to {application['host']} as {application['username']}")
     if "ca.key" in json.dumps([first, application]):
         raise Failed("the authority's key has left the directory")
@@ -74,7 +74,30 @@ def handed_over(workspace, komainu, account, outputs):
             raise Failed("--renew makes no new keys")
         if after["users.txt"] != before["files"]["users.txt"]:
             raise Failed("--renew changes passwords")
+    made_anew(komainu, outputs, run, secret, pki)
     another_authority(workspace, komainu, outputs, run, secret, pki)
+
+
+def made_anew(komainu, outputs, run, secret, pki):
+    """A stack after a restore from nothing: the directory is the old one, the addresses are others."""
+    servers = {id: {**about, "address": f"10.254.0.{number}"} for number, (id, about) in enumerate(outputs["servers"].items(), 1)}
+    told = {**outputs, "host": "app.anew.internal", "addresses": ["203.0.113.77"], "servers": servers}
+    run(pki, told=told)
+    seen = json.loads(subprocess.run([komainu, "pki", "show", "--dir", str(pki), "--json"], check=True, capture_output=True).stdout)
+    has = {shown["file"].split("/")[-1]: {*shown["names"], *shown["addresses"]} for shown in seen["certificates"]}
+    for node, arn in outputs["nodes"].items():
+        if not {"app.anew.internal", "203.0.113.77"} <= has[f"{node}.crt"]:
+            raise Failed(f"node {node} has the certificate of another endpoint: {has[f'{node}.crt']}")
+        if secret(arn)["files"][f"pki/{node}.crt"] != (pki / f"{node}.crt").read_text():
+            raise Failed(f"node {node} is not given its new certificate")
+    for server, about in servers.items():
+        if about["address"] not in has[f"agent-{server}.crt"]:
+            raise Failed(f"server {server} has the certificate of another address: {has[f'agent-{server}.crt']}")
+    before = {file.name: file.read_text() for file in pki.glob("*.crt")}
+    run(f"{pki}/", told=told)
+    if before != {file.name: file.read_text() for file in pki.glob("*.crt")}:
+        raise Failed("certificates that fit are made anew")
+    run(pki)
 
 
 def another_authority(workspace, komainu, outputs, run, secret, pki):

@@ -21,17 +21,20 @@ class Account:
             service, endpoint_url=self.url, region_name=self.region, aws_access_key_id="x", aws_secret_access_key="x"
         )
 
-    def network(self):
+    def network(self, prefix="10.9"):
         """As somebody who has one already: what the example existing-vpc asks for."""
         ec2 = self.client("ec2")
-        vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+        vpc = ec2.create_vpc(CidrBlock=f"{prefix}.0.0/16")["Vpc"]["VpcId"]
         subnets = [
-            ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.9.{number}.0/24", AvailabilityZone=f"{self.region}{zone}")
+            ec2.create_subnet(VpcId=vpc, CidrBlock=f"{prefix}.{number}.0/24", AvailabilityZone=f"{self.region}{zone}")
             for number, zone in enumerate("abcabc")
         ]
         subnets = [subnet["Subnet"]["SubnetId"] for subnet in subnets]
         tables = [ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"] for _ in range(2)]
-        return {"node_subnet_ids": subnets[:3], "server_subnet_ids": subnets[3:], "client_route_table_ids": tables}
+        return {
+            "node_subnet_ids": subnets[:3], "server_subnet_ids": subnets[3:], "client_route_table_ids": tables,
+            "api_cidr": f"{prefix}.0.0/16",
+        }
 
     def move_by_route(self, outputs):
         """As a node that takes the endpoint: every route to its address leads to the last node's interface."""

@@ -66,7 +66,7 @@ class MadeUp:
         return {"number": 0, "bool": False}[of] if isinstance(of, str) else {} if of[0] == "map" else []
 
     def look(self, kind, config):
-        zones = [f"{self.region}{letter}" for letter in "abc"]
+        zones = [f"{self.region}{letter}" for letter in "abcd"]
         if kind == "aws_subnet":
             # "subnet-ZONE-N" lies in that zone.
             letter, number = config["id"].split("-")[1:3]
@@ -76,6 +76,11 @@ class MadeUp:
                 "vpc_id": "vpc-existing",
                 "id": config["id"],
             }
+        if kind == "aws_ec2_instance_type_offerings":
+            # "not-in-a-b.large" is in every zone but these two.
+            [name] = config["filter"][0]["values"]
+            without = name.removeprefix("not-in-").split(".")[0].split("-") if name.startswith("not-in-") else []
+            return {"locations": [zone for zone in zones if zone[-1] not in without]}
         if kind == "aws_rds_engine_version":
             major = config["version"].split(".")[0]
             return {

@@ -1,5 +1,5 @@
 """terraform/replace-nodes, for a stack that is in the AWS double, and nodes that answer as this test says: one after the
-other, who has the endpoint last, and none while the cluster is not well."""
+other, who has the endpoint last, none while the cluster is not well, and nothing else with them."""
 
 import json
 import subprocess
@@ -40,6 +40,7 @@ FOR_EVER = 10**6
 
 def nodes_replaced(workspace, where, account, given):
     newer = [argument for argument in given if not argument.startswith("-var=image_id=")] + ["-var=image_id=ami-newer"]
+    forgotten = [argument for argument in newer if not argument.startswith("-var=alarm_topic_arn=")]
     nodes = lambda: json.loads(workspace.terraform(where, "output", "-json", "nodes"))
     before = nodes()
     with tempfile.TemporaryDirectory() as directory:
@@ -48,7 +49,7 @@ def nodes_replaced(workspace, where, account, given):
         (answers / "aws").chmod(0o755)
         (answers / "status").write_text(json.dumps({"leader": "b", "endpoints": [{"name": "app", "owner": "a"}]}))
 
-        def run(*options, old, new, patience):
+        def run(*options, old, new, patience, arguments=newer):
             for left in answers.glob("left-*"):
                 left.unlink()
             for instance in nodes().values():
@@ -61,7 +62,7 @@ def nodes_replaced(workspace, where, account, given):
                 "KOMAINU_POLL_S": "0.1",
             }
             done = subprocess.run(
-                [ROOT / "terraform/replace-nodes", *options, *newer],
+                [ROOT / "terraform/replace-nodes", *options, *arguments],
                 cwd=workspace.copy / where, env=environment, stdin=subprocess.DEVNULL,
                 capture_output=True, text=True, check=False, timeout=600,
             )
@@ -73,10 +74,17 @@ def nodes_replaced(workspace, where, account, given):
             raise Failed(f"{where}: nodes of a cluster that is not well are replaced: {said}")
         if (answers / f"left-{before['a']}").read_text().strip() == str(FOR_EVER):
             raise Failed(f"{where}: no node was asked: {said}")
+        code, _, said = run(old=0, new=0, patience=60, arguments=forgotten)
+        if code == 0 or "foreign_change" not in said or nodes() != before:
+            raise Failed(f"{where}: what a forgotten argument had made is taken away: {said}")
         code, replaced, said = run("--nodes", "b,c", old=0, new=FOR_EVER, patience=1)
         if code == 0 or replaced != ["c"] or [node for node in before if nodes()[node] != before[node]] != ["c"]:
             raise Failed(f"{where}: it goes on from a node that has not come back: {said}")
-        code, replaced, said = run(old=0, new=3, patience=60)
+        # Who has the variables in a file gives no arguments.
+        file = workspace.copy / where / "terraform.tfvars.json"
+        file.write_text(json.dumps(dict(argument.removeprefix("-var=").split("=", 1) for argument in newer)))
+        code, replaced, said = run("--nodes", "a,b,c", old=0, new=3, patience=60, arguments=())
+        file.unlink()
         if code != 0 or replaced != ["c", "a", "b"]:
             raise Failed(f"{where}: replace-nodes ended with {code}, after {replaced}:\n{said}")
     after = nodes()

@@ -10,6 +10,9 @@ import tempfile
 from concurrent import futures
 from contextlib import contextmanager
 
+# Before it is loaded: else it tells of each process that is begun here.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
 import grpc
 import msgpack
 from tf.gen import grpc_stdio_pb2_grpc as stdio_rpc

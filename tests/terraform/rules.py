@@ -24,7 +24,7 @@ REPLACES = {
     "aws_iam_role": {"name"},
     "aws_iam_role_policy": {"name", "role"},
     "aws_iam_role_policy_attachment": {"role", "policy_arn"},
-    "aws_instance": {"ami", "subnet_id", "availability_zone", "primary_network_interface", "key_name"},
+    "aws_instance": {"ami", "subnet_id", "availability_zone", "primary_network_interface", "root_block_device", "key_name"},
     "aws_internet_gateway": set(),
     "aws_network_interface": {"subnet_id"},
     "aws_rds_cluster": {

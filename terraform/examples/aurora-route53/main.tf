@@ -7,7 +7,7 @@ terraform {
   required_providers {
     aws = {
       source  = "hashicorp/aws"
-      version = ">= 6.25"
+      version = "~> 6.25"
     }
   }
 }
@@ -21,6 +21,7 @@ module "network" {
 
   name             = var.name
   cidr             = var.cidr
+  instance_types   = [var.node_instance_type]
   route53_endpoint = true
   tags             = var.tags
 
@@ -106,6 +107,7 @@ module "observability" {
   nodes           = keys(module.nodes.instance_ids)
   servers         = keys(module.aurora.servers)
   endpoints       = [module.endpoint.name]
+  managed         = true
   node_role_arns  = values(module.node_iam.role_arns)
   watched         = module.endpoint.watched
   alarm_topic_arn = var.alarm_topic_arn

@@ -7,7 +7,7 @@ terraform {
   required_providers {
     aws = {
       source  = "hashicorp/aws"
-      version = ">= 6.25"
+      version = "~> 6.25"
     }
   }
 }
@@ -19,9 +19,10 @@ provider "aws" {
 module "network" {
   source = "../../modules/network"
 
-  name = var.name
-  cidr = var.cidr
-  tags = var.tags
+  name           = var.name
+  cidr           = var.cidr
+  instance_types = [var.node_instance_type, var.server_instance_type]
+  tags           = var.tags
   # An Elastic IP leads nowhere without.
   internet = true
 }

@@ -1,10 +1,10 @@
 output "endpoint" {
-  description = "Where applications connect. From inside of the VPC also by the private name."
+  description = "Where applications connect, from outside of the VPC."
   value       = "${module.endpoint.address}:5432"
 }
 
 output "private_endpoint" {
-  description = "The same, by a name that the VPC's resolver knows."
+  description = "The same, by a name that the VPC's resolver knows: for what has a way to the internet there, since the address is a public one."
   value       = "${module.endpoint.host}:5432"
 }
 
@@ -44,6 +44,7 @@ output "hand_over" {
     host        = module.endpoint.host
     port        = 5432
     addresses   = compact([module.endpoint.address])
+    connect     = module.endpoint.address
     database    = module.postgres.database
     founder     = module.postgres.founder
     application = module.postgres.application_secret_arn

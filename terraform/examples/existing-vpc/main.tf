@@ -7,7 +7,7 @@ terraform {
   required_providers {
     aws = {
       source  = "hashicorp/aws"
-      version = ">= 6.25"
+      version = "~> 6.25"
     }
   }
 }
@@ -42,6 +42,7 @@ module "endpoint" {
   method       = "route-table"
   vpc_id       = local.vpc_id
   interfaces   = module.nodes.interfaces
+  address      = var.address
   route_tables = { for id in var.client_route_table_ids : id => id }
   tags         = var.tags
 }

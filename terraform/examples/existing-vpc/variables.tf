@@ -33,6 +33,12 @@ variable "client_route_table_ids" {
   type        = list(string)
 }
 
+variable "address" {
+  description = "Where clients connect: an IPv4 address outside of the VPC's range that nobody uses. Each stack in a VPC has one of its own."
+  type        = string
+  default     = "192.0.2.10"
+}
+
 variable "api_cidr" {
   description = "Where the instances may connect to AWS: the VPC's range if it has interface endpoints, 0.0.0.0/0 with a NAT gateway."
   type        = string

@@ -7,7 +7,7 @@ terraform {
   required_providers {
     aws = {
       source  = "hashicorp/aws"
-      version = ">= 6.25"
+      version = "~> 6.25"
     }
   }
 }
@@ -19,9 +19,10 @@ provider "aws" {
 module "network" {
   source = "../../modules/network"
 
-  name = var.name
-  cidr = var.cidr
-  tags = var.tags
+  name           = var.name
+  cidr           = var.cidr
+  instance_types = [var.node_instance_type]
+  tags           = var.tags
 
   more_interface_endpoints = { rds = 2 }
 }
@@ -108,6 +109,7 @@ module "observability" {
   servers         = keys(module.rds.servers)
   databases       = keys(module.rds.servers)
   endpoints       = [module.endpoint.name]
+  managed         = true
   node_role_arns  = values(module.node_iam.role_arns)
   watched         = module.endpoint.watched
   alarm_topic_arn = var.alarm_topic_arn

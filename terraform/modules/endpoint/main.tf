@@ -28,6 +28,11 @@ resource "aws_route53_zone" "this" {
   vpc {
     vpc_id = var.vpc_id
   }
+
+  # Other networks that know the name are associated elsewhere (aws_route53_zone_association), and stay so.
+  lifecycle {
+    ignore_changes = [vpc]
+  }
 }
 
 # A fixed name for an address that does not change. With the method route53 the record is komainu's own.

@@ -60,7 +60,8 @@ locals {
     },
   ]
 
-  # What AmazonSSMManagedInstanceCore has for sessions, without its GetParameter on every parameter of the account.
+  # What AmazonSSMManagedInstanceCore has for sessions and commands, without its GetParameter on every parameter of the account.
+  # Commands come by ssmmessages, too, where that is allowed; ec2messages is the way of older agents.
   session = !var.session_manager ? [] : [{
     Sid    = "SessionManager"
     Effect = "Allow"
@@ -70,12 +71,6 @@ locals {
       "ssmmessages:CreateDataChannel",
       "ssmmessages:OpenControlChannel",
       "ssmmessages:OpenDataChannel",
-      "ec2messages:AcknowledgeMessage",
-      "ec2messages:DeleteMessage",
-      "ec2messages:FailMessage",
-      "ec2messages:GetEndpoint",
-      "ec2messages:GetMessages",
-      "ec2messages:SendReply",
     ]
     Resource = "*"
   }]

@@ -1,6 +1,7 @@
 # A VPC of three zones, in each a subnet for nodes, one for database servers and one for applications.
 # Nothing here needs a NAT gateway: the instances reach AWS through endpoints.
 
+data "aws_caller_identity" "this" {}
 data "aws_region" "this" {}
 
 data "aws_availability_zones" "this" {
@@ -11,10 +12,30 @@ data "aws_availability_zones" "this" {
     name   = "opt-in-status"
     values = ["opt-in-not-required"]
   }
+
+  lifecycle {
+    postcondition {
+      condition     = length(self.names) >= 3
+      error_message = "The region shows this account fewer than three zones: with two, the loss of one takes the majority with it."
+    }
+  }
+}
+
+# Not every zone has every type.
+data "aws_ec2_instance_type_offerings" "this" {
+  for_each = toset(var.instance_types)
+
+  location_type = "availability-zone"
+
+  filter {
+    name   = "instance-type"
+    values = [each.value]
+  }
 }
 
 locals {
-  zones = var.zones == null ? slice(data.aws_availability_zones.this.names, 0, 3) : var.zones
+  able  = [for zone in data.aws_availability_zones.this.names : zone if alltrue([for type in data.aws_ec2_instance_type_offerings.this : contains(type.locations, zone)])]
+  zones = var.zones == null ? slice(length(local.able) < 3 ? data.aws_availability_zones.this.names : local.able, 0, 3) : var.zones
   # By position, so that a zone of another name elsewhere makes no other plan.
   by_letter = { for index, zone in local.zones : ["a", "b", "c"][index] => { zone = zone, index = index } }
   tags      = merge(var.tags, { "komainu:cluster" = var.name })
@@ -34,6 +55,13 @@ resource "aws_vpc" "this" {
   enable_dns_support   = true
   enable_dns_hostnames = true
   tags                 = merge(local.tags, { Name = var.name })
+
+  lifecycle {
+    precondition {
+      condition     = alltrue([for zone in local.zones : contains(local.able, zone)])
+      error_message = "Of these zones not all have the instance types ${join(", ", var.instance_types)}: ${join(", ", local.zones)}. All of them are in: ${join(", ", local.able)}. Choose other types, or `zones`."
+    }
+  }
 }
 
 # Nobody should find something open here by default.
@@ -105,6 +133,25 @@ resource "aws_vpc_security_group_ingress_rule" "endpoints" {
   tags              = local.tags
 }
 
+locals {
+  # Services whose endpoints have policies. For others AWS refuses one.
+  limited = toset(["ec2", "kms", "logs", "monitoring", "rds", "secretsmanager", "ssm", "ssmmessages"])
+
+  # Who comes from here with credentials of somebody else's brings data out. What each of the account's may do, its role says:
+  # applications use these endpoints as well, so no list of actions is right here.
+  of_this_account = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "OfThisAccount"
+      Effect    = "Allow"
+      Principal = "*"
+      Action    = "*"
+      Resource  = "*"
+      Condition = { StringEquals = { "aws:PrincipalAccount" = concat([data.aws_caller_identity.this.account_id], var.other_accounts) } }
+    }]
+  })
+}
+
 resource "aws_vpc_endpoint" "interface" {
   for_each = merge(var.interface_endpoints, var.more_interface_endpoints)
 
@@ -114,6 +161,7 @@ resource "aws_vpc_endpoint" "interface" {
   private_dns_enabled = true
   security_group_ids  = [aws_security_group.endpoints.id]
   subnet_ids          = [for letter in slice(["a", "b", "c"], 0, each.value) : aws_subnet.this["servers-${letter}"].id]
+  policy              = contains(local.limited, each.key) ? local.of_this_account : null
   tags                = merge(local.tags, { Name = "${var.name}-${each.key}" })
 }
 

@@ -1,11 +1,6 @@
 variable "name" {
-  description = "Prefix of every name here, and the cluster's name: lower-case letters, digits and inner hyphens."
+  description = "Prefix of every name here, and the cluster's name."
   type        = string
-
-  validation {
-    condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?$", var.name))
-    error_message = "The name has 1 to 20 lower-case letters, digits and inner hyphens: it is part of certificates and of names that AWS limits."
-  }
 }
 
 variable "cidr" {
@@ -20,7 +15,7 @@ variable "cidr" {
 }
 
 variable "zones" {
-  description = "Three availability zones; by default the region's first three."
+  description = "Three availability zones; by default the region's first three that have the instance types."
   type        = list(string)
   default     = null
 
@@ -28,6 +23,12 @@ variable "zones" {
     condition     = var.zones == null ? true : length(distinct(var.zones)) == 3 && length(var.zones) == 3
     error_message = "Three different zones: with fewer, the loss of one takes the majority with it."
   }
+}
+
+variable "instance_types" {
+  description = "Types of the instances to come, which each of the zones must have."
+  type        = list(string)
+  default     = []
 }
 
 variable "internet" {
@@ -44,7 +45,6 @@ variable "interface_endpoints" {
   type        = map(number)
   default = {
     ec2            = 3
-    ec2messages    = 2
     kms            = 2
     logs           = 2
     monitoring     = 2
@@ -78,6 +78,17 @@ variable "applications_reach_aws" {
   EOT
   type        = bool
   default     = true
+}
+
+variable "other_accounts" {
+  description = "Accounts beside this one whose roles may be used through the interface endpoints, such as those that applications assume."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for account in var.other_accounts : can(regex("^[0-9]{12}$", account))])
+    error_message = "An account is its twelve digits."
+  }
 }
 
 variable "tags" {

@@ -26,6 +26,11 @@ resource "aws_ebs_volume" "this" {
   encrypted         = true
   kms_key_id        = var.kms_key_arn
   tags              = merge(local.tags, { Name = "${var.name}-node-${each.key}" })
+
+  # It counts once: three new volumes are no cluster.
+  lifecycle {
+    ignore_changes = [kms_key_id]
+  }
 }
 
 # Empty: no key passes through terraform. terraform/hand-over fills it.
@@ -89,9 +94,10 @@ resource "aws_instance" "this" {
     auto_recovery = "default"
   }
 
-  # Another image or configuration must never replace all nodes at once: that is done one by one (README).
+  # Another image or configuration must never replace all nodes at once, nor another type or key stop them: that is done one
+  # by one (README).
   lifecycle {
-    ignore_changes = [ami, user_data]
+    ignore_changes = [ami, instance_type, root_block_device, user_data]
   }
 }
 

@@ -1,6 +1,11 @@
 variable "name" {
-  description = "Prefix of every name here, and the cluster's name."
+  description = "Prefix of every name here, and the cluster's name: lower-case letters, digits and inner hyphens."
   type        = string
+
+  validation {
+    condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?$", var.name))
+    error_message = "The name has 1 to 20 lower-case letters, digits and inner hyphens: it is part of certificates and of names that AWS limits."
+  }
 }
 
 variable "vpc_id" {
@@ -120,7 +125,7 @@ variable "log_group" {
 }
 
 variable "kms_key_arn" {
-  description = "A key of yours for volumes and secrets; null: the account's own of EBS and Secrets Manager."
+  description = "A key of yours for volumes and secrets; null: the account's own of EBS and Secrets Manager. Volumes keep the one that they were made with."
   type        = string
   default     = null
 }

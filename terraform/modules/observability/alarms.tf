@@ -5,17 +5,20 @@ locals {
   # As the names of metrics in an expression may be.
   nodes = { for node in var.nodes : replace(node, "-", "_") => node }
 
-  # `metrics` is what is looked at on each node: what is called `lease` there is `lease_a` of the node a. `expression` makes
-  # one number of them all.
+  # `metrics` is what is looked at on each node: what is called `lease` there is `lease_a` of the node a. `each` makes a number
+  # of one node's, whose name stands for %[1]s in it, and `combine` makes one of all nodes'. FILL is for nodes that say
+  # nothing, and meets the last minute as well while its values are on their way. So an alarm that FILL would silence looks
+  # at a minute more than the `minutes` that it takes, and one that FILL would raise takes a minute more.
   cluster_alarms = merge(
     {
       no-quorum = {
         description = "No node has a lease: the nodes have no majority, or say nothing. Nothing is forwarded to the primary."
         metrics     = { lease = { name = "QuorumLeaseRemaining", statistic = "Maximum" } }
-        expression  = "MAX([${join(", ", [for node in keys(local.nodes) : "FILL(lease_${node}, 0)"])}])"
+        combine     = "MAX"
+        each        = "FILL(lease_%[1]s, 0)"
         comparison  = "LessThanOrEqualToThreshold"
         threshold   = 0
-        periods     = 2
+        minutes     = 2
         missing     = "breaching"
       }
       epoch-flapping = {
@@ -24,54 +27,100 @@ locals {
           highest = { name = "Epoch", statistic = "Maximum" }
           lowest  = { name = "Epoch", statistic = "Minimum" }
         }
-        expression = "MAX([${join(", ", [for node in keys(local.nodes) : "highest_${node} - lowest_${node}"])}])"
+        combine    = "MAX"
+        each       = "highest_%[1]s - lowest_%[1]s"
         comparison = "GreaterThanOrEqualToThreshold"
         threshold  = 3
         period     = 3600
       }
+      failover-stands-still = {
+        description = "For two minutes, the primary has been lost and is not replaced: komainu status says why."
+        metrics     = { still = { name = "FailoverStandstill", statistic = "Maximum" } }
+        combine     = "MAX"
+        each        = "FILL(still_%[1]s, 0)"
+        comparison  = "GreaterThanThreshold"
+        threshold   = 0
+        minutes     = 2
+      }
       pool-exhausted = {
         description = "For three minutes, clients of a node have waited for a server connection: raise pool.size, or look for transactions left open."
         metrics     = { waiters = { name = "PoolWaiters", statistic = "Minimum" } }
-        expression  = "MAX([${join(", ", [for node in keys(local.nodes) : "FILL(waiters_${node}, 0)"])}])"
+        combine     = "MAX"
+        each        = "FILL(waiters_%[1]s, 0)"
         comparison  = "GreaterThanThreshold"
         threshold   = 0
-        periods     = 3
+        minutes     = 3
       }
       permission-missing = {
         description = "A node was found to lack a permission, so it could not move the endpoint tonight: komainu doctor names it."
         metrics     = { missing = { name = "PermissionsMissing", statistic = "Maximum" } }
-        expression  = "MAX([${join(", ", [for node in keys(local.nodes) : "FILL(missing_${node}, 0)"])}])"
+        combine     = "MAX"
+        each        = "FILL(missing_%[1]s, 0)"
         comparison  = "GreaterThanThreshold"
         threshold   = 0
+      }
+      passwords-unknown = {
+        description = "For five minutes, AWS has not given a node the password of a role, or not anew: komainu doctor says why."
+        metrics     = { roles = { name = "PasswordTroubles", statistic = "Minimum" } }
+        combine     = "MAX"
+        each        = "FILL(roles_%[1]s, 0)"
+        comparison  = "GreaterThanThreshold"
+        threshold   = 0
+        minutes     = 5
       }
       certificate = {
         description = "A node's certificate ends within 30 days: terraform/hand-over --renew"
         metrics     = { days = { name = "CertificateDaysLeft", statistic = "Minimum" } }
-        expression  = "MIN([${join(", ", [for node in keys(local.nodes) : "days_${node}"])}])"
+        combine     = "MIN"
+        each        = "days_%[1]s"
         comparison  = "LessThanThreshold"
         threshold   = 30
       }
     },
+    { for key in var.managed ? ["instances-unknown"] : [] : key => {
+      # One throttled question changes nothing.
+      description = "For five minutes, AWS has not told a node which instances there are, so a new one is not found: komainu doctor says why."
+      metrics     = { trouble = { name = "InstancesTrouble", statistic = "Minimum" } }
+      combine     = "MAX"
+      each        = "FILL(trouble_%[1]s, 0)"
+      comparison  = "GreaterThanThreshold"
+      threshold   = 0
+      minutes     = 5
+    } },
     { for endpoint in var.endpoints : "${endpoint}-no-owner" => {
       description = "No node has the endpoint ${endpoint}."
       metrics     = { owner = { name = "EndpointOwner", statistic = "Maximum", dimensions = { Endpoint = endpoint } } }
-      expression  = "MAX([${join(", ", [for node in keys(local.nodes) : "FILL(owner_${node}, 0)"])}])"
+      combine     = "MAX"
+      each        = "FILL(owner_%[1]s, 0)"
       comparison  = "LessThanThreshold"
       threshold   = 1
-      periods     = 2
+      minutes     = 2
       missing     = "breaching"
     } },
     { for endpoint in var.endpoints : "${endpoint}-two-owners" => {
-      description = "Two nodes say, for a whole minute, that they have the endpoint ${endpoint}."
+      # In the minute of a move both may have had it, when each was asked.
+      description = "Two nodes say, for two minutes, that they have the endpoint ${endpoint}."
       metrics     = { owner = { name = "EndpointOwner", statistic = "Minimum", dimensions = { Endpoint = endpoint } } }
-      expression  = "SUM([${join(", ", [for node in keys(local.nodes) : "FILL(owner_${node}, 0)"])}])"
+      combine     = "SUM"
+      each        = "FILL(owner_%[1]s, 0)"
       comparison  = "GreaterThanThreshold"
       threshold   = 1
+      minutes     = 2
+    } },
+    { for endpoint in var.endpoints : "${endpoint}-problems" => {
+      description = "For five minutes, a node could not have taken the endpoint ${endpoint}: komainu doctor on each node names what is wrong."
+      metrics     = { problems = { name = "EndpointProblems", statistic = "Minimum", dimensions = { Endpoint = endpoint } } }
+      combine     = "MAX"
+      each        = "FILL(problems_%[1]s, 0)"
+      comparison  = "GreaterThanThreshold"
+      threshold   = 0
+      minutes     = 5
     } },
     { for endpoint in var.endpoints : "${endpoint}-changed-by-others" => {
       description = "Somebody else has changed where the endpoint ${endpoint} leads, and a node has changed it back: CloudTrail knows who."
       metrics     = { drift = { name = "DriftCorrected", statistic = "Sum", dimensions = { Endpoint = endpoint } } }
-      expression  = "SUM([${join(", ", [for node in keys(local.nodes) : "FILL(drift_${node}, 0)"])}])"
+      combine     = "SUM"
+      each        = "FILL(drift_%[1]s, 0)"
       comparison  = "GreaterThanThreshold"
       threshold   = 0
     } },
@@ -81,7 +130,8 @@ locals {
         highest = { name = "EndpointEpoch", statistic = "Maximum", dimensions = { Endpoint = endpoint } }
         lowest  = { name = "EndpointEpoch", statistic = "Minimum", dimensions = { Endpoint = endpoint } }
       }
-      expression = "MAX([${join(", ", [for node in keys(local.nodes) : "highest_${node} - lowest_${node}"])}])"
+      combine    = "MAX"
+      each       = "highest_%[1]s - lowest_%[1]s"
       comparison = "GreaterThanOrEqualToThreshold"
       threshold  = 3
       period     = 3600
@@ -89,21 +139,34 @@ locals {
     { for server in var.servers : "${server}-lag" => {
       description = "For three minutes, the server ${server} has been ${var.lag_seconds} s or more behind the primary."
       metrics     = { lag = { name = "ReplicationLag", statistic = "Minimum", dimensions = { Server = server } } }
-      expression  = "MAX([${join(", ", [for node in keys(local.nodes) : "FILL(lag_${node}, 0)"])}])"
+      combine     = "MAX"
+      each        = "FILL(lag_%[1]s, 0)"
       comparison  = "GreaterThanOrEqualToThreshold"
       threshold   = var.lag_seconds
-      periods     = 3
+      minutes     = 3
     } },
     { for server in var.servers : "${server}-server-down" => {
       description = "For three minutes, no node has reached the server ${server}."
       metrics     = { up = { name = "ServerUp", statistic = "Maximum", dimensions = { Server = server } } }
-      expression  = "MAX([${join(", ", [for node in keys(local.nodes) : "FILL(up_${node}, 0)"])}])"
+      combine     = "MAX"
+      each        = "FILL(up_%[1]s, 0)"
       comparison  = "LessThanThreshold"
       threshold   = 1
-      periods     = 3
+      minutes     = 3
       missing     = "breaching"
     } },
+    { for server in var.managed ? [] : var.servers : "${server}-rejoin-fails" => {
+      # The first tries come within seconds of each other, and may still meet what broke the server.
+      description = "Three times in a row, the server ${server} could not be made a standby again: komainu events has its agent's words."
+      metrics     = { failures = { name = "RejoinFailures", statistic = "Maximum", dimensions = { Server = server } } }
+      combine     = "MAX"
+      each        = "FILL(failures_%[1]s, 0)"
+      comparison  = "GreaterThanOrEqualToThreshold"
+      threshold   = 3
+    } },
   )
+
+  cluster_periods = { for key, alarm in local.cluster_alarms : key => lookup(alarm, "minutes", 1) + (strcontains(alarm.each, "FILL") ? 1 : 0) }
 }
 
 resource "aws_cloudwatch_metric_alarm" "cluster" {
@@ -113,7 +176,8 @@ resource "aws_cloudwatch_metric_alarm" "cluster" {
   alarm_description   = each.value.description
   comparison_operator = each.value.comparison
   threshold           = each.value.threshold
-  evaluation_periods  = lookup(each.value, "periods", 1)
+  evaluation_periods  = local.cluster_periods[each.key]
+  datapoints_to_alarm = startswith(each.value.comparison, "Less") ? local.cluster_periods[each.key] : lookup(each.value, "minutes", 1)
   treat_missing_data  = lookup(each.value, "missing", "notBreaching")
   alarm_actions       = local.actions
   ok_actions          = local.actions
@@ -121,7 +185,7 @@ resource "aws_cloudwatch_metric_alarm" "cluster" {
 
   metric_query {
     id          = "result"
-    expression  = each.value.expression
+    expression  = "${each.value.combine}([${join(", ", [for node in keys(local.nodes) : format(each.value.each, node)])}])"
     label       = each.key
     return_data = true
   }

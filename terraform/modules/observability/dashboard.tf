@@ -26,24 +26,28 @@ locals {
 
   # Lines of series with one dimension more.
   by_one_more = { for name, how in {
-    ApiThrottled   = { dimension = "Endpoint", statistic = "Sum" }
-    DriftCorrected = { dimension = "Endpoint", statistic = "Sum" }
-    EndpointEpoch  = { dimension = "Endpoint", statistic = "Maximum" }
-    EndpointOwner  = { dimension = "Endpoint", statistic = "Maximum" }
-    FailoverCount  = { dimension = "Kind", statistic = "Maximum" }
-    MetricsDropped = { dimension = "Way", statistic = "Sum" }
-    ReadsByServer  = { dimension = "Server", statistic = "Sum" }
-    ReadsToPrimary = { dimension = "Reason", statistic = "Sum" }
-    SessionsPinned = { dimension = "Reason", statistic = "Maximum" }
+    ApiThrottled               = { dimension = "Endpoint", statistic = "Sum" }
+    DriftCorrected             = { dimension = "Endpoint", statistic = "Sum" }
+    EndpointEpoch              = { dimension = "Endpoint", statistic = "Maximum" }
+    EndpointOwner              = { dimension = "Endpoint", statistic = "Maximum" }
+    EndpointProblems           = { dimension = "Endpoint", statistic = "Maximum" }
+    FailoverCount              = { dimension = "Kind", statistic = "Maximum" }
+    FailoverStandstillByReason = { dimension = "Reason", statistic = "Maximum" }
+    InstancesTroubleByReason   = { dimension = "Reason", statistic = "Maximum", before = "instances " }
+    MetricsDropped             = { dimension = "Way", statistic = "Sum" }
+    PasswordTroublesByReason   = { dimension = "Reason", statistic = "Maximum", before = "passwords " }
+    ReadsByServer              = { dimension = "Server", statistic = "Sum" }
+    ReadsToPrimary             = { dimension = "Reason", statistic = "Sum" }
+    SessionsPinned             = { dimension = "Reason", statistic = "Maximum" }
     } : name => [{
       expression = "SEARCH('{${var.metric_namespace},Cluster,Node,${how.dimension}} MetricName=\"${name}\" Cluster=\"${var.name}\"', '${how.statistic}', 60)"
-      label      = "$${PROP('Dim.Node')} $${PROP('Dim.${how.dimension}')}"
+      label      = "$${PROP('Dim.Node')} ${lookup(how, "before", "")}$${PROP('Dim.${how.dimension}')}"
       id         = lower(name)
       region     = data.aws_region.this.region
   }] }
 
   # A line for each server, as the node sees it that sees the most.
-  by_server = { for name, statistic in { Primary = "Maximum", ServerUp = "Maximum", ReplicationLag = "Maximum" } : name => [
+  by_server = { for name, statistic in { Primary = "Maximum", RejoinFailures = "Maximum", ReplicationLag = "Maximum", ServerUp = "Maximum" } : name => [
     for server in var.servers : {
       expression = "MAX(SEARCH('{${var.metric_namespace},Cluster,Node,Server} MetricName=\"${name}\" Cluster=\"${var.name}\" Server=\"${server}\"', '${statistic}', 60))"
       label      = server
@@ -85,10 +89,13 @@ locals {
     { title = "Reads that the primary served, by why", view = "timeSeries", width = 8, lines = local.by_one_more.ReadsToPrimary },
     { title = "Sessions pinned, by why", view = "timeSeries", width = 8, lines = local.by_one_more.SessionsPinned },
     { title = "Changes of the primary", view = "timeSeries", width = 8, lines = local.by_one_more.FailoverCount },
+    { title = "Why a lost primary is not replaced", view = "timeSeries", width = 8, lines = local.by_one_more.FailoverStandstillByReason },
+    { title = "Tries in a row to make a standby again that failed", view = "timeSeries", width = 8, lines = local.by_server.RejoinFailures },
     { title = "Epochs", view = "timeSeries", width = 8, lines = concat(local.by_node.Epoch, local.by_one_more.EndpointEpoch) },
     { title = "Moves of the endpoint (ms)", view = "timeSeries", width = 8, lines = local.move_times },
     { title = "Changed by others, and throttled", view = "timeSeries", width = 8, lines = concat(local.by_one_more.DriftCorrected, local.by_one_more.ApiThrottled) },
-    { title = "Permissions missing, metrics dropped", view = "timeSeries", width = 8, lines = concat(local.by_node.PermissionsMissing, local.by_one_more.MetricsDropped) },
+    { title = "What would go wrong tonight, metrics dropped", view = "timeSeries", width = 8, lines = concat(local.by_node.PermissionsMissing, local.by_one_more.EndpointProblems, local.by_one_more.MetricsDropped) },
+    { title = "What AWS does not tell, by why", view = "timeSeries", width = 8, lines = concat(local.by_one_more.InstancesTroubleByReason, local.by_one_more.PasswordTroublesByReason) },
     { title = "Days until certificates end", view = "timeSeries", width = 8, lines = local.by_node.CertificateDaysLeft },
   ]
 }

@@ -1,5 +1,5 @@
-# The log, and the alarms that are raised by what the instances, AWS and the log tell. Those by komainu's own metrics are
-# in alarms.tf.
+# The log, and the alarms that look at one metric each: of the instances, AWS, the log, one node. Those that look at all nodes
+# are in alarms.tf.
 
 locals {
   tags    = merge(var.tags, { "komainu:cluster" = var.name })
@@ -60,6 +60,18 @@ locals {
       statistic   = "Maximum"
       periods     = 2
       comparison  = "GreaterThanThreshold"
+      threshold   = 0
+      missing     = "breaching"
+    } },
+    # The instance may be well and komainu not.
+    { for node in var.nodes : "${node}-node-down" => {
+      description = "For three minutes, the node ${node} has had no lease, or said nothing: komainu does not run there, or does not reach the others"
+      namespace   = var.metric_namespace
+      metric      = "QuorumLeaseRemaining"
+      dimensions  = { Cluster = var.name, Node = node }
+      statistic   = "Maximum"
+      periods     = 3
+      comparison  = "LessThanOrEqualToThreshold"
       threshold   = 0
       missing     = "breaching"
     } },

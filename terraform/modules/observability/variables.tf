@@ -23,6 +23,12 @@ variable "servers" {
   type        = list(string)
 }
 
+variable "managed" {
+  description = "Whether the servers are RDS's or Aurora's: the nodes ask AWS which there are, and no agent makes a standby again."
+  type        = bool
+  default     = false
+}
+
 variable "databases" {
   description = "RDS instances whose storage does not grow by itself."
   type        = set(string)

@@ -33,9 +33,9 @@ resource "aws_ebs_volume" "this" {
   snapshot_id       = each.key == local.founder ? var.founder_snapshot_id : null
   tags              = merge(local.tags, { Name = "${var.name}-${each.key}" })
 
-  # It counts once. Nothing may take a volume with data away because the snapshot is named no longer.
+  # They count once. Nothing may take a volume with data away because the snapshot is named no longer, or another key is.
   lifecycle {
-    ignore_changes = [snapshot_id]
+    ignore_changes = [kms_key_id, snapshot_id]
   }
 }
 
@@ -124,9 +124,10 @@ resource "aws_instance" "this" {
     auto_recovery = "default"
   }
 
-  # Another image or configuration must never replace all servers at once: that is done one by one (README).
+  # Another image or configuration must never replace all servers at once, nor another type or key stop them: that is done one
+  # by one (README).
   lifecycle {
-    ignore_changes = [ami, user_data]
+    ignore_changes = [ami, instance_type, root_block_device, user_data]
   }
 }
 

@@ -108,7 +108,7 @@ variable "log_group" {
 }
 
 variable "kms_key_arn" {
-  description = "A key of yours for volumes and secrets; null: the account's own of EBS and Secrets Manager."
+  description = "A key of yours for volumes and secrets; null: the account's own of EBS and Secrets Manager. Volumes keep the one that they were made with."
   type        = string
   default     = null
 }

@@ -20,6 +20,16 @@ run "all_share_one_text" {
   }
 }
 
+run "everybody_s_log_is_where_the_image_sends_it_from" {
+  assert {
+    condition = alltrue(concat(
+      [for text in values(output.nodes) : strcontains(text, "[log]\nformat = \"json\"\nfile = \"/var/log/komainu/komainu.log\"\n")],
+      [for text in values(output.servers) : strcontains(text, "[log]\nformat = \"json\"\nfile = \"/var/log/komainu-agent/komainu.log\"\n")],
+    ))
+    error_message = "Somebody's log, and an alarm by it, does not reach CloudWatch."
+  }
+}
+
 run "refuses_two_nodes" {
   command = plan
 

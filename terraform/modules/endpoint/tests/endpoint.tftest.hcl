@@ -33,6 +33,19 @@ run "route_table" {
   }
 }
 
+# The stub's way to say that the zone's networks are others than were given here.
+run "networks_that_were_associated_stay" {
+  variables {
+    method = "route-table"
+    vpc_id = "vpc-2"
+  }
+
+  assert {
+    condition     = one(aws_route53_zone.this[0].vpc).vpc_id == "vpc-1"
+    error_message = "A network that was associated elsewhere loses the name."
+  }
+}
+
 run "elastic_ip" {
   variables {
     method = "elastic-ip"

@@ -58,6 +58,26 @@ run "the_api_that_moves_endpoints_is_in_every_zone" {
   }
 }
 
+run "endpoints_are_for_this_account_s_credentials" {
+  variables {
+    more_interface_endpoints = { rds = 1, servicequotas = 1 }
+    other_accounts           = ["444455556666"]
+  }
+
+  assert {
+    condition = { for service, endpoint in aws_vpc_endpoint.interface : service => one(jsondecode(endpoint.policy).Statement).Condition if service != "servicequotas" } == {
+      for service in ["ec2", "kms", "logs", "monitoring", "rds", "secretsmanager", "ssm", "ssmmessages"] : service => {
+        StringEquals = { "aws:PrincipalAccount" = ["111122223333", "444455556666"] }
+      }
+    }
+    error_message = "Whoever has credentials of any account may use an endpoint."
+  }
+  assert {
+    condition     = !can(jsondecode(aws_vpc_endpoint.interface["servicequotas"].policy))
+    error_message = "A service that may have no policies was given one."
+  }
+}
+
 run "route_53_where_it_moves_the_endpoint" {
   variables {
     route53_endpoint = true
@@ -84,6 +104,40 @@ run "applications_do_not_reach_aws_if_not_wanted" {
   }
 }
 
+run "zones_that_have_the_instance_types" {
+  command = plan
+
+  variables {
+    instance_types = ["c7g.large", "not-in-a.large"]
+  }
+
+  assert {
+    condition     = local.zones == tolist(["eu-central-1b", "eu-central-1c", "eu-central-1d"])
+    error_message = "An instance cannot be where it is to be."
+  }
+}
+
+run "refuses_a_type_that_two_zones_have" {
+  command = plan
+
+  variables {
+    instance_types = ["not-in-a-b.large"]
+  }
+
+  expect_failures = [aws_vpc.this]
+}
+
+run "refuses_zones_without_the_type" {
+  command = plan
+
+  variables {
+    instance_types = ["not-in-a.large"]
+    zones          = ["eu-central-1a", "eu-central-1b", "eu-central-1c"]
+  }
+
+  expect_failures = [aws_vpc.this]
+}
+
 run "refuses_two_zones" {
   command = plan
 
@@ -92,14 +146,4 @@ run "refuses_two_zones" {
   }
 
   expect_failures = [var.zones]
-}
-
-run "refuses_a_name_that_no_certificate_may_have" {
-  command = plan
-
-  variables {
-    name = "Shop_1"
-  }
-
-  expect_failures = [var.name]
 }

@@ -78,6 +78,16 @@ run "clients_reach_the_endpoint_s_address" {
   }
 }
 
+run "refuses_a_name_that_no_certificate_may_have" {
+  command = plan
+
+  variables {
+    name = "Shop_1"
+  }
+
+  expect_failures = [var.name]
+}
+
 run "refuses_the_whole_internet" {
   command = plan
 

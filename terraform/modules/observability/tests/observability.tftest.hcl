@@ -10,11 +10,11 @@ variables {
 
 run "an_alarm_for_each_instance" {
   assert {
-    condition     = toset(keys(aws_cloudwatch_metric_alarm.single)) == toset(["agent-certificate", "errors", "node-a-disk", "node-a-down", "node-a-hangs", "pg1-disk", "pg1-down", "pg1-hangs"])
+    condition     = toset(keys(aws_cloudwatch_metric_alarm.single)) == toset(["a-node-down", "agent-certificate", "b-node-down", "c-1-node-down", "errors", "node-a-disk", "node-a-down", "node-a-hangs", "pg1-disk", "pg1-down", "pg1-hangs"])
     error_message = "An alarm is missing, or has come without a word of it here."
   }
   assert {
-    condition     = { for key, alarm in aws_cloudwatch_metric_alarm.single : key => alarm.dimensions.InstanceId if length(alarm.dimensions) > 0 } == { node-a-disk = "i-1", node-a-down = "i-1", node-a-hangs = "i-1", pg1-disk = "i-2", pg1-down = "i-2", pg1-hangs = "i-2" }
+    condition     = { for key, alarm in aws_cloudwatch_metric_alarm.single : key => alarm.dimensions.InstanceId if contains(keys(coalesce(alarm.dimensions, {})), "InstanceId") } == { node-a-disk = "i-1", node-a-down = "i-1", node-a-hangs = "i-1", pg1-disk = "i-2", pg1-down = "i-2", pg1-hangs = "i-2" }
     error_message = "An alarm looks at another instance."
   }
   assert {
@@ -24,6 +24,17 @@ run "an_alarm_for_each_instance" {
   assert {
     condition     = alltrue([for key, filter in aws_cloudwatch_log_metric_filter.this : aws_cloudwatch_metric_alarm.single[key].metric_name == one(filter.metric_transformation).name && aws_cloudwatch_metric_alarm.single[key].namespace == one(filter.metric_transformation).namespace])
     error_message = "An alarm looks at a metric that no filter makes."
+  }
+}
+
+run "one_node_that_is_out_is_told_of" {
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.single["c-1-node-down"].dimensions == tomap({ Cluster = "shop", Node = "c-1" })
+    error_message = "An alarm looks at another node."
+  }
+  assert {
+    condition     = alltrue([for node in var.nodes : aws_cloudwatch_metric_alarm.single["${node}-node-down"].treat_missing_data == "breaching"])
+    error_message = "A node that says nothing is no good sign."
   }
 }
 
@@ -41,8 +52,9 @@ run "a_database_s_storage" {
 run "the_cluster_as_all_nodes_see_it" {
   assert {
     condition = toset(keys(aws_cloudwatch_metric_alarm.cluster)) == toset([
-      "app-changed-by-others", "app-flapping", "app-no-owner", "app-two-owners", "certificate", "epoch-flapping", "no-quorum",
-      "permission-missing", "pg1-lag", "pg1-server-down", "pg2-lag", "pg2-server-down", "pool-exhausted",
+      "app-changed-by-others", "app-flapping", "app-no-owner", "app-problems", "app-two-owners", "certificate", "epoch-flapping",
+      "failover-stands-still", "no-quorum", "passwords-unknown", "permission-missing", "pg1-lag", "pg1-rejoin-fails",
+      "pg1-server-down", "pg2-lag", "pg2-rejoin-fails", "pg2-server-down", "pool-exhausted",
     ])
     error_message = "An alarm is missing, or has come without a word of it here."
   }
@@ -61,6 +73,53 @@ run "the_cluster_as_all_nodes_see_it" {
       for key in ["app-no-owner", "no-quorum", "pg1-server-down"] : aws_cloudwatch_metric_alarm.cluster[key].treat_missing_data == "breaching"
     ])
     error_message = "Nodes that say nothing at all are no good sign."
+  }
+  # FILL makes 0 of a minute whose values are late, which neither silences an alarm nor raises one.
+  assert {
+    condition = { for key, alarm in aws_cloudwatch_metric_alarm.cluster : key => [alarm.datapoints_to_alarm, alarm.evaluation_periods] } == {
+      app-changed-by-others = [1, 2]
+      app-flapping          = [1, 1]
+      app-no-owner          = [3, 3]
+      app-problems          = [5, 6]
+      app-two-owners        = [2, 3]
+      certificate           = [1, 1]
+      epoch-flapping        = [1, 1]
+      failover-stands-still = [2, 3]
+      no-quorum             = [3, 3]
+      passwords-unknown     = [5, 6]
+      permission-missing    = [1, 2]
+      pg1-lag               = [3, 4]
+      pg1-rejoin-fails      = [1, 2]
+      pg1-server-down       = [4, 4]
+      pg2-lag               = [3, 4]
+      pg2-rejoin-fails      = [1, 2]
+      pg2-server-down       = [4, 4]
+      pool-exhausted        = [3, 4]
+    }
+    error_message = "A value that is late silences an alarm, or raises one; or the minute of a move does."
+  }
+}
+
+run "servers_of_aws" {
+  variables {
+    managed = true
+  }
+
+  assert {
+    condition     = length([for key in keys(aws_cloudwatch_metric_alarm.cluster) : key if endswith(key, "-rejoin-fails")]) == 0
+    error_message = "Nobody makes a standby of AWS's again but AWS."
+  }
+  assert {
+    condition = one([
+      for query in aws_cloudwatch_metric_alarm.cluster["instances-unknown"].metric_query : query.expression if query.return_data == true
+    ]) == "MAX([FILL(trouble_a, 0), FILL(trouble_b, 0), FILL(trouble_c_1, 0)])"
+    error_message = "One node that cannot ask may be the next leader."
+  }
+  assert {
+    condition = alltrue([
+      for query in aws_cloudwatch_metric_alarm.cluster["instances-unknown"].metric_query : one(query.metric).stat == "Minimum" if length(query.metric) > 0
+    ]) && aws_cloudwatch_metric_alarm.cluster["instances-unknown"].datapoints_to_alarm == 5
+    error_message = "One throttled question calls somebody."
   }
 }
 

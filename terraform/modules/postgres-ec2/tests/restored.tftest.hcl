@@ -33,3 +33,19 @@ run "keeps_its_data_when_the_snapshot_is_no_longer_named" {
     error_message = "The volume was made anew."
   }
 }
+
+run "keeps_its_volumes_and_instances_when_a_key_or_another_type_is_named" {
+  variables {
+    instance_type = "r7g.2xlarge"
+    kms_key_arn   = "arn:aws:kms:eu-central-1:111122223333:key/1"
+  }
+
+  assert {
+    condition     = alltrue([for volume in aws_ebs_volume.this : volume.kms_key_id == null])
+    error_message = "Volumes with data were made anew."
+  }
+  assert {
+    condition     = alltrue([for instance in aws_instance.this : instance.instance_type == "r7g.large" && one(instance.root_block_device).kms_key_id == null])
+    error_message = "All servers were stopped at once."
+  }
+}
