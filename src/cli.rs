@@ -2,7 +2,7 @@
 //!
 //! Owns the arguments and the exit codes. Never does the work: each command is a module of its own.
 //! Invariant: the exit code is 0 for success, 64 for a wrong command line or configuration, 2 from a command that was
-//! asked how things are and found something wrong, else 1.
+//! asked how things are and found something wrong, or whose order is not complete yet, else 1.
 
 mod agent;
 mod ask;
@@ -15,22 +15,24 @@ mod drill;
 mod endpoint;
 mod events;
 mod failover;
+mod filter;
+mod follow;
 mod health;
 mod log;
 mod node;
 mod password;
 mod pki;
 mod pools;
-mod process;
 mod promote;
 mod recover;
+mod reload;
 mod restart;
 mod sandbox;
 mod server;
 mod sessions;
 mod status;
+mod stop;
 mod text;
-mod which;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -54,7 +56,8 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 success, 64 wrong command line or configuration, 2 something is wrong with the \
-    cluster (status, doctor, node list, endpoint list), 1 any other failure.\n\n\
+    cluster (status, doctor, node list, endpoint list), or what was ordered is not complete yet (server drain, detach, \
+    pause, add), 1 any other failure.\n\n\
     Commands that ask a running node find it by --admin or KOMAINU_ADMIN: the Unix socket that is admin.socket in its \
     configuration, or https://HOST:PORT for its admin.tls_address, with --token-file or KOMAINU_ADMIN_TOKEN_FILE.";
 
@@ -74,8 +77,9 @@ pub enum Command {
     /// The cluster as a node sees it: nodes, leader, lease, servers, endpoints
     #[command(after_help = "Examples:\n  komainu status --admin /run/komainu/admin.sock\n  \
         komainu status --json | jq .endpoints\n\n\
-        Exit codes: 0 all is well; 2 there is no leader, no primary, an endpoint without owner, or a node that\n\
-        cannot be reached; 1 the node does not answer.")]
+        Exit codes: 0 all is well; 2 there is no leader, no primary, one that is paused or is lost and not replaced,\n\
+        an endpoint without owner, a node that cannot be reached, a decision that was rejected, or this node does\n\
+        not take part or cannot use the cluster's configuration; 1 the node does not answer.")]
     Status(status::StatusArgs),
     /// List the nodes of the cluster, add a voter, replace one that lost its state, remove a proxy
     Node(node::NodeArgs),
@@ -90,7 +94,7 @@ pub enum Command {
         after_help = "Examples:\n  komainu failover --force --to pg2\n  komainu failover pause\n  komainu failover resume"
     )]
     Failover(failover::FailoverArgs),
-    /// Take PostgreSQL servers out of use, use them again, restart them
+    /// Add, remove and restart PostgreSQL servers, take them out of use, promote and recover them
     Server(server::ServerArgs),
     /// Take a base backup of the standby that is least behind, and verify it
     #[command(
@@ -125,12 +129,12 @@ pub enum Command {
     Log(log::LogArgs),
     /// Have a node read its configuration again, as SIGHUP does, and say what changed
     #[command(after_help = "Example:\n  komainu reload --admin /run/komainu/admin.sock")]
-    Reload(process::ReloadArgs),
+    Reload(reload::ReloadArgs),
     /// Stop a node
     #[command(after_help = "Examples:\n  komainu stop\n  komainu stop --mode smart\n\n\
         An endpoint it owns is handed over first, except in mode immediate. While it stops, another `stop` with\n\
         less patience is obeyed.")]
-    Stop(process::StopArgs),
+    Stop(stop::StopArgs),
     /// Run a whole cluster on this machine: PostgreSQL servers, and komainu nodes before them
     #[command(
         after_help = "Examples:\n  komainu sandbox\n  komainu sandbox --nodes 1 --port 5433\n  komainu sandbox start node2\n\n\
@@ -138,8 +142,10 @@ pub enum Command {
         dead until `komainu sandbox start`. Ctrl-C ends all of it and leaves nothing running."
     )]
     Sandbox(sandbox::Sandbox),
-    /// Break the endpoint's owner on purpose, and measure how long clients notice
-    #[command(after_help = "Example:\n  komainu drill endpoint --runs 3 --fine")]
+    /// Break the endpoint's owner, or a PostgreSQL server, on purpose, and measure how long clients notice
+    #[command(
+        after_help = "Examples:\n  komainu drill endpoint --runs 3 --fine\n  komainu drill failover --event kill --fine"
+    )]
     Drill(drill::Drill),
     /// Check a configuration file, and the files that it names, and report every problem at once
     #[command(after_help = "Example:\n  komainu check-config komainu.toml\n\n\
@@ -238,8 +244,8 @@ pub fn run(commit: &str) -> ExitCode {
         Command::Config(args) => ask::finish(config::run(&args)),
         Command::Doctor(args) => ask::finish(doctor::run(&args)),
         Command::Log(args) => ask::finish(log::run(&args)),
-        Command::Reload(args) => ask::finish(process::reload(&args)),
-        Command::Stop(args) => ask::finish(process::stop(&args)),
+        Command::Reload(args) => ask::finish(reload::run(&args)),
+        Command::Stop(args) => ask::finish(stop::run(&args)),
         Command::Sandbox(args) => sandbox::run(args),
         Command::Drill(args) => drill::run(args),
         Command::CheckConfig(args) => check_config::run(&args),

@@ -1,7 +1,8 @@
 //! Where a test lets a node die, exactly between two steps, as by `kill -9`.
 //!
 //! The file that `KOMAINU_DEBUG_DIE_AT` names says at which point: the first process that comes there removes the file
-//! and ends. Invariant: in builds without debug assertions, so in every release, there is nothing of it.
+//! and ends; or, if its first word is `panic`, the task that comes there panics. Invariant: in builds without debug
+//! assertions, so in every release, there is nothing of it.
 
 use std::fmt::Debug;
 
@@ -18,9 +19,12 @@ pub fn may_die(kind: &str, step: &impl Debug) {
     let Ok(wanted) = fs::read_to_string(file) else { return };
     let step = format!("{step:?}");
     let name = step.split([' ', '(', '{']).next().unwrap_or_default();
-    if wanted.trim() != format!("{kind} {name}") || fs::remove_file(file).is_err() {
+    let wanted = wanted.trim();
+    let panics = wanted.strip_prefix("panic ");
+    if panics.unwrap_or(wanted) != format!("{kind} {name}") || fs::remove_file(file).is_err() {
         return;
     }
+    assert!(panics.is_none(), "at {kind} {name}, as a test has it");
     tracing::error!(kind, name, "dies, as a test has it");
     match rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL) {
         Ok(()) => loop {

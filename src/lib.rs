@@ -18,6 +18,7 @@ mod fault;
 pub mod net;
 pub mod pki;
 pub mod pool;
+pub mod postgres;
 #[cfg(test)]
 mod properties;
 pub mod route;

@@ -1,4 +1,6 @@
 //! What the raft log says about one endpoint, and what follows from it for this node.
+//!
+//! Pure.
 
 /// The log's word on one endpoint, as this node has applied it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

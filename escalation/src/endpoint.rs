@@ -48,6 +48,13 @@ pub struct Endpoint {
     task: JoinHandle<()>,
 }
 
+impl Endpoint {
+    /// Its loop panicked, or nobody tells it any more whose the endpoint is.
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
 impl Drop for Endpoint {
     fn drop(&mut self) {
         self.task.abort();

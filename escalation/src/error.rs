@@ -79,12 +79,4 @@ impl Fault {
     pub fn needs_hands(self) -> bool {
         matches!(self, Fault::NotPermitted | Fault::Credentials | Fault::Missing | Fault::Refused)
     }
-
-    /// May the same request be sent again without looking first? Only if it certainly changed nothing.
-    pub fn retry_is_safe(self) -> bool {
-        !matches!(
-            self,
-            Fault::OutcomeUnknown | Fault::Conflict | Fault::ProgramTimedOut | Fault::ProgramFailed
-        )
-    }
 }

@@ -39,4 +39,8 @@ impl Finding {
     pub fn is_wrong(&self) -> bool {
         matches!(self.verdict, Verdict::Wrong { .. })
     }
+
+    pub fn is_unknown(&self) -> bool {
+        matches!(self.verdict, Verdict::Unknown { .. })
+    }
 }

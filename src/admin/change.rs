@@ -4,6 +4,7 @@
 //! Never decides anything: the log and the leader do. Invariant: a configuration is proposed only after it was checked
 //! as a whole, and whatever is proposed names the operator behind it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::Json;
@@ -215,7 +216,7 @@ fn problems(report: &Report) -> Refused {
 /// The leader fences the present owner, then gives the endpoint away. Answered when the leader has taken it on.
 pub async fn move_endpoint(State(state): State<AdminState>, body: Bytes) -> Answer {
     let Move { endpoint, to, cause: Cause(cause) } = read(&body)?;
-    order(&state, Order::MoveEndpoint { endpoint, to, cause }).await
+    order(&state, Order::MoveEndpoint { endpoint, to, or: BTreeSet::new(), cause }).await
 }
 
 #[derive(Debug, Deserialize)]

@@ -10,14 +10,14 @@ use super::{AdminState, ClusterPages};
 use crate::cluster::state::{MAX_INCIDENTS, Version};
 
 #[derive(Debug, Deserialize)]
-pub struct Which {
+pub struct EventsAsked {
     /// Only those that came after this one. None: the latest.
     after: Option<u64>,
     limit: Option<usize>,
 }
 
 /// Oldest first.
-pub async fn events(State(state): State<AdminState>, which: Query<Which>) -> Result<Response, Refused> {
+pub async fn events(State(state): State<AdminState>, which: Query<EventsAsked>) -> Result<Response, Refused> {
     let applied = state.in_cluster()?.handle.applied();
     let incidents = applied.state.incidents();
     let limit = which.limit.unwrap_or(MAX_INCIDENTS);

@@ -48,6 +48,8 @@ pub struct ClusterKeys<'a> {
     /// Why this node does not take part.
     waiting_for: Option<&'a str>,
     configuration_version: Option<u64>,
+    /// The version of which this node cannot use the text; it goes by the one before.
+    configuration_unusable: Option<u64>,
     log_format: Option<u32>,
     /// The highest that this node knows.
     log_format_known: Option<u32>,
@@ -129,6 +131,7 @@ pub fn cluster_keys<'a>(cluster: ClusterNow<'a>) -> ClusterKeys<'a> {
         lease_remaining_ms: Some(node.lease_remaining_ms),
         waiting_for,
         configuration_version: Some(state.configuration().version()),
+        configuration_unusable: node.configuration_unusable,
         log_format: Some(state.log_format()),
         log_format_known: Some(LOG_FORMAT),
         nodes: state.members().values().map(|member| of_member(cluster, member)).collect(),

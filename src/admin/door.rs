@@ -7,7 +7,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
 
@@ -26,9 +25,7 @@ use super::token::{Expected, Token, TokenError};
 use crate::clock::now_ms;
 use crate::config;
 use crate::net::tls::{self, TlsConfigError};
-
-/// Whoever tries tokens does not fill the log.
-const COMPLAIN_EVERY_MS: u64 = 10_000;
+use crate::telemetry::seldom::Seldom;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DoorError {
@@ -41,8 +38,7 @@ pub enum DoorError {
 pub struct Door {
     files: Files,
     open: RwLock<Arc<Open>>,
-    refused: AtomicU64,
-    complained_at_ms: AtomicU64,
+    refused: Seldom,
 }
 
 struct Files {
@@ -81,12 +77,7 @@ impl Door {
             key: path(&admin.key_file),
             token: path(&admin.token_file),
         };
-        let door = Door {
-            open: RwLock::new(Arc::new(files.read()?)),
-            files,
-            refused: AtomicU64::new(0),
-            complained_at_ms: AtomicU64::new(0),
-        };
+        let door = Door { open: RwLock::new(Arc::new(files.read()?)), files, refused: Seldom::default() };
         Ok(Some((*address, Arc::new(door))))
     }
 
@@ -102,10 +93,7 @@ impl Door {
     }
 
     fn complain(&self) {
-        let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
-        let (now, last) = (now_ms(), self.complained_at_ms.load(Ordering::Relaxed));
-        if refused == 1 || now.saturating_sub(last) >= COMPLAIN_EVERY_MS {
-            self.complained_at_ms.store(now, Ordering::Relaxed);
+        if let Some(refused) = self.refused.happens(now_ms()) {
             tracing::warn!(refused, "requests to admin.tls_address came without the right token");
         }
     }

@@ -10,7 +10,7 @@ use komainu_escalation::{Finding, Reason, State};
 use super::cluster_status::EndpointHere;
 use super::{AdminState, ClusterPages, rejoining, server_users};
 use crate::cluster::state::ClusterState;
-use crate::telemetry::labels::{Label as _, PrimaryChange, Standstill};
+use crate::telemetry::labels::{InstancesTrouble, Label as _, PrimaryChange, Standstill};
 use crate::telemetry::process::Process;
 use crate::telemetry::samples::{self, EndpointNumbers, Family, NodeNumbers, Numbers};
 
@@ -27,18 +27,24 @@ impl AdminState {
         samples::families(&Numbers {
             version: env!("CARGO_PKG_VERSION"),
             totals: &self.counters.totals(),
-            census: &(self.gate.census)(),
+            census: &(self.activity.census)(),
             snapshot: &view.snapshot,
             paused_primary: view.paused_primary,
             rejoining: &rejoining,
             archived_ms: &archived_ms,
             password_troubles: server_users::troubles(&(self.server_users)()),
+            instances_trouble: (self.instances)().as_ref().map(instances_trouble),
             node: node.as_ref(),
             certificate_remaining_s: own.into_iter().chain(*self.certificates_end.borrow()).min().map(until),
             process: Process::read(),
             started_at: self.clock.wall_time(0),
         })
     }
+}
+
+fn instances_trouble(finding: &Finding) -> Option<InstancesTrouble> {
+    let Verdict::Wrong { reason, .. } = finding.verdict else { return None };
+    Some(InstancesTrouble::of(reason))
 }
 
 fn of_node(cluster: &ClusterPages) -> NodeNumbers {

@@ -44,6 +44,8 @@ pub async fn add(State(state): State<AdminState>, body: Bytes) -> Answer {
 
 pub async fn remove(State(state): State<AdminState>, body: Bytes) -> Answer {
     let Remove { id, cause } = read(&body)?;
+    let applied = state.in_cluster()?.handle.applied();
+    let is_primary = applied.state.primary().server.as_deref() == Some(&*id);
     edit(&state, &cause, &id, |text, now| {
         if now.servers.iter().all(|server| server.id != id) {
             let known: Vec<_> = now.servers.iter().map(|server| server.id.as_str()).collect();
@@ -52,9 +54,33 @@ pub async fn remove(State(state): State<AdminState>, body: Bytes) -> Answer {
                 known.join(", ")
             )));
         }
+        if is_primary {
+            return Err(Refused::conflict(format!(
+                "{id} is the primary: `komainu switchover` makes another one the primary first"
+            )));
+        }
+        if let Some(left) = too_few_left(now, &id) {
+            let wanted = now.failover.sync_count;
+            return Err(Refused::conflict(format!(
+                "commits wait for {wanted} of the standbys (failover.sync_mode is require), and without {id} there are \
+                 {left}: add another server first, or change failover.sync_mode or failover.sync_count"
+            )));
+        }
         members::without(text, &id).ok_or_else(|| by_hand(&id))
     })
     .await
+}
+
+/// How many streaming standbys there are without that one, if no commit could be acknowledged then.
+fn too_few_left(config: &Config, id: &str) -> Option<usize> {
+    let failover = &config.failover;
+    let waits = failover.mode.promotes() && failover.sync_mode == config::SyncMode::Require;
+    let streams = |server: &&config::Server| server.replication == config::Replication::Streaming;
+    let is_one = config.servers.iter().any(|server| server.id == id && streams(&server));
+    let others = config.servers.iter().filter(streams).filter(|server| server.id != id).count();
+    // One of them is the primary.
+    let left = others.saturating_sub(1);
+    (waits && is_one && left < failover.sync_count as usize).then_some(left)
 }
 
 /// Makes `change` of the text in force, if it does what it should to the server and nothing else.
@@ -98,4 +124,34 @@ fn by_hand(id: &str) -> Refused {
         "the configuration's text cannot be edited by itself for {id}: `komainu config show` it, edit its [[server]], and \
          `komainu config apply` it"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "[listen]\naddresses = ['127.0.0.1:1']\n[auth]\nhba_file = 'hba'\nuser_file = 'users'\n\
+        [cluster]\nname = 'shop'\n[[node]]\nid = 'a'\nhost = 'h1'\n[[node]]\nid = 'b'\nhost = 'h2'\n\
+        [[node]]\nid = 'c'\nhost = 'h3'\n[[server]]\nid = 's1'\nhost = 'db1'\n[[server]]\nid = 's2'\nhost = 'db2'\n";
+
+    #[test]
+    fn a_standby_stays_while_no_commit_could_be_acknowledged_without_it() {
+        let left = |failover: &str, more: &str, id: &str| {
+            let failover = format!("[failover]\nmode = 'streaming'\nreplication_user = 'r'\n{failover}");
+            let text = format!("{TEXT}{more}{failover}");
+            let path = std::path::Path::new("/k.toml");
+            too_few_left(
+                &config::file::parse(&text, path, 1).unwrap_or_else(|report| panic!("{report}")).0,
+                id,
+            )
+        };
+        let third = "[[server]]\nid = 's3'\nhost = 'db3'\n";
+        let shipped = format!("{third}replication = 'log-shipping'\n");
+        assert_eq!(left("sync_mode = 'require'\n", "", "s2"), Some(0));
+        assert_eq!(left("sync_mode = 'prefer'\n", "", "s2"), None);
+        assert_eq!(left("sync_mode = 'require'\n", third, "s2"), None);
+        assert_eq!(left("sync_mode = 'require'\nsync_count = 2\n", third, "s2"), Some(1));
+        assert_eq!(left("sync_mode = 'require'\n", &shipped, "s2"), Some(0), "that one acknowledges nothing");
+        assert_eq!(left("sync_mode = 'require'\n", &shipped, "s3"), None);
+    }
 }

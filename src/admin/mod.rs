@@ -4,6 +4,7 @@
 //! configuration's text, go through the Unix socket, or TLS with a token; nothing it shows is a secret, and it never holds one (a
 //! configuration names the files that do).
 
+pub mod activity;
 mod change;
 pub mod client;
 mod cluster_pages;
@@ -11,11 +12,11 @@ pub mod cluster_status;
 pub mod control;
 pub mod doctor;
 pub mod door;
-pub mod gate;
 mod listener;
 mod measured;
 mod members;
 mod orders;
+mod places;
 mod promote;
 mod recover;
 mod refused;
@@ -42,12 +43,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::time::Instant;
 
 use crate::agent::wire::Job;
 use crate::cluster::clock::Clock;
-use crate::cluster::looks::Looks;
 use crate::cluster::model::View;
+use crate::cluster::probe_counts::ProbeCounts;
 use crate::cluster::state::ClusterState;
 use crate::config::{self, Config};
 use crate::consensus::node::ClusterHandle;
@@ -72,7 +74,7 @@ const REACH_WITHIN: Duration = Duration::from_secs(1);
 pub struct AdminState {
     pub view: watch::Receiver<Arc<View>>,
     pub counters: Arc<Counters>,
-    pub gate: GatePages,
+    pub activity: ActivityPages,
     /// Whether clients are being accepted: false before the listener stands and while draining.
     pub listening: Arc<AtomicBool>,
     pub clock: Clock,
@@ -85,17 +87,19 @@ pub struct AdminState {
     pub server_users: Arc<dyn Fn() -> Vec<(String, komainu_escalation::Finding)> + Send + Sync>,
     /// How it stands with what the API of RDS says of the servers; none: it is not asked.
     pub instances: Arc<dyn Fn() -> Option<komainu_escalation::Finding> + Send + Sync>,
+    /// The last examination: when it began, and what it found.
+    pub examined: Arc<Mutex<Option<(Instant, serde_json::Value)>>>,
     /// To the loop that carries it out.
     pub control: mpsc::Sender<Control>,
 }
 
 /// What there is to know of clients, connections and probes, gathered when somebody asks.
 #[derive(Clone)]
-pub struct GatePages {
+pub struct ActivityPages {
     pub census: Arc<dyn Fn() -> PoolCensus + Send + Sync>,
-    pub sessions: Arc<dyn Fn(&gate::Which) -> gate::Sessions + Send + Sync>,
-    pub pools: Arc<dyn Fn(&gate::Which) -> gate::Pools + Send + Sync>,
-    pub looks: watch::Receiver<BTreeMap<ServerIndex, Looks>>,
+    pub sessions: Arc<dyn Fn(&activity::Filter) -> activity::Sessions + Send + Sync>,
+    pub pools: Arc<dyn Fn(&activity::Filter) -> activity::Pools + Send + Sync>,
+    pub looks: watch::Receiver<BTreeMap<ServerIndex, ProbeCounts>>,
 }
 
 /// What there is to know of the cluster.
@@ -258,8 +262,21 @@ async fn status(State(state): State<AdminState>, how: Query<HowToAsk>) -> Respon
     Json(status::status(&view, now_ms, Some(now))).into_response()
 }
 
-/// Asks the other nodes first.
+/// Asks the other nodes first, and logs in to servers: one examination at a time, and whoever came before it began has
+/// its answer.
 async fn doctor(State(state): State<AdminState>) -> Response {
+    let came = Instant::now();
+    let mut last = state.examined.lock().await;
+    if let Some((_, answer)) = last.as_ref().filter(|(began, _)| *began >= came) {
+        return Json(answer.clone()).into_response();
+    }
+    let began = Instant::now();
+    let answer = examine(&state).await;
+    *last = Some((began, answer.clone()));
+    Json(answer).into_response()
+}
+
+async fn examine(state: &AdminState) -> serde_json::Value {
     let view = state.view.borrow().clone();
     let configured = state.configured.borrow().clone();
     let files = certificates(&configured.in_force).await;
@@ -284,7 +301,7 @@ async fn doctor(State(state): State<AdminState>) -> Response {
     };
     findings.extend(doctor::server_users(&(state.server_users)()));
     findings.extend((state.instances)().iter().flat_map(doctor::instances));
-    Json(serde_json::json!({ "node": node, "findings": findings })).into_response()
+    serde_json::json!({ "node": node, "findings": findings })
 }
 
 /// As they are in the files now.
@@ -295,18 +312,18 @@ async fn certificates(config: &Config) -> doctor::Certificates {
     doctor::Certificates { found: looked.unwrap_or_default(), at: SystemTime::now() }
 }
 
-async fn sessions(State(state): State<AdminState>, which: Query<gate::Which>) -> Response {
-    Json((state.gate.sessions)(&which)).into_response()
+async fn sessions(State(state): State<AdminState>, which: Query<activity::Filter>) -> Response {
+    Json((state.activity.sessions)(&which)).into_response()
 }
 
-async fn pools(State(state): State<AdminState>, which: Query<gate::Which>) -> Response {
-    Json((state.gate.pools)(&which)).into_response()
+async fn pools(State(state): State<AdminState>, which: Query<activity::Filter>) -> Response {
+    Json((state.activity.pools)(&which)).into_response()
 }
 
 async fn health(State(state): State<AdminState>) -> Response {
-    let (view, looks) = (state.view.borrow().clone(), state.gate.looks.borrow().clone());
+    let (view, looks) = (state.view.borrow().clone(), state.activity.looks.borrow().clone());
     let clock = state.clock;
-    Json(gate::health(&view, &looks, clock.now_ms(), &|ms| clock.wall_ms(ms))).into_response()
+    Json(activity::health(&view, &looks, clock.now_ms(), &|ms| clock.wall_ms(ms))).into_response()
 }
 
 fn agreed(state: &ClusterState, configured: &Configured) -> Result<Config, String> {

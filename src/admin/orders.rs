@@ -86,7 +86,7 @@ async fn begin(state: &AdminState, order: Successor, kind: FailoverKind, reason:
     let may_lose = match kind {
         FailoverKind::Forced => {
             let answering = answering(&view, &applied.state, to.as_deref());
-            may_lose(configured.failover.sync_mode, applied.state.synchronous(), &answering)
+            what_may_be_lost(configured.failover.sync_mode, applied.state.synchronous(), &answering)
         }
         FailoverKind::Restart | FailoverKind::Automatic | FailoverKind::Switchover => None,
     };
@@ -108,7 +108,7 @@ fn answers(view: &View, id: &str) -> bool {
 }
 
 /// What it may cost to replace the primary at once. None: one of these has every acknowledged commit.
-fn may_lose(mode: config::SyncMode, agreed: &SyncSet, answering: &[&str]) -> Option<&'static str> {
+fn what_may_be_lost(mode: config::SyncMode, agreed: &SyncSet, answering: &[&str]) -> Option<&'static str> {
     match () {
         () if !agreed.promises() && mode == config::SyncMode::Require => Some(
             "commits are to wait for a standby (sync_mode = \"require\"), and the cluster has not confirmed yet that they \
@@ -285,16 +285,16 @@ mod tests {
             (&both, &["b"], None),
             (&both, &[], Some("acknowledged may be lost")),
         ] {
-            let said = may_lose(config::SyncMode::Prefer, agreed, answering);
+            let said = what_may_be_lost(config::SyncMode::Prefer, agreed, answering);
             let is_right = match (said, expected) {
                 (Some(said), Some(end)) => said.ends_with(end),
                 (said, expected) => said.is_none() && expected.is_none(),
             };
             assert!(is_right, "{agreed:?}, {answering:?}: {said:?}");
         }
-        let unconfirmed = may_lose(config::SyncMode::Require, &nobody, &["a", "b"]).unwrap();
+        let unconfirmed = what_may_be_lost(config::SyncMode::Require, &nobody, &["a", "b"]).unwrap();
         assert!(unconfirmed.contains("has not confirmed yet") && unconfirmed.ends_with("may be lost"));
-        assert_eq!(may_lose(config::SyncMode::Require, &any_one_of_two, &["a", "b"]), None);
+        assert_eq!(what_may_be_lost(config::SyncMode::Require, &any_one_of_two, &["a", "b"]), None);
     }
 
     #[test]

@@ -7,12 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
 use super::control::{Reloaded, StopMode};
 use super::*;
 use crate::cluster::reason::Reason;
+use crate::net::socket_file::SocketFileError;
 use crate::topology::{Epoch, Health, Role, ServerIndex};
 
 struct Admin {
@@ -82,10 +83,10 @@ async fn start_as(keys: &config::Admin) -> Admin {
     let state = AdminState {
         view,
         counters: Arc::new(Counters::default()),
-        gate: GatePages {
+        activity: ActivityPages {
             census: Arc::new(|| PoolCensus { waiters: 12, ..PoolCensus::default() }),
-            sessions: Arc::new(|_| gate::Sessions::default()),
-            pools: Arc::new(|_| gate::Pools::default()),
+            sessions: Arc::new(|_| activity::Sessions::default()),
+            pools: Arc::new(|_| activity::Pools::default()),
             looks: watch::channel(BTreeMap::default()).1,
         },
         listening: listening.clone(),
@@ -95,6 +96,7 @@ async fn start_as(keys: &config::Admin) -> Admin {
         certificates_end: watch::channel(Some(SystemTime::now() + Duration::from_secs(86_400 * 9))).1,
         server_users: Arc::new(Vec::new),
         instances: Arc::new(|| None),
+        examined: Arc::default(),
         control,
     };
     let serving = tokio::spawn(serve(listener, state));
@@ -196,7 +198,7 @@ async fn the_socket_is_private_and_goes_with_us() {
 
     let keys = keys(None, Some(&path));
     let second = AdminListener::bind(&keys).await.unwrap_err();
-    assert!(matches!(second, BindError::InUse { .. }), "{second}");
+    assert!(matches!(second, BindError::Unix { source: SocketFileError::InUse, .. }), "{second}");
     let stream = UnixStream::connect(&path).await.unwrap();
     assert_eq!(ask(stream, &get("/live")).await.0, 200);
 
@@ -223,18 +225,50 @@ async fn a_stale_socket_is_replaced_and_nothing_else_is() {
     let file = directory.path().join("file");
     std::fs::write(&file, "precious").unwrap();
     let keys = keys(None, Some(&file));
-    assert!(matches!(AdminListener::bind(&keys).await.unwrap_err(), BindError::NoSocket { .. }));
+    assert!(matches!(
+        AdminListener::bind(&keys).await.unwrap_err(),
+        BindError::Unix { source: SocketFileError::NoSocket, .. }
+    ));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
 }
 
+async fn from(host: u8, admin: &Admin) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, host], 0).into()).unwrap();
+    socket.connect(admin.address.unwrap()).await.unwrap()
+}
+
 #[tokio::test]
-async fn silent_clients_take_a_bounded_number_of_places() {
+async fn silent_clients_keep_nobody_out() {
+    let admin = start(None).await;
+    // All that one address gets, and then some.
+    let mut silent = Vec::new();
+    for _ in 0..places::MAX_CONNECTIONS {
+        silent.push(from(1, &admin).await);
+    }
+    let served =
+        tokio::time::timeout(Duration::from_secs(20), ask(from(2, &admin).await, &get("/live"))).await;
+    assert_eq!(served.expect("others have places").0, 200);
+    let mut refused = 0;
+    for stream in &mut silent {
+        let end = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut [0])).await;
+        refused += usize::from(
+            end.expect("it is closed, at once or as it says nothing").is_ok_and(|read| read == 0),
+        );
+    }
+    assert_eq!(refused, silent.len());
+    assert_eq!(ask(from(1, &admin).await, &get("/live")).await.0, 200, "and it has its places back");
+}
+
+#[tokio::test]
+async fn there_are_only_so_many_places() {
     let admin = start(None).await;
     let mut silent = Vec::new();
-    for _ in 0..listener::MAX_CONNECTIONS {
-        silent.push(TcpStream::connect(admin.address.unwrap()).await.unwrap());
+    for n in 0..places::MAX_CONNECTIONS {
+        silent.push(from(2 + (n % 4) as u8, &admin).await);
     }
-    let one_more = admin.get("/live");
+    let live = get("/live");
+    let one_more = ask(from(1, &admin).await, &live);
     tokio::pin!(one_more);
     let refused = tokio::time::timeout(Duration::from_millis(300), &mut one_more).await;
     assert!(refused.is_err(), "there was a place for one more: {refused:?}");

@@ -15,7 +15,7 @@ use super::wire::{Moment, Order, Refusal, Rejoin, Request, Response, Started, St
 use crate::consensus::peer::{
     CallError, Lane, Link, LocalNode, PeerContext, PeerFiles, PeerLimits, PeerTls, PeerTlsError,
 };
-use crate::net::split_address;
+use crate::net::address::split_address;
 use crate::pki::{Certificate, NameError, NodeName, name_of_agent};
 
 const LOOK_AT_CERTIFICATES_EVERY: Duration = Duration::from_secs(60);

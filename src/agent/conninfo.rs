@@ -5,7 +5,8 @@
 use std::path::PathBuf;
 
 use super::wire::Source;
-use crate::config::{self, SslMode};
+use crate::config;
+use crate::config::words::Words as _;
 
 /// A server that does not answer is given up, rather than waited for.
 const CONNECT_TIMEOUT_S: u32 = 10;
@@ -50,7 +51,7 @@ impl Access {
         conninfo.set("user", user);
         conninfo.set("application_name", &self.server);
         conninfo.set("connect_timeout", &CONNECT_TIMEOUT_S.to_string());
-        conninfo.set("sslmode", ssl_mode(self.tls.mode));
+        conninfo.set("sslmode", self.tls.mode.word());
         let files = [
             ("sslrootcert", &self.tls.ca_file),
             ("sslcert", &self.tls.cert_file),
@@ -86,20 +87,10 @@ impl Conninfo {
     }
 }
 
-fn ssl_mode(mode: SslMode) -> &'static str {
-    match mode {
-        SslMode::Disable => "disable",
-        SslMode::Allow => "allow",
-        SslMode::Prefer => "prefer",
-        SslMode::Require => "require",
-        SslMode::VerifyCa => "verify-ca",
-        SslMode::VerifyFull => "verify-full",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SslMode;
 
     #[test]
     fn values_are_quoted_and_files_named_only_if_there() {

@@ -12,7 +12,7 @@ use super::wire::Refusal;
 use crate::config::report::Report;
 use crate::consensus::peer::PeerTlsError;
 use crate::pki::NameError;
-use crate::sandbox::PostgresError;
+use crate::postgres::InstallationError;
 use crate::telemetry::log::LogError;
 
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,7 @@ pub enum AgentError {
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: io::Error },
     #[error(transparent)]
-    Programs(#[from] PostgresError),
+    Programs(#[from] InstallationError),
     #[error(transparent)]
     Name(#[from] NameError),
     #[error(transparent)]

@@ -19,7 +19,7 @@ use super::directory::{DataDirectory, Postmaster};
 use super::error::WorkError;
 use super::programs::{Programs, clean_environment};
 use super::wire::StopMode;
-use crate::sandbox::process;
+use crate::postgres::process;
 
 /// A planned switchover waits for this.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -132,7 +132,7 @@ impl Server {
             }
             let found = self.data.postmaster();
             let started = match (&mut launched, found) {
-                (Some(launched), Some(found)) => launched.is_seen(found),
+                (Some(launched), Some(found)) => launched.note_seen(found),
                 (Some(_), None) => false,
                 (None, Some(_)) => true,
                 (None, None) => {
@@ -230,7 +230,7 @@ struct Launched {
 }
 
 impl Launched {
-    fn is_seen(&mut self, found: Postmaster) -> bool {
+    fn note_seen(&mut self, found: Postmaster) -> bool {
         self.is_seen |= self.child.id() == Some(found.pid);
         self.is_seen
     }

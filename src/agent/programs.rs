@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
 
 use super::error::WorkError;
-use crate::sandbox::{Installation, PostgresError, process};
+use crate::postgres::{Installation, InstallationError, process};
 
 const MARK: &str = "KOMAINU_AGENT_STATE";
 const DEBIAN_DIRECTORY: &str = "/usr/lib/postgresql";
@@ -44,7 +44,7 @@ impl Programs {
         named: Option<&Path>,
         data_directory: &Path,
         state_directory: &Path,
-    ) -> Result<Self, PostgresError> {
+    ) -> Result<Self, InstallationError> {
         let mark = state_directory.canonicalize().unwrap_or_else(|_| state_directory.to_owned());
         let version = fs::read_to_string(data_directory.join("PG_VERSION")).unwrap_or_default();
         Self::of_version(named, version.trim(), &mark)
@@ -52,7 +52,7 @@ impl Programs {
 
     /// Of that major version if they are where Debian has them, else as `PG_BIN` and `PATH` say. `mark` is a path that is
     /// the caller's alone.
-    pub fn of_version(named: Option<&Path>, version: &str, mark: &Path) -> Result<Self, PostgresError> {
+    pub fn of_version(named: Option<&Path>, version: &str, mark: &Path) -> Result<Self, InstallationError> {
         let mark = mark.display().to_string();
         if let Some(directory) = named {
             return Ok(Programs { directory: directory.to_owned(), mark });
@@ -103,7 +103,7 @@ impl Programs {
         match ended {
             Ok(status) => {
                 let status = status.map_err(WorkError::io("wait for", Path::new(program)))?;
-                running.is_over();
+                running.forget_group();
                 checked(program, status, &printed.errors).map(|()| printed)
             }
             Err(_) => Err(WorkError::Slow { program, within, output: tail(&printed.errors) }),
@@ -144,7 +144,7 @@ impl Programs {
             }
         }
         let status = running.child.wait().await.map_err(WorkError::io("wait for", Path::new(program)))?;
-        running.is_over();
+        running.forget_group();
         checked(program, status, &said).map(|()| said)
     }
 
@@ -183,7 +183,7 @@ impl Running {
     }
 
     /// Its number may be another's by now.
-    fn is_over(&mut self) {
+    fn forget_group(&mut self) {
         self.group = None;
     }
 }

@@ -22,7 +22,7 @@ use super::service::{MAX_CALL, Service};
 use super::wire::Request;
 use crate::config::{self, Config};
 use crate::consensus::peer::{self, LocalNode, PeerContext, PeerFiles, PeerLimits, PeerTls};
-use crate::net::split_address;
+use crate::net::address::split_address;
 use crate::pki::{AUTHORITY_CERTIFICATE, name_of_agent};
 use crate::telemetry::log;
 
@@ -35,7 +35,7 @@ pub fn run(path: &Path, server: &str) -> Result<(), AgentError> {
         config::file::read_text(path).map_err(|source| AgentError::Read { path: path.to_owned(), source })?;
     // The files that a node's part of the configuration names need not be on this host.
     let (config, _) = config::file::parse(&text, path, 1).map_err(AgentError::Config)?;
-    log::init(&config.log)?;
+    let _log = log::init(&config.log)?;
     // One thread: the kernel ends what it has started when the thread ends.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(config, server))

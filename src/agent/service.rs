@@ -28,6 +28,9 @@ const ASKED_TWICE_MS: u64 = 10_000;
 /// A rejoin that has failed is not begun again for so long, and twice as long after each failure.
 const RETRY_FIRST_MS: u64 = 5_000;
 const RETRY_LAST_MS: u64 = 300_000;
+/// Of what has succeeded, as its agent sees it, and is asked for again at once.
+const UNSEEN: &str = "the server streamed from its primary, and the nodes do not find that it does: can they reach it, and does \
+                      it let in their health user?";
 /// What is not ready by then is on its way: it may have much to recover.
 const START_WITHIN: Duration = Duration::from_secs(45);
 
@@ -226,7 +229,7 @@ impl Service {
             let noted = work.note(|now| {
                 if let Some(job) = &mut now.job {
                     match outcome {
-                        Outcome::Succeeded => (job.phase, job.failures) = (Phase::Done, 0),
+                        Outcome::Succeeded => job.phase = Phase::Done,
                         _ => job.failures = failures + 1,
                     }
                     (job.outcome, job.ended_at_ms) = (Some(outcome), Some(now_ms()));
@@ -271,22 +274,26 @@ impl Service {
     }
 }
 
-/// How often that has failed in a row. An error: the last time was too short ago to try it again.
+/// How often that was in vain, in a row. An error: the last time was too short ago to try it again.
 fn rests(job: &Job) -> Result<u32, Refusal> {
-    let Some(Outcome::Failed(error)) = &job.outcome else { return Ok(job.failures) };
-    let pause_ms = RETRY_FIRST_MS.saturating_mul(2_u64.saturating_pow(job.failures.saturating_sub(1)));
+    let ended_at_ms = job.ended_at_ms.unwrap_or_default();
+    let (failures, error) = match &job.outcome {
+        None | Some(Outcome::Superseded | Outcome::Interrupted) => return Ok(job.failures),
+        Some(Outcome::Failed(error)) => (job.failures, error.as_str()),
+        Some(Outcome::Succeeded) if now_ms() >= ended_at_ms.saturating_add(RETRY_LAST_MS) => return Ok(0),
+        // Each time it was stopped for it, or copied.
+        Some(Outcome::Succeeded) => (job.failures + 1, UNSEEN),
+    };
+    let pause_ms = RETRY_FIRST_MS.saturating_mul(2_u64.saturating_pow(failures.saturating_sub(1)));
     // What the primary lacks does not come back: the answer is kept for whoever asks next.
     let pause_ms = if job.missing_wal { RETRY_LAST_MS } else { pause_ms.min(RETRY_LAST_MS) };
-    let over_ms = job.ended_at_ms.unwrap_or_default().saturating_add(pause_ms);
+    let over_ms = ended_at_ms.saturating_add(pause_ms);
     // A clock that was set back is no reason to rest for longer.
     match over_ms.saturating_sub(now_ms()).min(RETRY_LAST_MS) {
-        0 => Ok(job.failures),
-        rests_ms => Err(Refusal::Rests {
-            failures: job.failures,
-            error: error.clone(),
-            rests_ms,
-            missing_wal: job.missing_wal,
-        }),
+        0 => Ok(failures),
+        rests_ms => {
+            Err(Refusal::Rests { failures, error: error.to_owned(), rests_ms, missing_wal: job.missing_wal })
+        }
     }
 }
 

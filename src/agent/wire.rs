@@ -203,7 +203,7 @@ pub struct Job {
     pub progress: Option<Progress>,
     /// None: it is under way.
     pub outcome: Option<Outcome>,
-    /// How many in a row of the same request have failed before it, and with it.
+    /// How many in a row of the same request were in vain before it, and with it: they failed, or it was asked for again soon.
     #[serde(default)]
     pub failures: u32,
     /// It has failed since the primary no longer has the WAL that the server goes on from.

@@ -4,6 +4,7 @@
 //! Invariant: `is_clean` is true only if another session may use it as soon as its settings fit.
 
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,11 +15,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use lru::LruCache;
 use tokio::io::AsyncWrite;
 
+use super::SessionId;
 use super::expect::{ExpectedReplies, Owed, Question, Reply};
+use super::settings::{IN_HOT_STANDBY, Reported, Settings, report};
+use super::statement::{Prepared, StatementId};
 use crate::net::{Buffer, Stream};
-use crate::session::SessionId;
-use crate::session::prepared::{Prepared, StatementId};
-use crate::session::settings::{IN_HOT_STANDBY, Reported, Settings, report};
 use crate::topology::{Epoch, ServerIndex};
 use crate::wire::frame::{HEADER_LEN, header, split_cstr};
 use crate::wire::message::{self, TransactionStatus};
@@ -30,14 +31,16 @@ pub const MAX_INSPECTED: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct CancelAddress {
     pub server: ServerIndex,
+    /// The machine that it leads to; none over a Unix socket.
+    pub peer: Option<SocketAddr>,
     pub pid: i32,
     pub key: Bytes,
     in_doubt: AtomicBool,
 }
 
 impl CancelAddress {
-    pub fn new(server: ServerIndex, pid: i32, key: Bytes) -> Self {
-        CancelAddress { server, pid, key, in_doubt: AtomicBool::new(false) }
+    pub fn new(server: ServerIndex, peer: Option<SocketAddr>, pid: i32, key: Bytes) -> Self {
+        CancelAddress { server, peer, pid, key, in_doubt: AtomicBool::new(false) }
     }
 
     /// A cancel was sent, or half of it, and nobody knows whether the server is done with it: it may come at any
@@ -62,6 +65,8 @@ pub enum OwnStatement {
     Pins,
     Apply,
     LoginRight,
+    /// The same of Redshift.
+    OldLoginRight,
     DiscardSequences,
 }
 
@@ -78,6 +83,7 @@ impl OwnStatement {
             OwnStatement::Pins => b"_kq_pins",
             OwnStatement::Apply => b"_kq_apply",
             OwnStatement::LoginRight => b"_kq_login",
+            OwnStatement::OldLoginRight => b"_kq_old_login",
             OwnStatement::DiscardSequences => b"_kq_sequences",
         }
     }
@@ -105,8 +111,11 @@ impl OwnStatement {
                   WHERE pg_catalog.current_setting(n, true) IS NOT NULL"
             }
             OwnStatement::Pins => {
-                b"SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class \
-                    WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()), \
+                b"SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_depend \
+                    WHERE refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass \
+                    AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+                  OR EXISTS (SELECT 1 FROM pg_catalog.pg_replication_slots WHERE temporary \
+                    AND active_pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()), \
                   EXISTS (SELECT 1 FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' \
                     AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()), \
                   EXISTS (SELECT 1 FROM pg_catalog.pg_listening_channels()), \
@@ -118,8 +127,16 @@ impl OwnStatement {
             OwnStatement::LoginRight => {
                 b"SELECT r.rolcanlogin AND (r.rolvaliduntil IS NULL OR r.rolvaliduntil \
                     OPERATOR(pg_catalog.>) pg_catalog.now()) AND pg_catalog.has_database_privilege( \
-                    r.oid, pg_catalog.current_database(), 'CONNECT') \
-                  FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) session_user"
+                    r.oid, d.oid, 'CONNECT') AND d.datallowconn AND (r.rolsuper OR r.rolconnlimit \
+                    OPERATOR(pg_catalog.<>) 0 AND d.datconnlimit OPERATOR(pg_catalog.<>) 0) \
+                  FROM pg_catalog.pg_roles r, pg_catalog.pg_database d \
+                  WHERE r.rolname OPERATOR(pg_catalog.=) session_user \
+                    AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()"
+            }
+            // Operators cannot be made there, so that none can be another's. It has no right to connect to a database.
+            OwnStatement::OldLoginRight => {
+                b"SELECT u.valuntil IS NULL OR u.valuntil > pg_catalog.now() \
+                  FROM pg_catalog.pg_user u WHERE u.usename = session_user"
             }
         }
     }
@@ -190,6 +207,8 @@ pub struct ServerConn {
     pub output: BytesMut,
     /// TLS may still hold encrypted bytes that the socket did not take.
     pub unflushed: bool,
+    /// For the copy that a lease keeps of what it sends. Empty, and little, between leases.
+    pub room: Vec<u8>,
     pub expected: ExpectedReplies,
     pub status: TransactionStatus,
     pub reported: Arc<Reported>,
@@ -210,6 +229,8 @@ pub struct ServerConn {
     pub cancel: Arc<CancelAddress>,
     pub opened_at_ms: u64,
     pub idle_since_ms: u64,
+    /// DISCARD ALL makes it forget what a session has left on it. Redshift does not know that.
+    pub forgets: bool,
     /// Not to be used again whatever its state: an error, a retired pool, a cancelled handover.
     pub doomed: bool,
 }
@@ -225,6 +246,7 @@ impl ServerConn {
     /// Nothing under way in either direction and no transaction open.
     pub fn is_clean(&self) -> bool {
         !self.doomed
+            && (self.forgets || self.leftover_of.is_none())
             && self.expected.is_empty()
             && self.status == TransactionStatus::Idle
             && self.input.is_empty()
@@ -310,6 +332,9 @@ impl ServerConn {
     /// What came while nobody used the connection: a server that reloads its configuration reports
     /// parameters, one that shuts down says so. Costs no system call when there is nothing.
     pub fn look_while_idle(&mut self) -> IdleLook {
+        if self.input.has_nothing(&self.stream) {
+            return IdleLook::Quiet;
+        }
         let mut cx = Context::from_waker(Waker::noop());
         loop {
             if self.input.is_full() {
@@ -364,6 +389,8 @@ pub fn parameter_status(body: &[u8]) -> Option<(&str, &str)> {
 /// Everything a new connection starts with, as the connector knows it.
 pub struct NewConn {
     pub stream: Stream,
+    /// What came behind ReadyForQuery.
+    pub received: BytesMut,
     pub server: ServerIndex,
     pub epoch: Epoch,
     pub pid: i32,
@@ -384,11 +411,17 @@ impl From<NewConn> for ServerConn {
                 false => drop(reported.set(name, value)),
             }
         }
+        let mut input = Buffer::default();
+        if !new.received.is_empty() {
+            input.prepend(&new.received);
+        }
         ServerConn {
+            cancel: Arc::new(CancelAddress::new(new.server, new.stream.peer_address(), new.pid, new.key)),
             stream: new.stream,
-            input: Buffer::default(),
+            input,
             output: BytesMut::new(),
             unflushed: false,
+            room: Vec::new(),
             expected: ExpectedReplies::default(),
             status: TransactionStatus::Idle,
             reported: Arc::new(reported),
@@ -398,11 +431,11 @@ impl From<NewConn> for ServerConn {
             unnamed: None,
             own: 0,
             leftover_of: None,
+            forgets: true,
             last_session: SessionId::NONE,
             foreign_sequences: false,
             server: new.server,
             epoch: new.epoch,
-            cancel: Arc::new(CancelAddress::new(new.server, new.pid, new.key)),
             opened_at_ms: new.now_ms,
             idle_since_ms: new.now_ms,
             doomed: false,

@@ -7,6 +7,7 @@
 mod asked;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,13 +19,11 @@ pub use super::connect_error::{AuthenticationFault, ConnectError, ProtocolFault,
 use super::login;
 use crate::config::SslMode;
 use crate::net::Stream;
-use crate::net::dial::dial;
+use crate::net::dial::{dial, dial_address};
 use crate::net::tls::ServerTlsContext;
 use crate::wire::scram;
 use crate::wire::sqlstate;
-
-const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
-const CANCEL_REQUEST_CODE: i32 = 80_877_102;
+use crate::wire::startup::{CANCEL_REQUEST, SSL_REQUEST};
 
 /// Where a server is and how it wants to be spoken to.
 #[derive(Debug, Clone)]
@@ -161,6 +160,25 @@ fn other_encryption_may_help(error: &ConnectError) -> bool {
 async fn open(target: &ConnectTarget, encryption: Encryption) -> Result<Stream, ConnectError> {
     let stream =
         dial(&target.host, target.port, target.tls.names()).await.map_err(ConnectError::Unreachable)?;
+    encrypt(target, encryption, stream).await
+}
+
+/// The machine that the name meant when a connection was opened, whatever it means by now.
+async fn open_again(
+    target: &ConnectTarget,
+    peer: Option<SocketAddr>,
+    encryption: Encryption,
+) -> Result<Stream, ConnectError> {
+    let Some(peer) = peer else { return open(target, encryption).await };
+    let stream = dial_address(peer).await.map_err(ConnectError::Unreachable)?;
+    encrypt(target, encryption, stream).await
+}
+
+async fn encrypt(
+    target: &ConnectTarget,
+    encryption: Encryption,
+    stream: Stream,
+) -> Result<Stream, ConnectError> {
     match stream {
         // As libpq: `sslmode` says nothing about Unix sockets.
         Stream::Tcp(tcp) if encryption != Encryption::Plain => negotiate(target, encryption, tcp).await,
@@ -173,7 +191,8 @@ async fn negotiate(
     encryption: Encryption,
     mut tcp: tokio::net::TcpStream,
 ) -> Result<Stream, ConnectError> {
-    tcp.write_all(&SSL_REQUEST).await.map_err(ConnectError::Lost)?;
+    let request = [8_u32.to_be_bytes(), SSL_REQUEST.to_be_bytes()].concat();
+    tcp.write_all(&request).await.map_err(ConnectError::Lost)?;
     // The server has nothing to say before our ClientHello: a second byte is somebody's who hopes
     // that it will be taken for one from inside the tunnel.
     let mut answer = [0; 2];
@@ -192,30 +211,39 @@ async fn negotiate(
     }
 }
 
-/// Asks the server, within this time, to cancel what the backend `pid` runs. Returns when the server has passed it
-/// on; what came of it, the protocol does not tell. After an error it may still come to pass.
+/// Asks the server, within this time, to cancel what the backend `pid` runs that a connection to `peer` leads to. Returns
+/// when the server has passed it on; what came of it, the protocol does not tell. After an error it may still come to pass.
 pub async fn cancel(
     target: &ConnectTarget,
+    peer: Option<SocketAddr>,
     pid: i32,
     key: &[u8],
     within: Duration,
 ) -> Result<(), ConnectError> {
-    tokio::time::timeout(within, send_cancel(target, pid, key)).await.unwrap_or(Err(ConnectError::Timeout))
+    tokio::time::timeout(within, send_cancel(target, peer, pid, key))
+        .await
+        .unwrap_or(Err(ConnectError::Timeout))
 }
 
-async fn send_cancel(target: &ConnectTarget, pid: i32, key: &[u8]) -> Result<(), ConnectError> {
+async fn send_cancel(
+    target: &ConnectTarget,
+    peer: Option<SocketAddr>,
+    pid: i32,
+    key: &[u8],
+) -> Result<(), ConnectError> {
+    let open = |encryption| open_again(target, peer, encryption);
     let mut stream = match target.tls.mode() {
-        SslMode::Disable | SslMode::Allow => open(target, Encryption::Plain).await?,
-        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => open(target, Encryption::Tls).await?,
-        SslMode::Prefer => match open(target, Encryption::IfOffered).await {
-            Err(ConnectError::Tls(_)) => open(target, Encryption::Plain).await?,
+        SslMode::Disable | SslMode::Allow => open(Encryption::Plain).await?,
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => open(Encryption::Tls).await?,
+        SslMode::Prefer => match open(Encryption::IfOffered).await {
+            Err(ConnectError::Tls(_)) => open(Encryption::Plain).await?,
             outcome => outcome?,
         },
     };
     let mut request = BytesMut::with_capacity(12 + key.len());
     request
         .put_i32(i32::try_from(12 + key.len()).map_err(|_| ConnectError::Unsendable("cancel key too long"))?);
-    request.put_i32(CANCEL_REQUEST_CODE);
+    request.put_u32(CANCEL_REQUEST);
     request.put_i32(pid);
     request.put_slice(key);
     stream.write_all(&request).await.map_err(ConnectError::Lost)?;

@@ -75,6 +75,12 @@ pub enum AuthenticationFault {
          server_tls.mode to \"verify-full\", or server_tls.allow_md5 = true"
     )]
     Md5Refused,
+    #[error(
+        "it asks for a SCRAM proof of {rounds} rounds, by which the password can be guessed; {least} are the least: set the \
+         password again with a higher scram_iterations, or set server_tls.mode to \"verify-full\", or \
+         server_tls.allow_md5 = true"
+    )]
+    TooFewRounds { rounds: u32, least: u32 },
     #[error("it asks for authentication method {0}, which is not supported")]
     UnsupportedMethod(i32),
     #[error("it offers none of the SASL mechanisms that can be used here")]
@@ -172,6 +178,12 @@ impl ConnectError {
             }
             _ => false,
         }
+    }
+
+    /// Whoever asks again later, or asks another server, may be let in: it is not the server's own word on the user or
+    /// the database.
+    pub fn is_passing(&self) -> bool {
+        self.takes_no_connections() || !matches!(self, ConnectError::Refused(_)) && !self.is_credential()
     }
 
     /// What a client may read of it.

@@ -1,7 +1,7 @@
 //! The replies a server still owes, in order, and who each is for.
 //!
 //! Owns the one fact a pooler must never get wrong: which message of a server answers which message of
-//! a client. Never does IO. Invariant: when `is_empty`, the server has nothing more to say about anything
+//! a client. Pure. Invariant: when `is_empty`, the server has nothing more to say about anything
 //! it was sent, so another session may use the connection.
 //!
 //! Source: <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-EXT-QUERY>: after an
@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use crate::session::prepared::{NameChange, StatementId, kept};
+use super::statement::{NameChange, StatementId, kept};
 
 /// Replies that may be owed before the client is not heard any more: 400 kB of memory. A pipeline that is longer
 /// flows no slower for it.
@@ -153,6 +153,30 @@ pub enum Verdict {
     Keep,
     /// An error, in whose place the client may have to be told something else: see `take_instead`.
     Instead,
+}
+
+/// What a message of the server means for what is owed.
+#[derive(Debug)]
+pub enum Outcome {
+    /// There is more to come, as after most messages.
+    Open,
+    Finished {
+        owed: Owed,
+        succeeded: bool,
+    },
+    /// By an error. Last first, so that undoing them in turn restores the past.
+    Skipped(Vec<Owed>),
+}
+
+impl Outcome {
+    /// Each of them, and whether it succeeded.
+    pub fn for_each(self, mut settle: impl FnMut(Owed, bool)) {
+        match self {
+            Outcome::Open => {}
+            Outcome::Finished { owed, succeeded } => settle(owed, succeeded),
+            Outcome::Skipped(all) => all.into_iter().for_each(|owed| settle(owed, false)),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -325,24 +349,20 @@ impl ExpectedReplies {
         self.instead.take()
     }
 
-    /// Judges one message of the server. Whatever is thereby finished or skipped goes to `settle`, with
-    /// `true` if it succeeded; skipped ones last first, so that undoing them in turn restores the past.
-    pub fn on_message(
-        &mut self,
-        tag: u8,
-        mut settle: impl FnMut(Owed, bool),
-    ) -> Result<Verdict, UnexpectedMessage> {
+    /// Judges one message of the server, and says what is no longer owed.
+    pub fn on_message(&mut self, tag: u8) -> Result<(Verdict, Outcome), UnexpectedMessage> {
         // These may come at any time and answer nothing.
         if matches!(tag, b'N' | b'S' | b'A') {
-            return Ok(match self.owed.front() {
+            let verdict = match self.owed.front() {
                 Some(Owed { audience: For::Us(_), .. }) if tag == b'N' => Verdict::Swallow,
                 _ => Verdict::Forward,
-            });
+            };
+            return Ok((verdict, Outcome::Open));
         }
         let Some(front) = self.owed.front_mut() else {
             return match tag {
                 // A server that is shut down says so before it hangs up.
-                b'E' => Ok(Verdict::Forward),
+                b'E' => Ok((Verdict::Forward, Outcome::Open)),
                 _ => Err(UnexpectedMessage { tag: char::from(tag), expected: "nothing" }),
             };
         };
@@ -395,26 +415,27 @@ impl ExpectedReplies {
             }
             (b'E', _) => {
                 self.copy_in = false;
-                self.skip_to_sync(&mut settle);
-                return Ok(verdict);
+                return Ok((verdict, self.skip_to_sync()));
             }
             _ => return Err(UnexpectedMessage { tag: char::from(tag), expected: expected(reply) }),
         };
-        if finished && let Some(owed) = self.pop_front() {
-            settle(owed, !std::mem::take(&mut self.query_failed));
-        }
-        Ok(verdict)
+        let outcome = match finished {
+            true => self.pop_front().map_or(Outcome::Open, |owed| Outcome::Finished {
+                owed,
+                succeeded: !std::mem::take(&mut self.query_failed),
+            }),
+            false => Outcome::Open,
+        };
+        Ok((verdict, outcome))
     }
 
-    fn skip_to_sync(&mut self, settle: &mut impl FnMut(Owed, bool)) {
+    fn skip_to_sync(&mut self) -> Outcome {
         let sync = self.owed.iter().position(|owed| owed.reply == Reply::Sync);
         self.skipping = sync.is_none();
         let skipped = sync.unwrap_or(self.owed.len());
-        let skipped: Vec<_> = self.owed.drain(..skipped).collect();
-        for owed in skipped.into_iter().rev() {
-            self.no_more_owed(&owed);
-            settle(owed, false);
-        }
+        let skipped: Vec<_> = self.owed.drain(..skipped).rev().collect();
+        skipped.iter().for_each(|owed| self.no_more_owed(owed));
+        Outcome::Skipped(skipped)
     }
 }
 
@@ -447,13 +468,12 @@ mod tests {
     fn feed(queue: &mut ExpectedReplies, tags: &[u8]) -> Vec<Reply> {
         let mut skipped = Vec::new();
         for &tag in tags {
-            queue
-                .on_message(tag, |owed, done| {
-                    if !done {
-                        skipped.push(owed.reply);
-                    }
-                })
-                .unwrap();
+            let (_, outcome) = queue.on_message(tag).unwrap();
+            outcome.for_each(|owed, done| {
+                if !done {
+                    skipped.push(owed.reply);
+                }
+            });
         }
         skipped
     }
@@ -529,7 +549,7 @@ mod tests {
         }
         let mut verdicts = Vec::new();
         for &tag in b"TDCZ2DCZ" {
-            verdicts.push(q.on_message(tag, |_, _| ()).unwrap());
+            verdicts.push(q.on_message(tag).unwrap().0);
         }
         use Verdict::*;
         let answer = Answer(Question::Floor);
@@ -557,7 +577,7 @@ mod tests {
         q.push(Owed::before(Reply::ParseComplete, For::Ahead));
         q.push(Owed::before(Reply::Sync, For::Ahead));
         q.push(Owed::client(Reply::Query));
-        let on = |q: &mut ExpectedReplies, tag| q.on_message(tag, |_, _| ()).unwrap();
+        let on = |q: &mut ExpectedReplies, tag| q.on_message(tag).unwrap().0;
         assert_eq!(on(&mut q, b'E'), Verdict::Keep);
         q.query_will_fail(b"because");
         assert_eq!(on(&mut q, b'Z'), Verdict::Swallow);
@@ -571,9 +591,9 @@ mod tests {
     #[test]
     fn a_message_out_of_turn_is_a_violation() {
         let mut q = queue(&[Reply::BindComplete]);
-        assert!(q.on_message(b'Z', |_, _| ()).is_err());
+        assert!(q.on_message(b'Z').is_err());
         let mut q = queue(&[]);
-        assert!(q.on_message(b'D', |_, _| ()).is_err());
-        assert_eq!(q.on_message(b'S', |_, _| ()), Ok(Verdict::Forward));
+        assert!(q.on_message(b'D').is_err());
+        assert!(matches!(q.on_message(b'S'), Ok((Verdict::Forward, Outcome::Open))));
     }
 }

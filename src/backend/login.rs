@@ -3,8 +3,9 @@
 //! Owns authentication towards a server, which is not trusted: it may lie about lengths, send without
 //! end, ask for weaker proofs or for endless work. Never writes to a log.
 //! Invariant: memory, time on the CPU and the number of messages read are bounded whatever comes. A password
-//! leaves us only to a server that was verified; any other gets SCRAM, which shows it nothing to guess by, or
-//! an MD5 proof where the configuration allows it.
+//! leaves us only to a server that was verified. Any other gets SCRAM with as many rounds as PostgreSQL's own verifiers
+//! have, so that guessing by the proof is as dear as by those; what is cheaper, MD5 too, only where the configuration
+//! allows it.
 
 use std::io;
 
@@ -19,14 +20,14 @@ use super::connect_error::{AuthenticationFault, ConnectError, ProtocolFault, Ref
 use crate::net::Stream;
 use crate::net::channel_binding::tls_server_end_point;
 use crate::net::tls::ServerTlsContext;
+use crate::wire::authentication::{CLEARTEXT_PASSWORD, MD5_PASSWORD, OK, SASL, SASL_CONTINUE, SASL_FINAL};
 use crate::wire::frame::{self, HEADER_LEN, split_cstr};
 use crate::wire::md5;
 use crate::wire::message;
 use crate::wire::scram::{self, ClientBinding, ClientFirst, ScramError};
+use crate::wire::startup::{CANCEL_KEY_BYTES, MAX_STARTUP_BYTES};
 
 const PROTOCOL_3_0: i32 = 196_608;
-/// PostgreSQL's own limit of a StartupMessage.
-const MAX_STARTUP_BYTES: usize = 10_000;
 /// Of one message before ReadyForQuery. Errors are the longest, some kilobytes.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 /// Of all of them.
@@ -35,8 +36,9 @@ const MAX_LOGIN_MESSAGES: usize = 1_000;
 const READ_BYTES: usize = 4 * 1024;
 /// PBKDF2 rounds (0.3 µs each) that may hold up a worker thread; more go to a blocking one.
 const MAX_INLINE_ROUNDS: u32 = 20_000;
+/// PostgreSQL's own. With fewer, whoever plays the server can try passwords by the million.
+const MIN_UNVERIFIED_ROUNDS: u32 = 4096;
 const NONCE_BYTES: usize = 18;
-const MAX_CANCEL_KEY_BYTES: usize = 256;
 
 /// Encodes the StartupMessage.
 pub(super) fn startup_message(login: &Login, parameters: &[(&str, &str)]) -> Result<BytesMut, ConnectError> {
@@ -54,7 +56,7 @@ pub(super) fn startup_message(login: &Login, parameters: &[(&str, &str)]) -> Res
         }
     }
     out.put_u8(0);
-    if out.len() > MAX_STARTUP_BYTES {
+    if out.len() - 4 > MAX_STARTUP_BYTES {
         return Err(ConnectError::Unsendable("the startup parameters are too long"));
     }
     let length = out.len() as i32;
@@ -72,9 +74,9 @@ pub(super) async fn log_in(
     let incoming = BytesMut::with_capacity(READ_BYTES);
     // Whoever can listen on a Unix socket of ours needs no password of ours.
     let is_verified = stream.is_unix() || stream.is_tls() && tls.verifies();
-    let may_see_md5 = is_verified || tls.allows_md5();
+    let may_guess = is_verified || tls.allows_md5();
     let mut conversation =
-        Conversation { stream, incoming, login, is_verified, may_see_md5, messages: 0, bytes: 0 };
+        Conversation { stream, incoming, login, is_verified, may_guess, messages: 0, bytes: 0 };
     conversation.send(startup).await?;
     let scram_keys = conversation.authenticate().await?;
     let mut session = Session::default();
@@ -111,7 +113,7 @@ impl Session {
                 self.parameters.push((text(name), text(value)));
             }
             b'K' => {
-                if !(8..=4 + MAX_CANCEL_KEY_BYTES).contains(&body.len()) {
+                if !body.len().checked_sub(4).is_some_and(|key| CANCEL_KEY_BYTES.contains(&key)) {
                     return Err(malformed);
                 }
                 self.pid = body.get_i32();
@@ -150,7 +152,8 @@ struct Conversation<'a> {
     incoming: BytesMut,
     login: &'a Login,
     is_verified: bool,
-    may_see_md5: bool,
+    /// Whether it may be shown what a password can cheaply be guessed by.
+    may_guess: bool,
     messages: usize,
     bytes: usize,
 }
@@ -212,20 +215,20 @@ impl Conversation<'_> {
         let is_token = matches!(self.login.credential, Credential::Token(_));
         match self.receive_request().await? {
             (OK, _) => return Ok(None),
-            (CLEAR_TEXT, _) => {
+            (CLEARTEXT_PASSWORD, _) => {
                 if !self.is_verified || is_token && self.stream.is_unix() {
                     return Err(AuthenticationFault::ClearTextRefused.into());
                 }
                 let password = self.password("a password")?.to_owned();
                 self.send_password(password.as_bytes()).await?;
             }
-            (MD5 | SASL, _) if is_token => return Err(AuthenticationFault::TokenNotAsked.into()),
-            (MD5, salt) => {
+            (MD5_PASSWORD | SASL, _) if is_token => return Err(AuthenticationFault::TokenNotAsked.into()),
+            (MD5_PASSWORD, salt) => {
                 let salt = salt.as_ref().try_into().map_err(|_| ProtocolFault::Malformed('R'))?;
                 let stored = match &self.login.credential {
                     // Good for nothing else.
                     Credential::Md5(stored) => stored.expose().to_owned(),
-                    Credential::Password(_) if !self.may_see_md5 => {
+                    Credential::Password(_) if !self.may_guess => {
                         return Err(AuthenticationFault::Md5Refused.into());
                     }
                     _ => md5::stored(&self.login.user, self.password("an MD5 hash")?.as_bytes()),
@@ -298,6 +301,11 @@ impl Conversation<'_> {
             _ => return Err(ProtocolFault::Unexpected('R').into()),
         };
         let challenge = exchange.server_first(&server_first).map_err(AuthenticationFault::Scram)?;
+        if let Some(rounds @ ..MIN_UNVERIFIED_ROUNDS) = challenge.rounds()
+            && !self.may_guess
+        {
+            return Err(AuthenticationFault::TooFewRounds { rounds, least: MIN_UNVERIFIED_ROUNDS }.into());
+        }
         let (client_final, verify) = respond(challenge).await?;
         self.send_response(|out| out.put_slice(&client_final)).await?;
 
@@ -335,14 +343,6 @@ impl Conversation<'_> {
     }
 }
 
-/// Codes of authentication requests.
-const OK: i32 = 0;
-const CLEAR_TEXT: i32 = 3;
-const MD5: i32 = 5;
-const SASL: i32 = 10;
-const SASL_CONTINUE: i32 = 11;
-const SASL_FINAL: i32 = 12;
-
 fn nonce() -> Result<String, ConnectError> {
     let mut random = [0; NONCE_BYTES];
     rand::fill(&mut random).map_err(|_| ConnectError::Lost(io::Error::other("no randomness to be had")))?;
@@ -350,7 +350,8 @@ fn nonce() -> Result<String, ConnectError> {
 }
 
 async fn respond(challenge: scram::Challenge) -> Result<(Vec<u8>, scram::ClientVerify), ConnectError> {
-    let response: Result<_, ScramError> = if challenge.cost() > MAX_INLINE_ROUNDS {
+    let is_dear = challenge.rounds().is_some_and(|rounds| rounds > MAX_INLINE_ROUNDS);
+    let response: Result<_, ScramError> = if is_dear {
         tokio::task::spawn_blocking(|| challenge.respond())
             .await
             .map_err(|e| ConnectError::Lost(io::Error::other(e)))?

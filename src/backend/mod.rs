@@ -10,7 +10,18 @@ pub mod control;
 pub mod expect;
 mod login;
 pub mod rows;
+pub mod settings;
+pub mod statement;
 #[cfg(test)]
 pub(crate) mod test_server;
 
 pub use conn::ServerConn;
+
+/// Whom a connection serves. Unique within a process, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionId(pub u64);
+
+impl SessionId {
+    /// No session.
+    pub const NONE: SessionId = SessionId(0);
+}

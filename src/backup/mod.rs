@@ -16,7 +16,7 @@ use crate::agent::conninfo::Conninfo;
 use crate::agent::programs::Programs;
 use crate::agent::progress;
 use crate::agent::wire::Progress;
-use crate::sandbox::PostgresError;
+use crate::postgres::InstallationError;
 use choose::Server;
 
 /// Behind the name of a backup that is not finished.
@@ -65,7 +65,7 @@ pub enum BackupError {
     #[error("{server} runs PostgreSQL {}: backups can be verified from 13 on", version / 10_000)]
     TooOld { server: String, version: u32 },
     #[error("PostgreSQL's programs are not found: {0}; say --bin-dir")]
-    Programs(PostgresError),
+    Programs(InstallationError),
     #[error("{server} could not be copied, and nothing is left of it: {source}")]
     Copy { server: String, source: WorkError },
     #[error("the backup of {server} is not as its manifest says, and was left as {}: {source}", path.display())]

@@ -1,7 +1,7 @@
 //! What every command that asks a node has in common: how it reaches it, and how it ends.
 //!
-//! Invariant: the exit code is 0 if all is fine, 2 if the answer is that something is wrong with the cluster, 64 if the
-//! command or what it was given is wrong, else 1.
+//! Invariant: the exit code is 0 if all is fine, 2 if the answer is that something is wrong with the cluster or that an
+//! order is not complete yet, 64 if the command or what it was given is wrong, else 1.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::EXIT_USAGE;
 use crate::admin::client::{Node, NodeError, Response};
 
-/// The command worked, and what it found needs somebody.
+/// The command worked, and what it found needs somebody, or more time.
 pub const EXIT_ALARM: u8 = 2;
 /// The log takes no longer ones.
 const MAX_CAUSE: usize = 63;
@@ -83,7 +83,7 @@ impl AskError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
     Fine,
-    /// Something is wrong with the cluster.
+    /// Something is wrong with the cluster, or what was ordered is not complete yet.
     Alarm,
 }
 
@@ -145,6 +145,13 @@ impl Ask {
 pub struct Answer<T> {
     pub content: T,
     body: String,
+}
+
+#[cfg(test)]
+impl<T> Answer<T> {
+    pub fn of(content: T) -> Self {
+        Answer { content, body: String::new() }
+    }
 }
 
 /// Who orders: `operator:alice`, for the timeline. Who may is decided by the socket's file permissions.

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use super::{CheckConfig, EXIT_USAGE};
 use crate::config::report::{Finding, Report};
-use crate::config::{self, Config, Consistency, Endpoint, PoolMode};
+use crate::config::words::Words as _;
+use crate::config::{self, Config, Endpoint};
 
 pub fn run(args: &CheckConfig) -> ExitCode {
     let Some(path) = args.file.as_deref().or(args.config.as_deref()) else {
@@ -46,15 +47,10 @@ fn count(number: usize, what: &str) -> String {
 
 fn summary(config: &Config) -> String {
     let addresses: Vec<_> = config.listen.addresses.iter().map(ToString::to_string).collect();
-    let mode = match config.pool.limits.mode {
-        PoolMode::Transaction => "transaction",
-        PoolMode::Session => "session",
-    };
-    let reads = match (config.split.enabled, config.split.consistency) {
-        (false, _) => "all reads on the primary",
-        (true, Consistency::Eventual) => "reads split, eventual consistency",
-        (true, Consistency::Bounded) => "reads split, bounded consistency",
-        (true, Consistency::Session) => "reads split, session consistency",
+    let mode = config.pool.limits.mode.word();
+    let reads = match config.split.enabled {
+        false => "all reads on the primary".to_owned(),
+        true => format!("reads split, {} consistency", config.split.consistency.word()),
     };
     let servers = count(config.servers.len(), "server");
     let mut summary = format!(

@@ -43,10 +43,12 @@ enum Command {
         komainu drill failover --backlog 60 --load 50 --fine\n  \
         sudo komainu drill failover --event partition --netns\n  \
         komainu drill failover --mode aurora --name-delay 30 --pgbouncer --runs 10 --fine\n  \
-        komainu drill failover --event switchover --admin /run/komainu/admin.sock --url postgres://app:…@db/app --real-cluster\n\n\
+        komainu drill failover --event switchover --admin /run/komainu/admin.sock --url postgres://app:…@db/app --real-cluster\n  \
+        komainu drill failover --ask-aws shop --admin /run/komainu/admin.sock --url postgres://app:…@db/app --real-cluster\n\n\
         Without --admin it makes a sandbox for itself and removes it at the end. With the admin socket of\n\
         a sandbox that runs, it drills that one. Any other cluster it touches with --real-cluster only; there\n\
-        it orders a switchover itself, and asks you to break and mend anything else.\n\n\
+        it orders a switchover itself, asks AWS for a failover with --ask-aws, and asks you to break and mend\n\
+        anything else.\n\n\
         One client writes a numbered row each second (or every 20 ms) and some read, each giving up after\n\
         500 ms; others sit between two transactions when it happens, wait patiently, and count errors. The\n\
         next run begins when all servers are attached and stream. The exit code is 1 if an acknowledged row\n\
@@ -107,6 +109,10 @@ struct Failover {
     /// That cluster may be a real one: its primary is going to change
     #[arg(long, requires = "url")]
     real_cluster: bool,
+    /// Have AWS make another writer of this RDS or Aurora cluster, or Multi-AZ instance, with the AWS credentials of
+    /// whoever runs the drill
+    #[arg(long, value_name = "IDENTIFIER", requires = "real_cluster")]
+    ask_aws: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -192,14 +198,14 @@ fn ended<R: Display + Serialize>(
 
 fn failover_settings(args: Failover) -> FailoverSettings {
     FailoverSettings {
-        event: args.event.unwrap_or(match args.mode {
-            Some(_) => FailoverEvent::AwsFailover,
-            None => FailoverEvent::Kill,
+        event: args.event.unwrap_or(match args.mode.is_some() || args.ask_aws.is_some() {
+            true => FailoverEvent::AwsFailover,
+            false => FailoverEvent::Kill,
         }),
         runs: args.runs,
         fine: args.fine,
         // Without any there would be nothing to replay.
-        load: if args.backlog > 0 { args.load.max(DEFAULT_LOAD) } else { args.load },
+        load: if args.backlog > 0 && args.load == 0 { DEFAULT_LOAD } else { args.load },
         backlog: Duration::from_secs(args.backlog.into()),
         nodes: args.nodes,
         netns: args.netns,
@@ -211,6 +217,7 @@ fn failover_settings(args: Failover) -> FailoverSettings {
         admin: args.admin,
         url: args.url,
         real_cluster: args.real_cluster,
+        ask_aws: args.ask_aws,
     }
 }
 
@@ -286,11 +293,19 @@ mod tests {
         let backlog = |words| failover(words).map(|settings| (settings.backlog.as_secs(), settings.load));
         assert_eq!(backlog("--backlog").unwrap(), (20, 8));
         assert_eq!(backlog("--backlog 5 --load 50").unwrap(), (5, 50));
+        assert_eq!(backlog("--backlog --load 4").unwrap(), (20, 4), "fewer, as it is said");
         assert_eq!(failover("").unwrap().event, FailoverEvent::Kill);
         assert_eq!(failover("--mode rds").unwrap().event, FailoverEvent::AwsFailover);
         assert!(failover("--mode rds --admin /a").is_err());
         assert!(failover("--real-cluster").is_err() && failover("--admin /a --netns").is_err());
-        assert!(failover("--admin /a --url postgres://a@b/c --real-cluster").unwrap().real_cluster);
+        let real = "--admin /a --url postgres://a@b/c --real-cluster";
+        assert!(failover(real).unwrap().real_cluster);
+        assert!(
+            failover("--admin /a --url postgres://a@b/c --ask-aws shop").is_err(),
+            "and is to be said so"
+        );
+        let asks = failover(&format!("{real} --ask-aws shop")).unwrap();
+        assert_eq!((asks.event, asks.ask_aws.as_deref()), (FailoverEvent::AwsFailover, Some("shop")));
     }
 
     #[test]

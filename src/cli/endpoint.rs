@@ -1,6 +1,6 @@
 //! `komainu endpoint`: whose the endpoints are, and moving one by order.
 
-use std::thread;
+use std::ops::ControlFlow::{Break, Continue};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
@@ -11,7 +11,6 @@ use super::status::{self, Status};
 
 /// A fence takes a lease at the most, and the decision a moment.
 const MOVE_WITHIN: Duration = Duration::from_secs(15);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub struct EndpointArgs {
@@ -63,7 +62,7 @@ fn move_endpoint(args: &Move) -> Result<Done, AskError> {
     let name = named(endpoint.as_deref(), &ask.get::<Status>("/status")?.content)?;
     let begun = Instant::now();
     ask.post::<Value>("/endpoint/move", &json!({ "endpoint": name, "to": to, "cause": operator() }))?;
-    let answer = wait_until_moved(ask, &name, to, begun + MOVE_WITHIN)?;
+    let answer = wait_until_moved(ask, &name, to)?;
     let ms = begun.elapsed().as_millis();
     ask.print(&answer, |_| format!("{to} owns {name}, after {ms} ms\n"))?;
     Ok(Done::Fine)
@@ -80,20 +79,19 @@ fn named(given: Option<&str>, status: &Status) -> Result<String, AskError> {
     }
 }
 
-fn wait_until_moved(ask: &Ask, name: &str, to: &str, deadline: Instant) -> Result<Answer<Status>, AskError> {
-    loop {
-        let answer = ask.get::<Status>("/status")?;
-        let found = answer.content.endpoints.iter().find(|endpoint| endpoint.name == name);
-        if found.is_some_and(|endpoint| endpoint.owner.as_deref() == Some(to) && !endpoint.fenced) {
-            return Ok(answer);
-        }
-        if Instant::now() >= deadline {
-            return Err(AskError::Failed(format!(
-                "{name} is not {to}'s after {} s; `komainu events` tells how far it came",
-                MOVE_WITHIN.as_secs()
-            )));
-        }
-        thread::sleep(LOOK_EVERY);
+fn wait_until_moved(ask: &Ask, name: &str, to: &str) -> Result<Answer<Status>, AskError> {
+    let (answer, found) = ask.follow(MOVE_WITHIN, |status| {
+        let found = status.endpoints.iter().find(|endpoint| endpoint.name == name);
+        let is_moved =
+            found.is_some_and(|endpoint| endpoint.owner.as_deref() == Some(to) && !endpoint.fenced);
+        Ok(if is_moved { Break(()) } else { Continue(()) })
+    })?;
+    match found {
+        Break(()) => Ok(answer),
+        Continue(()) => Err(AskError::Failed(format!(
+            "{name} is not {to}'s after {} s; `komainu events` tells how far it came",
+            MOVE_WITHIN.as_secs()
+        ))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `komainu switchover` and `komainu failover`: another primary by order, and whether one is made without.
 
 use std::io::{self, Write as _};
-use std::thread;
+use std::ops::ControlFlow::{Break, Continue};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
@@ -12,8 +12,7 @@ use super::ask::{Answer, Ask, AskError, Done, operator};
 use super::status::Status;
 
 /// A checkpoint, transactions that run out, a shutdown: each has its own limit, and this is more than all of them.
-pub(super) const WITHIN: Duration = Duration::from_secs(180);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const WITHIN: Duration = Duration::from_secs(180);
 
 #[derive(Debug, Args)]
 pub struct SwitchoverArgs {
@@ -82,7 +81,7 @@ fn replace(ask: &Ask, path: &str, to: Option<&str>) -> Result<Done, AskError> {
     if let Some(what) = &begun.may_lose {
         let _ = writeln!(io::stderr(), "warning: {what}");
     }
-    let answer = wait(ask, &begun, begun_at + WITHIN)?;
+    let answer = wait(ask, &begun)?;
     let now = answer.content.primary.clone().unwrap_or_default();
     let ms = begun_at.elapsed().as_millis();
     if now == begun.from {
@@ -93,29 +92,26 @@ fn replace(ask: &Ask, path: &str, to: Option<&str>) -> Result<Done, AskError> {
 }
 
 /// Until the next primary is one, or the old one goes on.
-pub(super) fn wait(ask: &Ask, begun: &Begun, deadline: Instant) -> Result<Answer<Status>, AskError> {
+pub(super) fn wait(ask: &Ask, begun: &Begun) -> Result<Answer<Status>, AskError> {
     // The node that is asked may hear of the order a moment after the one that leads has taken it.
     const HEARD_WITHIN: Duration = Duration::from_secs(3);
     let heard_by = Instant::now() + HEARD_WITHIN;
     let mut is_heard = false;
-    loop {
-        let answer = ask.get::<Status>(Status::PATH)?;
-        let status = &answer.content;
+    let (answer, found) = ask.follow(WITHIN, |status| {
         is_heard |= status.failover.as_ref().is_some_and(|failover| failover.under_way.is_some())
             || status.primary.as_ref() != Some(&begun.from)
             || Instant::now() >= heard_by;
         let is_over = status.failover.as_ref().is_some_and(|failover| failover.under_way.is_none());
-        if is_heard && is_over && status.primary.is_some() {
-            return Ok(answer);
-        }
-        if Instant::now() >= deadline {
-            return Err(AskError::Failed(format!(
-                "{} is not replaced after {} s; `komainu events` tells how far it came",
-                begun.from,
-                WITHIN.as_secs()
-            )));
-        }
-        thread::sleep(LOOK_EVERY);
+        let is_done = is_heard && is_over && status.primary.is_some();
+        Ok(if is_done { Break(()) } else { Continue(()) })
+    })?;
+    match found {
+        Break(()) => Ok(answer),
+        Continue(()) => Err(AskError::Failed(format!(
+            "{} is not replaced after {} s; `komainu events` tells how far it came",
+            begun.from,
+            WITHIN.as_secs()
+        ))),
     }
 }
 

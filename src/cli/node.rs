@@ -32,14 +32,14 @@ enum Command {
     #[command(after_help = "Example:\n  komainu node replace c\n\n\
         Run it on another node. Whatever the old one still has is worth nothing from then on: start the new\n\
         one with an empty directory.")]
-    Replace(Which),
+    Replace(OneNode),
     /// Remove a proxy that is gone for good; voters are replaced, never removed
     #[command(after_help = "Example:\n  komainu node remove web-7")]
-    Remove(Which),
+    Remove(OneNode),
 }
 
 #[derive(Debug, Args)]
-struct Which {
+struct OneNode {
     /// The node
     #[arg(value_name = "ID")]
     id: String,
@@ -86,7 +86,7 @@ fn list(ask: &Ask) -> Result<Done, AskError> {
     Ok(if all { Done::Fine } else { Done::Alarm })
 }
 
-fn order(which: &Which, path: &str) -> Result<Done, AskError> {
+fn order(which: &OneNode, path: &str) -> Result<Done, AskError> {
     say(&which.ask, path, &json!({ "id": which.id, "cause": operator() }))
 }
 

@@ -13,6 +13,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::EXIT_USAGE;
+use super::text::table;
 use crate::admin::show::date_time;
 use crate::pki::{self, Authority, Certificate, Issued, PkiError};
 
@@ -208,9 +209,9 @@ fn show(args: &Show) -> Result<(), PkiCommandError> {
         let list: Vec<_> = certificates.iter().map(|(path, one)| to_json(path, one, now)).collect();
         writeln!(out, "{}", json!({ "certificates": list }))?;
     } else {
-        let head = ["FILE", "KIND", "CLUSTER", "NODE", "NAMES", "UNTIL (UTC)", "DAYS"].map(str::to_owned);
-        let rows = certificates.iter().map(|(path, one)| row(path, one, now));
-        print_table(&mut out, std::iter::once(head).chain(rows).collect())?;
+        let head = ["FILE", "KIND", "CLUSTER", "NODE", "NAMES", "UNTIL (UTC)", "DAYS"];
+        let rows: Vec<_> = certificates.iter().map(|(path, one)| row(path, one, now)).collect();
+        write!(out, "{}", table(head, &rows))?;
     }
     for (_, certificate) in &certificates {
         if let Some(warning) = certificate.expiry_warning(now) {
@@ -244,13 +245,12 @@ fn cluster(certificate: &Certificate) -> Option<&str> {
 }
 
 fn row(path: &Path, certificate: &Certificate, now: SystemTime) -> [String; 7] {
-    let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
     [
         file_name(path),
         kind(certificate).to_owned(),
-        or_dash(cluster(certificate).unwrap_or_default()),
-        or_dash(certificate.node.as_ref().map_or("", |name| &name.node)),
-        or_dash(&further(certificate).join(" ")),
+        cluster(certificate).unwrap_or_default().to_owned(),
+        certificate.node.as_ref().map(|name| name.node.clone()).unwrap_or_default(),
+        further(certificate).join(" "),
         date_time(certificate.not_after),
         certificate.days_left(now).to_string(),
     ]
@@ -271,15 +271,4 @@ fn to_json(path: &Path, certificate: &Certificate, now: SystemTime) -> serde_jso
         "not_after": seconds(certificate.not_after),
         "days_left": certificate.days_left(now),
     })
-}
-
-fn print_table(out: &mut impl io::Write, rows: Vec<[String; 7]>) -> io::Result<()> {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..7).map(width).collect();
-    for row in &rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        writeln!(out, "{}", cells.join("  ").trim_end())?;
-    }
-    Ok(())
 }

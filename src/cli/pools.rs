@@ -4,13 +4,13 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::ask::{Ask, AskError, Done};
+use super::filter::Filter;
 use super::text::{of_these, short_span, table};
-use super::which::Which;
 
 #[derive(Debug, Args)]
 pub struct PoolsArgs {
     #[command(flatten)]
-    which: Which,
+    filter: Filter,
     #[command(flatten)]
     ask: Ask,
 }
@@ -46,7 +46,7 @@ struct ServerTotal {
 }
 
 pub fn run(args: &PoolsArgs) -> Result<Done, AskError> {
-    let answer = args.ask.get::<Pools>(&args.which.path("/pools"))?;
+    let answer = args.ask.get::<Pools>(&args.filter.path("/pools"))?;
     args.ask.print(&answer, render)?;
     Ok(Done::Fine)
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::ask::{Ask, AskError, Done, operator};
-use super::failover::{Begun, WITHIN, wait};
+use super::failover::{Begun, wait};
 
 #[derive(Debug, Args)]
 pub struct PromoteArgs {
@@ -34,7 +34,7 @@ pub fn run(args: &PromoteArgs) -> Result<Done, AskError> {
     let begun_at = Instant::now();
     let order = json!({ "id": id, "force": force, "cause": operator() });
     let Promoting { begun, how, forced } = ask.post("/server/promote", &order)?.content;
-    let answer = wait(ask, &begun, begun_at + WITHIN)?;
+    let answer = wait(ask, &begun)?;
     let ms = begun_at.elapsed().as_millis();
     let from = &begun.from;
     let what = match (&*how, forced) {

@@ -1,20 +1,17 @@
 //! `komainu server recover`: a server becomes a standby again, whatever has become of it.
 
 use std::io::{self, Write as _};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::ops::ControlFlow::{Break, Continue};
+use std::time::Instant;
 
 use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::ask::{Answer, Ask, AskError, Done, operator};
+use super::follow::AS_LONG_AS_IT_TAKES;
 use super::status::{Job, Server, Status};
 use super::text::bytes;
-
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// The node that is asked may be restarted meanwhile.
-const SILENT_FOR: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
@@ -54,35 +51,28 @@ pub fn run(args: &RecoverArgs) -> Result<Done, AskError> {
 /// Until it is used again, telling how far it is.
 fn wait(ask: &Ask, id: &str, order: Option<u64>) -> Result<Answer<Status>, AskError> {
     let mut told = String::new();
-    let mut heard_at = Instant::now();
     let mut was_seen = false;
-    loop {
-        match ask.get::<Status>("/status") {
-            Ok(answer) => {
-                heard_at = Instant::now();
-                let server = answer.content.servers.iter().find(|server| server.id == id);
-                let server = server.ok_or_else(|| AskError::Failed(format!("{id} is no server any more")))?;
-                let is_attached = server.administrative.as_deref() == Some("attached");
-                // The node may not have heard of the order yet.
-                was_seen |= !is_attached;
-                if was_seen && is_attached && server.health == "up" {
-                    return Ok(answer);
-                }
-                if let Some(job) = server.job.as_ref().filter(|job| Some(job.order) == order) {
-                    tell(server, job, &mut told)?;
-                    if let Some(error) = &job.error {
-                        return Err(AskError::Failed(format!(
-                            "{id} could not be recovered: {error}. It is tried again by itself, less and less often; \
-                             `komainu server recover {id}` tries it now"
-                        )));
-                    }
-                }
-            }
-            Err(error) if heard_at.elapsed() >= SILENT_FOR => return Err(error),
-            Err(_) => {}
+    let (answer, _) = ask.follow(AS_LONG_AS_IT_TAKES, |status| {
+        let server = status.servers.iter().find(|server| server.id == id);
+        let server = server.ok_or_else(|| AskError::Failed(format!("{id} is no server any more")))?;
+        let is_attached = server.administrative.as_deref() == Some("attached");
+        // The node may not have heard of the order yet.
+        was_seen |= !is_attached;
+        if was_seen && is_attached && server.health == "up" {
+            return Ok(Break(()));
         }
-        thread::sleep(LOOK_EVERY);
-    }
+        if let Some(job) = server.job.as_ref().filter(|job| Some(job.order) == order) {
+            tell(server, job, &mut told)?;
+            if let Some(error) = &job.error {
+                return Err(AskError::Failed(format!(
+                    "{id} could not be recovered: {error}. It is tried again by itself, less and less often; \
+                     `komainu server recover {id}` tries it now"
+                )));
+            }
+        }
+        Ok(Continue(()))
+    })?;
+    Ok(answer)
 }
 
 /// On stderr, since the answer may be JSON.

@@ -1,19 +1,15 @@
 //! `komainu server restart`: one server, or all of them one after the other.
 
 use std::io::{self, Write as _};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::ops::ControlFlow::{Break, Continue};
 
 use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::ask::{Answer, Ask, AskError, Done, operator};
+use super::follow::AS_LONG_AS_IT_TAKES;
 use super::status::{Restart, Status};
-
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// The node that is asked may be restarted meanwhile, too.
-const SILENT_FOR: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
@@ -77,25 +73,14 @@ pub fn run(args: &RestartArgs) -> Result<Done, AskError> {
 /// Until that restart is not under way any more, telling how far it is.
 fn wait(ask: &Ask, id: Option<u64>) -> Result<Answer<Status>, AskError> {
     let mut told = Vec::new();
-    let mut heard_at = Instant::now();
-    loop {
-        match ask.get::<Status>("/status") {
-            Ok(answer) => {
-                heard_at = Instant::now();
-                let restart = answer.content.restart.as_ref();
-                tell(restart, &mut told)?;
-                let under_way =
-                    restart.and_then(|restart| restart.under_way.as_ref()).map(|restart| restart.id);
-                let last = restart.and_then(|restart| restart.last.as_ref()).map(|last| last.id);
-                if under_way != id && last >= id {
-                    return Ok(answer);
-                }
-            }
-            Err(error) if heard_at.elapsed() >= SILENT_FOR => return Err(error),
-            Err(_) => {}
-        }
-        thread::sleep(LOOK_EVERY);
-    }
+    let (answer, _) = ask.follow(AS_LONG_AS_IT_TAKES, |status| {
+        let restart = status.restart.as_ref();
+        tell(restart, &mut told)?;
+        let under_way = restart.and_then(|restart| restart.under_way.as_ref()).map(|restart| restart.id);
+        let last = restart.and_then(|restart| restart.last.as_ref()).map(|last| last.id);
+        Ok(if under_way != id && last >= id { Break(()) } else { Continue(()) })
+    })?;
+    Ok(answer)
 }
 
 /// On stderr, since the answer may be JSON.

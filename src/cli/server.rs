@@ -1,9 +1,9 @@
 //! `komainu server`: which PostgreSQL servers there are, which are used, and what is done to one.
 
 use std::io::{self, Write as _};
+use std::ops::ControlFlow::{Break, Continue};
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Deserialize;
@@ -14,9 +14,8 @@ use super::config::problems;
 use super::promote::{self, PromoteArgs};
 use super::recover::{self, RecoverArgs};
 use super::restart::{self, RestartArgs};
-use super::status::{Server, Status};
+use super::status::Server;
 
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// All nodes have a new configuration, and have looked at a new server, long before.
 const KNOWN_WITHIN: Duration = Duration::from_secs(15);
 /// What was closed is gone by then.
@@ -33,23 +32,26 @@ enum Command {
     /// Use a server again that was detached or drained
     #[command(after_help = "Example:\n  komainu server attach pg2\n\n\
         New sessions read from it at once, others once it is known to have all that they have seen.")]
-    Attach(Which),
+    Attach(OneServer),
     /// Begin nothing new on a standby; what is under way there ends in its own time
     #[command(after_help = "Examples:\n  komainu server drain pg2\n  \
-        komainu server drain --wait 600 pg2    (and wait until nothing is under way there)")]
+        komainu server drain --wait 600 pg2    (and wait until nothing is under way there)\n\n\
+        Exit codes: 0 it is draining, or with --wait nothing is under way there any more; 2 something still is.")]
     Drain(Drain),
     /// Take a standby out of use, and close what has not ended there in time
     #[command(
         after_help = "Examples:\n  komainu server detach pg2\n  komainu server detach --within 5 pg2\n\n\
         Clients between transactions see no error. A transaction that is still open when the time is up is rolled back, \
         and its client told so; `drain` waits for it instead.\n\
-        The primary cannot be detached: `komainu switchover` makes another one first."
+        The primary cannot be detached: `komainu switchover` makes another one first.\n\
+        Exit codes: 0 nothing is under way there any more; 2 something still is."
     )]
     Detach(Detach),
     /// Let what begins on a server wait, and say when nothing is under way there
     #[command(
         after_help = "Examples:\n  komainu server pause pg1\n  komainu server pause --within 5    (all servers)\n\n\
-        Clients wait up to limits.hold_timeout_ms, and then get an error."
+        Clients wait up to limits.hold_timeout_ms, and then get an error.\n\
+        Exit codes: 0 nothing is under way there; 2 it is paused, and something still is."
     )]
     Pause(Pause),
     /// Let those go on who wait for a paused server
@@ -65,7 +67,7 @@ enum Command {
     /// Remove a server from the cluster's configuration
     #[command(after_help = "Example:\n  komainu server remove pg4\n\n\
         What is under way there ends in its own time. The primary stays: `komainu switchover` makes another one first.")]
-    Remove(Which),
+    Remove(OneServer),
     /// Make this standby the primary: by a switchover if the primary lives, else by a failover that loses nothing
     #[command(
         after_help = "Examples:\n  komainu server promote pg2\n  komainu server promote pg2 --force\n\n\
@@ -87,7 +89,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct Which {
+struct OneServer {
     /// The server
     #[arg(value_name = "ID")]
     id: String,
@@ -107,7 +109,7 @@ struct Servers {
 #[derive(Debug, Args)]
 struct Drain {
     #[command(flatten)]
-    which: Which,
+    which: OneServer,
     /// Wait so many seconds at most until nothing is under way there
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     wait: u32,
@@ -116,7 +118,7 @@ struct Drain {
 #[derive(Debug, Args)]
 struct Detach {
     #[command(flatten)]
-    which: Which,
+    which: OneServer,
     /// After so many seconds what is still under way there is closed
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     within: u32,
@@ -134,7 +136,7 @@ struct Pause {
 #[derive(Debug, Args)]
 struct Add {
     #[command(flatten)]
-    which: Which,
+    which: OneServer,
     /// A name, an address, or the directory of a Unix socket
     #[arg(long)]
     host: String,
@@ -211,7 +213,7 @@ fn each(servers: &[String], what: &str) -> String {
     servers.iter().map(|id| format!("{id} is {what}\n")).collect()
 }
 
-fn order(which: &Which, mut order: Value) -> Result<Answer<Value>, AskError> {
+fn order(which: &OneServer, mut order: Value) -> Result<Answer<Value>, AskError> {
     order["id"] = which.id.as_str().into();
     order["cause"] = operator().into();
     which.ask.post("/server/administrative", &order)
@@ -230,28 +232,36 @@ fn empty(ask: &Ask, servers: &[String], what: &str, within: Duration) -> Result<
         // This node has not heard of the order yet.
         None => Some("all nodes".to_owned()),
     };
-    let (answer, found) = wait(ask, within, |status| {
+    let (answer, found) = ask.follow(within, |status| {
         let asked = status.servers.iter().filter(|server| servers.contains(&server.id));
         let busy: Vec<_> = asked.filter_map(|server| Some((server.id.clone(), busy(server)?))).collect();
-        (busy.is_empty(), busy)
+        Ok(if busy.is_empty() { Break(()) } else { Continue(busy) })
     })?;
+    let found = found.continue_value().unwrap_or_default();
     let still = |(id, nodes): &(String, String)| format!("connections to {id} are still in use on {nodes}\n");
     ask.print(&answer, |_| each(servers, what) + &found.iter().map(still).collect::<String>())?;
     Ok(if found.is_empty() { Done::Fine } else { Done::Alarm })
 }
 
 fn add(add: &Add) -> Result<Done, AskError> {
-    let Add { which: Which { id, ask }, host, port, weight, zone, agent, disallow_failover } = add;
+    let Add { which: OneServer { id, ask }, host, port, weight, zone, agent, disallow_failover } = add;
     let server = json!({
         "id": id, "host": host, "port": port, "weight": weight, "zone": zone, "agent": agent,
         "disallow_failover": disallow_failover
     });
     let order = json!({ "server": server, "cause": operator() });
     let version = change(ask, "/server/add", &order)?;
-    let (answer, found) = wait(ask, KNOWN_WITHIN, |status| {
+    let (answer, found) = ask.follow(KNOWN_WITHIN, |status| {
         let server = status.servers.iter().find(|server| server.id == *id).cloned();
-        (server.as_ref().is_some_and(|server| server.health != "unknown"), server)
+        Ok(match server {
+            Some(server) if server.health != "unknown" => Break(server),
+            other => Continue(other),
+        })
     })?;
+    let found = match found {
+        Break(server) => Some(server),
+        Continue(server) => server,
+    };
     let is_used = found.as_ref().is_some_and(|server| server.role != "unknown");
     ask.print(&answer, |_| {
         let begin = format!("{id} is added, configuration {version}");
@@ -264,15 +274,15 @@ fn add(add: &Add) -> Result<Done, AskError> {
     Ok(if is_used { Done::Fine } else { Done::Alarm })
 }
 
-fn remove(which: &Which) -> Result<Done, AskError> {
-    let Which { id, ask } = which;
+fn remove(which: &OneServer) -> Result<Done, AskError> {
+    let OneServer { id, ask } = which;
     let order = json!({ "id": id, "cause": operator() });
     let version = change(ask, "/server/remove", &order)?;
-    let (answer, is_gone) = wait(ask, KNOWN_WITHIN, |status| {
+    let (answer, found) = ask.follow(KNOWN_WITHIN, |status| {
         let is_gone = status.servers.iter().all(|server| server.id != *id);
-        (is_gone, is_gone)
+        Ok(if is_gone { Break(()) } else { Continue(()) })
     })?;
-    if !is_gone {
+    if found.is_continue() {
         return Err(AskError::Failed(format!(
             "{id} is removed, configuration {version}, and this node still has it: its log says why"
         )));
@@ -291,21 +301,4 @@ fn change(ask: &Ask, path: &str, order: &Value) -> Result<u64, AskError> {
         }
     })?;
     Ok(answer.content.version)
-}
-
-/// Looks at the status until it is as wanted, or the time is up; what was found last.
-fn wait<T>(
-    ask: &Ask,
-    within: Duration,
-    look: impl Fn(&Status) -> (bool, T),
-) -> Result<(Answer<Status>, T), AskError> {
-    let deadline = Instant::now() + within;
-    loop {
-        let answer = ask.get::<Status>("/status")?;
-        let (is_reached, found) = look(&answer.content);
-        if is_reached || Instant::now() >= deadline {
-            return Ok((answer, found));
-        }
-        thread::sleep(LOOK_EVERY);
-    }
 }

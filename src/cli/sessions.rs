@@ -4,13 +4,13 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::ask::{Ask, AskError, Done};
+use super::filter::Filter;
 use super::text::{of_these, short_span, table};
-use super::which::Which;
 
 #[derive(Debug, Args)]
 pub struct SessionsArgs {
     #[command(flatten)]
-    which: Which,
+    filter: Filter,
     #[command(flatten)]
     ask: Ask,
 }
@@ -36,7 +36,7 @@ struct Session {
 }
 
 pub fn run(args: &SessionsArgs) -> Result<Done, AskError> {
-    let answer = args.ask.get::<Sessions>(&args.which.path("/sessions"))?;
+    let answer = args.ask.get::<Sessions>(&args.filter.path("/sessions"))?;
     args.ask.print(&answer, render)?;
     Ok(Done::Fine)
 }

@@ -24,6 +24,8 @@ pub struct Status {
     pub lease_remaining_ms: Option<u64>,
     pub waiting_for: Option<String>,
     pub configuration_version: Option<u64>,
+    #[serde(default)]
+    pub configuration_unusable: Option<u64>,
     pub log_format: Option<u32>,
     pub log_format_known: Option<u32>,
     pub epoch: u64,
@@ -175,6 +177,11 @@ impl Status {
         if let Some(reason) = &self.waiting_for {
             problems.push(format!("this node does not take part: {reason}"));
         }
+        if let Some(version) = self.configuration_unusable {
+            problems.push(format!(
+                "this node cannot use version {version} of the cluster's configuration: its log names what it does not know"
+            ));
+        }
         if self.node.is_some() && self.leader.is_none() {
             problems.push("there is no leader: most voters must reach each other".to_owned());
         }
@@ -311,12 +318,12 @@ pub fn nodes(status: &Status) -> String {
 
 fn servers(status: &Status) -> String {
     let row = |server: &Server| {
-        let reason = server.why().unwrap_or_default();
         let at = match &server.job {
-            Some(Job { error: Some(_), .. }) => ", rejoin_failed".to_owned(),
-            Some(job) if job.outcome.is_none() => format!(", {}", job.in_words()),
-            _ => String::new(),
+            Some(Job { error: Some(_), .. }) => Some("rejoin_failed".to_owned()),
+            Some(job) if job.outcome.is_none() => Some(job.in_words()),
+            _ => None,
         };
+        let why: Vec<String> = server.why().into_iter().chain(at).collect();
         [
             server.id.clone(),
             server.role.clone(),
@@ -324,7 +331,7 @@ fn servers(status: &Status) -> String {
             server.observed.clone().unwrap_or_default(),
             server.lag_bytes.map(bytes).unwrap_or_default(),
             span(server.since_ms),
-            reason + &at,
+            why.join(", "),
         ]
     };
     let rows: Vec<_> = status.servers.iter().map(row).collect();
@@ -406,6 +413,8 @@ pub mod tests {
         assert!(text.contains("timeout, copying 2048 B of 20 KiB\n"), "{text}");
         status.servers[1].job.as_mut().unwrap().error = Some("no space left".to_owned());
         assert!(render(&status).contains("timeout, rejoin_failed\n"));
+        status.servers[1].reason = None;
+        assert!(render(&status).contains("  rejoin_failed\n"), "{}", render(&status));
     }
 
     #[test]
@@ -425,6 +434,7 @@ pub mod tests {
         assert!(render(&paused).contains("\nprimary pg1, epoch 1, paused by order\n"));
         assert!(with(|status| status.endpoints[0].owner = None).contains("nobody owns endpoint app"));
         assert!(with(|status| status.waiting_for = Some("the disk is full".to_owned())).contains("full"));
+        assert!(with(|status| status.configuration_unusable = Some(3)).contains("cannot use version 3 of"));
         let unreachable = with(|status| {
             status.nodes[1].reachable = false;
             status.nodes[1].failure = Some("connection refused".to_owned());

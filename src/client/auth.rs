@@ -7,13 +7,14 @@
 use aws_lc_rs::{constant_time, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use tokio::time::timeout_at;
 
 use super::cert;
 use super::error::{HandshakeError, Reason, Who};
 use super::handshake::HandshakeContext;
 use super::hba::{ClientCert, Connection, Method, Rule, Transport};
 use super::link::Link;
-use super::secrets::Account;
+use super::secrets::{Account, Asking};
 use super::userfile::Secret;
 use crate::wire::authentication::{self as messages, MAX_PASSWORD_BYTES, MAX_SASL_BYTES};
 use crate::wire::frame::HEADER_LEN;
@@ -46,7 +47,7 @@ impl std::fmt::Debug for ServerLogin {
     }
 }
 
-/// Runs the login. AuthenticationOk is left in `link.output`.
+/// Runs the login, within the link's deadline but for the time a server takes. AuthenticationOk is left in `link.output`.
 pub(super) async fn authenticate(
     link: &mut Link,
     startup: &Startup,
@@ -56,18 +57,15 @@ pub(super) async fn authenticate(
     check_certificate(link, rule, &startup.user)?;
 
     // Every method but `reject`, which ended above, needs to know whether the user may log in at all.
-    let account = context.secrets.account(&startup.user).await?;
+    let asking =
+        Asking { user: startup.user.clone(), database: startup.database.clone(), address: link.address() };
+    let account = link.aside(context.secrets.account(asking)).await??;
+    let deadline = link.deadline();
     let login = Login { link, user: &startup.user, account, context };
-    let server_login = match rule.method {
-        Method::Trust | Method::Cert => login.without_password()?,
-        Method::ScramSha256 => login.scram().await?,
-        Method::Md5 if login.speaks_md5() => login.md5().await?,
-        Method::Md5 => login.scram().await?,
-        Method::Password => login.password().await?,
-        Method::Reject => unreachable!("find_rule refuses it"),
-    };
+    // The rounds of a password count too, not only what the client takes.
+    let proven = timeout_at(deadline, login.by(rule.method)).await.unwrap_or(Err(HandshakeError::Timeout))?;
     messages::ok(&mut link.output);
-    Ok(server_login)
+    Ok(proven)
 }
 
 fn find_rule<'a>(
@@ -129,6 +127,17 @@ struct Login<'a> {
 }
 
 impl Login<'_> {
+    async fn by(self, method: Method) -> Result<ServerLogin, HandshakeError> {
+        match method {
+            Method::Trust | Method::Cert => self.without_password(),
+            Method::ScramSha256 => self.scram().await,
+            Method::Md5 if self.speaks_md5() => self.md5().await,
+            Method::Md5 => self.scram().await,
+            Method::Password => self.password().await,
+            Method::Reject => unreachable!("find_rule refuses it"),
+        }
+    }
+
     fn refusal(&self, reason: Reason) -> HandshakeError {
         // What is wrong with the account explains more than that the password did not fit.
         let reason = match &self.account {

@@ -16,12 +16,13 @@ use lru::LruCache;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::secrets::{AskServer, Lookup, LookupError};
+use super::secrets::{Lookup, LookupError, NoAnswer};
 use super::userfile::Secret;
 use crate::backend::connect::{ConnectError, ConnectTarget, Credential, Login};
 use crate::backend::control::{ControlConnection, QueryError};
 use crate::backend::rows::Rows;
 use crate::config;
+use crate::wire::sqlstate::{self, SqlState};
 
 /// Users whose answers are kept.
 const MAX_CACHED: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
@@ -31,6 +32,13 @@ const MAX_CACHED_REFUSALS: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 const REFUSAL_CACHE: Duration = Duration::from_secs(1);
 /// Connecting, waiting for one's turn and asking. Clients' `startup_timeout` is longer.
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
+/// What a server says that ends, or does not get to answering in time.
+const ENDS: [SqlState; 4] = [
+    sqlstate::ADMIN_SHUTDOWN,
+    sqlstate::CRASH_SHUTDOWN,
+    sqlstate::CANNOT_CONNECT_NOW,
+    sqlstate::QUERY_CANCELED,
+];
 /// `pg_temp` is named, and last, or it would be searched first. The server ends what we gave up on.
 const STARTUP_PARAMETERS: [(&str, &str); 3] = [
     ("application_name", "komainu"),
@@ -98,6 +106,18 @@ enum Failure {
     Secret,
 }
 
+impl Failure {
+    /// Whoever asks again later, or asks the next primary, may be answered.
+    fn is_passing(&self) -> bool {
+        match self {
+            Failure::NoPrimary | Failure::Deadline | Failure::Query(QueryError::Lost(_)) => true,
+            Failure::Connect(error) => error.is_passing(),
+            Failure::Query(error) => error.sqlstate().is_some_and(|state| ENDS.contains(&state)),
+            Failure::Shape | Failure::Secret => false,
+        }
+    }
+}
+
 impl AuthQuery {
     /// `credential` is that of `config.user`.
     pub fn new(config: &config::AuthQuery, credential: Credential, target: PrimaryTarget) -> Self {
@@ -162,15 +182,6 @@ impl AuthQuery {
         }
     }
 
-    /// As `Secrets` takes it.
-    pub fn ask_server(&self) -> AskServer {
-        let this = self.clone();
-        Arc::new(move |user: String| {
-            let this = this.clone();
-            async move { this.lookup(&user).await }.boxed()
-        })
-    }
-
     /// A task of its own: whoever asked first may go away, and an answer nobody waited for must not be
     /// found later and taken for a fresh one.
     fn take_off(&self, user: &str) -> Flight {
@@ -189,14 +200,18 @@ impl AuthQuery {
                         answers.keep(&user, &lookup, Instant::now());
                         Ok(lookup)
                     }
-                    Err(failure) => Err(LookupError { user, reason: failure.to_string() }),
+                    Err(failure) => {
+                        let kind = if failure.is_passing() { NoAnswer::Passing } else { NoAnswer::Lasting };
+                        Err(LookupError { user, reason: failure.to_string(), kind })
+                    }
                 }
             }
         });
         let landed = async move {
             task.await.unwrap_or_else(|_| {
                 shared.answers().flights.remove(&user);
-                Err(LookupError { user, reason: "the lookup was abandoned".to_owned() })
+                let reason = "the lookup was abandoned".to_owned();
+                Err(LookupError { user, reason, kind: NoAnswer::Passing })
             })
         };
         landed.boxed().shared()

@@ -6,8 +6,9 @@
 use std::io;
 use std::net::IpAddr;
 
-use super::secrets::LookupError;
+use super::secrets::{LookupError, NoAnswer};
 use crate::wire::frame::FrameError;
+use crate::wire::message::Report;
 use crate::wire::scram::ScramError;
 use crate::wire::sqlstate::{self, SqlState};
 use crate::wire::startup::StartupError;
@@ -110,6 +111,16 @@ pub struct Answer {
     pub hint: Option<&'static str>,
 }
 
+impl Answer {
+    pub fn report(&self) -> Report<'_> {
+        let report = Report::fatal(self.state, &self.message);
+        match self.hint {
+            Some(hint) => report.hint(hint),
+            None => report,
+        }
+    }
+}
+
 impl HandshakeError {
     /// None: there is nobody left to tell, or nobody who would understand.
     pub fn answer(&self) -> Option<Answer> {
@@ -138,6 +149,9 @@ impl HandshakeError {
             | Self::OtherCertificate { .. }
             | Self::MayNotLogIn { .. } => (sqlstate::INVALID_AUTHORIZATION, None),
             Self::Password { .. } => (sqlstate::INVALID_PASSWORD, None),
+            Self::Lookup(LookupError { kind: NoAnswer::WaitedInVain(_), .. }) => {
+                (sqlstate::CANNOT_CONNECT_NOW, None)
+            }
             Self::Lookup(_) => {
                 (sqlstate::CONNECTION_FAILURE, Some("No server could be asked for the user. Try again."))
             }
@@ -148,6 +162,7 @@ impl HandshakeError {
             Self::OtherCertificate { user, .. } => {
                 format!("certificate authentication failed for user \"{user}\"")
             }
+            Self::Lookup(LookupError { kind: NoAnswer::WaitedInVain(told), .. }) => told.clone(),
             Self::Lookup(error) => format!("could not look up user \"{}\"", error.user),
             other => other.to_string(),
         };

@@ -1,7 +1,7 @@
 //! Who may connect, from where, and how they prove who they are: `pg_hba.conf`'s rules.
 //!
 //! Owns what a rule means and which one a connection meets. Reading the text is `hba::parse`.
-//! Never authenticates anybody, and is pure: text in, rules out. Invariant: an `Hba` that exists
+//! Never authenticates anybody. Pure: text in, rules out. Invariant: an `Hba` that exists
 //! holds only rules this proxy can honour to the letter; what it cannot was refused with its line.
 //!
 //! Source: <https://www.postgresql.org/docs/current/auth-pg-hba-conf.html>.

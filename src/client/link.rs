@@ -16,7 +16,6 @@ use tokio_rustls::TlsAcceptor;
 use super::error::HandshakeError;
 use crate::net::Stream;
 use crate::wire::frame::{self, HEADER_LEN};
-use crate::wire::message::Report;
 use crate::wire::startup::{self, StartupError};
 
 /// One read's size. A startup packet or a SCRAM message fits.
@@ -56,6 +55,19 @@ impl Link {
 
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// Waits for somebody else than the client: that takes nothing of its time. An error: it has left meanwhile.
+    pub(super) async fn aside<T>(&mut self, done: impl Future<Output = T>) -> Result<T, HandshakeError> {
+        let begun = Instant::now();
+        tokio::select! {
+            biased;
+            done = done => {
+                self.deadline += begun.elapsed();
+                Ok(done)
+            }
+            () = self.stream.ended(&mut self.input) => Err(HandshakeError::Disconnected),
+        }
     }
 
     /// The stream, bytes received and not used, and bytes to be sent.
@@ -164,11 +176,7 @@ impl Link {
     /// Tells the client why it may not come in, as far as it still listens.
     pub(super) async fn refuse(mut self, error: &HandshakeError) {
         let Some(answer) = error.answer() else { return };
-        let mut report = Report::fatal(answer.state, &answer.message);
-        if let Some(hint) = answer.hint {
-            report = report.hint(hint);
-        }
-        report.encode(&mut self.output);
+        answer.report().encode(&mut self.output);
         let written = async {
             self.stream.write_all_buf(&mut self.output).await?;
             self.stream.flush().await?;

@@ -6,6 +6,7 @@
 //! and nobody else's is ever taken in its place.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,10 +38,30 @@ pub struct LookupError {
     pub user: String,
     /// For the log; the client is not told.
     pub reason: String,
+    pub kind: NoAnswer,
 }
 
-/// Asks a server for a user. It has a deadline of its own, and caches as it sees fit.
-pub type AskServer = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Lookup, LookupError>> + Send + Sync>;
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// There will be none as long as nobody mends what is wrong.
+    Lasting,
+    /// The server cannot be asked at this moment.
+    Passing,
+    /// It could not be asked for as long as a login may wait; what the client is told.
+    WaitedInVain(String),
+}
+
+/// Who wants to log in, and to what.
+#[derive(Debug, Clone)]
+pub struct Asking {
+    pub user: String,
+    pub database: String,
+    /// None: over a Unix socket.
+    pub address: Option<IpAddr>,
+}
+
+/// Asks a server for a user. It has a deadline of its own, and caches as it sees fit. Cancel safe.
+pub type AskServer = Arc<dyn Fn(Asking) -> BoxFuture<'static, Result<Lookup, LookupError>> + Send + Sync>;
 
 /// Whether a user may log in, and with what.
 #[derive(Debug, Clone)]
@@ -98,12 +119,12 @@ impl Secrets {
     }
 
     /// Whose password may be checked, and against what.
-    pub async fn account(&self, user: &str) -> Result<Account, LookupError> {
-        if let Some(secret) = self.users.get(user) {
+    pub async fn account(&self, asking: Asking) -> Result<Account, LookupError> {
+        if let Some(secret) = self.users.get(&asking.user) {
             return Ok(Account::Known(secret.clone()));
         }
         let Some(ask_server) = &self.ask_server else { return Ok(Account::NoSecret) };
-        Ok(match ask_server(user.to_owned()).await? {
+        Ok(match ask_server(asking).await? {
             Lookup { may_login: false, .. } => Account::MayNotLogIn,
             Lookup { secret: Some(secret), .. } => {
                 self.process.looked_up().count(&secret);
@@ -198,6 +219,10 @@ mod tests {
         Secrets::new(UserFile::parse(users).unwrap(), None, Arc::clone(process))
     }
 
+    fn of(user: &str) -> Asking {
+        Asking { user: user.to_owned(), database: "shop".to_owned(), address: None }
+    }
+
     #[tokio::test]
     async fn a_verifier_is_made_once_for_a_password_and_shows_the_salt_of_the_unknown() {
         let process = ProcessSecrets::new();
@@ -229,22 +254,22 @@ mod tests {
 
         // What a server answers counts for more than the file, which then names komainu's own roles.
         let known = verifier(900);
-        let ask: AskServer = Arc::new(move |user| {
-            let secret = (user == "known").then(|| Secret::Scram(known.clone()));
+        let ask: AskServer = Arc::new(move |asking| {
+            let secret = (asking.user == "known").then(|| Secret::Scram(known.clone()));
             Box::pin(async move { Ok(Lookup { may_login: secret.is_some(), secret }) })
         });
         let asking = Secrets::new(UserFile::parse(&file).unwrap(), Some(ask), process);
-        assert!(matches!(asking.account("nobody").await.unwrap(), Account::MayNotLogIn));
+        assert!(matches!(asking.account(of("nobody")).await.unwrap(), Account::MayNotLogIn));
         assert_eq!(asking.mock_verifier("nobody").iterations(), 700);
-        assert!(matches!(asking.account("known").await.unwrap(), Account::Known(_)));
+        assert!(matches!(asking.account(of("known")).await.unwrap(), Account::Known(_)));
         assert_eq!(asking.mock_verifier("nobody").iterations(), 900);
         assert_eq!(asking.verifier_of("b", "plain").await.iterations(), 900);
     }
 
     #[tokio::test]
     async fn md5_is_usual_where_most_of_those_looked_up_have_it() {
-        let ask: AskServer = Arc::new(move |user| {
-            let secret = match &*user {
+        let ask: AskServer = Arc::new(move |asking| {
+            let secret = match &*asking.user {
                 "old" => Secret::Md5(crate::wire::md5::stored("old", b"x")),
                 _ => Secret::Scram(Verifier::from_password(b"x", b"salt", 1).unwrap()),
             };
@@ -252,9 +277,9 @@ mod tests {
         });
         let asking = Secrets::new(UserFile::default(), Some(ask), ProcessSecrets::new());
         assert!(!asking.md5_is_usual());
-        asking.account("old").await.unwrap();
+        asking.account(of("old")).await.unwrap();
         assert!(asking.md5_is_usual());
-        asking.account("new").await.unwrap();
+        asking.account(of("new")).await.unwrap();
         assert!(!asking.md5_is_usual());
     }
 

@@ -1,4 +1,4 @@
-//! How many connections of one address may be unauthenticated at a time.
+//! How many connections may be unauthenticated at a time, of one address and of all together.
 //!
 //! Owns the count. Invariant: a `Guard` is counted for exactly as long as it lives, whatever ends the handshake.
 
@@ -10,8 +10,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Shared by all listeners. Unix sockets are not counted: their file's permissions say who may come.
 #[derive(Debug)]
 pub struct Unauthenticated {
-    limit: usize,
-    counts: Mutex<HashMap<IpAddr, usize>>,
+    per_address: usize,
+    in_all: usize,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    in_all: usize,
+    by_address: HashMap<IpAddr, usize>,
 }
 
 /// One connection that has not proved who it is. Drop it when the handshake is over.
@@ -23,23 +30,20 @@ pub struct Guard {
 }
 
 impl Unauthenticated {
-    pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Unauthenticated { limit, counts: Mutex::default() })
+    pub fn new(per_address: usize, in_all: usize) -> Arc<Self> {
+        Arc::new(Unauthenticated { per_address, in_all, counts: Mutex::default() })
     }
 
-    /// None: this address has as many as it may; the connection should be closed without an answer.
+    /// None: there are as many as may be; the connection should be closed without an answer.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Guard> {
         let address = origin(address);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_insert(0);
-        if *count >= self.limit {
-            // With a limit of 0 the entry was only just made.
-            if *count == 0 {
-                counts.remove(&address);
-            }
+        let of_address = counts.by_address.get(&address).copied().unwrap_or(0);
+        if counts.in_all >= self.in_all || of_address >= self.per_address {
             return None;
         }
-        *count += 1;
+        counts.in_all += 1;
+        counts.by_address.insert(address, of_address + 1);
         Some(Guard { counts: Arc::clone(self), address })
     }
 }
@@ -47,7 +51,8 @@ impl Unauthenticated {
 impl Drop for Guard {
     fn drop(&mut self) {
         let mut counts = self.counts.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut count) = counts.entry(self.address) {
+        counts.in_all -= 1;
+        if let Entry::Occupied(mut count) = counts.by_address.entry(self.address) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
@@ -70,20 +75,25 @@ mod tests {
 
     #[test]
     fn an_address_is_counted_while_its_guards_live() {
-        let unauthenticated = Unauthenticated::new(2);
+        let unauthenticated = Unauthenticated::new(2, 9);
         let admit = |address: &str| unauthenticated.admit(address.parse().unwrap());
         let first = admit("192.0.2.1").unwrap();
-        let _second = admit("::ffff:192.0.2.1").unwrap();
+        let second = admit("::ffff:192.0.2.1").unwrap();
         assert!(admit("192.0.2.1").is_none());
         assert!(admit("192.0.2.2").is_some());
         drop(first);
         assert!(admit("192.0.2.1").is_some());
-        assert_eq!(unauthenticated.counts.lock().unwrap().len(), 1);
+        assert_eq!(unauthenticated.counts.lock().unwrap().by_address.len(), 1);
+        drop(second);
+        assert!(
+            unauthenticated.counts.lock().unwrap().by_address.is_empty(),
+            "nothing is kept of who has left"
+        );
     }
 
     #[test]
     fn one_ipv6_network_counts_as_one() {
-        let unauthenticated = Unauthenticated::new(1);
+        let unauthenticated = Unauthenticated::new(1, 9);
         let admit = |address: &str| unauthenticated.admit(address.parse().unwrap());
         let _guard = admit("2001:db8::1").unwrap();
         assert!(admit("2001:db8::2:3:4:5").is_none());
@@ -92,8 +102,20 @@ mod tests {
 
     #[test]
     fn a_limit_of_zero_admits_nobody_and_remembers_nobody() {
-        let unauthenticated = Unauthenticated::new(0);
+        let unauthenticated = Unauthenticated::new(0, 9);
         assert!(unauthenticated.admit("192.0.2.1".parse().unwrap()).is_none());
-        assert!(unauthenticated.counts.lock().unwrap().is_empty());
+        assert!(unauthenticated.counts.lock().unwrap().by_address.is_empty());
+    }
+
+    #[test]
+    fn all_addresses_together_have_a_limit_too() {
+        let unauthenticated = Unauthenticated::new(2, 3);
+        let admit = |address: &str| unauthenticated.admit(address.parse().unwrap());
+        let guards = ["192.0.2.1", "192.0.2.1", "192.0.2.2"].map(|address| admit(address).unwrap());
+        assert!(admit("192.0.2.3").is_none());
+        drop(guards);
+        assert!(admit("192.0.2.3").is_some());
+        let counts = unauthenticated.counts.lock().unwrap();
+        assert_eq!((counts.in_all, counts.by_address.len()), (0, 0));
     }
 }

@@ -1,6 +1,6 @@
 //! The user file: each user's secret, in the format of PgBouncer's `userlist.txt`.
 //!
-//! Owns the format. Never opens a file (pure: text in, secrets out) and never shows a secret: not in `Debug`,
+//! Owns the format. Pure: text in, secrets out. Never shows a secret: not in `Debug`,
 //! not in an error. Invariant: each user is named once, with a secret that can be used.
 
 use std::collections::BTreeMap;

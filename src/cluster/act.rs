@@ -3,6 +3,7 @@
 //! Owns no state: everything it does to the cluster is a command of the log, and a command that came too late is refused
 //! there. Invariant: only a node that leads decides and acts on servers, from the state it has applied.
 
+mod agreed;
 mod disk;
 mod lead;
 mod log_format;
@@ -10,6 +11,8 @@ mod perform;
 mod refused_steps;
 mod rejections;
 mod report;
+mod standing_down;
+mod told;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,6 +39,6 @@ pub struct Wanted {
     /// How long all must have known a higher log format before it is theirs.
     pub raise_log_format_after_ms: u64,
     pub policy: Arc<Policy>,
-    /// The file's text, which a new cluster begins with.
+    /// The text of that version; the file's, which a new cluster begins with, as long as there is none.
     pub configuration: String,
 }

@@ -80,7 +80,9 @@ fn usable(local: &View, state: &ClusterState, holds: bool) -> Result<ServerIndex
         return Err(local.no_primary.unwrap_or(Reason::NotNamed));
     };
     if state.is_fenced(&Fenced::Primary) || primary.stage != Stage::Confirmed {
-        return Err(Reason::Fenced);
+        let is_awaited = state.failover().is_none() && state.has_passed(&Fenced::Primary);
+        // Nobody here makes the next one: what is waited for is a server that says that it is one.
+        return Err(local.no_primary.filter(|_| is_awaited).unwrap_or(Reason::Fenced));
     }
     if state.holds() {
         // What is under way there goes on; nothing begins.
@@ -181,6 +183,9 @@ mod tests {
         apply(&mut state, Change::OpenFence { fenced: Fenced::Primary, epoch: Epoch(1) });
         assert_eq!(agree(&local(), &state, true).no_primary, Some(Reason::Fenced));
         apply(&mut state, Change::PassFence { fenced: Fenced::Primary, epoch: Epoch(1) });
+        assert_eq!(agree(&local(), &state, true).no_primary, Some(Reason::Fenced));
+        let down = View { no_primary: Some(Reason::PrimaryDown), ..local() };
+        assert_eq!(agree(&down, &state, true).no_primary, Some(Reason::PrimaryDown), "what it waits for");
         apply(&mut state, Change::NamePrimary { epoch: Epoch(1), server: "pg2".to_owned(), promotes: false });
         apply(&mut state, Change::ConfirmPrimary { epoch: Epoch(2), timeline: 2 });
         let view = agree(&local(), &state, true);

@@ -35,7 +35,7 @@ use crate::topology::Health;
 
 use action::Action;
 pub use loss::to_be_asked;
-pub use memory::{HostStop, Memory, OPERATIONS_END_MS};
+pub use memory::{HostStop, Memory, OPERATIONS_END_MS, Planned};
 
 /// A new leader gives the others so many heartbeats to say that they live.
 const GRACE_HEARTBEATS: u64 = 4;
@@ -59,8 +59,8 @@ pub struct Situation<'a> {
     pub servers: &'a [String],
     /// Where each voter is reached, as configured.
     pub addresses: &'a BTreeMap<String, String>,
-    /// Endpoints that an operator wants elsewhere: node and who asked.
-    pub wishes: &'a BTreeMap<String, (String, String)>,
+    /// Endpoints that are wanted elsewhere: on one of which nodes, and who asked.
+    pub wishes: &'a BTreeMap<String, (BTreeSet<String>, String)>,
     /// Whether nobody can act any more on what a fence ends.
     pub passed: &'a dyn Fn(&Fence) -> bool,
     pub policy: &'a Policy,

@@ -1,18 +1,21 @@
 //! Which instances of RDS or Aurora there are, by what AWS's API and the instances themselves say, and how they are reached.
 //!
 //! Pure. Invariants: who is the primary stays, whatever is said of it; and an API that says nothing, or has said nothing for a
-//! while, takes nobody away and brings nobody back.
+//! while, takes nobody away and brings nobody back. Of RDS the servers' own word brings in, and takes nobody out.
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 use super::aurora;
 use super::model::View;
 use crate::config::{self, FailoverMode};
+use crate::topology::Health;
 
 /// An answer may be late, or fail, now and then.
 const FRESH_REFRESHES: u64 = 4;
 
-/// As AWS's API describes it.
+/// As AWS's API describes it, or a member of the same cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Described {
     pub id: String,
@@ -69,8 +72,35 @@ pub fn which(mode: FailoverMode, said: &Said<'_>) -> Vec<String> {
             ids
         }
         // What all have agreed on is later than what this node heard once.
-        _ => known,
+        _ => {
+            let told = members(said.view).into_iter().map(|one| one.called(said.configured));
+            let told: BTreeSet<String> = told.filter(|id| !known.contains(id)).collect();
+            let room = aurora::MAX_INSTANCES.saturating_sub(known.len());
+            known.into_iter().chain(told.into_iter().take(room)).collect()
+        }
     }
+}
+
+/// Of a Multi-AZ DB cluster, as those servers say that belong to it.
+pub fn members(view: &View) -> Vec<Described> {
+    let servers = view.snapshot.servers.iter().zip(&view.details);
+    let up = servers.filter(|(state, _)| state.health == Health::Up);
+    let told = up.filter_map(|(_, detail)| detail.facts.as_deref()).flat_map(|facts| &facts.members);
+    let mut members: Vec<Described> = told.cloned().collect();
+    members.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+    members.dedup_by(|one, other| one.id == other.id);
+    members
+}
+
+/// Where each of them is: as the API says, and the others as they say it of each other.
+pub fn known_places(described: Option<&[Described]>, view: &View) -> Option<Vec<Described>> {
+    let mut all = described.unwrap_or_default().to_vec();
+    for member in members(view) {
+        if all.iter().all(|known| known.id != member.id) {
+            all.push(member);
+        }
+    }
+    (described.is_some() || !all.is_empty()).then_some(all)
 }
 
 impl Described {
@@ -122,7 +152,10 @@ impl Described {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::cluster::model::Facts;
 
     fn described(ids: &[&str]) -> Vec<Described> {
         let one = |id: &&str| Described {
@@ -171,6 +204,32 @@ mod tests {
         assert_eq!(said(&known, false), ["a", "new"], "another leader knew better");
         assert_eq!(said(&known, true), ["a", "deleted"]);
         assert_eq!(said(&[], false), ["a", "deleted"]);
+    }
+
+    #[test]
+    fn of_rds_members_are_brought_in_while_the_api_is_silent() {
+        let mut view = View::new(&[configured("a", "a.abc.rds.test"), configured("x", "x.abc.rds.test")]);
+        let told = |members: &[&str]| {
+            let facts = Facts { members: described(members), ..Facts::bare(false, 1, 7) };
+            Some(Arc::new(facts))
+        };
+        view.details[0].facts = told(&["a", "b", "c"]);
+        view.details[1].facts = told(&["y"]);
+        view.snapshot.servers[0].health = Health::Up;
+        let said = |described, known: &[String], is_fresh| {
+            let configured = [configured("second", "b.abc.rds.test")];
+            let primary = Some("a");
+            let said = Said { view: &view, known, configured: &configured, described, is_fresh, primary };
+            which(FailoverMode::Rds, &said)
+        };
+        let known = ids(&["a", "d"]);
+        assert_eq!(said(None, &known, false), ["a", "d", "c", "second"], "x is not one of theirs");
+        let listed = described(&["a", "d"]);
+        assert_eq!(said(Some(&listed), &known, false), ["a", "d", "c", "second"]);
+        assert_eq!(said(Some(&listed), &known, true), ["a", "d"], "the API may know better who is going");
+        let places = known_places(Some(&listed), &view).unwrap();
+        assert_eq!(places.iter().map(|one| &*one.id).collect::<Vec<_>>(), ["a", "d", "b", "c"]);
+        assert_eq!(known_places(None, &View::new(&[])), None);
     }
 
     #[test]

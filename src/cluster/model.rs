@@ -11,6 +11,7 @@ use crate::topology::{Admission, Health, Lsn, Register, Role, ServerIndex, Serve
 use super::aurora::Instances;
 use super::blue_green::BlueGreen;
 use super::conninfo::Upstream;
+use super::instances::Described;
 use super::lapses::Lapses;
 use super::reason::Reason;
 
@@ -63,6 +64,8 @@ pub struct Facts {
     pub blue_green: BlueGreen,
     /// The green side takes its place, or has taken it.
     pub given_away: bool,
+    /// Of RDS: the members of its Multi-AZ DB cluster, as it says. Empty: there is none, or it does not say.
+    pub members: Vec<Described>,
 }
 
 /// After how much silence on a replication connection its end gives it up; after half of that it asks the other end to
@@ -108,29 +111,28 @@ impl Facts {
     }
 }
 
-#[cfg(test)]
 impl Facts {
-    /// Of a server of which nothing else is to be known.
-    pub fn bare(in_recovery: bool, timeline: u32, lsn: u64) -> Self {
+    /// Of a primary that shows nothing of replication, since a service has its own.
+    pub fn without_replication(asked_at_ms: u64, answered_at_ms: u64, version: u32) -> Self {
         Facts {
-            asked_at_ms: 0,
-            answered_at_ms: 0,
-            in_recovery,
+            asked_at_ms,
+            answered_at_ms,
+            in_recovery: false,
             read_only: false,
-            timeline,
-            lsn: Lsn(lsn),
+            timeline: 1,
+            lsn: Lsn::default(),
             flushed_lsn: None,
             received_lsn: None,
             replay_lag_ms: None,
-            system_identifier: 1,
-            version: 150_000,
+            system_identifier: 0,
+            version,
             receiver: None,
             senders: Vec::new(),
             upstream: None,
             slot_name: None,
             synchronous_standby_names: String::new(),
             slots: Vec::new(),
-            wal_log_hints: true,
+            wal_log_hints: false,
             data_checksums: false,
             started_at_ms: 1,
             archive: None,
@@ -139,6 +141,22 @@ impl Facts {
             aurora: None,
             blue_green: BlueGreen::None,
             given_away: false,
+            members: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Facts {
+    /// Of a server of which nothing else is to be known.
+    pub fn bare(in_recovery: bool, timeline: u32, lsn: u64) -> Self {
+        Facts {
+            in_recovery,
+            timeline,
+            lsn: Lsn(lsn),
+            system_identifier: 1,
+            wal_log_hints: true,
+            ..Facts::without_replication(0, 0, 150_000)
         }
     }
 }
@@ -266,6 +284,12 @@ impl Observation {
 fn is_silence(reason: Reason) -> bool {
     use Reason::{ConnectRefused, ConnectionLost, Timeout, Unreachable};
     matches!(reason, Timeout | Unreachable | ConnectionLost | ConnectRefused)
+}
+
+/// The server lives, and lets in whom it knows, or those who came before: this node is not one of them.
+pub(super) fn is_turned_away(reason: Reason) -> bool {
+    use Reason::{AuthenticationFailed, CredentialMissing, TlsFailed, TooManyConnections};
+    matches!(reason, AuthenticationFailed | CredentialMissing | TlsFailed | TooManyConnections)
 }
 
 /// Whom the log has made the primary, on the timeline of its epoch.

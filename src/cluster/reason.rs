@@ -1,6 +1,6 @@
 //! Why a server is not used, why nobody is the primary, why the cluster did what it did: a stable code and a sentence.
 //!
-//! Codes appear in logs, `/status` and `docs/reasons.md`; they never change their meaning.
+//! Pure. Codes appear in logs, `/status` and `docs/reasons.md`; they never change their meaning.
 //! Invariant: every variant is in `ALL` (the macro sees to it) and in the manual page (a test does).
 
 use std::fmt;
@@ -68,6 +68,7 @@ reasons! {
     InstancesUnknown "instances_unknown" "AWS has not said yet which instances there are";
     PrimaryFound "primary_found" "most voters hear this server say that it is the primary";
     PromotedElsewhere "promoted_elsewhere" "most voters hear another server, of a later timeline, say that it is the primary";
+    WriterGone "writer_gone" "most voters find the writer down, and nothing accepts connections at its address";
     WriterMoved "writer_moved" "most voters hear another server say that it is the writer, and the one before no more";
     WriterReplaced "writer_replaced" "the writer was started anew, or another server answers at its name";
     AttachOrdered "attach_ordered" "an operator ordered that the server is used";
@@ -132,6 +133,7 @@ reasons! {
     ServerObserved "server_observed" "a node finds the server otherwise than before";
     EndpointEvent "endpoint_event" "what the endpoint's owner did to take or keep it";
     ConfigurationApplied "configuration_applied" "the cluster's configuration was changed";
+    ConfigurationUnusable "configuration_unusable" "the leading node cannot use the configuration that was agreed on, and goes by the one before";
     NodeReplaced "node_replaced" "the node was given a new life";
     VoterAdded "voter_added" "a voter was added to the cluster";
     NodeReaddressed "node_readdressed" "the configuration has the node at another address";

@@ -12,6 +12,16 @@ use crate::topology::Epoch;
 const ALWAYS: u64 = u64::MAX;
 const NO_EPOCH: u64 = 0;
 
+/// What a connection to the primary of some epoch is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Good,
+    /// The lease has ended. With the next one it is good again, unless the epoch has ended meanwhile: nobody gets a lease
+    /// who has not applied that.
+    Suspended,
+    Over,
+}
+
 #[derive(Debug)]
 pub struct WriteRight {
     /// The epoch whose primary may be used; 0: none, it is fenced or not known.
@@ -31,10 +41,21 @@ impl WriteRight {
         WriteRight { epoch: AtomicU64::new(NO_EPOCH), until_ms: AtomicU64::new(0) }
     }
 
-    /// Whether a connection of that epoch may be used now. `now_ms` is read only if it matters.
+    /// Whether a connection of that epoch may be used now.
     pub fn allows(&self, epoch: Epoch, now_ms: impl FnOnce() -> u64) -> bool {
+        self.standing(epoch, now_ms) == Standing::Good
+    }
+
+    /// `now_ms` is read only if it matters.
+    pub fn standing(&self, epoch: Epoch, now_ms: impl FnOnce() -> u64) -> Standing {
         let until_ms = self.until_ms.load(Ordering::Acquire);
-        until_ms == ALWAYS || epoch.0 == self.epoch.load(Ordering::Acquire) && now_ms() < until_ms
+        if until_ms == ALWAYS {
+            return Standing::Good;
+        }
+        if epoch.0 != self.epoch.load(Ordering::Acquire) {
+            return Standing::Over;
+        }
+        if now_ms() < until_ms { Standing::Good } else { Standing::Suspended }
     }
 
     /// Whether there is a lease, whatever the epoch.
@@ -75,6 +96,14 @@ mod tests {
         right.lasts_until(100);
         assert!(right.allows(Epoch(3), || 99));
         assert!(!right.allows(Epoch(3), || 100) && !right.allows(Epoch(2), || 99));
+        assert_eq!(
+            right.standing(Epoch(3), || 100),
+            Standing::Suspended,
+            "a lease comes back, an epoch does not"
+        );
+        assert_eq!(right.standing(Epoch(2), || 100), Standing::Over);
+        right.lasts_until(200);
+        assert_eq!(right.standing(Epoch(3), || 100), Standing::Good);
         right.follow(&ClusterState::default());
         assert!(!right.allows(Epoch(3), || 99) && right.holds(99));
     }

@@ -462,6 +462,11 @@ impl ClusterState {
         self.ownership.is_fenced(fenced)
     }
 
+    /// Whether nobody can act on what was ended any more, and nothing has begun since.
+    pub fn has_passed(&self, fenced: &Fenced) -> bool {
+        self.ownership.fences().iter().any(|fence| fence.fenced == *fenced && fence.passed)
+    }
+
     /// Before it is in the log. What every version's `apply` takes may come at a bad moment all the same: a server that is
     /// put out of use while the primary is being replaced may be the one that is needed.
     pub fn check_proposal(&self, change: &Change) -> Result<(), Refusal> {

@@ -9,10 +9,9 @@ use komainu_escalation::{AwsSettings, EndpointSettings};
 
 use super::document::{Document, Table};
 use super::{
-    Admin, Agent, Aurora, Auth, AuthQuery, ClientTls, ClientTlsMode, Cluster, Config, Consistency, Dns,
-    EmfTo, Endpoint, Failover, FailoverMode, FenceHost, Health, HealthOfServer, Hooks, Limits, Listen, Log,
-    LogFormat, Metrics, Node, Pool, PoolLimits, PoolMode, PoolOverride, Preference, Replication, Scheduling,
-    Server, ServerPassword, ServerTls, ServerUser, Split, SslMode, SyncMode,
+    Admin, Agent, Aurora, Auth, AuthQuery, ClientTls, Cluster, Config, Dns, EmfTo, Endpoint, Failover,
+    FailoverMode, Health, HealthOfServer, Hooks, Limits, Listen, Log, Metrics, Node, Pool, PoolLimits,
+    PoolOverride, Preference, Server, ServerPassword, ServerTls, ServerUser, Split,
 };
 use crate::consensus::lease::LeaseSettings;
 
@@ -23,12 +22,12 @@ pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Confi
         admin: admin(document.table("admin"), directory),
         log: log(document.table("log"), directory),
         metrics: metrics(document.table("metrics"), directory),
-        limits: limits(document.table("limits"), failover_mode(document.table("failover"))),
+        limits: limits(document.table("limits"), document.table("failover").choice("mode")),
         client_tls: client_tls(document.table("client_tls"), directory),
         server_tls: server_tls(document.table("server_tls"), directory),
         auth: auth(document, directory),
         pool: pool(document),
-        split: split(document),
+        split: split(document, document.table("failover").choice("mode")),
         health: health(document.table("health"), directory),
         servers: document.list("server").iter().map(server).collect(),
         server_users: document.list("server_user").iter().map(server_user).collect(),
@@ -37,10 +36,7 @@ pub(super) fn build(document: &Document, directory: &Path, cpus: usize) -> Confi
         hooks: hooks(document.table("hooks")),
         zone: top.optional_text("zone"),
         workers: if top.has("workers") { top.usize("workers") } else { cpus },
-        worker_scheduling: match top.text("worker_scheduling").as_str() {
-            "normal" => Scheduling::Normal,
-            _ => Scheduling::Batch,
-        },
+        worker_scheduling: top.choice("worker_scheduling"),
         core_dumps: top.bool("core_dumps"),
         cluster: cluster(document, directory),
         endpoints: document.list("endpoint").iter().filter_map(endpoint).collect(),
@@ -76,13 +72,9 @@ fn admin(table: &Table, directory: &Path) -> Admin {
 }
 
 fn log(table: &Table, directory: &Path) -> Log {
-    let format = match table.text("format").as_str() {
-        "json" => LogFormat::Json,
-        _ => LogFormat::Text,
-    };
     Log {
         level: table.text("level"),
-        format,
+        format: table.choice("format"),
         file: path(table, "file", directory),
         rotate_bytes: table.u64("rotate_bytes"),
         keep_files: table.usize("keep_files"),
@@ -110,6 +102,7 @@ fn limits(table: &Table, mode: FailoverMode) -> Limits {
         startup_timeout_ms: table.u64("startup_timeout_ms"),
         client_idle_timeout_ms: table.u64("client_idle_timeout_ms"),
         idle_in_transaction_timeout_ms: table.u64("idle_in_transaction_timeout_ms"),
+        peer_gone_after_ms: table.u64("peer_gone_after_ms"),
         hold_timeout_ms: table.number("hold_timeout_ms").unwrap_or(mode.hold_timeout_ms()),
         max_held_clients: match table.has("max_held_clients") {
             true => table.usize("max_held_clients"),
@@ -125,14 +118,8 @@ fn limits(table: &Table, mode: FailoverMode) -> Limits {
 }
 
 fn client_tls(table: &Table, directory: &Path) -> ClientTls {
-    let mode = match table.text("mode").as_str() {
-        "allow" => ClientTlsMode::Allow,
-        "require" => ClientTlsMode::Require,
-        "verify" => ClientTlsMode::Verify,
-        _ => ClientTlsMode::Off,
-    };
     ClientTls {
-        mode,
+        mode: table.choice("mode"),
         cert_file: path(table, "cert_file", directory),
         key_file: path(table, "key_file", directory),
         client_ca_file: path(table, "client_ca_file", directory),
@@ -140,16 +127,8 @@ fn client_tls(table: &Table, directory: &Path) -> ClientTls {
 }
 
 fn server_tls(table: &Table, directory: &Path) -> ServerTls {
-    let mode = match table.text("mode").as_str() {
-        "disable" => SslMode::Disable,
-        "allow" => SslMode::Allow,
-        "require" => SslMode::Require,
-        "verify-ca" => SslMode::VerifyCa,
-        "verify-full" => SslMode::VerifyFull,
-        _ => SslMode::Prefer,
-    };
     ServerTls {
-        mode,
+        mode: table.choice("mode"),
         ca_file: path(table, "ca_file", directory),
         cert_file: path(table, "cert_file", directory),
         key_file: path(table, "key_file", directory),
@@ -171,17 +150,10 @@ fn auth(document: &Document, directory: &Path) -> Auth {
     }
 }
 
-fn pool_mode(word: &str) -> PoolMode {
-    match word {
-        "session" => PoolMode::Session,
-        _ => PoolMode::Transaction,
-    }
-}
-
 fn pool(document: &Document) -> Pool {
     let table = document.table("pool");
     let limits = PoolLimits {
-        mode: pool_mode(&table.text("mode")),
+        mode: table.choice("mode"),
         size: table.usize("size"),
         min: table.usize("min"),
         reserve: table.usize("reserve"),
@@ -209,7 +181,7 @@ fn pool_override(table: &Table, general: &PoolLimits) -> PoolOverride {
         database: table.optional_text("database"),
         user: table.optional_text("user"),
         limits: PoolLimits {
-            mode: table.optional_text("mode").map_or(general.mode, |word| pool_mode(&word)),
+            mode: table.optional_choice("mode").unwrap_or(general.mode),
             size: number("size", general.size),
             min: number("min", general.min),
             reserve: number("reserve", general.reserve),
@@ -218,13 +190,8 @@ fn pool_override(table: &Table, general: &PoolLimits) -> PoolOverride {
     }
 }
 
-fn split(document: &Document) -> Split {
+fn split(document: &Document, mode: FailoverMode) -> Split {
     let table = document.table("split");
-    let consistency = match table.text("consistency").as_str() {
-        "eventual" => Consistency::Eventual,
-        "bounded" => Consistency::Bounded,
-        _ => Consistency::Session,
-    };
     let preference = |table: &Table| Preference {
         application_name: table.optional_text("application_name"),
         database: table.optional_text("database"),
@@ -232,8 +199,8 @@ fn split(document: &Document) -> Split {
         target: table.target("target"),
     };
     Split {
-        enabled: table.bool("enabled"),
-        consistency,
+        enabled: !mode.is_redshift() && table.bool("enabled"),
+        consistency: table.choice("consistency"),
         max_lag_bytes: table.u64("max_lag_bytes"),
         max_lag_ms: table.u64("max_lag_ms"),
         floor_wait_ms: table.u64("floor_wait_ms"),
@@ -267,10 +234,7 @@ fn server(table: &Table) -> Server {
         zone: table.optional_text("zone"),
         disallow_failover: table.bool("disallow_failover"),
         always_primary: table.bool("always_primary"),
-        replication: match table.text("replication").as_str() {
-            "log-shipping" => Replication::LogShipping,
-            _ => Replication::Streaming,
-        },
+        replication: table.choice("replication"),
         agent: table.optional_text("agent"),
         instance_id: table.optional_text("instance_id"),
         health: HealthOfServer {
@@ -298,29 +262,16 @@ fn agent(table: &Table, directory: &Path) -> Agent {
     }
 }
 
-fn failover_mode(table: &Table) -> FailoverMode {
-    match table.text("mode").as_str() {
-        "streaming" => FailoverMode::Streaming,
-        "rds" => FailoverMode::Rds,
-        "aurora" => FailoverMode::Aurora,
-        _ => FailoverMode::Off,
-    }
-}
-
 fn failover(table: &Table, directory: &Path) -> Failover {
     Failover {
-        mode: failover_mode(table),
+        mode: table.choice("mode"),
         automatic: table.bool("automatic"),
         user: table.text("user"),
         password_file: path(table, "password_file", directory),
         database: table.text("database"),
         replication_user: table.text("replication_user"),
         replication_passfile: table.optional_text("replication_passfile"),
-        sync_mode: match table.text("sync_mode").as_str() {
-            "prefer" => SyncMode::Prefer,
-            "require" => SyncMode::Require,
-            _ => SyncMode::Off,
-        },
+        sync_mode: table.choice("sync_mode"),
         sync_count: table.u32("sync_count"),
         max_lag_bytes: table.u64("max_lag_bytes"),
         promote_log_shipped: table.bool("promote_log_shipped"),
@@ -329,11 +280,7 @@ fn failover(table: &Table, directory: &Path) -> Failover {
         silence_ms: table.u64("silence_ms"),
         max_slot_bytes: table.u64("max_slot_bytes"),
         write_timeout_ms: table.u64("write_timeout_ms"),
-        fence_host: match table.text("fence_host").as_str() {
-            "prefer" => FenceHost::Prefer,
-            "require" => FenceHost::Require,
-            _ => FenceHost::Off,
-        },
+        fence_host: table.choice("fence_host"),
         fence_host_wait_ms: table.u64("fence_host_wait_ms"),
         cluster_id: table.optional_text("cluster_id"),
         cluster_refresh_ms: table.u64("cluster_refresh_ms"),

@@ -143,7 +143,16 @@ fn server_tls(document: &Document, config: &Config, findings: &mut Findings) {
         findings.problems.add(table.line("mode"), "server_tls.ca_file", problem, remedy);
     }
     if table.has("ca_file") && !verifies && !table.is_bad("mode") {
-        let problem = format!("it is not used: mode = \"{}\" verifies nobody", table.text("mode"));
+        let mode = table.text("mode");
+        let problem = match config.server_tls.mode {
+            SslMode::Disable => format!("it is not used: mode = \"{mode}\" speaks no TLS"),
+            SslMode::Require => {
+                format!("with it, mode = \"{mode}\" is \"verify-ca\": the server's name is not checked")
+            }
+            _ => format!(
+                "with it, mode = \"{mode}\" goes on without TLS where the authority does not vouch for the server"
+            ),
+        };
         findings.warnings.add(
             table.line("ca_file"),
             "server_tls.ca_file",
@@ -170,13 +179,18 @@ fn auth_query(document: &Document, config: &Config, findings: &mut Findings) {
         let problem = "it does not contain $1, the user's name";
         findings.problems.add(table.line("query"), "auth.query.query", problem, "write … where rolname = $1");
     }
-    if table.has("user") && config.auth.user_file.is_none() && !document.table("auth").is_bad("user_file") {
+    let is_given = config.server_users.iter().any(|known| known.name == query.user);
+    if table.has("user")
+        && !is_given
+        && config.auth.user_file.is_none()
+        && !document.table("auth").is_bad("user_file")
+    {
         let problem = format!("there is no auth.user_file with the password of \"{}\"", query.user);
         findings.problems.add(
             table.line("user"),
             "auth.query.user",
             problem,
-            "set auth.user_file and name the user there",
+            "set auth.user_file and name the user there, or give it a [[server_user]]",
         );
     }
 }
@@ -273,7 +287,7 @@ fn unreachable_entry(section: &str, first: &Table, table: &Table, findings: &mut
 fn servers(document: &Document, config: &Config, findings: &mut Findings) {
     let tables = document.list("server");
     if tables.is_empty() {
-        let remedy = match config.failover.mode.is_managed() {
+        let remedy = match config.failover.mode.is_of_rds() {
             _ if config.failover.watched_cluster().is_some() => return,
             true => "name the cluster in failover.cluster_id, or add [[server]] with id and host",
             false => "add [[server]] with id and host",

@@ -14,9 +14,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::PreferenceTarget;
-use super::keys::{self, Key, Preset, SECTIONS, Section, Shape};
+use super::keys::{self, Key, Kind, Preset, SECTIONS, Section, Shape};
 use super::report::Findings;
 use super::value::Value;
+use super::words::Words;
 
 /// Every section of a file; those of shape `Table` are always there.
 #[derive(Debug)]
@@ -241,6 +242,18 @@ impl Table {
     /// Empty if it is required and absent, which was reported.
     pub(super) fn text(&self, name: &str) -> String {
         self.optional_text(name).unwrap_or_default()
+    }
+
+    /// None if it is not written and has no default.
+    pub(super) fn optional_choice<T: Words>(&self, name: &str) -> Option<T> {
+        let key = self.section.key(name).expect("only keys of the table are asked for");
+        assert_eq!(key.kind, Kind::Choice(T::WORDS), "{name} has another type in the table");
+        let word = self.optional_text(name)?;
+        Some(T::of(&word).expect("a choice is one of its words"))
+    }
+
+    pub(super) fn choice<T: Words>(&self, name: &str) -> T {
+        self.optional_choice(name).expect("only a choice with a default is asked for so: tested")
     }
 
     pub(super) fn path(&self, name: &str) -> Option<PathBuf> {

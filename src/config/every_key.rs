@@ -24,7 +24,7 @@ const AFTER: &str = "zone = 'b'\nworkers = 2\nworker_scheduling = 'normal'\ncore
     file = '/l'\nrotate_bytes = 9999\nkeep_files = 9\n\
     [metrics]\nemf = 'stdout'\nput_metric_data = true\nnamespace = 'shop'\nperiod_ms = 1000\nhigh_resolution = true\n\
     [limits]\nmax_client_connections = 9\nmax_unauthenticated_per_address = 9\nstartup_timeout_ms = 9\n\
-    client_idle_timeout_ms = 9\nidle_in_transaction_timeout_ms = 9\nhold_timeout_ms = 9\nmax_held_clients = 8\nmax_held_bytes = 99999\n\
+    client_idle_timeout_ms = 9\nidle_in_transaction_timeout_ms = 9\npeer_gone_after_ms = 9999\nhold_timeout_ms = 9\nmax_held_clients = 8\nmax_held_bytes = 99999\n\
     shutdown_timeout_ms = 9\n\
     max_message_bytes = 99999\nmax_inspected_statement_bytes = 9999\n\
     max_prepared_statements_per_session = 9\nmax_prepared_bytes_per_session = 9999\n\

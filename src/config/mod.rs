@@ -1,6 +1,6 @@
 //! The configuration as the rest of the program sees it: plain, checked values.
 //!
-//! Owns the shape, units and defaults of every key. Reading and checking a file is
+//! Owns the shape and units of every key; their defaults are in `keys::table`. Reading and checking a file is
 //! `config::file`; nothing here does IO. Invariant: a `Config` that exists has been checked,
 //! so no other module validates a key again.
 
@@ -20,6 +20,7 @@ pub mod report;
 pub mod shared;
 mod this_node;
 mod value;
+pub mod words;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -32,6 +33,9 @@ pub use certificates::CertificateFile;
 pub use failover_mode::FailoverMode;
 pub use file::load;
 pub use this_node::{NodeError, this_node};
+
+/// In which a leader is found, even if the first one or two come to nothing.
+const LEASE_ELECTIONS: u64 = 3;
 
 /// Everything one komainu process is told. Shared as `Arc<Config>`; never global.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +74,18 @@ pub struct Config {
     pub aurora: Aurora,
 }
 
+impl Config {
+    /// How long work that is under way on the primary waits for this node's lease: as long as a few elections may take, and
+    /// never longer than what has not begun.
+    pub fn lease_awaited_ms(&self) -> u64 {
+        let elections_ms = self
+            .cluster
+            .as_ref()
+            .map_or(0, |cluster| LEASE_ELECTIONS * cluster.lease.election_timeout_max_ms);
+        elections_ms.min(self.limits.hold_timeout_ms)
+    }
+}
+
 /// How the instances of an Aurora cluster are reached, and what is made of their lag.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Aurora {
@@ -82,7 +98,7 @@ pub struct Aurora {
 /// Whom the servers' names are asked of.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Dns {
-    /// None: the system's resolver.
+    /// Empty: the system's resolver.
     pub servers: Vec<SocketAddr>,
 }
 
@@ -107,11 +123,11 @@ pub struct Listen {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
-    /// HTTP address of `/metrics`, `/live`, `/ready`.
+    /// HTTP address of the pages that only read, and that name no client.
     pub address: Option<SocketAddr>,
-    /// The same over a Unix socket, guarded by its file permissions.
+    /// All pages and all orders over a Unix socket, guarded by its file permissions.
     pub socket: Option<PathBuf>,
-    /// The same over TLS, for whoever has the token. With it the three files are there.
+    /// As the socket over TLS, for whoever has the token. With it the three files are there.
     pub tls_address: Option<SocketAddr>,
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
@@ -131,7 +147,7 @@ pub struct Log {
     pub format: LogFormat,
     /// None: stderr.
     pub file: Option<PathBuf>,
-    /// A longer file is exchanged for a new one. 0: never.
+    /// A longer file is exchanged for a new one. 0: only when it is ordered.
     pub rotate_bytes: u64,
     /// Older files that are kept.
     pub keep_files: usize,
@@ -167,6 +183,8 @@ pub struct Limits {
     pub client_idle_timeout_ms: u64,
     /// A client idle inside a transaction for longer is ended (25P03). 0: never.
     pub idle_in_transaction_timeout_ms: u64,
+    /// A client or a server that has acknowledged nothing for so long of what it was sent is taken for gone.
+    pub peer_gone_after_ms: u64,
     /// How long a request or a login waits for a primary; the default follows `failover.mode`.
     pub hold_timeout_ms: u64,
     /// Clients that may wait for one at a time.
@@ -235,7 +253,7 @@ pub struct Auth {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuthQuery {
-    /// The role it runs as; its secret comes from `user_file` as a plain password.
+    /// The role it runs as; its plain password comes from `user_file`, or from a `[[server_user]]`.
     pub user: String,
     pub database: String,
     /// One parameter, `$1`: the user's name. Columns: secret, and whether the role may log in now.
@@ -530,7 +548,7 @@ impl Failover {
 
     /// Of which the API of RDS is asked.
     pub fn watched_cluster(&self) -> Option<&str> {
-        self.cluster_id.as_deref().filter(|_| self.mode.is_managed())
+        self.cluster_id.as_deref().filter(|_| self.mode.is_of_rds())
     }
 }
 

@@ -196,7 +196,7 @@ compare!(log, Log, "log", [level, format, file, rotate_bytes, keep_files], not k
 compare!(metrics, Metrics, "metrics", [emf, put_metric_data, namespace, period_ms, high_resolution], not keys: []);
 compare!(limits, Limits, "limits", [
     max_client_connections, max_unauthenticated_per_address, startup_timeout_ms, client_idle_timeout_ms,
-    idle_in_transaction_timeout_ms, hold_timeout_ms, max_held_clients, max_held_bytes, shutdown_timeout_ms, max_message_bytes,
+    idle_in_transaction_timeout_ms, peer_gone_after_ms, hold_timeout_ms, max_held_clients, max_held_bytes, shutdown_timeout_ms, max_message_bytes,
     max_inspected_statement_bytes,
     max_prepared_statements_per_session, max_prepared_bytes_per_session
 ], not keys: []);

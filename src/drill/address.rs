@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::backend::connect::{ConnectTarget, Credential, Login, Secret};
+use crate::config::words::Words as _;
 use crate::config::{ServerTls, SslMode};
 use crate::net::tls::{ServerTlsContext, TlsConfigError};
 
@@ -88,24 +89,12 @@ fn tls(parameters: &str) -> Result<ServerTls, AddressError> {
         let (name, value) = split(parameter, '=');
         let value = decoded(value.unwrap_or_default())?;
         match name {
-            "sslmode" => tls.mode = ssl_mode(&value).ok_or(AddressError::SslMode(value))?,
+            "sslmode" => tls.mode = SslMode::of(&value).ok_or(AddressError::SslMode(value))?,
             "sslrootcert" => tls.ca_file = Some(PathBuf::from(value)),
             other => return Err(AddressError::Parameter(other.to_owned())),
         }
     }
     Ok(tls)
-}
-
-fn ssl_mode(name: &str) -> Option<SslMode> {
-    Some(match name {
-        "disable" => SslMode::Disable,
-        "allow" => SslMode::Allow,
-        "prefer" => SslMode::Prefer,
-        "require" => SslMode::Require,
-        "verify-ca" => SslMode::VerifyCa,
-        "verify-full" => SslMode::VerifyFull,
-        _ => return None,
-    })
 }
 
 /// With `%40` and the like resolved.

@@ -17,7 +17,7 @@ use super::client::Client;
 use super::clock::Clock;
 use super::error::DrillError;
 use super::event::Event;
-use super::nodes::{self, Endpoint, Status, complaint};
+use super::nodes::{self, Endpoint, Status, complaint_of};
 use super::phases::{Move, phases};
 use super::report::{Report, Run};
 use super::rows::{Present, Table};
@@ -191,7 +191,7 @@ impl Drill<'_> {
         let name = self.settings.endpoint.as_deref();
         loop {
             let statuses = nodes::statuses(&self.subject.nodes).await;
-            let complaint = complaint(&statuses, name);
+            let complaint = complaint_of(&statuses, name);
             let owned = self
                 .subject
                 .nodes

@@ -28,6 +28,12 @@ pub enum DrillError {
     Service,
     #[error("--pgbouncer is for a sandbox with names that move: add --mode rds or --mode aurora")]
     NoNames,
+    #[error("--ask-aws is for --event aws-failover of a cluster that is no sandbox")]
+    NotAws,
+    #[error("--ask-aws: {primary}, which writes here, is no instance of {id}: nothing was asked of AWS")]
+    OtherCluster { id: String, primary: String },
+    #[error("AWS was to be asked for a failover: {0}; look what came of it before you try again")]
+    Aws(String),
     #[error("PgBouncer: {0}")]
     PgBouncer(String),
     #[error("cannot reserve a port: {0}")]
@@ -76,7 +82,9 @@ impl DrillError {
             | Self::Real
             | Self::NoService
             | Self::Service
-            | Self::NoNames => true,
+            | Self::NoNames
+            | Self::NotAws
+            | Self::OtherCluster { .. } => true,
             Self::Sandbox(error) => error.is_usage(),
             _ => false,
         }

@@ -51,6 +51,8 @@ pub struct Relied {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Server {
     pub id: String,
+    #[serde(default)]
+    pub host: String,
     pub role: String,
     pub health: String,
     /// Of a standby, as its primary says.
@@ -104,16 +106,22 @@ pub async fn statuses(sockets: &[PathBuf]) -> Vec<Option<Status>> {
     futures_util::future::join_all(sockets.iter().map(|socket| status(socket))).await
 }
 
-/// Why the cluster is not as it should be, if it is not.
-pub fn complaint(statuses: &[Option<Status>], name: Option<&str>) -> Option<&'static str> {
+/// Why the cluster is not as it should be, if it is not. It may have no endpoint at all, and nobody who owns one.
+pub fn complaint(statuses: &[Option<Status>]) -> Option<&'static str> {
+    let has_endpoint = statuses.iter().flatten().any(|status| status.endpoint(None).is_some());
+    match has_endpoint {
+        true => complaint_of(statuses, None),
+        false => disagreement(statuses).or_else(|| without_lease(statuses)),
+    }
+}
+
+/// The same of a cluster with this endpoint, or, without a name, with any.
+pub fn complaint_of(statuses: &[Option<Status>], name: Option<&str>) -> Option<&'static str> {
+    if let Some(complaint) = disagreement(statuses) {
+        return Some(complaint);
+    }
     let known: Vec<&Status> = statuses.iter().flatten().collect();
-    if known.len() < statuses.len() {
-        return Some("a node does not answer");
-    }
     let first = known.first()?;
-    if first.leader.is_none() || known.iter().any(|status| status.leader != first.leader) {
-        return Some("the nodes do not agree on a leader");
-    }
     let owned = |status: &Status| {
         let endpoint = status.endpoint(name)?;
         Some((endpoint.owner.clone()?, endpoint.epoch))
@@ -121,9 +129,23 @@ pub fn complaint(statuses: &[Option<Status>], name: Option<&str>) -> Option<&'st
     if owned(first).is_none() || known.iter().any(|status| owned(status) != owned(first)) {
         return Some("the nodes do not agree on who owns the endpoint");
     }
+    without_lease(statuses)
+}
+
+fn disagreement(statuses: &[Option<Status>]) -> Option<&'static str> {
+    if statuses.iter().any(Option::is_none) {
+        return Some("a node does not answer");
+    }
+    let mut leaders = statuses.iter().flatten().map(|status| &status.leader);
+    let first = leaders.next()?;
+    let agree = first.is_some() && leaders.all(|leader| leader == first);
+    (!agree).then_some("the nodes do not agree on a leader")
+}
+
+fn without_lease(statuses: &[Option<Status>]) -> Option<&'static str> {
     // Whether one reached another at the last attempt says less: that may be long ago.
-    let idle = |status: &&Status| status.lease_remaining_ms.is_none_or(|ms| ms == 0);
-    known.iter().any(idle).then_some("a node has no lease")
+    let idle = |status: &Status| status.lease_remaining_ms.is_none_or(|ms| ms == 0);
+    statuses.iter().flatten().any(idle).then_some("a node has no lease")
 }
 
 async fn ask<T: DeserializeOwned + Send + 'static>(socket: &Path, path: &str) -> Option<T> {
@@ -149,7 +171,7 @@ mod tests {
     #[test]
     fn a_cluster_is_whole_when_all_say_the_same_and_have_a_lease() {
         let good = || says(r#""node1""#, r#""node2""#, "700");
-        assert_eq!(complaint(&[good(), good()], Some("app")), None);
+        assert_eq!(complaint_of(&[good(), good()], Some("app")), None);
         assert_eq!(good().unwrap().endpoint(None).unwrap().phases[0].ms, 12.5);
         let (nobody, leaderless) = (says(r#""node1""#, "null", "700"), says("null", r#""node2""#, "700"));
         for (statuses, says) in [
@@ -161,8 +183,18 @@ mod tests {
             ([good(), says(r#""node1""#, r#""node2""#, "0")], "no lease"),
             ([good(), says(r#""node1""#, r#""node2""#, "null")], "no lease"),
         ] {
-            assert!(complaint(&statuses, None).unwrap().contains(says), "{says}");
+            assert!(complaint_of(&statuses, None).unwrap().contains(says), "{says}");
+            assert!(complaint(&statuses).unwrap().contains(says), "{says}");
         }
-        assert!(complaint(&[good()], Some("web")).unwrap().contains("owns"));
+        assert!(complaint_of(&[good()], Some("web")).unwrap().contains("owns"));
+        let bare = |lease| {
+            let text = format!(
+                r#"{{"version":"1","node":"node2","leader":"node1","term":3,"lease_remaining_ms":{lease},"nodes":[],"endpoints":[]}}"#
+            );
+            Some(serde_json::from_str(&text).unwrap())
+        };
+        assert_eq!(complaint(&[bare(700), bare(700)]), None, "there is no endpoint");
+        assert!(complaint_of(&[bare(700)], None).unwrap().contains("owns"));
+        assert!(complaint(&[bare(700), bare(0)]).unwrap().contains("no lease"));
     }
 }

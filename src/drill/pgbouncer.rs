@@ -17,7 +17,8 @@ use super::address::Address;
 use super::error::DrillError;
 use super::rows::connect;
 use crate::backend::connect::Credential;
-use crate::sandbox::{Installation, ReadyManaged, ReservedPort, Scratch, process};
+use crate::postgres::{Installation, process};
+use crate::sandbox::{ReadyManaged, ReservedPort, Scratch};
 
 /// Names the program; otherwise it is looked for.
 const NAMED_BY: &str = "PGBOUNCER";

@@ -1,4 +1,4 @@
-//! `host:port`, taken apart.
+//! `host:port`, taken apart. Pure.
 
 /// `[::1]:7400` is the host `::1`.
 pub fn split_address(address: &str) -> Option<(&str, u16)> {

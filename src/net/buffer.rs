@@ -131,13 +131,19 @@ impl Buffer {
         self.len() == self.storage.len() && !self.storage.is_empty()
     }
 
+    /// Nothing is here, and nothing was heard of the socket since it was last read empty.
+    pub fn has_nothing(&self, stream: &Stream) -> bool {
+        self.is_empty() && (self.drained || !stream.is_tls()) && !stream.may_be_read()
+    }
+
     /// Reads once. `Ready(Ok(0))` is the end of the stream. Must not be called on a full buffer. Takes
     /// storage only when there is something to read.
     pub fn poll_fill(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.storage.is_empty() && self.drained {
+        let has_nothing = self.has_nothing(stream);
+        self.drained = true;
+        if has_nothing {
             ready!(stream.poll_read_ready(cx))?;
         }
-        self.drained = true;
         let space = self.space();
         debug_assert!(!space.is_empty());
         let mut read = ReadBuf::new(space);
@@ -230,15 +236,34 @@ mod tests {
         assert_eq!(buffer.capacity(), SMALL * 2);
     }
 
-    #[tokio::test]
-    async fn what_was_passed_over_is_asked_for_again() {
+    async fn connected() -> (Stream, TcpStream) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (mut ours, theirs) = tokio::join!(
-            async { Stream::Tcp(TcpStream::connect(address).await.unwrap()) },
-            listener.accept()
-        );
-        let (mut theirs, mut buffer) = (theirs.unwrap().0, Buffer::default());
+        let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (Stream::Tcp(ours.unwrap()), theirs.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn what_has_come_is_heard_of_by_whoever_only_looks() {
+        let ((mut ours, mut theirs), mut buffer) = (connected().await, Buffer::default());
+        assert!(buffer.has_nothing(&ours));
+        theirs.write_all(b"more").await.unwrap();
+        while buffer.has_nothing(&ours) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(poll_fn(|cx| buffer.poll_fill(&mut ours, cx)).await.unwrap(), 4);
+        assert!(!buffer.has_nothing(&ours), "it is here");
+        buffer.consume(4);
+        assert!(buffer.has_nothing(&ours));
+        drop(theirs);
+        while buffer.has_nothing(&ours) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_passed_over_is_asked_for_again() {
+        let ((mut ours, mut theirs), mut buffer) = (connected().await, Buffer::default());
         let mut drained = async |buffer: &mut Buffer, skip: bool| {
             poll_fn(|cx| {
                 let read = if skip { Poll::Pending } else { buffer.poll_fill(&mut ours, cx) };

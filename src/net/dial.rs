@@ -29,6 +29,13 @@ pub async fn dial(host: &str, port: u16, names: &Names) -> io::Result<Stream> {
     Ok(Stream::Tcp(tcp))
 }
 
+/// Connects to an address that is known already.
+pub async fn dial_address(address: SocketAddr) -> io::Result<Stream> {
+    let tcp = TcpStream::connect(address).await?;
+    sockopt::configure(&tcp)?;
+    Ok(Stream::Tcp(tcp))
+}
+
 /// Tries addresses in order; the next one as soon as the one before failed or had its head start.
 async fn first_to_connect(addresses: &[SocketAddr], head_start: Duration) -> io::Result<TcpStream> {
     let mut waiting = addresses.iter();

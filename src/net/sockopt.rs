@@ -1,8 +1,8 @@
 //! Socket options of TCP connections, to servers and from clients.
 //!
 //! Owns how long a silent peer is believed in. Never opens or reads a socket.
-//! Invariant: a peer that vanished without a word is noticed within `PEER_GONE_AFTER`, whether we
-//! wait for it (keepalive) or it owes us acknowledgements (`TCP_USER_TIMEOUT`).
+//! Invariant: a peer that vanished without a word while we wait for it is noticed within 45 seconds. One that owes us
+//! acknowledgements is for [`super::vanished`]; where nobody asks there, for [`give_up_unacknowledged`].
 
 use std::io;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use socket2::{SockRef, TcpKeepalive};
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_COUNT: u32 = 3;
-/// Idle time and all probes together. Less would cut the probing short: once the user timeout is set
+/// Idle time and all probes together. Less would cut the probing short: where the user timeout is set
 /// the kernel gives up by it, and no longer by the number of probes.
 const PEER_GONE_AFTER: Duration = Duration::from_secs(45);
 
@@ -27,10 +27,13 @@ pub fn configure<'a>(socket: impl Into<SockRef<'a>>) -> io::Result<()> {
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_COUNT);
-    socket.set_tcp_keepalive(&keepalive)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(PEER_GONE_AFTER))?;
-    Ok(())
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// For peers that always read: what they do not acknowledge for so long ends the connection. So does a window that
+/// stays closed, which is why clients and servers of PostgreSQL, who may take their time, do not have it.
+pub fn give_up_unacknowledged<'a>(socket: impl Into<SockRef<'a>>) -> io::Result<()> {
+    socket.into().set_tcp_user_timeout(Some(PEER_GONE_AFTER))
 }
 
 #[cfg(test)]
@@ -42,6 +45,7 @@ mod tests {
     async fn what_a_listener_accepts_has_its_options() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         configure(&listener).unwrap();
+        give_up_unacknowledged(&listener).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
         let socket = SockRef::from(&accepted);
@@ -59,6 +63,8 @@ mod tests {
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         configure(&tcp).unwrap();
         let socket = SockRef::from(&tcp);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None, "a peer that lives may take its time");
+        give_up_unacknowledged(&tcp).unwrap();
         assert!(tcp.nodelay().unwrap());
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);

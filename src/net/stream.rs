@@ -4,13 +4,18 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::BytesMut;
 use rustls::{CommonState, pki_types::CertificateDer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
+
+/// What a peer may send ahead while it must wait, and still be seen to leave.
+const SENT_AHEAD: usize = 4096;
 
 #[derive(Debug)]
 pub enum Stream {
@@ -33,6 +38,16 @@ impl Stream {
             Stream::Tcp(tcp) => tcp.peer_addr().ok(),
             Stream::TlsAccepted(tls) => tls.get_ref().0.peer_addr().ok(),
             Stream::TlsConnected(tls) => tls.get_ref().0.peer_addr().ok(),
+            Stream::Unix(_) => None,
+        }
+    }
+
+    /// Its socket, if it is one of TCP.
+    pub fn tcp(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Stream::Tcp(tcp) => Some(tcp.as_fd()),
+            Stream::TlsAccepted(tls) => Some(tls.get_ref().0.as_fd()),
+            Stream::TlsConnected(tls) => Some(tls.get_ref().0.as_fd()),
             Stream::Unix(_) => None,
         }
     }
@@ -66,6 +81,30 @@ impl Stream {
             Stream::TlsAccepted(tls) => tls.get_ref().0.poll_read_ready(cx),
             Stream::TlsConnected(tls) => tls.get_ref().0.poll_read_ready(cx),
         }
+    }
+
+    /// Whether its socket was heard to have something since it was last read empty. Unlike `poll_read_ready` it has nobody
+    /// woken, and so takes no lock.
+    pub fn may_be_read(&self) -> bool {
+        let heard = |tcp: &TcpStream| tcp.try_io(Interest::READABLE, || Ok(())).is_ok();
+        match self {
+            Stream::Tcp(tcp) => heard(tcp),
+            Stream::Unix(unix) => unix.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            Stream::TlsAccepted(tls) => heard(tls.get_ref().0),
+            Stream::TlsConnected(tls) => heard(tls.get_ref().0),
+        }
+    }
+
+    /// Returns once the peer has left. What it sends ahead meanwhile is kept: whoever sends very much is
+    /// read no further, and its end is not seen. Cancel safe.
+    pub async fn ended(&mut self, ahead: &mut BytesMut) {
+        while ahead.len() < SENT_AHEAD {
+            match self.read_buf(ahead).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+        std::future::pending().await
     }
 }
 

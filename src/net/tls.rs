@@ -14,7 +14,7 @@ use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -103,9 +103,15 @@ impl ClientTlsContext {
             .with_single_cert(chain, read_key(key_file)?)
             .map_err(|source| pair_error(certificate_file, key_file, source))?;
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // Tickets carry a session that this process can resume without keeping it; one is enough.
-        config.ticketer = aws_lc_rs::Ticketer::new()?;
-        config.send_tls13_tickets = 1;
+        if keys.client_ca_file.is_some() {
+            // A session that is resumed shows the certificate of its first handshake, which may have ended since.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        } else {
+            // Tickets carry a session that this process can resume without keeping it; one is enough.
+            config.ticketer = aws_lc_rs::Ticketer::new()?;
+            config.send_tls13_tickets = 1;
+        }
         Ok(Some(ClientTlsContext { config: Arc::new(config), certificate_der, mode: keys.mode }))
     }
 }

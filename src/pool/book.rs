@@ -8,6 +8,10 @@ use std::collections::VecDeque;
 
 use crate::config::PoolLimits;
 
+/// So many are opened at a time while there are no more than that. A server that is dialled by all who wait at once, after a
+/// failover for one, serves nobody before it has let in all of them; of the first few everybody is served sooner.
+const FIRST: usize = 4;
+
 /// Somebody in the queue. Delivery can fail because the waiter has left meanwhile.
 pub trait Waiting<C> {
     fn deliver(&self, conn: C) -> Result<(), C>;
@@ -71,8 +75,8 @@ impl<C, W: Waiting<C>> Book<C, W> {
         self.idle.push(conn);
     }
 
-    /// How many connections should be opened now for those who wait. The reserve counts only once the
-    /// first of them has waited long.
+    /// How many connections should be opened now for those who wait: as many at a time as there are. The reserve counts
+    /// only once the first of them has waited long.
     pub fn wanted(&mut self, limits: &PoolLimits, now_ms: u64) -> usize {
         while self.waiters.front().is_some_and(Waiting::is_gone) {
             self.waiters.pop_front();
@@ -81,6 +85,8 @@ impl<C, W: Waiting<C>> Book<C, W> {
         let waited = now_ms.saturating_sub(first.since_ms());
         let size = limits.size + if waited >= limits.reserve_after_ms { limits.reserve } else { 0 };
         let room = size.saturating_sub(self.open);
+        let at_a_time = FIRST.max(self.open - self.opening);
+        let room = room.min(at_a_time.saturating_sub(self.opening));
         let waiting = self.waiting().take(room + self.opening).count();
         waiting.saturating_sub(self.opening).min(room)
     }
@@ -118,16 +124,6 @@ impl<C, W: Waiting<C>> Book<C, W> {
     /// A connection left for good.
     pub fn closed(&mut self) {
         self.open -= 1;
-    }
-
-    /// The first who still waits, taken out of the queue.
-    pub fn next_waiter(&mut self) -> Option<W> {
-        loop {
-            let waiter = self.waiters.pop_front()?;
-            if !waiter.is_gone() {
-                return Some(waiter);
-            }
-        }
     }
 
     pub fn all_waiters(&mut self) -> VecDeque<W> {
@@ -248,6 +244,29 @@ mod tests {
         assert_eq!(book.wanted(&limits(3, 0, 1), 1000), 1, "the reserve, after a long wait");
         book.opening_failed();
         assert_eq!(book.wanted(&limits(3, 0, 0), 10), 1);
+    }
+
+    #[test]
+    fn those_who_wait_for_a_pool_that_has_none_are_served_by_a_few_first() {
+        let mut book: Book<u32, Rc<Seat>> = Book::default();
+        let seats: Vec<_> = (0..30).map(|_| Rc::new(Seat::default())).collect();
+        seats.iter().for_each(|seat| book.enqueue(seat.clone()));
+        let limits = limits(20, 0, 0);
+        let mut at_a_time = Vec::new();
+        loop {
+            let wanted = book.wanted(&limits, 10);
+            (0..wanted).for_each(|_| book.opening());
+            assert_eq!(book.wanted(&limits, 10), 0);
+            if wanted == 0 {
+                break;
+            }
+            at_a_time.push(wanted);
+            for conn in 0..wanted {
+                book.opened();
+                book.give_back(conn as u32);
+            }
+        }
+        assert_eq!(at_a_time, [4, 4, 8, 4]);
     }
 
     #[test]

@@ -35,3 +35,6 @@ pub enum AcquireError {
     #[error("the server's connections were retired")]
     Retired,
 }
+
+#[cfg(test)]
+mod tests;

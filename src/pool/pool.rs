@@ -5,6 +5,7 @@
 //! connection of the pool's epoch is lent again.
 
 use std::future::poll_fn;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -19,9 +20,9 @@ use super::{AcquireError, PoolKey};
 use crate::backend::ServerConn;
 use crate::backend::conn::{IdleLook, NewConn};
 use crate::backend::connect::{ConnectError, ConnectTarget, Credential, Login, connect};
+use crate::backend::settings::{Reported, Settings};
 use crate::clock::{coarse_ms, now_ms};
 use crate::config::{self, PoolLimits};
-use crate::session::settings::{Reported, Settings};
 use crate::topology::Epoch;
 
 /// What every new connection is told, so that two of them are alike whoever caused them.
@@ -42,6 +43,8 @@ struct Inner {
     credential: Credential,
     /// For greeting clients without asking a server.
     greeting: Option<Greeting>,
+    /// It stands in the queue of those that have no connection.
+    starves: bool,
     /// Set after a failed attempt: no new one before this.
     not_before_ms: u64,
     failures: u32,
@@ -116,6 +119,7 @@ impl Pool {
                 permits: Vec::new(),
                 credential,
                 greeting: None,
+                starves: false,
                 not_before_ms: 0,
                 failures: 0,
             }),
@@ -209,10 +213,15 @@ impl Pool {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         {
             let mut inner = self.inner();
-            inner.book.enqueue(waiter.clone());
-            // One may have come back since none was found idle; who waits longest gets it.
-            if let Some(conn) = inner.book.take_idle(|_| true) {
-                inner.book.give_back(conn);
+            // It is retired first, and who waits is sent away behind this lock.
+            if self.is_retired() {
+                waiter.fail(AcquireError::Retired);
+            } else {
+                inner.book.enqueue(waiter.clone());
+                // One may have come back since none was found idle; who waits longest gets it.
+                if let Some(conn) = inner.book.take_idle(|_| true) {
+                    inner.book.give_back(conn);
+                }
             }
         }
         self.open_for_waiters();
@@ -220,7 +229,11 @@ impl Pool {
     }
 
     /// Takes a connection back. What is not clean is closed.
-    pub fn release(self: &Arc<Self>, mut conn: PooledConn) {
+    pub fn release(self: &Arc<Self>, conn: PooledConn) {
+        self.take_in(conn, true);
+    }
+
+    fn take_in(self: &Arc<Self>, mut conn: PooledConn, was_lent: bool) {
         let now = coarse_ms();
         if !conn.is_clean() {
             self.discard(conn);
@@ -234,8 +247,10 @@ impl Pool {
         let Inner { book, limits, config, .. } = &mut *inner;
         // The size was lowered, or the reserve is not needed any more.
         let is_excess = book.open_count() > limits.size && book.excess(limits, now) > 0;
+        // One that is new has been given to this pool for those who wait here.
+        let is_owed = was_lent && self.gate.asks_for_one(book.open_count());
         // It is retired first, and what is idle is taken behind this lock.
-        if self.is_retired() || is_excess || is_over(config.lifetime_ms, conn.opened_at_ms, now) {
+        if self.is_retired() || is_excess || is_owed || has_lived(&conn, config.lifetime_ms, now) {
             drop(inner);
             self.discard(conn);
             return self.open_for_waiters();
@@ -245,12 +260,13 @@ impl Pool {
 
     /// A connection that is not to be used again.
     pub fn discard(&self, conn: PooledConn) {
-        {
+        let permit = {
             let mut inner = self.inner();
             inner.book.closed();
-            inner.permits.pop();
-        }
+            inner.permits.pop()
+        };
         conn.close();
+        drop(permit);
     }
 
     /// Closes idle connections now and leased ones as they come back; nobody is lent one any more.
@@ -261,34 +277,34 @@ impl Pool {
 
     /// Closes idle connections, and has those who wait ask elsewhere.
     pub fn withdraw(&self) {
-        let (idle, waiters) = {
+        let (idle, permits, waiters) = {
             let mut inner = self.inner();
             let idle = inner.book.expire(0, |_| true);
             let kept = inner.permits.len().saturating_sub(idle.len());
-            inner.permits.truncate(kept);
-            (idle, inner.book.all_waiters())
+            (idle, inner.permits.split_off(kept), inner.book.all_waiters())
         };
         idle.into_iter().for_each(ServerConn::close);
+        drop(permits);
         waiters.iter().for_each(|waiter| waiter.fail(AcquireError::Retired));
     }
 
     /// Housekeeping, called by a coarse tick: expiry, minimum, the reserve, retries.
     pub fn tick(self: &Arc<Self>) {
         let now = now_ms();
-        let expired = {
+        let (expired, permits) = {
             let mut inner = self.inner();
             let minimum = inner.limits.min;
             let (idle_timeout, lifetime) = (inner.config.idle_timeout_ms, inner.config.lifetime_ms);
-            let mut expired = inner.book.expire(0, |conn| is_over(lifetime, conn.opened_at_ms, now));
+            let mut expired = inner.book.expire(0, |conn| has_lived(conn, lifetime, now));
             let idled = inner.book.expire(minimum, |conn| is_over(idle_timeout, conn.idle_since_ms, now));
             expired.extend(idled);
             let size = inner.limits.size;
             expired.extend(inner.book.expire(size, |_| true));
             let kept = inner.permits.len().saturating_sub(expired.len());
-            inner.permits.truncate(kept);
-            expired
+            (expired, inner.permits.split_off(kept))
         };
         expired.into_iter().for_each(ServerConn::close);
+        drop(permits);
         self.drop_dead_idle();
         self.open_for_waiters();
         self.open_to_minimum();
@@ -329,9 +345,29 @@ impl Pool {
         let limits = inner.limits.clone();
         for _ in 0..inner.book.wanted(&limits, now) {
             if !self.open_one(&mut inner) {
+                if inner.book.open_count() == 0 && !inner.starves {
+                    inner.starves = true;
+                    self.gate.starves(Arc::downgrade(self), now);
+                }
                 break;
             }
         }
+    }
+
+    /// Takes a permit that another pool has given up, if there still is use for it.
+    pub(super) fn feed(self: &Arc<Self>, permit: Permit) -> Result<(), Permit> {
+        let now = now_ms();
+        let mut inner = self.inner();
+        inner.starves = false;
+        let limits = inner.limits.clone();
+        let is_wanted =
+            !self.is_retired() && now >= inner.not_before_ms && inner.book.wanted(&limits, now) > 0;
+        // At the end of the process permits are dropped when nothing can be opened any more.
+        if !is_wanted || tokio::runtime::Handle::try_current().is_err() {
+            return Err(permit);
+        }
+        self.open_with(permit, &mut inner);
+        Ok(())
     }
 
     fn open_to_minimum(self: &Arc<Self>) {
@@ -349,6 +385,11 @@ impl Pool {
 
     fn open_one(self: &Arc<Self>, inner: &mut Inner) -> bool {
         let Some(permit) = self.gate.try_enter() else { return false };
+        self.open_with(permit, inner);
+        true
+    }
+
+    fn open_with(self: &Arc<Self>, permit: Permit, inner: &mut Inner) {
         inner.book.opening();
         let login = Login {
             user: self.key.user.to_string(),
@@ -356,7 +397,6 @@ impl Pool {
             credential: inner.credential.clone(),
         };
         tokio::spawn(self.clone().open(login, permit));
-        true
     }
 
     async fn open(self: Arc<Self>, login: Login, permit: Permit) {
@@ -371,8 +411,9 @@ impl Pool {
             .unwrap_or(Err(ConnectError::Timeout));
         match result {
             Ok(connected) => {
-                let conn = Box::new(ServerConn::from(NewConn {
+                let mut conn = Box::new(ServerConn::from(NewConn {
                     stream: connected.stream,
+                    received: connected.buffered,
                     server: self.key.server,
                     epoch: self.key.epoch,
                     pid: connected.pid,
@@ -382,7 +423,15 @@ impl Pool {
                     max_prepared_bytes: config.max_prepared_bytes,
                     now_ms: now_ms(),
                 }));
-                self.opened(conn, permit);
+                match conn.look_while_idle() {
+                    IdleLook::Quiet => self.opened(conn, permit),
+                    // The server has ended it already, or has begun to say something.
+                    IdleLook::Dead => {
+                        conn.close();
+                        let error = ConnectError::Lost(io::ErrorKind::UnexpectedEof.into());
+                        self.opening_failed(error, permit);
+                    }
+                }
             }
             Err(error) => self.opening_failed(error, permit),
         }
@@ -401,7 +450,9 @@ impl Pool {
         }
         tracing::debug!(server = %self.target.host, port = self.target.port, database = %self.key.database,
             user = %self.key.user, pid = conn.cancel.pid, "server connection opened");
-        self.release(conn);
+        self.take_in(conn, false);
+        // The more there are, the more are opened at a time.
+        self.open_for_waiters();
     }
 
     fn opening_failed(self: &Arc<Self>, error: ConnectError, permit: Permit) {
@@ -428,12 +479,6 @@ impl Pool {
         };
         let error = Arc::new(error);
         waiters.iter().for_each(|waiter| waiter.fail(AcquireError::Connect(error.clone())));
-    }
-
-    /// Somebody waits, nothing is open, and the server may have no more connections.
-    pub fn is_starved(&self) -> bool {
-        let counts = self.counts();
-        counts.waiting > 0 && counts.open == 0 && self.gate.is_full()
     }
 
     pub fn give_up_one_idle(&self) {
@@ -480,6 +525,17 @@ impl Pool {
 /// Whether a time limit, where there is one, has passed.
 fn is_over(limit_ms: u64, since_ms: u64, now_ms: u64) -> bool {
     limit_ms != 0 && now_ms.saturating_sub(since_ms) > limit_ms
+}
+
+fn has_lived(conn: &ServerConn, lifetime_ms: u64, now_ms: u64) -> bool {
+    is_over(lifetime_of(conn.cancel.pid, lifetime_ms), conn.opened_at_ms, now_ms)
+}
+
+/// Up to an eighth less than the limit: what was opened together, after a failover for one, is not closed together.
+pub(super) fn lifetime_of(pid: i32, limit_ms: u64) -> u64 {
+    // Multiplied so, numbers that follow each other lie far apart.
+    let spread = pid.cast_unsigned().wrapping_mul(0x9E37_79B1);
+    limit_ms - (limit_ms / 8).saturating_mul(u64::from(spread >> 16)) / (1 << 16)
 }
 
 /// A place in the queue. Dropping it leaves the queue and loses nothing.

@@ -1,8 +1,9 @@
 //! All pools, by server, epoch, database and user.
 //!
-//! Invariant: when an epoch ends its pools are retired at once; a pool of it is never handed out again.
+//! Invariant: when an epoch ends its pools are retired at once; one that somebody asks for afterwards, who has not seen
+//! that yet, ends with the next tick.
 
-use std::collections::HashMap;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
@@ -69,25 +70,29 @@ impl Pools {
 
     /// Housekeeping. Of the servers `withdrawn` nothing is kept that nobody uses, and of those not `known` nothing is
     /// lent any more.
-    pub fn tick(&self, known: impl Fn(ServerIndex) -> bool, withdrawn: &[ServerIndex]) {
+    pub fn tick(&self, epoch: Epoch, known: impl Fn(ServerIndex) -> bool, withdrawn: &[ServerIndex]) {
         let now = now_ms();
-        let (pools, strangers): (Vec<_>, Vec<_>) = {
+        let (pools, gates, strangers): (Vec<_>, Vec<_>, Vec<_>) = {
             let mut state = self.state();
             state.gates.retain(|server, gate| known(*server) || gate.open_count() > 0);
-            let strangers = state.pools.extract_if(|key, _| !known(key.server));
+            // Whoever has not seen yet that its epoch has ended has made another pool of it.
+            let strangers = state.pools.extract_if(|key, _| key.epoch != epoch || !known(key.server));
             let strangers = strangers.map(|(_, pool)| pool).collect();
             state.pools.retain(|_, pool| {
                 // Ours is the only reference to a pool no session remembers.
                 Arc::strong_count(pool) > 1 || !pool.is_forgettable(now, FORGET_AFTER_MS)
             });
-            (state.pools.values().cloned().collect(), strangers)
+            let gates = state.gates.iter().map(|(server, gate)| (*server, gate.clone())).collect();
+            (state.pools.values().cloned().collect(), gates, strangers)
         };
         strangers.iter().for_each(|pool: &Arc<Pool>| pool.retire());
         let (leaving, staying): (Vec<_>, Vec<_>) =
             pools.into_iter().partition(|pool| withdrawn.contains(&pool.key.server));
         leaving.iter().for_each(|pool| pool.withdraw());
         staying.iter().for_each(Pool::tick);
-        make_room(&staying);
+        for (server, gate) in gates {
+            make_room(&gate, staying.iter().filter(|pool| pool.key.server == server), now);
+        }
     }
 
     /// Takes a new configuration over. New `tls` ends the pools that know the old one: what is idle is
@@ -132,17 +137,23 @@ impl Pools {
     }
 }
 
-/// Where a server has all the connections it may have and somebody waits in a pool that has none, another
-/// pool gives up one that is idle.
-fn make_room(pools: &[Arc<Pool>]) {
-    for starved in pools.iter().filter(|pool| pool.is_starved()) {
-        let donor = pools
-            .iter()
-            .filter(|pool| pool.key.server == starved.key.server && pool.counts().idle > 0)
-            .max_by_key(|pool| pool.counts().idle);
-        if let Some(donor) = donor {
-            donor.give_up_one_idle();
+/// For those of a server's pools that have no connection and somebody who waits: others give up what is idle, most idle
+/// first, and if that is not enough, what comes back to them.
+fn make_room<'a>(gate: &Arc<ServerGate>, pools: impl Iterator<Item = &'a Arc<Pool>>, now_ms: u64) {
+    if gate.starved_count() > 0 {
+        gate.fill();
+        let pools: Vec<_> = pools.map(|pool| (pool, pool.counts())).collect();
+        let mut idle: BinaryHeap<_> =
+            pools.iter().enumerate().map(|(at, (_, counts))| (counts.idle, at)).collect();
+        for _ in 0..gate.starved_count() {
+            let Some(mut most) = idle.peek_mut().filter(|most| most.0 > 0) else { break };
+            pools[most.1].0.give_up_one_idle();
+            most.0 -= 1;
         }
+        let most = pools.iter().map(|(_, counts)| counts.open).max();
+        gate.ask(most.unwrap_or(0), now_ms);
+    } else {
+        gate.ask(0, now_ms);
     }
 }
 

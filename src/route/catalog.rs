@@ -52,6 +52,39 @@ pub struct Catalog {
     attributes: HashSet<Box<str>>,
     /// Relations only the primary may serve: name, and the schemas where that is so.
     primary_only: HashMap<Box<str>, Vec<Box<str>>>,
+    /// What relations run by themselves that a session is left with.
+    leaving: HashMap<Box<str>, Vec<(Box<str>, Leaves)>>,
+    /// Whose transactions are SERIALIZABLE unless they say otherwise.
+    pub serializable: HashSet<Box<str>>,
+}
+
+/// What is left of reading from a relation, and of writing to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Leaves {
+    read: Left,
+    written: Left,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Left {
+    state: bool,
+    locks: bool,
+}
+
+impl Left {
+    fn or(self, other: Left) -> Left {
+        Left { state: self.state || other.state, locks: self.locks || other.locks }
+    }
+}
+
+impl Leaves {
+    fn from_letters(letters: &str) -> Leaves {
+        let has = |letter| letters.contains(letter);
+        Leaves {
+            read: Left { state: has('r'), locks: has('l') },
+            written: Left { state: has('w'), locks: has('k') },
+        }
+    }
 }
 
 impl Catalog {
@@ -71,6 +104,27 @@ impl Catalog {
             catalog.primary_only.entry(name.into()).or_default().push(schema.into());
         }
         catalog
+    }
+
+    /// `rows`: those of `CATALOG_QUERY_STATE`, schema, name and letters.
+    pub fn with_state(mut self, rows: impl IntoIterator<Item = (String, String, String)>) -> Catalog {
+        for (schema, name, letters) in rows {
+            let leaves = (schema.into(), Leaves::from_letters(&letters));
+            self.leaving.entry(name.into()).or_default().push(leaves);
+        }
+        self
+    }
+
+    /// What a text leaves by naming the relation; of any schema, as with functions.
+    fn left_by(&self, name: &QualifiedName, writes: bool) -> Left {
+        let of_name = self.leaving.get(&name.name).into_iter().flatten();
+        of_name.filter(|(schema, _)| name.schema.as_ref().is_none_or(|s| s == schema)).fold(
+            Left::default(),
+            |left, (_, leaves)| {
+                let left = left.or(leaves.read);
+                if writes { left.or(leaves.written) } else { left }
+            },
+        )
     }
 
     /// An unqualified name may mean a function of any schema, since `search_path` is not known here: the
@@ -167,6 +221,8 @@ pub struct Routed {
     pub hidden_state: bool,
     /// The text may write WAL: after its transaction the session needs a floor.
     pub may_write: bool,
+    /// What the relations do that it names, besides what it says itself.
+    pub effects: Effects,
     /// The text reads settings by name: which ones, its shape does not tell.
     pub reads_settings: bool,
 }
@@ -179,6 +235,7 @@ pub fn resolve(analysis: &Analysis, catalog: Option<&Catalog>, lists: &FunctionL
         reason: analysis.reason.clone(),
         hidden_state: analysis.effects.intersects(Effects::HIDDEN_STATE),
         may_write: analysis.effects.intersects(Effects::MAY_WRITE),
+        effects: Effects::NONE,
         reads_settings: one_server::reads_settings(analysis),
     };
     for name in &analysis.functions {
@@ -200,7 +257,13 @@ pub fn resolve(analysis: &Analysis, catalog: Option<&Catalog>, lists: &FunctionL
             routed.raise(RouteReason::VolatileAttribute(name.clone()));
         }
     }
+    let writes = analysis.effects.intersects(Effects::MAY_WRITE);
     for name in &analysis.relations {
+        let left = catalog.map_or(Left::default(), |catalog| catalog.left_by(name, writes));
+        routed.hidden_state |= left.state;
+        if left.locks {
+            routed.effects |= Effects::SESSION_ADVISORY_LOCK;
+        }
         match catalog {
             None => routed.raise(RouteReason::UnknownRelation(name.clone())),
             Some(catalog) if catalog.is_primary_only(name) || is_temporary(name) => {
@@ -340,6 +403,26 @@ mod tests {
         assert!(!routed("select random()", &none).hidden_state);
         assert!(routed("select shadowed()", &none).hidden_state);
         assert!(!routed("select pg_catalog.shadowed()", &none).hidden_state);
+    }
+
+    #[test]
+    fn what_a_relation_leaves_is_the_texts_own() {
+        let rows = [("app", "jobs", "rl"), ("app", "audited", "w"), ("app", "locked", "k")];
+        let rows = rows.map(|(schema, name, letters)| (schema.into(), name.into(), letters.into()));
+        let catalog = catalog().with_state(rows);
+        let left = |sql| {
+            let routed = resolve(&analyze(sql), Some(&catalog), &FunctionLists::default());
+            (routed.hidden_state, routed.effects.intersects(Effects::SESSION_ADVISORY_LOCK))
+        };
+        assert_eq!(left("select * from jobs"), (true, true));
+        assert_eq!(left("select * from public.jobs"), (false, false));
+        assert_eq!(left("select * from audited"), (false, false));
+        assert_eq!(left("insert into audited values (1)"), (true, false));
+        assert_eq!(left("with a as (update app.audited set b = 1 returning *) table a"), (true, false));
+        assert_eq!(left("delete from audited"), (true, false));
+        assert_eq!(left("merge into audited using x on a = b when matched then delete"), (true, false));
+        assert_eq!(left("update locked set a = 1"), (false, true));
+        assert_eq!(left("copy audited from stdin"), (true, false));
     }
 
     #[test]

@@ -68,7 +68,8 @@ pub(super) fn split<'a>(sql: &'a str, tokens: &'a [Token]) -> Split<'a> {
             TokenKind::OpenParen => parens += 1,
             TokenKind::CloseParen => parens = parens.saturating_sub(1),
             TokenKind::Word if routine && parens == 0 => match () {
-                () if words.is(here, "begin") => atomic += 1,
+                // Elsewhere it is a name.
+                () if words.is(here, "begin") && words.is(here + 1, "atomic") => atomic += 1,
                 () if words.is(here, "case") && atomic > 0 => atomic += 1,
                 () if words.is(here, "end") => atomic = atomic.saturating_sub(1),
                 () => {}
@@ -213,7 +214,7 @@ fn changing(words: Words<'_>) -> Effects {
     let inserts = (0..words.len()).any(|at| words.is_any(at, &["insert", "merge"]));
     let sequence = if inserts { Effects::ADVANCES_SEQUENCE } else { Effects::NONE };
     // An UPDATE of this view is a SET, by a rule of PostgreSQL's.
-    let sets = (0..words.len()).any(|at| words.is(at, "pg_settings"));
+    let sets = (0..words.len()).any(|at| words.may_be(at, &["pg_settings"]));
     let settings = if sets { Effects::CHANGES_SETTINGS } else { Effects::NONE };
     Effects::MAY_WRITE | sequence | settings
 }
@@ -266,7 +267,7 @@ pub(super) fn explained(words: Words<'_>) -> (bool, usize) {
 /// ANALYZE is among the options and not plainly off. A value may be a number, which is masked: then it counts.
 fn analyzes(words: Words<'_>) -> bool {
     (2..words.len())
-        .any(|at| words.is_any(at, &["analyze", "analyse"]) && !words.is_any(at + 1, &["off", "false"]))
+        .any(|at| words.may_be(at, &["analyze", "analyse"]) && !words.is_any(at + 1, &["off", "false"]))
 }
 
 fn copy(words: Words<'_>, wrapped: usize) -> Found {
@@ -281,7 +282,8 @@ fn copy(words: Words<'_>, wrapped: usize) -> Found {
     if from {
         let effects = effects | Effects::MAY_WRITE | Effects::ADVANCES_SEQUENCE;
         // What stands in its WHERE is called for each row.
-        return with_calls(words.from(at), Verdict::primary("COPY FROM", kind, effects));
+        let found = with_calls(words.from(at), Verdict::primary("COPY FROM", kind, effects));
+        return Found { relations: copied_table(words).relations, ..found };
     }
     let mut found = match words.kind(1) {
         Some(TokenKind::OpenParen) => classify(words.until(at.saturating_sub(1)).from(2), wrapped + 1),
@@ -376,6 +378,7 @@ struct Text {
     kind: Option<StatementKind>,
     statements: usize,
     effects: Effects,
+    leaves_open: bool,
     functions: Vec<QualifiedName>,
     relations: Vec<QualifiedName>,
     attributes: Vec<Box<str>>,
@@ -395,6 +398,11 @@ impl Text {
         }
         self.statements += 1;
         self.kind = Some(if self.statements == 1 { kind } else { StatementKind::Many });
+        const BOUNDS: Effects = Effects::BEGINS.union(Effects::ENDS_TRANSACTION);
+        if effects.intersects(BOUNDS) {
+            self.leaves_open =
+                effects.intersects(Effects::BEGINS) && !effects.intersects(Effects::UNKNOWN_EFFECTS);
+        }
         self.effects |= effects;
         self.functions.extend(found.functions);
         self.relations.extend(found.relations);
@@ -403,6 +411,9 @@ impl Text {
 
     fn into_analysis(mut self) -> Analysis {
         let kind = self.kind.unwrap_or(StatementKind::Empty);
+        if self.leaves_open {
+            self.effects |= Effects::LEAVES_OPEN;
+        }
         if self.statements == 1 && is_sure_end(&kind, self.effects) {
             self.effects |= Effects::IS_SURE_END;
         }

@@ -38,7 +38,7 @@ effects! {
     /// DEALLOCATE.
     SQL_DEALLOCATE = 7;
     /// Makes what lives as long as the server connection and cannot be made again elsewhere: temporary
-    /// tables, views, sequences and functions, temporary replication slots, a base backup in progress.
+    /// tables, views, sequences and functions, temporary replication slots.
     TEMP_OBJECT = 8;
     /// LISTEN.
     LISTENS = 9;
@@ -50,7 +50,8 @@ effects! {
     SESSION_ADVISORY_LOCK = 12;
     /// `pg_advisory_unlock…`.
     ADVISORY_UNLOCK = 13;
-    /// LOAD.
+    /// LOAD, and what else keeps to its connection without a way to ask for it: a base backup in progress, a
+    /// replication origin.
     LOADS = 14;
     /// State may be left behind that nobody can see: DO, CALL. Functions outside `pg_catalog` are told by
     /// `Routed::hidden_state`, which knows the catalog.
@@ -88,6 +89,8 @@ effects! {
     DISCARDS_SOME = 29;
     /// CLOSE, of a cursor that may be one WITH HOLD.
     CLOSES_CURSOR = 30;
+    /// A transaction block is open behind the text: of its statements that begin or end one, the last begins one.
+    LEAVES_OPEN = 31;
 }
 
 impl Effects {

@@ -230,8 +230,13 @@ impl<'a> Lexer<'a> {
 
     #[inline(always)]
     fn word_end(&self, from: usize) -> usize {
-        let rest = &self.sql[from..];
-        from + rest.iter().position(|byte| !IN_WORD[usize::from(*byte)]).unwrap_or(rest.len())
+        let mut at = from;
+        while let Some(byte) = self.sql.get(at)
+            && IN_WORD[usize::from(*byte)]
+        {
+            at += 1;
+        }
+        at
     }
 
     fn delimited(&mut self, kind: TokenKind, start: usize, end: Option<usize>) -> Option<Token> {

@@ -1,8 +1,8 @@
 //! Where a statement goes, and what a statement does to a session.
 //!
 //! `lexer` masks literals and hashes the shape; `analyze` runs once per shape; `catalog` says what the
-//! names in it are; `cache` keeps the answer; `policy` chooses the server. Nothing here does IO, reads a
-//! clock or draws a random number: time, seeds and configuration are arguments.
+//! names in it are; `cache` keeps the answer; `policy` chooses the server. Pure: time, seeds and
+//! configuration are arguments.
 //! Invariant: a text is a `Read` only if every statement in it is positively known to be one.
 
 pub mod builtin;

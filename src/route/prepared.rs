@@ -33,11 +33,16 @@ pub fn sql_name(sql: &str) -> Option<Range<usize>> {
     sql_names(sql).into_iter().next().map(|found| found.name)
 }
 
-/// Every use in a text of one or several statements, in order. `DEALLOCATE ALL` names nothing, nor does a
-/// `U&"…"` name.
+/// Every use in a text of one or several statements, in order. `DEALLOCATE ALL` names nothing. What `U&"…"` means is
+/// not known: see `is_escaped`.
 pub fn sql_names(sql: &str) -> Vec<SqlName> {
     let tokens: Vec<_> = Lexer::new(sql.as_bytes()).filter(|token| token.kind != TokenKind::Hint).collect();
     split(sql, &tokens).statements.iter().filter_map(|tokens| named(Words { sql, tokens })).collect()
+}
+
+/// Whether a name, as `fold_identifier` gives it, is `U&"…"` as it was written: it may mean any name.
+pub fn is_escaped(name: &str) -> bool {
+    name.starts_with("u&\"")
 }
 
 /// Whether a statement of the text is a `DEALLOCATE ALL`.
@@ -55,11 +60,8 @@ pub fn deallocates_all(sql: &str) -> bool {
 fn named(words: Words<'_>) -> Option<SqlName> {
     let found = |verb, at: usize| {
         let token = words.tokens.get(at)?;
-        matches!(token.kind, TokenKind::Word | TokenKind::Quoted).then_some(SqlName {
-            verb,
-            name: token.start..token.end,
-            body: None,
-        })
+        matches!(token.kind, TokenKind::Word | TokenKind::Quoted | TokenKind::UnicodeQuoted)
+            .then_some(SqlName { verb, name: token.start..token.end, body: None })
     };
     match words.word(0).as_str() {
         "prepare" if words.kind(2) != Some(TokenKind::String) => {

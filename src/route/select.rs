@@ -38,7 +38,7 @@ pub(super) fn parse(words: Words<'_>) -> Result<Parsed, RouteReason> {
     }
     let canonical = Canonical::new(words).ok_or(RouteReason::Unparsable)?;
     let statement = statement(&canonical.text).ok_or(RouteReason::Unparsable)?;
-    let mut found = Found { columns: &canonical.columns, ..Found::default() };
+    let mut found = Found { words, places: &canonical.places, parsed: Parsed::default(), scopes: Vec::new() };
     let _ = statement.visit(&mut found);
     Ok(found.parsed)
 }
@@ -97,32 +97,49 @@ fn is_too_complex(words: Words<'_>) -> bool {
     deepest > MAX_DEPTH || chain > MAX_CHAIN
 }
 
-/// The statement as text again: one line, literals masked, and the few things said differently that the
+/// The statement as text again: literals masked, and the few things said differently that the
 /// parser does not know. None of these can hide a call, since calls are found in the tokens.
 struct Canonical {
     text: String,
-    /// For the parser's positions: column (from 1) of each token, and the token's index; ascending.
-    columns: Vec<(u64, usize)>,
+    /// For the parser's positions: where each token begins, and the token's index; ascending.
+    places: Vec<(Place, usize)>,
+}
+
+/// Line and column, from 1. Only a quoted identifier has lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place(u64, u64);
+
+impl Place {
+    /// Behind `piece`, as the parser counts: a new line wherever there is one.
+    fn behind(self, piece: &str) -> Place {
+        match piece.rsplit_once('\n') {
+            Some((before, last)) => {
+                Place(self.0 + 1 + before.matches('\n').count() as u64, 1 + last.chars().count() as u64)
+            }
+            None => Place(self.0, self.1 + piece.chars().count() as u64),
+        }
+    }
 }
 
 impl Canonical {
     fn new(words: Words<'_>) -> Option<Canonical> {
         let mut text = String::with_capacity(words.len() * 8);
-        let mut columns = Vec::with_capacity(words.len());
-        let mut column = 1u64;
+        let mut places = Vec::with_capacity(words.len());
+        let mut place = Place(1, 1);
         let mut index = 0;
         while index < words.len() {
             let dropped = dropped(words, index);
             if dropped == 0 {
                 let piece = piece(words, index)?;
-                columns.push((column, index));
-                column += piece.chars().count() as u64 + 1;
+                places.push((place, index));
+                place = place.behind(&piece);
+                place.1 += 1;
                 text.push_str(&piece);
                 text.push(' ');
             }
             index += dropped.max(1);
         }
-        Some(Canonical { text, columns })
+        Some(Canonical { text, places })
     }
 }
 
@@ -174,9 +191,9 @@ fn dropped(words: Words<'_>, index: usize) -> usize {
     }
 }
 
-#[derive(Default)]
 struct Found<'a> {
-    columns: &'a [(u64, usize)],
+    words: Words<'a>,
+    places: &'a [(Place, usize)],
     parsed: Parsed,
     /// The queries around the node being visited.
     scopes: Vec<Scope>,
@@ -194,10 +211,14 @@ struct Scope {
 }
 
 impl Found<'_> {
+    /// What is not certain is left to be taken for a call.
     fn alias(&mut self, name: &Ident) {
-        let column = name.span.start.column;
-        if let Ok(at) = self.columns.binary_search_by_key(&column, |(column, _)| *column) {
-            self.parsed.aliases.insert(self.columns[at].1);
+        let place = Place(name.span.start.line, name.span.start.column);
+        if let Ok(at) = self.places.binary_search_by_key(&place, |(place, _)| *place) {
+            let token = self.places[at].1;
+            if self.words.name(token) == folded(name).as_ref() {
+                self.parsed.aliases.insert(token);
+            }
         }
     }
 

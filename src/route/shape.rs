@@ -66,15 +66,12 @@ fn tag(kind: TokenKind, length: usize) -> u64 {
     ((kind as u64) << 3 | length as u64) << 56
 }
 
-/// ASCII capitals of eight bytes made small, all at once.
+/// Eight bytes of a word, its ASCII capitals made small. The bit that does it is set in digits and `$` already, what `_`
+/// becomes by it is in no word, and a byte beyond ASCII keeps its own.
 #[inline(always)]
 fn lower(bytes: u64) -> u64 {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    let low = bytes & (ONES * 0x7f);
-    let above_z = low + ONES * (0x7f - b'Z' as u64);
-    let from_a = low + ONES * (0x80 - b'A' as u64);
-    let capital = (from_a ^ above_z) & !bytes & (ONES * 0x80);
-    bytes | capital >> 2
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    bytes | (!bytes & HIGH) >> 2
 }
 
 #[inline(always)]

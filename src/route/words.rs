@@ -48,6 +48,15 @@ impl<'a> Words<'a> {
         self.kind(index) == Some(TokenKind::Word) && contains(keywords, self.text(index))
     }
 
+    /// A word or identifier that may mean one of these, quoted or not. What one with escapes means is not known.
+    pub fn may_be(&self, index: usize, names: &[&str]) -> bool {
+        match self.kind(index) {
+            Some(TokenKind::UnicodeQuoted) => true,
+            Some(TokenKind::Word | TokenKind::Quoted) => names.contains(&&*self.name(index)),
+            _ => false,
+        }
+    }
+
     pub fn is_operator(&self, index: usize, operator: &str) -> bool {
         self.kind(index) == Some(TokenKind::Operator) && self.text(index) == operator
     }

@@ -17,13 +17,13 @@ use rustix::process::Signal;
 
 use super::daemon::Daemon;
 use super::error::SandboxError;
-use super::installation::Installation;
 use super::node_files::{CONFIGURATION, path, text, write_certificates};
 use super::port::ReservedPort;
 use super::postgres::{Postgres, PostgresError, tail};
-use super::process;
 use super::roles::{DATABASE, REWINDER};
 use crate::pki::{AGENT_PREFIX, AUTHORITY_CERTIFICATE, Authority};
+use crate::postgres::Installation;
+use crate::postgres::process;
 
 /// In a network of their own the agents all have the same port.
 const PORT: u16 = 7500;

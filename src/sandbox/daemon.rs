@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::Signal;
 
-use super::process;
+use crate::postgres::process;
 
 #[derive(Debug, Default)]
 pub struct Daemon {

@@ -11,6 +11,7 @@ use super::network::NetworkError;
 use super::postgres::PostgresError;
 use super::whole::READY_TIMEOUT;
 use crate::pki::PkiError;
+use crate::postgres::InstallationError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -28,6 +29,8 @@ pub enum SandboxError {
     Io { operation: &'static str, path: PathBuf, source: io::Error },
     #[error(transparent)]
     Postgres(#[from] PostgresError),
+    #[error(transparent)]
+    Installation(#[from] InstallationError),
     #[error(
         "the double of AWS is moto's server: `make sandbox ARGS=--aws` sets it up, or \
          `pip install 'moto[server]'` and name that Python in {PYTHON}"

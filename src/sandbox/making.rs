@@ -13,7 +13,6 @@ use super::agent::{Agent, program_for_servers, this_program};
 use super::args::{Method, SandboxArgs, Sync};
 use super::aws::Double;
 use super::error::SandboxError;
-use super::installation::Installation;
 use super::managed::Managed;
 use super::network::{DEVICE, Network};
 use super::node::{Node, NodePlan};
@@ -27,6 +26,7 @@ use super::postgres::{Host, Postgres, PostgresError, PostgresOptions};
 use super::roles::{Login, OPERATOR, REWINDER};
 use super::servers::{Servers, literal, server_ids};
 use crate::pki::{AUTHORITY_DAYS, Authority};
+use crate::postgres::Installation;
 
 pub const APP_ROLE: &str = "app";
 const HEALTH_ROLE: &str = "komainu_health";

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 
-use super::process;
+use crate::postgres::process;
 
 /// RFC 2544's, for tests of networks: nobody is reached there. One of its 256 networks is ours.
 const NETWORKS: (u8, u8) = (198, 18);

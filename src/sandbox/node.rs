@@ -20,7 +20,7 @@ use super::daemon::Daemon;
 use super::node_files::{CONFIGURATION, SHUTDOWN_TIMEOUT_MS};
 use super::port::ReservedPort;
 use super::postgres::tail;
-use super::process;
+use crate::postgres::process;
 
 /// What a node gets beyond its own limit before it is killed.
 const KILL_AFTER: Duration = Duration::from_secs(4);

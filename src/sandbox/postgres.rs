@@ -17,12 +17,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::installation::Installation;
 use super::port::ReservedPort;
 use super::postmaster::{Postmaster, Running};
-use super::process;
 use super::roles::{Login, passfile};
 use crate::cluster::operate::slots::slot_name;
+use crate::postgres::{Installation, InstallationError, process};
 
 pub const SUPERUSER: &str = "postgres";
 pub const REPLICATION_USER: &str = "replicator";
@@ -76,16 +75,8 @@ pub enum StopMode {
 
 #[derive(Debug, thiserror::Error)]
 pub enum PostgresError {
-    #[error(
-        "PostgreSQL is not installed (looked in PATH and /usr/lib/postgresql); PG_BIN may name its bin directory"
-    )]
-    NotInstalled,
-    #[error("{directory} does not hold initdb, postgres, pg_basebackup and psql")]
-    Incomplete { directory: PathBuf },
-    #[error("{program} --version says {text:?}")]
-    UnknownVersion { program: PathBuf, text: String },
-    #[error("PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody")]
-    NoUnprivilegedUser,
+    #[error(transparent)]
+    Installation(#[from] InstallationError),
     #[error("cannot {operation} {path}")]
     Io { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot reserve a port")]
@@ -454,7 +445,7 @@ impl Postgres {
         options.create(true).write(true).append(append).truncate(!append);
         let mut file = options.open(path).map_err(io_error("write", path))?;
         file.write_all(text.as_bytes()).map_err(io_error("write", path))?;
-        self.installation.give(path)
+        Ok(self.installation.give(path)?)
     }
 
     fn timeout(&self, goal: &'static str, after: Duration) -> PostgresError {

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::process;
+use crate::postgres::process;
 
 /// For the children of one that was killed.
-const CHILDREN_TIMEOUT: Duration = Duration::from_secs(5);
+const CHILDREN_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(10);
 /// Of `postmaster.pid`, which says whether the server takes connections, sooner and cheaper than one would.
 const STATUS_LINE: usize = 7;
@@ -83,18 +83,21 @@ impl Postmaster {
     /// Kills every process of the server at once, as a machine that loses power would.
     pub fn kill(&self) {
         let Some(pid) = self.pid() else { return };
-        self.signal_all(Signal::KILL);
+        let killed = self.signal_all(Signal::KILL);
         self.wait_until_forgotten(pid);
         // A start would be refused while one of them holds the old shared memory, also one that was started too late to be
         // killed, which ends by itself.
         let (deadline, directory) = (Instant::now() + CHILDREN_TIMEOUT, canonical(&self.data_directory));
-        while process::works_in(&directory) && Instant::now() < deadline {
+        // While it ends, a process has no directory any more.
+        let is_left = || killed.iter().any(|pid| process::is_alive(*pid)) || process::works_in(&directory);
+        while is_left() && Instant::now() < deadline {
             thread::sleep(POLL);
         }
     }
 
-    pub fn signal_all(&self, signal: Signal) {
-        let Some(postmaster) = self.pid() else { return };
+    /// Which processes besides the postmaster it was sent to.
+    pub fn signal_all(&self, signal: Signal) -> Vec<u32> {
+        let Some(postmaster) = self.pid() else { return Vec::new() };
         // A killed parent has no children any more, and frozen ones do not notice that it is gone.
         let mut children = process::children_of(postmaster);
         // Stop or kill the parent first, or it would start others meanwhile; wake it last, so that
@@ -103,12 +106,13 @@ impl Postmaster {
             process::signal(postmaster, signal);
         }
         children.extend(process::children_of(postmaster));
-        for child in children {
-            process::signal(child, signal);
+        for child in &children {
+            process::signal(*child, signal);
         }
         if signal == Signal::CONT {
             process::signal(postmaster, signal);
         }
+        children
     }
 
     /// Another's child is a zombie until it is waited for, and as such keeps a new one from starting.

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::installation::Installation;
 use super::postgres::{Postgres, PostgresError, PostgresOptions, REPLICATION_USER, StopMode};
 use super::roles::{self, Login};
 use super::sweep::Sweeper;
+use crate::postgres::Installation;
 
 const STREAMING_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);

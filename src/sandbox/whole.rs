@@ -18,7 +18,6 @@ use super::aws::{Double, find_python};
 use super::endpoint::{Call, Endpoint, Refused};
 use super::error::SandboxError;
 use super::front::{Front, Lead};
-use super::installation::Installation;
 use super::making::{APP_ROLE, CLIENT_PORT, Making, endpoint_name, random_password};
 use super::managed::Managed;
 use super::network::Network;
@@ -30,6 +29,7 @@ use super::ready::{Ready, ReadyAgent, ReadyEndpoint, ReadyNode, ReadyServer, Rol
 use super::relay::Relay;
 use super::roles::Login;
 use super::servers::{Servers, server_ids};
+use crate::postgres::Installation;
 
 pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
 

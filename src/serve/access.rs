@@ -1,6 +1,6 @@
 //! Who may come in: HBA rules, secrets and certificates, read at start and again on SIGHUP.
 //!
-//! Invariant: a reload that fails leaves all three as they were.
+//! Invariant: what can fail is reading the files, before anything is changed.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use crate::config::{self, Config};
 use crate::net::tls::{ClientTlsContext, ServerTlsContext, TlsConfigError};
 use crate::session::Gateway;
 
+use super::lookups::patient;
 use super::server_users::ServerUsers;
 
 #[derive(Debug, thiserror::Error)]
@@ -43,27 +44,46 @@ struct Current {
     lookups: Option<AuthQuery>,
 }
 
+/// What the files say that the configuration names: all that can be wrong with them.
+pub struct Files {
+    hba: Hba,
+    users: UserFile,
+    tls: Option<ClientTlsContext>,
+}
+
+impl Files {
+    pub fn read(config: &Config) -> Result<Self, AccessError> {
+        let hba = &config.auth.hba_file;
+        Ok(Files {
+            hba: Hba::parse(&text(hba)?).map_err(|e| invalid(hba, &e))?,
+            users: user_file(&config.auth)?,
+            tls: ClientTlsContext::load(&config.client_tls)?,
+        })
+    }
+}
+
 impl Access {
-    pub fn load(
+    pub fn new(
+        files: Files,
         config: &Config,
         gateway: &Arc<Gateway>,
         server_tls: &Arc<ServerTlsContext>,
         server_users: Arc<ServerUsers>,
-    ) -> Result<Arc<Self>, AccessError> {
+    ) -> Arc<Self> {
         let process = ProcessSecrets::new();
-        let current = read(config, gateway, server_tls, (&process, &*server_users))?;
-        Ok(Arc::new(Access { process, server_users, current: RwLock::new(current) }))
+        let current = open(files, config, gateway, server_tls, (&process, &*server_users));
+        Arc::new(Access { process, server_users, current: RwLock::new(current) })
     }
 
     pub fn reload(
         &self,
+        files: Files,
         config: &Config,
         gateway: &Arc<Gateway>,
         server_tls: &Arc<ServerTlsContext>,
-    ) -> Result<(), AccessError> {
-        let new = read(config, gateway, server_tls, (&self.process, &*self.server_users))?;
+    ) {
+        let new = open(files, config, gateway, server_tls, (&self.process, &*self.server_users));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
-        Ok(())
     }
 
     /// What komainu logs in to servers with for a user whose password AWS gives, whatever the user has proved here.
@@ -108,14 +128,14 @@ fn plain(users: &UserFile, user: &str) -> Option<Secret> {
     }
 }
 
-fn read(
+fn open(
+    files: Files,
     config: &Config,
     gateway: &Arc<Gateway>,
     server_tls: &Arc<ServerTlsContext>,
     (process, server_users): (&Arc<ProcessSecrets>, &ServerUsers),
-) -> Result<Current, AccessError> {
-    let hba = Hba::parse(&text(&config.auth.hba_file)?).map_err(|e| invalid(&config.auth.hba_file, &e))?;
-    let users = user_file(&config.auth)?;
+) -> Current {
+    let Files { hba, users, tls } = files;
     let lookups = config.auth.query.as_ref().map(|query| {
         let credential = match server_users.of(&query.user) {
             Some(passwords) => Credential::Asked(passwords),
@@ -130,16 +150,15 @@ fn read(
         };
         AuthQuery::new(query, credential, Arc::new(primary))
     });
-    let ask_server = lookups.as_ref().map(AuthQuery::ask_server);
+    let ask_server = lookups.as_ref().map(|lookups| patient(lookups, gateway));
     let secrets = Arc::new(Secrets::new(users, ask_server, process.clone()));
     tokio::spawn({
         let secrets = secrets.clone();
         async move { secrets.make_verifiers().await }
     });
-    let tls = ClientTlsContext::load(&config.client_tls)?;
     let timeout = Duration::from_millis(config.limits.startup_timeout_ms);
     let context = HandshakeContext::new(Arc::new(hba), secrets, tls, timeout);
-    Ok(Current { context: Arc::new(context), lookups })
+    Current { context: Arc::new(context), lookups }
 }
 
 fn user_file(auth: &config::Auth) -> Result<UserFile, AccessError> {

@@ -1,32 +1,37 @@
 //! Where clients arrive: sockets, their limits, and a task for each.
 //!
-//! Invariant: `max_client_connections` counts everybody from the startup packet to the end of the session, and
-//! whoever is over it is told so. Who cancels is not counted: it must be possible when all places are taken.
+//! Invariant: `max_client_connections` counts everybody from the login to the end of the session, and whoever is over it
+//! is told so. Who has proved nothing takes no place away from those who have, and is counted apart; who cancels is not
+//! counted: it must be possible when all places are taken.
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
 use super::access::Access;
+use super::vital::Fallen;
 use crate::backend::connect::{Credential, Secret};
 use crate::client::auth::ServerLogin;
 use crate::client::error::HandshakeError;
 use crate::client::handshake::{Authenticated, Outcome, handshake};
 use crate::client::unauthenticated::Unauthenticated;
+use crate::clock::now_ms;
 use crate::config::Config;
 use crate::consensus::node::ClusterHandle;
+use crate::net::socket_file::{self, SocketFile, SocketFileError};
 use crate::net::{Stream, sockopt};
-use crate::session::login::{LoginError, Newcomer, log_in, send_last};
+use crate::session::login::{Asks, LoginError, Newcomer, log_in, send_last};
 use crate::session::{Gateway, Session};
 use crate::telemetry::labels::{CancelResult, LoginFailure};
+use crate::telemetry::seldom::Seldom;
 use crate::wire::message::Report;
 use crate::wire::sqlstate;
 use crate::wire::startup::{Cancel, Replication};
@@ -38,14 +43,14 @@ pub enum ListenError {
     )]
     Tcp { address: SocketAddr, source: io::Error },
     #[error("cannot listen on {}: {source}", path.display())]
-    Unix { path: PathBuf, source: io::Error },
+    Unix { path: PathBuf, source: SocketFileError },
 }
 
 /// The listening sockets; dropping it stops accepting.
 pub struct Clients {
     addresses: Vec<SocketAddr>,
     tasks: Vec<JoinHandle<()>>,
-    socket_file: Option<PathBuf>,
+    _socket_file: Option<SocketFile>,
 }
 
 struct Door {
@@ -53,6 +58,7 @@ struct Door {
     cluster: Option<ClusterHandle>,
     access: Arc<Access>,
     unauthenticated: Arc<Unauthenticated>,
+    turned_away: Seldom,
     present: AtomicUsize,
 }
 
@@ -91,8 +97,13 @@ impl Drop for Counted {
     }
 }
 
+/// How many may be there who have not logged in yet. In a failover all whose user must be looked up wait among them.
+pub fn most_unauthenticated(config: &Config) -> usize {
+    config.limits.max_client_connections.max(config.limits.max_unauthenticated_per_address)
+}
+
 impl Clients {
-    pub fn listen(
+    pub async fn listen(
         config: &Config,
         gateway: Arc<Gateway>,
         access: Arc<Access>,
@@ -102,10 +113,14 @@ impl Clients {
             gateway,
             cluster,
             access,
-            unauthenticated: Unauthenticated::new(config.limits.max_unauthenticated_per_address),
+            unauthenticated: Unauthenticated::new(
+                config.limits.max_unauthenticated_per_address,
+                most_unauthenticated(config),
+            ),
+            turned_away: Seldom::default(),
             present: AtomicUsize::new(0),
         });
-        let mut clients = Clients { addresses: Vec::new(), tasks: Vec::new(), socket_file: None };
+        let mut clients = Clients { addresses: Vec::new(), tasks: Vec::new(), _socket_file: None };
         for &address in &config.listen.addresses {
             let listener = bind(address, config.listen.backlog)
                 .map_err(|source| ListenError::Tcp { address, source })?;
@@ -115,9 +130,10 @@ impl Clients {
         if let Some(directory) = &config.listen.unix_socket_directory {
             let port = config.listen.addresses.first().map_or(5432, SocketAddr::port);
             let path = directory.join(format!(".s.PGSQL.{port}"));
-            let listener = bind_unix(&path, config.listen.unix_socket_mode)
-                .map_err(|source| ListenError::Unix { path: path.clone(), source })?;
-            clients.socket_file = Some(path);
+            let (listener, file) = socket_file::bind(&path, config.listen.unix_socket_mode)
+                .await
+                .map_err(|source| ListenError::Unix { path, source })?;
+            clients._socket_file = Some(file);
             clients.tasks.push(tokio::spawn(accept_unix(listener, door)));
         }
         Ok(clients)
@@ -132,6 +148,14 @@ impl Clients {
         }
     }
 
+    /// Waits until nobody is let in any more at one of the addresses, which should not be.
+    pub async fn one_has_ended(&mut self) -> Fallen {
+        if self.tasks.is_empty() {
+            return std::future::pending().await;
+        }
+        Fallen::new("accepting clients", select_all(&mut self.tasks).await.0)
+    }
+
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -140,9 +164,6 @@ impl Clients {
 impl Drop for Clients {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
-        if let Some(path) = &self.socket_file {
-            let _ = std::fs::remove_file(path);
-        }
     }
 }
 
@@ -158,19 +179,6 @@ fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     TcpListener::from_std(socket.into())
-}
-
-fn bind_unix(path: &std::path::Path, mode: u32) -> io::Result<UnixListener> {
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"));
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    Ok(listener)
 }
 
 async fn accept_tcp(listener: TcpListener, door: Arc<Door>) {
@@ -206,22 +214,14 @@ async fn receive(stream: Stream, address: Option<SocketAddr>, door: Arc<Door>) {
     let guard = match address {
         Some(address) => match door.unauthenticated.admit(address.ip()) {
             Some(guard) => Some(guard),
-            None => {
-                door.gateway.counters.login_failed(LoginFailure::TooManyConnections);
-                return;
-            }
+            None => return door.turn_away(address),
         },
         None => None,
     };
     let peer = address.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
     // What is large and short-lived is boxed here and below: it is gone when the session begins.
     let context = door.access.context();
-    let mut place = None;
-    let outcome = Box::pin(handshake(stream, &context, || {
-        place = Place::take(&door);
-        place.is_some()
-    }))
-    .await;
+    let outcome = Box::pin(handshake(stream, &context, || door.has_room())).await;
     drop(context);
     match outcome {
         // It has its place among those who are nobody yet until it has been done.
@@ -230,7 +230,9 @@ async fn receive(stream: Stream, address: Option<SocketAddr>, door: Arc<Door>) {
             drop(guard);
         }
         Ok(Outcome::Client(authenticated)) => {
+            let place = Place::take(&door);
             drop(guard);
+            let Some(place) = place else { return Box::pin(too_many(&door, authenticated, &peer)).await };
             door.access.confirm(&authenticated.user);
             let Some(session) = Box::pin(admit(&door, authenticated, peer)).await else { return };
             drop(door);
@@ -259,25 +261,40 @@ fn failure(error: &HandshakeError) -> Option<LoginFailure> {
         other => match other.answer().map(|answer| answer.state) {
             Some(sqlstate::INVALID_PASSWORD) => LoginFailure::Password,
             Some(sqlstate::INVALID_AUTHORIZATION) => LoginFailure::Hba,
-            Some(sqlstate::CONNECTION_FAILURE) => LoginFailure::Server,
+            Some(sqlstate::CONNECTION_FAILURE | sqlstate::CANNOT_CONNECT_NOW) => LoginFailure::Server,
             Some(sqlstate::TOO_MANY_CONNECTIONS) => LoginFailure::TooManyConnections,
             _ => LoginFailure::Protocol,
         },
     })
 }
 
+/// All places were taken while it logged in.
+async fn too_many(door: &Door, mut client: Box<Authenticated>, peer: &str) {
+    door.gateway.counters.login_failed(LoginFailure::TooManyConnections);
+    let error = HandshakeError::TooManyClients;
+    tracing::warn!(address = peer, %error, "login refused");
+    if let Some(answer) = error.answer() {
+        answer.report().encode(&mut client.pending);
+    }
+    send_last(&mut client.stream, &client.pending).await;
+}
+
 async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<Box<Session>> {
     let client = *client;
     let gateway = door.gateway.clone();
     let given = door.access.given(&client.user);
-    let mut newcomer = Newcomer {
-        stream: client.stream,
+    let user = client.user.clone();
+    let asks = Asks {
         user: client.user,
         database: client.database,
         parameters: client.parameters,
-        protocol_minor: u32::from(client.protocol_minor) as u16,
         credential: given.unwrap_or_else(|| credential(client.login)),
         peer,
+    };
+    let mut newcomer = Newcomer {
+        stream: client.stream,
+        asks,
+        protocol_minor: client.protocol_minor,
         pending: client.pending,
         received: client.received,
     };
@@ -300,14 +317,13 @@ async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<
         send_last(&mut newcomer.stream, &out).await;
         return None;
     }
-    let user = newcomer.user.clone();
     let refused = |error: &LoginError| {
         gateway.counters.login_failed(LoginFailure::Server);
         if [sqlstate::INVALID_PASSWORD, sqlstate::INVALID_AUTHORIZATION].contains(&error.state) {
             door.access.forget(&user);
         }
     };
-    log_in(gateway.clone(), newcomer, refused).await.ok().inspect(|session| session.note_login())
+    log_in(gateway.clone(), newcomer, refused).await.inspect(|session| session.note_login())
 }
 
 /// What the client's proof, or its secret here, lets us log in to servers with.
@@ -348,6 +364,21 @@ pub async fn cancel_here(gateway: &Gateway, pid: i32, key: &[u8]) -> Option<Canc
 }
 
 impl Door {
+    fn has_room(&self) -> bool {
+        self.present.load(Ordering::Acquire) < self.gateway.settled().config.limits.max_client_connections
+    }
+
+    /// It gets no answer, which would cost as much as a login.
+    fn turn_away(&self, address: SocketAddr) {
+        self.gateway.counters.login_failed(LoginFailure::TooManyUnauthenticated);
+        if let Some(count) = self.turned_away.happens(now_ms()) {
+            tracing::warn!(
+                count, %address,
+                "connections are closed unanswered: as many as may be have not logged in yet; where many clients come from one address, raise limits.max_unauthenticated_per_address"
+            );
+        }
+    }
+
     /// Whether clients are to be refused because the endpoint is another node's.
     fn leads_elsewhere(&self) -> bool {
         let Some(cluster) = &self.cluster else { return false };

@@ -1,4 +1,4 @@
-//! AWS, as the endpoints that need it reach it: who this instance is, asked once.
+//! AWS, as the endpoints that need it reach it: who this instance is, asked once, and again where that is not enough.
 //!
 //! Owns the asking. Never keeps anybody waiting: the answer comes beside. Invariant: a metadata service that does not
 //! answer is asked by one task at a time, and not again before a pause.
@@ -20,7 +20,8 @@ type Found = Result<Cloud, String>;
 
 #[derive(Default)]
 pub struct Clouds {
-    known: HashMap<String, Cloud>,
+    /// And since when.
+    known: HashMap<String, (Instant, Cloud)>,
     asking: Option<(String, JoinHandle<Found>)>,
     /// And when it was.
     failure: Option<(Instant, String)>,
@@ -29,26 +30,39 @@ pub struct Clouds {
 impl Clouds {
     /// What is known, or why it is not. If nobody is asked yet, somebody is from now on.
     pub fn get(&mut self, settings: &AwsSettings) -> Found {
-        let (key, settings) = (format!("{settings:?}"), settings.clone());
-        self.get_by(key, move || tokio::spawn(async move { find(&settings).await }))
+        let (key, ask) = asking(settings);
+        self.get_by(key, ask)
+    }
+
+    /// What is known lacks something: it is asked for again, after a pause, and stays what it is until there is an answer.
+    pub fn doubt(&mut self, settings: &AwsSettings) {
+        let (key, ask) = asking(settings);
+        self.doubt_by(key, ask);
     }
 
     fn get_by(&mut self, key: String, ask: impl FnOnce() -> JoinHandle<Found>) -> Found {
-        if let Some(cloud) = self.known.get(&key) {
+        if let Some((_, cloud)) = self.known.get(&key) {
             return Ok(cloud.clone());
         }
-        if let Some((at, failure)) = &self.failure
-            && at.elapsed() < ASK_AGAIN
-        {
-            return Err(failure.clone());
+        self.ask(key, ask);
+        let failure = self.failure.as_ref().map(|(_, failure)| failure.clone());
+        Err(failure.unwrap_or_else(|| "the instance's metadata service is being asked".to_owned()))
+    }
+
+    fn doubt_by(&mut self, key: String, ask: impl FnOnce() -> JoinHandle<Found>) {
+        if self.known.get(&key).is_none_or(|(at, _)| at.elapsed() >= ASK_AGAIN) {
+            self.ask(key, ask);
         }
-        if self.asking.as_ref().is_none_or(|(asked, _)| *asked != key)
+    }
+
+    fn ask(&mut self, key: String, ask: impl FnOnce() -> JoinHandle<Found>) {
+        let has_just_failed = self.failure.as_ref().is_some_and(|(at, _)| at.elapsed() < ASK_AGAIN);
+        if !has_just_failed
+            && self.asking.as_ref().is_none_or(|(asked, _)| *asked != key)
             && let Some((_, other)) = self.asking.replace((key, ask()))
         {
             other.abort();
         }
-        let before = self.failure.as_ref().map(|(_, failure)| failure.clone());
-        Err(before.unwrap_or_else(|| "the instance's metadata service is being asked".to_owned()))
     }
 
     pub fn is_asking(&self) -> bool {
@@ -64,7 +78,7 @@ impl Clouds {
         match found {
             Ok(cloud) => {
                 self.failure = None;
-                self.known.insert(key, cloud);
+                self.known.insert(key, (Instant::now(), cloud));
             }
             Err(failure) => self.failure = Some((Instant::now(), failure)),
         }
@@ -77,6 +91,11 @@ impl Drop for Clouds {
             task.abort();
         }
     }
+}
+
+fn asking(settings: &AwsSettings) -> (String, impl FnOnce() -> JoinHandle<Found>) {
+    let (key, settings) = (format!("{settings:?}"), settings.clone());
+    (key, move || tokio::spawn(async move { find(&settings).await }))
 }
 
 async fn find(settings: &AwsSettings) -> Found {

@@ -3,6 +3,7 @@
 //! Owns the order in which these parts begin, and the configuration that the cluster has agreed on. Invariant: without
 //! `[cluster]` nothing of this runs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +22,7 @@ use super::instances;
 use super::perform::{self, performing};
 use super::readiness;
 use super::rejoining::{self, Jobs};
+use super::vital::Vital;
 use crate::admin::Trying;
 use crate::agent::Agents;
 use crate::clock;
@@ -35,7 +37,7 @@ use crate::cluster::right::WriteRight;
 use crate::cluster::state::{Fenced, MemberRole};
 use crate::config::{self, Config};
 use crate::consensus::node::{
-    Address, CancelHere, ClusterHandle, Node, NodeError, NodeSettings, Order, Surroundings,
+    Address, CancelHere, ClusterHandle, GoesBy, Node, NodeError, NodeSettings, Order, Surroundings,
 };
 use crate::consensus::peer::{PeerFiles, PeerTlsError};
 use crate::pki::{NameError, NodeName};
@@ -169,6 +171,7 @@ impl Cluster {
         text: &str,
         right: Arc<WriteRight>,
         servers: Servers,
+        vital: &mut Vital,
     ) -> Result<Cluster, ClusterError> {
         let Servers { local, listed, look, named, operator, counters } = servers;
         let gateway: Arc<OnceLock<Arc<Gateway>>> = Arc::default();
@@ -197,11 +200,12 @@ impl Cluster {
         let jobs = watch::Sender::new(Jobs::default());
         let seen_jobs = jobs.subscribe();
         if let Some(agents) = agents.clone() {
-            handle.runtime().spawn(rejoining::look(handle.clone(), wants.clone(), agents, jobs));
+            let look = rejoining::look(handle.clone(), wants.clone(), agents, jobs);
+            vital.watch("an eye on agents", handle.runtime().spawn(look));
         }
         let (in_force, configs) = watch::channel(config.clone());
         let hosts = match me.role {
-            MemberRole::Voter => Some(Hosts::start(handle.clone(), configs.clone())?),
+            MemberRole::Voter => Some(Hosts::start(handle.clone(), configs.clone(), vital)?),
             MemberRole::Proxy => None,
         };
         let write = perform::writing(operator.clone(), wants.clone());
@@ -210,11 +214,12 @@ impl Cluster {
         let readiness = readiness::trying(configs.clone(), operator.clone(), agents.clone());
         let perform = performing(perform::Means { operator, agents, hosts: hosts.clone() });
         let means = Means { wanted: wants, local, listed, look, perform, counters };
-        handle.runtime().spawn(act::lead(handle.clone(), means));
-        handle.runtime().spawn(act::report(handle.clone(), eyes));
+        // A leader that decides nothing would go on granting leases, so no other node would be elected.
+        vital.watch("decisions", handle.runtime().spawn(act::lead(handle.clone(), means)));
+        vital.watch("reports", handle.runtime().spawn(act::report(handle.clone(), eyes)));
         // Only voters own endpoints.
         let endpoints = match me.role {
-            MemberRole::Voter => Endpoints::start(handle, configs)?,
+            MemberRole::Voter => Endpoints::start(handle, configs, vital)?,
             MemberRole::Proxy => Endpoints::none(),
         };
         let directory = cluster.directory.clone();
@@ -244,6 +249,12 @@ impl Cluster {
     /// Whose sessions a cancel request of another node may mean.
     pub fn serves(&self, gateway: &Arc<Gateway>) {
         let _ = self.gateway.set(gateway.clone());
+    }
+
+    /// By which version of the cluster's configuration this node goes now; `latest` is the last one it was told of.
+    pub fn goes_by(&self, latest: u64) {
+        let version = self.wanted.borrow().version;
+        self.handle().goes_by(GoesBy { version, unusable: (latest > version).then_some(latest) });
     }
 
     /// Another configuration is in force from now on. `agreed`: what all nodes share, whether or not this one could take
@@ -280,23 +291,33 @@ impl Cluster {
         // One that died a moment ago would let the others wait for nothing.
         let answering = handle.reach(ANSWERS_WITHIN).await;
         let applied = handle.applied();
-        let mut voters = applied.state.members().values().filter(|member| member.role == MemberRole::Voter);
-        let Some(to) = voters.find(|member| answering.contains(&member.id)).map(|member| member.id.clone())
-        else {
+        let voters = applied.state.members().values().filter(|member| member.role == MemberRole::Voter);
+        let answering: BTreeSet<String> =
+            voters.filter(|member| answering.contains(&member.id)).map(|member| member.id.clone()).collect();
+        let Some(to) = answering.first() else {
             tracing::warn!("no other voter answers: the endpoints are not handed over");
             return;
         };
+        let until = tokio::time::Instant::now() + HAND_OVER;
+        let mut is_under_way = false;
         for endpoint in owned() {
             let order = Order::MoveEndpoint {
                 endpoint: endpoint.clone(),
                 to: to.clone(),
+                or: answering.clone(),
                 cause: format!("stop:{me}"),
             };
-            match tokio::time::timeout(HAND_OVER, handle.order(order)).await {
-                Ok(Ok(said)) => tracing::info!(endpoint, said, "handing over before stopping"),
+            match tokio::time::timeout_at(until, handle.order(order)).await {
+                Ok(Ok(said)) => {
+                    is_under_way = true;
+                    tracing::info!(endpoint, said, "handing over before stopping");
+                }
                 Ok(Err(error)) => tracing::warn!(endpoint, %error, "the endpoint is not handed over"),
                 Err(_) => tracing::warn!(endpoint, "the endpoint is not handed over: no leader answered"),
             }
+        }
+        if !is_under_way {
+            return;
         }
         let mut applied = handle.watch();
         let gone = applied.wait_for(|applied| {

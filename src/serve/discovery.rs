@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::cluster::instances::{Described, Listed, Said, which};
+use crate::clock;
+use crate::cluster::instances::{Listed, Said, known_places, which};
 use crate::cluster::model::View;
 use crate::cluster::observe::SetInstances;
 use crate::config::Config;
@@ -27,24 +28,23 @@ pub struct Sources {
 pub async fn follow(mut sources: Sources, set: SetInstances) {
     loop {
         let listed = sources.listed.borrow_and_update().clone();
-        let described = listed.as_deref().map(|listed| &*listed.instances);
-        match &mut sources.applied {
+        let view = sources.view.borrow_and_update().clone();
+        let ids = match &mut sources.applied {
             Some(applied) => {
                 let agreed: Vec<String> =
                     applied.borrow_and_update().state.servers().keys().cloned().collect();
-                match (agreed.is_empty(), described) {
-                    (false, _) => set(&agreed, described),
+                match (agreed.is_empty(), &listed) {
+                    (false, _) => Some(agreed),
                     // The cluster is about to begin with them.
-                    (true, Some(_)) => {
-                        set(&alone(&sources.view.borrow(), described, &(sources.in_force)()), described)
-                    }
-                    (true, None) => {}
+                    (true, Some(_)) => Some(alone(&view, listed.as_deref(), &(sources.in_force)())),
+                    (true, None) => None,
                 }
             }
-            None => {
-                let found = alone(&sources.view.borrow_and_update(), described, &(sources.in_force)());
-                set(&found, described);
-            }
+            None => Some(alone(&view, listed.as_deref(), &(sources.in_force)())),
+        };
+        if let Some(ids) = ids {
+            let described = listed.as_deref().map(|listed| &*listed.instances);
+            set(&ids, known_places(described, &view).as_deref());
         }
         if !sources.changed().await {
             return;
@@ -55,24 +55,28 @@ pub async fn follow(mut sources: Sources, set: SetInstances) {
 impl Sources {
     /// False: there is nothing more to come.
     async fn changed(&mut self) -> bool {
-        let ours = async {
+        let applied = async {
             match &mut self.applied {
-                Some(applied) => applied.changed().await,
-                None => self.view.changed().await,
+                Some(applied) => applied.changed().await.is_ok(),
+                None => std::future::pending().await,
             }
         };
         tokio::select! {
-            changed = ours => changed.is_ok(),
+            changed = applied => changed,
+            changed = self.view.changed() => changed.is_ok(),
             Ok(()) = self.listed.changed() => true,
         }
     }
 }
 
-fn alone(view: &View, described: Option<&[Described]>, config: &Config) -> Vec<String> {
+fn alone(view: &View, listed: Option<&Listed>, config: &Config) -> Vec<String> {
     let known: Vec<String> = view.snapshot.servers.iter().map(|server| server.id.to_string()).collect();
     let primary = view.snapshot.primary_server().map(|server| &*server.id);
-    // Nobody else has heard anything later.
-    let is_fresh = true;
+    let described = listed.map(|listed| &*listed.instances);
+    // Nobody else has heard anything later than what the last start has kept.
+    let refresh_ms = config.failover.cluster_refresh_ms;
+    let is_fresh = listed
+        .is_some_and(|listed| listed.said_at_ms.is_none() || listed.is_fresh(refresh_ms, clock::now_ms()));
     let said = Said { view, known: &known, configured: &config.servers, described, is_fresh, primary };
     which(config.failover.mode, &said)
 }

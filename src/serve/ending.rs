@@ -61,6 +61,22 @@ impl Wishes {
         }
     }
 
+    /// Does what is to be done before clients are waited for, unless it is to end at once. The mode it is to end by then.
+    pub async fn unless_immediate(
+        &mut self,
+        mut mode: StopMode,
+        first: impl Future<Output = ()>,
+    ) -> StopMode {
+        let mut first = std::pin::pin!(first);
+        while mode < StopMode::Immediate {
+            tokio::select! {
+                () = &mut first => break,
+                next = self.less_patience(mode) => mode = next,
+            }
+        }
+        mode
+    }
+
     /// The next wish to end while it is under way already in that mode. A second signal means: no more patience.
     async fn less_patience(&mut self, mode: StopMode) -> StopMode {
         loop {
@@ -132,5 +148,32 @@ async fn all_gone(gateway: &Gateway, mode: StopMode) {
             gateway.sessions.tell_all(Order::Drain);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_comes_before_the_end_is_given_up_only_to_end_at_once() {
+        let (control, controls) = mpsc::channel(4);
+        let mut wishes = Wishes::new(controls).unwrap();
+        let stop = |mode| control.try_send(Control::Stop(mode)).unwrap();
+        stop(StopMode::Fast);
+        let (done, until_done) = oneshot::channel::<()>();
+        let first = async { drop(until_done.await) };
+        let (mode, ()) = tokio::join!(wishes.unless_immediate(StopMode::Smart, first), async {
+            while control.capacity() < control.max_capacity() {
+                tokio::task::yield_now().await;
+            }
+            done.send(()).unwrap();
+        });
+        assert_eq!(mode, StopMode::Fast, "it was told, and what was to be done was done");
+        stop(StopMode::Immediate);
+        let mode = wishes.unless_immediate(StopMode::Fast, std::future::pending()).await;
+        assert_eq!(mode, StopMode::Immediate);
+        let mode = wishes.unless_immediate(StopMode::Immediate, std::future::pending()).await;
+        assert_eq!(mode, StopMode::Immediate, "nothing is begun");
     }
 }

@@ -3,21 +3,24 @@
 //! Owns the thread they run on, away from both clients and consensus. Never decides who the owner is. Invariant: what a
 //! loop asks right before it changes something is answered from what this node has applied and from the clock.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod board;
+
+use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use komainu_escalation::endpoint::{EndpointError, Host};
 use komainu_escalation::reconcile::pace::Pace;
-use komainu_escalation::{
-    Claim, Endpoint, EndpointSettings, Event, Finding, Outlet, Owner, State, preflight,
-};
+use komainu_escalation::{Claim, Endpoint, Event, Outlet, Owner, State, preflight};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub use board::Board;
+use board::Posted;
+
 use super::clouds::Clouds;
-use crate::admin::cluster_status::EndpointHere;
+use super::vital::Vital;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, ClusterState, Fenced};
 use crate::config::Config;
@@ -28,140 +31,8 @@ use crate::topology::Epoch;
 const EVENTS_WAITING: usize = 256;
 /// Until an endpoint that could not be begun is tried again.
 const BEGIN_AGAIN: Duration = Duration::from_secs(5);
-/// For a loop whose endpoint was removed or changed to give up what it holds. Then it is ended all the same.
-const LEAVE_WITHIN: Duration = Duration::from_secs(30);
 /// What cannot be taken changes with the probes, which are minutes apart.
 const TELL_UNABLE_EVERY: Duration = Duration::from_secs(1);
-const LOOK_WHETHER_LEFT: Duration = Duration::from_millis(20);
-
-/// What runs now, for whoever asks.
-#[derive(Clone, Default)]
-pub struct Board(Arc<Mutex<Loops>>);
-
-#[derive(Default)]
-struct Loops {
-    posted: BTreeMap<String, Posted>,
-    /// No longer configured like that, and still giving up what they hold.
-    leaving: Vec<Leaving>,
-}
-
-struct Posted {
-    settings: EndpointSettings,
-    running: Result<Endpoint, String>,
-    claim: watch::Sender<Claim>,
-    findings: watch::Receiver<Vec<Finding>>,
-}
-
-struct Leaving {
-    endpoint: Endpoint,
-    /// The loop ends with it.
-    _claim: watch::Sender<Claim>,
-    until: Instant,
-}
-
-impl Leaving {
-    /// Makes another the owner, as far as this loop knows: it gives up what is still this node's.
-    fn begin(endpoint: Endpoint, claim: watch::Sender<Claim>) -> Leaving {
-        let epoch = claim.borrow().epoch;
-        claim.send_replace(Claim { owner: Owner::Other, epoch });
-        Leaving { endpoint, _claim: claim, until: Instant::now() + LEAVE_WITHIN }
-    }
-
-    fn has_left(&self) -> bool {
-        let status = self.endpoint.status.borrow();
-        if status.state == State::Released {
-            return true;
-        }
-        let is_over = Instant::now() >= self.until;
-        if is_over {
-            tracing::error!(
-                endpoint = %self.endpoint.name,
-                method = self.endpoint.method,
-                state = ?status.state,
-                reason = %status.reason,
-                "an endpoint that is no longer configured like that was not given up in time: look after it by hand"
-            );
-        }
-        is_over
-    }
-}
-
-impl Board {
-    fn loops(&self) -> MutexGuard<'_, Loops> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn all(&self) -> Vec<EndpointHere> {
-        let here = |(name, posted): (&String, &Posted)| EndpointHere {
-            name: name.clone(),
-            method: posted.settings.method.name(),
-            status: posted.running.as_ref().ok().map(|endpoint| endpoint.status.borrow().clone()),
-            error: posted.running.as_ref().err().cloned(),
-            findings: posted.findings.borrow().clone(),
-        };
-        self.loops().posted.iter().map(here).collect()
-    }
-
-    /// Those that this node could not take: not begun, or something is wrong with what it takes.
-    fn unable(&self) -> BTreeSet<String> {
-        let cannot = |posted: &Posted| {
-            posted.running.is_err() || posted.findings.borrow().iter().any(Finding::is_wrong)
-        };
-        let loops = self.loops();
-        loops.posted.iter().filter(|(_, posted)| cannot(posted)).map(|(name, _)| name.clone()).collect()
-    }
-
-    /// Whether this node still has something of an endpoint, or is about to.
-    pub fn holds_any(&self) -> bool {
-        let busy = |state| matches!(state, State::Held | State::Taking | State::Releasing);
-        let loops = self.loops();
-        let mut running = loops.posted.values().filter_map(|posted| posted.running.as_ref().ok());
-        !loops.leaving.is_empty() || running.any(|endpoint| busy(endpoint.status.borrow().state))
-    }
-
-    fn has_failed(&self) -> bool {
-        self.loops().posted.values().any(|posted| posted.running.is_err())
-    }
-
-    /// Takes down what is not configured any more, or otherwise. A loop that moves the endpoint in another way than is
-    /// wanted now gives it up first: an address must not stay behind.
-    fn retire(&self, config: &Config) {
-        let mut loops = self.loops();
-        let Loops { posted, leaving } = &mut *loops;
-        let wanted =
-            |settings: &EndpointSettings| config.endpoints.iter().any(|new| new.settings == *settings);
-        let same_way = |settings: &EndpointSettings| {
-            let is = |new: &EndpointSettings| new.name == settings.name && new.method == settings.method;
-            config.endpoints.iter().any(|new| is(&new.settings))
-        };
-        let retired = posted.extract_if(.., |_, posted| posted.running.is_err() || !wanted(&posted.settings));
-        for (_, Posted { settings, running, claim, .. }) in retired {
-            if let Ok(endpoint) = running
-                && !same_way(&settings)
-            {
-                leaving.push(Leaving::begin(endpoint, claim));
-            }
-        }
-    }
-
-    fn is_leaving(&self, name: Option<&str>) -> bool {
-        let is = |leaving: &Leaving| name.is_none_or(|name| *leaving.endpoint.name == *name);
-        self.loops().leaving.iter().any(is)
-    }
-
-    /// Until one of those that leave has left. Never if none does.
-    async fn left(&self) {
-        loop {
-            tokio::time::sleep(LOOK_WHETHER_LEFT).await;
-            let mut loops = self.loops();
-            let before = loops.leaving.len();
-            loops.leaving.retain(|leaving| !leaving.has_left());
-            if loops.leaving.len() < before {
-                return;
-            }
-        }
-    }
-}
 
 /// Runs until it is dropped.
 pub struct Endpoints {
@@ -177,36 +48,46 @@ impl Endpoints {
     }
 
     /// On a thread of their own. `config` is the one in force, exchanged when it changes.
-    pub fn start(handle: ClusterHandle, config: watch::Receiver<Arc<Config>>) -> io::Result<Endpoints> {
+    pub fn start(
+        handle: ClusterHandle,
+        config: watch::Receiver<Arc<Config>>,
+        vital: &mut Vital,
+    ) -> io::Result<Endpoints> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let board = Board::default();
         let (stop, stopped) = oneshot::channel::<()>();
-        let posted = board.clone();
+        vital.watch("endpoints", runtime.spawn(run(handle, config, board.clone())));
         std::thread::Builder::new().name("escalation".to_owned()).spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    () = run(handle, config, posted) => {}
-                    _ = stopped => {}
-                }
-            });
+            let _ = runtime.block_on(stopped);
             runtime.shutdown_background();
         })?;
         Ok(Endpoints { board, _stop: stop })
     }
 }
 
-async fn run(handle: ClusterHandle, mut config: watch::Receiver<Arc<Config>>, board: Board) {
+async fn run(handle: ClusterHandle, config: watch::Receiver<Arc<Config>>, board: Board) {
     let (events, taken) = mpsc::channel(EVENTS_WAITING);
-    tokio::spawn(note(handle.clone(), taken));
-    tokio::spawn(tell_unable(handle.clone(), board.clone()));
+    tokio::select! {
+        () = keep(&handle, config, &board, events) => {}
+        () = note(&handle, taken) => {}
+        () = tell_unable(&handle, &board) => {}
+    }
+}
+
+async fn keep(
+    handle: &ClusterHandle,
+    mut config: watch::Receiver<Arc<Config>>,
+    board: &Board,
+    events: mpsc::Sender<Event>,
+) {
     let mut clouds = Clouds::default();
     let mut applied = handle.watch();
     loop {
         let wanted = config.borrow_and_update().clone();
-        bring_about(&handle, &wanted, &board, &mut clouds, &events);
+        bring_about(handle, &wanted, board, &mut clouds, &events);
         let again = Instant::now() + BEGIN_AGAIN;
         loop {
-            tell(&board, handle.node(), &applied.borrow_and_update().state);
+            tell(board, handle.node(), &applied.borrow_and_update().state);
             tokio::select! {
                 changed = applied.changed() => if changed.is_err() { return },
                 changed = config.changed() => match changed {
@@ -223,7 +104,7 @@ async fn run(handle: ClusterHandle, mut config: watch::Receiver<Arc<Config>>, bo
 }
 
 /// So that the leader rather makes somebody else the owner.
-async fn tell_unable(handle: ClusterHandle, board: Board) {
+async fn tell_unable(handle: &ClusterHandle, board: &Board) {
     let mut before = BTreeSet::new();
     loop {
         let unable = board.unable();
@@ -246,7 +127,8 @@ fn bring_about(
     events: &mpsc::Sender<Event>,
 ) {
     let lease_ms = config.cluster.as_ref().map_or(0, |cluster| cluster.lease.lease_ms);
-    board.retire(config);
+    let before = board.retire(config);
+    let mut lacks_address = false;
     for endpoint in &config.endpoints {
         let settings = &endpoint.settings;
         if board.loops().posted.contains_key(&settings.name) || board.is_leaving(Some(&settings.name)) {
@@ -256,25 +138,35 @@ fn bring_about(
             true => clouds.get(&config.aws).map(Some),
             false => Ok(None),
         };
+        let is_asking = cloud.is_err() && clouds.is_asking();
         let (claim, claims) = watch::channel(Claim::UNKNOWN);
         let (found, findings) = watch::channel(Vec::new());
         let running = cloud.and_then(|cloud| {
-            if let Some(cloud) = &cloud {
-                let (cloud, method) = (cloud.clone(), settings.method.clone());
-                tokio::spawn(preflight::watch(cloud, settings.name.clone(), method, found));
-            }
             let pace = Pace::new(lease_ms, config.aws.attempt_timeout_ms);
             let host = Host { node: handle.node().into(), cloud, pace };
             let outlet = Outlet { claim: claims, authority: authority(handle), events: events.clone() };
-            Endpoint::start(settings, &host, outlet).map_err(|error: EndpointError| error.to_string())
+            let started = Endpoint::start(settings, &host, outlet);
+            lacks_address |= matches!(started, Err(EndpointError::NoAddress { .. }));
+            let endpoint = started.map_err(|error| error.to_string())?;
+            // Only then: one that cannot begin is tried again every few seconds, and AWS's limits are the account's.
+            if let Some(cloud) = host.cloud {
+                let method = settings.method.clone();
+                tokio::spawn(preflight::watch(cloud, settings.name.clone(), method, found));
+            }
+            Ok(endpoint)
         });
         if let Err(error) = &running
-            && !clouds.is_asking()
+            && !is_asking
+            && before.get(&settings.name) != Some(error)
         {
             tracing::error!(endpoint = settings.name, error, "this node cannot own the endpoint");
         }
         let posted = Posted { settings: settings.clone(), running, claim, findings };
         board.loops().posted.insert(settings.name.clone(), posted);
+    }
+    if lacks_address {
+        // It may have been given one since this instance was asked who it is.
+        clouds.doubt(&config.aws);
     }
 }
 
@@ -313,7 +205,7 @@ pub(crate) fn claim(state: &ClusterState, name: &str, me: &str) -> Claim {
 }
 
 /// Brings what happened to an endpoint into the timeline.
-async fn note(handle: ClusterHandle, mut events: mpsc::Receiver<Event>) {
+async fn note(handle: &ClusterHandle, mut events: mpsc::Receiver<Event>) {
     while let Some(event) = events.recv().await {
         let Event { endpoint, epoch, state, reason, detail, phases } = event;
         let mut text = format!("{}: {}", serde_word(&state), reason.sentence());

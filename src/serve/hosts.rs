@@ -13,6 +13,7 @@ use komainu_escalation::{Authority, AwsSettings, Claim, Finding, Intent, Owner, 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::vital::Vital;
 use crate::cluster::act::Done;
 use crate::cluster::state::{Administrative, ClusterState, FailoverKind, Fenced};
 use crate::config::{Config, FenceHost};
@@ -45,13 +46,23 @@ struct Order {
 
 impl Hosts {
     /// `configs`: the one in force, exchanged when it changes. The thread ends with them.
-    pub fn start(handle: ClusterHandle, configs: watch::Receiver<Arc<Config>>) -> io::Result<Hosts> {
+    pub fn start(
+        handle: ClusterHandle,
+        configs: watch::Receiver<Arc<Config>>,
+        vital: &mut Vital,
+    ) -> io::Result<Hosts> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (orders, taken) = mpsc::channel(ORDERS_WAITING);
         let found: Arc<Mutex<Found>> = Arc::default();
-        let noted = found.clone();
+        let running = run(configs, taken, found.clone());
+        let (ends, ended) = oneshot::channel::<()>();
+        let task = runtime.spawn(async move {
+            let _ends = ends;
+            running.await;
+        });
+        vital.watch("the hosts of servers", task);
         std::thread::Builder::new().name("hosts".to_owned()).spawn(move || {
-            runtime.block_on(run(configs, taken, noted));
+            let _ = runtime.block_on(ended);
             runtime.shutdown_background();
         })?;
         Ok(Hosts { orders, found, handle })

@@ -16,13 +16,15 @@ pub(crate) mod endpoints;
 mod hooks;
 mod hosts;
 mod instances;
-mod looking_in;
+mod lookups;
+mod pages;
 pub(crate) mod perform;
 mod readiness;
 mod rejoining;
 mod scheduling;
 mod server_users;
 mod ticks;
+mod vital;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,9 +33,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
-use crate::admin::control::{CONTROLS_WAITING, Reloaded, StopMode};
+use crate::admin::control::{CONTROLS_WAITING, Reloaded};
 use crate::admin::door::Door;
 use crate::admin::{self, AdminListener, AdminState, BindError, ClusterPages};
 use crate::clock;
@@ -52,7 +55,7 @@ use crate::session::gateway::{Gateway, Parts};
 use crate::telemetry::log::{LogControl, LogError};
 use crate::telemetry::{Counters, log};
 
-use access::{Access, AccessError};
+use access::{Access, AccessError, Files};
 use clients::{Clients, ListenError};
 pub use cluster::forget_kept;
 use cluster::{Cluster, ClusterError, Me, MeError, Servers};
@@ -62,6 +65,10 @@ use ending::{Told, Wishes, drain};
 use hosts::Hosts;
 use instances::Instances;
 use server_users::ServerUsers;
+use vital::{Fallen, Vital};
+
+/// What threads that are blocked have to come to an end.
+const THREADS_END_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -83,6 +90,8 @@ pub enum ServeError {
     Node(#[from] MeError),
     #[error("{0}")]
     Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Fallen(#[from] Fallen),
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
 }
@@ -99,6 +108,7 @@ pub struct Who {
 pub fn run(path: &Path, who: &Who, debug: bool) -> Result<(), ServeError> {
     let (local, warnings) = config::file::load(path)?;
     let log = if debug { log::to_terminal()? } else { log::init(&local.log)? };
+    vital::log_panics();
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -109,7 +119,9 @@ pub fn run(path: &Path, who: &Who, debug: bool) -> Result<(), ServeError> {
         keep_memory_private();
     }
     raise_file_limit(
-        config.limits.max_client_connections + config.pool.max_server_connections * most_servers(&config),
+        config.limits.max_client_connections
+            + clients::most_unauthenticated(&config)
+            + config.pool.max_server_connections * most_servers(&config),
     );
     let scheduling = config.worker_scheduling;
     let runtime = match config.workers {
@@ -123,7 +135,14 @@ pub fn run(path: &Path, who: &Who, debug: bool) -> Result<(), ServeError> {
             .build()?,
     };
     clock::tick();
-    runtime.block_on(serve(configuration, me, log))
+    finish(runtime, serve(configuration, me, log))
+}
+
+/// Runs it to its end. A thread that still waits for a name server, or derives a key for nobody, is not waited for.
+fn finish<T>(runtime: Runtime, main: impl Future<Output = T>) -> T {
+    let ended = runtime.block_on(main);
+    runtime.shutdown_timeout(THREADS_END_WITHIN);
+    ended
 }
 
 /// The node that this is said to be, and where it keeps its state. None: it is on its own, and has none.
@@ -152,6 +171,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
         None => WriteRight::unlimited(),
     });
     let counters = Arc::new(Counters::default());
+    let mut vital = Vital::default();
     let cluster = match (&config.cluster, me) {
         (Some(cluster), Some(me)) => {
             let text = configuration.shared_text();
@@ -163,7 +183,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
                 operator: operators.subscribe(),
                 counters: counters.clone(),
             };
-            Some(Cluster::start(cluster, &me, &config, text, right.clone(), servers)?)
+            Some(Cluster::start(cluster, &me, &config, text, right.clone(), servers, &mut vital)?)
         }
         _ => None,
     };
@@ -193,7 +213,7 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
     if let Some(cluster) = &cluster {
         cluster.serves(&gateway);
     }
-    let discovering = config.failover.finds_servers().then(|| {
+    if config.failover.finds_servers() {
         let gateway = gateway.clone();
         let sources = discovery::Sources {
             view: observer.view.clone(),
@@ -201,16 +221,16 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
             applied: cluster.as_ref().map(|cluster| cluster.handle().watch()),
             in_force: Box::new(move || gateway.settled().config.clone()),
         };
-        tokio::spawn(discovery::follow(sources, observer.instances()))
-    });
-    let access = Access::load(&config, &gateway, &server_tls, server_users.clone())?;
+        vital.spawn("the list of servers", discovery::follow(sources, observer.instances()));
+    }
+    let access = Access::new(Files::read(&config)?, &config, &gateway, &server_tls, server_users.clone());
 
     let (known, configured) = watch::channel(configuration.known());
     let (first_end, certificates_end) = watch::channel(None);
     let state = AdminState {
         view,
         counters: counters.clone(),
-        gate: looking_in::pages(&gateway, &observer),
+        activity: pages::pages(&gateway, &observer),
         listening: listening.clone(),
         clock: clock::process(),
         cluster: cluster.as_ref().map(pages),
@@ -221,19 +241,20 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
             Arc::new(move || server_users.findings())
         },
         instances: Arc::new(move || instances.finding()),
+        examined: Arc::default(),
         control,
     };
     let named = cluster.as_ref().map(Cluster::handle);
     let emitting = Emitting::start(&config, named.as_ref().map(|handle| handle.node()), state.clone())?;
-    let admin = tokio::spawn(admin::serve(admin_listener, state));
-    let housekeeping = tokio::spawn(ticks::keep_house(gateway.clone()));
-    let watching = tokio::spawn(certificates::watch(known.subscribe(), first_end));
+    vital.spawn("admin requests", admin::serve(admin_listener, state));
+    vital.spawn("deadlines", ticks::keep_house(gateway.clone()));
+    vital.spawn("an eye on certificates", certificates::watch(known.subscribe(), first_end));
 
     let handle = cluster.as_ref().map(Cluster::handle);
-    let hooks = cluster
-        .as_ref()
-        .map(|cluster| tokio::spawn(hooks::run(cluster.handle(), cluster.in_force(), counters.clone())));
-    let clients = Clients::listen(&config, gateway.clone(), access.clone(), handle.clone())?;
+    if let Some(cluster) = &cluster {
+        vital.spawn("hooks", hooks::run(cluster.handle(), cluster.in_force(), counters.clone()));
+    }
+    let mut clients = Clients::listen(&config, gateway.clone(), access.clone(), handle.clone()).await?;
     listening.store(true, Ordering::Release);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), addresses = ?clients.addresses(), servers = config.servers.len(), "komainu is listening");
     drop(config);
@@ -271,8 +292,13 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
                     continue;
                 }
             },
+            fallen = vital.one_has_ended() => return Err(fallen.into()),
+            fallen = clients.one_has_ended() => return Err(fallen.into()),
             applied = configuration::next_agreed(&mut agreed, configuration.latest()) => {
-                let Some(new) = configuration.agree(&applied) else { continue };
+                let Some(new) = configuration.agree(&applied) else {
+                    cluster.iter().for_each(|cluster| cluster.goes_by(configuration.latest()));
+                    continue;
+                };
                 (Ok((new, Vec::new())), None)
             }
         };
@@ -300,27 +326,19 @@ async fn serve(mut configuration: Configuration, me: Option<Me>, log: LogControl
                 Err(problem)
             }
         };
+        cluster.iter().for_each(|cluster| cluster.goes_by(configuration.latest()));
         if let Some(answer) = answer {
             // Whoever asked may have left.
             let _ = answer.send(told);
         }
     };
-    if let Some(cluster) = &cluster
-        && mode != StopMode::Immediate
-    {
-        cluster.hand_over().await;
-    }
+    let mode = match &cluster {
+        Some(cluster) => wishes.unless_immediate(mode, cluster.hand_over()).await,
+        None => mode,
+    };
     listening.store(false, Ordering::Release);
     drain(&configuration.in_force(), &gateway, clients, &mut wishes, mode).await;
-    housekeeping.abort();
-    watching.abort();
-    if let Some(hooks) = hooks {
-        hooks.abort();
-    }
-    admin.abort();
-    if let Some(discovering) = discovering {
-        discovering.abort();
-    }
+    drop(vital);
     drop(emitting);
     gateway.pools.retire_all();
     drop(cluster);
@@ -401,8 +419,10 @@ impl Reloadable<'_> {
             config::reload::keeps_primary(&current.servers, &new.servers, &primary.id)?;
         }
         let tls = Arc::new(how_to_reach(&new).map_err(|error| error.to_string())?);
+        let files = Files::read(&new).map_err(|error| error.to_string())?;
+        // From here on nothing fails.
         self.server_users.reconfigure(&new);
-        self.access.reload(&new, self.gateway, &tls).map_err(|error| error.to_string())?;
+        self.access.reload(files, &new, self.gateway, &tls);
         if let Some(Err(error)) = self.door.map(Door::reload) {
             tracing::error!(%error, "what admin.tls_address shows and expects was not read again");
         }
@@ -457,7 +477,28 @@ fn raise_file_limit(connections: usize) {
         tracing::warn!(
             limit = now,
             needed,
-            "fewer files may be open than max_client_connections and the pools need: raise LimitNOFILE or lower the limits"
+            "fewer files may be open than clients, those who log in, and the pools need: raise LimitNOFILE or lower the limits"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_is_blocked_does_not_keep_the_process() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (never, blocks) = std::sync::mpsc::channel::<()>();
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let main = async {
+                tokio::task::spawn_blocking(move || blocks.recv());
+                7
+            };
+            ended.send(finish(runtime, main)).unwrap();
+        });
+        assert_eq!(end.recv_timeout(Duration::from_secs(60)), Ok(7));
+        drop(never);
     }
 }

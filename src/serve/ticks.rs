@@ -43,7 +43,7 @@ pub async fn keep_house(gateway: Arc<Gateway>) {
                 if count.is_multiple_of(POOLS_EVERY) {
                     let withdrawn = gateway.view.borrow().withdrawn();
                     let snapshot = topology.borrow().clone();
-                    gateway.pools.tick(|server| snapshot.server(server).is_some(), &withdrawn);
+                    gateway.pools.tick(snapshot.epoch, |server| snapshot.server(server).is_some(), &withdrawn);
                 }
                 if count.is_multiple_of(SWEEP_EVERY) {
                     gateway.statements.sweep();

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::gateway::{Database, Settled};
-use super::prepared::{Names, kept};
+use super::prepared::Names;
 use super::session::{End, Unnamed};
 use super::transaction::Opening;
+use crate::backend::settings::Settings;
+use crate::backend::statement::kept;
 use crate::net::Buffer;
 use crate::net::buffer::SMALL;
 use crate::route::statement::{Isolation, TransactionModes};
@@ -89,8 +91,14 @@ pub struct Context<'a> {
     pub reading: Reading,
     /// Whether classes matter yet: not where everything goes to the primary.
     pub classify: bool,
-    /// `default_transaction_read_only`, which a BEGIN that does not say otherwise goes by.
-    pub read_only: bool,
+    pub settings: &'a Settings,
+}
+
+impl Context<'_> {
+    /// What a BEGIN that does not say otherwise goes by.
+    fn is_read_only(&self) -> bool {
+        self.settings.get("default_transaction_read_only") == Some("on")
+    }
 }
 
 impl Batch {
@@ -256,7 +264,7 @@ impl Fold {
                 if isolation != Some(Isolation::Serializable)
         );
         let class = match analyzed.routed.class {
-            _ if begins_by_default && context.read_only => Class::Read,
+            _ if begins_by_default && context.is_read_only() => Class::Read,
             class => class,
         };
         if self.class.is_none_or(|present| present < class) {
@@ -264,7 +272,12 @@ impl Fold {
             self.decisive = Some(analyzed.clone());
         }
         self.opening = self.opening.and(Opening::of(analyzed));
-        self.effects |= analyzed.analysis.effects;
+        let effects = analyzed.analysis.effects;
+        if effects.intersects(Effects::BEGINS.union(Effects::ENDS_TRANSACTION)) {
+            // The last of them decides.
+            self.effects = self.effects.without(Effects::LEAVES_OPEN);
+        }
+        self.effects |= effects;
     }
 
     fn write(mut self) -> Self {
@@ -330,7 +343,7 @@ mod tests {
             unnamed: None,
             reading: Reading::default(),
             classify: true,
-            read_only: false,
+            settings: &Settings::default(),
         };
         let name = |n: usize| format!("{n:05}").into_bytes();
         let mut sent = Vec::new();

@@ -210,7 +210,7 @@ mod tests {
     use crate::topology::ServerIndex;
 
     fn address() -> Arc<CancelAddress> {
-        Arc::new(CancelAddress::new(ServerIndex(0), 1, Bytes::from_static(b"k")))
+        Arc::new(CancelAddress::new(ServerIndex(0), None, 1, Bytes::from_static(b"k")))
     }
 
     #[test]

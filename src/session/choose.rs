@@ -88,7 +88,12 @@ impl Session {
                 && (request.opening.read_only
                     || self.settings.get("default_transaction_read_only") == Some("on")),
             serializable: request.opening.serializable
-                || self.settings.get("default_transaction_isolation") == Some("serializable"),
+                || self
+                    .settings
+                    .get("default_transaction_isolation")
+                    .is_some_and(|level| level.eq_ignore_ascii_case("serializable"))
+                // Whatever the session has set instead: a standby's connection could not even be given that.
+                || self.identity.database.is_serializable(&self.identity.user),
             floor: self.floor.known(),
             floor_pending: self.floor.pending || self.floor.is_fresh(self.settled.window_ms, now_ms),
             last_read: self.floor.last_read,

@@ -7,10 +7,10 @@ use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
 
-use super::settings::{IN_HOT_STANDBY, report};
 use crate::backend::ServerConn;
 use crate::backend::conn::{MAX_INSPECTED, parameter_status};
 use crate::backend::expect::{Question, Verdict};
+use crate::backend::settings::{IN_HOT_STANDBY, report};
 use crate::wire::fields;
 use crate::wire::frame::{HEADER_LEN, data_row, header};
 use crate::wire::message::TransactionStatus;
@@ -63,7 +63,7 @@ fn hear(conn: &mut ServerConn, said: &mut Said) -> io::Result<()> {
             return Ok(());
         }
         let body = &bytes[HEADER_LEN..found.len];
-        let verdict = conn.expected.on_message(found.tag, |_, _| ()).map_err(|e| invalid(e.to_string()))?;
+        let (verdict, _) = conn.expected.on_message(found.tag).map_err(|e| invalid(e.to_string()))?;
         match (found.tag, verdict) {
             (b'Z', _) => {
                 conn.status = body

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::route::lexer::{Lexer, Token, TokenKind};
-use crate::route::prepared::MAX_IDENTIFIER_BYTES;
+use crate::route::prepared::{MAX_IDENTIFIER_BYTES, fold_identifier};
 
 /// Names one session may use before its server connections are rather reset than compared.
 const MAX_NAMES: usize = 64;
@@ -44,9 +44,12 @@ impl CustomSettings {
                     }
                     end += 2;
                 }
+                self.unseen |= tokens[at..end.min(tokens.len())].iter().any(|token| is_escaped(token.kind));
                 self.add(&name);
-            } else if word(at).eq_ignore_ascii_case("set_config") && word(at + 1) == "(" {
-                match word(at + 2).strip_prefix('\'').and_then(|rest| rest.strip_suffix('\'')) {
+            } else if fold_identifier(word(at)) == "set_config" && word(at + 1) == "(" {
+                // The whole argument, or it may be only how the name begins.
+                let argument = Some(word(at + 2)).filter(|_| word(at + 3) == ",");
+                match argument.and_then(|text| text.strip_prefix('\'')?.strip_suffix('\'')) {
                     Some(name) => self.add(name),
                     None => self.unseen = true,
                 }
@@ -79,6 +82,11 @@ impl CustomSettings {
     }
 }
 
+/// `U&"…"`, whose characters may be said by number.
+fn is_escaped(kind: TokenKind) -> bool {
+    kind == TokenKind::UnicodeQuoted
+}
+
 /// What PostgreSQL keeps of an identifier, without its quotes. One with a quote in it is no name of a setting.
 fn part(word: &str) -> &str {
     let name = word.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(word);
@@ -104,6 +112,7 @@ mod tests {
             "SET \"my.own\" = 1",
             "RESET my.own",
             "SELECT set_config('my.own', $1, false)",
+            "SELECT \"pg_catalog\".\"set_config\"('my.own', $1, false)",
             "SELECT pg_catalog.set_config ( 'my.own' , v, false) FROM s.t",
             "SELECT 1; SET my.own = 2; SET work_mem = '1MB'",
         ] {
@@ -118,6 +127,12 @@ mod tests {
             "SELECT set_config($1, $2, false)",
             "SELECT set_config(n, v, false) FROM t",
             "SELECT set_config(E'a.b', 'c', false)",
+            "SELECT set_config('app.' || $1, $2, false)",
+            "SELECT set_config('app' || '.user', $2, false)",
+            "SELECT set_config('app.'\n'user', $2, false)",
+            "SELECT \"set_config\"('a' || '.b', 'c', false)",
+            "SELECT set_config(setting_name => 'a.b', new_value => 'c', is_local => false)",
+            "SET U&\"app\\002euser\" = 'x'",
         ] {
             assert!(of(sql).1, "{sql}");
         }

@@ -10,13 +10,14 @@ use bytes::BufMut;
 
 use super::inbound::{FITS, Step};
 use super::pins::PinReason;
-use super::prepared::{self, Content, Origin, UNKNOWN_PREFIX};
+use super::prepared::Content;
 use super::rewrite;
 use super::session::{End, Passing, Session, Unnamed};
 use super::tally::class_of;
 use super::teach::{note_known, teach};
 use crate::backend::conn::MAX_INSPECTED;
 use crate::backend::expect::{For, Forgets, Owed, Reply};
+use crate::backend::statement::{NAME_PREFIX, Origin, UNKNOWN_PREFIX};
 use crate::net::Buffer;
 use crate::route::{Analysis, Analyzed, Effects, Reading, StatementKind};
 use crate::telemetry::labels::QueryClass;
@@ -246,9 +247,7 @@ impl Session {
                 (Cow::Owned(prepared.server_name.to_vec()), Some(analyzed))
             }
             // Prepared by SQL on this very connection, or unknown: the server knows which.
-            None if pins.has(PinReason::SqlPrepare)
-                || !name.starts_with(prepared::NAME_PREFIX.as_bytes()) =>
-            {
+            None if pins.has(PinReason::SqlPrepare) || !name.starts_with(NAME_PREFIX.as_bytes()) => {
                 (Cow::Owned(name.to_vec()), None)
             }
             None => (Cow::Owned([UNKNOWN_PREFIX.as_bytes(), name].concat()), None),
@@ -350,7 +349,8 @@ impl Session {
         let mut owed = Owed::client(Reply::Execution);
         if let Some(analyzed) = self.transaction.portal(portal).cloned() {
             self.tally.sent(class_of(&analyzed));
-            self.note_statement(&analyzed);
+            self.transaction.note_execution(&analyzed);
+            self.note_pins();
             if analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE) {
                 // What it executes may be another statement by now than when it was parsed.
                 self.transaction.note_opaque();
@@ -361,10 +361,9 @@ impl Session {
                 StatementKind::Deallocate { name: None } => {
                     owed = owed.forgets(Forgets::Statements { among_others: false });
                 }
-                StatementKind::Deallocate { name: Some(name) }
-                    if self.names.get(name.as_bytes()).is_some() =>
-                {
-                    self.transaction.deallocated.insert(name.clone());
+                // At once, whatever becomes of the transaction.
+                StatementKind::Deallocate { name: Some(name) } => {
+                    owed.change = self.names.remove(name.as_bytes()).map(Box::new);
                 }
                 _ => {}
             }

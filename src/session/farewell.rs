@@ -1,7 +1,8 @@
 //! What becomes of the server connection when its client leaves.
 //!
-//! Invariant: no transaction stays open and no lock is held for longer than it takes to say so. A statement
-//! outside a transaction may finish: its client asked for it and may rely on it.
+//! Invariants: no transaction stays open and no lock is held for longer than it takes to say so. A statement
+//! outside a transaction may finish: its client asked for it and may rely on it. What has not been sent goes to a
+//! primary only while this node may use it, as when the client was there.
 
 use std::future::poll_fn;
 use std::io;
@@ -11,12 +12,14 @@ use std::time::Duration;
 
 use super::cancel::CancelSlot;
 use super::lease::Lease;
+use super::pins::PinReason;
 use super::session::Session;
-use super::settings::{IN_HOT_STANDBY, report};
 use super::settle::UNKNOWN_UNNAMED;
 use crate::backend::conn::{MAX_INSPECTED, parameter_status};
 use crate::backend::connect;
 use crate::backend::expect::Question;
+use crate::backend::settings::{IN_HOT_STANDBY, report};
+use crate::cluster::right::{Standing, WriteRight};
 use crate::route::Effects;
 use crate::wire::frame::{HEADER_LEN, header};
 use crate::wire::message::{self, TransactionStatus};
@@ -60,17 +63,19 @@ impl Session {
         let unmarked = lease.marked;
         lease.conn.input.consume(unmarked);
         lease.marked = 0;
+        // DISCARD ALL unloads no library and ends no backup.
+        lease.conn.doomed |= self.pins.has(PinReason::Load) && lease.conn.is_clean();
         if lease.conn.is_clean() || lease.conn.doomed {
             self.slot.release(&lease.pool, lease.conn);
             return;
         }
         // A COMMIT on its way is the client's wish, and goodbye no reason to call it back.
         let may_end = self.transaction.effects.intersects(Effects::ENDS_TRANSACTION);
-        tokio::spawn(clean_up(lease, may_end, self.slot.clone()));
+        tokio::spawn(clean_up(lease, may_end, self.slot.clone(), self.gateway.right.clone()));
     }
 }
 
-async fn clean_up(mut lease: Lease, may_end: bool, slot: Arc<CancelSlot>) {
+async fn clean_up(mut lease: Lease, may_end: bool, slot: Arc<CancelSlot>, right: Arc<WriteRight>) {
     if lease.conn.expected.is_copy_in() {
         message::frame(&mut lease.conn.output, b'f', |out| out.extend_from_slice(b"client left\0"))
             .expect("a short text fits");
@@ -90,10 +95,10 @@ async fn clean_up(mut lease: Lease, may_end: bool, slot: Arc<CancelSlot>) {
         cancel(&lease).await;
     }
     let deadline = if in_transaction && !may_end { ROLLBACK_DEADLINE } else { FINISH_DEADLINE };
-    let mut finished = drained(&mut lease, deadline).await;
+    let mut finished = drained(&mut lease, &right, deadline).await;
     if finished && lease.conn.status != TransactionStatus::Idle {
         lease.conn.ask_simple(Question::Rollback, b"ROLLBACK");
-        finished = drained(&mut lease, ROLLBACK_DEADLINE).await;
+        finished = drained(&mut lease, &right, ROLLBACK_DEADLINE).await;
     }
     if !finished {
         cancel(&lease).await;
@@ -104,18 +109,26 @@ async fn clean_up(mut lease: Lease, may_end: bool, slot: Arc<CancelSlot>) {
 
 async fn cancel(lease: &Lease) {
     let address = &lease.conn.cancel;
-    if connect::cancel(lease.pool.target(), address.pid, &address.key, CANCEL_DEADLINE).await.is_err() {
+    if connect::cancel(lease.pool.target(), address.peer, address.pid, &address.key, CANCEL_DEADLINE)
+        .await
+        .is_err()
+    {
         address.doubt();
     }
 }
 
-async fn drained(lease: &mut Lease, deadline: Duration) -> bool {
-    let drain = poll_fn(|cx| poll_drain(lease, cx));
+async fn drained(lease: &mut Lease, right: &WriteRight, deadline: Duration) -> bool {
+    let drain = poll_fn(|cx| poll_drain(lease, right, cx));
     matches!(tokio::time::timeout(deadline, drain).await, Ok(Ok(())))
 }
 
 /// Reads and drops what the server still has to say, until it owes nothing.
-fn poll_drain(lease: &mut Lease, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+fn poll_drain(lease: &mut Lease, right: &WriteRight, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let is_unsent = !lease.conn.output.is_empty() || lease.conn.unflushed;
+    if is_unsent && lease.standing(right) != Standing::Good {
+        // Nobody waits for it. The end of the connection ends its transaction.
+        return Poll::Ready(Err(io::ErrorKind::PermissionDenied.into()));
+    }
     let _ = lease.conn.poll_flush(cx)?;
     loop {
         drop_messages(lease)?;
@@ -168,14 +181,16 @@ fn drop_messages(lease: &mut Lease) -> io::Result<()> {
         let mut doomed = conn.doomed;
         let mut forgotten = Vec::new();
         let unnamed = &mut conn.unnamed;
-        let verdict = conn.expected.on_message(found.tag, |owed, done| {
-            if !done {
-                forgotten.extend(owed.learns);
-                // What the server has by now is nobody's for certain.
-                *unnamed = Some(UNKNOWN_UNNAMED);
-            }
-        });
-        doomed |= verdict.is_err();
+        match conn.expected.on_message(found.tag) {
+            Ok((_, outcome)) => outcome.for_each(|owed, done| {
+                if !done {
+                    forgotten.extend(owed.learns);
+                    // What the server has by now is nobody's for certain.
+                    *unnamed = Some(UNKNOWN_UNNAMED);
+                }
+            }),
+            Err(_) => doomed = true,
+        }
         forgotten.into_iter().for_each(|id| conn.known.remove(id));
         while conn.expected.pop_own().is_some() {}
         conn.doomed = doomed;

@@ -2,7 +2,7 @@
 //!
 //! Owns references only; each part guards itself. Nothing here is global: whoever needs it is given it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -13,11 +13,12 @@ use tokio::sync::watch;
 
 use super::cancel::CancelKeys;
 use super::held::HeldClients;
-use super::prepared::{Origin, Prepared, StatementStore};
+use super::prepared::StatementStore;
 use super::registry::SessionRegistry;
 use super::rewrite;
 use crate::backend::conn::{CancelAddress, OwnStatement};
 use crate::backend::connect;
+use crate::backend::statement::{Origin, Prepared};
 use crate::cluster::model::View;
 use crate::cluster::observe::LookNow;
 use crate::cluster::observe::catalog::CatalogSource;
@@ -44,6 +45,8 @@ pub struct Settled {
     pub floor: OwnStatement,
     /// After a write no standby is asked for this long.
     pub window_ms: u64,
+    /// How a server is asked whether the role may log in.
+    pub login_right: OwnStatement,
 }
 
 impl Settled {
@@ -51,6 +54,10 @@ impl Settled {
         let is_aurora = config.failover.mode == FailoverMode::Aurora;
         Arc::new(Settled {
             floor: if is_aurora { OwnStatement::VolumeFloor } else { OwnStatement::Floor },
+            login_right: match config.failover.mode.is_redshift() {
+                true => OwnStatement::OldLoginRight,
+                false => OwnStatement::LoginRight,
+            },
             window_ms: if is_aurora { config.aurora.session_window_ms } else { 0 },
             policy: Policy::new(&config.split, config.zone.as_deref()),
             functions: FunctionLists::new(&config.split.read_only_functions, &config.split.write_functions),
@@ -126,10 +133,6 @@ impl Gateway {
         self.databases.forget_shapes();
     }
 
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
-    }
-
     /// How many sessions have something under way on that server in that epoch: a transaction that is open, or
     /// answers to come. One that is pinned and idle has not. Cheap enough to be asked every few milliseconds.
     ///
@@ -174,7 +177,7 @@ impl Gateway {
         let Some(server) = topology.server(address.server) else { return false };
         let target = self.pools.target(server);
         let within = Duration::from_millis(self.settled().config.pool.connect_timeout_ms);
-        connect::cancel(&target, address.pid, &address.key, within).await.is_ok()
+        connect::cancel(&target, address.peer, address.pid, &address.key, within).await.is_ok()
     }
 
     /// Brings the databases' catalogs up to date; called by a coarse tick.
@@ -197,11 +200,15 @@ pub struct Database {
     /// each backslash of a client, and ends what is known of all statements.
     read_otherwise: Arc<Analyzed>,
     known: Mutex<Known>,
+    /// Some role's transactions are SERIALIZABLE by default: rare, and looked at before each choice.
+    has_serializable: AtomicBool,
 }
 
 struct Known {
     shapes: RouteCache,
     catalog: Option<Arc<Catalog>>,
+    /// As of the last catalog: DDL does not make it doubtful.
+    serializable: HashSet<Box<str>>,
 }
 
 impl std::fmt::Debug for Database {
@@ -228,7 +235,12 @@ impl Database {
             schema_generation: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             seed: ShapeSeed([word(0), word(1), word(2), word(3)]),
-            known: Mutex::new(Known { shapes: RouteCache::new(SHAPES_PER_DATABASE), catalog: None }),
+            known: Mutex::new(Known {
+                shapes: RouteCache::new(SHAPES_PER_DATABASE),
+                catalog: None,
+                serializable: HashSet::new(),
+            }),
+            has_serializable: AtomicBool::new(false),
         })
     }
 
@@ -306,6 +318,11 @@ impl Database {
         analyzed
     }
 
+    /// Whether the role's transactions are SERIALIZABLE unless they, or their session, say otherwise.
+    pub fn is_serializable(&self, role: &str) -> bool {
+        self.has_serializable.load(Ordering::Acquire) && self.known().serializable.contains(role)
+    }
+
     pub fn schema_generation(&self) -> u64 {
         self.schema_generation.load(Ordering::Acquire)
     }
@@ -325,6 +342,10 @@ impl Database {
             _ => false,
         };
         if !same {
+            if let Some(catalog) = &catalog {
+                known.serializable.clone_from(&catalog.serializable);
+                self.has_serializable.store(!known.serializable.is_empty(), Ordering::Release);
+            }
             known.catalog = catalog;
             self.forget(&mut known);
         }

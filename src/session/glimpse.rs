@@ -65,8 +65,18 @@ impl Activity {
         }
     }
 
+    /// Its place in `ALL`.
     fn number(self) -> u64 {
-        Activity::ALL.iter().position(|activity| *activity == self).unwrap_or_default() as u64
+        match self {
+            Activity::Idle => 0,
+            Activity::IdleInTransaction => 1,
+            Activity::IdleInFailed => 2,
+            Activity::Active => 3,
+            Activity::Waits(WaitsFor::Connection) => 4,
+            Activity::Waits(WaitsFor::Primary) => 5,
+            Activity::Waits(WaitsFor::Replay) => 6,
+            Activity::LoginWaits => 7,
+        }
     }
 }
 

@@ -126,6 +126,7 @@ mod tests {
 
     fn limits(hold_timeout_ms: u64, max_held_clients: usize) -> Limits {
         Limits {
+            peer_gone_after_ms: 45_000,
             hold_timeout_ms,
             max_held_clients,
             max_held_bytes: 100,

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 
-use super::batch::{Context, Request, Scan};
+use super::batch::{Batch, Context, Request, Scan};
 use super::session::{End, MAX_TO_SERVER, Passing, Session};
 use crate::backend::expect::{Owed, Reply};
 use crate::net::Buffer;
-use crate::route::{Analyzed, Reading};
+use crate::route::{Analyzed, Effects, Reading};
 use crate::telemetry::labels::QueryClass;
 use crate::wire::frame::{HEADER_LEN, Header, header};
 use crate::wire::message::{self, TransactionStatus, ready_for_query};
@@ -48,8 +48,11 @@ impl Session {
 
     fn process_input(&mut self, input: &mut Buffer) -> Result<(), End> {
         while !input.is_empty() && self.waiting.is_none() {
+            let before = input.len();
             if self.passing.left > 0 {
-                if !self.pass(input) {
+                let has_room = self.pass(input);
+                self.note_taken(before, input);
+                if !has_room {
                     return Ok(());
                 }
                 if self.passing.left == 0 && self.passing.forward {
@@ -66,6 +69,14 @@ impl Session {
                 // Much is answered without the server, and it does not take the answers.
                 _ if !self.client_keeps_up() => return Ok(()),
                 Some(lease) if lease.conn.expected.is_full() => self.wait_for_answers(),
+                // Its BEGIN was refused although the connection is kept.
+                Some(lease)
+                    if self.status == TransactionStatus::Failed
+                        && lease.conn.status == TransactionStatus::Idle
+                        && lease.is_quiet() =>
+                {
+                    self.without_server(input)?
+                }
                 Some(_) => {
                     if self.begins_on_lease(input) && self.is_held_back() {
                         self.hold_back(input)?
@@ -76,6 +87,7 @@ impl Session {
                 }
                 None => self.without_server(input)?,
             };
+            self.note_taken(before, input);
             match step {
                 Step::Done => {}
                 Step::NeedMore { room } => {
@@ -88,6 +100,13 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// What is kept of a request may still be in the input, too.
+    fn note_taken(&mut self, before: usize, input: &Buffer) {
+        if let Some(lease) = &mut self.lease {
+            lease.untaken = lease.untaken.saturating_sub(before.saturating_sub(input.len()));
+        }
     }
 
     /// Moves on the body of a message that is not looked at. False when the server must first take more.
@@ -180,18 +199,35 @@ impl Session {
 
     fn scan(&mut self, input: &Buffer) -> Result<Scan, End> {
         let mut batch = std::mem::take(&mut self.batch);
-        let context = Context {
+        let scanned = batch.scan(input, &self.context(!self.identity.session_mode));
+        self.batch = batch;
+        scanned
+    }
+
+    fn context(&self, classify: bool) -> Context<'_> {
+        Context {
             database: &self.identity.database,
             settled: &self.settled,
             names: &self.names,
             unnamed: self.unnamed.as_ref(),
             reading: self.believed.reading(),
-            classify: !self.identity.session_mode,
-            read_only: self.settings.get("default_transaction_read_only") == Some("on"),
-        };
-        let scanned = batch.scan(input, &context);
-        self.batch = batch;
-        scanned
+            classify,
+            settings: &self.settings,
+        }
+    }
+
+    /// Whether a request that is refused was to begin a block of which the client has sent more already. Alone that
+    /// would last at once, statement by statement.
+    pub(super) fn begins_what_follows(&self, request: &Request) -> bool {
+        if !request.whole || self.input.len() <= request.len {
+            return false;
+        }
+        let leaves_open = |request: &Request| request.effects.intersects(Effects::LEAVES_OPEN);
+        if !self.identity.session_mode {
+            return leaves_open(request);
+        }
+        let scanned = Batch::default().scan(&self.input, &self.context(true));
+        matches!(scanned, Ok(Scan::Request(request)) if leaves_open(&request))
     }
 
     /// After an error of ours: drops the messages the error answers.
@@ -239,7 +275,7 @@ impl Session {
                 input.consume(found.len);
                 message::sync(&mut lease.conn.output);
                 lease.conn.expected.push(Owed::client(Reply::Sync));
-                lease.request_is_complete();
+                lease.note_complete_request();
                 self.batch.clear();
                 Ok(Step::Done)
             }
@@ -349,7 +385,7 @@ impl Session {
             && lease.is_complete
             && !lease.is_standby
         {
-            lease.is_relayed();
+            lease.forget_request();
             lease.is_complete = false;
         }
     }

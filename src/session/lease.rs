@@ -8,16 +8,16 @@ use std::sync::Arc;
 use super::SessionId;
 use super::batch::Request;
 use super::pins::Pins;
-use super::prepared::NameChange;
 use super::session::{End, Session};
-use super::settings::report;
 use super::waiting::Wait;
 use crate::backend::ServerConn;
 use crate::backend::conn::OwnStatement;
 use crate::backend::expect::Question;
+use crate::backend::settings::report;
+use crate::backend::statement::NameChange;
 use crate::clock::{coarse_ms, now_ms};
 use crate::cluster::reason::Reason;
-use crate::cluster::right::WriteRight;
+use crate::cluster::right::{Standing, WriteRight};
 use crate::pool::Pool;
 use crate::route::{Analyzed, Class, DecisionReason, StatementKind};
 use crate::wire::message;
@@ -27,6 +27,9 @@ use crate::wire::sqlstate::SqlState;
 pub(super) const PREPARE_DEADLINE_MS: u64 = 5_000;
 /// A server that told a younger connection that it is a standby is one now.
 const SAID_JUST_NOW_MS: u64 = 1_000;
+
+/// For the copy of a request as most are.
+const KEPT_ROOM: usize = 512;
 
 /// A server connection while this session has it.
 #[derive(Debug)]
@@ -45,6 +48,8 @@ pub struct Lease {
     pub preparing_since_ms: Option<u64>,
     /// The client's bytes of this request, as long as it could be asked again elsewhere.
     pub retained: Vec<u8>,
+    /// How many bytes at the end of it were not taken from the input yet.
+    pub untaken: usize,
     /// From here on what waits for the client belongs to the retained request: it is not sent while that
     /// could be asked again.
     pub held_from: usize,
@@ -63,6 +68,8 @@ pub struct Lease {
     pub collected: Vec<(Box<str>, Box<str>)>,
     /// What the session has set is asked for: until it is known, only this connection has it.
     pub settings_asked: Option<SettingsAsked>,
+    /// Questions that have failed: a cancel that came late, for instance.
+    pub unanswered: Unanswered,
     /// What was sent sets something, of which the client may have been told; but what is sent behind that is still
     /// to be answered before it can be asked for.
     pub settings_unread: bool,
@@ -74,10 +81,16 @@ pub struct Lease {
     pub stands_in: bool,
     /// Why the connection could not be given the session's settings.
     pub apply_error: Option<(SqlState, String)>,
+    /// DISCARD ALL has failed.
+    pub is_unwiped: bool,
     pub login_right: Option<bool>,
     /// The client was sent the FATAL with which the server ends the connection.
     pub told_fatal: bool,
     pub unconfirmed: Unconfirmed,
+    /// Since when this node may not use the primary, although it is one still: see `suspended`.
+    pub suspended_since_ms: Option<u64>,
+    /// The server has said something since then.
+    pub unheard: bool,
 }
 
 /// The question for the session's settings.
@@ -89,6 +102,14 @@ pub struct SettingsAsked {
     pub told: usize,
     /// It holds what is not UTF-8, and so cannot be given to another connection.
     pub unreadable: bool,
+}
+
+/// Which questions are to be asked anew, and how often that was done already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unanswered {
+    pub floor: bool,
+    pub pins: bool,
+    pub tries: u8,
 }
 
 /// Whether a commit was made without the guarantee that its completion stands for: see `outbound`.
@@ -103,15 +124,19 @@ pub enum Unconfirmed {
 }
 
 impl Lease {
-    /// Whether this node may still use the server: a primary only in its epoch, and only while this node has its lease.
-    pub fn may_be_used(&self, right: &WriteRight) -> bool {
-        self.is_standby || right.allows(self.conn.epoch, now_ms)
+    /// Whether this node may use the server: a primary only in its epoch, and only while this node has its lease.
+    pub fn standing(&self, right: &WriteRight) -> Standing {
+        match self.is_standby {
+            true => Standing::Good,
+            false => right.standing(self.conn.epoch, now_ms),
+        }
     }
 
-    /// The client has begun to see the answer: it cannot be asked again elsewhere.
-    pub fn is_relayed(&mut self) {
+    /// The client has begun to see the answer: the request cannot be asked again elsewhere.
+    pub fn forget_request(&mut self) {
         if !self.retained.is_empty() {
-            self.retained = Vec::new();
+            self.retained.clear();
+            self.retained.shrink_to(KEPT_ROOM);
             self.undo = Vec::new();
         }
     }
@@ -122,13 +147,18 @@ impl Lease {
     }
 
     /// See `is_complete`.
-    pub fn request_is_complete(&mut self) {
+    pub fn note_complete_request(&mut self) {
         self.is_complete = self.is_standby || !self.retained.is_empty();
     }
 
-    /// Of a message that the server did not send to its end, nothing may have gone to the client yet.
+    /// The client has got the first part of a message that the server did not send to its end.
+    pub fn has_cut_message(&self) -> bool {
+        self.server_passing > 0 && self.passed > self.marked
+    }
+
+    /// Of such a message nothing may have gone to the client yet.
     pub fn take_back_cut_message(&mut self) {
-        if self.server_passing > 0 && self.passed <= self.marked {
+        if self.server_passing > 0 && !self.has_cut_message() {
             self.marked -= self.passed;
             self.server_passing = 0;
         }
@@ -221,6 +251,7 @@ impl Session {
             ours_first = true;
         }
         conn.last_session = self.id;
+        conn.forgets = !self.settled.config.failover.mode.is_redshift();
         self.slot.lease_began(&conn.cancel);
         self.note_route(&conn, &request, is_standby);
         let stands_in = !is_standby
@@ -232,6 +263,7 @@ impl Session {
                         | DecisionReason::NotMonotonic
                 )
             );
+        let retained = std::mem::take(&mut conn.room);
         let mut lease = Lease {
             conn,
             pool,
@@ -240,7 +272,8 @@ impl Session {
             passed: 0,
             ours_first,
             preparing_since_ms: ours_first.then(coarse_ms),
-            retained: Vec::new(),
+            retained,
+            untaken: 0,
             held_from: 0,
             undo: Vec::new(),
             request: None,
@@ -249,18 +282,23 @@ impl Session {
             redirect: false,
             collected: Vec::new(),
             settings_asked: None,
+            unanswered: Unanswered::default(),
             settings_unread: false,
             discarded: false,
             stands_in,
             apply_error: None,
+            is_unwiped: false,
             login_right: None,
             told_fatal: false,
             unconfirmed: Unconfirmed::No,
+            suspended_since_ms: None,
+            unheard: false,
         };
         let may_come_back =
             may_be_asked_again(&request, is_standby) || !is_standby && self.may_be_refused(&request);
         if request.whole && self.may_ask_again() && may_come_back {
             lease.retained.extend_from_slice(&self.input.bytes()[..request.len]);
+            lease.untaken = request.len;
         }
         lease.request = Some(request);
         self.lease = Some(lease);
@@ -311,16 +349,18 @@ impl Session {
 
     /// The connection did not become what the session needs in time.
     pub(super) fn is_preparing_too_long(&self) -> bool {
-        self.lease
-            .as_ref()
+        let waiting = self.lease.as_ref().filter(|lease| lease.suspended_since_ms.is_none());
+        waiting
             .and_then(|lease| lease.preparing_since_ms)
-            .is_some_and(|since| coarse_ms() > since + PREPARE_DEADLINE_MS)
+            .is_some_and(|since_ms| now_ms() >= since_ms + PREPARE_DEADLINE_MS)
     }
 
     /// Gives the connection back.
     pub(super) fn end_lease(&mut self) {
-        if let Some(lease) = self.lease.take() {
+        if let Some(mut lease) = self.lease.take() {
             self.tally.hand_over(&self.gateway.counters, lease.conn.server);
+            lease.forget_request();
+            lease.conn.room = lease.retained;
             self.slot.release(&lease.pool, lease.conn);
         }
     }

@@ -12,15 +12,15 @@ use tokio::time::timeout;
 
 use super::converse::{Said, converse};
 use super::gateway::{Gateway, Settled};
-use super::held::Patience;
+use super::held_login::HeldLogin;
 use super::pins::PinReason;
 use super::registry::Who;
 use super::session::{Identity, Session, SessionStart};
-use super::settings::{IN_HOT_STANDBY, Reported, Settings};
 use crate::backend::ServerConn;
 use crate::backend::conn::OwnStatement;
 use crate::backend::connect::Credential;
 use crate::backend::expect::Question;
+use crate::backend::settings::{IN_HOT_STANDBY, Reported, Settings};
 use crate::clock::now_ms;
 use crate::config::{Config, PoolMode};
 use crate::net::Stream;
@@ -32,7 +32,6 @@ use crate::wire::sqlstate::{self, SqlState};
 /// A server's word that a role may log in is believed for this long. Then it is asked again: a role that
 /// was dropped, expired or lost its right to connect is out no later than this.
 pub const LOGIN_BELIEVED_MS: u64 = 10_000;
-const RETRY: Duration = Duration::from_millis(100);
 /// Room for what PostgreSQL reports at login, about 400 bytes.
 const GREETING: usize = 512;
 
@@ -40,23 +39,28 @@ const GREETING: usize = 512;
 const MAY_BE_SET: [&str; 5] =
     ["client_encoding", "datestyle", "intervalstyle", "standard_conforming_strings", "timezone"];
 
-/// Who has proved to be somebody.
+/// A client that has proved to be somebody.
 pub struct Newcomer {
     pub stream: Stream,
-    pub user: String,
-    pub database: String,
-    /// Run-time parameters asked for at startup.
-    pub parameters: Vec<(String, String)>,
+    pub asks: Asks,
     pub protocol_minor: u16,
-    pub credential: Credential,
-    pub peer: String,
     /// Ends with AuthenticationOk; not yet sent.
     pub pending: BytesMut,
     /// Sent ahead by the client.
     pub received: BytesMut,
 }
 
-/// Why a login ends after authentication; the client is told.
+/// Who it is, and what it asks for.
+pub struct Asks {
+    pub user: String,
+    pub database: String,
+    /// Run-time parameters asked for at startup.
+    pub parameters: Vec<(String, String)>,
+    pub credential: Credential,
+    pub peer: String,
+}
+
+/// Why a login is refused after authentication; the client is told.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct LoginError {
@@ -71,22 +75,33 @@ impl LoginError {
 }
 
 /// Makes a session of a newcomer, or tells it why not. `refused` is called before: the client may come again
-/// the moment it has been told.
+/// the moment it has been told. One that leaves while its login waits is nobody's concern any more.
 pub async fn log_in(
     gateway: Arc<Gateway>,
     mut newcomer: Newcomer,
     refused: impl FnOnce(&LoginError),
-) -> Result<Box<Session>, LoginError> {
-    match begin(&gateway, &mut newcomer).await {
-        Ok(greeted) => Ok(start(gateway, newcomer, greeted)),
+) -> Option<Box<Session>> {
+    let Newcomer { stream, asks, received, .. } = &mut newcomer;
+    let begun = tokio::select! {
+        // Most need not wait, and are then not looked at here.
+        biased;
+        begun = begin(&gateway, asks) => begun,
+        () = stream.ended(received) => {
+            let span = span::client(None, &asks.peer, &asks.user, &asks.database);
+            tracing::debug!(parent: &span, "client left while its login waited");
+            return None;
+        }
+    };
+    match begun {
+        Ok(greeted) => Some(start(gateway, newcomer, greeted)),
         Err(error) => {
-            let span = span::client(None, &newcomer.peer, &newcomer.user, &newcomer.database);
+            let span = span::client(None, &asks.peer, &asks.user, &asks.database);
             tracing::warn!(parent: &span, state = %error.state, %error, "login refused");
             refused(&error);
             let mut out = std::mem::take(&mut newcomer.pending);
             Report::fatal(error.state, &error.message).encode(&mut out);
             send_last(&mut newcomer.stream, &out).await;
-            Err(error)
+            None
         }
     }
 }
@@ -109,12 +124,13 @@ struct Greeted {
     session_mode: bool,
 }
 
-async fn begin(gateway: &Arc<Gateway>, newcomer: &mut Newcomer) -> Result<Greeted, LoginError> {
+/// Cancel safe.
+async fn begin(gateway: &Arc<Gateway>, asks: &Asks) -> Result<Greeted, LoginError> {
     let settled = gateway.settled();
-    let limits = limits_for(&settled.config.pool, &newcomer.database, &newcomer.user);
+    let limits = limits_for(&settled.config.pool, &asks.database, &asks.user);
     let session_mode = limits.mode == PoolMode::Session;
-    let settings = Arc::new(startup_settings(&newcomer.parameters));
-    let (settings, believed) = confirmed(gateway, newcomer, &settled.config, settings).await?;
+    let settings = Arc::new(startup_settings(&asks.parameters));
+    let (settings, believed) = confirmed(gateway, asks, &settled.config, settings).await?;
     Ok(Greeted { settled, settings, believed, session_mode })
 }
 
@@ -134,34 +150,27 @@ fn startup_settings(parameters: &[(String, String)]) -> Settings {
 /// The client's settings and what it is to believe of its parameters, once a server has accepted it.
 async fn confirmed(
     gateway: &Arc<Gateway>,
-    newcomer: &Newcomer,
+    asks: &Asks,
     config: &Config,
     settings: Arc<Settings>,
 ) -> Result<(Arc<Settings>, Arc<Reported>), LoginError> {
-    let mut patience = Patience::default();
-    let mut shown = None;
-    let mut hold = |why: &str| {
-        shown.get_or_insert_with(|| gateway.sessions.login_waits(who(newcomer)));
-        patience.hold(&gateway.held, &config.limits, 0, now_ms()).map_err(|impatience| {
-            LoginError::new(sqlstate::CANNOT_CONNECT_NOW, impatience.message("login", why))
-        })
-    };
+    let mut held = HeldLogin::new(gateway);
+    let in_vain = |message| LoginError::new(sqlstate::CANNOT_CONNECT_NOW, message);
     let acquire_timeout = Duration::from_millis(config.pool.acquire_timeout_ms);
     loop {
         let topology = gateway.topology.borrow().clone();
         let Some(primary) = topology.primary_server() else {
-            hold(gateway.why_no_primary())?;
-            wait_for_primary(gateway).await;
+            held.hold(|| who(asks), gateway.why_no_primary()).await.map_err(in_vain)?;
             continue;
         };
         let key = PoolKey {
             server: primary.index,
             epoch: topology.epoch,
-            database: newcomer.database.as_str().into(),
-            user: newcomer.user.as_str().into(),
+            database: asks.database.as_str().into(),
+            user: asks.user.as_str().into(),
         };
-        let pool = gateway.pools.get(&key, primary, &newcomer.credential);
-        pool.offer_credential(newcomer.credential.clone());
+        let pool = gateway.pools.get(&key, primary, &asks.credential);
+        pool.offer_credential(asks.credential.clone());
         if let Some(greeting) = pool.greeting()
             && now_ms() < greeting.confirmed_at_ms + LOGIN_BELIEVED_MS
         {
@@ -187,7 +196,11 @@ async fn confirmed(
         match acquired {
             Ok(conn) => {
                 let reported = pool.greeting().map(|greeting| greeting.reported);
-                let Some(believed) = ask(&pool, conn, &settings, acquire_timeout).await? else { continue };
+                let Some(believed) =
+                    ask(&pool, conn, &settings, gateway.settled().login_right, acquire_timeout).await?
+                else {
+                    continue;
+                };
                 if let Some(reported) = reported {
                     let good_until_ms = now_ms() + LOGIN_BELIEVED_MS;
                     let (settings, believed) = (settings.clone(), believed.clone());
@@ -197,26 +210,22 @@ async fn confirmed(
             }
             Err(AcquireError::Retired) => {}
             Err(AcquireError::Connect(error)) => {
-                gateway.looks.all();
-                // The server's own word on the user or database; anything else may pass.
-                let passing = error.takes_no_connections()
-                    || !matches!(*error, crate::backend::connect::ConnectError::Refused(_))
-                        && !error.is_credential();
-                if !passing {
+                if !error.is_passing() {
+                    gateway.looks.all();
                     return Err(LoginError::new(error.sqlstate(), error.client_message()));
                 }
-                hold(&format!("the primary could not be reached ({})", error.client_message()))?;
-                tokio::time::sleep(RETRY).await;
+                let why = format!("the primary could not be reached ({})", error.client_message());
+                held.hold(|| who(asks), &why).await.map_err(in_vain)?;
             }
         }
     }
 }
 
-fn who(newcomer: &Newcomer) -> Who {
+fn who(asks: &Asks) -> Who {
     Who {
-        user: newcomer.user.as_str().into(),
-        database: newcomer.database.as_str().into(),
-        peer: newcomer.peer.as_str().into(),
+        user: asks.user.as_str().into(),
+        database: asks.database.as_str().into(),
+        peer: asks.peer.as_str().into(),
         since_ms: now_ms(),
     }
 }
@@ -243,18 +252,12 @@ fn none_became_free(pool: &Pool, within: Duration) -> LoginError {
     LoginError::new(sqlstate::TOO_MANY_CONNECTIONS, message)
 }
 
-async fn wait_for_primary(gateway: &Gateway) {
-    let mut topology = gateway.topology.clone();
-    gateway.looks.all();
-    let _ = tokio::time::timeout(RETRY, topology.wait_for(|snapshot| snapshot.primary.is_some())).await;
-}
-
 /// The common case: nothing asked for but what is so anyway, and a name, which PostgreSQL takes as it is.
 fn plainly(greeting: &Arc<Reported>, settings: &Settings) -> Option<Arc<Reported>> {
     let mut believed = greeting.clone();
     for (name, value) in settings.iter() {
         if name == "application_name" && value.bytes().all(|b| (32..127).contains(&b)) {
-            super::settings::report(&mut believed, name, value);
+            crate::backend::settings::report(&mut believed, name, value);
         } else if !MAY_BE_SET.contains(&name) || !greeting.has(name, value) {
             return None;
         }
@@ -262,14 +265,41 @@ fn plainly(greeting: &Arc<Reported>, settings: &Settings) -> Option<Arc<Reported
     Some(believed)
 }
 
+/// A connection that is closed unless it is given back.
+struct Asked<'a> {
+    pool: &'a Arc<Pool>,
+    conn: Option<Box<ServerConn>>,
+}
+
+impl Asked<'_> {
+    fn conn(&mut self) -> &mut ServerConn {
+        self.conn.as_mut().expect("it has not been given back")
+    }
+
+    fn give_back(mut self) {
+        self.pool.release(self.conn.take().expect("it has not been given back"));
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn.take() {
+            self.pool.discard(conn);
+        }
+    }
+}
+
 /// Has a server try the client's settings and confirm its right to log in. `None`: the connection was
-/// lost, another may do.
+/// lost, another may do. Cancel safe.
 async fn ask(
     pool: &Arc<Pool>,
-    mut conn: Box<ServerConn>,
+    conn: Box<ServerConn>,
     settings: &Arc<Settings>,
+    login_right: OwnStatement,
     within: Duration,
 ) -> Result<Option<Arc<Reported>>, LoginError> {
+    let mut asked = Asked { pool, conn: Some(conn) };
+    let conn = asked.conn();
     if conn.leftover_of.is_some() {
         conn.ask_simple(Question::Reset, b"DISCARD ALL");
         conn.forget_everything();
@@ -280,28 +310,22 @@ async fn ask(
         conn.ask_without_sync(Question::Apply, OwnStatement::Apply, &parameters);
     }
     conn.settings = settings.clone();
-    conn.ask(Question::LoginRight, OwnStatement::LoginRight, &[]);
-    let said: Said = match timeout(within, converse(&mut conn)).await {
+    conn.ask(Question::LoginRight, login_right, &[]);
+    let said: Said = match timeout(within, converse(conn)).await {
         Ok(Ok(said)) => said,
-        Err(_) => {
-            pool.discard(conn);
-            return Err(too_late(within));
-        }
+        Err(_) => return Err(too_late(within)),
         Ok(Err(error)) => {
             tracing::debug!(%error, changes, "server connection lost at login");
-            pool.discard(conn);
             return Ok(None);
         }
     };
     if let Some((state, message)) = said.error {
-        // Half of the settings may have been made.
-        pool.discard(conn);
+        // Half of the settings may have been made: it is closed.
         return Err(LoginError::new(state, message));
     }
     let allowed = said.rows.iter().any(|(q, v)| *q == Question::LoginRight && v.as_deref() == Some("t"));
     let believed = conn.reported.clone();
     if !allowed {
-        pool.discard(conn);
         return Err(LoginError::new(
             sqlstate::INVALID_AUTHORIZATION,
             format!(
@@ -311,7 +335,7 @@ async fn ask(
         ));
     }
     pool.confirm_login(now_ms());
-    pool.release(conn);
+    asked.give_back();
     Ok(Some(believed))
 }
 
@@ -333,11 +357,11 @@ fn start(gateway: Arc<Gateway>, newcomer: Newcomer, greeted: Greeted) -> Box<Ses
     .expect("a key is short");
     message::ready_for_query(&mut out, TransactionStatus::Idle);
     let identity = Identity {
-        user: newcomer.user.into(),
-        database: gateway.databases.get(&newcomer.database),
-        credential: newcomer.credential,
+        user: newcomer.asks.user.into(),
+        database: gateway.databases.get(&newcomer.asks.database),
+        credential: newcomer.asks.credential,
         session_mode: greeted.session_mode,
-        peer: newcomer.peer.into(),
+        peer: newcomer.asks.peer.into(),
     };
     handle.introduce(Who {
         user: identity.user.clone(),

@@ -6,8 +6,9 @@
 use std::io;
 
 use super::SessionId;
+use super::loss::{Loss, Then, Told, Verdict};
 use super::pins::Pins;
-use super::session::{End, Session};
+use super::session::{End, Passing, Session};
 use super::settle::Settling;
 use crate::backend::expect::For;
 use crate::clock::now_ms;
@@ -35,10 +36,29 @@ impl Session {
         self.take_back_request()
     }
 
+    /// Asks another server, or another connection, for what was lost.
+    fn ask_elsewhere(&mut self) -> Result<(), End> {
+        let Some(lease) = &mut self.lease else { return Ok(()) };
+        lease.conn.doomed = true;
+        lease.redirect = true;
+        let now_ms = now_ms();
+        if now_ms >= self.asked_again_ms + SAME_LOSS_MS {
+            self.asked_again += 1;
+            self.asked_again_ms = now_ms;
+        }
+        // Any server may answer that could have from the start, but for this one: the choice knows by itself if it is not
+        // up.
+        let server = self.topology.server(lease.pool.key.server);
+        let is_up = server.is_some_and(|state| state.is_up(Role::Standby));
+        self.force_primary = lease.is_standby && is_up;
+        self.take_back_request()
+    }
+
     /// Puts the request back as if it had never been sent.
     fn take_back_request(&mut self) -> Result<(), End> {
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let retained = std::mem::take(&mut lease.retained);
+        let untaken = std::mem::take(&mut lease.untaken);
         let done = &self.transaction;
         if done.hidden_state || done.effects.intersects(Effects::CHANGES_SETTINGS) || !done.pinned.is_empty()
         {
@@ -53,6 +73,11 @@ impl Session {
         self.transaction.end();
         self.batch.clear();
         self.status = TransactionStatus::Idle;
+        if untaken > 0 {
+            // It was to be sent when answers had come, or the server had taken more.
+            self.input.consume(untaken);
+            self.passing = Passing::default();
+        }
         self.input.prepend(&retained);
         Ok(())
     }
@@ -67,89 +92,95 @@ impl Session {
         self.server_gone(io::Error::new(io::ErrorKind::InvalidData, what))
     }
 
-    /// The server connection is lost. Says what is known of what was under way; no more and no less.
+    /// The server connection is lost: does what `loss` says.
     pub(super) fn server_gone(&mut self, error: io::Error) -> Result<(), End> {
         self.gateway.looks.all();
         let Some(lease) = &mut self.lease else { return Ok(()) };
-        let server = lease.pool.key.server;
+        let (server, epoch) = (lease.pool.key.server, lease.conn.epoch);
         let span = self.identity.span(self.id);
         let name = self.topology.server(server).map_or("?", |server| &server.id);
         tracing::warn!(parent: &span, server = name, %error, "server connection lost");
-        if lease.told_fatal {
-            // As with PostgreSQL, that was the last word.
+        let lost = self.pins.lost_unseen(self.transaction.pinned);
+        let settings_lost = lease.settings_asked.is_some() || lease.settings_unread;
+        let owes = lease.conn.expected.owes_client();
+        let done = &self.transaction;
+        let loss = Loss {
+            told_fatal: lease.told_fatal,
+            nothing_sent: lease.preparing_since_ms.is_some() && !owes && lease.request.is_some(),
+            owes,
+            open_batch: !owes && lease.conn.expected.has_open_batch(),
+            retained: !lease.retained.is_empty(),
+            status: lease.conn.status,
+            contained: done.contained,
+            leaves_open: done.leaves_open,
+            may_write: done.may_write,
+            may_commit: done.may_commit,
+            cut_short: lease.has_cut_message(),
+            lost_unseen: settings_lost || !lost.is_empty(),
+        };
+        let verdict = loss.verdict();
+        if verdict == Verdict::LastWord {
             return Err(End::Terminated);
         }
-        let owes = lease.conn.expected.owes_client();
-        // All answered, but for the Sync that would have committed it.
-        let open_batch = !owes && lease.conn.expected.has_open_batch();
         let mut settled = Settling::new(&mut self.names);
         let mut ready_due = 0;
         lease.conn.expected.abandon(|owed, done| {
             ready_due += usize::from(owed.ends_batch() && owed.audience == For::Client);
             settled.settle(owed, done);
         });
-        let nothing_sent_of_clients = lease.preparing_since_ms.is_some() && !owes;
-        let request = lease.request.clone();
-        if nothing_sent_of_clients && let Some(request) = request {
-            // Not a byte of the client's was sent: another connection serves as well.
-            self.abandon_lease();
-            return self.begin_request(request);
-        }
-        if owes && !lease.retained.is_empty() && !self.transaction.may_write {
-            lease.conn.doomed = true;
-            lease.redirect = true;
-            let now_ms = now_ms();
-            if now_ms >= self.asked_again_ms + SAME_LOSS_MS {
-                self.asked_again += 1;
-                self.asked_again_ms = now_ms;
+        match verdict {
+            Verdict::LastWord => Err(End::Terminated),
+            Verdict::AnotherConnection => {
+                let request = lease.request.clone().expect("the verdict is of a request");
+                self.abandon_lease();
+                self.begin_request(request)
             }
-            // Any server may answer that could have from the start, but for this one: the choice knows by itself if it is
-            // not up.
-            let is_up = self.topology.server(server).is_some_and(|state| state.is_up(Role::Standby));
-            self.force_primary = lease.is_standby && is_up;
-            return self.take_back_request();
+            Verdict::AskAgain => self.ask_elsewhere(),
+            Verdict::Lost { outcome_unknown, then } => {
+                lease.take_back_cut_message();
+                if self.transaction.ran && self.tracks_floor() {
+                    // What the client was shown before the loss is not to be unseen.
+                    self.floor.read_from(epoch, server, now_ms());
+                }
+                self.unmark();
+                self.abandon_lease();
+                self.transaction.end();
+                self.batch.clear();
+                self.asked_again = 0;
+                // Until it is asked again: what was written may be there.
+                self.floor.pending |= outcome_unknown && self.tracks_floor();
+                match then {
+                    Then::CutShort => Err(End::CutShort),
+                    Then::Farewell => Err(farewell(outcome_unknown, lost, settings_lost)),
+                    Then::GoOn { status, untold } => {
+                        self.unpin_all();
+                        self.status = status;
+                        self.untold_loss = untold;
+                        Ok(())
+                    }
+                    Then::Tell { status, error } => {
+                        self.unpin_all();
+                        self.status = status;
+                        self.tell_lost(error, ready_due);
+                        Ok(())
+                    }
+                }
+            }
         }
-        lease.take_back_cut_message();
-        let cut_short = lease.server_passing > 0;
-        let status = lease.conn.status;
-        let in_transaction = status != TransactionStatus::Idle;
-        // Inside a transaction block nothing is lasting before its end was sent.
-        let may_be_done = !in_transaction || self.transaction.may_commit;
-        let outcome_unknown = owes && may_be_done && self.transaction.may_write;
-        let block_ended = !in_transaction || self.transaction.effects.intersects(Effects::ENDS_TRANSACTION);
-        let lost = self.pins.lost_unseen(self.transaction.pinned);
-        let settings_lost = lease.settings_asked.is_some() || lease.settings_unread;
-        self.unmark();
-        self.abandon_lease();
-        self.transaction.end();
-        self.batch.clear();
-        self.asked_again = 0;
-        // Until it is asked again: what was written may be there.
-        self.floor.pending |= outcome_unknown && self.tracks_floor();
-        if cut_short {
-            return Err(End::CutShort);
-        }
-        if settings_lost || !lost.is_empty() {
-            return Err(farewell(outcome_unknown, lost, settings_lost));
-        }
-        self.unpin_all();
-        self.status = if block_ended { TransactionStatus::Idle } else { TransactionStatus::Failed };
-        if !owes {
-            // It has nothing to be answered now. A transaction that had failed before is no news.
-            self.untold_loss = open_batch || status == TransactionStatus::InTransaction;
-            return Ok(());
-        }
-        let report = match (outcome_unknown, in_transaction) {
-            (true, _) => Report::error(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME),
-            (false, true) => Report::error(sqlstate::CONNECTION_FAILURE, ROLLED_BACK),
-            (false, false) => Report::error(sqlstate::CONNECTION_FAILURE, LOST),
+    }
+
+    /// Each Query or Sync that was sent, so many, gets its own answer.
+    fn tell_lost(&mut self, error: Told, ready_due: usize) {
+        let report = match error {
+            Told::OutcomeUnknown => Report::error(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME),
+            Told::RolledBack => Report::error(sqlstate::CONNECTION_FAILURE, ROLLED_BACK),
+            Told::Lost => Report::error(sqlstate::CONNECTION_FAILURE, LOST),
         };
         report.encode(&mut self.to_client);
         if ready_due == 0 {
             self.discarding = true;
-            return Ok(());
+            return;
         }
-        // Each Query or Sync that was sent gets its own answer.
         ready_for_query(&mut self.to_client, self.status);
         for _ in 1..ready_due {
             match self.status {
@@ -158,7 +189,6 @@ impl Session {
             }
             ready_for_query(&mut self.to_client, self.status);
         }
-        Ok(())
     }
 
     /// Says what happened to the transaction, or once it was told that it has failed.

@@ -19,12 +19,15 @@ mod floor;
 pub mod gateway;
 pub mod glimpse;
 mod held;
+pub mod held_login;
 mod inbound;
 mod lease;
 pub mod login;
+mod loss;
 mod lost_server;
 mod orphaned;
 mod outbound;
+mod peers;
 pub mod pins;
 pub mod prepared;
 mod refused;
@@ -32,22 +35,15 @@ pub mod registry;
 mod rewrite;
 #[expect(clippy::module_inception, reason = "the file is named after its one type")]
 mod session;
-pub mod settings;
 mod settle;
 mod simple_query;
+mod suspended;
 mod tally;
 mod teach;
 mod transaction;
+mod unasked;
 mod waiting;
 
+pub use crate::backend::SessionId;
 pub use gateway::Gateway;
 pub use session::{Session, SessionStart};
-
-/// Unique within a process, never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SessionId(pub u64);
-
-impl SessionId {
-    /// No session.
-    pub const NONE: SessionId = SessionId(0);
-}

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use super::batch::text;
 use super::inbound::Step;
-use super::prepared::{Content, Origin};
+use super::prepared::Content;
 use super::session::{End, Session, Unnamed};
 use crate::backend::conn::MAX_INSPECTED;
+use crate::backend::statement::Origin;
 use crate::net::Buffer;
 use crate::route::lexer::{Lexer, TokenKind};
 use crate::route::{Analyzed, StatementKind};
@@ -101,7 +102,7 @@ impl Session {
         self.unnamed = None;
         let (first, rest) = first_statement(text(body));
         let part = Part::of(&self.identity.database.classify(first, &self.settled, self.reading()));
-        if self.status != TransactionStatus::Failed || !self.does_part(part) {
+        if self.status != TransactionStatus::Failed || !self.answer_part(part) {
             return self.end_query(part);
         }
         if part != Part::Nothing && Lexer::new(rest).any(|token| token.kind != TokenKind::Semicolon) {
@@ -121,7 +122,7 @@ impl Session {
     }
 
     /// Answers a statement that may run, with success. False: it is to be told why not.
-    fn does_part(&mut self, part: Part) -> bool {
+    fn answer_part(&mut self, part: Part) -> bool {
         match part {
             Part::Nothing => self.to_client.extend_from_slice(&[b'I', 0, 0, 0, 4]),
             Part::Commits if self.untold_loss => return false,
@@ -193,7 +194,7 @@ impl Session {
                 let (portal, _) = split_cstr(body).ok_or_else(malformed)?;
                 let Some(analyzed) = self.transaction.portal(portal) else { return Ok(false) };
                 let part = Part::of(analyzed);
-                if !self.does_part(part) {
+                if !self.answer_part(part) {
                     self.tell_refused(part);
                     self.discarding = true;
                 }

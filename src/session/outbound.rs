@@ -7,11 +7,13 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::lease::Unconfirmed;
-use super::prepared::{NAME_PREFIX, Names, UNKNOWN_PREFIX};
+use super::prepared::Names;
 use super::session::{End, Session};
-use super::settings::{IN_HOT_STANDBY, MAX_SETTINGS, report};
+use super::suspended::Usable;
 use crate::backend::conn::{MAX_INSPECTED, parameter_status};
-use crate::backend::expect::{For, Question, Reply, Verdict};
+use crate::backend::expect::{For, Owed, Question, Reply, Verdict};
+use crate::backend::settings::{IN_HOT_STANDBY, MAX_SETTINGS, report};
+use crate::backend::statement::{NAME_PREFIX, UNKNOWN_PREFIX};
 use crate::clock::now_ms;
 use crate::net::buffer::{LARGE, SMALL};
 use crate::wire::fields;
@@ -23,6 +25,8 @@ use crate::wire::sqlstate::{self, SqlState};
 const MAX_SERVER_MESSAGE: usize = 1 << 31;
 /// A standby ends a read that its replay conflicts with by this code; the primary has no such conflict.
 const RECOVERY_CONFLICT: SqlState = SqlState(*b"40001");
+/// The routine that takes no snapshot for a serializable transaction on a standby (SQLSTATE 0A000 again).
+const SERIALIZABLE_SNAPSHOT: &[u8] = b"GetSerializableTransactionSnapshot";
 /// The routine that waits for synchronous standbys, `src/backend/replication/syncrep.c`. All it ever says is that
 /// it gave up waiting.
 const SYNC_REP_WAIT: &[u8] = b"SyncRepWaitForLSN";
@@ -39,9 +43,12 @@ impl Session {
         if lease.conn.output.is_empty() && !lease.conn.unflushed {
             return Ok(false);
         }
-        if !lease.may_be_used(&self.gateway.right) {
-            return self.server_gone(io::ErrorKind::PermissionDenied.into()).map(|()| true);
+        match self.usable()? {
+            Usable::Now => {}
+            Usable::Later => return Ok(false),
+            Usable::Gone => return Ok(true),
         }
+        let Some(lease) = &mut self.lease else { return Ok(false) };
         let before = lease.conn.output.len();
         match lease.conn.poll_flush(cx) {
             Poll::Ready(Err(error)) => self.server_gone(error).map(|()| true),
@@ -50,6 +57,9 @@ impl Session {
     }
 
     pub(super) fn read_server(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if let Some(progress) = self.hear_late()? {
+            return Ok(progress);
+        }
         let keeps_up = self.client_keeps_up();
         if self.lease.as_ref().is_some_and(|lease| lease.redirect && lease.conn.input.is_full()) {
             // It goes with what is held back.
@@ -61,7 +71,7 @@ impl Session {
         if !lease.redirect && (!keeps_up || conn.input.is_full()) {
             conn.input.passed_over();
             // Nor could it, while the request might be asked again: there is more of the answer than is held back.
-            lease.is_relayed();
+            lease.forget_request();
             return Ok(false);
         }
         match conn.input.poll_fill(&mut conn.stream, cx) {
@@ -72,9 +82,12 @@ impl Session {
             Poll::Ready(Ok(_)) => {}
             Poll::Ready(Err(error)) => return self.server_gone(error).map(|()| true),
         }
-        if !lease.may_be_used(&self.gateway.right) {
-            // It may come from a server that is not the primary any more: nobody is told.
-            return self.server_gone(io::ErrorKind::PermissionDenied.into()).map(|()| true);
+        // It may come from a server that is not the primary any more: then nobody is told.
+        let usable = self.usable()?;
+        let Some(lease) = self.lease.as_mut().filter(|_| usable != Usable::Gone) else { return Ok(true) };
+        if usable == Usable::Later {
+            lease.unheard = true;
+            return Ok(false);
         }
         let conn = &mut *lease.conn;
         if conn.input.is_full() && conn.input.capacity() == SMALL {
@@ -86,12 +99,13 @@ impl Session {
     }
 
     /// Looks at what the server has sent, message by message.
-    fn process_server(&mut self) -> Result<(), End> {
+    pub(super) fn process_server(&mut self) -> Result<(), End> {
         while let Some((found, complete)) = self.next_of_server()? {
             if found.tag == b'E' {
                 self.note_error(found.len.min(MAX_INSPECTED));
             }
             let Some(verdict) = self.judge(found.tag)? else { return Ok(()) };
+            self.end_refused_batch();
             if !complete && verdict == Verdict::Answer(Question::Settings) {
                 return Err(self.too_many_settings());
             }
@@ -103,6 +117,17 @@ impl Session {
             self.relay(found, complete, verdict)?;
         }
         Ok(())
+    }
+
+    /// What is to be asked elsewhere is not sent on, so its Sync is ours to send.
+    fn end_refused_batch(&mut self) {
+        if let Some(lease) = &mut self.lease
+            && lease.redirect
+            && lease.conn.expected.is_skipping()
+        {
+            message::sync(&mut lease.conn.output);
+            lease.conn.expected.push(Owed::prelude(Reply::Sync));
+        }
     }
 
     /// The next message to be judged, and whether it is there to its end; rows for the client go by unseen.
@@ -132,7 +157,7 @@ impl Session {
                 // Row after row: nothing about it can matter to us.
                 lease.server_passing = found.len;
                 lease.passed = 0;
-                lease.is_relayed();
+                lease.forget_request();
                 continue;
             }
             let complete = rest.len() >= found.len;
@@ -277,7 +302,7 @@ impl Session {
     fn mark(&mut self, len: usize) {
         let Some(lease) = &mut self.lease else { return };
         lease.marked += len;
-        lease.is_relayed();
+        lease.forget_request();
     }
 
     /// Takes a message out of the stream.
@@ -303,6 +328,9 @@ impl Session {
         loop {
             let Some(lease) = &mut self.lease else { return };
             let Some(owed) = lease.conn.expected.pop_own() else { return };
+            if let (false, Some(change)) = (lease.retained.is_empty(), owed.change) {
+                lease.undo.push(*change);
+            }
             if lease.redirect {
                 continue;
             }
@@ -356,7 +384,9 @@ impl Session {
             // The schema was changed past us: what is prepared from now on is another statement.
             self.identity.database.schema_changed();
         }
-        let refused = state == sqlstate::READ_ONLY_SQL_TRANSACTION || state == RECOVERY_CONFLICT;
+        let refused = state == sqlstate::READ_ONLY_SQL_TRANSACTION
+            || state == RECOVERY_CONFLICT
+            || fields::field(body, b'R') == Some(SERIALIZABLE_SNAPSHOT);
         if lease.is_standby && !lease.retained.is_empty() && refused {
             lease.redirect = true;
         } else if state == sqlstate::READ_ONLY_SQL_TRANSACTION
@@ -389,7 +419,7 @@ impl Session {
     fn say_instead(&mut self, len: usize, error: &[u8]) {
         let Some(lease) = &mut self.lease else { return };
         let renamed = rename(error, &self.names);
-        lease.is_relayed();
+        lease.forget_request();
         self.take_out(len);
         message::frame(&mut self.to_client, b'E', |out| out.extend_from_slice(&renamed))
             .expect("an error of 64 kB, with 63 bytes for each name of ours, fits one");

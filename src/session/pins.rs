@@ -90,6 +90,7 @@ impl Pins {
             PinReason::AdvisoryLock,
             PinReason::Listen,
             PinReason::Load,
+            PinReason::CannotAsk,
         ];
         let ends_with_transaction = [PinReason::TemporaryObject, PinReason::Listen];
         let mut lost = Pins::default();

@@ -1,9 +1,7 @@
 //! Prepared statements that outlive the server connection they were parsed on.
 //!
-//! Owns the content of statements (`Prepared`, shared by all sessions that prepare the same), a
-//! session's names for them, and the names servers know them by. Pure. Invariant: a statement's id is
-//! never used again for another content, so a server that knows `_k7` knows exactly this text, these
-//! types, parsed under these settings.
+//! Owns the statements there are (sessions that prepare the same share one) and a session's names for
+//! them. Pure. Invariant: a statement's id is never used again for another content.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,64 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use foldhash::fast::RandomState;
 
+use crate::backend::statement::{NameChange, Origin, Prepared, StatementId, kept};
 use crate::route::Analyzed;
-
-/// Never reused within a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct StatementId(pub u64);
-
-/// The prefix of every statement name komainu gives on a server.
-pub const NAME_PREFIX: &str = "_k";
-
-/// What begins a name no server ever knows, with the client's own name behind it: sent for a name that does
-/// not exist here but might exist there, so that the server itself says so, with the right effect on the
-/// transaction.
-pub const UNKNOWN_PREFIX: &str = "_k?";
-
-/// How much of a name PostgreSQL keeps, of a statement or a portal: NAMEDATALEN without its terminator.
-const MAX_NAME_BYTES: usize = 63;
-
-/// The name as PostgreSQL keeps it, so that two that differ behind that are one here as well.
-pub fn kept(name: &[u8]) -> &[u8] {
-    &name[..name.len().min(MAX_NAME_BYTES)]
-}
-
-/// How the statement was made, which is how it is made again elsewhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Origin {
-    /// A Parse message.
-    Parse,
-    /// The SQL command PREPARE; `Prepared::text` is the command with our name in it.
-    Sql,
-}
-
-/// One statement's content.
-#[derive(Debug)]
-pub struct Prepared {
-    pub id: StatementId,
-    /// Its name on servers.
-    pub server_name: Box<[u8]>,
-    pub origin: Origin,
-    pub text: Box<[u8]>,
-    /// The tail of the Parse message: parameter type count and OIDs.
-    pub types: Box<[u8]>,
-    /// As of the catalog that was known last; see `Database::classify_prepared`.
-    analyzed: Mutex<Arc<Analyzed>>,
-}
-
-impl Prepared {
-    pub fn bytes(&self) -> usize {
-        self.text.len() + self.types.len()
-    }
-
-    pub fn analyzed(&self) -> Arc<Analyzed> {
-        self.analyzed.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub fn renew(&self, analyzed: &Arc<Analyzed>) {
-        *self.analyzed.lock().unwrap_or_else(PoisonError::into_inner) = analyzed.clone();
-    }
-}
 
 /// What makes two statements the same: besides text and types the settings they were parsed under
 /// (`search_path` decides which table is meant, `TimeZone` what a literal says), the database, and how
@@ -111,16 +53,8 @@ impl StatementStore {
             found.renew(analyzed);
             return found;
         }
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let server_name = format!("{NAME_PREFIX}{id}");
-        let prepared = Arc::new(Prepared {
-            id: StatementId(id),
-            text: text_for(&server_name),
-            server_name: server_name.into_bytes().into(),
-            origin: content.origin,
-            types: content.types.into(),
-            analyzed: Mutex::new(analyzed.clone()),
-        });
+        let id = StatementId(self.next.fetch_add(1, Ordering::Relaxed));
+        let prepared = Arc::new(Prepared::new(id, content.origin, text_for, content.types, analyzed));
         entries.insert(key, Arc::downgrade(&prepared));
         prepared
     }
@@ -139,21 +73,6 @@ impl StatementStore {
             u128::from(self.hasher.hash_one(item))
         };
         half(1) << 64 | half(2)
-    }
-}
-
-/// A change of a session's names, and what was there before.
-#[derive(Debug)]
-pub struct NameChange {
-    pub name: Box<[u8]>,
-    pub before: Option<Arc<Prepared>>,
-    /// What the same message changed before.
-    pub earlier: Option<Box<NameChange>>,
-}
-
-impl NameChange {
-    pub fn concerns(&self, name: &[u8]) -> bool {
-        *self.name == *name || self.earlier.as_ref().is_some_and(|earlier| earlier.concerns(name))
     }
 }
 
@@ -197,10 +116,10 @@ impl Names {
         if held.by_name.len() >= max_statements {
             return Err(TooMany::Statements(max_statements));
         }
-        if held.bytes + prepared.bytes() > max_bytes {
+        if held.bytes + prepared.held_bytes() > max_bytes {
             return Err(TooMany::Bytes(max_bytes));
         }
-        held.bytes += prepared.bytes();
+        held.bytes += prepared.held_bytes();
         let name = kept(name);
         let before = held.by_name.insert(name.into(), prepared);
         Ok(NameChange { name: name.into(), before, earlier: None })
@@ -209,7 +128,7 @@ impl Names {
     pub fn remove(&mut self, name: &[u8]) -> Option<NameChange> {
         let held = self.map.as_mut()?;
         let (name, before) = held.by_name.remove_entry(kept(name))?;
-        held.bytes -= before.bytes();
+        held.bytes -= before.held_bytes();
         if held.by_name.is_empty() {
             self.map = None;
         }
@@ -221,7 +140,7 @@ impl Names {
         self.remove(&change.name);
         if let Some(before) = change.before {
             let held = self.map.get_or_insert_default();
-            held.bytes += before.bytes();
+            held.bytes += before.held_bytes();
             held.by_name.insert(change.name, before);
         }
         if let Some(earlier) = change.earlier {

@@ -106,10 +106,11 @@ impl SessionHandle {
     /// whoever publishes that it may not, and then counts, misses nobody.
     pub fn begins(&self, server: ServerIndex, epoch: Epoch) {
         let now = under_way(server, epoch);
+        // What was said already is ordered already before every later look.
         if self.under_way.load(Ordering::Relaxed) != now {
-            self.under_way.store(now, Ordering::SeqCst);
+            self.under_way.store(now, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
         }
-        fence(Ordering::SeqCst);
     }
 
     /// It has nothing under way any more.

@@ -27,11 +27,12 @@ use super::pins::Pins;
 use super::prepared::Names;
 use super::refused::Refused;
 use super::registry::{Order, SessionHandle};
-use super::settings::{Reported, Settings};
+use super::suspended::Usable;
 use super::tally::Tally;
 use super::transaction::Transaction;
-use super::waiting::Waiting;
+use super::waiting::{RETRY_LEASE_MS, Waiting};
 use crate::backend::connect::Credential;
+use crate::backend::settings::{Reported, Settings};
 use crate::clock::now_ms;
 use crate::net::{Buffer, Stream};
 use crate::pool::{Pool, Waiter};
@@ -183,6 +184,8 @@ pub struct Session {
     /// Pools this session has used in the present epoch.
     pub(super) pools: Vec<Arc<Pool>>,
     pub(super) idle_since_ms: u64,
+    /// When it was last looked whether client and server still live.
+    pub(super) looked_at_peers_ms: u64,
 }
 
 /// Whatever ends a session, a panic of its own included, nothing it holds is lost to others.
@@ -192,6 +195,11 @@ impl Drop for Session {
         self.gateway.cancels.forget(&self.key);
         self.leave();
     }
+}
+
+/// Of two moments that may be none (0).
+fn earlier(one: u64, other: u64) -> u64 {
+    if one == 0 || other == 0 { one.max(other) } else { one.min(other) }
 }
 
 /// Why a session ends.
@@ -267,6 +275,7 @@ impl Session {
             seed: start.id.0,
             pools: Vec::new(),
             idle_since_ms: now_ms(),
+            looked_at_peers_ms: now_ms(),
         }
     }
 
@@ -362,7 +371,7 @@ impl Session {
         if self.to_client.is_empty() && self.to_client.capacity() > 0 && self.lease.is_none() {
             self.to_client = BytesMut::new();
         }
-        self.handle.wake_at(self.wake_at());
+        self.handle.wake_at(earlier(self.wake_at(), self.next_look_at_peers()));
         if let Some(worked_ms) = self.handle.show(self.glimpse()) {
             self.gateway.counters.answered_after_ms(worked_ms);
         }
@@ -389,8 +398,13 @@ impl Session {
 
     /// The next moment a deadline could have passed; 0: none.
     fn wake_at(&self) -> u64 {
+        let is_suspended = self.lease.as_ref().is_some_and(|lease| lease.suspended_since_ms.is_some());
+        let look_again = if is_suspended { now_ms() + RETRY_LEASE_MS } else { 0 };
         if let Some(waiting) = &self.waiting {
-            return waiting.wake_at_ms(&self.settled.config);
+            return earlier(waiting.wake_at_ms(&self.settled.config), look_again);
+        }
+        if is_suspended {
+            return look_again;
         }
         if let Some(since) = self.lease.as_ref().and_then(|lease| lease.preparing_since_ms) {
             return since + PREPARE_DEADLINE_MS;
@@ -412,11 +426,13 @@ impl Session {
             Order::None => return Ok(false),
             Order::Look => {
                 self.look_at_topology();
-                let (right, epoch) = (&self.gateway.right, self.topology.epoch);
-                let is_over = |lease: &Lease| lease.conn.epoch != epoch || !lease.may_be_used(right);
-                if self.lease.as_ref().is_some_and(is_over) {
-                    // Its epoch, or our right to it, has ended: nothing that comes from this server counts any more.
+                let epoch = self.topology.epoch;
+                if self.lease.as_ref().is_some_and(|lease| lease.conn.epoch != epoch) {
+                    // Nothing that comes from this server counts any more.
                     return self.server_gone(io::ErrorKind::ConnectionAborted.into()).map(|()| true);
+                }
+                if self.lease.is_some() && self.usable()? == Usable::Gone {
+                    return Ok(true);
                 }
                 if self.lease.as_ref().is_some_and(|lease| self.is_given_up(lease)) {
                     return self.server_gone(io::ErrorKind::TimedOut.into()).map(|()| true);
@@ -446,8 +462,12 @@ impl Session {
         if self.is_preparing_too_long() {
             return self.server_gone(io::ErrorKind::TimedOut.into()).map(|()| true);
         }
+        let now_ms = now_ms();
+        if self.look_at_peers(now_ms)? {
+            return Ok(true);
+        }
         let at = self.wake_at();
-        if at == 0 || now_ms() < at {
+        if at == 0 || now_ms < at {
             return Ok(false);
         }
         Err(if self.is_idle() {
@@ -584,6 +604,9 @@ impl Session {
         self.refused = None;
         self.unmark();
         report.encode(&mut self.to_client);
+        if self.begins_what_follows(request) {
+            self.status = TransactionStatus::Failed;
+        }
         self.drop_request(request);
     }
 }

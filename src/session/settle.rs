@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use super::custom::CustomSettings;
 use super::floor::{InvalidToken, TOKEN};
-use super::lease::{Lease, SettingsAsked};
+use super::lease::{Lease, SettingsAsked, Unanswered};
 use super::pins::Found;
-use super::prepared::{NameChange, Names, StatementId};
+use super::prepared::Names;
 use super::session::{End, Session};
-use super::settings::{MAX_SETTINGS, Settings};
 use crate::backend::conn::OwnStatement;
-use crate::backend::expect::{For, Forgets, Owed, Question, Reply, Verdict};
+use crate::backend::expect::{For, Forgets, Outcome, Owed, Question, Reply, Verdict};
+use crate::backend::settings::{MAX_SETTINGS, Settings};
+use crate::backend::statement::{NameChange, StatementId};
 use crate::clock::now_ms;
 use crate::cluster::observe::question::end_of_record;
 use crate::route::Effects;
@@ -28,6 +29,9 @@ use crate::wire::sqlstate;
 /// PostgreSQL's defaults; another segment size costs a floor that is met a little late, never one too low.
 const WAL_BLOCK: u64 = 8192;
 const WAL_SEGMENT: u64 = 16 * 1024 * 1024;
+
+/// How often a question is asked that fails.
+const TRIES: u8 = 3;
 
 const SETTINGS_UNREAD: &str = "terminating connection: what the session has set could not be read from the \
                                server, so that another server connection cannot be given it; reconnect";
@@ -44,12 +48,24 @@ impl Session {
     /// None: it is a violation, and the connection that it came by is gone.
     pub(super) fn judge(&mut self, tag: u8) -> Result<Option<Verdict>, End> {
         let Some(lease) = &mut self.lease else { return Ok(None) };
+        match lease.conn.expected.on_message(tag) {
+            Ok((verdict, Outcome::Open)) => Ok(Some(verdict)),
+            Ok((verdict, outcome)) => {
+                self.settle_owed(outcome);
+                Ok(Some(verdict))
+            }
+            Err(error) => self.server_violation(error.to_string()).map(|()| None),
+        }
+    }
+
+    fn settle_owed(&mut self, outcome: Outcome) {
+        let Some(lease) = &mut self.lease else { return };
         let conn = &mut *lease.conn;
         let mut settling = Settling::new(&mut self.names);
         if !lease.retained.is_empty() {
             settling.undo = Some(&mut lease.undo);
         }
-        let verdict = conn.expected.on_message(tag, |owed, done| settling.settle(owed, done));
+        outcome.for_each(|owed, done| settling.settle(owed, done));
         let Settling { forgotten, doom, unnamed, forgot, not_forgot, .. } = settling;
         forgotten.into_iter().for_each(|id| conn.known.remove(id));
         for (id, audience) in unnamed {
@@ -66,19 +82,15 @@ impl Session {
         }
         conn.doomed |= doom;
         if let Some(forgets) = not_forgot {
-            self.may_have_forgotten(forgets);
+            self.doom_if_forgotten(forgets);
         }
         if let Some(forgets) = forgot {
-            self.has_forgotten(forgets);
-        }
-        match verdict {
-            Ok(verdict) => Ok(Some(verdict)),
-            Err(error) => self.server_violation(error.to_string()).map(|()| None),
+            self.forget(forgets);
         }
     }
 
     /// The server has done what makes it forget.
-    fn has_forgotten(&mut self, forgets: Forgets) {
+    fn forget(&mut self, forgets: Forgets) {
         let Some(lease) = &mut self.lease else { return };
         let conn = &mut *lease.conn;
         match forgets {
@@ -104,7 +116,7 @@ impl Session {
     }
 
     /// It has failed, or was skipped.
-    fn may_have_forgotten(&mut self, forgets: Forgets) {
+    fn doom_if_forgotten(&mut self, forgets: Forgets) {
         let Some(lease) = &mut self.lease else { return };
         lease.conn.doomed |= match forgets {
             // In a transaction block it is refused.
@@ -121,21 +133,27 @@ impl Session {
             let state = fields::sqlstate(body);
             let text =
                 fields::field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default().into_owned();
-            let was_doomed = lease.conn.doomed;
-            // What the session has set is asked for again.
-            lease.conn.doomed |= question != Question::Settings;
+            lease.conn.doomed |= !is_asked_again(question);
             let span = self.identity.span(self.id);
             tracing::warn!(parent: &span, ?question, %state, text, "a question of komainu's own failed");
             match (question, &mut lease.settings_asked) {
-                // Where what was left there could not be wiped, it fails by that, and another connection is taken.
-                (Question::Apply, _) if !was_doomed => lease.apply_error = Some((state, text)),
+                (Question::Reset, _) => lease.is_unwiped = true,
+                // What fails by what was left there, or by a cancel, may succeed on another connection.
+                (Question::Apply, _) if !lease.is_unwiped && state != sqlstate::QUERY_CANCELED => {
+                    lease.apply_error = Some((state, text));
+                }
                 (Question::Settings, Some(asked)) => asked.failed = true,
+                (Question::Floor, _) => lease.unanswered.floor = true,
+                (Question::Pins, _) => lease.unanswered.pins = true,
                 _ => {}
             }
             return;
         }
         let columns = data_row(body);
         let column = |i: usize| columns.get(i).copied().flatten().and_then(|v| std::str::from_utf8(v).ok());
+        if matches!(question, Question::Floor | Question::Pins) {
+            lease.unanswered.tries = 0;
+        }
         match question {
             Question::Floor => {
                 let position = match self.settled.floor {
@@ -199,7 +217,7 @@ impl Session {
         if conn.status != TransactionStatus::Idle {
             lease.is_complete = false;
             if conn.expected.is_empty() {
-                self.transaction.has_begun_anew();
+                self.transaction.begin_anew();
             }
             return Ok(());
         }
@@ -223,8 +241,9 @@ impl Session {
         if may_have_written && tracks_floor && self.settled.window_ms > 0 {
             self.floor.wrote_at_ms = Some(now_ms());
         }
-        if !done.failed {
-            done.deallocated.iter().for_each(|name| drop(self.names.remove(name.as_bytes())));
+        if self.settled.config.failover.mode.is_redshift() {
+            self.end_unasked();
+            return Ok(());
         }
         let unseen = effects.intersects(Effects::CHANGES_SETTINGS)
             && self.custom.as_ref().is_some_and(|custom| custom.unseen);
@@ -289,7 +308,13 @@ impl Session {
                     // The session is not told of what it did not ask for; but it may have pinned the connection.
                     return self.server_gone(io::ErrorKind::UnexpectedEof.into()).map(|()| true);
                 };
+                let was_standby = lease.is_standby;
                 self.abandon_lease();
+                if was_standby {
+                    // It may not have replayed the role, or takes no SERIALIZABLE.
+                    self.force_primary = true;
+                    return self.begin_request(request).map(|()| true);
+                }
                 self.refuse(&request, &message::Report::error(state, &text));
                 return Ok(true);
             }
@@ -315,6 +340,9 @@ impl Session {
             }
             self.take_settings(asked)?;
         }
+        if self.asks_anew() {
+            return Ok(true);
+        }
         let Some(lease) = &mut self.lease else { return Ok(false) };
         let was_discarded = std::mem::take(&mut lease.discarded);
         let is_idle = lease.conn.status == TransactionStatus::Idle;
@@ -339,6 +367,32 @@ impl Session {
         }
         self.end_lease();
         Ok(true)
+    }
+
+    /// Asks again what was not answered. In the end a position that stays unknown only keeps reads on the primary; but what
+    /// is left on a connection must be known.
+    fn asks_anew(&mut self) -> bool {
+        let Some(lease) = &mut self.lease else { return false };
+        let Unanswered { floor, pins, tries } = lease.unanswered;
+        if !floor && !pins || lease.conn.status != TransactionStatus::Idle {
+            return false;
+        }
+        if tries >= TRIES {
+            lease.conn.doomed |= pins || self.pins.is_empty();
+            lease.unanswered = Unanswered::default();
+            return false;
+        }
+        lease.unanswered = Unanswered { tries: tries + 1, ..Unanswered::default() };
+        if pins {
+            lease.conn.forget_own(Question::Pins, OwnStatement::Pins);
+            lease.conn.ask(Question::Pins, OwnStatement::Pins, &[]);
+        }
+        if floor {
+            lease.conn.forget_own(Question::Floor, self.settled.floor);
+            lease.conn.ask(Question::Floor, self.settled.floor, &[]);
+        }
+        lease.ours_first = true;
+        true
     }
 
     /// What the session has set is known now.
@@ -373,7 +427,6 @@ impl Session {
     /// A cancel that came late, or a timeout that the session has set, has ended the question. What it would have
     /// told must not be lost in silence.
     fn read_settings_again(&mut self, tries: u8) -> Result<bool, End> {
-        const TRIES: u8 = 3;
         let Some(lease) = &mut self.lease else { return Ok(false) };
         if tries < TRIES {
             lease.conn.forget_own(Question::Settings, OwnStatement::Settings);
@@ -428,6 +481,12 @@ fn ask_for_settings(
     lease.ours_first = true;
 }
 
+/// A cancel that came late, or a timeout that the session has set, may end a question, which costs nobody anything:
+/// it is asked again.
+fn is_asked_again(question: Question) -> bool {
+    matches!(question, Question::Settings | Question::Floor | Question::Pins)
+}
+
 /// What settling replies changes.
 pub(super) struct Settling<'a> {
     names: &'a mut Names,
@@ -467,8 +526,8 @@ impl<'a> Settling<'a> {
         if matches!(owed.reply, Reply::Query | Reply::CloseComplete) || owed.unnamed.is_some() {
             self.unnamed.push((owed.unnamed, owed.audience));
         }
-        // That for the settings is asked anew, from its Parse on.
-        let of_ours = matches!(owed.audience, For::Us(question) if question != Question::Settings);
+        // What is asked anew is so from its Parse on.
+        let of_ours = matches!(owed.audience, For::Us(question) if !is_asked_again(question));
         let before_another = matches!(owed.audience, For::Prelude | For::Ahead);
         if of_ours || before_another && owed.reply == Reply::CloseComplete {
             // The connection is not what we believe it to be: a question was skipped, or the server still

@@ -9,14 +9,15 @@ use super::batch::text;
 use super::inbound::{FITS, Step};
 use super::orphaned::first_statement;
 use super::pins::PinReason;
-use super::prepared::{self, Content, Context, Origin, Prepared, StatementStore, UNKNOWN_PREFIX};
+use super::prepared::{Content, Context, StatementStore};
 use super::rewrite;
 use super::session::{End, Passing, Session};
 use super::tally::class_of;
 use super::teach::{note_known, teach};
 use crate::backend::expect::{For, Forgets, Owed, Question, Reply};
+use crate::backend::statement::{NAME_PREFIX, Origin, Prepared, UNKNOWN_PREFIX};
 use crate::net::Buffer;
-use crate::route::prepared::Verb;
+use crate::route::prepared::{Verb, is_escaped};
 use crate::route::{Analyzed, Effects, StatementKind};
 use crate::telemetry::labels::QueryClass;
 use crate::wire::frame::{HEADER_LEN, Header, split_cstr};
@@ -53,7 +54,7 @@ impl Session {
             let lease = self.lease.as_mut().expect("called with a lease");
             message::query(&mut lease.conn.output, answer.as_bytes()).expect(FITS);
             lease.conn.expected.push(Owed::client(Reply::Query));
-            lease.request_is_complete();
+            lease.note_complete_request();
             lease.conn.unnamed = None;
             self.unnamed = None;
             self.tally.sent(class_of(&analyzed));
@@ -76,11 +77,12 @@ impl Session {
         lease.conn.expected.push(Owed::client(Reply::Query));
         // A simple Query ends the unnamed statement, here and in the client's eyes.
         lease.conn.unnamed = None;
-        lease.request_is_complete();
+        lease.note_complete_request();
         self.unnamed = None;
         input.consume(found.len);
         self.tally.sent(class_of(&analyzed));
         self.note_statement(&analyzed);
+        self.transaction.contained |= alone && matches!(analyzed.analysis.kind, StatementKind::Begin(_));
         let lease = self.lease.as_mut().expect("called with a lease");
         if wants_floor && self.transaction.may_write && ends_surely && alone && !lease.is_standby {
             lease.conn.ask(Question::Floor, self.settled.floor, &[]);
@@ -112,7 +114,10 @@ impl Session {
         }
         input.consume(found.len);
         self.unnamed = None;
+        // The Query also ends what was sent before it without a Sync, so that the server has to hear of it.
+        let has_open_batch = self.lease.as_ref().is_some_and(|lease| lease.conn.expected.has_open_batch());
         match analyzed.analysis.kind {
+            _ if has_open_batch => {}
             StatementKind::Deallocate { name: None }
                 if self.status != TransactionStatus::Failed && self.pins_no_sql() =>
             {
@@ -148,7 +153,7 @@ impl Session {
         message::query(&mut lease.conn.output, &rewritten).expect(FITS);
         lease.conn.unnamed = None;
         lease.conn.expected.push(owed);
-        lease.request_is_complete();
+        lease.note_complete_request();
         // EXECUTE is what it executes.
         let executes = analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE);
         let executed = if executes { self.executed(&sql) } else { Vec::new() };
@@ -187,7 +192,7 @@ impl Session {
         message::command_complete(&mut self.to_client, "ROLLBACK");
         let lease = self.lease.as_mut().expect("called with a lease");
         lease.conn.ask_simple(Question::Rollback, first);
-        lease.request_is_complete();
+        lease.note_complete_request();
         true
     }
 
@@ -314,7 +319,7 @@ impl Session {
                 }
                 Some(_) if !raw_is_fine => Some(unknown(name)),
                 // Another client's statement has such a name on the server; no client's own may.
-                None if name.starts_with(prepared::NAME_PREFIX) && !raw_is_fine => Some(unknown(name)),
+                None if may_be_ours(name) && !raw_is_fine => Some(unknown(name)),
                 _ => None,
             }
         });
@@ -325,6 +330,10 @@ impl Session {
         self.next_unnamed += gone.len() as u64;
         rewritten
     }
+}
+
+fn may_be_ours(name: &str) -> bool {
+    name.starts_with(NAME_PREFIX) || is_escaped(name)
 }
 
 /// A statement of nothing, which nobody else has: to be deallocated in another one's place.

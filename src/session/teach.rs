@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use super::inbound::FITS;
 use super::pins::PinReason;
-use super::prepared::{self, Origin, Prepared, UNKNOWN_PREFIX};
+use super::prepared;
 use super::session::Session;
 use super::settle::UNKNOWN_UNNAMED;
 use crate::backend::ServerConn;
 use crate::backend::expect::{For, Owed, Reply};
+use crate::backend::statement::{NameChange, Origin, Prepared, UNKNOWN_PREFIX};
 use crate::wire::message::{self, Report};
 
 /// In which PREPARE is executed; no client's portal is called so.
@@ -29,7 +30,7 @@ impl Session {
         &mut self,
         name: &[u8],
         prepared: Arc<Prepared>,
-    ) -> Result<prepared::NameChange, prepared::TooMany> {
+    ) -> Result<NameChange, prepared::TooMany> {
         let limits = &self.settled.config.limits;
         self.names.insert(
             name,

@@ -3,19 +3,21 @@
 //! Pure. Invariant: everything noted is a superset of what the server did: a statement counts when it is
 //! sent, whether or not it succeeds.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
 use super::pins::Pins;
-use super::prepared::kept;
+use crate::backend::statement::kept;
 use crate::route::statement::{Isolation, TransactionModes};
 use crate::route::{Analyzed, Effects, Reading, StatementKind};
 
 /// Portals that are known by name in one transaction. PostgreSQL has no limit but its memory; where a transaction has
 /// failed or is lost, it takes none.
 const MAX_PORTALS: usize = 4096;
+/// And what is known of the statements behind them.
+const MAX_PORTAL_BYTES: usize = 4 * 1024 * 1024;
 
 #[derive(Debug, Default)]
 pub struct Transaction {
@@ -27,6 +29,10 @@ pub struct Transaction {
     pub may_set_reading: bool,
     /// Something was sent that may commit it.
     pub may_commit: bool,
+    /// Whether what was sent leaves a block open, once all of it is answered. None: it stays as it was.
+    pub leaves_open: Option<bool>,
+    /// All that was sent belongs to a block that a BEGIN in front of it has surely opened.
+    pub contained: bool,
     /// Pins that it has brought.
     pub pinned: Pins,
     /// A statement of the client's was sent, not only what komainu itself answers.
@@ -35,20 +41,41 @@ pub struct Transaction {
     pub floor_asked: bool,
     /// Something was sent that makes the server forget statements, or all it knows.
     pub forgets: bool,
-    /// Names of the session's that a DEALLOCATE was executed of by the extended protocol.
-    pub deallocated: BTreeSet<Box<str>>,
     /// The client was sent an error.
     pub failed: bool,
+    /// What portals would do whose names were bound anew. If that Bind fails, the server still has them behind a ROLLBACK TO.
+    displaced: Displaced,
+    rolled_back_to: bool,
     /// The statement behind the unnamed portal.
     unnamed_portal: Option<Arc<Analyzed>>,
-    /// Those behind the named ones.
-    portals: HashMap<Box<[u8]>, Arc<Analyzed>, RandomState>,
+    /// Those behind the named ones, which few transactions have.
+    portals: Option<HashMap<Box<[u8]>, Arc<Analyzed>, RandomState>>,
+    portal_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Displaced {
+    effects: Effects,
+    hidden_state: bool,
+    may_write: bool,
+}
+
+impl Displaced {
+    fn add(&mut self, analyzed: &Analyzed) {
+        self.effects |= analyzed.analysis.effects | analyzed.routed.effects;
+        self.hidden_state |= analyzed.routed.hidden_state;
+        self.may_write |= analyzed.routed.may_write;
+    }
 }
 
 impl Transaction {
     pub fn note(&mut self, analyzed: &Analyzed) {
         self.ran = true;
-        self.effects |= analyzed.analysis.effects;
+        // A position that was asked for before this says nothing of what this reads.
+        self.floor_asked = false;
+        self.rolled_back_to |=
+            matches!(analyzed.analysis.kind, StatementKind::RollbackTo | StatementKind::Many);
+        self.effects |= analyzed.analysis.effects | analyzed.routed.effects;
         self.hidden_state |= analyzed.routed.hidden_state;
         if analyzed.routed.may_write {
             self.wrote();
@@ -62,6 +89,15 @@ impl Transaction {
                 _ => true,
             };
         }
+        let effects = analyzed.analysis.effects;
+        if effects
+            .intersects(Effects::BEGINS.union(Effects::ENDS_TRANSACTION).union(Effects::UNKNOWN_EFFECTS))
+        {
+            self.contained = false;
+            if !effects.intersects(Effects::UNKNOWN_EFFECTS) {
+                self.leaves_open = Some(effects.intersects(Effects::LEAVES_OPEN));
+            }
+        }
         let rolls_back = matches!(analyzed.analysis.kind, StatementKind::Rollback { .. });
         self.may_commit |= analyzed.analysis.effects.intersects(Effects::ENDS_TRANSACTION) && !rolls_back;
     }
@@ -72,6 +108,7 @@ impl Transaction {
         self.hidden_state = true;
         self.may_set_reading = true;
         self.may_commit = true;
+        self.contained = false;
         self.wrote();
     }
 
@@ -81,35 +118,74 @@ impl Transaction {
         self.floor_asked = false;
     }
 
+    /// A portal is executed that was bound in our sight.
+    pub fn note_execution(&mut self, analyzed: &Analyzed) {
+        self.note(analyzed);
+        if self.rolled_back_to {
+            self.effects |= self.displaced.effects;
+            self.hidden_state |= self.displaced.hidden_state;
+            self.may_write |= self.displaced.may_write;
+            self.may_set_reading |= self.displaced.hidden_state
+                || self
+                    .displaced
+                    .effects
+                    .intersects(Effects::CHANGES_SETTINGS.union(Effects::SETTINGS_LOCAL));
+            self.may_commit |= self.displaced.effects.intersects(Effects::ENDS_TRANSACTION);
+        }
+    }
+
     /// What is not kept counts as executed.
     pub fn bind_portal(&mut self, name: &[u8], analyzed: &Arc<Analyzed>) {
-        if name.is_empty() {
+        let displaced = if name.is_empty() {
             match &mut self.unnamed_portal {
-                Some(present) if Arc::ptr_eq(present, analyzed) => {}
-                present => *present = Some(analyzed.clone()),
+                Some(present) if Arc::ptr_eq(present, analyzed) => None,
+                present => present.replace(analyzed.clone()),
             }
-        } else if self.portals.len() < MAX_PORTALS || self.portals.contains_key(kept(name)) {
-            self.portals.insert(kept(name).into(), analyzed.clone());
+        } else if self.has_room_for(name, analyzed) {
+            self.portal_bytes += analyzed.analysis.bytes();
+            let portals = self.portals.get_or_insert_default();
+            let before = portals.insert(kept(name).into(), analyzed.clone());
+            self.portal_bytes -= before.as_ref().map_or(0, |before| before.analysis.bytes());
+            before
         } else {
             self.note(analyzed);
+            self.take_portal(name)
+        };
+        if let Some(displaced) = displaced {
+            self.displaced.add(&displaced);
         }
+    }
+
+    fn has_room_for(&self, name: &[u8], analyzed: &Analyzed) -> bool {
+        self.portal_bytes + analyzed.analysis.bytes() <= MAX_PORTAL_BYTES
+            && self
+                .portals
+                .as_ref()
+                .is_none_or(|portals| portals.len() < MAX_PORTALS || portals.contains_key(kept(name)))
     }
 
     /// The client has done with it, and so may bind and close as many as it likes.
     pub fn close_portal(&mut self, name: &[u8]) {
-        self.portals.remove(kept(name));
+        self.take_portal(name);
+    }
+
+    fn take_portal(&mut self, name: &[u8]) -> Option<Arc<Analyzed>> {
+        let taken = self.portals.as_mut()?.remove(kept(name))?;
+        self.portal_bytes -= taken.analysis.bytes();
+        Some(taken)
     }
 
     pub fn portal(&self, name: &[u8]) -> Option<&Arc<Analyzed>> {
         match name {
             b"" => self.unnamed_portal.as_ref(),
-            name => self.portals.get(kept(name)),
+            name => self.portals.as_ref()?.get(kept(name)),
         }
     }
 
     /// All is answered, and a transaction is open: whatever was sent to end one has ended another, or failed.
-    pub fn has_begun_anew(&mut self) {
+    pub fn begin_anew(&mut self) {
         self.may_commit = false;
+        self.leaves_open = None;
         self.effects = self.effects.without(Effects::ENDS_TRANSACTION);
     }
 
@@ -162,6 +238,10 @@ mod tests {
     use super::*;
     use crate::route::{FunctionLists, analyze, resolve};
 
+    fn named(transaction: &Transaction) -> usize {
+        transaction.portals.as_ref().map_or(0, HashMap::len)
+    }
+
     #[test]
     fn a_portal_is_known_by_what_postgresql_keeps_of_its_name_and_until_it_is_closed() {
         let analysis = analyze("select 1");
@@ -176,9 +256,37 @@ mod tests {
         transaction.close_portal(b"C_1");
         assert!(transaction.portal(b"C_1").is_none() && transaction.portal(b"").is_some());
         transaction.close_portal(&long[..70]);
-        assert!(transaction.portals.is_empty());
+        assert_eq!(named(&transaction), 0);
         transaction.end();
         assert!(transaction.portal(b"").is_none());
+    }
+
+    #[test]
+    fn a_position_asked_for_before_a_read_says_nothing_of_it() {
+        let analysis = analyze("select 1");
+        let routed = resolve(&analysis, None, &FunctionLists::default());
+        let mut transaction = Transaction { floor_asked: true, may_write: true, ..Transaction::default() };
+        transaction.note(&Analyzed { analysis, routed, generation: 0 });
+        assert!(!transaction.floor_asked && transaction.may_write);
+    }
+
+    #[test]
+    fn what_is_known_of_portals_is_bounded_in_size() {
+        let calls: String = (0..10_000).map(|n| format!(", f{n}()")).collect();
+        let analysis = analyze(&format!("select 1{calls}"));
+        let routed = resolve(&analysis, None, &FunctionLists::default());
+        let analyzed = Arc::new(Analyzed { analysis, routed, generation: 0 });
+        let mut transaction = Transaction::default();
+        for n in 0..1000 {
+            transaction.bind_portal(format!("c{n}").as_bytes(), &analyzed);
+        }
+        let kept = named(&transaction);
+        assert!((1..50).contains(&kept) && transaction.portal_bytes <= MAX_PORTAL_BYTES, "{kept}");
+        assert!(transaction.hidden_state, "of the others it counts what they would do");
+        for n in 0..1000 {
+            transaction.close_portal(format!("c{n}").as_bytes());
+        }
+        assert_eq!(transaction.portal_bytes, 0);
     }
 
     #[test]
@@ -191,9 +299,9 @@ mod tests {
             transaction.bind_portal(format!("c{n}").as_bytes(), &analyzed);
         }
         transaction.bind_portal(b"c0", &analyzed);
-        assert!(!transaction.may_write && transaction.portals.len() == MAX_PORTALS);
+        assert!(!transaction.may_write && named(&transaction) == MAX_PORTALS);
         transaction.bind_portal(b"another", &analyzed);
-        assert!(transaction.portals.len() == MAX_PORTALS && transaction.portal(b"another").is_none());
+        assert!(named(&transaction) == MAX_PORTALS && transaction.portal(b"another").is_none());
         assert!(transaction.may_write && transaction.effects.intersects(Effects::CHANGES_SETTINGS));
     }
 }

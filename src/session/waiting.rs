@@ -28,8 +28,8 @@ use crate::wire::sqlstate;
 /// Between two tries to reach the primary.
 const RETRY_MS: u64 = 100;
 
-/// A lease of this node's is back as soon as it is asked for: the topology does not change with it.
-const RETRY_LEASE_MS: u64 = 10;
+/// A lease may be back before anybody has noticed that it had ended: then the topology does not change with it.
+pub(super) const RETRY_LEASE_MS: u64 = 10;
 
 /// How long a request has waited, and for what.
 #[derive(Debug)]

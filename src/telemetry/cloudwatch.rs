@@ -175,6 +175,17 @@ mod tests {
     }
 
     #[test]
+    fn what_an_alarm_looks_at_is_one_number_whatever_the_reason() {
+        let mut rounds = Rounds::new(vec![("Node", "n1".to_owned())]);
+        let shown = rounds.next(&everything_with(&Counters::default()));
+        for name in ["FailoverStandstill", "InstancesTrouble"] {
+            assert_eq!(values(&shown, name), [(vec!["n1"], 1.0)], "{name}");
+        }
+        assert_eq!(values(&shown, "PasswordTroubles"), [(vec!["n1"], 3.0)]);
+        assert_eq!(values(&shown, "InstancesTroubleByReason"), [(vec!["n1", "throttled"], 1.0)]);
+    }
+
+    #[test]
     fn what_comes_later_counts_from_0_unless_all_nodes_share_it() {
         let counters = Counters::default();
         let mut families = everything_with(&counters);

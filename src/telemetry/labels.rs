@@ -88,6 +88,20 @@ impl PasswordTrouble {
     }
 }
 
+impl InstancesTrouble {
+    pub fn of(reason: Reason) -> Self {
+        match reason {
+            Reason::Throttled => InstancesTrouble::Throttled,
+            Reason::Unreachable | Reason::OutcomeUnknown => InstancesTrouble::Unreachable,
+            Reason::NotPermitted => InstancesTrouble::NotPermitted,
+            Reason::CredentialsRefused => InstancesTrouble::CredentialsRefused,
+            Reason::TargetMissing => InstancesTrouble::TargetMissing,
+            Reason::OtherEngine => InstancesTrouble::OtherEngine,
+            _ => InstancesTrouble::Refused,
+        }
+    }
+}
+
 labels! {
     /// What an agent is at.
     RejoinPhase {
@@ -136,6 +150,7 @@ labels! {
         SqlPrepare "sql_prepare" "it has prepared by SQL what cannot be made virtual",
         SequenceState "sequence_state" "it may ask for `lastval` or `currval`",
         NotInspected "not_inspected" "a statement was too long to be looked into",
+        CannotAsk "cannot_ask" "it may have left something on a server of Redshift, which cannot be asked",
     }
     /// Why the primary served a read. The names are those of `DecisionReason`, `pinned`, and `refused`: a
     /// standby refused it or could not be reached.
@@ -163,7 +178,8 @@ labels! {
         TlsRequired "tls_required" "it came without TLS where that is required",
         Timeout "timeout" "it did not log in within `limits.startup_timeout_ms`",
         Protocol "protocol" "it broke the protocol",
-        TooManyConnections "too_many_connections" "`limits.max_client_connections` or `limits.max_unauthenticated_per_address`",
+        TooManyConnections "too_many_connections" "`limits.max_client_connections`",
+        TooManyUnauthenticated "too_many_unauthenticated" "as many as may be had not logged in yet: `limits.max_unauthenticated_per_address` from its address, or `limits.max_client_connections` in all",
         Server "server" "no server took its login",
         NotOwner "not_owner" "the node does not own the endpoint, and `endpoint.refuse_when_not_owner` is on",
     }
@@ -198,6 +214,16 @@ labels! {
         CredentialsRefused "credentials_refused" "the node has no AWS credentials, or they are not accepted",
         SecretMissing "secret_missing" "the secret does not exist, or is marked for deletion",
         SecretUnusable "secret_unusable" "it is not JSON with `username` and `password`, or it is another role's",
+        Refused "refused" "AWS refuses the request for another reason; `komainu doctor` and the log say which",
+    }
+    /// Why AWS's API does not say which instances there are.
+    InstancesTrouble {
+        Throttled "throttled" "AWS asks for fewer requests",
+        Unreachable "unreachable" "AWS is not reached, or gives no usable answer",
+        NotPermitted "not_permitted" "the node's role lacks `rds:DescribeDBClusters` or `rds:DescribeDBInstances`",
+        CredentialsRefused "credentials_refused" "the node has no AWS credentials, or they are not accepted",
+        TargetMissing "target_missing" "there is no cluster or instance `failover.cluster_id` in this account and region",
+        OtherEngine "other_engine" "it is of another engine than `failover.mode` says",
         Refused "refused" "AWS refuses the request for another reason; `komainu doctor` and the log say which",
     }
     /// How the primary came to be another server.

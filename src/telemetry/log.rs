@@ -1,11 +1,13 @@
 //! Sets tracing up: text or JSON lines on stderr or in a file, with a filter that can be changed while running.
 //!
-//! Invariant: a filter that does not parse changes nothing.
+//! Invariants: a filter that does not parse changes nothing. Whoever logs never waits for a disk or a pipe: a thread
+//! writes, and what it cannot write in time is dropped and counted.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
@@ -29,11 +31,23 @@ pub enum LogError {
     Replace(#[from] reload::Error),
 }
 
-/// Changes the filter of a running process.
-#[derive(Debug, Clone)]
+/// That wait to be written. More come only while the disk or the pipe stands still.
+const MAX_LINES_WAITING: usize = 20_000;
+
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Lines that could not be written in time, since the process started.
+pub fn dropped_lines() -> u64 {
+    DROPPED.get().map_or(0, |counter| counter.dropped_lines() as u64)
+}
+
+/// Changes the filter of a running process. What waits is written until it is dropped, and no line after that.
+#[derive(Debug)]
+#[must_use]
 pub struct LogControl {
     filter: reload::Handle<EnvFilter, Registry>,
     file: Option<(PathBuf, Arc<LogFile>)>,
+    _writer: Option<WorkerGuard>,
     /// The level was given on the command line: a configuration does not change it.
     level_is_fixed: bool,
 }
@@ -73,15 +87,38 @@ pub fn init(log: &Log) -> Result<LogControl, LogError> {
         Some(path) => {
             let opened = LogFile::open(path, log.rotate_bytes, log.keep_files);
             let file = Arc::new(opened.map_err(|source| LogError::Open { path: path.clone(), source })?);
-            registry.with(lines(log.format, file.clone())).try_init()?;
             Some((path.clone(), file))
         }
-        None => {
-            registry.with(lines(log.format, io::stderr)).try_init()?;
-            None
-        }
+        None => None,
     };
-    Ok(LogControl { filter: control, file, level_is_fixed: false })
+    let (lines_go, writer) = match &file {
+        Some((_, file)) => in_the_background(Lines(file.clone())),
+        None => in_the_background(io::stderr()),
+    };
+    registry.with(lines(log.format, lines_go)).try_init()?;
+    Ok(LogControl { filter: control, file, _writer: Some(writer), level_is_fixed: false })
+}
+
+fn in_the_background(to: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    let (lines_go, writer) = NonBlockingBuilder::default()
+        .buffered_lines_limit(MAX_LINES_WAITING)
+        .thread_name("komainu-log")
+        .finish(to);
+    // There is one log in a process.
+    let _ = DROPPED.set(lines_go.error_counter());
+    (lines_go, writer)
+}
+
+struct Lines(Arc<LogFile>);
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        (&*self.0).write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&*self.0).flush()
+    }
 }
 
 /// Everything of komainu's own, as text on stderr, whatever the configuration says.
@@ -151,7 +188,7 @@ mod tests {
         let captured = Captured::default();
         let writer = captured.clone();
         let (filter, control) = reload::Layer::new(parse("info").unwrap());
-        let control = LogControl { filter: control, file: None, level_is_fixed: false };
+        let control = LogControl { filter: control, file: None, _writer: None, level_is_fixed: false };
         let level = |level: &str| Log {
             level: level.to_owned(),
             format: LogFormat::Json,
@@ -175,6 +212,34 @@ mod tests {
         let messages: Vec<_> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
         assert_eq!(messages, ["shown", "still shown"]);
         assert_eq!(lines[0]["server"], "pg1");
+    }
+
+    /// A pipe that nobody reads.
+    struct Stuck(std::sync::mpsc::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn who_logs_does_not_wait_for_a_pipe_that_nobody_reads() {
+        let (reads, stuck) = std::sync::mpsc::channel();
+        let (lines_go, writer) = in_the_background(Stuck(stuck));
+        let dropped = lines_go.error_counter();
+        let subscriber = tracing_subscriber::registry().with(lines(LogFormat::Text, lines_go));
+        tracing::subscriber::with_default(subscriber, || {
+            (0..MAX_LINES_WAITING + 100).for_each(|n| tracing::warn!(n, "gone"));
+        });
+        assert!((1..=100).contains(&dropped.dropped_lines()), "{}", dropped.dropped_lines());
+        drop(reads);
+        drop(writer);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod log_file;
 pub mod process;
 pub mod render;
 pub mod samples;
+pub mod seldom;
 pub mod span;
 
 pub use counters::Counters;

@@ -10,6 +10,8 @@ use rustix::time::{ClockId, clock_gettime};
 pub struct Process {
     pub cpu: Duration,
     pub resident_bytes: u64,
+    /// Of the log, that could not be written in time.
+    pub dropped_lines: u64,
 }
 
 impl Process {
@@ -21,6 +23,7 @@ impl Process {
                 .ok()
                 .and_then(|status| resident(&status))
                 .unwrap_or(0),
+            dropped_lines: super::log::dropped_lines(),
         }
     }
 }

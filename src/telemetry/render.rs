@@ -101,6 +101,8 @@ mod tests {
             "komainu_response_seconds_sum 0.3",
             "komainu_response_seconds_count 3",
             r#"komainu_password_troubles{reason="secret_missing"} 2"#,
+            r#"komainu_instances_trouble{reason="throttled"} 1"#,
+            r#"komainu_instances_trouble{reason="refused"} 0"#,
             "komainu_epoch 7",
             r#"komainu_failovers_total{kind="switchover"} 2"#,
             r#"komainu_failover_standstill{reason="failover_paused"} 1"#,

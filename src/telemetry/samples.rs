@@ -15,8 +15,9 @@ use crate::topology::{Health, Role, ServerIndex, Snapshot};
 use super::catalogue::{self as metrics, Metric};
 use super::counters::{ACQUIRE_BOUNDS_US, Totals};
 use super::labels::{
-    CancelResult, ConnectionState, Direction, HookLabel, HookResult, Label, LoginFailure, MetricsWay,
-    PasswordTrouble, PinReason, PrimaryChange, QueryClass, ReadToPrimary, RejoinPhase, Rule, Standstill,
+    CancelResult, ConnectionState, Direction, HookLabel, HookResult, InstancesTrouble, Label, LoginFailure,
+    MetricsWay, PasswordTrouble, PinReason, PrimaryChange, QueryClass, ReadToPrimary, RejoinPhase, Rule,
+    Standstill,
 };
 use super::process::Process;
 
@@ -78,6 +79,8 @@ pub struct Numbers<'a> {
     pub archived_ms: &'a [Option<u64>],
     /// By `PasswordTrouble`, of how many roles.
     pub password_troubles: [u64; PasswordTrouble::COUNT],
+    /// Why AWS's API does not say which instances there are, if so. None: it is not asked.
+    pub instances_trouble: Option<Option<InstancesTrouble>>,
     /// None: a node on its own.
     pub node: Option<&'a NodeNumbers>,
     /// Of the certificate that ends first. None: there is none, or it is not known. Negative: it has ended.
@@ -160,10 +163,17 @@ impl Gathered {
     fn of_process(&mut self, numbers: &Numbers) {
         self.count(metrics::BUILD_INFO, &[numbers.version], 1);
         self.number(metrics::PROCESS_CPU_SECONDS, &[], numbers.process.cpu.as_secs_f64());
+        self.count(metrics::LOG_LINES_DROPPED, &[], numbers.process.dropped_lines);
         self.count(metrics::PROCESS_RESIDENT_MEMORY, &[], numbers.process.resident_bytes);
         let started = numbers.started_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         self.number(metrics::PROCESS_START_TIME, &[], started.as_secs_f64());
         self.by_label(metrics::PASSWORD_TROUBLES, &numbers.password_troubles, PasswordTrouble::ALL);
+        if let Some(trouble) = numbers.instances_trouble {
+            for &reason in InstancesTrouble::ALL {
+                let is_it = trouble == Some(reason);
+                self.count(metrics::INSTANCES_TROUBLE, &[reason.as_str()], is_it.into());
+            }
+        }
         self.by_label(metrics::METRICS_DROPPED, &numbers.totals.metrics_dropped, MetricsWay::ALL);
     }
 

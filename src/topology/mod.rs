@@ -1,6 +1,6 @@
 //! The cluster as the data path sees it: an immutable snapshot, replaced whole.
 //!
-//! Owns `Snapshot` and the numbers in it. Never does IO and never decides: `cluster` publishes,
+//! Pure. Owns `Snapshot` and the numbers in it. Never decides: `cluster` publishes,
 //! `route` and `pool` borrow. Invariant: a snapshot names at most one primary, with its epoch.
 
 mod register;

@@ -13,12 +13,13 @@ use super::message::frame;
 pub const MAX_PASSWORD_BYTES: usize = 65_535;
 pub const MAX_SASL_BYTES: usize = 1024;
 
-const OK: i32 = 0;
-const CLEARTEXT_PASSWORD: i32 = 3;
-const MD5_PASSWORD: i32 = 5;
-const SASL: i32 = 10;
-const SASL_CONTINUE: i32 = 11;
-const SASL_FINAL: i32 = 12;
+/// Codes of authentication requests.
+pub const OK: i32 = 0;
+pub const CLEARTEXT_PASSWORD: i32 = 3;
+pub const MD5_PASSWORD: i32 = 5;
+pub const SASL: i32 = 10;
+pub const SASL_CONTINUE: i32 = 11;
+pub const SASL_FINAL: i32 = 12;
 
 pub fn ok(out: &mut BytesMut) {
     request(out, OK, b"");

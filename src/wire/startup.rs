@@ -20,8 +20,8 @@ pub const NEWEST_MINOR: u16 = 2;
 /// Lengths of a cancel key: 4 before protocol 3.2.
 pub const CANCEL_KEY_BYTES: std::ops::RangeInclusive<usize> = 4..=256;
 
-const CANCEL_REQUEST: u32 = 80_877_102;
-const SSL_REQUEST: u32 = 80_877_103;
+pub const CANCEL_REQUEST: u32 = 80_877_102;
+pub const SSL_REQUEST: u32 = 80_877_103;
 const GSSENC_REQUEST: u32 = 80_877_104;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,8 +152,8 @@ fn parse_parameters(minor: u16, mut rest: &[u8]) -> Result<Startup, StartupError
         }
         let value = take_text(&mut rest)?;
         match name {
-            "user" => user = value.to_owned(),
-            "database" => database = value.to_owned(),
+            "user" => user = as_name(value).to_owned(),
+            "database" => database = as_name(value).to_owned(),
             "options" => options = value.to_owned(),
             "replication" => replication = Replication::parse(value)?,
             _ if name.starts_with("_pq_.") => unknown_extensions.push(name.to_owned()),
@@ -171,6 +171,12 @@ fn parse_parameters(minor: u16, mut rest: &[u8]) -> Result<Startup, StartupError
     }
     let parameters = last_of_each(options::parse(&options)?.into_iter().chain(parameters));
     Ok(Startup { minor, user, database, replication, parameters, unknown_extensions })
+}
+
+/// What the server would take it for: it cuts longer names, and rules and pools here must mean the same role.
+fn as_name(text: &str) -> &str {
+    const MAX_NAME_BYTES: usize = 63;
+    &text[..text.floor_char_boundary(MAX_NAME_BYTES)]
 }
 
 fn take_text<'a>(rest: &mut &'a [u8]) -> Result<&'a str, StartupError> {
@@ -308,6 +314,15 @@ mod tests {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(got.parameters, [pair("x.y", "1"), pair("datestyle", "SQL")]);
         assert_eq!(got.parameter("DATESTYLE"), Some("SQL"));
+    }
+
+    #[test]
+    fn longer_names_mean_what_the_server_takes_them_for() {
+        let long = "u".repeat(62) + "ü" + "x";
+        let got = read(&["user", &long]).unwrap();
+        // Never half a character.
+        assert_eq!((got.user.as_str(), got.database.as_str()), (&long[..62], &long[..62]));
+        assert_eq!(read(&["user", &"u".repeat(64)]).unwrap().user.len(), 63);
     }
 
     #[test]

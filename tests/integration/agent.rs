@@ -214,7 +214,8 @@ async fn a_server_without_data_is_copied_from_a_standby() {
     let request = Rejoin { rebuild_from: Some(source(standby)), ..rejoin(1, primary) };
     let job = node.succeeds(&request).await;
     assert_eq!(job.way, Some(Way::Rebuild));
-    assert!(agent.log().contains("taking a base backup from=\"pg3\""), "{}", agent.log());
+    let told = || agent.log().contains("taking a base backup from=\"pg3\"");
+    eventually(PATIENCE, "it says where from", told);
     assert_follows(lost, primary, 1);
 }
 

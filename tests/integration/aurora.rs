@@ -212,6 +212,12 @@ fn three_nodes_find_the_instances_and_follow_the_writer_through_an_outage_of_all
 
     let all = aurora.servers();
     all.iter().rev().for_each(|server| server.kill());
+    // The addresses before them tell a little later.
+    for id in &ids {
+        eventually(PATIENCE, "the loss is seen", || {
+            nodes.node(id).metric("komainu_primary{server=\"pg1\"}") == Some(0.0)
+        });
+    }
     clients.iter_mut().for_each(|client| send(client, "INSERT INTO t VALUES (2)"));
     for id in &ids {
         eventually(PATIENCE, "its client waits", || {

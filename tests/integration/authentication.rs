@@ -212,6 +212,35 @@ fn a_lost_right_ends_within_the_stated_time_on_warm_pools_too() {
     assert!(try_login(komainu.wire(), APP_USER, APP_PASSWORD, &database).is_ok());
 }
 
+/// Of users whom the user file names, and whom nobody is asked for.
+#[test]
+fn a_right_that_only_a_server_knows_of_ends_within_the_stated_time_on_warm_pools_too() {
+    let cluster = Cluster::shared();
+    let databases = [cluster.database(), cluster.database(), cluster.database()];
+    let [role, limited, closed] = &databases;
+    cluster.prepare("postgres", &format!("CREATE ROLE unlimited LOGIN PASSWORD '{PASSWORD}'"));
+    let komainu = Komainu::builder(cluster).user("unlimited", &verifier(cluster, "unlimited")).start();
+    let log_in =
+        |user: &str, password: &str, database: &str| try_login(komainu.wire(), user, password, database);
+    assert!(log_in("unlimited", PASSWORD, role).is_ok());
+    let _held = databases.each_ref().map(|database| komainu.login(database));
+    cluster.prepare("postgres", "ALTER ROLE unlimited CONNECTION LIMIT 0");
+    cluster.prepare("postgres", &format!("ALTER DATABASE {limited} CONNECTION LIMIT 0"));
+    cluster.prepare("postgres", &format!("ALTER DATABASE {closed} ALLOW_CONNECTIONS false"));
+    let refused = |what: &str, user: &str, password: &str, database: &str| {
+        eventually(STATED, what, || {
+            log_in(user, password, database).is_err_and(|(state, text)| {
+                assert_eq!(state, "28000", "{text}");
+                true
+            })
+        });
+    };
+    refused("the role may not", "unlimited", PASSWORD, role);
+    refused("nobody may", APP_USER, APP_PASSWORD, limited);
+    refused("the database is closed", APP_USER, APP_PASSWORD, closed);
+    assert!(log_in(APP_USER, APP_PASSWORD, role).is_ok());
+}
+
 #[test]
 fn an_answer_that_proves_wrong_is_not_believed_any_longer() {
     let cluster = Cluster::shared();

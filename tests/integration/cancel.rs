@@ -18,7 +18,7 @@ fn request(pid: i32, key: &[u8]) -> Vec<u8> {
 }
 
 /// Sends a request, and waits until komainu has dealt with it.
-fn cancel(mut wire: Wire, pid: i32, key: &[u8]) {
+pub fn cancel(mut wire: Wire, pid: i32, key: &[u8]) {
     wire.send(&request(pid, key));
     assert_eq!(wire.expect_end(), [], "a cancel request is not answered");
 }
@@ -27,7 +27,7 @@ fn begin(wire: &mut Wire, sql: &str) {
     wire.encode(|buffer| postgres_protocol::message::frontend::query(sql, buffer));
 }
 
-fn wait_until_sleeping(cluster: &Cluster, database: &str) {
+pub fn wait_until_sleeping(cluster: &Cluster, database: &str) {
     let sql = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND wait_event = 'PgSleep'"
     );

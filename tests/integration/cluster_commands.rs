@@ -166,6 +166,7 @@ fn a_configuration_is_applied_listed_and_rolled_back_by_command() {
     assert!(err.starts_with(&format!("{}:{line}: pool.size: ", file.display())), "{err}");
     let second = format!("{first}\n[pool]\nsize = 7\n");
     assert_eq!(apply(&second, &[]), (0, "version 2 is in force\n".into(), String::new()));
+    eventually(PATIENCE, "the node that was asked has it", || ask(asked, &["config", "show"]).1 == second);
     assert_eq!(apply(&second, &[]).1, "it is in force already, as version 2\n");
     let (code, _, err) = apply(&first, &["--expect", "1"]);
     assert!(code == 1 && err.contains("version 1 was expected, it is 2"), "{code} {err}");
@@ -174,7 +175,7 @@ fn a_configuration_is_applied_listed_and_rolled_back_by_command() {
     }
     let (code, out, _) = ask(asked, &["config", "rollback", "1"]);
     assert_eq!((code, out.as_str()), (0, "version 3 is in force\n"));
-    assert_eq!(ask(asked, &["config", "show"]).1, first);
+    eventually(PATIENCE, "the node that was asked has it", || ask(asked, &["config", "show"]).1 == first);
     assert_eq!(ask(asked, &["config", "show", "--version", "2"]).1, second);
     let (code, out, _) = ask(asked, &["config", "history"]);
     assert_eq!(code, 0);

@@ -257,6 +257,26 @@ fn what_a_transaction_read_on_a_standby_is_not_unread_by_its_functions() {
 }
 
 #[test]
+fn what_was_read_before_a_loss_is_not_unread_behind_it() {
+    let cluster = Cluster::start(1);
+    let database = counters(&cluster, 1);
+    let komainu = session(&cluster).config("[split]\nfloor_wait_ms = 0\n").start();
+    let mut wire = komainu.login(&database);
+    wait_for_catalog(&mut wire, "c");
+    pause(&cluster, 0);
+    cluster.primary().psql(&database, "UPDATE c SET n = 5 WHERE id = 0").unwrap();
+    assert_eq!(wire.query_value("SELECT n FROM c WHERE id = 0"), "0", "the standby lacks it");
+    run(&mut wire, "BEGIN");
+    assert_eq!(wire.query_value("SELECT n FROM c WHERE id = 0"), "5");
+    let pid = wire.query_value("SELECT pg_backend_pid()");
+    cluster.primary().psql("postgres", &format!("SELECT pg_terminate_backend({pid})")).unwrap();
+    eventually(PATIENCE, "the transaction is lost", || tags(&wire.query("SELECT 1")).contains('E'));
+    run(&mut wire, "ROLLBACK");
+    assert_eq!(wire.query_value("SELECT n FROM c WHERE id = 0"), "5");
+    resume(&cluster, 0);
+}
+
+#[test]
 fn a_token_carries_what_one_session_wrote_to_another() {
     let cluster = Cluster::start(1);
     let database = counters(&cluster, 1);

@@ -230,6 +230,7 @@ fn what_cannot_be_failed_over_is_said_at_once() {
         (&["--event", "partition"], "add --netns"),
         (&["--event", "sync-standby-freeze", "--backlog"], "nothing is promoted when a standby hangs"),
         (&["--nodes", "1"], "--nodes 1"),
+        (&["--ask-aws", "shop"], "--real-cluster"),
         (&["--admin", "/nowhere"], "add --url"),
         (&["--admin", "/nowhere", "--url", "postgres://a:b@127.0.0.1:1/c"], "add --real-cluster"),
     ] {

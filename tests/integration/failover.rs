@@ -2,7 +2,9 @@
 
 mod by_hand;
 mod candidates;
+mod configuration;
 mod orders;
+mod planned;
 mod promise;
 mod returning;
 mod sessions;

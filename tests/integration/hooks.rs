@@ -166,6 +166,35 @@ fn each_change_is_told_once_and_a_program_that_hangs_delays_none() {
     assert_eq!((runs(&failover, "on_detach", "failed"), runs(&failover, "on_failover", "ok")), (3.0, 1.0));
 }
 
+/// Each hangs for longer than anything here is waited for.
+#[test]
+fn programs_that_hang_delay_neither_failovers_nor_switchovers() {
+    let _one = one_at_a_time();
+    let programs = Programs::new();
+    let hangs = programs.waits_for("go");
+    let hooks = ["on_failover", "on_switchover", "on_detach", "on_attach", "on_recovered"];
+    let lines: Vec<_> = hooks.iter().map(|hook| programs.program(hook, 60_000, &hangs)).collect();
+    let failover = Failover::builder().config(&format!("[hooks]\n{}", lines.concat())).start();
+    let ids = failover.nodes.ids();
+    failover.cluster.primary().kill();
+    let (second, epoch) = failover.primary_above(1, &ids);
+    assert_eq!(programs.wait_for("on_failover")["new_primary"], second);
+    failover.wait_until_whole();
+    let begun = failover.nodes.post("node2", "/switchover", &json!({ "to": "pg1" }));
+    assert_eq!(begun.status, 200, "{}", begun.body);
+    assert_eq!(failover.primary_above(epoch, &ids), ("pg1".to_owned(), epoch + 1));
+    assert_eq!(programs.wait_for("on_switchover")["new_primary"], "pg1");
+    failover.wait_until_whole();
+    failover.server("pg1").kill();
+    let (_, last) = failover.primary_above(epoch + 1, &ids);
+    assert_eq!(last, epoch + 2);
+    failover.wait_until_whole();
+    programs.go_on("go");
+    eventually(PATIENCE, "the second failover is told of, too", || {
+        programs.told_of("on_failover").len() == 2
+    });
+}
+
 #[test]
 fn a_program_whose_leader_dies_is_not_run_again_and_the_timeline_says_so() {
     let _one = one_at_a_time();

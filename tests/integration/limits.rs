@@ -36,6 +36,33 @@ fn one_client_too_many_is_told_so_and_the_next_gets_in() {
 }
 
 #[test]
+fn who_has_proved_nothing_takes_no_place_and_has_a_limit_of_its_own() {
+    let cluster = Cluster::shared();
+    let komainu = Komainu::start_with(
+        cluster,
+        "limits.max_client_connections = 4\nlimits.max_unauthenticated_per_address = 4",
+    );
+    let silent = || {
+        let mut wire = komainu.wire();
+        wire.startup(&[("user", APP_USER), ("database", "postgres")]);
+        wire.expect('R');
+        wire
+    };
+    let _silent = [silent(), silent(), silent()];
+    let _clients = [komainu.login("postgres"), komainu.login("postgres"), komainu.login("postgres")];
+    let _last = silent();
+    let refused = "komainu_logins_failed_total{reason=\"too_many_unauthenticated\"}";
+    assert_eq!(komainu.metric(refused), Some(0.0));
+    // One more from there is closed unanswered, and the log has a word on it.
+    assert_eq!(komainu.wire().expect_end(), []);
+    assert_eq!(komainu.wire().expect_end(), []);
+    assert_eq!(komainu.metric(refused), Some(2.0));
+    let said = || komainu.log().matches("connections are closed unanswered").count();
+    komainu.says("connections are closed unanswered");
+    assert_eq!(said(), 1);
+}
+
+#[test]
 fn when_all_places_are_taken_one_can_still_cancel_and_is_told_so_over_tls() {
     let cluster = Cluster::shared();
     let database = cluster.database();

@@ -303,3 +303,62 @@ fn a_commit_that_no_standby_has_confirmed_is_not_acknowledged() {
         assert_eq!(wire.query_value("SELECT count(*) FROM t"), "5", "they are there nevertheless");
     }
 }
+
+#[test]
+fn a_batch_that_was_sent_in_part_is_asked_again_once() {
+    let (cluster, database, komainu) = start();
+    let mut wire = komainu.login(&database);
+    assert_eq!(wire.query_value("SELECT 1"), "1");
+    cluster.primary().freeze();
+    // The second Parse is not sent before the server has said what became of the first.
+    let select = |pipeline: Pipeline, value| {
+        pipeline.parse("a", &format!("SELECT '{value}'")).bind("", "a", &[]).execute("", 0).close('S', "a")
+    };
+    pass_on(&komainu, || wire.send_pipeline(select(select(Pipeline::new(), "one"), "two").sync()));
+    restart(cluster.primary());
+    let answers = wire.until('Z');
+    let one = ["1", "2", "D", "C SELECT 1", "3"];
+    assert_eq!(told(&answers), [&one[..], &one[..], &["ZI"]].concat());
+    assert_eq!(wire.query_value("SELECT 42"), "42", "nothing of the batch is answered behind it");
+}
+
+/// What stands behind a BEGIN that was lost would otherwise last, statement by statement.
+#[test]
+fn a_block_whose_begin_was_lost_is_one_that_has_failed() {
+    let (cluster, database, komainu) = start();
+    let open = || komainu.login(&database);
+    let (mut simple, mut extended, mut written, mut again) = (open(), open(), open(), open());
+    for sql in ["BEGIN", "ROLLBACK"] {
+        for wire in [&mut simple, &mut extended, &mut written, &mut again] {
+            wire.query(sql);
+        }
+    }
+    again.query("BEGIN");
+    again.query("INSERT INTO t VALUES (2)");
+    again.send_pipeline(Pipeline::new().query("COMMIT").query("BEGIN").query("SELECT pg_sleep(1000)"));
+    let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    eventually(PATIENCE, "it has begun anew", || cluster.primary().psql("postgres", sleeps).unwrap() == "1");
+    cluster.primary().freeze();
+    let insert = "INSERT INTO t VALUES (1)";
+    let batch = |pipeline: Pipeline, sql| pipeline.parse("", sql).run("", &[]);
+    pass_on(&komainu, || simple.send_pipeline(Pipeline::new().query("BEGIN").query(insert)));
+    pass_on(&komainu, || extended.send_pipeline(batch(batch(Pipeline::new(), "BEGIN"), insert)));
+    pass_on(&komainu, || written.send_pipeline(Pipeline::new().query(insert).query("BEGIN")));
+    restart(cluster.primary());
+
+    let answers =
+        |wire: &mut Wire, count| -> Vec<String> { (0..count).flat_map(|_| told(&wire.until('Z'))).collect() };
+    let failed = ["ERROR 08006", "ZE", "ERROR 25P02", "ZE"];
+    assert_eq!(answers(&mut simple, 2), failed);
+    let unknown = ["ERROR 08007", "ZE", "ERROR 25P02", "ZE"];
+    assert_eq!(answers(&mut extended, 2), unknown);
+    assert_eq!(answers(&mut written, 2), unknown, "the first may be there");
+    let mut told = answers(&mut again, 3);
+    told.retain(|told| told != "T");
+    assert_eq!(told, ["C COMMIT", "ZI", "C BEGIN", "ZT", "ERROR 08007", "ZE"], "no COMMIT is forgotten");
+    for wire in [&mut simple, &mut extended, &mut written, &mut again] {
+        wire.send_pipeline(Pipeline::new().query(insert).query("COMMIT"));
+        assert_eq!(answers(wire, 2), ["ERROR 25P02", "ZE", "C ROLLBACK", "ZI"]);
+        assert_eq!(wire.query_value("SELECT count(*) FROM t WHERE n = 1"), "0");
+    }
+}

@@ -1,7 +1,9 @@
 //! Nodes with networks of their own, cut in one direction, in the other, and in both. Needs root.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
+use std::time::Duration;
 
 use komainu::sandbox::admin;
 use serde_json::{Value, json};
@@ -82,6 +84,37 @@ impl Hosts {
 
     fn writes(&self) -> bool {
         psql(self.sandbox.url(), &["CREATE TABLE IF NOT EXISTS w (n int); INSERT INTO w VALUES (1)"]).success
+    }
+}
+
+impl Hosts {
+    fn komainu(&self, id: &str, arguments: &[&str]) -> String {
+        let admin = self.sandbox.part(id)["admin"].as_str().unwrap();
+        run(Command::new(env!("CARGO_BIN_EXE_komainu")).args(arguments).args(["--admin", admin])).output()
+    }
+}
+
+/// Asks for rows and reads none of them.
+struct Reader(Child);
+
+impl Reader {
+    fn start(url: &str, query: &str) -> Self {
+        let copy = format!(r"\copy ({query}) TO PROGRAM 'sleep 600'");
+        Reader(
+            Command::new("psql")
+                .args([url, "-Xq", "-c", "BEGIN", "-c", &copy])
+                .process_group(0)
+                .spawn()
+                .unwrap(),
+        )
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // With the program that it has started.
+        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.0.id())]).status();
+        let _ = self.0.wait();
     }
 }
 
@@ -189,4 +222,38 @@ async fn a_leader_that_is_cut_off_only_reads_while_the_majority_goes_on() {
     let rows = session.query("SELECT n FROM sides ORDER BY n FOR UPDATE", &[]).await.unwrap();
     let rows: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(rows, [1, 2, 3, 4], "what was refused was not written");
+}
+
+#[test]
+fn a_client_that_vanishes_in_the_middle_of_a_result_holds_its_server_no_longer_than_is_said() {
+    let hosts = Hosts::start();
+    let node = hosts.leader_of(&NODES);
+    let config = hosts.sandbox.directory().join("with-limits.toml");
+    let text = hosts.komainu(&node, &["config", "show"]);
+    assert!(text.contains("\n[limits]\n"), "{text}");
+    let limited = text.replace("\n[limits]\n", "\n[limits]\npeer_gone_after_ms = 2000\n");
+    std::fs::write(&config, limited).unwrap();
+    hosts.komainu(&node, &["config", "apply", config.to_str().unwrap()]);
+
+    let reader = Reader::start(
+        hosts.url(&node),
+        "SELECT 'read on', repeat('x', 1000) FROM generate_series(1, 100000000)",
+    );
+    let reading = || {
+        let asked =
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY %read on%' AND state = 'active'";
+        psql(hosts.sandbox.url(), &[asked]).output().trim().parse::<u32>().unwrap()
+    };
+    eventually(PATIENCE, "it gets its rows", || reading() == 1);
+    // Twice as long as one that gives no sign of life is waited for: this one does not read, and lives.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(reading(), 1, "who does not read is waited for");
+    let here = hosts.address(&node).rsplit_once('.').unwrap().0.to_owned() + ".1/32";
+    let pid = hosts.sandbox.pid(&node).to_string();
+    let blackhole = Command::new("nsenter")
+        .args(["--net", "--target", &pid, "ip", "route", "add", "blackhole", &here])
+        .status();
+    assert!(blackhole.is_ok_and(|status| status.success()));
+    eventually(PATIENCE, "nobody waits for it any more", || reading() == 0);
+    drop(reader);
 }

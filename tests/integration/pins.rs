@@ -44,10 +44,33 @@ fn pins_until_it_leaves(reason: &str, user: &str, password: &str, pin: &str) {
     assert_eq!(next.query_value("SELECT count(*) FROM pg_prepared_statements WHERE name = 'mine'"), "0");
 }
 
+/// As a cancel that comes late would do, which PostgreSQL ignores.
+#[test]
+fn a_position_that_cannot_be_had_ends_no_session() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let revoke = "REVOKE EXECUTE ON FUNCTION pg_catalog.pg_current_wal_insert_lsn() FROM PUBLIC";
+    cluster.prepare(&database, &format!("{revoke}; CREATE TABLE t (n int); GRANT ALL ON t TO PUBLIC"));
+    let komainu = Komainu::builder(cluster).config(&standbys_read(cluster)).start();
+    let mut wire = komainu.login(&database);
+    run(&mut wire, "LISTEN x");
+    for n in ["1", "2"] {
+        run(&mut wire, "INSERT INTO t VALUES (1)");
+        assert_eq!(wire.query_value("SELECT count(*) FROM t"), n);
+        assert_eq!(wire.query_value("SHOW komainu.pins"), "listen");
+    }
+}
+
 #[test]
 fn a_library_that_is_loaded_pins_until_its_client_leaves() {
     let password = Cluster::shared().primary().password().to_owned();
     pins_until_it_leaves("load", "postgres", &password, "LOAD 'plpgsql'");
+}
+
+#[test]
+fn a_base_backup_pins_until_its_client_leaves() {
+    let password = Cluster::shared().primary().password().to_owned();
+    pins_until_it_leaves("load", "postgres", &password, "SELECT pg_backup_start('test', true)");
 }
 
 #[test]

@@ -683,3 +683,60 @@ fn one_text_under_two_search_paths_is_two_statements() {
         assert_eq!(b.run_prepared("s", &[]), "of b");
     }
 }
+
+#[test]
+fn a_name_that_is_written_by_numbers_is_nobody_elses() {
+    let database = Cluster::shared().database();
+    let komainu = komainu(1, "");
+    let (mut a, mut b) = (komainu.login(&database), komainu.login(&database));
+    a.pipeline(Pipeline::new().parse("s", "SELECT 'of a'").sync());
+    assert_eq!(a.run_prepared("s", &[]), "of a");
+    let name = b.query_value("SELECT name FROM pg_prepared_statements WHERE statement LIKE 'SELECT _of a_'");
+    for sql in [format!("EXECUTE U&\"{name}\""), format!("DEALLOCATE U&\"{name}\"")] {
+        assert_eq!(b.query(&sql)[0].sqlstate(), "26000", "{sql}");
+        let last = b.pipeline(Pipeline::new().parse("", &sql).run("", &[]));
+        assert!(tags(&last).contains('E'), "{sql}: {}", transcript(&last));
+    }
+    assert_eq!(a.run_prepared("s", &[]), "of a");
+    b.query("PREPARE U&\"own\" AS SELECT 'of b'");
+    assert_eq!(b.query_value("EXECUTE U&\"own\""), "of b");
+    assert_eq!(tags(&b.query("DEALLOCATE U&\"own\"")), "CZ");
+}
+
+#[test]
+fn what_is_deallocated_by_the_extended_protocol_is_gone_at_once_and_for_good() {
+    let database = Cluster::shared().database();
+    let komainu = komainu(1, "");
+    for port in [Cluster::shared().primary().port(), komainu.port()] {
+        let mut wire = Wire::connect(port);
+        wire.login(APP_USER, APP_PASSWORD, &database);
+        wire.pipeline(Pipeline::new().parse("s", "SELECT 'first'").sync());
+        wire.query("BEGIN");
+        let gone = Pipeline::new().parse("", "DEALLOCATE s").bind("", "", &[]).execute("", 0);
+        let again = gone.parse("s", "SELECT 'second'").run("s", &[]);
+        assert_eq!(first_value(&wire.pipeline(again)).as_deref(), Some("second"));
+        wire.pipeline(Pipeline::new().parse("", "DEALLOCATE s").run("", &[]));
+        wire.query("SELECT 1/0");
+        wire.query("ROLLBACK");
+        assert_eq!(wire.pipeline(Pipeline::new().run("s", &[]))[0].sqlstate(), "26000");
+        assert_eq!(tags(&wire.pipeline(Pipeline::new().parse("s", "SELECT 'third'").sync())), "1Z");
+        assert_eq!(wire.run_prepared("s", &[]), "third");
+    }
+}
+
+#[test]
+fn a_deallocate_ends_the_batch_before_it() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    cluster.prepare(&database, "CREATE TABLE t (n int); GRANT ALL ON t TO PUBLIC");
+    let komainu = komainu(1, "");
+    for deallocate in ["DEALLOCATE s", "DEALLOCATE ALL"] {
+        let mut wire = komainu.login(&database);
+        wire.pipeline(Pipeline::new().parse("s", "SELECT 1").sync());
+        let insert = Pipeline::new().parse("", "INSERT INTO t VALUES (1)").bind("", "", &[]).execute("", 0);
+        wire.send_pipeline(insert.flush());
+        wire.until('C');
+        assert_eq!(tags(&wire.query(deallocate)), "CZ");
+    }
+    assert_eq!(komainu.login(&database).query_value("SELECT count(*) FROM t"), "2");
+}

@@ -1,90 +1,24 @@
 //! The modules that decide are pure: no IO, no clock, no randomness, no log. Time, seeds and configuration
 //! are arguments, so that they can be simulated and fuzzed.
+//!
+//! Which they are they say themselves: "Pure" in the lines at their head, which holds for the modules within, too.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-const PURE: &[&str] = &[
-    "wire",
-    "wire.rs",
-    "route",
-    "topology",
-    "cluster/model.rs",
-    "cluster/primary.rs",
-    "cluster/change.rs",
-    "cluster/conninfo.rs",
-    "cluster/lapses.rs",
-    "cluster/looks.rs",
-    "cluster/reason.rs",
-    "cluster/sync_set.rs",
-    "cluster/state.rs",
-    "cluster/state",
-    "cluster/agree.rs",
-    "cluster/decide.rs",
-    "cluster/decide",
-    "consensus/node/about.rs",
-    "cluster/operate/repoint.rs",
-    "cluster/operate/privilege.rs",
-    "consensus/node/rights.rs",
-    "consensus/store/identity.rs",
-    "consensus/lease.rs",
-    "consensus/lease",
-    "consensus/election.rs",
-    "consensus/election",
-    "pool/book.rs",
-    "backend/expect.rs",
-    "session/prepared.rs",
-    "session/settings.rs",
-    "session/glimpse.rs",
-    "session/pins.rs",
-    "session/transaction.rs",
-    "session/floor.rs",
-    "session/rewrite.rs",
-    "session/answers.rs",
-    "client/hba.rs",
-    "client/hba",
-    "config/shared.rs",
-    "config/this_node.rs",
-    "agent/argument.rs",
-    "agent/conninfo.rs",
-    "agent/control.rs",
-    "agent/history.rs",
-    "agent/plan.rs",
-    "agent/progress.rs",
-    "agent/recovery_settings.rs",
-    "agent/wal.rs",
-    "agent/wire.rs",
-    "admin/status.rs",
-    "admin/cluster_status.rs",
-    "admin/doctor.rs",
-    "admin/gate.rs",
-    "backup/choose.rs",
-    "sandbox/endpoint.rs",
-    "drill/attempts.rs",
-    "drill/phases.rs",
-    "drill/report.rs",
-    "../escalation/src/claim.rs",
-    "../escalation/src/reconcile/core.rs",
-    "../escalation/src/reconcile/journal.rs",
-    "../escalation/src/reconcile/pace.rs",
-    "../escalation/src/elastic_ip/plan.rs",
-    "../escalation/src/route53/plan.rs",
-    "../escalation/src/route_table/plan.rs",
-    "../escalation/src/secondary_ip/plan.rs",
-    "../escalation/src/interface/plan.rs",
-    "../escalation/src/command/plan.rs",
-];
+use super::source::{self, Module, is_within};
 
-/// Of crates, modules and types; looked for as whole paths.
+/// Of crates, modules and types; looked for as whole paths. Of ours, what is pure itself may be used.
 const FORBIDDEN: &[&str] = &[
     "tokio",
     "socket2",
     "rustix",
     "rand",
     "tracing",
-    "metrics",
-    "std::net::Tcp",
-    "std::net::Udp",
+    "std::net::TcpStream",
+    "std::net::TcpListener",
+    "std::net::UdpSocket",
     "std::net::ToSocketAddrs",
     "std::os",
     "std::fs",
@@ -92,44 +26,73 @@ const FORBIDDEN: &[&str] = &[
     "std::thread",
     "std::env",
     "std::time::Instant",
-    "std::time::SystemTime",
+    "std::time::SystemTime::now",
+    "SystemTime::now",
     "aws_lc_rs::rand",
     "crate::clock",
     "crate::telemetry",
     "crate::net",
-    "println!",
-    "eprintln!",
+];
+
+const FORBIDDEN_TEXT: &[&str] = &["println!", "eprint", ".elapsed()"];
+
+/// What is used all the same: by which modules, the path, and why that is no IO.
+const EXCEPTIONS: &[(&str, &str, &str)] = &[
+    ("crate", "crate::telemetry::counters::Totals", "plain numbers, of a moment that is over"),
+    ("crate::telemetry::samples", "crate::telemetry::counters::ACQUIRE_BOUNDS_US", "constants"),
+    ("crate::telemetry::samples", "crate::telemetry::process::Process", "plain numbers, read by others"),
+    ("crate::config::check", "crate::telemetry::log::check_level", "reads a level's text, and logs nothing"),
+    ("crate::drill::address", "crate::net::tls", "reads the authority's file, and says so"),
 ];
 
 #[test]
-fn what_decides_does_no_io() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+fn what_says_that_it_is_pure_does_no_io() {
+    let modules = source::modules();
+    let pure = pure(&modules);
     let mut found = Vec::new();
-    let mut seen = 0;
-    for name in PURE {
-        let path = source.join(name);
-        if path.exists() {
-            files(&path, &mut |file| {
-                seen += 1;
-                let text = fs::read_to_string(file).unwrap();
-                for what in impurities(&text) {
-                    found.push(format!("{}: {what}", file.strip_prefix(&source).unwrap().display()));
-                }
-            });
-        } else {
-            // A module may have become a directory or a file.
-            assert!(name.starts_with("wire.rs"), "{name} is gone: say what became of it");
+    for module in modules.iter().filter(|module| pure.contains(&*module.name)) {
+        for what in impurities(module, &pure) {
+            found.push(format!("{}: {what}", module.file));
         }
     }
-    assert!(seen > 40, "only {seen} files were looked at");
     assert!(found.is_empty(), "pure modules that are not:\n{}", found.join("\n"));
+}
+
+#[test]
+fn every_exception_is_needed() {
+    let modules = source::modules();
+    let pure = pure(&modules);
+    for (name, path, why) in EXCEPTIONS {
+        let mut concerned =
+            modules.iter().filter(|module| module.is_in(name) && pure.contains(&*module.name));
+        let is_used = concerned.any(|module| module.paths.iter().any(|used| is_within(used, path)));
+        assert!(is_used, "nothing pure in {name} uses {path} ({why}) any more");
+    }
+}
+
+/// A module could be made impure by taking the word out: for these the map of the code says it as well.
+#[test]
+fn what_the_map_calls_pure_says_so_itself() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let map = fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let modules = source::modules();
+    let pure = pure(&modules);
+    let named: Vec<&str> =
+        map.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix("/` (pure)")).collect();
+    assert!(!named.is_empty(), "no heading says that a directory is pure");
+    for directory in named {
+        let within = format!("crate::{directory}");
+        for module in modules.iter().filter(|module| module.is_in(&within)) {
+            assert!(pure.contains(&*module.name), "{}", module.file);
+        }
+    }
 }
 
 #[test]
 fn every_property_keeps_its_failures_under_tests() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let (mut found, mut properties) = (Vec::new(), 0);
-    super::documentation::files(&source, "rs", &mut found);
+    source::files(&source, "rs", &mut found);
     for file in found {
         let text = fs::read_to_string(&file).unwrap();
         for block in text.split("proptest! {\n").skip(1) {
@@ -143,96 +106,53 @@ fn every_property_keeps_its_failures_under_tests() {
 
 #[test]
 fn what_is_forbidden_is_found() {
-    let found = |text: &str| impurities(text).len();
+    let pure = BTreeSet::from(["crate::telemetry::labels"]);
+    let found = |text: &str| impurities(&Module::of("crate::telemetry::render", text), &pure).len();
     assert_eq!(found("use tokio::net::TcpStream;"), 1);
     assert_eq!(found("use std::time::{Duration, Instant};"), 1);
     assert_eq!(found("use std::{\n    fs::File,\n    io,\n};"), 1);
     assert_eq!(found("let now = std::time::SystemTime::now();"), 1);
     assert_eq!(found("tracing::info!(\"x\");"), 1);
-    assert_eq!(
-        found(
-            "use std::time::Duration;\nuse std::net::IpAddr;\n// tokio is not used\nlet random = operand::rand;"
-        ),
-        0
-    );
-    assert_eq!(found("fn f() {}\n#[cfg(test)]\nmod tests {\n use std::fs;\n}"), 0);
+    assert_eq!(found("println!(\"x\");"), 1);
+    assert_eq!(found("use super::log;"), 1);
+    assert_eq!(found("use super::labels::Label;"), 0);
+    let harmless = "use std::time::{Duration, SystemTime};\nuse std::net::IpAddr;\n// tokio is not used\nlet random = operand::rand;";
+    assert_eq!(found(harmless), 0);
 }
 
-fn files(path: &Path, each: &mut dyn FnMut(&PathBuf)) {
-    if path.is_file() {
-        return each(&path.to_owned());
-    }
-    for entry in fs::read_dir(path).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        // Tests may read a corpus.
-        if name != "tests" && name != "tests.rs" {
-            files(&path, each);
-        }
-    }
+#[test]
+fn a_module_is_pure_by_its_own_word_or_by_that_of_the_one_it_is_in() {
+    let module = |name, says: &str| Module::of(name, &format!("//! Judges.\n//!\n//! {says}\n"));
+    let modules = [
+        module("crate::a", "Pure: text in, rules out."),
+        module("crate::a::b", "Owns half of it."),
+        module("crate::c", "Never does IO. Pure\n//! data."),
+        module("crate::d", "The other modules are pure. Pure modules get the time as an argument."),
+    ];
+    assert_eq!(pure(&modules), BTreeSet::from(["crate::a", "crate::a::b", "crate::c"]));
 }
 
-/// The forbidden paths that occur outside of comments and tests.
-fn impurities(text: &str) -> Vec<String> {
-    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let code: String =
-        code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
-    let paths = paths(&code);
-    let is_in = |what: &&&str| match what.strip_suffix('!') {
-        Some(_) => code.contains(**what),
-        None => paths.iter().any(|path| {
-            // Names of labels are plain data.
-            !path.starts_with("crate::telemetry::labels")
-                && path.strip_prefix(**what).is_some_and(|rest| {
-                    rest.is_empty()
-                        || rest.starts_with("::")
-                        || rest.starts_with('!')
-                        || what.contains("std::net")
-                })
-        }),
+/// The names of the modules that are pure.
+fn pure(modules: &[Module]) -> BTreeSet<&str> {
+    const CLAIMS: [&str; 4] = ["Pure.", "Pure:", "Pure data", "Pure but for"];
+    let claims = |module: &&Module| CLAIMS.iter().any(|claim| module.says.contains(claim));
+    let claimed: Vec<&str> = modules.iter().filter(claims).map(|module| &*module.name).collect();
+    let is_pure = |module: &&Module| claimed.iter().any(|claimed| module.is_in(claimed));
+    modules.iter().filter(is_pure).map(|module| &*module.name).collect()
+}
+
+/// What is forbidden and used all the same.
+fn impurities(module: &Module, pure: &BTreeSet<&str>) -> Vec<String> {
+    let is_excepted = |path: &str| {
+        EXCEPTIONS.iter().any(|(name, allowed, _)| module.is_in(name) && is_within(path, allowed))
     };
-    FORBIDDEN.iter().filter(is_in).map(|what| (*what).to_owned()).collect()
-}
-
-/// Every path in the code, with the groups of `use` written out.
-fn paths(code: &str) -> Vec<String> {
-    let mut paths = Vec::new();
-    for statement in code.split("use ").skip(1) {
-        if let Some(end) = statement.find(';') {
-            expand("", &statement[..end], &mut paths);
-        }
-    }
-    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | ':');
-    for word in code.split(|c: char| !is_part(c)) {
-        if word.contains("::") {
-            paths.push(word.trim_start_matches(':').to_owned());
-        }
-    }
-    paths
-}
-
-fn expand(before: &str, tree: &str, paths: &mut Vec<String>) {
-    let tree = tree.trim();
-    let Some((head, group)) = tree.split_once('{') else {
-        if !tree.is_empty() {
-            paths.push(format!("{before}{}", tree.split_whitespace().next().unwrap_or_default()));
-        }
-        return;
+    let is_forbidden = |path: &&String| {
+        FORBIDDEN.iter().any(|what| is_within(path, what))
+            && !pure.iter().any(|pure| is_within(path, pure))
+            && !is_excepted(path)
     };
-    let group = group.trim_end().strip_suffix('}').unwrap_or(group);
-    let before = format!("{before}{}", head.trim());
-    let mut depth = 0;
-    let mut from = 0;
-    for (at, c) in group.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            ',' if depth == 0 => {
-                expand(&before, &group[from..at], paths);
-                from = at + 1;
-            }
-            _ => {}
-        }
-    }
-    expand(&before, &group[from..], paths);
+    let paths = module.paths.iter().filter(is_forbidden).cloned();
+    let texts =
+        FORBIDDEN_TEXT.iter().filter(|text| module.code.contains(**text)).map(|text| (*text).to_owned());
+    paths.chain(texts).collect()
 }

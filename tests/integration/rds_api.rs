@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use komainu::sandbox::{Postgres, StopMode};
+use komainu::sandbox::{Postgres, RDS_FUNCTIONS, StopMode};
 use komainu_aws_double::api::REGION;
 use komainu_aws_double::{Api, Fault, Proxy};
 use tokio::runtime::Runtime;
@@ -24,19 +24,19 @@ fn endpoint(instance: &str) -> String {
 }
 
 /// Real servers whose names and addresses are those of instances in the double of AWS.
-struct Account {
-    cluster: Cluster,
+pub struct Account {
+    pub cluster: Cluster,
     managed: Managed,
     api: Api,
-    proxy: Proxy,
+    pub proxy: Proxy,
     runtime: Runtime,
     /// Of the cluster, and of the first instance where there is none.
-    id: String,
-    database: String,
+    pub id: String,
+    pub database: String,
 }
 
 impl Account {
-    fn open(readers: usize) -> Account {
+    pub fn open(readers: usize) -> Account {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let cluster = Cluster::start(readers);
         let ports: Vec<u16> = cluster.servers().all().iter().map(Postgres::port).collect();
@@ -55,14 +55,14 @@ impl Account {
     }
 
     /// The name of the server of that number.
-    fn instance(&self, index: usize) -> String {
+    pub fn instance(&self, index: usize) -> String {
         match index {
             0 => self.id.clone(),
             index => format!("{}-{index}", self.id),
         }
     }
 
-    fn server(&self, index: usize) -> &Postgres {
+    pub fn server(&self, index: usize) -> &Postgres {
         &self.cluster.servers().all()[index]
     }
 
@@ -94,7 +94,7 @@ impl Account {
     }
 
     /// Of this engine, with these of the servers.
-    fn create_cluster(&self, engine: &str, instances: &[usize]) {
+    pub fn create_cluster(&self, engine: &str, instances: &[usize]) {
         let port = self.managed.port().to_string();
         let mut parameters = vec![
             ("DBClusterIdentifier", &*self.id),
@@ -133,7 +133,7 @@ impl Account {
     }
 
     /// Which cluster, and nothing else of its servers.
-    fn config(&self, mode: &str) -> String {
+    pub fn config(&self, mode: &str) -> String {
         format!(
             "[failover]\nmode = \"{mode}\"\ncluster_id = \"{}\"\ncluster_refresh_ms = 1000\n\
              [aws]\nendpoint_url = \"{}\"\nregion = \"{REGION}\"\n{}[health]\ntimeout_ms = 1000\n",
@@ -157,13 +157,13 @@ impl Account {
     }
 
     #[track_caller]
-    fn are(&self, komainu: &Komainu, expected: &[(usize, &str)]) {
+    pub fn are(&self, komainu: &Komainu, expected: &[(usize, &str)]) {
         let expected: Vec<_> = expected.iter().map(|&(index, role)| (self.instance(index), role)).collect();
         becomes(komainu, &expected.iter().map(|(id, role)| (id.as_str(), *role)).collect::<Vec<_>>());
     }
 }
 
-const CREDENTIALS: [(&str, &str); 3] = [
+pub const CREDENTIALS: [(&str, &str); 3] = [
     ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"),
     ("AWS_SECRET_ACCESS_KEY", "the node's"),
     ("AWS_EC2_METADATA_DISABLED", "true"),
@@ -197,13 +197,18 @@ fn an_api_that_is_down_at_the_start_is_waited_for_and_later_changes_nothing() {
     });
     account.are(&komainu, &[(0, "primary"), (1, "standby")]);
 
-    for fault in [Fault::Throttle, Fault::ServerError, Fault::Deny] {
+    let trouble = |reason: &str| komainu.metric(&format!("komainu_instances_trouble{{reason=\"{reason}\"}}"));
+    for (fault, reason) in
+        [(Fault::Throttle, "throttled"), (Fault::ServerError, "unreachable"), (Fault::Deny, "not_permitted")]
+    {
         account.proxy.fault(&DESCRIBING, fault, None);
         eventually(PATIENCE, "it is told", || doctor(&komainu).contains("\"wrong\""));
+        eventually(PATIENCE, reason, || trouble(reason) == Some(1.0));
         account.are(&komainu, &[(0, "primary"), (1, "standby")]);
         inserts(&mut komainu.login(&account.database), 2);
         account.proxy.heal();
         eventually(PATIENCE, "it is fine again", || !doctor(&komainu).contains("\"wrong\""));
+        assert_eq!(trouble(reason), Some(0.0));
     }
 
     // One comes and one goes while nobody can ask.
@@ -256,6 +261,85 @@ fn the_writer_is_who_says_so_whatever_the_api_says() {
     eventually(PATIENCE, "it was asked again", || asked() > before + 4);
     inserts(&mut client, 4);
     assert_eq!(account.rows(1, 4), "1", "the writer stays, although the API knows it no more");
+}
+
+/// A node that begins with one of them, and two that run.
+#[test]
+fn members_of_a_multi_az_cluster_are_found_by_their_own_word_while_the_api_is_silent() {
+    let account = Account::open(2);
+    let all = account.cluster.servers().all();
+    account.cluster.primary().psql("postgres", RDS_FUNCTIONS).unwrap();
+    account.cluster.servers().wait_for_replay().unwrap();
+    let say = |count: usize| {
+        let members: Vec<String> = (0..count).map(|index| endpoint(&account.instance(index))).collect();
+        for server in all {
+            server.configure("rds.members", &members.join(",")).unwrap();
+            server.configure("rds.port", &account.managed.port().to_string()).unwrap();
+            server.reload().unwrap();
+        }
+    };
+    say(2);
+    account.proxy.fault(&DESCRIBING, Fault::Throttle, None);
+    let (first, port) = (account.instance(0), account.managed.port());
+    let server = format!("[[server]]\nid = \"{first}\"\nhost = \"{}\"\nport = {port}\n", endpoint(&first));
+    let komainu = account.node("rds", &server).start();
+    account.are(&komainu, &[(0, "primary"), (1, "standby")]);
+    inserts(&mut komainu.login(&account.database), 1);
+    say(3);
+    account.are(&komainu, &[(0, "primary"), (1, "standby"), (2, "standby")]);
+    // They take nobody out.
+    say(1);
+    let asked = || account.proxy.calls().len();
+    let before = asked();
+    eventually(PATIENCE, "it was asked again", || asked() > before + 2);
+    account.are(&komainu, &[(0, "primary"), (1, "standby"), (2, "standby")]);
+
+    // A blue/green deployment's green side is no member.
+    let green = "CREATE OR REPLACE FUNCTION rds_tools.show_topology(who text DEFAULT NULL) \
+        RETURNS TABLE (id text, endpoint text, port integer, role text, status text) LANGUAGE sql STABLE AS \
+        $$ SELECT 'db-G', 'shop-green-x1.rds.test', 5432, 'BLUE_GREEN_DEPLOYMENT_TARGET', 'AVAILABLE' $$";
+    let drop = "DROP FUNCTION rds_tools.show_topology(text)";
+    account.cluster.primary().psql("postgres", &format!("{drop}; {green}")).unwrap();
+    let before = asked();
+    eventually(PATIENCE, "it was asked again", || asked() > before + 2);
+    account.are(&komainu, &[(0, "primary"), (1, "standby"), (2, "standby")]);
+
+    // What the API says is the list again.
+    account.create_cluster("postgres", &[0, 1]);
+    account.proxy.heal();
+    account.are(&komainu, &[(0, "primary"), (1, "standby")]);
+    inserts(&mut komainu.login(&account.database), 2);
+    assert_eq!(account.rows(0, 2), "1");
+}
+
+#[test]
+fn three_nodes_begin_with_one_member_and_find_the_others_without_the_api() {
+    let account = Account::open(1);
+    account.cluster.primary().psql("postgres", RDS_FUNCTIONS).unwrap();
+    account.cluster.servers().wait_for_replay().unwrap();
+    let members = [0, 1].map(|index| endpoint(&account.instance(index))).join(",");
+    for server in account.cluster.servers().all() {
+        server.configure("rds.members", &members).unwrap();
+        server.configure("rds.port", &account.managed.port().to_string()).unwrap();
+        server.reload().unwrap();
+    }
+    account.proxy.fault(&DESCRIBING, Fault::Reset, None);
+    let (first, port) = (account.instance(0), account.managed.port());
+    let server = format!("[[server]]\nid = \"{first}\"\nhost = \"{}\"\nport = {port}\n", endpoint(&first));
+    let mut builder = Nodes::builder(3).config(&account.config("rds")).config(&server);
+    for (name, value) in CREDENTIALS {
+        builder = builder.env(name, value);
+    }
+    let nodes = builder.start(&account.cluster);
+    for id in &nodes.ids() {
+        account.are(nodes.node(id), &[(0, "primary"), (1, "standby")]);
+    }
+    account.server(0).kill();
+    account.server(1).promote().unwrap();
+    for id in &nodes.ids() {
+        inserts(&mut nodes.node(id).login(&account.database), 1);
+    }
+    assert_eq!(account.rows(1, 1), "3");
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn health_settings_and_weights_change_live() {
             server.psql("postgres", looks).unwrap() == "t"
         });
     }
-    assert!(komainu.log().contains("\"health.user\""), "{}", komainu.log());
+    komainu.says("\"health.user\"");
 
     let port = |server: &Postgres| server.port().to_string();
     let (primary, pg2, pg3) = (port(cluster.primary()), port(cluster.standby(0)), port(cluster.standby(1)));

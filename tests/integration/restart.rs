@@ -71,7 +71,7 @@ pub fn under_clients(url: &str, each: &str, what: impl FnOnce()) -> u64 {
 #[test]
 fn all_servers_are_restarted_under_fifty_clients_that_see_no_error() {
     let _one = one_at_a_time();
-    let failover = Failover::builder().failover("sync_mode = \"require\"").start();
+    let failover = Failover::builder().patient().failover("sync_mode = \"require\"").start();
     let (database, url) = filled(&failover, "node1");
     let ids = ["pg1", "pg2", "pg3"];
     let before = ids.map(|id| started(&failover, id));

@@ -578,12 +578,19 @@ fn what_a_standby_refuses_is_asked_once_more_on_the_primary_but_never_in_a_trans
     let refused = komainu.metric("komainu_reads_to_primary_total{reason=\"refused\"}");
     assert_eq!(refused, Some(3.0));
 
+    // It is refused before its Sync was sent: the second Parse waits for what becomes of the first.
+    let batch =
+        Pipeline::new().parse("q", "SELECT writes()").bind("", "q", &[]).execute("", 0).close('S', "q");
+    let batch = batch.parse("q", "SELECT 'two'").bind("", "q", &[]).execute("", 0).close('S', "q").sync();
+    assert_eq!(values(&wire.pipeline(batch)), ["off", "two"]);
+    assert_eq!(rows(), "4");
+
     run(&mut wire, "BEGIN READ ONLY");
     let messages = wire.query("SELECT writes()");
     assert_eq!(messages.iter().find(|m| m.tag == 'E').unwrap().sqlstate(), "25006");
     assert_eq!(wire.query("SELECT 1")[0].sqlstate(), "25P02");
     run(&mut wire, "ROLLBACK");
-    assert_eq!(rows(), "3", "nothing was asked again");
+    assert_eq!(rows(), "4", "nothing was asked again");
 
     // Rows were relayed before the refusal: it cannot be asked again.
     let messages = wire.query(
@@ -591,8 +598,33 @@ fn what_a_standby_refuses_is_asked_once_more_on_the_primary_but_never_in_a_trans
     );
     let error = messages.iter().find(|m| m.tag == 'E').unwrap_or_else(|| panic!("no error"));
     assert_eq!(error.sqlstate(), "25006");
-    assert_eq!(rows(), "3");
+    assert_eq!(rows(), "4");
     assert_eq!(wire.query_value("SELECT 7"), "7");
+}
+
+#[test]
+fn who_is_serializable_by_default_reads_on_the_primary() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let level = "default_transaction_isolation = 'serializable'";
+    cluster.prepare(
+        &database,
+        &format!("ALTER DATABASE {database} SET {level}; SET ROLE {APP_USER}; CREATE TABLE t (n int)"),
+    );
+    let komainu = eventual(cluster).start();
+    let mut wire = komainu.login(&database);
+    // Nothing has told komainu yet; a standby refuses it.
+    assert_eq!(wire.query_value("SELECT current_setting('transaction_isolation')"), "serializable");
+    eventually(PATIENCE, "komainu has heard of it", || {
+        went_to(&mut wire, "SELECT count(*) FROM t").1.starts_with("serializable")
+    });
+    run(&mut wire, "BEGIN READ ONLY");
+    assert_eq!(wire.query_value("SELECT current_setting('transaction_isolation')"), "serializable");
+    run(&mut wire, "COMMIT");
+    // A connection to a standby could not be given another level.
+    run(&mut wire, "SET default_transaction_isolation = 'read committed'");
+    assert!(went_to(&mut wire, "SELECT count(*) FROM t").1.starts_with("serializable"));
+    assert_eq!(wire.query_value("SELECT current_setting('transaction_isolation')"), "read committed");
 }
 
 #[test]

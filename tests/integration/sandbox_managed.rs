@@ -107,6 +107,9 @@ fn before_rds_a_reader_becomes_the_writer_and_what_cannot_be_is_said() {
         let refused = fail_over(&sandbox, arguments);
         assert!(!refused.success && refused.stderr.contains(says), "{}", refused.stderr);
     }
+    let members =
+        superuser(&sandbox, "pg2", "SELECT endpoint FROM rds_tools.show_topology('test') ORDER BY 1");
+    assert_eq!(members.output(), "pg1.sandbox.test\npg2.sandbox.test\npg3.sandbox.test");
     for (n, to) in [(2, "pg2"), (3, "pg3"), (4, "pg1")] {
         fail_over(&sandbox, &["--to", to]).output();
         answers(&sandbox, &format!("INSERT INTO t VALUES ({n})"));

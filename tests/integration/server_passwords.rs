@@ -166,7 +166,7 @@ async fn a_rotation_under_load_shows_no_client_an_error() {
     for secret in ["first secret", "second secret", "third secret", "the node's"] {
         assert!(!komainu.log().contains(secret) && !pages.contains(secret), "{secret} is shown");
     }
-    assert!(komainu.log().contains("the secret was rotated"));
+    komainu.says("the secret was rotated");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,7 +213,7 @@ async fn without_the_api_or_the_secret_clients_go_on_and_it_is_told() {
     eventually(PATIENCE, "its end is told", || troubles(&komainu, "secret_missing") == Some(1.0));
     let doctor = komainu.admin("/doctor").unwrap().body;
     assert!(doctor.contains(&role.arn) && doctor.contains("marked for deletion"), "{doctor}");
-    assert!(komainu.log().contains("secret_missing"));
+    komainu.says("secret_missing");
     let load = Load::start(&komainu, &role).await;
     load.goes_on().await;
     load.stop().await;

@@ -137,3 +137,57 @@ async fn a_role_without_rds_iam_is_told_what_it_lacks() {
     });
     eventually(PATIENCE, "and what to do", || komainu.log().contains("GRANT rds_iam"));
 }
+
+/// Who waits for a writer asks for a token only when there is one to show it to.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_end_in_the_middle_of_a_failover_are_not_shown_to_the_new_writer() {
+    // A login of a busy machine must not take as long.
+    const VALID_FOR: Duration = Duration::from_secs(5);
+    let cluster = Cluster::start(1);
+    let database = cluster.database();
+    cluster.prepare(&database, "CREATE TABLE t (n int); GRANT ALL ON t TO PUBLIC");
+    let scratch = tempfile::tempdir().unwrap();
+    let certificates = Certificates::create(scratch.path());
+    let (certificate, key) = certificates.server("rds");
+    let mut logins = Vec::new();
+    for server in cluster.servers().all() {
+        let socket = server.socket_directory().join(format!(".s.PGSQL.{}", server.port()));
+        logins.push(RdsLogin::start(socket, &certificate, &key, VALID_FOR).await);
+    }
+    let at = |id: &str, login: &RdsLogin| {
+        format!("[[server]]\nid = \"{id}\"\nhost = \"localhost\"\nport = {}\n", login.port())
+    };
+    let komainu = builder(&cluster, logins[0].port(), &certificates.authority_file())
+        .config(&(at("pg1", &logins[0]) + &at("pg2", &logins[1])))
+        .config("[failover]\nmode = \"rds\"\n[health]\ntimeout_ms = 1000\n")
+        .start();
+    let (idle, open) = (komainu.connect(&database).await, komainu.connect(&database).await);
+    idle.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+    open.batch_execute("BEGIN; INSERT INTO t VALUES (9)").await.unwrap();
+    cluster.servers().wait_for_replay().unwrap();
+
+    cluster.primary().kill();
+    // What stands before it may tell a little later.
+    eventually_async(PATIENCE, "its loss is seen", async || {
+        komainu.metric("komainu_primary{server=\"pg1\"}") == Some(0.0)
+    })
+    .await;
+    let waits = tokio::spawn(async move { idle.batch_execute("INSERT INTO t VALUES (2)").await });
+    eventually_async(PATIENCE, "a client waits", async || {
+        komainu.metric("komainu_clients_held") == Some(1.0)
+    })
+    .await;
+    // What was signed by now is of no use later.
+    let signed = logins[0].tokens(APP_USER);
+    tokio::time::sleep(VALID_FOR + Duration::from_secs(1)).await;
+    cluster.standby(0).promote().unwrap();
+    waits.await.unwrap().unwrap();
+    assert!(open.batch_execute("COMMIT").await.is_err(), "its connection is lost");
+    for login in &logins {
+        assert_eq!(login.refused(), [] as [&str; 0], "none was old, or another server's");
+    }
+    let shown = logins[1].tokens(APP_USER);
+    assert!(!shown.is_empty() && shown.iter().all(|token| !signed.contains(token)));
+    let rows = |n: u32| cluster.standby(0).psql(&database, &format!("SELECT count(*) FROM t WHERE n = {n}"));
+    assert_eq!(["1", "1", "0"], [1, 2, 9].map(|n| rows(n).unwrap()).each_ref().map(String::as_str));
+}

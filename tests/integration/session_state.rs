@@ -329,6 +329,21 @@ fn a_role_is_not_seen_by_another_client() {
 }
 
 #[test]
+fn a_role_that_is_gone_is_an_error_and_not_asked_for_without_end() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let komainu = komainu_of_one();
+    let role = format!("gone_{database}");
+    cluster.prepare("postgres", &format!("CREATE ROLE {role}; GRANT {role} TO {APP_USER}"));
+    let (mut a, mut b) = (komainu.login(&database), komainu.login(&database));
+    a.query(&format!("SET ROLE {role}"));
+    assert_eq!(b.query_value("SELECT current_user"), APP_USER);
+    cluster.prepare("postgres", &format!("DROP ROLE {role}"));
+    assert_eq!(a.query("SELECT 1")[0].sqlstate(), "22023");
+    assert_eq!(b.query_value("SELECT 1"), "1");
+}
+
+#[test]
 fn what_a_function_sets_in_secret_reaches_nobody_else() {
     let database = Cluster::shared().database();
     let komainu = komainu_of_one();
@@ -357,6 +372,85 @@ fn what_a_function_sets_in_secret_reaches_nobody_else() {
         let row: Vec<_> = row.into_iter().map(|column| column.unwrap_or_default()).collect();
         assert_eq!(row, ["", "", "0", "0", "0"], "{sql}");
     }
+}
+
+#[test]
+fn what_is_set_in_a_roundabout_way_reaches_nobody_else() {
+    let database = Cluster::shared().database();
+    let komainu = komainu_of_one();
+    let (mut a, mut b) = (komainu.login(&database), komainu.login(&database));
+    let see = "SELECT current_setting('search_path') || coalesce(current_setting('my.own', true), '')";
+    let clean = b.query_value(see);
+    let function = "CREATE OR REPLACE FUNCTION begin() RETURNS int LANGUAGE sql AS 'SELECT 1'";
+    for sql in [
+        "SELECT set_config('search_path', 'evil', false) FROM (SELECT 1 AS \"a\n\") AS f",
+        "EXPLAIN (\"analyze\") SELECT set_config('search_path', 'evil', false)",
+        "UPDATE \"pg_settings\" SET setting = 'evil' WHERE name = 'search_path'",
+        "UPDATE pg_catalog.U&\"pg_settings\" SET setting = 'evil' WHERE name = 'search_path'",
+        "SELECT set_config('my.' || 'own', 'evil', false)",
+        "SELECT set_config('my.'\n'own', 'evil', false)",
+        "SELECT \"pg_catalog\".\"set_config\"('my.own', 'evil', false)",
+        &format!("{function}; SET search_path = evil; SELECT 1 AS end"),
+    ] {
+        let messages = a.query(sql);
+        assert!(!tags(&messages).contains('E'), "{sql}: {}", transcript(&messages));
+        assert_eq!(b.query_value(see), clean, "{sql}");
+        a.query("DISCARD ALL");
+    }
+}
+
+#[test]
+fn what_views_triggers_and_defaults_leave_reaches_nobody_else() {
+    let database = Cluster::shared().database();
+    let config = "[split]\nenabled = false\n[pool]\nsize = 1\nacquire_timeout_ms = 1000\n";
+    let komainu = Komainu::start_with(Cluster::shared(), config);
+    let (mut a, mut b) = (komainu.login(&database), komainu.login(&database));
+    for sql in [
+        "CREATE TABLE jobs (id int); INSERT INTO jobs VALUES (7)",
+        "CREATE VIEW next_job AS SELECT id FROM jobs WHERE pg_try_advisory_lock(id)",
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM set_config('my.own', 'a', false); RETURN NEW; END $$",
+        "CREATE TABLE noted (n int)",
+        "CREATE TRIGGER note BEFORE INSERT ON noted FOR EACH ROW EXECUTE FUNCTION note()",
+        "CREATE TABLE setting (n int, x text DEFAULT set_config('search_path', 'evil', false))",
+    ] {
+        assert!(!tags(&a.query(sql)).contains('E'), "{sql}");
+    }
+    let see = "SELECT current_setting('search_path') || coalesce(current_setting('my.own', true), '')";
+    let clean = b.query_value(see);
+    eventually(PATIENCE, "the catalog is known", || {
+        a.query("SELECT id FROM next_job");
+        tags(&a.query("SHOW komainu.pins")).contains('D')
+    });
+    assert_eq!(a.query_value("SHOW komainu.pins"), "advisory_lock");
+    assert_eq!(b.query("SELECT 1")[0].sqlstate(), "53300", "it is locked for one client alone");
+    a.query("SELECT pg_advisory_unlock_all()");
+    let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()";
+    assert_eq!(b.query_value(locks), "0");
+    for sql in ["INSERT INTO noted VALUES (1)", "INSERT INTO setting VALUES (1)"] {
+        assert!(!tags(&a.query(sql)).contains('E'), "{sql}");
+        assert_eq!(b.query_value(see), clean, "{sql}");
+    }
+}
+
+/// PostgreSQL keeps the portal whose name a later Bind could not have.
+#[test]
+fn a_portal_is_what_it_was_before_a_bind_that_failed() {
+    let database = Cluster::shared().database();
+    let komainu = komainu_of_one();
+    let (mut a, mut b) = (komainu.login(&database), komainu.login(&database));
+    b.query("SELECT set_config('my.own', '', false)");
+    a.query("BEGIN");
+    let set =
+        Pipeline::new().parse("set", "SELECT set_config('my.own', 'a', false)").parse("one", "SELECT 1");
+    assert_eq!(tags(&a.pipeline(set.bind("p", "set", &[]).sync())), "112Z");
+    a.query("SAVEPOINT s");
+    assert_eq!(a.pipeline(Pipeline::new().bind("p", "one", &[]).sync())[0].sqlstate(), "42P03");
+    a.query("ROLLBACK TO s");
+    assert_eq!(first_value(&a.pipeline(Pipeline::new().execute("p", 0).sync())).as_deref(), Some("a"));
+    a.query("COMMIT");
+    assert_eq!(b.query_value("SHOW my.own"), "");
+    assert_eq!(a.query_value("SHOW my.own"), "a");
 }
 
 fn pinned(komainu: &Komainu, reason: &str) -> f64 {
@@ -402,6 +496,16 @@ fn a_temporary_table_pins_until_it_is_dropped() {
         &["SELECT 42 AS n INTO TEMP mine"],
         ("SELECT n FROM mine", "42"),
         &["DISCARD TEMP"],
+    );
+}
+
+#[test]
+fn a_temporary_function_pins_until_it_is_dropped() {
+    pins_and_unpins(
+        "temporary_object",
+        &["CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 7'"],
+        ("SELECT pg_temp.f()", "7"),
+        &["DROP FUNCTION pg_temp.f()"],
     );
 }
 

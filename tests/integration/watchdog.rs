@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use super::holding::{answer, send};
+use super::lost_servers::told;
 use super::support::*;
 
 /// Writes and reads back, past the client's own pooling; the error's code if it is refused.
@@ -77,6 +79,54 @@ fn the_leader_is_killed_and_the_owner_stays() {
     assert_eq!((nodes.owner_of(&others, "app"), epoch_of(&nodes, &owner)), (owner, 1));
 }
 
+/// Leases end with the leader, and come back with the next one.
+#[test]
+fn what_is_under_way_when_the_leader_dies_waits_for_the_next_one_and_goes_on() {
+    const SLEEPS: [&str; 4] = ["1.2", "1.4", "1.6", "2.5"];
+    const ROWS: &str = "INSERT INTO w VALUES (1); SELECT n, repeat('x', 9000) \
+                        FROM generate_series(1, 25) AS n, LATERAL pg_sleep(0.1 * sign(n)); COMMIT";
+    let nodes = Nodes::start(Cluster::shared());
+    let primary = Cluster::shared().primary();
+    let database = Cluster::shared().database();
+    Cluster::shared().prepare(&database, "CREATE TABLE w (n int); GRANT ALL ON w TO PUBLIC");
+    let leader = nodes.leader();
+    let left = nodes.others(&leader);
+    let login = |id: &String| nodes.node(id).login(&database);
+    let mut running: Vec<_> = left.iter().flat_map(|id| SLEEPS.map(|_| login(id))).collect();
+    let mut open: Vec<_> = left.iter().map(login).collect();
+    let mut streaming: Vec<_> = left.iter().map(login).collect();
+    for wire in open.iter_mut().chain(&mut streaming) {
+        assert_eq!(told(&wire.query("BEGIN")), ["C BEGIN", "ZT"]);
+    }
+    for wire in &mut open {
+        assert_eq!(told(&wire.query("INSERT INTO w VALUES (2)")), ["C INSERT 0 1", "ZT"]);
+    }
+    streaming.iter_mut().for_each(|wire| send(wire, ROWS));
+    // Some are answered while nobody has a lease.
+    for (wire, seconds) in running.iter_mut().zip(SLEEPS.into_iter().cycle()) {
+        send(wire, &format!("INSERT INTO w SELECT 3 FROM pg_sleep({seconds})"));
+    }
+    let sleeping = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = '{database}'"
+    );
+    eventually(PATIENCE, "all run", || primary.psql("postgres", &sleeping).unwrap() == "10");
+    nodes.node(&leader).kill();
+    eventually(PATIENCE, "there is no lease", || nodes.status(&left[0])["lease_remaining_ms"] == 0);
+    open.iter_mut().for_each(|wire| send(wire, "COMMIT"));
+
+    for wire in &mut open {
+        assert_eq!(answer(wire), ["C COMMIT", "ZI"]);
+    }
+    for wire in &mut running {
+        assert_eq!(answer(wire), ["C INSERT 0 1", "ZI"]);
+    }
+    for wire in &mut streaming {
+        assert_eq!(tags(&wire.until('Z')), format!("CT{}CCZ", "D".repeat(25)));
+    }
+    assert_ne!(nodes.leader_of(&left), leader);
+    assert_eq!(rows(&database), 8 + 2 + 2);
+}
+
 #[test]
 fn an_owner_that_was_frozen_changes_nothing_when_it_goes_on() {
     let nodes = Nodes::start(Cluster::shared());
@@ -96,10 +146,8 @@ fn an_owner_that_was_frozen_changes_nothing_when_it_goes_on() {
     eventually(PATIENCE, "it gives up", released);
     let since = nodes.told()[told..].to_vec();
     assert!(since.iter().all(|told| told.action != "take"), "{since:?}");
-    // Its lease had ended in the middle of the transaction: what the server says of it counts no more.
-    let last = session.query("COMMIT");
-    let error = last.iter().find(|message| message.tag == 'E').expect("it is told");
-    assert!(["08006", "08007"].contains(&&*error.sqlstate()), "{error:?}");
+    // Its lease had ended in the middle of the transaction, and the primary is the one it was.
+    assert_eq!(tags(&session.query("COMMIT")), "CZ");
     eventually(PATIENCE, "it serves again", || write(&nodes, &frozen, &database).is_ok());
 }
 
@@ -135,6 +183,8 @@ fn a_node_alone_writes_nothing_and_reads_from_standbys_only() {
     write(&nodes, &alone, &database).unwrap();
     Cluster::shared().servers().wait_for_replay().unwrap();
     let mut reader = nodes.node(&alone).login(&database);
+    let mut inside = nodes.node(&alone).login(&database);
+    inside.query("BEGIN; INSERT INTO w VALUES (3)");
     for other in nodes.others(&alone) {
         nodes.node(&other).kill();
     }
@@ -150,6 +200,8 @@ fn a_node_alone_writes_nothing_and_reads_from_standbys_only() {
     );
     let refused = reader.query("INSERT INTO w VALUES (2)");
     assert!(refused.iter().any(|message| message.tag == 'E'), "{refused:?}");
+    let ended = inside.query("COMMIT");
+    assert_eq!((tags(&ended), ended[0].sqlstate()), ("EZ".to_owned(), "08006".to_owned()), "not for ever");
     let ready = nodes.node(&alone).admin("/ready").unwrap();
     assert_eq!(ready.status, 503, "{}", ready.body);
     assert_eq!(rows(&database), 1);

@@ -212,6 +212,12 @@ impl FailoverBuilder {
         self
     }
 
+    /// Whose clients are to see no error, however busy the machine is.
+    pub fn patient(mut self) -> Self {
+        self.nodes = self.nodes.patient();
+        self
+    }
+
     /// Of the nodes.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.nodes = self.nodes.env(name, value);

@@ -172,6 +172,12 @@ impl Komainu {
         fs::read_to_string(self.directory().join("komainu.log")).unwrap_or_default()
     }
 
+    /// Waits for it to say so: a thread of its own writes the log.
+    #[track_caller]
+    pub fn says(&self, text: &str) {
+        super::eventually(PATIENCE, text, || self.log().contains(text));
+    }
+
     /// Waits for the process's end.
     #[track_caller]
     pub fn wait(&self, within: Duration) -> ExitStatus {

@@ -29,6 +29,8 @@ pub struct Nodes {
 
 pub struct NodesBuilder {
     count: usize,
+    /// Of the section `[cluster]`.
+    lease: &'static str,
     config: String,
     environment: Vec<(String, String)>,
     /// Where each asks who it is.
@@ -84,6 +86,7 @@ impl Nodes {
         let shared = Scratch::create("komainu-nodes-").unwrap();
         NodesBuilder {
             count,
+            lease: "",
             config: String::new(),
             environment: Vec::new(),
             metadata: Vec::new(),
@@ -301,6 +304,12 @@ impl NodesBuilder {
         self
     }
 
+    /// A machine may stand still for four seconds, and no node loses its lease.
+    pub fn patient(mut self) -> Self {
+        self.lease = "lease_ms = 4000\ndrift_margin_ms = 500\nelection_timeout_min_ms = 4500\nelection_timeout_max_ms = 5000\n";
+        self
+    }
+
     /// More configuration, the same for all.
     pub fn config(mut self, text: &str) -> Self {
         self.config += text;
@@ -323,8 +332,9 @@ impl NodesBuilder {
         let pki = self.shared.path().join("pki");
         let authority = Authority::create(&pki, "test", AUTHORITY_DAYS).unwrap();
         let peer_ports: Vec<_> = (0..self.count).map(|_| ReservedPort::any().unwrap()).collect();
-        let mut shared =
-            format!("[cluster]\nname = \"test\"\npki_directory = \"{}\"\n{}", pki.display(), self.config);
+        let mut shared = format!("[cluster]\nname = \"test\"\npki_directory = \"{}\"\n", pki.display())
+            + self.lease
+            + &self.config;
         for (index, port) in peer_ports.iter().enumerate() {
             let id = Nodes::id(index);
             authority.issue(&id, &[], &[], NODE_DAYS).unwrap();

@@ -18,6 +18,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Imds {
     pub address: SocketAddr,
+    mac: String,
     state: Arc<Mutex<State>>,
     task: JoinHandle<()>,
 }
@@ -94,7 +95,7 @@ impl Imds {
                 }
             }
         });
-        Ok(Imds { address, state, task })
+        Ok(Imds { address, mac: of.mac.to_owned(), state, task })
     }
 
     pub fn url(&self) -> String {
@@ -105,6 +106,12 @@ impl Imds {
     pub fn forget_tokens_after(&self, requests: usize) {
         let mut state = locked(&self.state);
         state.forget_after = Some(state.asked.len() + requests);
+    }
+
+    /// From now on the instance has this public address.
+    pub fn give_public(&self, address: &str) {
+        let page = format!("/latest/meta-data/network/interfaces/macs/{}/public-ipv4s", self.mac);
+        locked(&self.state).pages.insert(page, address.to_owned());
     }
 
     /// The pages asked for, refusals included.

@@ -28,6 +28,9 @@ pub const CHANGES: [&str; 8] = [
     "StopInstances",
 ];
 
+/// In the body of a change that is made to be refused.
+const PROBE: &str = "probe";
+
 /// The access key of whoever changes things past komainu; spared all faults.
 pub const BY_HAND: &str = "by-hand";
 
@@ -173,9 +176,9 @@ impl Proxy {
         locked(&self.state.waiting).len()
     }
 
-    /// Whether a request of this caller's is held up.
-    pub fn is_waiting(&self, by: &str, operation: &str) -> bool {
-        locked(&self.state.waiting).iter().any(|(held, of)| held == operation && of == by)
+    /// How many requests of this caller's are held up, those included for which it waits no longer.
+    pub fn waiting_of(&self, by: &str, operation: &str) -> usize {
+        locked(&self.state.waiting).iter().filter(|(held, of)| held == operation && of == by).count()
     }
 
     /// The changing calls a node sent, whatever became of them.
@@ -263,6 +266,9 @@ async fn answer(request: Message, state: Arc<State>) -> Option<Message> {
         state.note(&operation, &by, None);
         Some(error(service, status, code))
     };
+    let is_dry = parameter(&request, "DryRun").as_deref() == Some("true");
+    // Route 53 has no DryRun: a change that it must refuse tries a permission there.
+    let is_probe = is_dry || operation == "ChangeResourceRecordSets" && request.body.contains(PROBE);
     let mut _held_up = None;
     match &fault {
         Some(Fault::Throttle) => return refuse(service.throttled()),
@@ -272,6 +278,8 @@ async fn answer(request: Message, state: Arc<State>) -> Option<Message> {
             state.note(&operation, &by, None);
             return None;
         }
+        // It changes nothing, so nothing of it is on its way.
+        Some(Fault::Delay(_) | Fault::Hold) if is_probe => {}
         Some(Fault::Delay(delay)) => {
             _held_up = Some(HeldUp::list(&state.waiting, &operation, &by));
             tokio::time::sleep(*delay).await;
@@ -283,7 +291,7 @@ async fn answer(request: Message, state: Arc<State>) -> Option<Message> {
         }
         Some(Fault::LoseReply | Fault::Rewrite(..)) | None => {}
     }
-    if parameter(&request, "DryRun").as_deref() == Some("true") {
+    if is_dry {
         state.note(&format!("{operation} (DryRun)"), &by, None);
         return Some(error(Service::Ec2, 412, "DryRunOperation"));
     }
@@ -295,7 +303,8 @@ async fn answer(request: Message, state: Arc<State>) -> Option<Message> {
     } else {
         state.moto.look(&request, &operation).await
     };
-    state.note(&operation, &by, answer.as_ref().ok());
+    let noted = if is_probe { format!("{operation} (probe)") } else { operation };
+    state.note(&noted, &by, answer.as_ref().ok());
     let mut answer = answer.ok()?;
     if let Some(Fault::Rewrite(from, to)) = &fault {
         answer.body = answer.body.replace(from, to);

@@ -44,6 +44,15 @@ impl AwsError {
         }
     }
 
+    /// It was not even asked for.
+    pub fn refused(
+        operation: &'static str,
+        subject: impl Into<String>,
+        message: impl Into<String>,
+    ) -> AwsError {
+        AwsError { fault: Fault::Refused, ..AwsError::unexpected(operation, subject, message) }
+    }
+
     pub fn is(&self, codes: &[&str]) -> bool {
         self.code.as_deref().is_some_and(|code| codes.contains(&code))
     }
@@ -179,7 +188,5 @@ mod tests {
         ] {
             assert_eq!(fault_of(code), fault, "{code}");
         }
-        assert!(!Fault::OutcomeUnknown.retry_is_safe());
-        assert!(Fault::Throttled.retry_is_safe());
     }
 }

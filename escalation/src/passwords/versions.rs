@@ -1,4 +1,4 @@
-//! The versions of one secret that may be in force: pure.
+//! The versions of one secret that may be in force. Pure.
 //!
 //! A rotation sets the new password on the server, and moves the labels before or after. So each of the three labelled
 //! versions may be what a server wants, and which one a server tells by refusing the others.

@@ -1,8 +1,8 @@
 //! What the API of RDS says of a cluster: its instances, where they are, and which one writes.
 //!
 //! Owns the asking, again and again (`watch`), and the plain form of the answers (`cluster`). Never decides who the
-//! primary is: the API is late by seconds, and the servers say it themselves. Invariant: an answer that cannot be had
-//! changes nothing of what is known.
+//! primary is: the API is late by seconds, and the servers say it themselves. Changes something only when a person has
+//! ordered it (`fail_over`). Invariant: an answer that cannot be had changes nothing of what is known.
 
 pub mod cluster;
 mod watch;
@@ -18,6 +18,8 @@ use aws_sdk_rds::types::{DbInstance, Filter};
 
 const CLUSTERS: &str = "DescribeDBClusters";
 const INSTANCES: &str = "DescribeDBInstances";
+const FAIL_OVER: &str = "FailoverDBCluster";
+const REBOOT: &str = "RebootDBInstance";
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -43,6 +45,28 @@ impl Rds {
                 Ok(cluster::of_cluster(found, instances.db_instances()))
             }
             Err(error) if error.fault == Fault::Missing => self.with_replicas(id).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has AWS make another writer: of a cluster one of its readers, of an instance its standby in another zone. Returns
+    /// the name of the call. It is made once: whoever gets no answer must look what came of it.
+    pub async fn fail_over(&self, id: &str) -> Result<&'static str, AwsError> {
+        let found = self.client.describe_db_clusters().db_cluster_identifier(id).send().await;
+        match found.map_err(|error| describe(CLUSTERS, id, &error)) {
+            Ok(_) => {
+                let asked = self.client.failover_db_cluster().db_cluster_identifier(id).send().await;
+                asked.map(|_| FAIL_OVER).map_err(|error| describe(FAIL_OVER, id, &error))
+            }
+            Err(error) if error.fault == Fault::Missing => {
+                if self.instance(id).await?.multi_az() != Some(true) {
+                    let why = "it has no standby in another zone (Multi-AZ): a reboot would be an outage, and no failover";
+                    return Err(AwsError::refused(REBOOT, id, why));
+                }
+                let reboot = self.client.reboot_db_instance().db_instance_identifier(id);
+                let asked = reboot.force_failover(true).send().await;
+                asked.map(|_| REBOOT).map_err(|error| describe(REBOOT, id, &error))
+            }
             Err(error) => Err(error),
         }
     }

@@ -56,6 +56,22 @@ async fn add(cluster: &str, instance: &str) {
     api().rds("CreateDBInstance", &create).await.unwrap();
 }
 
+/// Of no cluster.
+async fn instance(multi_az: &str) -> String {
+    let id = name();
+    let create = [
+        ("DBInstanceIdentifier", &*id),
+        ("Engine", "postgres"),
+        ("DBInstanceClass", "db.m6g.large"),
+        ("AllocatedStorage", "20"),
+        ("MultiAZ", multi_az),
+        ("MasterUsername", "postgres"),
+        ("MasterUserPassword", "the%20password"),
+    ];
+    api().rds("CreateDBInstance", &create).await.unwrap();
+    id
+}
+
 fn writers(cluster: &Cluster) -> Vec<&str> {
     cluster.instances.iter().filter(|instance| instance.is_writer).map(|instance| &*instance.id).collect()
 }
@@ -88,22 +104,35 @@ async fn a_cluster_of_aurora_is_its_instances_and_their_own_names() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_of_rds_comes_with_its_read_replicas() {
     let world = World::of(&["n1"]).await;
-    let id = name();
-    let create = [
-        ("DBInstanceIdentifier", &*id),
-        ("Engine", "postgres"),
-        ("DBInstanceClass", "db.m6g.large"),
-        ("AllocatedStorage", "20"),
-        ("MasterUsername", "postgres"),
-        ("MasterUserPassword", "the%20password"),
-    ];
-    api().rds("CreateDBInstance", &create).await.unwrap();
+    let id = instance("false").await;
     let replica = [("DBInstanceIdentifier", &*format!("{id}-r")), ("SourceDBInstanceIdentifier", &*id)];
     api().rds("CreateDBInstanceReadReplica", &replica).await.unwrap();
     let cluster = Rds::connect(&settings(&world)).await.cluster(&id).await.unwrap();
     assert!(!cluster.is_aurora());
     assert_eq!(cluster.instances.len(), 2, "{cluster:?}");
     assert_eq!(writers(&cluster), [&*id]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_that_is_ordered_is_of_a_cluster_or_of_an_instance_that_has_a_standby() {
+    let world = World::of(&["n1"]).await;
+    let id = aurora(&["a", "b"]).await;
+    let rds = Rds::connect(&settings(&world)).await;
+    assert_eq!(rds.fail_over(&id).await.unwrap(), "FailoverDBCluster");
+    assert_eq!(writers(&rds.cluster(&id).await.unwrap()), [format!("{id}-b")]);
+
+    for (multi_az, expected) in [("false", None), ("true", Some("RebootDBInstance"))] {
+        let id = instance(multi_az).await;
+        let asked = rds.fail_over(&id).await;
+        assert_eq!(asked.as_ref().ok(), expected.as_ref(), "{multi_az}: {asked:?}");
+        if let Err(error) = asked {
+            assert!(error.to_string().contains("no standby in another zone"), "{error}");
+        }
+    }
+    let missing = rds.fail_over("nobody").await.unwrap_err();
+    assert_eq!(missing.fault, Whose::Missing, "{missing}");
+    let reboots = world.proxy.calls().into_iter().filter(|call| call.operation == "RebootDBInstance").count();
+    assert_eq!(reboots, 1, "an outage that is no failover is not asked for");
 }
 
 #[tokio::test(flavor = "multi_thread")]

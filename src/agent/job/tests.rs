@@ -54,7 +54,9 @@ pub struct Running(pub Child);
 
 impl Running {
     pub fn begin(data: &DataDirectory, script: &str) -> Running {
-        let child = Command::new("sh").args(["-c", script]).current_dir(data.path()).spawn().unwrap();
+        // A shell cannot trap what was ignored when it began, as in a job in the background.
+        let trapping = ["--default-signal=INT", "sh", "-c", script];
+        let child = Command::new("env").args(trapping).current_dir(data.path()).spawn().unwrap();
         let lines = format!("{}\n{}\n1\n5432\n/tmp\n\n\nready\n", child.id(), data.path().display());
         fs::write(data.join("postmaster.pid"), lines).unwrap();
         let running = Running(child);

@@ -56,3 +56,27 @@ async fn a_server_that_took_long_to_stop_is_not_started_in_an_epoch_that_is_over
     assert!(matches!(answer, Response::Refused(Refusal::Failed(_))), "{answer:?}");
     assert!(started, "nobody has named another");
 }
+
+#[test]
+fn what_succeeds_again_and_again_and_is_asked_for_all_the_same_rests() {
+    let ended = |ago_ms: u64, failures: u32| Job {
+        request: request(5),
+        way: None,
+        because: String::new(),
+        phase: Phase::Done,
+        progress: None,
+        outcome: Some(Outcome::Succeeded),
+        failures,
+        missing_wal: false,
+        lost: None,
+        began_at_ms: 0,
+        ended_at_ms: Some(now_ms() - ago_ms),
+    };
+    assert_eq!(rests(&ended(ASKED_TWICE_MS, 0)), Ok(1), "it has gone astray again");
+    assert_eq!(rests(&ended(4 * RETRY_FIRST_MS + 1, 2)), Ok(3));
+    let Err(Refusal::Rests { failures: 4, error, .. }) = rests(&ended(4 * RETRY_FIRST_MS, 3)) else {
+        panic!("it does not rest");
+    };
+    assert_eq!(error, UNSEEN);
+    assert_eq!(rests(&ended(RETRY_LAST_MS, 9)), Ok(0), "that was long ago");
+}

@@ -413,6 +413,27 @@ async fn scram_challenges_that_lie_are_refused_at_once() {
 }
 
 #[tokio::test]
+async fn a_proof_that_is_cheap_to_guess_by_goes_only_where_it_may() {
+    // Whoever plays the server chooses the rounds.
+    for (tls, is_shown) in [(mode(SslMode::Disable), false), (md5_allowed(), true)] {
+        let error = connect_to(tls, password(), async |listener| {
+            let mut fake = accept(listener).await;
+            fake.receive_startup().await;
+            server_first(&mut fake, "more", "4095").await;
+            let count = fake.tcp.read(&mut [0; 1024]).await.unwrap();
+            assert_eq!(count > 0, is_shown, "what the password can be guessed by");
+        })
+        .await
+        .unwrap_err();
+        let refused = matches!(
+            error,
+            ConnectError::Authentication(AuthenticationFault::TooFewRounds { rounds: 4095, least: 4096 })
+        );
+        assert_eq!(refused, !is_shown, "{error}");
+    }
+}
+
+#[tokio::test]
 async fn many_rounds_do_not_hold_up_the_thread() {
     // One thread: if the rounds ran on it, the clock beside them would stand still.
     let longest_gap = std::cell::Cell::new(Duration::ZERO);
@@ -518,7 +539,7 @@ async fn play_scram(fake: &mut Fake, verifier: &Verifier) -> bool {
 
 async fn ssl_request(listener: &TcpListener, answer: &[u8]) -> Fake {
     let mut fake = accept(listener).await;
-    assert_eq!(fake.receive_startup().await, SSL_REQUEST[4..]);
+    assert_eq!(fake.receive_startup().await, SSL_REQUEST.to_be_bytes());
     fake.send(answer).await;
     fake
 }
@@ -742,17 +763,25 @@ async fn a_cancel_request_waits_for_the_server_to_have_it() {
         closed.set(true);
     };
     let ask = async {
-        cancel(&target, 7, b"key", DEADLINE).await.unwrap();
+        cancel(&target, None, 7, b"key", DEADLINE).await.unwrap();
         assert!(closed.get(), "did not wait");
     };
     tokio::join!(serve, ask);
 
+    // The machine that was meant is asked, whatever the name leads to by now.
+    let moved = ConnectTarget { host: "moved.invalid".into(), port: 1, tls: mode(SslMode::Disable) };
+    let peer = listener.local_addr().ok();
+    let serve = async { accept(&listener).await.receive_startup().await };
+    let (request, outcome) = tokio::join!(serve, cancel(&moved, peer, 7, b"key", DEADLINE));
+    assert!(outcome.is_ok() && request.ends_with(b"key"));
+
     // And not for ever: neither for the end, nor for a word about TLS.
     let within = Duration::from_millis(300);
-    let (held, outcome) = tokio::join!(ssl_request(&listener, b"N"), cancel(&target, 7, b"key", within));
+    let (held, outcome) =
+        tokio::join!(ssl_request(&listener, b"N"), cancel(&target, None, 7, b"key", within));
     assert!(matches!(outcome, Err(ConnectError::Timeout)));
     drop(held);
-    let (held, outcome) = tokio::join!(listener.accept(), cancel(&target, 7, b"key", within));
+    let (held, outcome) = tokio::join!(listener.accept(), cancel(&target, None, 7, b"key", within));
     assert!(matches!(outcome, Err(ConnectError::Timeout)));
     drop(held);
 }

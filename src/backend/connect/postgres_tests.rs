@@ -253,10 +253,10 @@ async fn cancelling(bench: &Bench) {
         let stop = async {
             let mut wrong = key.to_vec();
             wrong[0] ^= 1;
-            cancel(&target, pid, &wrong, WITHIN).await.unwrap();
+            cancel(&target, None, pid, &wrong, WITHIN).await.unwrap();
             // The statement may not have begun yet: until it did, a cancel does nothing.
             loop {
-                cancel(&target, pid, &key, WITHIN).await.unwrap();
+                cancel(&target, None, pid, &key, WITHIN).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };

@@ -12,14 +12,16 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Wanted;
+use super::agreed::Agreed;
 use super::log_format::{Raising, Times};
 use super::perform::{Done, Finished, Order, Perform, Performer};
 use super::refused_steps::RefusedSteps;
 use super::rejections::Rejections;
+use super::standing_down::{Behind, Me, StandingDown};
 use crate::cluster::decide::action::{Action, What};
 use crate::cluster::decide::check::{Rejected, check};
 use crate::cluster::decide::{
-    HostStop, Memory, OPERATIONS_END_MS, Plan, Situation, Step, decide, to_be_asked,
+    HostStop, Memory, OPERATIONS_END_MS, Plan, Planned, Situation, Step, decide, to_be_asked,
 };
 use crate::cluster::instances::{Listed, Said, which};
 use crate::cluster::model::View;
@@ -62,6 +64,8 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
     let mut refused = RefusedSteps::default();
     let (mut memory, mut rejections) = (Memory::default(), Rejections::default());
     let mut raising = Raising::default();
+    // Kept while another one leads: who leads again soon stays the leader for a while.
+    let (mut standing_down, mut agreed) = (StandingDown::default(), Agreed::default());
     let mut performer = Performer::new(perform);
     loop {
         tokio::select! {
@@ -80,7 +84,7 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
         let wanted = wanted.borrow().clone();
         let now_ms = handle.now_ms();
         let changing = state.state.failover().is_some();
-        pause = if changing { LOOK_SOON } else { LOOK_EVERY };
+        pause = if changing || is_ending(&state.state) { LOOK_SOON } else { LOOK_EVERY };
         // Without a lease of its own it may not have applied what earlier leaders have decided.
         if !handle.lease().holds()
             || leading.contact_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= wanted.lease.lease_ms)
@@ -92,6 +96,16 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
             create(&handle, &leading, &wanted).await;
             continue;
         }
+        let me = Me { node: handle.node(), goes_by: wanted.version, lease_ms: wanted.lease.lease_ms };
+        match standing_down.look(&state.state, &leading, me, now_ms) {
+            Behind::Fine => {}
+            Behind::Say(text) => note(&handle, me.node, &text, Reason::ConfigurationUnusable).await,
+            Behind::StandDown => {
+                tracing::warn!("this node leaves the lead to one that can use the cluster's configuration");
+                handle.stand_down();
+                continue;
+            }
+        }
         memory.look(&state.state, &view, now_ms);
         if changing || memory.has_new_primary(now_ms) {
             look.all();
@@ -100,7 +114,8 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
             look.server(witness);
         }
         let listed = listed.borrow().clone();
-        let seen = Seen { view: &view, listed: listed.as_deref(), memory: &memory };
+        let is_agreed = agreed.on_policy(&wanted, &state.state);
+        let seen = Seen { view: &view, listed: listed.as_deref(), memory: &memory, is_agreed };
         let (plan, rejected) = next(&handle, &state.state, &leading, &wanted, seen);
         rejected.iter().for_each(|rejected| counters.plan_rejected(rejected.rule));
         if let Some(change) = rejections.look(&rejected, state.state.rejected(), now_ms) {
@@ -151,6 +166,11 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
     }
 }
 
+/// Whether an epoch is being ended: when its fence has passed nobody tells.
+fn is_ending(state: &ClusterState) -> bool {
+    state.fences().iter().any(|fence| !fence.passed)
+}
+
 /// What became of an action. Whether it worked the next look shows.
 async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory, look: &LookNow) {
     let Finished { action, result, decided_at_ms, is_news } = finished;
@@ -187,10 +207,10 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
                 note(handle, &server, "its agent has started it", Reason::StartedAgain).await;
             }
             if let What::Checkpoint { epoch } = what {
-                memory.has_checkpointed(epoch);
+                memory.note_checkpoint(epoch);
             }
             if let What::TellBackends { epoch } = what {
-                memory.has_told_backends(epoch, decided_at_ms, handle.now_ms());
+                memory.note_backends_told(epoch, decided_at_ms, handle.now_ms());
             }
         }
         Ok(Done::UnderWay) => {}
@@ -203,8 +223,11 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
         }
         Err(error) => {
             tracing::warn!(server, ?what, error, "could not be done; it is tried again");
-            if let What::Restart { .. } = what {
-                memory.restart_failed(&server, &error);
+            match what {
+                What::Restart { .. } => memory.restart_failed(&server, &error),
+                What::Checkpoint { epoch } => memory.planned_failed(epoch, Planned::Checkpoint),
+                What::Stop { epoch } => memory.planned_failed(epoch, Planned::Stop),
+                _ => {}
             }
             if is_news {
                 let text = format!("{}: {error}", what.in_words());
@@ -231,6 +254,8 @@ struct Seen<'a> {
     view: &'a View,
     listed: Option<&'a Listed>,
     memory: &'a Memory,
+    /// The policy is the agreed one.
+    is_agreed: bool,
 }
 
 fn next(
@@ -238,12 +263,15 @@ fn next(
     state: &ClusterState,
     leading: &Leading,
     wanted: &Wanted,
-    Seen { view, listed, memory }: Seen<'_>,
+    Seen { view, listed, memory, is_agreed }: Seen<'_>,
 ) -> (Plan, Vec<Rejected>) {
     let now_ms = handle.now_ms();
     let mut wishes = handle.wishes();
     wishes.retain(|endpoint, wish| {
-        let done = state.endpoints().get(endpoint).is_none_or(|now| now.owner.as_ref() == Some(&wish.to));
+        let done = state
+            .endpoints()
+            .get(endpoint)
+            .is_none_or(|now| now.owner.as_ref().is_some_and(|owner| wish.to.contains(owner)));
         let keep = !done && now_ms < wish.since_ms + WISH_FOR_MS;
         if !keep {
             handle.forget_wish(endpoint);
@@ -251,9 +279,9 @@ fn next(
         keep
     });
     // A node that could not take the cluster's configuration, or has not yet, decides nothing by another one.
-    let is_agreed = wanted.version == state.configuration().version();
+    let goes_by_all = wanted.version == state.configuration().version();
     let present = |names: Vec<&String>| names.into_iter().cloned().collect::<Vec<_>>();
-    let (endpoints, servers, addresses) = match is_agreed {
+    let (endpoints, servers, addresses) = match goes_by_all {
         true => (wanted.endpoints.clone(), wanted.servers.clone(), wanted.addresses.clone()),
         false => {
             let endpoints = present(state.endpoints().keys().collect());

@@ -89,6 +89,7 @@ mod tests {
             asked: by_id().map(|(id, _)| (id, at_ms)).collect(),
             unable: Default::default(),
             log_formats: by_id().collect(),
+            configurations: Default::default(),
         }
     }
 

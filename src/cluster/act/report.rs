@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::Wanted;
 use super::disk::{DiskWatch, Write};
-use crate::cluster::model::View;
+use super::told::Told;
+use crate::cluster::model::{View, is_turned_away};
 use crate::cluster::observe::LookNow;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{
@@ -51,6 +52,7 @@ pub async fn report(handle: ClusterHandle, eyes: Eyes) {
     let mut disk = DiskWatch::new(write);
     let mut applied = handle.watch();
     let mut heeded = Heeded::new();
+    let mut leader = Leader { handle: &handle, told: Told::default() };
     let mut changing = false;
     let mut clear_since = None;
     loop {
@@ -75,9 +77,10 @@ pub async fn report(handle: ClusterHandle, eyes: Eyes) {
         let draining = draining(state);
         changing = new.is_some() || state.holds() || draining.is_some();
         let Some(member) = state.members().get(me) else { continue };
-        confirm_hold(&handle, state, &view, &sessions).await;
-        confirm_clear(&handle, draining, &view, (&sessions, state.primary().epoch), &mut clear_since).await;
-        confirm_quiet(&handle, state, &view, &sessions).await;
+        confirm_hold(&mut leader, state, &view, &sessions).await;
+        confirm_clear(&mut leader, draining, &view, (&sessions, state.primary().epoch), &mut clear_since)
+            .await;
+        confirm_quiet(&mut leader, state, &view, &sessions).await;
         if member.role != MemberRole::Voter || !handle.lease().holds() {
             continue;
         }
@@ -91,10 +94,26 @@ pub async fn report(handle: ClusterHandle, eyes: Eyes) {
             }
             let reason = disk.map(Disk::reason).or(view.details[index].reason);
             let reason = reason.unwrap_or(Reason::ServerObserved);
-            let change = Change::ServerReport { server: server.id.to_string(), claim };
-            if let Err(error) = handle.propose(change, "observation", reason.code()).await {
-                tracing::debug!(%error, server = &*server.id, "the leader was not told of a server");
-            }
+            leader.tell(Change::ServerReport { server: server.id.to_string(), claim }, reason.code()).await;
+        }
+    }
+}
+
+/// Whoever leads. Asked for by each proposal anew.
+struct Leader<'a> {
+    handle: &'a ClusterHandle,
+    told: Told,
+}
+
+impl Leader<'_> {
+    /// Nothing, if it was told just that and this node has not applied it yet.
+    async fn tell(&mut self, change: Change, reason: &str) {
+        if !self.told.is_news(&change, self.handle.now_ms()) {
+            return;
+        }
+        match self.handle.propose(change.clone(), "observation", reason).await {
+            Ok(_) => self.told.note(change, self.handle.now_ms()),
+            Err(error) => tracing::debug!(%error, change = change.summary(), "the leader was not told"),
         }
     }
 }
@@ -116,21 +135,19 @@ fn expected(view: &View, state: &ClusterState) -> Option<ServerIndex> {
 }
 
 /// Says that nothing is under way here on the primary that is about to be stopped.
-async fn confirm_hold(handle: &ClusterHandle, state: &ClusterState, view: &View, sessions: &Sessions) {
+async fn confirm_hold(leader: &mut Leader<'_>, state: &ClusterState, view: &View, sessions: &Sessions) {
     let Some(failover) = state.failover().filter(|_| state.holds() && !state.is_fenced(&Fenced::Primary))
     else {
         return;
     };
-    let me = handle.node();
+    let me = leader.handle.node();
     let under_way =
         view.find(&failover.from).map_or(0, |(server, _)| (sessions.busy)(server.index, failover.epoch));
     if failover.held_by.contains(me) || under_way > 0 {
         return;
     }
     let change = Change::ConfirmHold { epoch: failover.epoch, node: me.to_owned() };
-    if let Err(error) = handle.propose(change, "observation", Reason::Held.code()).await {
-        tracing::debug!(%error, "the leader was not told that transactions have run out here");
-    }
+    leader.tell(change, Reason::Held.code()).await;
 }
 
 /// The standby that is to be restarted when nothing is under way there.
@@ -142,13 +159,14 @@ fn draining(state: &ClusterState) -> Option<(u64, &RestartStep)> {
 
 /// Says so, once it has been so for a moment: a session that has chosen the server just before may be about to begin.
 async fn confirm_clear(
-    handle: &ClusterHandle,
+    leader: &mut Leader<'_>,
     draining: Option<(u64, &RestartStep)>,
     view: &View,
     (sessions, epoch): (&Sessions, Epoch),
     clear_since: &mut Option<Instant>,
 ) {
-    let Some((id, step)) = draining.filter(|(_, step)| !step.clear_by.contains(handle.node())) else {
+    let me = leader.handle.node();
+    let Some((id, step)) = draining.filter(|(_, step)| !step.clear_by.contains(me)) else {
         *clear_since = None;
         return;
     };
@@ -160,15 +178,13 @@ async fn confirm_clear(
     if clear_since.get_or_insert_with(Instant::now).elapsed() < CLEAR_FOR {
         return;
     }
-    let change = Change::ConfirmClear { id, server: step.server.clone(), node: handle.node().to_owned() };
-    if let Err(error) = handle.propose(change, "observation", Reason::RestartOrdered.code()).await {
-        tracing::debug!(%error, "the leader was not told that nothing is under way on a server");
-    }
+    let change = Change::ConfirmClear { id, server: step.server.clone(), node: me.to_owned() };
+    leader.tell(change, Reason::RestartOrdered.code()).await;
 }
 
 /// Says on which servers that were paused, drained or detached nothing is under way here any more.
-async fn confirm_quiet(handle: &ClusterHandle, state: &ClusterState, view: &View, sessions: &Sessions) {
-    let me = handle.node();
+async fn confirm_quiet(leader: &mut Leader<'_>, state: &ClusterState, view: &View, sessions: &Sessions) {
+    let me = leader.handle.node();
     let awaited = state.servers().iter().filter(|(_, server)| server.empties() && !server.quiet.contains(me));
     for (id, server) in awaited {
         // One that this node does not know is used by nobody here.
@@ -177,9 +193,7 @@ async fn confirm_quiet(handle: &ClusterHandle, state: &ClusterState, view: &View
         }
         let change = Change::ConfirmQuiet { server: id.clone(), orders: server.orders, node: me.to_owned() };
         let reason = if server.paused { Reason::Paused.code() } else { server.order_reason.as_str() };
-        if let Err(error) = handle.propose(change, "observation", reason).await {
-            tracing::debug!(%error, server = id, "the leader was not told that nothing is under way there");
-        }
+        leader.tell(change, reason).await;
     }
 }
 
@@ -211,7 +225,7 @@ fn claim(view: &View, index: usize) -> Claim {
     let observed = match server.health {
         Health::Up => Observed::Up,
         // It lives, and nobody is to take it for lost.
-        Health::Down if starting_up => Observed::Unknown,
+        Health::Down if starting_up || detail.failure.is_some_and(is_turned_away) => Observed::Unknown,
         Health::Down => Observed::Down,
         Health::Unknown => Observed::Unknown,
     };
@@ -253,7 +267,10 @@ mod tests {
 
     #[test]
     fn silence_is_suspect_at_once_and_refusals_are_certain() {
-        use Reason::{AuthenticationFailed, ConnectRefused, StartingUp, Timeout};
+        use Reason::{
+            AuthenticationFailed, ConnectRefused, QueryFailed, StartingUp, Timeout, TlsFailed,
+            TooManyConnections,
+        };
         for (reasons, observed, suspect, starting_up) in [
             (&[Timeout][..], Observed::Unknown, true, false),
             (&[Timeout, Timeout], Observed::Unknown, true, false),
@@ -265,6 +282,12 @@ mod tests {
             (&[StartingUp, StartingUp, StartingUp], Observed::Unknown, false, true),
             (&[ConnectRefused, StartingUp], Observed::Unknown, false, true),
             (&[AuthenticationFailed], Observed::Unknown, false, false),
+            (&[AuthenticationFailed; 3], Observed::Unknown, false, false),
+            (&[TlsFailed; 3], Observed::Unknown, false, false),
+            // As after a crash: the clients are there first.
+            (&[StartingUp, TooManyConnections, TooManyConnections], Observed::Unknown, false, false),
+            (&[TooManyConnections, Timeout, Timeout], Observed::Down, true, false),
+            (&[QueryFailed; 3], Observed::Down, false, false),
         ] {
             let expected = Claim { observed, suspect, starting_up, ..Claim::default() };
             assert_eq!(claim(&after(reasons), 0), expected, "{reasons:?}");

@@ -3,6 +3,8 @@
 //! Pure. An owner that lives keeps it. One that was not heard of for as long as its lease lasts loses it, if there is
 //! somebody to take over.
 
+use std::collections::BTreeSet;
+
 use super::{Situation, Step};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, Endpoint, Fenced};
@@ -31,14 +33,14 @@ fn given(steps: &[Step]) -> Vec<String> {
 
 fn one(situation: &Situation<'_>, name: &str, present: Option<&Endpoint>, given: &[String]) -> Option<Step> {
     let fence = fence_of(situation, name);
-    let wish = situation.wishes.get(name).filter(|(to, _)| situation.lives(to));
+    let wish = situation.wishes.get(name).filter(|(to, _)| to.iter().any(|node| situation.lives(node)));
     let epoch = present.map_or(Epoch(0), |endpoint| endpoint.epoch);
     let owner = present.and_then(|endpoint| endpoint.owner.as_deref());
     match (owner, fence) {
         // Not taken back, and not passed yet.
         (Some(_), Some(false)) => None,
         (owner, _) if owner.is_none() || fence == Some(true) => {
-            let to = wish.map(|(to, _)| to.as_str()).or_else(|| candidate(situation, name, owner, given))?;
+            let to = candidate(situation, name, owner, given, wish.map(|(to, _)| to))?;
             let (reason, cause) = match (wish, owner) {
                 (Some((_, cause)), _) => (Reason::EndpointMoved, cause.clone()),
                 (None, Some(_)) => (Reason::OwnerSilent, "decision".to_owned()),
@@ -51,12 +53,12 @@ fn one(situation: &Situation<'_>, name: &str, present: Option<&Endpoint>, given:
         (owner, _) => {
             let owner = owner?;
             let fenced = Fenced::Endpoint(name.to_owned());
-            if let Some((_, cause)) = wish.filter(|(to, _)| to != owner) {
+            if let Some((_, cause)) = wish.filter(|(to, _)| !to.contains(owner)) {
                 let change = Change::OpenFence { fenced, epoch };
                 return Some(Step { change, reason: Reason::EndpointMoved, cause: cause.clone() });
             }
             let is_lost =
-                situation.is_silent(owner) && candidate(situation, name, Some(owner), given).is_some();
+                situation.is_silent(owner) && candidate(situation, name, Some(owner), given, None).is_some();
             is_lost.then(|| Step::new(Change::OpenFence { fenced, epoch }, Reason::OwnerSilent))
         }
     }
@@ -81,13 +83,15 @@ fn fence_of(situation: &Situation<'_>, name: &str) -> Option<bool> {
         .map(|fence| fence.passed)
 }
 
-/// A voter that lives, rather one that could take it, and rather another than the one that lost it. Rather not the leader, so that one failure is not both;
-/// and the one that owns least, so that several endpoints are spread.
+/// A voter that lives, of those it is wanted on; rather one that could take it, and rather another than the one that lost
+/// it. Rather not the leader, so that one failure is not both; and the one that owns least, so that several endpoints are
+/// spread.
 fn candidate<'a>(
     situation: &'a Situation<'_>,
     endpoint: &str,
     not: Option<&str>,
     given: &[String],
+    among: Option<&BTreeSet<String>>,
 ) -> Option<&'a str> {
     let is_unable =
         |raft_id: u64| situation.unable.get(&raft_id).is_some_and(|unable| unable.contains(endpoint));
@@ -98,7 +102,7 @@ fn candidate<'a>(
     };
     situation
         .voters()
-        .filter(|member| situation.lives(&member.id))
+        .filter(|member| situation.lives(&member.id) && among.is_none_or(|among| among.contains(&member.id)))
         .min_by_key(|member| {
             let node = member.id.as_str();
             (is_unable(member.raft_id), Some(node) == not, node == situation.me, owned(node))

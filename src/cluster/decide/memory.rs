@@ -63,6 +63,8 @@ pub struct Memory {
     host: Option<(String, Epoch, u64, HostStop)>,
     /// The old primary has made a checkpoint for the switchover that ends this epoch.
     checkpointed: Option<Epoch>,
+    /// How often the present order of this epoch's planned change has failed.
+    failed: Option<(Epoch, Planned, u32)>,
     /// When the server that was named for this epoch was last ordered to become the primary.
     promotes: Option<(Epoch, u64)>,
     /// How far the server that is being promoted has replayed, and since when it has not come further.
@@ -93,6 +95,13 @@ pub enum HostStop {
     Failed,
     UnderWay,
     Stopped,
+}
+
+/// What the old primary, or its agent, is asked for in a planned change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planned {
+    Checkpoint,
+    Stop,
 }
 
 /// Of the present step of a restart.
@@ -266,7 +275,7 @@ impl Memory {
 
     /// The primary's backends have been told to wait, if they are to: only what they acknowledge from now on has waited. What
     /// they were told is not known if the setting may have changed since that was begun.
-    pub fn has_told_backends(&mut self, epoch: Epoch, begun_ms: u64, now_ms: u64) {
+    pub fn note_backends_told(&mut self, epoch: Epoch, begun_ms: u64, now_ms: u64) {
         if !self.watch(epoch).is_some_and(|watch| watch.is_settled(begun_ms)) {
             return;
         }
@@ -353,12 +362,21 @@ impl Memory {
         (*went != HostStop::Stopped).then_some((server, *epoch, *since_ms))
     }
 
-    pub fn has_checkpointed(&mut self, epoch: Epoch) {
+    pub fn note_checkpoint(&mut self, epoch: Epoch) {
         self.checkpointed = Some(epoch);
     }
 
     pub(super) fn checkpointed(&self, epoch: Epoch) -> bool {
         self.checkpointed == Some(epoch)
+    }
+
+    pub fn planned_failed(&mut self, epoch: Epoch, what: Planned) {
+        self.failed = Some((epoch, what, self.planned_failures(epoch, what) + 1));
+    }
+
+    pub(super) fn planned_failures(&self, epoch: Epoch, what: Planned) -> u32 {
+        let known = self.failed.filter(|(failed, which, _)| (*failed, *which) == (epoch, what));
+        known.map_or(0, |(_, _, failures)| failures)
     }
 
     /// The named server is ordered to become the primary now.

@@ -7,7 +7,8 @@
 
 use super::{Situation, Step};
 use crate::cluster::reason::Reason;
-use crate::cluster::state::{Administrative, Change, Fenced, Server, Stage};
+use crate::cluster::state::{Administrative, Change, Fenced, Observed, Server, Stage};
+use crate::topology::Health;
 
 pub(super) fn decide(situation: &Situation<'_>) -> Option<Step> {
     let state = situation.state;
@@ -16,7 +17,11 @@ pub(super) fn decide(situation: &Situation<'_>) -> Option<Step> {
         return None;
     }
     let primary = state.primary();
-    let Heard { server: heard, timeline, life } = heard(situation)?;
+    let heard = heard(situation);
+    if heard.is_none() && is_gone(situation) {
+        return Some(end(situation, Reason::WriterGone));
+    }
+    let Heard { server: heard, timeline, life } = heard?;
     let fence = state.fences().iter().find(|fence| fence.fenced == Fenced::Primary);
     let epoch = primary.epoch;
     match (&primary.server, fence) {
@@ -51,6 +56,20 @@ pub(super) fn decide(situation: &Situation<'_>) -> Option<Step> {
         }
         (Some(_), None) => None,
     }
+}
+
+/// Whether the writer's process has surely ended: most find it down, and here nothing accepts connections. No connection to
+/// it is left, and a new start begins an epoch in any case. So this one ends while the service still works, and whoever is
+/// the writer next is named as soon as it is heard. Silence is no such proof: connections may outlive it.
+fn is_gone(situation: &Situation<'_>) -> bool {
+    let state = situation.state;
+    let Some(named) = state.primary().server.as_deref() else { return false };
+    let most_find_it_down =
+        state.servers().get(named).is_some_and(|server| server.observed == Observed::Down);
+    let is_refused = situation.view.find(named).is_some_and(|(server, detail)| {
+        server.health == Health::Down && detail.failure == Some(Reason::ConnectRefused)
+    });
+    situation.policy.failover.mode.is_of_rds() && !situation.is_fenced() && most_find_it_down && is_refused
 }
 
 fn end(situation: &Situation<'_>, reason: Reason) -> Step {

@@ -8,7 +8,8 @@
 
 use super::action::{Action, What};
 use super::{Plan, Situation, Step, log_shipping, slots};
-use crate::cluster::model::Facts;
+use crate::cluster::model::{Facts, Slot};
+use crate::cluster::operate::slots::slot_name;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Change, Server};
 use crate::config;
@@ -90,7 +91,8 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
     }
 }
 
-/// By SQL, if it follows nobody who leads to the primary, or streams under another name than it is to be waited for by.
+/// By SQL, if it follows nobody who leads to the primary, or streams under another name than it is to be waited for by, or
+/// by no slot.
 fn repoint(
     situation: &Situation<'_>,
     primary: &config::Server,
@@ -100,7 +102,9 @@ fn repoint(
 ) -> Plan {
     let is_to_follow = |facts: &&Facts| {
         facts.in_recovery
-            && (strays(situation, primary, facts) || streams && needs_its_name(situation, primary, id, facts))
+            && (strays(situation, primary, facts)
+                || streams && needs_its_name(situation, primary, id, facts)
+                || streams && needs_its_slot(situation, primary, id, facts))
     };
     match facts.filter(is_to_follow) {
         Some(_) => Plan::action(Action::new(id, What::Follow { primary: primary.id.clone() })),
@@ -121,6 +125,14 @@ fn needs_its_name(situation: &Situation<'_>, primary: &config::Server, id: &str,
     let mut others = situation.policy.servers.iter().filter(|other| other.id != primary.id);
     let may = !log_shipping::is_shipped(situation, id) && !others.any(|other| follows(other, facts));
     waits && may && is_misnamed(id, facts)
+}
+
+/// The primary keeps a slot for it that it does not use: made by plain `pg_basebackup -R`, it streams by none. One that was
+/// given another slot, or goes by an address of its own, is left alone.
+fn needs_its_slot(situation: &Situation<'_>, primary: &config::Server, id: &str, facts: &Facts) -> bool {
+    let slots = situation.answering(&primary.id).map_or(&[][..], |facts| &facts.slots);
+    let is_free = |slot: &Slot| slot.name == slot_name(id) && !slot.active && slot.restart_lsn.is_some();
+    facts.slot_name.is_none() && follows(primary, facts) && slots.iter().any(is_free)
 }
 
 fn order(id: &str, server: &Server, state: Administrative, reason: Reason) -> Plan {

@@ -10,7 +10,7 @@ struct World {
     now_ms: u64,
     asked: BTreeMap<u64, u64>,
     unable: BTreeMap<u64, BTreeSet<String>>,
-    wishes: BTreeMap<String, (String, String)>,
+    wishes: BTreeMap<String, (BTreeSet<String>, String)>,
     endpoints: Vec<String>,
     addresses: BTreeMap<String, String>,
     passed: bool,
@@ -194,7 +194,7 @@ fn a_new_leader_waits_for_the_owner_to_say_that_it_lives() {
 fn a_wish_moves_an_endpoint_over_a_fence_to_a_node_that_lives() {
     let mut world = World::new();
     world.settle();
-    world.wishes.insert("app".to_owned(), ("c".to_owned(), "operator:eve".to_owned()));
+    world.wishes.insert("app".to_owned(), (BTreeSet::from(["c".to_owned()]), "operator:eve".to_owned()));
     world.asked.remove(&3);
     assert_eq!(world.decide(), [], "it is not there");
     world.all_ask();
@@ -203,6 +203,38 @@ fn a_wish_moves_an_endpoint_over_a_fence_to_a_node_that_lives() {
     world.passed = true;
     world.settle();
     assert_eq!(world.owner(), Some("c"));
+}
+
+#[test]
+fn of_several_nodes_it_is_wanted_on_the_one_that_could_take_it_is_chosen() {
+    let mut world = World::new();
+    world.endpoints = vec!["app".to_owned(), "reports".to_owned()];
+    world.unable = [1, 3].map(|raft_id| (raft_id, world.endpoints.iter().cloned().collect())).into();
+    world.settle();
+    let owners = |world: &World| -> Vec<_> {
+        world.state.endpoints().values().filter_map(|endpoint| endpoint.owner.clone()).collect()
+    };
+    assert_eq!(owners(&world), ["b", "b"]);
+    // b is stopped, and says who answers.
+    let wish = || (BTreeSet::from(["a".to_owned(), "c".to_owned()]), "stop:b".to_owned());
+    world.wishes = world.endpoints.iter().map(|endpoint| (endpoint.clone(), wish())).collect();
+    world.unable.remove(&3);
+    world.passed = true;
+    assert!(!world.settle().contains(&Reason::OwnerSilent));
+    assert_eq!(owners(&world), ["c", "c"], "a could not take them");
+}
+
+#[test]
+fn whoever_stops_gets_nothing_back_if_nobody_else_could_take_it() {
+    let mut world = World::new();
+    world.settle();
+    world.unable = [1, 3].map(|raft_id| (raft_id, BTreeSet::from(["app".to_owned()]))).into();
+    world.wishes =
+        [("app".to_owned(), (BTreeSet::from(["a", "c"].map(str::to_owned)), "stop:b".to_owned()))].into();
+    world.asked.remove(&3);
+    world.passed = true;
+    world.settle();
+    assert_eq!(world.owner(), Some("a"), "c answered and does not take part yet");
 }
 
 #[test]

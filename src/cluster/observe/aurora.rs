@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use super::question::{AnswerError, read_only, required, rows};
 use crate::cluster::aurora::{Instance, Instances};
-use crate::cluster::blue_green::BlueGreen;
-use crate::cluster::model::{Facts, ReplicationTimeouts};
+use crate::cluster::model::Facts;
 use crate::topology::Lsn;
 
 /// Of the writer's row.
@@ -60,33 +59,15 @@ pub fn answer<'a>(
     let instances = Instances { me, all };
     let takes_writes = text(4) != Some("t") && instances.name_me_writer();
     Ok(Facts {
-        asked_at_ms,
-        answered_at_ms,
         in_recovery,
         read_only: !in_recovery && !takes_writes,
         timeline: TIMELINE,
         lsn: lsn.unwrap_or_default(),
-        flushed_lsn: None,
-        received_lsn: None,
         replay_lag_ms: lag_ms.filter(|_| in_recovery),
-        // It shows none either.
-        system_identifier: 0,
-        version: required(&text, 1)?,
-        receiver: None,
-        senders: Vec::new(),
-        upstream: None,
-        slot_name: None,
-        synchronous_standby_names: String::new(),
-        slots: Vec::new(),
-        wal_log_hints: false,
-        data_checksums: false,
         started_at_ms: required(&text, 3)?,
-        archive: None,
-        timeouts: ReplicationTimeouts::default(),
-        connections: None,
         aurora: Some(Arc::new(instances)),
-        blue_green: BlueGreen::None,
-        given_away: false,
+        // It shows no system identifier either.
+        ..Facts::without_replication(asked_at_ms, answered_at_ms, required(&text, 1)?)
     })
 }
 

@@ -1,12 +1,15 @@
-//! What a server of RDS or Aurora is asked of its blue/green deployment, and how its answer is read.
+//! What a server of RDS or Aurora is asked of its blue/green deployment, and of the members of its Multi-AZ DB cluster, and
+//! how its answer is read.
 //!
-//! Pure. The functions are those that AWS's own drivers read (aws-advanced-jdbc-wrapper, `RdsPgDialect` and `AuroraPgDialect`).
+//! Pure. The functions are those that AWS's own drivers read (aws-advanced-jdbc-wrapper, `RdsPgDialect`,
+//! `RdsMultiAzDbClusterPgDialect` and `AuroraPgDialect`).
 //! They are there on some versions only, and not for everybody: so one asks first whether there is anything to ask.
 
 use serde::Deserialize;
 
 use super::question::AnswerError;
 use crate::cluster::blue_green::BlueGreen;
+use crate::cluster::instances::Described;
 use crate::config::FailoverMode;
 
 macro_rules! exists {
@@ -46,24 +49,52 @@ pub const fn questions(mode: FailoverMode) -> Questions {
     }
 }
 
-/// A Multi-AZ DB cluster has neither column.
+/// A Multi-AZ DB cluster has neither of the last two.
 #[derive(Deserialize)]
 struct Row {
+    #[serde(default)]
+    endpoint: Option<String>,
+    #[serde(default)]
+    port: Option<u16>,
     #[serde(default)]
     role: Option<String>,
     #[serde(default)]
     status: Option<String>,
 }
 
+/// What one server tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    pub deployment: BlueGreen,
+    /// Of its Multi-AZ DB cluster.
+    pub members: Vec<Described>,
+}
+
+impl Told {
+    pub fn nothing_but(deployment: BlueGreen) -> Told {
+        Told { deployment, members: Vec::new() }
+    }
+}
+
 const SOURCE: &str = "BLUE_GREEN_DEPLOYMENT_SOURCE";
 
-/// As the blue side's row says; its row is gone once the switchover is over.
-pub fn answer(json: Option<&str>) -> Result<BlueGreen, AnswerError> {
+/// Of a deployment as the blue side's row says; its row is gone once the switchover is over. Who has a role in a deployment
+/// is no member: the green side is another cluster.
+pub fn answer(json: Option<&str>) -> Result<Told, AnswerError> {
     let rows: Vec<Row> =
         json.map_or(Ok(Vec::new()), |json| serde_json::from_str(json).map_err(|_| AnswerError(0)))?;
     let told = || rows.iter().filter_map(|row| Some((row.role.as_deref()?, row.status.as_deref()?)));
-    let source = told().find(|(role, _)| *role == SOURCE);
-    Ok(source.or_else(|| told().next()).map_or(BlueGreen::None, |(_, status)| BlueGreen::of_status(status)))
+    let source = told().find(|(role, _)| *role == SOURCE).or_else(|| told().next());
+    let deployment = source.map_or(BlueGreen::None, |(_, status)| BlueGreen::of_status(status));
+    Ok(Told { deployment, members: rows.iter().filter_map(member).collect() })
+}
+
+/// An instance's endpoint begins with its identifier.
+fn member(row: &Row) -> Option<Described> {
+    let (host, port) = (row.endpoint.as_deref()?, row.port?);
+    let (id, domain) = host.split_once('.')?;
+    let is_one = row.role.is_none() && !id.is_empty() && !domain.is_empty() && port != 0;
+    is_one.then(|| Described { id: id.to_owned(), host: host.to_owned(), port, zone: None })
 }
 
 #[cfg(test)]
@@ -75,12 +106,21 @@ mod tests {
         let both = r#"[{"id": "2", "endpoint": "shop-green-x.abc", "port": 5432, "role": "BLUE_GREEN_DEPLOYMENT_TARGET",
             "status": "AVAILABLE", "version": "1.0"}, {"id": "1", "endpoint": "shop.abc", "port": 5432,
             "role": "BLUE_GREEN_DEPLOYMENT_SOURCE", "status": "SWITCHOVER_INITIATED", "version": "1.0"}]"#;
-        assert_eq!(answer(Some(both)), Ok(BlueGreen::Initiated));
+        let deployment = |json| answer(json).map(|told| told.deployment);
+        assert_eq!(answer(Some(both)), Ok(Told::nothing_but(BlueGreen::Initiated)));
         let green = r#"[{"role": "BLUE_GREEN_DEPLOYMENT_TARGET", "status": "SWITCHOVER_COMPLETED"}]"#;
-        assert_eq!(answer(Some(green)), Ok(BlueGreen::Completed));
+        assert_eq!(deployment(Some(green)), Ok(BlueGreen::Completed));
         let members = r#"[{"id": "db-ABC", "endpoint": "shop-instance-1.abc", "port": 5432}]"#;
-        assert_eq!(answer(Some(members)), Ok(BlueGreen::None));
-        assert_eq!(answer(None), Ok(BlueGreen::None));
+        assert_eq!(deployment(Some(members)), Ok(BlueGreen::None));
+        assert_eq!(answer(None), Ok(Told::nothing_but(BlueGreen::None)));
         assert_eq!(answer(Some("[7]")), Err(AnswerError(0)));
+    }
+
+    #[test]
+    fn a_member_is_called_as_its_endpoint_begins() {
+        let rows = r#"[{"id": "db-ABC", "endpoint": "shop-1.abc.test", "port": 5433}, {"id": "db-X", "endpoint": "bare", "port": 1},
+            {"id": "db-Y", "endpoint": ".test", "port": 1}, {"id": "db-Z", "endpoint": "shop-2.test"}]"#;
+        let (id, host) = ("shop-1".to_owned(), "shop-1.abc.test".to_owned());
+        assert_eq!(answer(Some(rows)).unwrap().members, [Described { id, host, port: 5433, zone: None }]);
     }
 }

@@ -17,7 +17,9 @@ use crate::backend::connect::{ConnectTarget, Login};
 use crate::backend::control::{ControlConnection, QueryError};
 use crate::backend::rows::Rows;
 use crate::route::catalog::{Catalog, FunctionRow, Volatility};
-use crate::route::catalog_sql::{CATALOG_QUERY_FUNCTIONS, CATALOG_QUERY_RELATIONS};
+use crate::route::catalog_sql::{
+    CATALOG_QUERY_FUNCTIONS, CATALOG_QUERY_RELATIONS, CATALOG_QUERY_SERIALIZABLE, CATALOG_QUERY_STATE,
+};
 use crate::topology::Snapshot;
 
 use super::Settings;
@@ -28,7 +30,7 @@ use super::failure::LookError;
 const MAX_DATABASES: usize = 256;
 /// Loads at a time, over all databases.
 const MAX_LOADS: usize = 4;
-/// Connecting, two queries, and some megabytes of answer.
+/// Connecting, four queries, and some megabytes of answer.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// A database nobody has used for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(300);
@@ -105,7 +107,9 @@ impl CatalogSource {
             invalidated: Notify::new(),
             asked_for: AtomicBool::new(true),
         });
-        if databases.len() < MAX_DATABASES {
+        if self.shared.settings.own.borrow().mode.is_redshift() {
+            // Its catalogs are others, and with nothing to split nothing is asked of them.
+        } else if databases.len() < MAX_DATABASES {
             databases.insert(database.name.clone(), database.clone());
             let keep = keep_fresh(Arc::downgrade(&self.shared), database.clone());
             self.shared.runtime.spawn(keep);
@@ -276,11 +280,18 @@ async fn load(settings: &CatalogSettings, database: &str) -> Result<Catalog, Loa
     let mut connection = open(&target, &login).await?;
     let functions = connection.query(CATALOG_QUERY_FUNCTIONS).await?;
     let relations = connection.query(CATALOG_QUERY_RELATIONS).await?;
+    let states = connection.query(CATALOG_QUERY_STATE).await?;
+    let serializable = connection.query(CATALOG_QUERY_SERIALIZABLE).await?;
     let functions =
         (0..functions.len()).map(|row| function(&functions, row)).collect::<Result<Vec<_>, _>>()?;
     let relations =
         (0..relations.len()).map(|row| relation(&relations, row)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Catalog::new(functions, relations))
+    let states = (0..states.len()).map(|row| state(&states, row)).collect::<Result<Vec<_>, _>>()?;
+    let role = |row| serializable.text(row, 0).map(Into::into).ok_or(LoadError::Row(row));
+    let serializable = (0..serializable.len()).map(role).collect::<Result<_, _>>()?;
+    let mut catalog = Catalog::new(functions, relations).with_state(states);
+    catalog.serializable = serializable;
+    Ok(catalog)
 }
 
 async fn open(target: &ConnectTarget, login: &Login) -> Result<ControlConnection, LookError> {
@@ -307,6 +318,11 @@ fn function(rows: &Rows, row: usize) -> Result<FunctionRow, LoadError> {
         },
         attribute: text(3)? == "t",
     })
+}
+
+fn state(rows: &Rows, row: usize) -> Result<(String, String, String), LoadError> {
+    let (schema, name) = relation(rows, row)?;
+    Ok((schema, name, rows.text(row, 2).ok_or(LoadError::Row(row))?.to_owned()))
 }
 
 fn relation(rows: &Rows, row: usize) -> Result<(String, String), LoadError> {
@@ -363,7 +379,7 @@ mod tests {
         let source = source(&server);
         assert!(source.get("app").is_none(), "the first question waits for nothing");
         eventually("the catalog is loaded", || source.get("app").is_some()).await;
-        assert_eq!(server.questions(), 2);
+        assert_eq!(server.questions(), 4);
         assert_eq!(server.databases(), ["app"]);
         let handle = source.handle("app");
         let before = handle.generation();
@@ -371,7 +387,7 @@ mod tests {
         assert!(handle.get().is_none());
         assert_ne!(handle.generation(), before);
         eventually("the catalog is loaded again", || handle.get().is_some()).await;
-        assert_eq!(server.questions(), 4);
+        assert_eq!(server.questions(), 8);
         source.invalidate("never heard of it");
         assert_eq!(lock(&source.shared.databases).len(), 1);
     }

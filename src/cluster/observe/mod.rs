@@ -14,6 +14,7 @@ mod name;
 mod probe;
 mod probes;
 pub mod question;
+mod redshift;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -28,9 +29,9 @@ use crate::topology::{Health, Register, ServerIndex, Snapshot};
 use super::change::{Change, changes};
 use super::clock::Clock;
 use super::instances::{Addresses, Described};
-use super::looks::Looks;
 use super::model::{Named, View};
 use super::primary;
+use super::probe_counts::ProbeCounts;
 use super::reason::Reason;
 use credential::OwnLogin;
 use probe::Look;
@@ -80,7 +81,7 @@ pub struct Observer {
     pub view: watch::Receiver<Arc<View>>,
     pub look: LookNow,
     /// How the looks at each server went.
-    pub looks: watch::Receiver<BTreeMap<ServerIndex, Looks>>,
+    pub looks: watch::Receiver<BTreeMap<ServerIndex, ProbeCounts>>,
     settings: Arc<watch::Sender<Arc<Settings>>>,
     /// Who is the primary by the log; nobody else is taken for one then.
     pub named: watch::Sender<Option<Named>>,
@@ -185,7 +186,7 @@ impl Observer {
 struct Publication {
     snapshot: watch::Sender<Arc<Snapshot>>,
     view: watch::Sender<Arc<View>>,
-    looks: watch::Sender<BTreeMap<ServerIndex, Looks>>,
+    looks: watch::Sender<BTreeMap<ServerIndex, ProbeCounts>>,
 }
 
 async fn observe(
@@ -451,12 +452,14 @@ mod tests {
         observer.look.server(ServerIndex(0));
         eventually("it was looked at again", || server.questions() > asked).await;
         let (asked, begun) = (server.questions(), std::time::Instant::now());
-        while begun.elapsed().as_millis() < 100 {
+        // However long a busy machine takes for the first of them.
+        eventually("it was looked at some times more", || {
             observer.look.all();
-            tokio::task::yield_now().await;
-        }
+            server.questions() - asked >= 5
+        })
+        .await;
         let (looks, limit) = (server.questions() - asked, begun.elapsed().as_millis() / 20 + 2);
-        assert!((1..=limit).contains(&(looks as u128)), "{looks} looks, at most {limit}");
+        assert!(looks as u128 <= limit, "{looks} looks, at most {limit}");
     }
 
     #[tokio::test]

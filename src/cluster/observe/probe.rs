@@ -18,9 +18,10 @@ use crate::config::{self, FailoverMode};
 use crate::topology::ServerIndex;
 
 use super::Settings;
+use super::blue_green::Told;
 use super::failure::LookError;
 use super::name::{self, LeadsTo};
-use super::{aurora, blue_green, question as postgres};
+use super::{aurora, blue_green, question as postgres, redshift};
 
 /// However often traffic asks for a look: a storm of errors must not become a storm of looks.
 const MIN_GAP: Duration = Duration::from_millis(20);
@@ -154,14 +155,16 @@ impl Probe {
         let target = ConnectTarget { host: self.host.clone(), port: self.port, tls: settings.tls.clone() };
         let login = settings.login.login().map_err(LookError::Credential)?;
         let timeout_ms = health.timeout_ms.max(health.connect_timeout_ms).to_string();
-        let parameters = [
-            ("application_name", "komainu"),
-            ("client_encoding", "UTF8"),
+        let common = [("application_name", "komainu"), ("client_encoding", "UTF8")];
+        let more = [
             // Operators cannot be qualified readably; this way they need not be.
             ("search_path", "pg_catalog, pg_temp"),
             // A server that was frozen must not work off questions nobody waits for.
             ("statement_timeout", &*timeout_ms),
         ];
+        // Redshift is asked for nothing more than by pools: whether it takes the rest is not documented.
+        let more = if settings.mode.is_redshift() { &more[..0] } else { &more[..] };
+        let parameters = [&common[..], more].concat();
         let mut fresh = ControlConnection::open(&target, &login, &parameters).await?;
         if let Some(peer) = fresh.peer_address() {
             self.leads_to.reached(peer);
@@ -215,6 +218,10 @@ async fn interrupted(connection: &mut Option<ControlConnection>) {
 async fn question(settings: &Settings, connection: &mut ControlConnection) -> Result<Facts, LookError> {
     let clock = settings.clock;
     let asked_at_ms = clock.now_ms();
+    if settings.mode.is_redshift() {
+        connection.query(redshift::QUESTION).await?;
+        return Ok(redshift::answer(asked_at_ms, clock.now_ms()));
+    }
     let facts = if settings.mode == FailoverMode::Aurora {
         let rows = connection.query(aurora::QUESTION).await?;
         aurora::answer(|column| rows.text(0, column), asked_at_ms, clock.now_ms())?
@@ -226,21 +233,24 @@ async fn question(settings: &Settings, connection: &mut ControlConnection) -> Re
         // An operator's own, who wants to see its errors.
         return Ok(Facts { read_only: false, ..facts });
     }
-    let blue_green = deployment(settings, connection).await?;
-    Ok(Facts { blue_green, given_away: blue_green.gives_away(), ..facts })
+    let Told { deployment: blue_green, members } = told(settings, connection).await?;
+    Ok(Facts { blue_green, given_away: blue_green.gives_away(), members, ..facts })
 }
 
 /// Not to be told it fails no look, unless the connection is lost with it.
-async fn deployment(settings: &Settings, connection: &mut ControlConnection) -> Result<BlueGreen, LookError> {
+async fn told(settings: &Settings, connection: &mut ControlConnection) -> Result<Told, LookError> {
     let questions = blue_green::questions(settings.mode);
     if connection.query(questions.exists).await?.text(0, 0) != Some("t") {
-        return Ok(BlueGreen::None);
+        return Ok(Told::nothing_but(BlueGreen::None));
     }
     match connection.query(questions.rows).await {
-        Ok(rows) => Ok(blue_green::answer(rows.text(0, 0)).unwrap_or(BlueGreen::Unknown)),
+        Ok(rows) => {
+            let told = blue_green::answer(rows.text(0, 0));
+            Ok(told.unwrap_or_else(|_| Told::nothing_but(BlueGreen::Unknown)))
+        }
         Err(QueryError::Refused { sqlstate, message }) => {
             tracing::debug!(%sqlstate, message, "the server does not tell of its blue/green deployment");
-            Ok(BlueGreen::Unknown)
+            Ok(Told::nothing_but(BlueGreen::Unknown))
         }
         Err(error) => Err(error.into()),
     }

@@ -170,6 +170,7 @@ pub fn answer<'a>(
         aurora: None,
         blue_green: BlueGreen::None,
         given_away: false,
+        members: Vec::new(),
     })
 }
 
@@ -364,6 +365,7 @@ mod tests {
             aurora: None,
             blue_green: BlueGreen::None,
             given_away: false,
+            members: Vec::new(),
         };
         assert_eq!(read(PRIMARY), Ok(primary));
         let receiver = Receiver {
@@ -401,6 +403,7 @@ mod tests {
             aurora: None,
             blue_green: BlueGreen::None,
             given_away: false,
+            members: Vec::new(),
         };
         assert_eq!(read(STANDBY), Ok(standby));
         let read_only = read(with(PRIMARY, 27, "t")).unwrap();

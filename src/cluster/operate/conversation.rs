@@ -15,8 +15,9 @@ use crate::wire::sqlstate;
 
 /// Between two looks at whether the server has taken a setting.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// In which a server has read its configuration again, or something else overrides it.
-const TAKEN_WITHIN_MS: u64 = 3000;
+/// In which a server has read its configuration again, or something else overrides it. Less than an operation may take, so
+/// that this is what is said.
+const TAKEN_WITHIN_MS: u64 = 2000;
 
 pub(super) struct Conversation {
     connection: ControlConnection,

@@ -40,7 +40,10 @@ pub enum Fault {
     NoPrimary,
     #[error("PostgreSQL {needs} or later is needed, and the server is {has}")]
     TooOld { needs: u32, has: u32 },
-    #[error("the server did not take it: {0} stays as it was; is it set on the server's command line?")]
+    #[error(
+        "the server did not take it: {0} stays as it was; is it set on the server's command line, or has a file of the \
+         server's configuration an error? Its log and pg_file_settings say so"
+    )]
     NotTaken(&'static str),
     #[error("primary_conninfo is not understood: {0}")]
     Conninfo(#[source] ConninfoError),

@@ -23,7 +23,7 @@ impl Operator {
         let mut with = self.converse(server, self.clock.now_ms() + within.as_millis() as u64).await?;
         with.needs(PROMOTES)?;
         let tests: Vec<String> =
-            Privilege::ALL.iter().map(|privilege| privilege.is_held(with.version())).collect();
+            Privilege::ALL.iter().map(|privilege| privilege.held_sql(with.version())).collect();
         let rows = with.ask(&format!("SELECT {}", tests.join(", ")), &[], Privilege::Nothing).await?;
         let lacking = |(column, privilege): (usize, &Privilege)| match rows.text(0, column) {
             Some("t") => None,

@@ -36,7 +36,7 @@ impl Privilege {
     ];
 
     /// An expression that is true if the current role has it. Before PostgreSQL 15 superusers alone have some.
-    pub fn is_held(self, version: u32) -> String {
+    pub fn held_sql(self, version: u32) -> String {
         let since_15 = |test: String| match version >= GRANTS_SETTINGS {
             true => test,
             false => HAS_ATTRIBUTE.replace("$", "rolsuper"),

@@ -14,7 +14,7 @@ use crate::config::document::{Document, Table};
 use crate::config::report::Findings;
 use crate::config::{Cluster, Config, Node};
 use crate::consensus::lease::{LeaseSettings, SettingsError};
-use crate::net::split_address;
+use crate::net::address::split_address;
 use crate::pki::{AGENT_PREFIX, NameError, NodeName, check_label, name_of_agent};
 
 pub(super) fn check(document: &Document, config: &Config, findings: &mut Findings) {

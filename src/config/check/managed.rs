@@ -40,6 +40,29 @@ pub(super) fn check(document: &Document, config: &Config, findings: &mut Finding
     for (table, server) in document.list("server").iter().zip(&config.servers) {
         name(table, server, config, findings);
     }
+    if config.failover.mode.is_redshift() {
+        redshift(document, findings);
+    }
+}
+
+/// There is one server, and it is not RDS's.
+fn redshift(document: &Document, findings: &mut Findings) {
+    if let Some(second) = document.list("server").get(1) {
+        let problem = "with failover.mode = \"redshift\" there is one server: the endpoint of the cluster, or workgroup";
+        findings.problems.add(second.line(""), "server", problem, "remove it");
+    }
+    let split = document.table("split");
+    if split.has("enabled") && split.bool("enabled") {
+        let problem = "with failover.mode = \"redshift\" there is nobody else to read from";
+        findings.problems.add(split.line("enabled"), "split.enabled", problem, "remove it");
+    }
+    for user in document.list("server_user") {
+        if user.has("iam_token") && user.bool("iam_token") {
+            let problem = "Redshift does not take the tokens of RDS";
+            let remedy = "use secret_arn, or a password in auth.user_file";
+            findings.problems.add(user.line("iam_token"), "server_user.iam_token", problem, remedy);
+        }
+    }
 }
 
 /// Where servers are found: the keys of the API and of Aurora, and those that mean nothing there.
@@ -75,7 +98,7 @@ pub(super) fn found(document: &Document, config: &Config, findings: &mut Finding
 
 /// Of a cluster that the API of RDS is asked for.
 fn api(table: &Table, config: &Config, findings: &mut Findings) {
-    if !config.failover.mode.is_managed() {
+    if !config.failover.mode.is_of_rds() {
         for key in OF_THE_API.iter().filter(|key| table.has(key)) {
             let problem = "it has no effect, since failover.mode is neither \"rds\" nor \"aurora\"";
             let remedy = "set one of them, or remove it";
@@ -223,6 +246,24 @@ mod tests {
         // Whom it is about nobody knows yet.
         let prefers = "[[split.preference]]\ntarget = { shop-2 = 1 }\n";
         assert!(without(&format!("mode = 'rds'\ncluster_id = 'shop'\n{prefers}")).is_ok());
+    }
+
+    #[test]
+    fn of_redshift_there_is_one_server_and_nothing_to_split() {
+        const REDSHIFT: &str = "[failover]\nmode = 'redshift'\n";
+        let (config, warnings) = read(REDSHIFT).unwrap();
+        assert!(config.failover.mode.is_redshift() && !config.split.enabled && warnings.is_empty());
+        assert_eq!(config.limits.hold_timeout_ms, 120_000);
+        for (more, problem) in [
+            ("[[server]]\nid = 'second'\nhost = 'h2'\n", "there is one server"),
+            ("[split]\nenabled = true\n", "nobody else to read from"),
+            ("[[server_user]]\nname = 'u'\niam_token = true\n", "does not take the tokens of RDS"),
+            ("automatic = true\n", "AWS does the failover"),
+        ] {
+            let report = read(&format!("{REDSHIFT}{more}")).unwrap_err();
+            assert!(report.contains(problem), "{more}: {report}");
+        }
+        assert!(read(&format!("{REDSHIFT}cluster_id = 'shop'\n")).unwrap().1.contains("it has no effect"));
     }
 
     #[test]

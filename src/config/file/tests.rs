@@ -180,6 +180,9 @@ fn keys_that_contradict_each_other_are_refused() {
     assert!(problems(&text).contains(":2: listen.addresses: 0.0.0.0:9999 is taken by 127.0.0.1:9999"));
     let text = SMALLEST.replace("user_file = 'users.txt'\n", "[auth.query]\nuser = 'q'\n");
     assert!(problems(&text).contains(":6: auth.query.user: there is no auth.user_file"));
+    let given = "[[server_user]]\nname = 'q'\nsecret_arn = 'arn:aws:secretsmanager:r:1:secret:s'\n";
+    let problems = problems(&format!("{text}{given}"));
+    assert!(!problems.contains("auth.query.user"), "AWS gives its password: {problems}");
 }
 
 #[test]

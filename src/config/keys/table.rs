@@ -10,6 +10,11 @@ use super::Kind::{
 use super::Preset::{As, Computed, Required, Unset, Value};
 use super::Scope::{Cluster, Node};
 use super::{Key, Kind, Preset, Scope, Section, Shape};
+use crate::config::words::Words as _;
+use crate::config::{
+    ClientTlsMode, Consistency, FailoverMode, FenceHost, LogFormat, PoolMode, Replication, Scheduling,
+    SslMode, SyncMode,
+};
 
 /// A month: longer is surely a mistake of the unit.
 const MS: u64 = 2_592_000_000;
@@ -39,8 +44,6 @@ const fn key(
 /// (`docs/configuration.md` shows one). `CONNECTION LIMIT 0` bars a role from logging in too.
 const AUTH_QUERY: &str = "\"select rolpassword, rolcanlogin and rolconnlimit <> 0 and (rolvaliduntil is null or rolvaliduntil > pg_catalog.now()) from pg_catalog.pg_authid where rolname = $1\"";
 
-const POOL_MODES: &[&str] = &["transaction", "session"];
-
 #[rustfmt::skip] // One key a line.
 pub static SECTIONS: &[Section] = &[
     Section {
@@ -49,7 +52,7 @@ pub static SECTIONS: &[Section] = &[
         keys: &[
             key("zone", Text, "", Unset, LIVE, Node, "Availability zone of this node, compared with `server.zone` when `split.prefer_same_zone` is on."),
             key("workers", Integer(1, 1024), "threads", Computed("the number of CPUs"), RESTART, Node, "Threads that serve clients."),
-            key("worker_scheduling", Choice(&["batch", "normal"]), "", Value("\"batch\""), RESTART, Node, "How Linux schedules these threads. `batch`: on a busy machine they do not interrupt what runs when something comes for them, and so handle more at a time; `normal`: they do."),
+            key("worker_scheduling", Choice(Scheduling::WORDS), "", Value("\"batch\""), RESTART, Node, "How Linux schedules these threads. `batch`: on a busy machine they do not interrupt what runs when something comes for them, and so handle more at a time; `normal`: they do."),
             key("core_dumps", Bool, "", Value("false"), RESTART, Node, "Whether a crash may leave a core file, and other processes of the same user may read komainu's memory (`gdb`, `perf`, `strace`, `/proc/PID/mem`). Passwords and keys are in it. Root may always."),
         ],
     },
@@ -80,7 +83,7 @@ pub static SECTIONS: &[Section] = &[
         shape: Shape::Table,
         keys: &[
             key("level", Text, "", Value("\"info\""), LIVE, Node, "`error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter such as `info,komainu::pool=debug`."),
-            key("format", Choice(&["text", "json"]), "", Value("\"text\""), RESTART, Node, "Lines to read, or one JSON object a line."),
+            key("format", Choice(LogFormat::WORDS), "", Value("\"text\""), RESTART, Node, "Lines to read, or one JSON object a line."),
             key("file", Path, "", Unset, RESTART, Node, "Appended to instead of stderr. A line that cannot be written there goes to stderr."),
             key("rotate_bytes", Integer(0, 1_024 * GIB), "bytes", Value("104857600"), LIVE, Node, "A longer file becomes `FILE.1`, and a new one is begun; `0`: only when told to (`komainu log rotate`), or by whoever moves it away and sends SIGUSR1."),
             key("keep_files", Integer(0, 1000), "files", Value("5"), LIVE, Node, "So many older files are kept, `FILE.1` the youngest."),
@@ -101,12 +104,13 @@ pub static SECTIONS: &[Section] = &[
         name: "limits",
         shape: Shape::Table,
         keys: &[
-            key("max_client_connections", Integer(1, CONNECTIONS), "connections", Value("10000"), RESTART, Cluster, "More clients than this are refused with 53300."),
-            key("max_unauthenticated_per_address", Integer(1, CONNECTIONS), "connections", Value("1000"), RESTART, Cluster, "Connections of one address that have not logged in yet; more are refused."),
-            key("startup_timeout_ms", Integer(1, MS), "ms", Value("15000"), LIVE, Cluster, "A client that has not proved who it is by then is disconnected. What a login then waits for a server is not counted: see `limits.hold_timeout_ms` and `pool.acquire_timeout_ms`."),
+            key("max_client_connections", Integer(1, CONNECTIONS), "connections", Value("10000"), RESTART, Cluster, "More clients than this are refused with 53300. Counted is who has logged in."),
+            key("max_unauthenticated_per_address", Integer(1, CONNECTIONS), "connections", Value("1000"), RESTART, Cluster, "Connections of one address that have not logged in yet, those that wait for their user to be looked up among them; more are closed unanswered. Of all addresses together there may be as many as the larger of this and `limits.max_client_connections`."),
+            key("startup_timeout_ms", Integer(1, MS), "ms", Value("15000"), LIVE, Cluster, "A client that has not proved who it is by then is disconnected. What a login waits for a server, also to have its user looked up (`[auth.query]`), is not counted: see `limits.hold_timeout_ms` and `pool.acquire_timeout_ms`."),
             key("client_idle_timeout_ms", Integer(0, MS), "ms", Value("0"), LIVE, Cluster, "A client idle outside a transaction for longer is ended (57P05). 0: never."),
             key("idle_in_transaction_timeout_ms", Integer(0, MS), "ms", Value("0"), LIVE, Cluster, "A client idle inside a transaction for longer is ended (25P03). 0: never."),
-            key("hold_timeout_ms", Integer(0, MS), "ms", Computed("30000; with `failover.mode = \"rds\"` 120000, with `\"aurora\"` 60000"), LIVE, Cluster, "How long a request or a login waits while there is no primary or it cannot be reached; then it gets an error (57P03) that says why. 0: it does not wait."),
+            key("peer_gone_after_ms", Integer(1_000, MS), "ms", Value("45000"), LIVE, Cluster, "A client or a server that has acknowledged nothing for so long of what a session sent it is taken for gone. One that acknowledges, but takes nothing more, is waited for."),
+            key("hold_timeout_ms", Integer(0, MS), "ms", Computed("30000; with `failover.mode = \"rds\"` or `\"redshift\"` 120000, with `\"aurora\"` 60000"), LIVE, Cluster, "How long a request or a login waits while there is no primary or it cannot be reached; then it gets an error (57P03) that says why. Nor does what is under way on the primary when this node's lease ends wait longer for the next one. 0: it does not wait."),
             key("max_held_clients", Integer(1, CONNECTIONS), "clients", As("limits.max_client_connections"), LIVE, Cluster, "Clients that may wait so at a time; for further ones the error comes at once."),
             key("max_held_bytes", Integer(65_536, GIB), "bytes", Value("268435456"), LIVE, Cluster, "What those who wait may occupy together with what was read from them: the requests that wait. One that is too long for it gets the error at once, and shorter ones go on waiting."),
             key("shutdown_timeout_ms", Integer(0, MS), "ms", Value("30000"), LIVE, Cluster, "How long running transactions may go on after SIGTERM. 0: they are ended at once."),
@@ -120,7 +124,7 @@ pub static SECTIONS: &[Section] = &[
         name: "client_tls",
         shape: Shape::Table,
         keys: &[
-            key("mode", Choice(&["off", "allow", "require", "verify"]), "", Value("\"off\""), LIVE, Node, "`allow`: for clients that ask; `require`: no client over TCP without it; `verify`: and none without a certificate signed by `client_ca_file`."),
+            key("mode", Choice(ClientTlsMode::WORDS), "", Value("\"off\""), LIVE, Node, "`allow`: for clients that ask; `require`: no client over TCP without it; `verify`: and none without a certificate signed by `client_ca_file`."),
             key("cert_file", Path, "", Unset, LIVE, Node, "Certificate chain (PEM), this node's first; needed unless `mode` is `off`."),
             key("key_file", Path, "", Unset, LIVE, Node, "Its private key (PEM)."),
             key("client_ca_file", Path, "", Unset, LIVE, Node, "Authorities (PEM) that sign clients' certificates; `verify` and the HBA file's `cert` and `clientcert` need it."),
@@ -130,11 +134,11 @@ pub static SECTIONS: &[Section] = &[
         name: "server_tls",
         shape: Shape::Table,
         keys: &[
-            key("mode", Choice(&["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]), "", Value("\"prefer\""), LIVE, Cluster, "As libpq's `sslmode`. Only `verify-ca` and `verify-full` make sure who the server is."),
+            key("mode", Choice(SslMode::WORDS), "", Value("\"prefer\""), LIVE, Cluster, "As libpq's `sslmode`. Only `verify-ca` and `verify-full` make sure who the server is."),
             key("ca_file", Path, "", Unset, LIVE, Node, "Authorities (PEM) that sign the servers' certificates; `verify-ca` and `verify-full` need it."),
             key("cert_file", Path, "", Unset, LIVE, Node, "Certificate (PEM) shown to servers that ask for one."),
             key("key_file", Path, "", Unset, LIVE, Node, "Its private key (PEM)."),
-            key("allow_md5", Bool, "", Value("false"), LIVE, Cluster, "Whether a server that was not verified may have a password's MD5 proof, by which it can be guessed. Without it, SCRAM is all that such a server gets."),
+            key("allow_md5", Bool, "", Value("false"), LIVE, Cluster, "Whether a server that was not verified may have a proof by which a password can cheaply be guessed: MD5, or SCRAM with fewer than 4096 rounds (PostgreSQL's `scram_iterations`). Without it, SCRAM with as many or more is all that such a server gets."),
         ],
     },
     Section {
@@ -159,17 +163,17 @@ pub static SECTIONS: &[Section] = &[
         name: "pool",
         shape: Shape::Table,
         keys: &[
-            key("mode", Choice(POOL_MODES), "", Value("\"transaction\""), LIVE, Cluster, "A client holds a server connection for a transaction, or for its whole session."),
+            key("mode", Choice(PoolMode::WORDS), "", Value("\"transaction\""), LIVE, Cluster, "A client holds a server connection for a transaction, or for its whole session."),
             key("size", Integer(1, CONNECTIONS), "connections", Value("20"), LIVE, Cluster, "Connections to one server for one database and user."),
             key("min", Integer(0, CONNECTIONS), "connections", Value("0"), LIVE, Cluster, "Of these, so many stay open after the user's first login."),
             key("reserve", Integer(0, CONNECTIONS), "connections", Value("0"), LIVE, Cluster, "Further connections once a client has waited `reserve_after_ms`."),
             key("reserve_after_ms", Integer(0, MS), "ms", Value("5000"), LIVE, Cluster, "See `pool.reserve`."),
-            key("max_server_connections", Integer(1, CONNECTIONS), "connections", Value("90"), LIVE, Cluster, "Connections of *this node* to one server, over all its pools. Those of all nodes and proxies together must fit below the server's `max_connections` (100 by default) less the reserved ones and what others need: three nodes and the default of both do not; `komainu doctor` says so."),
+            key("max_server_connections", Integer(1, CONNECTIONS), "connections", Value("90"), LIVE, Cluster, "Connections of *this node* to one server, over all its pools; where all are taken, pools that have some give one up to a pool that has none and is waited for. Those of all nodes and proxies together must fit below the server's `max_connections` (100 by default) less the reserved ones and what others need: three nodes and the default of both do not; `komainu doctor` says so."),
             key("acquire_timeout_ms", Integer(1, MS), "ms", Value("30000"), LIVE, Cluster, "A client that waited this long for a server connection gets an error (53300)."),
             key("connect_timeout_ms", Integer(1, MS), "ms", Value("15000"), LIVE, Cluster, "For reaching a server, TLS and login together; patient, since clouds are slow at times."),
             key("connect_rate", Integer(1, CONNECTIONS), "per second", Value("50"), LIVE, Cluster, "New connections to one server, so that a hiccup is not followed by a storm."),
             key("idle_timeout_ms", Integer(0, MS), "ms", Value("600000"), LIVE, Cluster, "A connection idle for longer is closed, down to `min`. 0: never."),
-            key("lifetime_ms", Integer(0, MS), "ms", Value("3600000"), LIVE, Cluster, "A connection older than this is closed once it is idle. 0: never."),
+            key("lifetime_ms", Integer(0, MS), "ms", Value("3600000"), LIVE, Cluster, "A connection older than this is closed once it is idle, each up to an eighth earlier, so that those opened together do not end together. 0: never."),
             key("check_after_idle_ms", Integer(0, MS), "ms", Value("30000"), LIVE, Cluster, "A connection that idled longer is asked whether it lives before a client gets it. 0: always."),
             key("max_prepared_statements", Integer(1, CONNECTIONS), "statements", Value("500"), LIVE, Cluster, "Prepared statements on one server connection; the least recently used go first."),
             key("max_prepared_bytes", Integer(1024, MESSAGE), "bytes", Value("8388608"), LIVE, Cluster, "Bytes of their texts."),
@@ -181,7 +185,7 @@ pub static SECTIONS: &[Section] = &[
         keys: &[
             key("database", Text, "", Unset, LIVE, Cluster, "Only this database; unset: any. The first override that matches is taken."),
             key("user", Text, "", Unset, LIVE, Cluster, "Only this user; unset: any."),
-            key("mode", Choice(POOL_MODES), "", As("pool.mode"), LIVE, Cluster, "Instead of `pool.mode`."),
+            key("mode", Choice(PoolMode::WORDS), "", As("pool.mode"), LIVE, Cluster, "Instead of `pool.mode`."),
             key("size", Integer(1, CONNECTIONS), "connections", As("pool.size"), LIVE, Cluster, "Instead of `pool.size`."),
             key("min", Integer(0, CONNECTIONS), "connections", As("pool.min"), LIVE, Cluster, "Instead of `pool.min`."),
             key("reserve", Integer(0, CONNECTIONS), "connections", As("pool.reserve"), LIVE, Cluster, "Instead of `pool.reserve`."),
@@ -193,7 +197,7 @@ pub static SECTIONS: &[Section] = &[
         shape: Shape::Table,
         keys: &[
             key("enabled", Bool, "", Value("true"), LIVE, Cluster, "Whether reads go to standbys; off: everything goes to the primary."),
-            key("consistency", Choice(&["eventual", "bounded", "session"]), "", Value("\"session\""), LIVE, Cluster, "`eventual`: any standby within the lag limits; `bounded`: and its lag must be known; `session`: a session reads its own writes and never goes back in time."),
+            key("consistency", Choice(Consistency::WORDS), "", Value("\"session\""), LIVE, Cluster, "`eventual`: any standby within the lag limits; `bounded`: and its lag must be known; `session`: a session reads its own writes and never goes back in time."),
             key("max_lag_bytes", Integer(0, u64::MAX >> 1), "bytes", Value("0"), LIVE, Cluster, "A standby further behind gets no reads. 0: no limit."),
             key("max_lag_ms", Integer(0, MS), "ms", Value("10000"), LIVE, Cluster, "The same by time. 0: no limit."),
             key("floor_wait_ms", Integer(0, MS), "ms", Value("20"), LIVE, Cluster, "How long a read waits for a standby to replay the session's last write before it goes to the primary. 0: it does not wait."),
@@ -238,7 +242,7 @@ pub static SECTIONS: &[Section] = &[
             key("zone", Text, "", Unset, LIVE, Cluster, "Its availability zone."),
             key("disallow_failover", Bool, "", Value("false"), LIVE, Cluster, "Whether it is never promoted."),
             key("always_primary", Bool, "", Value("false"), LIVE, Cluster, "Whether it is the primary whatever happens, so that no other server is ever promoted: of one server at most. `ALWAYS_PRIMARY` and `ALWAYS_MASTER` are other names of this key. With `failover.mode = \"rds\"` or `\"aurora\"` it says nothing new: there whoever is the writer is never replaced by komainu."),
-            key("replication", Choice(&["streaming", "log-shipping"]), "", Value("\"streaming\""), LIVE, Cluster, "How it follows as a standby: `log-shipping`: by `restore_command` from the primary's archive, so komainu makes no slot for it, never tells it whom to follow, and promotes it last."),
+            key("replication", Choice(Replication::WORDS), "", Value("\"streaming\""), LIVE, Cluster, "How it follows as a standby: `log-shipping`: by `restore_command` from the primary's archive, so komainu makes no slot for it, never tells it whom to follow, and promotes it last."),
             key("agent", Text, "", Unset, LIVE, Cluster, "Where the [agent](agent.md) on its host is reached, as `\"host:port\"`; unset: there is none."),
             key("instance_id", Text, "", Unset, LIVE, Cluster, "The EC2 instance it runs on, for `failover.fence_host`."),
             key("health_period_ms", Integer(50, MS), "ms", As("health.period_ms"), LIVE, Cluster, "How often this server is looked at, where it is to be otherwise than the others: a longer period for one that is far away, say."),
@@ -279,14 +283,14 @@ pub static SECTIONS: &[Section] = &[
         name: "failover",
         shape: Shape::Table,
         keys: &[
-            key("mode", Choice(&["off", "streaming", "rds", "aurora"]), "", Value("\"off\""), RESTART, Cluster, "`off`: komainu follows what the servers say; `streaming`: it promotes a standby when the primary is lost, and repoints the others; `rds` and `aurora`: AWS makes the writer, and komainu follows it ([RDS](rds.md), [Aurora](aurora.md))."),
+            key("mode", Choice(FailoverMode::WORDS), "", Value("\"off\""), RESTART, Cluster, "`off`: komainu follows what the servers say; `streaming`: it promotes a standby when the primary is lost, and repoints the others; `rds` and `aurora`: AWS makes the writer, and komainu follows it ([RDS](rds.md), [Aurora](aurora.md)); `redshift`: the one server is [Redshift](redshift.md)."),
             key("automatic", Bool, "", Value("true"), LIVE, Cluster, "Whether a lost primary is replaced without an order; off: only by order."),
             key("user", Text, "", Value("\"komainu_operator\""), LIVE, Cluster, "The role that promotes and repoints; [privileges](privileges.md) has its grants."),
             key("password_file", Path, "", Unset, LIVE, Node, "File with its password; unset: the one in `auth.user_file`."),
             key("database", Text, "", Value("\"postgres\""), LIVE, Cluster, "The database it connects to."),
             key("replication_user", Text, "", Value("\"replicator\""), LIVE, Cluster, "The role standbys stream as: `user` of their `primary_conninfo`."),
             key("replication_passfile", Text, "", Unset, LIVE, Cluster, "Absolute path, on the database hosts, of the password file for it: `passfile` of their `primary_conninfo`; unset: what stands there stays."),
-            key("sync_mode", Choice(&["off", "prefer", "require"]), "", Value("\"off\""), LIVE, Cluster, "`off`: komainu leaves `synchronous_standby_names` alone; `prefer`: commits wait for standbys while there are any; `require`: they wait even if there is none, and without a standby that is known to have them all nobody is promoted but by order (`nothing_promised`)."),
+            key("sync_mode", Choice(SyncMode::WORDS), "", Value("\"off\""), LIVE, Cluster, "`off`: komainu leaves `synchronous_standby_names` alone; `prefer`: commits wait for standbys while there are any; `require`: they wait even if there is none, and without a standby that is known to have them all nobody is promoted but by order (`nothing_promised`)."),
             key("sync_count", Integer(1, 100), "standbys", Value("1"), LIVE, Cluster, "How many standbys a commit waits for: the n of `ANY n`."),
             key("max_lag_bytes", Integer(0, u64::MAX >> 1), "bytes", Value("16777216"), LIVE, Cluster, "An asynchronous standby known to lack more than this of what the primary was last seen to have is not promoted without an order. 0: no limit."),
             key("promote_log_shipped", Bool, "", Value("false"), LIVE, Cluster, "Whether a standby by log shipping is promoted without an order when no streaming one can be. What was not archived is lost then."),
@@ -295,7 +299,7 @@ pub static SECTIONS: &[Section] = &[
             key("silence_ms", Integer(100, MS), "ms", Value("2000"), LIVE, Cluster, "A standby that heard from the primary within this time is a witness that it lives, and nothing is promoted; at least the servers' `wal_sender_timeout` and `wal_receiver_timeout`, after half of which there is news."),
             key("max_slot_bytes", Integer(0, u64::MAX >> 1), "bytes", Value("17179869184"), LIVE, Cluster, "A replication slot of komainu's that nobody uses is dropped when it keeps more log than this: a standby that is gone for longer is rebuilt by its agent. 0: no limit; then set `max_slot_wal_keep_size` on the servers."),
             key("write_timeout_ms", Integer(0, MS), "ms", Value("10000"), LIVE, Cluster, "When what was written to the primary does not reach its disk, each node tries a write of its own; a primary that cannot do that in this time is replaced. 0: it never is for that."),
-            key("fence_host", Choice(&["off", "prefer", "require"]), "", Value("\"off\""), LIVE, Cluster, "Whether the [EC2 instance of a lost primary](failure-modes.md#stopping-the-host-of-a-lost-primary) is stopped: `prefer`: if nothing is heard from it, and beside the failover; `require`: always, and nobody is promoted before it has stopped."),
+            key("fence_host", Choice(FenceHost::WORDS), "", Value("\"off\""), LIVE, Cluster, "Whether the [EC2 instance of a lost primary](failure-modes.md#stopping-the-host-of-a-lost-primary) is stopped: `prefer`: if nothing is heard from it, and beside the failover; `require`: always, and nobody is promoted before it has stopped."),
             key("fence_host_wait_ms", Integer(0, MS), "ms", Value("0"), LIVE, Cluster, "How long a promotion waits for that with `prefer`."),
             key("cluster_id", Text, "", Unset, RESTART, Cluster, "With `rds` or `aurora`: the identifier of a cluster, or of an instance with its read replicas. Its instances are the servers then, as AWS's API says, and `[[server]]` is needed for none of them ([RDS](rds.md#servers-from-the-api))."),
             key("cluster_refresh_ms", Integer(1_000, MS), "ms", Value("30000"), RESTART, Cluster, "How often the API is asked for that cluster."),

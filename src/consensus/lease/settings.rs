@@ -1,6 +1,6 @@
 //! How long everything may take: heartbeats, elections, leases.
 //!
-//! Invariant: settings that pass [`LeaseSettings::check`] make a lease end before anybody else can be elected,
+//! Pure. Invariant: settings that pass [`LeaseSettings::check`] make a lease end before anybody else can be elected,
 //! as long as no clock outruns another by more than [`LeaseSettings::drift_per_mille`].
 
 /// Two clocks are each read twice, in whole milliseconds.

@@ -38,63 +38,45 @@ pub(super) struct Core {
     pub right: Arc<WriteRight>,
     /// When the lease ends; 0: there is none.
     pub lease_ends_at_ms: Arc<AtomicU64>,
-    rights: Arc<Mutex<Rights>>,
-    wishes: Arc<Mutex<Wishes>>,
-    unable: Arc<Mutex<BTreeSet<String>>>,
+    pub rights: Arc<Mutex<Rights>>,
+    pub wishes: Arc<Mutex<Wishes>>,
+    /// Endpoints that this node could not take.
+    pub unable: Arc<Mutex<BTreeSet<String>>>,
+    pub configuration: Arc<Mutex<GoesBy>>,
 }
 
-/// Endpoints that an operator wants elsewhere: which node, who asked, since when.
+/// By which version of the cluster's configuration this node goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GoesBy {
+    /// 0: by its own file.
+    pub version: u64,
+    /// A later one of which it cannot use the text.
+    pub unusable: Option<u64>,
+}
+
+/// Endpoints that are wanted elsewhere: on one of which nodes, who asked, since when.
 pub(super) type Wishes = BTreeMap<String, Wish>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
-    pub to: String,
+    pub to: BTreeSet<String>,
     pub cause: String,
     pub since_ms: u64,
 }
 
 impl Core {
-    #[allow(clippy::too_many_arguments, reason = "the parts of one structure, put together in one place")]
-    pub fn new(
-        now: Now,
-        settings: LeaseSettings,
-        identity: Identity,
-        wire: Arc<dyn Wire>,
-        store: Arc<Store>,
-        log: LogStore<TypeConfig>,
-        raft: Raft<TypeConfig>,
-        published: watch::Receiver<Arc<Applied>>,
-        right: Arc<WriteRight>,
-        lease_ends_at_ms: Arc<AtomicU64>,
-        rights: Arc<Mutex<Rights>>,
-        wishes: Arc<Mutex<Wishes>>,
-        unable: Arc<Mutex<BTreeSet<String>>>,
-    ) -> Arc<Self> {
-        Arc::new(Core {
-            now,
-            settings,
-            identity,
-            wire,
-            store,
-            log,
-            raft,
-            published,
-            right,
-            lease_ends_at_ms,
-            rights,
-            wishes,
-            unable,
-        })
-    }
-
     /// Remembers that an endpoint is wanted elsewhere; the leader's next decision sees it.
-    pub fn wish(&self, endpoint: String, to: String, cause: String) {
+    pub fn wish(&self, endpoint: String, to: BTreeSet<String>, cause: String) {
         lock(&self.wishes).insert(endpoint, Wish { to, cause, since_ms: self.now_ms() });
     }
 
     /// Endpoints that this node could not take.
     pub fn unable(&self) -> BTreeSet<String> {
         lock(&self.unable).clone()
+    }
+
+    pub fn configuration(&self) -> GoesBy {
+        *lock(&self.configuration)
     }
 
     /// A command of this node's, stamped with the wall clock.

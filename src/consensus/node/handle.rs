@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::Standings;
 use super::about::Known;
-use super::core::{Core, Now, Wish, Wishes, lock, seen, wall_ms};
+use super::core::{Core, GoesBy, Now, Wish, Wishes, lock, seen, wall_ms};
 use super::lead;
 use super::rights::Leading;
 use super::wire::{Address, Order, Request, Response};
@@ -42,6 +42,8 @@ pub(super) struct Shared {
     pub wishes: Arc<Mutex<Wishes>>,
     /// Endpoints that this node could not take; the leader hears of it with each question for a lease.
     pub unable: Arc<Mutex<BTreeSet<String>>>,
+    /// The leader hears of that as well.
+    pub configuration: Arc<Mutex<GoesBy>>,
     /// What other nodes said of themselves when they were asked last.
     pub known: Mutex<BTreeMap<String, Known>>,
     /// Why others did not answer when they were asked last. One that hangs accepts connections, and says nothing.
@@ -82,6 +84,8 @@ pub struct NodeStatus {
     pub waiting_for: String,
     pub term: u64,
     pub leader: Option<String>,
+    /// The version of the cluster's configuration of which this node cannot use the text.
+    pub configuration_unusable: Option<u64>,
     /// None: this node does not lead.
     pub leading_for_ms: Option<u64>,
     pub lease_remaining_ms: u64,
@@ -171,6 +175,19 @@ impl ClusterHandle {
         *lock(&self.shared.unable) = endpoints;
     }
 
+    /// By which version of the cluster's configuration this node goes from now on.
+    pub fn goes_by(&self, configuration: GoesBy) {
+        *lock(&self.shared.configuration) = configuration;
+    }
+
+    /// Leaves the lead to another node, if this one has it.
+    pub fn stand_down(&self) {
+        if let Some(core) = self.core() {
+            let now_ms = core.now_ms();
+            core.rights().stand_down(now_ms);
+        }
+    }
+
     pub fn forget_wish(&self, endpoint: &str) {
         lock(&self.shared.wishes).remove(endpoint);
     }
@@ -207,6 +224,7 @@ impl ClusterHandle {
             node: self.shared.node.clone(),
             waiting_for: self.shared.standings.text(),
             lease_remaining_ms: self.lease().remaining_ms(),
+            configuration_unusable: lock(&self.shared.configuration).unusable,
             ..NodeStatus::default()
         };
         let Some(core) = self.core() else { return status };

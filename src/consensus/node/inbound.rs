@@ -102,8 +102,8 @@ async fn joined(core: Arc<Core>, from: String, request: Request) -> Response {
         Request::Snapshot { rpc, .. } => snapshot(core, rpc).await,
         Request::Vote { rpc, .. } => vote(core, rpc).await,
         Request::PreVote { request, .. } => Response::PreVote(pre_vote(&core, &request).await),
-        Request::Lease { node, question, unable, log_format } => {
-            lease(&core, &from, question, (node, unable, log_format))
+        Request::Lease { node, question, unable, log_format, configuration } => {
+            lease(&core, &from, question, (node, unable, log_format, configuration))
         }
         Request::Propose(command) => lead::propose(&core, command).await,
         Request::Order(order) => lead::carry_out(&core, &from, order).await,
@@ -185,7 +185,7 @@ fn lease(
     core: &Core,
     from: &str,
     question: Question,
-    (node, unable, log_format): (u64, BTreeSet<String>, u32),
+    (node, unable, log_format, configuration): (u64, BTreeSet<String>, u32, u64),
 ) -> Response {
     if core.address_of(node).is_none_or(|address| address.node != from) {
         return Response::Refused(format!("raft id {node} is not that of {from}"));
@@ -193,6 +193,7 @@ fn lease(
     let mut rights = core.rights();
     rights.cannot_take(node, unable);
     rights.knows(node, log_format);
+    rights.goes_by(node, configuration);
     match rights.grant(core.now_ms(), node, question) {
         Some(answer) => Response::Lease(answer.map_err(|refusal| refusal.to_string())),
         None => Response::NotLeader(core.leader().map(|(_, leader)| leader.node)),

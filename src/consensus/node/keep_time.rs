@@ -14,10 +14,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::core::{Core, Metrics, address_of, seen, voters};
 use super::wire::{Request, Response};
-use crate::cluster::state::{ClusterState, Fenced, LOG_FORMAT};
+use crate::cluster::state::{ClusterState, LOG_FORMAT};
 use crate::consensus::election::{PreVoteRequest, Refusal, is_quorum};
 use crate::consensus::lease::Lease;
-use crate::topology::Epoch;
 
 /// Ticks in a heartbeat: deadlines are kept to half of one.
 const TICKS: u32 = 2;
@@ -33,8 +32,6 @@ struct Clockwork {
     questions: JoinSet<()>,
     leader: Option<u64>,
     next_question: Instant,
-    /// Those this node has confirmed, by what they end.
-    fences: Vec<(Fenced, Epoch)>,
 }
 
 /// Returns when raft has stopped.
@@ -51,7 +48,6 @@ pub(super) async fn keep_time(core: Arc<Core>) {
         questions: JoinSet::new(),
         leader: None,
         next_question: Instant::now(),
-        fences: Vec::new(),
     };
     loop {
         let ticked = tokio::select! {
@@ -89,20 +85,24 @@ impl Clockwork {
     }
 
     /// A question says how far the log is applied here, and so confirms a fence: one that waits for it is not kept waiting
-    /// until the next is due.
+    /// until the next is due. Each entry counts, since the leader may have applied more before it looked at the fence.
     fn hurry_if_fenced(&mut self, state: &ClusterState) {
-        let fences: Vec<_> = state.fences().iter().map(|fence| (fence.fenced.clone(), fence.epoch)).collect();
-        if fences.iter().any(|fence| !self.fences.contains(fence)) {
+        if state.fences().iter().any(|fence| !fence.passed) {
             self.next_question = Instant::now();
         }
-        self.fences = fences;
     }
 
     fn campaign_if_due(&self, metrics: &Metrics) {
         let me = self.core.identity.raft_id;
         let is_voter = metrics.membership_config.membership().voter_ids().any(|voter| voter == me);
         let leads = seen(metrics).leads.is_some();
-        if !is_voter || leads || self.core.now_ms() < self.core.rights().election.due_at_ms() {
+        // One that could not lead by what was agreed on lets the others come first.
+        let later_ms = match self.core.configuration().unusable {
+            Some(_) => self.core.settings.spread_ms(),
+            None => 0,
+        };
+        let due_at_ms = self.core.rights().election.due_at_ms().saturating_add(later_ms);
+        if !is_voter || leads || self.core.now_ms() < due_at_ms {
             return;
         }
         if self.campaigning.swap(true, Ordering::AcqRel) {
@@ -139,6 +139,7 @@ impl Clockwork {
             let mut rights = core.rights();
             rights.cannot_take(me, core.unable());
             rights.knows(me, LOG_FORMAT);
+            rights.goes_by(me, core.configuration().version);
             if let Some(Ok(grant)) = rights.grant(core.now_ms(), me, question) {
                 rights.lease.granted(question, grant);
                 core.note_lease(&rights);
@@ -153,7 +154,13 @@ impl Clockwork {
         let asking = self.asking.clone();
         let call = core.wire.call(
             &address,
-            Request::Lease { node: me, question, unable: core.unable(), log_format: LOG_FORMAT },
+            Request::Lease {
+                node: me,
+                question,
+                unable: core.unable(),
+                log_format: LOG_FORMAT,
+                configuration: core.configuration().version,
+            },
             Duration::from_millis(core.settings.lease_ms),
         );
         self.questions.spawn(async move {

@@ -44,7 +44,9 @@ pub(super) async fn carry_out(core: &Core, from: &str, order: Order) -> Response
     }
     let state = core.published.borrow().clone();
     let done = match order {
-        Order::MoveEndpoint { endpoint, to, cause } => move_endpoint(core, &state.state, endpoint, to, cause),
+        Order::MoveEndpoint { endpoint, to, or, cause } => {
+            move_endpoint(core, &state.state, endpoint, to, or, cause)
+        }
         Order::ReplaceNode { id, cause } => replace(core, &state.state, &id, &cause).await,
         Order::AddVoter { id, address, cause } => {
             let voting = state.membership.voter_ids().collect();
@@ -61,6 +63,7 @@ fn move_endpoint(
     state: &ClusterState,
     endpoint: String,
     to: String,
+    or: BTreeSet<String>,
     cause: String,
 ) -> Result<String, String> {
     let Some(present) = state.endpoints().get(&endpoint) else {
@@ -79,8 +82,11 @@ fn move_endpoint(
     if present.owner.as_deref() == Some(&*to) {
         return Ok(format!("{to} owns {endpoint} already"));
     }
-    let said = format!("{endpoint} moves to {to}");
-    core.wish(endpoint, to, cause);
+    let mut among = or;
+    among.insert(to);
+    let said =
+        format!("{endpoint} moves to {}", Vec::from_iter(among.iter().map(String::as_str)).join(" or "));
+    core.wish(endpoint, among, cause);
     Ok(said)
 }
 

@@ -211,21 +211,22 @@ pub(super) async fn take_part(
         Ok(raft) => raft,
         Err(error) => return trouble(&ground.store, &error.to_string()),
     };
-    let core = Core::new(
-        around.now.clone(),
-        settings.lease,
-        identity.clone(),
-        ground.wire.clone(),
-        ground.store.clone(),
-        ground.log,
-        raft.clone(),
-        shared.applied.clone(),
-        around.right.clone(),
-        shared.lease_ends_at_ms.clone(),
+    let core = Arc::new(Core {
+        now: around.now.clone(),
+        settings: settings.lease,
+        identity: identity.clone(),
+        wire: ground.wire.clone(),
+        store: ground.store.clone(),
+        log: ground.log,
+        raft: raft.clone(),
+        published: shared.applied.clone(),
+        right: around.right.clone(),
+        lease_ends_at_ms: shared.lease_ends_at_ms.clone(),
         rights,
-        shared.wishes.clone(),
-        shared.unable.clone(),
-    );
+        wishes: shared.wishes.clone(),
+        unable: shared.unable.clone(),
+        configuration: shared.configuration.clone(),
+    });
     let _ = ground.door.core.set(core.clone());
     present.send_replace(Some(core.clone()));
     if joining::is_founder(settings) && identity.raft_id == 1 {

@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use about::{About, ClockApart, Known};
-pub use core::{Now, Wish};
+pub use core::{GoesBy, Now, Wish};
 pub use handle::{ClusterHandle, LeaseClock, NodeStatus, PeerStatus, ProposeError};
 pub use inbound::CancelHere;
 pub use rights::Leading;
@@ -111,6 +111,7 @@ impl Node {
             tls: Mutex::new(None),
             wishes: Arc::default(),
             unable: Arc::default(),
+            configuration: Arc::default(),
             known: Mutex::default(),
             silent: Mutex::default(),
             cancels: Semaphore::new(handle::CANCELS),

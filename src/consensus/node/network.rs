@@ -46,6 +46,20 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 }
 
 impl Target {
+    /// What a leader sends is not sent by one that stands down.
+    fn may_lead(&self) -> Result<(), CallError> {
+        let now_ms = (self.network.now)();
+        if !lock(&self.network.rights).stands_down(now_ms) {
+            return Ok(());
+        }
+        let (node, address) = (self.address.node.clone(), self.address.address.clone());
+        Err(CallError::Unreachable {
+            node,
+            address,
+            reason: "this node leaves the lead to another".to_owned(),
+        })
+    }
+
     /// In a task of its own: raft drops what takes longer than a heartbeat, and the connection would go with it. What
     /// is answered late counts all the same.
     async fn carry(&self, request: Request, within: Duration) -> Result<Response, CallError> {
@@ -92,6 +106,7 @@ impl RaftNetwork<TypeConfig> for Target {
         rpc: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, RpcError> {
+        self.may_lead().map_err(|error| unreachable(&error))?;
         let term = rpc.vote.leader_id().get_term();
         let sent_at_ms = (self.network.now)();
         let request = Request::Append { to: self.raft_id, rpc };
@@ -117,6 +132,7 @@ impl RaftNetwork<TypeConfig> for Target {
         rpc: InstallSnapshotRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<u64>, RpcError<InstallSnapshotError>> {
+        self.may_lead().map_err(|error| unreachable(&error))?;
         let offset = rpc.offset;
         let request = Request::Snapshot { to: self.raft_id, rpc };
         match self.carry(request, option.hard_ttl()).await {

@@ -11,6 +11,9 @@ use crate::consensus::election::Election;
 use crate::consensus::lease::{Began, Grant, Lease, LeaseSettings, Lessor, Question, Refusal};
 use crate::topology::Epoch;
 
+/// Who stands down says nothing for as long as so many elections may take.
+const STANDS_DOWN_ELECTIONS: u64 = 3;
+
 #[derive(Debug)]
 pub(super) struct Rights {
     settings: LeaseSettings,
@@ -20,6 +23,8 @@ pub(super) struct Rights {
     /// A campaign was begun since this node last knew that it does not lead.
     campaigned: bool,
     lead: Option<Lead>,
+    /// Until then this node does nothing that a leader does, so that the others elect another one.
+    stands_down_until_ms: u64,
 }
 
 #[derive(Debug)]
@@ -33,6 +38,8 @@ struct Lead {
     unable: BTreeMap<u64, BTreeSet<String>>,
     /// The highest format of the log that each knows.
     log_formats: BTreeMap<u64, u32>,
+    /// The version of the cluster's configuration that each goes by.
+    configurations: BTreeMap<u64, u64>,
     /// Which entry fences what, as far as this lead has seen it applied.
     fences: BTreeMap<(String, Epoch), u64>,
 }
@@ -59,6 +66,8 @@ pub struct Leading {
     pub unable: BTreeMap<u64, BTreeSet<String>>,
     /// The highest format of the log that each knows, by raft id.
     pub log_formats: BTreeMap<u64, u32>,
+    /// The version of the cluster's configuration that each goes by, by raft id.
+    pub configurations: BTreeMap<u64, u64>,
 }
 
 impl Rights {
@@ -70,13 +79,14 @@ impl Rights {
             lease: Lease::none(&settings),
             campaigned: false,
             lead: None,
+            stands_down_until_ms: 0,
         }
     }
 
     /// Takes in what the library says now. True: this node has begun to lead.
     pub fn look(&mut self, seen: &Seen, now_ms: u64) -> bool {
         let Some(term) = seen.leads else {
-            self.lead = None;
+            (self.lead, self.stands_down_until_ms) = (None, 0);
             return false;
         };
         let begins = self.lead.as_ref().is_none_or(|lead| lead.term != term);
@@ -93,6 +103,7 @@ impl Rights {
                 asked: BTreeMap::new(),
                 unable: BTreeMap::new(),
                 log_formats: BTreeMap::new(),
+                configurations: BTreeMap::new(),
                 fences: BTreeMap::new(),
             });
             self.campaigned = false;
@@ -122,6 +133,9 @@ impl Rights {
 
     /// Answers a node's question. None: this node does not lead.
     pub fn grant(&mut self, now_ms: u64, node: u64, question: Question) -> Option<Result<Grant, Refusal>> {
+        if self.stands_down(now_ms) {
+            return None;
+        }
         let lead = self.lead.as_mut()?;
         lead.asked.insert(node, now_ms);
         Some(lead.lessor.grant(now_ms, &mut self.election, node, question))
@@ -141,8 +155,25 @@ impl Rights {
         }
     }
 
+    /// The same.
+    pub fn goes_by(&mut self, node: u64, configuration: u64) {
+        if let Some(lead) = &mut self.lead {
+            lead.configurations.insert(node, configuration);
+        }
+    }
+
+    /// Leaves the lead to whoever the others elect: to them it is as if this node had died, so nothing that leases rest on is
+    /// otherwise. If they elect nobody for some elections, it goes on.
+    pub fn stand_down(&mut self, now_ms: u64) {
+        self.stands_down_until_ms = now_ms + STANDS_DOWN_ELECTIONS * self.settings.election_timeout_max_ms;
+    }
+
+    pub fn stands_down(&self, now_ms: u64) -> bool {
+        now_ms < self.stands_down_until_ms
+    }
+
     pub fn leading(&self, now_ms: u64) -> Option<Leading> {
-        let lead = self.lead.as_ref()?;
+        let lead = self.lead.as_ref().filter(|_| !self.stands_down(now_ms))?;
         Some(Leading {
             term: lead.term,
             since_ms: lead.since_ms,
@@ -150,6 +181,7 @@ impl Rights {
             asked: lead.asked.clone(),
             unable: lead.unable.clone(),
             log_formats: lead.log_formats.clone(),
+            configurations: lead.configurations.clone(),
         })
     }
 

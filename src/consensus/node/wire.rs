@@ -20,7 +20,7 @@ use crate::consensus::lease::{Grant, Question};
 use crate::consensus::peer::{CallError, Lane, Link, PeerContext};
 use crate::consensus::store::identity::{Identity, Progress, Remembered};
 use crate::consensus::types::{Peer, TypeConfig};
-use crate::net::split_address;
+use crate::net::address::split_address;
 use crate::pki::NodeName;
 
 /// Raft's own messages name the raft id they are for: a node that was replaced has another one.
@@ -51,6 +51,9 @@ pub enum Request {
         /// The highest format of the log that it knows.
         #[serde(default)]
         log_format: u32,
+        /// The version of the cluster's configuration that it goes by.
+        #[serde(default)]
+        configuration: u64,
     },
     /// Who am I to you? Asked by a node that starts, and now and then; what it says of itself is kept.
     Remember {
@@ -76,6 +79,9 @@ pub enum Order {
     MoveEndpoint {
         endpoint: String,
         to: String,
+        /// Nodes that will do as well: then the leader chooses. One that does not know of them takes `to`.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        or: BTreeSet<String>,
         cause: String,
     },
     /// A new life for a node that lost its state.

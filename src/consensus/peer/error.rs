@@ -7,9 +7,8 @@ use std::time::Duration;
 pub enum CallError {
     #[error("{node} at {address} cannot be reached: {reason}")]
     Unreachable { node: String, address: String, reason: String },
-    #[error(
-        "{node} at {address} could not be reached a moment ago ({reason}); not tried again for {retry_in:?}"
-    )]
+    /// It could not a moment ago, and is not dialled before `retry_in`. In the same words, so that one reason is one.
+    #[error("{node} at {address} cannot be reached: {reason}")]
     Waiting { node: String, address: String, reason: String, retry_in: Duration },
     #[error("{node} at {address} refuses this node: {reason}")]
     Refused { node: String, address: String, reason: String },
@@ -38,5 +37,20 @@ impl CallError {
                 | CallError::TooLong { .. }
                 | CallError::Encode(_)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is told again and again would fill the timeline if the words differed by a time.
+    #[test]
+    fn dialled_or_not_it_is_told_in_the_same_words() {
+        let (node, address, reason) = ("a".to_owned(), "h:1".to_owned(), "refused".to_owned());
+        let dialled =
+            CallError::Unreachable { node: node.clone(), address: address.clone(), reason: reason.clone() };
+        let waiting = CallError::Waiting { node, address, reason, retry_in: Duration::from_millis(232) };
+        assert_eq!(waiting.to_string(), dialled.to_string());
     }
 }

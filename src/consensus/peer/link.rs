@@ -212,6 +212,7 @@ impl Link {
             Ok(_) => return Err(unreachable(&"peers talk over TCP only")),
             Err(error) => return Err(unreachable(&error)),
         };
+        net::sockopt::give_up_unacknowledged(&tcp).map_err(|error| unreachable(&error))?;
         let name = ServerName::try_from(self.peer.dns()).map_err(|error| unreachable(&error))?;
         let mut stream =
             TlsConnector::from(tls.client()).connect(name, tcp).await.map_err(|error| unreachable(&error))?;

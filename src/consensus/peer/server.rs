@@ -59,7 +59,6 @@ struct Shared<H> {
     context: Arc<PeerContext>,
     handler: H,
     strangers: Arc<Unauthenticated>,
-    handshakes: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     of_peer: Arc<Mutex<HashMap<String, usize>>>,
     told: Mutex<HashMap<String, Instant>>,
@@ -78,13 +77,13 @@ where
     let shared = Arc::new(Shared {
         context,
         handler,
-        strangers: Unauthenticated::new(limits.max_handshakes_of_address),
-        handshakes: Arc::new(Semaphore::new(limits.max_handshakes)),
+        strangers: Unauthenticated::new(limits.max_handshakes_of_address, limits.max_handshakes),
         connections: Arc::new(Semaphore::new(limits.max_connections)),
         of_peer: Arc::default(),
         told: Mutex::default(),
     });
-    if let Err(error) = sockopt::configure(&listener) {
+    let options = sockopt::configure(&listener).and_then(|()| sockopt::give_up_unacknowledged(&listener));
+    if let Err(error) = options {
         tracing::warn!(%error, "the socket for peers keeps its default options");
     }
     let mut tasks = JoinSet::new();
@@ -92,11 +91,9 @@ where
         while tasks.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((tcp, address)) => {
-                let guard = shared.strangers.admit(address.ip());
-                let place = Arc::clone(&shared.handshakes).try_acquire_owned();
                 // Without a place it is closed without a word: whoever is a peer comes again.
-                if let (Some(guard), Ok(place)) = (guard, place) {
-                    tasks.spawn(connection(Arc::clone(&shared), tcp, address, (guard, place)));
+                if let Some(guard) = shared.strangers.admit(address.ip()) {
+                    tasks.spawn(connection(Arc::clone(&shared), tcp, address, guard));
                 }
             }
             Err(error) => {

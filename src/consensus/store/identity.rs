@@ -121,11 +121,6 @@ impl Standing {
             },
         }
     }
-
-    /// In doubt no.
-    pub fn may_vote(&self) -> bool {
-        *self == Standing::Good
-    }
 }
 
 #[cfg(test)]
@@ -148,21 +143,19 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_remembers_all_may_vote() {
+    fn a_directory_that_remembers_all_is_good() {
         let now = progress(6, 3, 10);
         for seen in [None, Some(progress(5, 3, 10)), Some(progress(6, 2, 9))] {
             assert_eq!(Standing::judge(Some(&own()), &now, &remembered(seen)), Standing::Good);
         }
-        assert!(Standing::judge(Some(&own()), &now, &Remembered::default()).may_vote());
+        assert_eq!(Standing::judge(Some(&own()), &now, &Remembered::default()), Standing::Good);
     }
 
     #[test]
-    fn a_directory_that_went_back_in_time_never_votes() {
+    fn a_directory_that_went_back_in_time_is_never_good() {
         let now = progress(6, 3, 10);
         for seen in [progress(7, 1, 1), progress(1, 4, 1), progress(1, 3, 11)] {
-            let standing = Standing::judge(Some(&own()), &now, &remembered(Some(seen)));
-            assert_eq!(standing, Standing::Older);
-            assert!(!standing.may_vote());
+            assert_eq!(Standing::judge(Some(&own()), &now, &remembered(Some(seen))), Standing::Older);
         }
         // It voted for another in that very term.
         let seen = Progress { vote: Some(Vote::new(3, 8)), ..progress(5, 3, 10) };
@@ -170,17 +163,15 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_directory_of_a_known_member_never_votes() {
-        let standing = Standing::judge(None, &Progress::default(), &remembered(None));
-        assert_eq!(standing, Standing::Empty { incarnation: 2 });
-        assert!(!standing.may_vote());
+    fn an_empty_directory_of_a_known_member_is_never_good() {
         let judge = |remembered| Standing::judge(None, &Progress::default(), &remembered);
+        assert_eq!(judge(remembered(None)), Standing::Empty { incarnation: 2 });
         assert_eq!(judge(Remembered::default()), Standing::Fresh);
         assert_eq!(judge(Remembered { member: None, ..remembered(None) }), Standing::Stranger);
     }
 
     #[test]
-    fn a_replaced_a_removed_and_a_strange_node_never_vote() {
+    fn a_replaced_a_removed_and_a_strange_node_are_never_good() {
         let judge = |remembered| Standing::judge(Some(&own()), &progress(1, 1, 1), &remembered);
         let replaced = Remembered { member: Some((5, 3)), ..remembered(None) };
         assert_eq!(judge(replaced), Standing::Replaced { ours: 2, theirs: 3 });

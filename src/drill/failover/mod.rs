@@ -18,8 +18,11 @@ mod waiting;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use komainu_escalation::AwsSettings;
+use komainu_escalation::aws::AwsError;
+use komainu_escalation::rds::Rds;
 use serde_json::json;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
@@ -43,6 +46,7 @@ use clients::Clients;
 use load::Counters;
 use phases::Steps;
 use report::FailoverRun;
+use servers::Whole;
 use sitters::{Returned, Sitters};
 use waiting::{RECOVERY_TIMEOUT, STEADY_TIMEOUT};
 
@@ -90,6 +94,8 @@ pub struct FailoverSettings {
     pub url: Option<String>,
     /// The cluster may be other than a sandbox.
     pub real_cluster: bool,
+    /// AWS is asked for the failover of this cluster, or instance, instead of a person.
+    pub ask_aws: Option<String>,
 }
 
 /// All runs, one after the other. `say` tells a person how far it is.
@@ -119,7 +125,9 @@ pub async fn run(settings: &FailoverSettings, say: &dyn Fn(&str)) -> Result<Fail
         found = Subject::find(place, say) => found?,
         () = stop.received() => return Err(DrillError::Interrupted),
     };
-    let outcome = if subject.is_a_person_s() && !settings.real_cluster {
+    let outcome = if settings.ask_aws.is_some() && !(is_of_service && subject.is_a_person_s()) {
+        Err(DrillError::NotAws)
+    } else if subject.is_a_person_s() && !settings.real_cluster {
         Err(DrillError::Real)
     } else if subject.is_a_person_s() && !settings.backlog.is_zero() {
         Err(DrillError::BacklogNeedsSandbox)
@@ -260,7 +268,7 @@ impl Drill<'_> {
         }
         let backlog_bytes = self.backlog_bytes().await?;
         let broken = self.clock.now();
-        let Broken { returning, service } = self.break_it(run, &target, sitters).await?;
+        let Broken { returning, service } = self.break_it(run, &before, &target, sitters).await?;
         let beside = beside.map(Beside::go_on);
         let replaying = self.release_replay().await?;
         let recovered = self.recovered(run, &clients, &before, &target, broken, last_incident).await;
@@ -394,7 +402,13 @@ impl Drill<'_> {
     }
 
     /// Breaks it; those that sat go on at that moment.
-    async fn break_it(&self, run: u32, target: &str, sitters: Sitters) -> Result<Broken, DrillError> {
+    async fn break_it(
+        &self,
+        run: u32,
+        before: &Whole,
+        target: &str,
+        sitters: Sitters,
+    ) -> Result<Broken, DrillError> {
         let event = self.settings.event;
         if self.is_of_service() {
             let service = self.subject.fail_over(FailoverOrder {
@@ -403,7 +417,10 @@ impl Drill<'_> {
                 server_ms: u64::from(self.settings.server_seconds) * 1000,
             });
             match &service {
-                None => self.tell("please have AWS fail over now: `aws rds failover-db-cluster`"),
+                None => {
+                    self.have_aws_fail_over(target).await?;
+                    self.until_lost(before).await;
+                }
                 // It looks around before it does anything, and those that sit must not run into that.
                 Some(service) => {
                     while !service.is_finished() && self.subject.runs(target).await {
@@ -423,6 +440,36 @@ impl Drill<'_> {
         let requests = event.breaks(target, self.subject.has_agents());
         self.subject.tell(&requests, &please, self.say).await?;
         Ok(Broken { returning: tokio::spawn(sitters.go_on(self.table.clone(), run)), service: None })
+    }
+
+    /// By whoever may. Of another cluster than the one that is drilled nothing is asked.
+    async fn have_aws_fail_over(&self, primary: &str) -> Result<(), DrillError> {
+        let Some(id) = &self.settings.ask_aws else {
+            self.tell("please have AWS fail over now: `aws rds failover-db-cluster`");
+            return Ok(());
+        };
+        let aws = |error: AwsError| DrillError::Aws(error.to_string());
+        let rds = Rds::connect(&AwsSettings::default()).await;
+        let described = rds.cluster(id).await.map_err(aws)?;
+        let statuses = self.statuses().await;
+        if !described
+            .instances
+            .iter()
+            .any(|one| servers::is_at(&statuses, primary, &one.id, one.host.as_deref()))
+        {
+            return Err(DrillError::OtherCluster { id: id.clone(), primary: primary.to_owned() });
+        }
+        let call = rds.fail_over(id).await.map_err(aws)?;
+        self.tell(format_args!("AWS was asked: {call} of {id}"));
+        Ok(())
+    }
+
+    /// AWS begins when it likes, and those that sit must not run into that. Whether it has, recovery tells.
+    async fn until_lost(&self, before: &Whole) {
+        let deadline = Instant::now() + self.patience(RECOVERY_TIMEOUT);
+        while !servers::is_lost(&self.statuses().await, before) && Instant::now() < deadline {
+            sleep(POLL).await;
+        }
     }
 
     async fn order_switchover(&self) -> Result<(), DrillError> {

@@ -73,12 +73,29 @@ fn complaint(server: &Server, primary: &str, must_stream: bool) -> Option<String
     (must_stream && server.id != primary && !streams).then(|| "does not stream".to_owned())
 }
 
-/// Who is the primary now, if another than before, in a later epoch.
-pub fn successor(statuses: &[Option<Status>], before: &Whole) -> Option<String> {
+/// Who is the primary now, if another than before, in a later epoch. `same`: it may be called as the one before.
+pub fn successor(statuses: &[Option<Status>], before: &Whole, same: bool) -> Option<String> {
     statuses.iter().flatten().find_map(|status| {
         let primary = status.primary.clone()?;
-        (status.epoch > before.epoch && primary != before.primary).then_some(primary)
+        (status.epoch > before.epoch && (same || primary != before.primary)).then_some(primary)
     })
+}
+
+/// Whether every node that answers knows no primary, or another than before.
+pub fn is_lost(statuses: &[Option<Status>], before: &Whole) -> bool {
+    let same =
+        |status: &Status| (status.primary.as_ref(), status.epoch) == (Some(&before.primary), before.epoch);
+    let mut known = statuses.iter().flatten().peekable();
+    known.peek().is_some() && known.all(|status| !same(status))
+}
+
+/// Whether a server of that name is this instance: called so, or at its endpoint.
+pub fn is_at(statuses: &[Option<Status>], server: &str, instance: &str, endpoint: Option<&str>) -> bool {
+    let at_endpoint = |known: &Server| {
+        known.id == server && endpoint.is_some_and(|endpoint| known.host.eq_ignore_ascii_case(endpoint))
+    };
+    server.eq_ignore_ascii_case(instance)
+        || statuses.iter().flatten().any(|status| status.servers.iter().any(at_endpoint))
 }
 
 /// Whether all nodes that answer have noticed that something is wrong with a server.
@@ -157,9 +174,14 @@ mod tests {
     #[test]
     fn a_successor_is_another_server_in_a_later_epoch() {
         let before = whole(&[says("pg1", 3, WELL)], true).unwrap();
-        assert_eq!(successor(&[None, says("pg1", 4, WELL)], &before), None);
-        assert_eq!(successor(&[None, says("pg2", 3, WELL)], &before), None);
-        assert_eq!(successor(&[None, says("pg2", 4, WELL)], &before).as_deref(), Some("pg2"));
+        assert_eq!(successor(&[None, says("pg1", 4, WELL)], &before, false), None);
+        assert_eq!(successor(&[None, says("pg2", 3, WELL)], &before, false), None);
+        assert_eq!(successor(&[None, says("pg2", 4, WELL)], &before, false).as_deref(), Some("pg2"));
+        assert_eq!(successor(&[says("pg1", 4, WELL)], &before, true).as_deref(), Some("pg1"));
+        assert_eq!(successor(&[says("pg1", 3, WELL)], &before, true), None);
+        assert!(!is_lost(&[None, None], &before), "who does not answer says nothing");
+        assert!(!is_lost(&[says("pg1", 3, WELL), says("pg1", 4, WELL)], &before));
+        assert!(is_lost(&[None, says("pg1", 4, WELL)], &before));
     }
 
     #[test]
@@ -168,5 +190,15 @@ mod tests {
         assert!(is_noticed(&[says("pg1", 3, down), None], "pg2"));
         assert!(!is_noticed(&[says("pg1", 3, down), says("pg1", 3, WELL)], "pg2"));
         assert!(!is_noticed(&[None], "pg2"));
+    }
+
+    #[test]
+    fn an_instance_is_known_by_its_name_or_by_its_endpoint() {
+        let text = r#"{"node":"node1","servers":[{"id":"First","host":"shop-1.abc.rds","role":"primary","health":"up"}]}"#;
+        let statuses = [None, Some(serde_json::from_str(text).unwrap())];
+        assert!(is_at(&statuses, "First", "first", None), "by its name");
+        assert!(is_at(&statuses, "First", "shop-1", Some("Shop-1.abc.rds")));
+        assert!(!is_at(&statuses, "First", "shop-2", Some("shop-2.abc.rds")));
+        assert!(!is_at(&statuses, "pg2", "shop-1", Some("shop-1.abc.rds")), "that is another server");
     }
 }

@@ -25,7 +25,7 @@ impl Drill<'_> {
         let mut told = false;
         loop {
             let statuses = self.statuses().await;
-            let nodes = nodes::complaint(&statuses, None).map(str::to_owned);
+            let nodes = nodes::complaint(&statuses).map(str::to_owned);
             match nodes.map_or_else(|| servers::whole(&statuses, !self.is_of_service()), Err) {
                 Ok(whole) => return Ok(whole),
                 Err(complaint) if Instant::now() >= deadline => return Err(complaint),
@@ -74,13 +74,15 @@ impl Drill<'_> {
         let service = Duration::from_secs(self.settings.server_seconds.into());
         let deadline = Instant::now() + self.patience(RECOVERY_TIMEOUT + service);
         let is_a_standby_s = self.settings.event.is_a_standby_s();
+        // A Multi-AZ instance is another host afterwards, which is called as the one before.
+        let by_the_same_name = self.settings.ask_aws.is_some();
         let mut seen = None;
         loop {
             if seen.is_none() {
                 let statuses = self.statuses().await;
                 let is_over = match is_a_standby_s {
                     true => servers::is_noticed(&statuses, target),
-                    false => servers::successor(&statuses, before).is_some(),
+                    false => servers::successor(&statuses, before, by_the_same_name).is_some(),
                 };
                 seen = is_over.then(|| self.clock.now());
             }

@@ -221,7 +221,13 @@ async fn client_certificates_are_demanded_or_asked_for() {
     let files = Files::new();
     let (ours, foreign) = (Authority::new("ours"), Authority::new("foreign"));
     let mut accepting = files.for_clients(&ours.sign(|_| {}));
+    let resumes = |keys: &ClientTls| {
+        let config = ClientTlsContext::load(keys).unwrap().unwrap().config;
+        config.send_tls13_tickets > 0 || config.ticketer.enabled() || config.session_storage.can_cache()
+    };
+    assert!(resumes(&accepting));
     accepting.client_ca_file = Some(files.write("clients.crt", &ours.pem));
+    assert!(!resumes(&accepting), "who comes back must show a certificate that holds then");
     let anonymous = files.for_servers(SslMode::Require, None);
     let with = |pair: (String, String)| ServerTls {
         cert_file: Some(files.write("client.crt", &pair.0)),

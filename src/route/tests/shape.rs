@@ -49,6 +49,9 @@ fn all_else_counts() {
         "select abc defgh from t",
         "select é from t",
         "select è from t",
+        "select É from t",
+        "select a_b from t",
+        "select a$b from t",
         "",
         ";",
     ];

@@ -139,7 +139,7 @@ fn kinds() {
             K::Ddl,
         ),
         ("create rule r as on insert to t do (select 1; select 2)", K::Ddl),
-        ("create function begin() returns int as 'select 1' language sql", K::Many),
+        ("create function begin() returns int as 'select 1' language sql", K::Ddl),
     ];
     for (sql, kind) in cases {
         assert_eq!(analyze(sql).kind, kind, "{sql}");
@@ -150,8 +150,10 @@ fn kinds() {
 fn effects() {
     use Effects as E;
     let cases = [
-        ("begin", E::BEGINS),
-        ("commit and chain", E::BEGINS | E::ENDS_TRANSACTION),
+        ("begin", E::BEGINS | E::LEAVES_OPEN),
+        ("begin; select 1; commit", E::BEGINS | E::ENDS_TRANSACTION),
+        ("commit; begin", E::BEGINS | E::ENDS_TRANSACTION | E::LEAVES_OPEN),
+        ("commit and chain", E::BEGINS | E::ENDS_TRANSACTION | E::LEAVES_OPEN),
         ("set a = 1", E::CHANGES_SETTINGS),
         ("set local a = 1", E::SETTINGS_LOCAL),
         ("set role bob", E::CHANGES_SETTINGS | E::CHANGES_USER),
@@ -383,4 +385,23 @@ fn too_deep_or_long_is_a_write_and_not_a_crash() {
     // A list is not nested, however long.
     let list = format!("select * from t where a in (1{})", ",1".repeat(50_000));
     assert_eq!(analyze(&list).class, Class::Read);
+}
+
+#[test]
+fn a_routine_called_begin_has_no_body_of_statements() {
+    let sql = "create function begin() returns int language sql as 'select 1'; set a = 1; select 1 as end";
+    assert_eq!(analyze(sql).statements, 3);
+    let body = "create function f() returns int begin atomic; select 1; select 2; end; select 3";
+    assert_eq!(analyze(body).statements, 2);
+}
+
+#[test]
+fn an_option_of_explain_may_be_quoted() {
+    for option in ["\"analyze\"", "costs off, \"analyse\"", "U&\"\\0061nalyze\""] {
+        let effects = analyze(&format!("explain ({option}) insert into t values (1)")).effects;
+        assert!(effects.intersects(Effects::MAY_WRITE), "{option}");
+    }
+    assert!(
+        !analyze("explain (\"Analyze\") insert into t values (1)").effects.intersects(Effects::MAY_WRITE)
+    );
 }

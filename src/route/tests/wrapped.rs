@@ -280,6 +280,28 @@ const WORDS: &[&str] = &[
     "values",
 ];
 
+/// A line break within a label moves no other token to where an alias is looked for.
+#[test]
+fn a_label_of_two_lines_hides_no_call() {
+    for letters in 0..40 {
+        let label = "b".repeat(letters);
+        let queries = |expression: &str| {
+            let from = format!("from (select 1 as \"a\n{label}\") as f");
+            [format!("select {expression} {from}"), format!("select f, 1 + {expression} as \"\n\" {from}")]
+        };
+        for expression in WRITING_EXPRESSIONS {
+            for sql in queries(expression) {
+                assert_eq!(resolved(&sql).1.class, Class::Write, "{sql}");
+            }
+        }
+        for expression in READING_EXPRESSIONS {
+            for sql in queries(expression) {
+                assert_eq!(resolved(&sql).1.class, Class::Read, "{sql}");
+            }
+        }
+    }
+}
+
 const PARTS: &[&str] = &[
     "select 1",
     "",

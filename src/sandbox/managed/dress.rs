@@ -33,6 +33,17 @@ REVOKE EXECUTE ON FUNCTION pg_catalog.pg_current_wal_insert_lsn() FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION pg_catalog.pg_current_wal_lsn() FROM PUBLIC;
 ";
 const LAG_MS: &str = "10";
+/// As the extension `rds_tools` has it in a Multi-AZ DB cluster: `rds.members` has the endpoints of all instances, which share
+/// one port.
+pub const RDS_FUNCTIONS: &str = "
+CREATE SCHEMA rds_tools;
+CREATE FUNCTION rds_tools.show_topology(who text DEFAULT NULL)
+  RETURNS TABLE (id text, endpoint text, port integer)
+  LANGUAGE sql STABLE AS
+  $$ SELECT 'db-' || upper(md5(entry)), entry, current_setting('rds.port')::integer
+       FROM unnest(string_to_array(current_setting('rds.members', true), ',')) AS entry $$;
+GRANT USAGE ON SCHEMA rds_tools TO PUBLIC;
+";
 
 /// What all servers of an imitation are started with. `lost`: where the WAL of a writer that was lost is found.
 pub fn options(options: &mut PostgresOptions, lost: &std::path::Path) {
@@ -45,7 +56,11 @@ pub fn options(options: &mut PostgresOptions, lost: &std::path::Path) {
 }
 
 /// Once, while all run and the first one is the writer.
-pub fn dress(servers: &Servers, mode: ManagedMode) -> Result<(), PostgresError> {
+pub fn dress(
+    servers: &Servers,
+    mode: ManagedMode,
+    name: impl Fn(&str) -> String,
+) -> Result<(), PostgresError> {
     let writer = servers.primary();
     for standby in servers.standbys() {
         // Left by its making, and stronger than any file of ours.
@@ -58,7 +73,15 @@ pub fn dress(servers: &Servers, mode: ManagedMode) -> Result<(), PostgresError> 
         ManagedMode::Rds => {
             // As in a Multi-AZ DB cluster: a commit is acknowledged by one of the readers.
             let any = format!("ANY 1 ({})", ids(servers).join(", "));
-            servers.all().iter().try_for_each(|one| one.configure("synchronous_standby_names", &any))?;
+            let members: Vec<String> = ids(servers).into_iter().map(name).collect();
+            for database in [DATABASE, TEMPLATE] {
+                writer.psql(database, RDS_FUNCTIONS)?;
+            }
+            for server in servers.all() {
+                server.configure("synchronous_standby_names", &any)?;
+                server.configure("rds.members", &members.join(","))?;
+                server.configure("rds.port", &server.port().to_string())?;
+            }
         }
         ManagedMode::Aurora => {
             for database in [DATABASE, TEMPLATE] {

@@ -21,7 +21,7 @@ use super::port::ReservedPort;
 use super::postgres::{Host, PostgresError, PostgresOptions};
 use super::ready::ReadyManaged;
 use super::servers::{Servers, server_ids};
-pub use dress::AURORA_FUNCTIONS;
+pub use dress::{AURORA_FUNCTIONS, RDS_FUNCTIONS};
 pub use failover::{FailoverOrder, FailoverTold};
 
 /// Nobody's: RFC 2606 keeps it for tests.
@@ -100,7 +100,7 @@ impl Managed {
     }
 
     pub fn dress(&self, servers: &Servers) -> Result<(), PostgresError> {
-        dress::dress(servers, self.mode)
+        dress::dress(servers, self.mode, name)
     }
 
     /// Of an instance.

@@ -7,6 +7,8 @@ use serde_json::Value;
 use super::{ALL, Kind, Metric};
 
 const DASHBOARD: &str = include_str!("../../../docs/grafana/komainu.json");
+/// The alarms of CloudWatch.
+const ALARMS: &str = include_str!("../../../terraform/modules/observability/alarms.tf");
 /// What Prometheus adds by itself.
 const BY_PROMETHEUS: &[&str] = &["job", "instance"];
 
@@ -97,4 +99,22 @@ fn every_query_is_of_metrics_and_labels_that_there_are() {
         let name = name.split("}}").next().unwrap_or_default();
         assert!(known.contains(name) || BY_PROMETHEUS.contains(&name), "{name}");
     }
+}
+
+#[test]
+fn what_an_alarm_of_cloudwatch_is_about_can_be_seen() {
+    let mut looked_at = BTreeSet::new();
+    for behind in ALARMS.split("{ name = \"").skip(1) {
+        let name = behind.split('"').next().unwrap_or_default();
+        let shown = |metric: &&Metric| metric.views.iter().any(|view| view.name == name);
+        let metric = ALL.iter().find(shown).unwrap_or_else(|| panic!("komainu sends no {name}"));
+        looked_at.insert(metric.name);
+    }
+    assert!(looked_at.len() >= 12, "{looked_at:?}");
+    let dashboard: Value = serde_json::from_str(DASHBOARD).expect("JSON");
+    let mut queries = Vec::new();
+    texts(&dashboard, "expr", &mut queries);
+    let asked: BTreeSet<_> =
+        queries.iter().flat_map(|query| selectors(query)).map(|(name, _)| name).collect();
+    assert_eq!(looked_at.difference(&asked).collect::<Vec<_>>(), [] as [&&str; 0]);
 }

@@ -2,8 +2,9 @@
 
 use super::{Dimension, Kind, Metric, Unit, Values, View, values};
 use crate::telemetry::labels::{
-    CancelResult, ConnectionState, Direction, HookLabel, HookResult, LoginFailure, MetricsWay,
-    PasswordTrouble, PinReason, PrimaryChange, QueryClass, ReadToPrimary, RejoinPhase, Rule, Standstill,
+    CancelResult, ConnectionState, Direction, HookLabel, HookResult, InstancesTrouble, LoginFailure,
+    MetricsWay, PasswordTrouble, PinReason, PrimaryChange, QueryClass, ReadToPrimary, RejoinPhase, Rule,
+    Standstill,
 };
 
 const fn dimension(label: &'static str, name: &'static str, values: Values) -> Dimension {
@@ -28,6 +29,7 @@ const DIRECTION: Dimension = dimension("direction", "Direction", Values::Known(v
 const STATE: Dimension = dimension("state", "State", Values::Known(values::<ConnectionState>));
 const REJOIN_PHASE_OF: Dimension = dimension("phase", "Phase", Values::Known(values::<RejoinPhase>));
 const TROUBLE: Dimension = dimension("reason", "Reason", Values::Known(values::<PasswordTrouble>));
+const INSTANCES: Dimension = dimension("reason", "Reason", Values::Known(values::<InstancesTrouble>));
 const CHANGE: Dimension = dimension("kind", "Kind", Values::Known(values::<PrimaryChange>));
 const STANDS_STILL: Dimension = dimension("reason", "Reason", Values::Known(values::<Standstill>));
 const WAY: Dimension = dimension("way", "Way", Values::Known(values::<MetricsWay>));
@@ -121,7 +123,10 @@ metrics! {
         [view("FailoverCount", Unit::Count).by(&[CHANGE])];
     FAILOVER_STANDSTILL Gauge "komainu_failover_standstill" [STANDS_STILL],
         "1 for the reason why a lost primary is not replaced, else 0; every node tells the cluster's.",
-        [view("FailoverStandstill", Unit::None).by(&[STANDS_STILL])];
+        [
+            view("FailoverStandstill", Unit::None),
+            view("FailoverStandstillByReason", Unit::None).by(&[STANDS_STILL])
+        ];
     PRIMARY Gauge "komainu_primary" [SERVER],
         "1 for the primary, also while it is paused by order, else 0.", [view("Primary", Unit::None).by(&[SERVER])];
     SERVER_UP Gauge "komainu_server_up" [SERVER],
@@ -154,7 +159,10 @@ metrics! {
         [view("RejoinFailures", Unit::Count).by(&[SERVER])];
     PASSWORD_TROUBLES Gauge "komainu_password_troubles" [TROUBLE],
         "Roles whose password AWS does not give, or not anew, by why; what is known of it is used meanwhile.",
-        [view("PasswordTroubles", Unit::Count).by(&[TROUBLE])];
+        [view("PasswordTroubles", Unit::Count), view("PasswordTroublesByReason", Unit::Count).by(&[TROUBLE])];
+    INSTANCES_TROUBLE Gauge "komainu_instances_trouble" [INSTANCES],
+        "1 for why AWS's API does not say which instances there are, else 0; what it has said last counts meanwhile. Absent without `failover.cluster_id`.",
+        [view("InstancesTrouble", Unit::None), view("InstancesTroubleByReason", Unit::None).by(&[INSTANCES])];
     QUORUM_LEASE_SECONDS Gauge "komainu_quorum_lease_remaining_seconds" [],
         "What is left of this node's lease; 0: it has none, and forwards nothing to the primary.",
         [view("QuorumLeaseRemaining", Unit::Milliseconds)];
@@ -185,6 +193,9 @@ metrics! {
     METRICS_DROPPED Counter "komainu_metrics_dropped_total" [WAY],
         "Values that did not reach CloudWatch, or the file, and are not sent again.",
         [view("MetricsDropped", Unit::Count).by(&[WAY])];
+    LOG_LINES_DROPPED Counter "komainu_log_lines_dropped_total" [],
+        "Lines of the log that could not be written in time: its disk, or whoever reads it, stood still.",
+        [view("LogLinesDropped", Unit::Count)];
     PROCESS_CPU_SECONDS Counter "process_cpu_seconds_total" [],
         "CPU time komainu has used.", [view("CPUTime", Unit::Seconds)];
     PROCESS_RESIDENT_MEMORY Gauge "process_resident_memory_bytes" [],

@@ -9,8 +9,8 @@ use crate::cluster::model::View;
 use crate::config;
 use crate::telemetry::Counters;
 use crate::telemetry::labels::{
-    CancelResult, Direction, HookLabel, HookResult, LoginFailure, MetricsWay, PinReason, QueryClass,
-    ReadToPrimary, RejoinPhase, Rule, Standstill,
+    CancelResult, Direction, HookLabel, HookResult, InstancesTrouble, LoginFailure, MetricsWay, PinReason,
+    QueryClass, ReadToPrimary, RejoinPhase, Rule, Standstill,
 };
 use crate::telemetry::process::Process;
 use crate::topology::{Epoch, Health, Role, ServerIndex};
@@ -101,9 +101,10 @@ pub fn everything_with(counters: &Counters) -> Vec<Family> {
         }],
         archived_ms: &[Some(2500), None],
         password_troubles: [1, 0, 0, 0, 2, 0, 0],
+        instances_trouble: Some(Some(InstancesTrouble::Throttled)),
         node: Some(&node),
         certificate_remaining_s: Some(-86_400.0),
-        process: Process { cpu: Duration::from_millis(1250), resident_bytes: 99 },
+        process: Process { cpu: Duration::from_millis(1250), resident_bytes: 99, dropped_lines: 3 },
         started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(10),
     })
 }

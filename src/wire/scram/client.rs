@@ -147,11 +147,12 @@ fn read_iterations(text: &str) -> Result<u32, ScramError> {
 }
 
 impl Challenge {
-    /// Rounds of PBKDF2 that `respond` will compute, 0.3 µs each; none with keys. Many are for a blocking thread.
-    pub fn cost(&self) -> u32 {
+    /// Rounds of PBKDF2 that `respond` will compute for a password, 0.3 µs each: many are for a blocking thread. With keys
+    /// there is nothing to compute, and nothing to guess but what the server has.
+    pub fn rounds(&self) -> Option<u32> {
         match self.credential {
-            Credential::Password(_) => self.iterations,
-            Credential::Keys(_) => 0,
+            Credential::Password(_) => Some(self.iterations),
+            Credential::Keys(_) => None,
         }
     }
 

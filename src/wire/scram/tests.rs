@@ -48,7 +48,7 @@ fn the_client_speaks_as_rfc_7677_shows() {
     client.bare = format!("n=user,r={CLIENT_NONCE}");
     let server_first = format!("r={CLIENT_NONCE}{SERVER_NONCE},s={SALT},i=4096");
     let challenge = client.server_first(server_first.as_bytes()).unwrap();
-    assert_eq!(challenge.cost(), 4096);
+    assert_eq!(challenge.rounds(), Some(4096));
     let (client_final, verify) = challenge.respond().unwrap();
     let expected =
         format!("c=biws,r={CLIENT_NONCE}{SERVER_NONCE},p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=");

@@ -4,6 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use postgres_protocol::message::frontend;
+use serde_json::json;
 
 use super::writing::*;
 use crate::holding::{answer, send};
@@ -163,4 +164,79 @@ fn whoever_was_in_the_middle_of_something_is_told_what_is_known_and_goes_on() {
         done(wire, "INSERT INTO t VALUES (50)", "INSERT 0 1", 'I');
     }
     failover.wait_until_whole();
+}
+
+/// komainu does not read what such a session says, so whatever it has set up is lost unseen.
+#[test]
+fn who_pools_by_session_ends_its_transaction_and_is_told_to_connect_anew_after_a_switchover() {
+    let _one = one_at_a_time();
+    let by_session = "[[pool.override]]\nuser = \"postgres\"\nmode = \"session\"\n";
+    let failover = Failover::builder().config(by_session).start();
+    let database = with_table(&failover);
+    let ids = failover.nodes.ids();
+    let session = || {
+        let mut wire = failover.nodes.node(&ids[0]).wire();
+        wire.login("postgres", failover.cluster.primary().password(), &database);
+        wire
+    };
+    let (mut idle, mut fresh, mut inside) = (session(), session(), session());
+    assert_eq!(idle.query_value("SHOW komainu.pins"), "session_mode");
+    assert_eq!(idle.query_value("SELECT 1"), "1");
+    done(&mut inside, "BEGIN", "BEGIN", 'T');
+    done(&mut inside, "INSERT INTO t VALUES (1)", "INSERT 0 1", 'T');
+    let begun = failover.nodes.post("node2", "/switchover", &json!({ "to": "pg2" }));
+    assert_eq!(begun.status, 200, "{}", begun.body);
+    eventually(PATIENCE, "transactions wait", || {
+        failover.nodes.status("node1")["failover"]["under_way"]["holds"] == true
+    });
+    done(&mut inside, "INSERT INTO t VALUES (2)", "INSERT 0 1", 'T');
+    done(&mut inside, "COMMIT", "COMMIT", 'I');
+    assert_eq!(failover.primary_above(1, &ids), ("pg2".to_owned(), 2));
+    for wire in [&mut idle, &mut inside] {
+        let end = wire.expect_end();
+        assert_eq!(told(&end), ["FATAL 57P01"]);
+        assert!(end[0].field('M').contains("(session_mode); reconnect"), "{}", end[0].field('M'));
+    }
+    assert_eq!(fresh.query_value("SELECT count(*) FROM t"), "2", "it had nothing to lose");
+    done(&mut session(), "INSERT INTO t VALUES (3)", "INSERT 0 1", 'I');
+    failover.wait_until_whole();
+}
+
+/// The old primary has answered a node that was away while the next one was made.
+#[test]
+fn what_waits_for_the_lease_ends_if_another_primary_is_named_meanwhile() {
+    let _one = one_at_a_time();
+    let failover = Failover::builder().failover("sync_mode = \"off\"").without_agents().start();
+    let database = with_table(&failover);
+    let leader = failover.nodes.leader();
+    let left = failover.nodes.others(&leader).remove(0);
+    let node = failover.nodes.node(&left);
+    let old = failover.cluster.primary();
+    let open = || node.login(&database);
+    let (mut writing, mut inside, mut gone) = (open(), open(), open());
+    for (wire, n) in [(&mut writing, 2), (&mut inside, 1), (&mut gone, 1)] {
+        done(wire, "BEGIN", "BEGIN", 'T');
+        done(wire, &format!("INSERT INTO t VALUES ({n})"), "INSERT 0 1", 'T');
+    }
+    old.freeze();
+    let frozen = Frozen { failover: &failover, ids: vec![left.clone()] };
+    frozen.pass_on(0, || send(&mut writing, "COMMIT"));
+    failover.nodes.freeze(&left);
+    let (new, _) = failover.primary_above(1, &failover.nodes.others(&left));
+    old.thaw();
+    eventually(PATIENCE, "the old primary has done it", || {
+        old.psql(&database, "SELECT n FROM t").is_ok_and(|rows| rows == "2")
+    });
+
+    // One client has gone when its node goes on: that it has asked for a COMMIT is no reason to send it.
+    send(&mut gone, "COMMIT");
+    drop(gone);
+    failover.nodes.go_on(&left);
+    assert_eq!(answer(&mut writing), ["ERROR 08007", "ZI"]);
+    assert_eq!(told(&inside.query("COMMIT")), ["ERROR 08006", "ZI"]);
+    done(&mut writing, "INSERT INTO t VALUES (3)", "INSERT 0 1", 'I');
+    assert_eq!(failover.server(&new).psql(&database, "SELECT n FROM t").unwrap(), "3");
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'";
+    eventually(PATIENCE, "its transactions end", || old.psql("postgres", open).is_ok_and(|open| open == "0"));
+    assert_eq!(old.psql(&database, "SELECT n FROM t").unwrap(), "2", "neither is committed");
 }

@@ -84,6 +84,32 @@ fn standbys_without_names_of_their_own_get_them_before_a_commit_waits_for_them()
     assert_nothing_lost(&failover, "pg1", &database, writers);
 }
 
+/// As `pg_basebackup -R` makes it, without `--slot`.
+#[test]
+fn a_standby_that_streams_by_no_slot_gets_its_own_and_goes_on() {
+    let _one = one_at_a_time();
+    let failover = Failover::builder().start();
+    let standby = failover.server("pg3");
+    let in_file = || {
+        let sql = "SELECT setting FROM pg_file_settings WHERE name = 'primary_slot_name' ORDER BY seqno DESC";
+        standby.psql("postgres", sql).unwrap()
+    };
+    assert_eq!(in_file(), "komainu_pg3");
+    let started = standby.psql("postgres", "SELECT pg_postmaster_start_time()").unwrap();
+    standby.psql("postgres", "ALTER SYSTEM RESET primary_slot_name").unwrap();
+    assert_eq!(in_file(), "");
+    standby.reload().unwrap();
+    eventually(PATIENCE, "it is told its slot", || in_file() == "komainu_pg3");
+    eventually(PATIENCE, "it streams by it", || {
+        let active = "SELECT active FROM pg_replication_slots WHERE slot_name = 'komainu_pg3'";
+        let name = "SELECT slot_name FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+        failover.cluster.primary().psql("postgres", active).unwrap() == "t"
+            && standby.psql("postgres", name).unwrap() == "komainu_pg3"
+    });
+    assert_eq!(standby.psql("postgres", "SELECT pg_postmaster_start_time()").unwrap(), started);
+    failover.wait_until_whole();
+}
+
 #[test]
 fn a_standby_that_somebody_promotes_is_quarantined_and_rebuilt() {
     let _one = one_at_a_time();

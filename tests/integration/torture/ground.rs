@@ -157,11 +157,27 @@ impl Ground {
                     return Some(format!("{id} says of a server: {server}"));
                 }
             }
+            // As long as the promise names the primary itself, what was acknowledged under the one before may be only
+            // there, and it is not replaced.
+            let promised = status["failover"]["synchronous"]["names"].as_array();
+            if promised.is_some_and(|names| names.iter().any(|name| name == primary.as_str())) {
+                return Some(format!("{id} has no promise of {primary}'s own yet: {promised:?}"));
+            }
             if agreed.get_or_insert_with(|| said.clone()) != &said {
                 return Some(format!("the nodes do not agree: {agreed:?}, {said:?}"));
             }
         }
         None
+    }
+
+    /// What there is to find out why by.
+    pub fn tell_all(&self) {
+        for (id, status) in self.statuses() {
+            println!("---- {id} ----\n{}", status.unwrap_or_default());
+            if let Some(events) = self.sandbox.admin(&id, "/events") {
+                println!("{events}");
+            }
+        }
     }
 
     pub fn is_whole_within(&self, within: Duration) -> bool {

@@ -108,6 +108,9 @@ impl Torture {
         let whole = self.ground.is_whole_within(WHOLE_WITHIN);
         let names: Vec<String> = struck.iter().map(|(fault, _)| fault.to_string()).collect();
         let why = self.ground.why_not_whole().unwrap_or_default();
+        if !whole {
+            self.ground.tell_all();
+        }
         assert!(whole, "after {names:?} not all is well within {WHOLE_WITHIN:?}: {why}");
         self.goes_on();
         // The second of two may find that the first one has taken it away.

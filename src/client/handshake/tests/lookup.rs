@@ -4,8 +4,8 @@ use super::*;
 use crate::client::error::Reason;
 
 fn ask(answer: impl Fn(&str) -> Result<Lookup, LookupError> + Send + Sync + 'static) -> Option<AskServer> {
-    Some(Arc::new(move |user| {
-        let answer = answer(&user);
+    Some(Arc::new(move |asking| {
+        let answer = answer(&asking.user);
         Box::pin(async move { answer })
     }))
 }
@@ -53,24 +53,49 @@ async fn who_may_not_log_in_reads_what_a_wrong_password_reads() {
 
 #[tokio::test]
 async fn no_answer_refuses_the_login_whatever_the_method() {
-    let answer =
-        |user: &str| Err(LookupError { user: user.to_owned(), reason: "db1:5432 timed out".to_owned() });
+    let failing = |kind: NoAnswer| {
+        ask(move |user: &str| {
+            let (user, reason) = (user.to_owned(), "db1:5432 timed out".to_owned());
+            Err(LookupError { user, reason, kind: kind.clone() })
+        })
+    };
     for rule in ["trust", "scram-sha-256", "md5"] {
-        let (mut client, running) = connect(asking(rule, ask(answer))).await;
+        let (mut client, running) = connect(asking(rule, failing(NoAnswer::Lasting))).await;
         send(&mut client, &startup_of("dave")).await;
         assert_fatal(&mut client, "08006", "could not look up user \"dave\"").await;
+        let error = refused_with(running).await.to_string();
+        assert!(error.contains("db1:5432 timed out"), "{error}");
+        let in_vain = NoAnswer::WaitedInVain("no server could take the login".to_owned());
+        let (mut client, running) = connect(asking(rule, failing(in_vain))).await;
+        send(&mut client, &startup_of("dave")).await;
+        assert_fatal(&mut client, "57P03", "no server could take the login").await;
         let error = refused_with(running).await.to_string();
         assert!(error.contains("db1:5432 timed out"), "{error}");
     }
 }
 
 #[tokio::test]
-async fn an_answer_that_never_comes_ends_with_the_startup_timeout() {
-    let never: AskServer = Arc::new(|_| Box::pin(std::future::pending()));
-    let hba = "host all all all scram-sha-256";
-    let context = full_context(hba, "", Some(never), None, Duration::from_millis(500));
+async fn what_a_lookup_takes_is_not_the_clients_time() {
+    const STARTUP_TIMEOUT: Duration = Duration::from_secs(2);
+    let slow: AskServer = Arc::new(|_| {
+        Box::pin(async {
+            tokio::time::sleep(STARTUP_TIMEOUT + Duration::from_millis(200)).await;
+            Ok(Lookup { secret: None, may_login: true })
+        })
+    });
+    let context = full_context("host all all all trust", "", Some(slow), None, STARTUP_TIMEOUT);
     let (mut client, running) = connect(context).await;
     send(&mut client, &startup_of("dave")).await;
-    assert_fatal(&mut client, "57014", "canceling authentication due to timeout").await;
-    assert!(matches!(refused_with(running).await, HandshakeError::Timeout));
+    assert_eq!(admitted(running).await.user, "dave");
+}
+
+#[tokio::test]
+async fn who_leaves_while_its_user_is_looked_up_is_not_waited_for() {
+    let never: AskServer = Arc::new(|_| Box::pin(std::future::pending()));
+    for ahead in [&b""[..], b"X\0\0\0\x04"] {
+        let (mut client, running) = connect(asking("trust", Some(never.clone()))).await;
+        send(&mut client, &[&startup_of("dave"), ahead].concat()).await;
+        drop(client);
+        assert!(matches!(refused_with(running).await, HandshakeError::Disconnected));
+    }
 }

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
-use crate::client::secrets::{AskServer, Lookup, LookupError, ProcessSecrets};
+use crate::client::secrets::{AskServer, Lookup, LookupError, NoAnswer, ProcessSecrets};
 use crate::client::userfile::{Secret, UserFile};
 use crate::wire::fields;
 use crate::wire::scram::{ClientBinding, ClientFirst, Credential, Verifier};

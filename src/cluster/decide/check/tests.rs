@@ -318,7 +318,7 @@ fn who_acknowledges_commits_changes_in_the_safe_order_only() {
         "who knows whether commits wait?"
     );
     let now_ms = world.now_ms;
-    world.memory.has_told_backends(Epoch(1), now_ms, now_ms);
+    world.memory.note_backends_told(Epoch(1), now_ms, now_ms);
     looks(&mut world);
     assert_eq!(of_step(&mut world, narrower), None);
 }

@@ -7,10 +7,13 @@ use super::super::restart;
 use super::{abandon, begin, forbidden, go_back, name_one, stand_still};
 use crate::cluster::decide::action::{Action, What};
 use crate::cluster::decide::loss::{self, Loss};
+use crate::cluster::decide::memory::Planned;
 use crate::cluster::decide::{Plan, Situation, Step, candidate};
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Change, Failover, FailoverKind, Fenced, Restart};
 
+/// What failed so often is not asked for any longer.
+const TRIES: u32 = 3;
 /// A checkpoint that takes longer is not waited for.
 const CHECKPOINT_MS: u64 = 120_000;
 /// Transactions of a switchover that have not ended by then are cut.
@@ -30,8 +33,9 @@ pub(super) fn hold(situation: &Situation<'_>, failover: &Failover) -> Plan {
     }
     if !failover.holds {
         let epoch = failover.epoch;
-        // What is written out now is not written out while everybody waits.
+        // What is written out now is not written out while everybody waits. One that is refused is done without.
         let is_ready = situation.memory.checkpointed(epoch)
+            || situation.memory.planned_failures(epoch, Planned::Checkpoint) >= TRIES
             || situation.memory.phase_for_ms(situation.now_ms) >= CHECKPOINT_MS;
         return match is_ready {
             true => Plan::step(Step::new(Change::HoldTransactions { epoch }, Reason::SwitchoverOrdered)),
@@ -56,7 +60,10 @@ pub(super) fn hold(situation: &Situation<'_>, failover: &Failover) -> Plan {
 /// The old primary's last word has to arrive at the one that follows it.
 pub(super) fn stop_primary(situation: &Situation<'_>, failover: &Failover) -> Plan {
     let Some(last) = situation.memory.last_record(failover.epoch) else {
-        if situation.memory.phase_for_ms(situation.now_ms) >= STOP_MS {
+        // An agent that does not answer is found out at once; what it may have begun after all shows in the server's answer.
+        let is_a_primary = situation.answering(&failover.from).is_some_and(|facts| !facts.in_recovery);
+        let fails = situation.memory.planned_failures(failover.epoch, Planned::Stop) >= TRIES;
+        if fails && is_a_primary || situation.memory.phase_for_ms(situation.now_ms) >= STOP_MS {
             return go_back(situation, failover, Reason::SwitchoverAbandoned);
         }
         return Plan::action(Action::new(&failover.from, What::Stop { epoch: failover.epoch }));

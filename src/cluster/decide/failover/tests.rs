@@ -2,9 +2,11 @@ mod astray;
 mod cascade;
 mod damped;
 mod disk;
+mod gone;
 mod host;
 mod in_a_row;
 mod naming;
+mod planned;
 mod returning;
 mod slots;
 mod stopped;
@@ -266,7 +268,7 @@ impl World {
 
     pub fn begin_switchover(&mut self, to: Option<&str>) {
         self.order(FailoverKind::Switchover, to);
-        self.memory.has_checkpointed(self.state.primary().epoch);
+        self.memory.note_checkpoint(self.state.primary().epoch);
         assert_eq!(self.reasons(), [Reason::SwitchoverOrdered]);
     }
 
@@ -535,7 +537,7 @@ fn a_switchover_waits_for_transactions_for_the_last_word_and_then_promotes() {
     let (reasons, actions) = world.settle();
     assert_eq!(did(&actions), [("pg1", &What::Checkpoint { epoch: Epoch(1) })]);
     assert!(reasons.is_empty() && !world.state.holds());
-    world.memory.has_checkpointed(Epoch(1));
+    world.memory.note_checkpoint(Epoch(1));
     assert_eq!(world.settle(), (vec![Reason::SwitchoverOrdered], Vec::new()));
     assert!(world.state.holds());
     for node in NODES {

@@ -152,7 +152,7 @@ fn in_place() -> World {
     let mut world = World::new();
     order(&mut world, &["pg1"], false);
     assert_eq!(world.reasons(), [Reason::RestartOrdered; 2]);
-    world.memory.has_checkpointed(Epoch(1));
+    world.memory.note_checkpoint(Epoch(1));
     world.settle();
     for node in NODES {
         world.apply(Change::ConfirmHold { epoch: Epoch(1), node: node.to_owned() });

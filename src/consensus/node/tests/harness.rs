@@ -202,6 +202,7 @@ impl TestCluster {
             tls: Mutex::new(None),
             wishes: Arc::default(),
             unable: Arc::default(),
+            configuration: Arc::default(),
             known: Mutex::default(),
             silent: Mutex::default(),
             cancels: tokio::sync::Semaphore::new(1),

@@ -7,8 +7,8 @@ use redb::backends::InMemoryBackend;
 
 use super::harness::{NODES, TestCluster, TestNode, settings};
 use crate::cluster::state::{Accepted, Change, Fenced, MemberRole};
-use crate::consensus::node::NodeSettings;
 use crate::consensus::node::wire::Order;
+use crate::consensus::node::{GoesBy, NodeSettings};
 use crate::topology::Epoch;
 
 #[tokio::test(start_paused = true)]
@@ -50,6 +50,53 @@ async fn a_leader_cut_off_loses_its_lease_before_another_can_have_one() {
     cluster.until("the old one follows", || old.lease().holds().then_some(())).await;
     assert!(old.leading().is_none());
     assert_eq!(cluster.handle(&new).leading().map(|leading| leading.term), Some(term), "nobody was deposed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_stands_down_is_followed_by_one_that_can_use_the_configuration() {
+    let cluster = TestCluster::start().boot_all();
+    let mut leader = cluster.created().await;
+    for _ in 0..6 {
+        let (old, others) = (cluster.handle(&leader), cluster.others(&leader));
+        // Whoever of the others comes first elsewhere: here it is this one, each time another.
+        for (name, unusable) in [(&others[0], Some(2)), (&others[1], None)] {
+            cluster.handle(name).goes_by(GoesBy { version: 1, unusable });
+        }
+        let term = old.leading().unwrap().term;
+        old.stand_down();
+        assert!(old.leading().is_none());
+        let new = cluster
+            .until("another leads", || {
+                others.iter().find(|name| cluster.handle(name).leading().is_some()).cloned()
+            })
+            .await;
+        assert_eq!(new, others[1]);
+        assert!(cluster.handle(&new).leading().unwrap().term > term);
+        cluster.until("the old one follows", || old.lease().holds().then_some(())).await;
+        let note = Change::NoteIncident { subject: "x".to_owned(), text: "y".to_owned() };
+        assert_eq!(old.propose(note, "test", "").await, Ok(Accepted::Changed));
+        leader = new;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_stands_down_and_is_followed_by_nobody_leads_on() {
+    let cluster = TestCluster::start().boot_all();
+    let leader = cluster.created().await;
+    let handle = cluster.handle(&leader);
+    let others = cluster.others(&leader);
+    others.iter().for_each(|name| cluster.cut_off(name));
+    handle.stand_down();
+    assert!(handle.leading().is_none());
+    cluster.until("its lease ends", || (!handle.lease().holds()).then_some(())).await;
+    cluster.heal();
+    // Of the others none reaches a quorum before that.
+    cluster
+        .until("somebody leads", || cluster.handles().any(|node| node.leading().is_some()).then_some(()))
+        .await;
+    cluster
+        .until("all have leases", || cluster.handles().all(|node| node.lease().holds()).then_some(()))
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,6 +158,29 @@ async fn a_fence_passes_when_the_owner_has_applied_it_or_cannot_act_any_more() {
         })
         .await;
     assert!(!old.applied().state.is_fenced(&fenced), "it has not heard of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fence_passes_at_once_though_more_was_applied_before_the_leader_looked_at_it() {
+    let cluster = TestCluster::start().boot_all();
+    let leader = cluster.created().await;
+    let handle = cluster.handle(&leader);
+    let owner = cluster.others(&leader)[0].clone();
+    let assign = Change::AssignEndpoint { endpoint: "app".to_owned(), epoch: Epoch(0), owner: Some(owner) };
+    handle.propose(assign, "test", "").await.unwrap();
+    let open = Change::OpenFence { fenced: Fenced::Endpoint("app".to_owned()), epoch: Epoch(1) };
+    handle.propose(open, "test", "").await.unwrap();
+    let note = Change::NoteIncident { subject: "app".to_owned(), text: "meanwhile".to_owned() };
+    handle.propose(note, "test", "").await.unwrap();
+    let looked = tokio::time::Instant::now();
+    cluster
+        .until("the fence passes", || {
+            let applied = handle.applied();
+            applied.state.fences().iter().all(|fence| handle.fence_passed(fence)).then_some(())
+        })
+        .await;
+    // Of the paused clock.
+    assert!(looked.elapsed().as_millis() < u128::from(settings(&leader).lease.heartbeat_ms / 2));
 }
 
 #[tokio::test(start_paused = true)]

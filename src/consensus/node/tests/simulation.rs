@@ -210,7 +210,7 @@ impl Night {
 
     async fn fault(&mut self) {
         let node = self.pick();
-        match self.random.random_range(0..12) {
+        match self.random.random_range(0..13) {
             0 => self.cluster.cut_off(node),
             1 | 2 => {
                 let other = self.pick();
@@ -226,7 +226,14 @@ impl Night {
                 weather.late_ms = self.random.random_range(10..2_000);
             }
             10 => self.promote(),
+            11 => self.stand_down(node),
             _ => self.order(node),
+        }
+    }
+
+    fn stand_down(&self, node: &str) {
+        if self.cluster.nodes[node].running.is_some() {
+            self.cluster.handle(node).stand_down();
         }
     }
 
@@ -246,6 +253,7 @@ impl Night {
         let order = Order::MoveEndpoint {
             endpoint: ENDPOINT.to_owned(),
             to: to.to_owned(),
+            or: BTreeSet::new(),
             cause: "operator:night".to_owned(),
         };
         tokio::spawn(async move { handle.order(order).await });

@@ -114,7 +114,7 @@ fn what_was_sent_to_the_heir_before_is_waited_for() {
         world.goes_by("ANY 1 (\"pg3\")", Some(6000));
         let now_ms = world.now_ms;
         if world.settle().1.contains(&Action::new("pg2", What::TellBackends { epoch: Epoch(2) })) {
-            world.memory.has_told_backends(Epoch(2), now_ms, now_ms);
+            world.memory.note_backends_told(Epoch(2), now_ms, now_ms);
         }
         assert!(world.now_ms < begun_ms + 10_000);
     }

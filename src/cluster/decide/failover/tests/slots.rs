@@ -71,3 +71,32 @@ fn a_slot_that_keeps_too_much_goes() {
         assert_eq!(did(&world.settle().1), [("pg2", &dropped)]);
     }
 }
+
+#[test]
+fn one_that_streams_by_no_slot_is_told_its_own_once_the_primary_has_it() {
+    let mut world = World::new();
+    let slots = |world: &mut World, slots: Vec<Slot>| {
+        world.is_primary("pg1", 1);
+        Arc::make_mut(world.view.details[0].facts.as_mut().unwrap()).slots = slots;
+        world.settle().1
+    };
+    let follow = What::Follow { primary: "pg1".to_owned() };
+    let mine = || vec![slot("pg2"), unused("pg3", 1)];
+    assert_eq!(did(&slots(&mut world, mine())), [("pg3", &follow)]);
+    // One that is not made yet, or that somebody else uses, would only end its stream.
+    let missing = What::Slots { wanted: vec![slot_name("pg3")], unwanted: vec![] };
+    assert_eq!(did(&slots(&mut world, vec![slot("pg2")])), [("pg1", &missing)]);
+    assert_eq!(slots(&mut world, vec![slot("pg2"), slot("pg3")]), []);
+    // What somebody has set otherwise stays.
+    type Otherwise = fn(&mut Facts);
+    let otherwise: [Otherwise; 2] = [
+        |facts| facts.slot_name = Some("another".to_owned()),
+        |facts| facts.upstream = upstream("pg1.inside"),
+    ];
+    for change in otherwise {
+        world.streams("pg3", "pg1", 1, 5000);
+        let index = SERVERS.iter().position(|id| *id == "pg3").unwrap();
+        change(Arc::make_mut(world.view.details[index].facts.as_mut().unwrap()));
+        assert_eq!(slots(&mut world, mine()), []);
+    }
+}

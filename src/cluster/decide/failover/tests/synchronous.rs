@@ -117,7 +117,7 @@ fn what_an_earlier_leader_may_have_asked_for_is_waited_for_unless_there_was_no_p
             let tells = Action::new("pg1", What::TellBackends { epoch: Epoch(1) });
             if world.settle().1.contains(&tells) {
                 let (epoch, now_ms) = (Epoch(1), world.now_ms);
-                world.memory.has_told_backends(epoch, now_ms, now_ms);
+                world.memory.note_backends_told(epoch, now_ms, now_ms);
             }
             world.pass(100);
             assert!(world.now_ms < begun_ms + 10_000);
@@ -234,7 +234,7 @@ fn nobody_is_dropped_by_a_primary_that_may_have_learnt_to_wait_only_with_its_pro
         let dropped = *world.state.synchronous() == SyncSet::new(["pg3"], 1);
         assert_eq!((tells, dropped), (!long_before, long_before));
         let now_ms = world.now_ms;
-        world.memory.has_told_backends(Epoch(2), now_ms, now_ms);
+        world.memory.note_backends_told(Epoch(2), now_ms, now_ms);
         for _ in 0..20 {
             let facts = world.view.details[1].facts.as_deref().unwrap().clone();
             world.see("pg2", Facts { asked_at_ms: world.now_ms, ..facts });
@@ -279,10 +279,10 @@ fn nothing_is_promised_before_the_backends_of_the_primary_are_known_to_wait() {
     world.memory.setting_changed(epoch, changed_ms);
     world.pass(600);
     let now_ms = world.now_ms;
-    world.memory.has_told_backends(epoch, begun_ms, now_ms);
+    world.memory.note_backends_told(epoch, begun_ms, now_ms);
     assert_eq!(looks(&mut world), (false, true));
     let now_ms = world.now_ms;
-    world.memory.has_told_backends(epoch, now_ms, now_ms);
+    world.memory.note_backends_told(epoch, now_ms, now_ms);
     assert_eq!(looks(&mut world), (true, false));
     assert_eq!(*world.state.synchronous(), SyncSet::new(["pg2", "pg3"], 1));
 }

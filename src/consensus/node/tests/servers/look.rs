@@ -95,6 +95,7 @@ impl World {
             aurora: None,
             blue_green: BlueGreen::None,
             given_away: false,
+            members: Vec::new(),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::model::Failure;
 
 /// Since the process started.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Looks {
+pub struct ProbeCounts {
     pub made: u64,
     pub failed: u64,
     /// Up to the last one.
@@ -24,7 +24,7 @@ pub struct Looks {
     pub last_failure: Option<Failure>,
 }
 
-impl Looks {
+impl ProbeCounts {
     /// `failure`: none, if it was answered.
     pub fn record(&mut self, failure: Option<&Failure>, took: Duration, now_ms: u64) {
         self.made += 1;
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn answers_are_measured_and_failures_are_kept_apart() {
-        let mut looks = Looks::default();
+        let mut looks = ProbeCounts::default();
         assert_eq!((looks.average(), looks.last_at_ms), (None, None));
         looks.record(None, Duration::from_millis(2), 10);
         looks.record(None, Duration::from_millis(6), 20);

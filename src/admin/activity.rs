@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::looks::Looks;
 use crate::cluster::model::View;
-use crate::config::{PoolLimits, PoolMode};
+use crate::cluster::probe_counts::ProbeCounts;
+use crate::config::PoolLimits;
+use crate::config::words::Words as _;
 use crate::pool::{PoolCounts, PoolKey};
 use crate::session::SessionId;
 use crate::session::glimpse::Glimpse;
@@ -25,13 +26,13 @@ const MAX_POOLS_SHOWN: usize = 10_000;
 
 /// Which sessions or pools are asked for.
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Which {
+pub struct Filter {
     limit: Option<usize>,
     user: Option<String>,
     database: Option<String>,
 }
 
-impl Which {
+impl Filter {
     fn fits(&self, user: &str, database: &str) -> bool {
         let is = |wanted: &Option<String>, name| wanted.as_deref().is_none_or(|wanted| wanted == name);
         is(&self.user, user) && is(&self.database, database)
@@ -82,7 +83,7 @@ pub struct Seen<'a> {
 
 /// Takes one session after the other. `wall_ms` makes milliseconds since 1970 of the process's clock.
 pub struct SessionsAsked<'a> {
-    which: &'a Which,
+    which: &'a Filter,
     snapshot: &'a Snapshot,
     now_ms: u64,
     wall_ms: &'a dyn Fn(u64) -> u64,
@@ -91,7 +92,7 @@ pub struct SessionsAsked<'a> {
 
 impl<'a> SessionsAsked<'a> {
     pub fn new(
-        which: &'a Which,
+        which: &'a Filter,
         snapshot: &'a Snapshot,
         now_ms: u64,
         wall_ms: &'a dyn Fn(u64) -> u64,
@@ -174,7 +175,7 @@ pub struct SeenPool {
 
 /// `totals`: of each server how many connections are open, and may be.
 pub fn pools(
-    which: &Which,
+    which: &Filter,
     snapshot: &Snapshot,
     now_ms: u64,
     seen: Vec<SeenPool>,
@@ -201,10 +202,7 @@ pub fn pools(
             opening: counts.opening,
             waiting: counts.waiting,
             longest_wait_ms: waiting_since_ms.map(|since| now_ms.saturating_sub(since)),
-            mode: match limits.mode {
-                PoolMode::Transaction => "transaction",
-                PoolMode::Session => "session",
-            },
+            mode: limits.mode.word(),
             size: limits.size,
             reserve: limits.reserve,
             min: limits.min,
@@ -255,7 +253,7 @@ struct LastFailure {
 
 pub fn health(
     view: &View,
-    looks: &BTreeMap<ServerIndex, Looks>,
+    looks: &BTreeMap<ServerIndex, ProbeCounts>,
     now_ms: u64,
     wall_ms: &dyn Fn(u64) -> u64,
 ) -> HealthPage {
@@ -309,6 +307,7 @@ mod tests {
     use super::*;
     use crate::cluster::model::Failure;
     use crate::cluster::reason::Reason;
+    use crate::config::PoolMode;
     use crate::session::glimpse::{Activity, WaitsFor};
     use crate::session::pins::{PinReason, Pins};
     use crate::topology::Epoch;
@@ -326,7 +325,7 @@ mod tests {
     fn sessions_are_told_up_to_the_limit_and_counted_beyond() {
         let (view, mut pins) = (view(), Pins::default());
         pins.insert(PinReason::Listen);
-        let which = Which { limit: Some(1), user: Some("app".to_owned()), database: None };
+        let which = Filter { limit: Some(1), user: Some("app".to_owned()), database: None };
         let mut asked = SessionsAsked::new(&which, &view.snapshot, 9_000, &wall_ms);
         for (id, user) in [(1, "other"), (2, "app"), (3, "app")] {
             let who = Who {
@@ -368,7 +367,7 @@ mod tests {
             waiting_since_ms: Some(700),
         };
         let seen = vec![seen(1, "a"), seen(0, "b"), seen(0, "a")];
-        let which = Which { limit: Some(2), ..Which::default() };
+        let which = Filter { limit: Some(2), ..Filter::default() };
         let pools = pools(&which, &view().snapshot, 1_000, seen, &[(ServerIndex(0), 10, 50)]);
         let told = serde_json::to_value(&pools).unwrap();
         assert_eq!(
@@ -386,7 +385,7 @@ mod tests {
 
     #[test]
     fn the_probes_are_told_with_their_last_failure() {
-        let mut looks = BTreeMap::<_, Looks>::new();
+        let mut looks = BTreeMap::<_, ProbeCounts>::new();
         let failure =
             Failure { reason: Reason::ConnectRefused, detail: "Connection refused".to_owned(), at_ms: 40 };
         looks.entry(ServerIndex(1)).or_default().record(Some(&failure), Duration::from_millis(3), 41);

@@ -5,11 +5,11 @@
 
 use std::env;
 use std::fs;
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::postgres::PostgresError;
 use super::process::{self, RunAs};
 
 const PROGRAMS: [&str; 4] = ["initdb", "postgres", "pg_basebackup", "psql"];
@@ -23,15 +23,31 @@ pub struct Installation {
     major_version: u32,
 }
 
+#[derive(Debug, thiserror::Error)]
+pub enum InstallationError {
+    #[error(
+        "PostgreSQL is not installed (looked in PATH and /usr/lib/postgresql); PG_BIN may name its bin directory"
+    )]
+    NotInstalled,
+    #[error("{directory} does not hold initdb, postgres, pg_basebackup and psql")]
+    Incomplete { directory: PathBuf },
+    #[error("{program} --version says {text:?}")]
+    UnknownVersion { program: PathBuf, text: String },
+    #[error("PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody")]
+    NoUnprivilegedUser,
+    #[error("cannot {operation} {path}")]
+    Io { operation: &'static str, path: PathBuf, source: io::Error },
+}
+
 impl Installation {
     /// From the directory named by `PG_BIN`, else `PATH`, else the newest of Debian's.
-    pub fn find() -> Result<Self, PostgresError> {
+    pub fn find() -> Result<Self, InstallationError> {
         let binaries = match env::var_os("PG_BIN") {
             Some(named) => PathBuf::from(named),
-            None => search().ok_or(PostgresError::NotInstalled)?,
+            None => search().ok_or(InstallationError::NotInstalled)?,
         };
         if !is_complete(&binaries) {
-            return Err(PostgresError::Incomplete { directory: binaries });
+            return Err(InstallationError::Incomplete { directory: binaries });
         }
         let major_version = major_version(&binaries)?;
         let run_as = if rustix::process::geteuid().is_root() { Some(unprivileged_user()?) } else { None };
@@ -68,12 +84,12 @@ impl Installation {
     }
 
     /// Whether the servers' user can reach a directory; `/root` is closed to it, for one.
-    pub(super) fn may_enter(&self, directory: &Path) -> bool {
+    pub fn may_enter(&self, directory: &Path) -> bool {
         self.succeeds("cd -- \"$1\"", directory)
     }
 
     /// Whether the servers' user can run a program.
-    pub(super) fn may_execute(&self, program: &Path) -> bool {
+    pub fn may_execute(&self, program: &Path) -> bool {
         self.succeeds("test -x \"$1\"", program)
     }
 
@@ -85,16 +101,17 @@ impl Installation {
     }
 
     /// Creates a directory that only the servers' user (and root) can look into.
-    pub fn create_directory(&self, path: &Path) -> Result<(), PostgresError> {
-        let io = |source| PostgresError::Io { operation: "create directory", path: path.to_owned(), source };
+    pub fn create_directory(&self, path: &Path) -> Result<(), InstallationError> {
+        let io =
+            |source| InstallationError::Io { operation: "create directory", path: path.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
         self.give(path)
     }
 
     /// Hands a file to the servers' user.
-    pub fn give(&self, path: &Path) -> Result<(), PostgresError> {
+    pub fn give(&self, path: &Path) -> Result<(), InstallationError> {
         let Some(user) = &self.run_as else { return Ok(()) };
-        chown(path, Some(user.uid), Some(user.gid)).map_err(|source| PostgresError::Io {
+        chown(path, Some(user.uid), Some(user.gid)).map_err(|source| InstallationError::Io {
             operation: "hand over",
             path: path.to_owned(),
             source,
@@ -134,23 +151,22 @@ fn is_complete(directory: &Path) -> bool {
     PROGRAMS.iter().all(|program| directory.join(program).is_file())
 }
 
-fn major_version(binaries: &Path) -> Result<u32, PostgresError> {
+fn major_version(binaries: &Path) -> Result<u32, InstallationError> {
     let program = binaries.join("postgres");
-    let output = Command::new(&program).arg("--version").output().map_err(|source| PostgresError::Io {
-        operation: "run",
-        path: program.clone(),
-        source,
-    })?;
+    let output = Command::new(&program)
+        .arg("--version")
+        .output()
+        .map_err(|source| InstallationError::Io { operation: "run", path: program.clone(), source })?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     // "postgres (PostgreSQL) 15.18 (Debian …)", or "17beta1".
     text.split_ascii_whitespace()
         .nth(2)
         .map(|version| version.chars().take_while(char::is_ascii_digit).collect::<String>())
         .and_then(|digits| digits.parse().ok())
-        .ok_or(PostgresError::UnknownVersion { program, text })
+        .ok_or(InstallationError::UnknownVersion { program, text })
 }
 
-fn unprivileged_user() -> Result<RunAs, PostgresError> {
+fn unprivileged_user() -> Result<RunAs, InstallationError> {
     let id = |flag: &str, name: &str| -> Option<u32> {
         let output = Command::new("id").args([flag, name]).stderr(Stdio::null()).output().ok()?;
         String::from_utf8(output.stdout).ok()?.trim().parse().ok()
@@ -158,5 +174,5 @@ fn unprivileged_user() -> Result<RunAs, PostgresError> {
     UNPRIVILEGED_USERS
         .iter()
         .find_map(|name| Some(RunAs { name: (*name).to_owned(), uid: id("-u", name)?, gid: id("-g", name)? }))
-        .ok_or(PostgresError::NoUnprivilegedUser)
+        .ok_or(InstallationError::NoUnprivilegedUser)
 }

@@ -5,7 +5,7 @@
 use clap::Args;
 
 #[derive(Debug, Args)]
-pub struct Which {
+pub struct Filter {
     /// Only those of this database user
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
@@ -17,7 +17,7 @@ pub struct Which {
     limit: Option<u32>,
 }
 
-impl Which {
+impl Filter {
     pub fn path(&self, page: &str) -> String {
         let limit = self.limit.map(|limit| limit.to_string());
         let asked = [("user", &self.user), ("database", &self.database), ("limit", &limit)];
@@ -44,8 +44,8 @@ mod tests {
 
     #[test]
     fn names_are_escaped() {
-        let which = Which { user: Some("o'hara & söhne".to_owned()), database: None, limit: Some(5) };
+        let which = Filter { user: Some("o'hara & söhne".to_owned()), database: None, limit: Some(5) };
         assert_eq!(which.path("/sessions"), "/sessions?user=o%27hara%20%26%20s%C3%B6hne&limit=5");
-        assert_eq!(Which { user: None, limit: None, ..which }.path("/pools"), "/pools");
+        assert_eq!(Filter { user: None, limit: None, ..which }.path("/pools"), "/pools");
     }
 }

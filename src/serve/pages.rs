@@ -5,18 +5,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::admin::GatePages;
-use crate::admin::gate::{self, Pools, Seen, SeenPool, Sessions, SessionsAsked, Which};
+use crate::admin::ActivityPages;
+use crate::admin::activity::{self, Filter, Pools, Seen, SeenPool, Sessions, SessionsAsked};
 use crate::clock;
 use crate::cluster::observe::Observer;
 use crate::session::Gateway;
 use crate::telemetry::labels::{ConnectionState, Label};
 use crate::telemetry::samples::PoolCensus;
 
-pub fn pages(gateway: &Arc<Gateway>, observer: &Observer) -> GatePages {
+pub fn pages(gateway: &Arc<Gateway>, observer: &Observer) -> ActivityPages {
     let of = |gateway: &Arc<Gateway>| gateway.clone();
     let (for_census, for_sessions, for_pools) = (of(gateway), of(gateway), of(gateway));
-    GatePages {
+    ActivityPages {
         census: Arc::new(move || census(&for_census)),
         sessions: Arc::new(move |which| sessions(&for_sessions, which)),
         pools: Arc::new(move |which| pools(&for_pools, which)),
@@ -39,7 +39,7 @@ fn census(gateway: &Gateway) -> PoolCensus {
     PoolCensus { connections, waiters, held: held.count() as u64, held_bytes: held.bytes() as u64 }
 }
 
-fn sessions(gateway: &Gateway, which: &Which) -> Sessions {
+fn sessions(gateway: &Gateway, which: &Filter) -> Sessions {
     let (snapshot, clock) = (gateway.topology.borrow().clone(), clock::process());
     let wall_ms = |ms| clock.wall_ms(ms);
     let mut asked = SessionsAsked::new(which, &snapshot, clock.now_ms(), &wall_ms);
@@ -51,7 +51,7 @@ fn sessions(gateway: &Gateway, which: &Which) -> Sessions {
     asked.found()
 }
 
-fn pools(gateway: &Gateway, which: &Which) -> Pools {
+fn pools(gateway: &Gateway, which: &Filter) -> Pools {
     let snapshot = gateway.topology.borrow().clone();
     let seen = gateway.pools.all().into_iter().map(|pool| SeenPool {
         key: pool.key.clone(),
@@ -64,5 +64,5 @@ fn pools(gateway: &Gateway, which: &Which) -> Pools {
         Some((index, gate.open_count(), gate.max_connections()))
     };
     let totals: Vec<_> = snapshot.indexed().filter_map(total).collect();
-    gate::pools(which, &snapshot, clock::now_ms(), seen.collect(), &totals)
+    activity::pools(which, &snapshot, clock::now_ms(), seen.collect(), &totals)
 }
