@@ -210,7 +210,6 @@ async fn accept_failed(error: &io::Error) {
 }
 
 async fn receive(stream: Stream, address: Option<SocketAddr>, door: Arc<Door>) {
-    let counted = Counted::new(&door.gateway);
     let guard = match address {
         Some(address) => match door.unauthenticated.admit(address.ip()) {
             Some(guard) => Some(guard),
@@ -218,6 +217,8 @@ async fn receive(stream: Stream, address: Option<SocketAddr>, door: Arc<Door>) {
         },
         None => None,
     };
+    // Not before it has its place: whoever sees it counted may rely on that.
+    let counted = Counted::new(&door.gateway);
     let peer = address.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
     // What is large and short-lived is boxed here and below: it is gone when the session begins.
     let context = door.access.context();
@@ -370,6 +371,7 @@ impl Door {
 
     /// It gets no answer, which would cost as much as a login.
     fn turn_away(&self, address: SocketAddr) {
+        let _counted = Counted::new(&self.gateway);
         self.gateway.counters.login_failed(LoginFailure::TooManyUnauthenticated);
         if let Some(count) = self.turned_away.happens(now_ms()) {
             tracing::warn!(
