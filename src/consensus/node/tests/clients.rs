@@ -11,11 +11,13 @@ use tokio::time::sleep;
 
 use super::servers::{Answer, Ground, Written};
 use crate::cluster::publish::Published;
-use crate::cluster::right::WriteRight;
+use crate::cluster::right::{Standing, WriteRight};
 use crate::consensus::node::core::lock;
 use crate::topology::{Epoch, Snapshot};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
+/// As with the default timeouts of elections.
+const LEASE_AWAITED: Duration = Duration::from_millis(3600);
 
 /// What all clients were told.
 #[derive(Default)]
@@ -90,9 +92,8 @@ impl Gateway {
             // Connections of an epoch end with it.
             () = self.epoch_ends(epoch) => Written::Unknown,
         };
-        let allowed = self.right.allows(epoch, || (self.ground.now)());
         match written {
-            Written::Answered(Answer::Committed) if allowed => {
+            Written::Answered(Answer::Committed) if self.comes_back(epoch).await => {
                 (self.may_use)(epoch.0, server);
                 let now_ms = lock(&self.ground.world).now_ms;
                 let mut told = lock(&self.records);
@@ -108,6 +109,18 @@ impl Gateway {
         let primary = snapshot.primary?;
         let allowed = self.right.allows(snapshot.epoch, || (self.ground.now)());
         allowed.then_some((usize::from(primary.0), snapshot.epoch))
+    }
+
+    /// Whether what was said in that epoch may be passed on: waits for the next lease, if this one has ended.
+    async fn comes_back(&self, epoch: Epoch) -> bool {
+        for _ in 0..LEASE_AWAITED.as_millis() / LOOK_AGAIN.as_millis() {
+            match self.right.standing(epoch, || (self.ground.now)()) {
+                Standing::Good => return true,
+                Standing::Suspended => sleep(LOOK_AGAIN).await,
+                Standing::Over => return false,
+            }
+        }
+        false
     }
 
     async fn epoch_ends(&self, epoch: Epoch) {
