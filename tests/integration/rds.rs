@@ -119,6 +119,49 @@ fn a_demoted_server_at_a_stale_name_is_never_written_to() {
 }
 
 #[test]
+fn of_fifty_clients_only_those_in_flight_hear_of_another_writer_and_each_once() {
+    let cluster = Cluster::start(1);
+    let database = table(&cluster);
+    let (old, new) = (cluster.primary(), cluster.standby(0));
+    let managed = Managed::start(&[old.port(), new.port()]);
+    let komainu = behind_a_name(&cluster, &managed, "");
+    let clients = |count: usize| (0..count).map(|_| komainu.login(&database)).collect::<Vec<_>>();
+    let (mut between, mut open, mut asking) = (clients(30), clients(12), clients(8));
+    between.iter_mut().for_each(|client| inserts(client, 1));
+    for client in &mut open {
+        client.query("BEGIN");
+        assert_eq!(told(&client.query("INSERT INTO t VALUES (2)")), ["C INSERT 0 1", "ZT"]);
+    }
+    asking.iter_mut().for_each(|client| send(client, "INSERT INTO t SELECT 3 FROM pg_sleep(600)"));
+    let asked = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND wait_event = 'PgSleep'";
+    eventually(PATIENCE, "eight are being answered", || old.psql(&database, asked).unwrap() == "8");
+    cluster.servers().wait_for_replay().unwrap();
+
+    old.kill();
+    between.iter_mut().for_each(|client| send(client, "INSERT INTO t VALUES (4)"));
+    eventually(PATIENCE, "who is between transactions waits", || {
+        komainu.metric("komainu_clients_held") == Some(30.0)
+    });
+    new.promote().unwrap();
+    managed.point(NAME, 1);
+    for client in &mut between {
+        assert_eq!(answer(client), INSERTED);
+    }
+    for client in &mut open {
+        assert_eq!(told(&client.query("COMMIT")), ["ERROR 08006", "ZI"]);
+    }
+    for client in &mut asking {
+        assert_eq!(answer(client), ["ERROR 08007", "ZI"]);
+    }
+    for client in between.iter_mut().chain(&mut open).chain(&mut asking) {
+        inserts(client, 5);
+    }
+    for (n, rows) in [(1, "30"), (2, "0"), (3, "0"), (4, "30"), (5, "50")] {
+        assert_eq!(count(new, &database, n), rows, "{n}");
+    }
+}
+
+#[test]
 fn a_writer_that_takes_no_writes_by_its_configuration_is_none_and_a_roles_own_setting_says_nothing() {
     let cluster = Cluster::start(0);
     let database = table(&cluster);
