@@ -7,7 +7,7 @@
 //! nothing is rewound or rebuilt that is attached.
 
 use super::action::{Action, What};
-use super::{Plan, Situation, Step, log_shipping, slots};
+use super::{Plan, Situation, Step, log_shipping, slots, synchronous};
 use crate::cluster::model::{Facts, Slot};
 use crate::cluster::operate::slots::slot_name;
 use crate::cluster::reason::Reason;
@@ -91,8 +91,8 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
     }
 }
 
-/// By SQL, if it follows nobody who leads to the primary, or streams under another name than it is to be waited for by, or
-/// by no slot.
+/// By SQL, if it follows nobody who leads to the primary, or another standby where commits wait for it, or streams under
+/// another name than it is to be waited for by, or by no slot.
 fn repoint(
     situation: &Situation<'_>,
     primary: &config::Server,
@@ -103,6 +103,8 @@ fn repoint(
     let is_to_follow = |facts: &&Facts| {
         facts.in_recovery
             && (strays(situation, primary, facts)
+                || follows_another(situation, primary, facts)
+                    && synchronous::lack_it(situation, &primary.id, id)
                 || streams && needs_its_name(situation, primary, id, facts)
                 || streams && needs_its_slot(situation, primary, id, facts))
     };
@@ -122,8 +124,7 @@ fn has_what_it_acknowledged(situation: &Situation<'_>, id: &str, facts: &Facts) 
 /// Its name makes a difference only where commits are to wait for standbys, and for one that the primary could wait for.
 fn needs_its_name(situation: &Situation<'_>, primary: &config::Server, id: &str, facts: &Facts) -> bool {
     let waits = situation.policy.failover.sync_mode != config::SyncMode::Off && situation.is_agreed;
-    let mut others = situation.policy.servers.iter().filter(|other| other.id != primary.id);
-    let may = !log_shipping::is_shipped(situation, id) && !others.any(|other| follows(other, facts));
+    let may = !log_shipping::is_shipped(situation, id) && !follows_another(situation, primary, facts);
     waits && may && is_misnamed(id, facts)
 }
 
@@ -245,6 +246,11 @@ pub(super) fn follows(server: &config::Server, facts: &Facts) -> bool {
 pub(super) fn counts_twice(situation: &Situation<'_>, facts: &Facts) -> bool {
     let failover = &situation.policy.failover;
     failover.sync_mode != config::SyncMode::Off && failover.sync_count >= 2 && facts.slot_name.is_none()
+}
+
+/// Whether it was told to receive from another standby. A primary that came back as one may be followed still.
+fn follows_another(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) -> bool {
+    situation.policy.servers.iter().any(|other| other.id != primary.id && follows(other, facts))
 }
 
 /// Whether it was told to follow somebody who is neither the primary nor a standby of it.
