@@ -82,11 +82,13 @@ impl Postmaster {
 
     /// Kills every process of the server at once, as a machine that loses power would.
     pub fn kill(&self) {
-        let Some(pid) = self.pid() else { return };
+        let postmaster = self.pid();
         let killed = self.signal_all(Signal::KILL);
-        self.wait_until_forgotten(pid);
+        if let Some(pid) = postmaster {
+            self.wait_until_forgotten(pid);
+        }
         // A start would be refused while one of them holds the old shared memory, also one that was started too late to be
-        // killed, which ends by itself.
+        // killed, or whose postmaster somebody else has killed: such a one ends by itself.
         let (deadline, directory) = (Instant::now() + CHILDREN_TIMEOUT, canonical(&self.data_directory));
         // While it ends, a process has no directory any more.
         let is_left = || killed.iter().any(|pid| process::is_alive(*pid)) || process::works_in(&directory);
