@@ -16,6 +16,7 @@ use crate::backend::settings::{IN_HOT_STANDBY, MAX_SETTINGS, report};
 use crate::backend::statement::{NAME_PREFIX, UNKNOWN_PREFIX};
 use crate::clock::now_ms;
 use crate::net::buffer::{LARGE, SMALL};
+use crate::telemetry::labels::Direction;
 use crate::wire::fields;
 use crate::wire::frame::{HEADER_LEN, Header, header};
 use crate::wire::message::{self, Report, TransactionStatus};
@@ -50,9 +51,14 @@ impl Session {
         }
         let Some(lease) = &mut self.lease else { return Ok(false) };
         let before = lease.conn.output.len();
-        match lease.conn.poll_flush(cx) {
+        let flushed = lease.conn.poll_flush(cx);
+        let wrote = before - lease.conn.output.len();
+        if wrote > 0 {
+            self.gateway.counters.bytes(Direction::ToServers, wrote as u64);
+        }
+        match flushed {
             Poll::Ready(Err(error)) => self.server_gone(error).map(|()| true),
-            _ => Ok(self.lease.as_ref().is_some_and(|lease| lease.conn.output.len() < before)),
+            _ => Ok(wrote > 0),
         }
     }
 

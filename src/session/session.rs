@@ -517,8 +517,7 @@ impl Session {
         match self.input.poll_fill(&mut self.client, cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(0)) => Err(End::ClientGone),
-            Poll::Ready(Ok(count)) => {
-                self.gateway.counters.bytes(Direction::ToServers, count as u64);
+            Poll::Ready(Ok(_)) => {
                 if self.settled.config.limits.client_idle_timeout_ms != 0
                     || self.settled.config.limits.idle_in_transaction_timeout_ms != 0
                 {
