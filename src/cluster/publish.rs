@@ -63,19 +63,20 @@ async fn publish(
             let mut next = agree(&local.borrow_and_update(), &applied.state, held);
             deadlines.look(&applied.state, now_ms);
             deadlines.close(&mut next, now_ms);
-            next
+            Arc::new(next)
         };
         let previous = views.borrow().clone();
-        for change in changes(&previous, &next) {
-            log(change, &next);
-        }
         // Whoever is woken by the snapshot finds the reasons for it.
         let snapshot = (next.snapshot != previous.snapshot).then(|| Arc::new(next.snapshot.clone()));
-        if next != *previous {
-            views.send_replace(Arc::new(next));
+        if next != previous {
+            views.send_replace(next.clone());
         }
         if let Some(snapshot) = snapshot {
             snapshots.send_replace(snapshot);
+        }
+        // What the log says is so already.
+        for change in changes(&previous, &next) {
+            log(change, &next);
         }
         let lease_changes = async {
             while lease.holds() == held {

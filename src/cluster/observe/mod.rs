@@ -227,15 +227,16 @@ async fn observe(
         let now_ms = clock.now_ms();
         let by_the_log = named.borrow_and_update().clone();
         let observations = probes.observations(&view, &settings);
-        let next = primary::next(&view, &observations, by_the_log.as_ref(), now_ms);
+        let next = Arc::new(primary::next(&view, &observations, by_the_log.as_ref(), now_ms));
+        probes.look_more_often(primary::unsettled(&next, now_ms));
+        // Whoever is woken by the snapshot finds the reasons for it.
+        publication.view.send_replace(next.clone());
+        publication.snapshot.send_replace(Arc::new(next.snapshot.clone()));
+        // What the log says is so already.
         if !settings.in_cluster {
             changes(&view, &next).into_iter().for_each(|change| log(change, &next));
         }
-        probes.look_more_often(primary::unsettled(&next, now_ms));
-        view = Arc::new(next);
-        // Whoever is woken by the snapshot finds the reasons for it.
-        publication.view.send_replace(view.clone());
-        publication.snapshot.send_replace(Arc::new(view.snapshot.clone()));
+        view = next;
     }
 }
 
