@@ -111,7 +111,11 @@ fn slow_starters_have_a_deadline_and_hold_nobody_up() {
 #[test]
 fn one_address_holds_no_more_than_its_share_of_places() {
     let cluster = Cluster::shared();
-    let komainu = Komainu::start_with(cluster, "limits.max_unauthenticated_per_address = 5");
+    // What ends before has not ended by the deadline for a login.
+    let komainu = Komainu::start_with(
+        cluster,
+        "limits.max_unauthenticated_per_address = 5\nlimits.startup_timeout_ms = 600000",
+    );
     let mut held: Vec<Wire> = (0..5).map(|_| komainu.wire()).collect();
     let metric = "komainu_client_connections";
     eventually(PATIENCE, "five are counted", || komainu.metric(metric) == Some(5.0));

@@ -16,7 +16,8 @@ use postgres_protocol::message::frontend;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longer than anybody is held, or waits for a server connection, by default.
+const PATIENCE: Duration = Duration::from_secs(40);
 const POLL: Duration = Duration::from_millis(200);
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 const PROTOCOL_3_0: u32 = 3 << 16;
