@@ -15,7 +15,7 @@ fn session(cluster: &Cluster) -> KomainuBuilder {
 }
 
 /// Ends the loops of other threads, also when the test fails.
-struct Stop<'a>(&'a AtomicBool);
+pub struct Stop<'a>(pub &'a AtomicBool);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {

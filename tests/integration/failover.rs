@@ -12,6 +12,7 @@ mod standbys;
 mod steps;
 pub mod writing;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use serde_json::json;
 
 pub use self::writing::one_at_a_time;
 use self::writing::*;
+use super::consistency::Stop;
 use super::holding::{answer, send};
 use super::lost_servers::told;
 use crate::support::*;
@@ -185,7 +187,7 @@ fn a_standby_is_detached_and_attached_under_readers_that_notice_nothing() {
     let _one = one_at_a_time();
     // A session is otherwise bound to one of the standbys for as long as that has all it has read.
     let anywhere = "[split]\nconsistency = \"eventual\"\n";
-    let failover = Failover::builder().config(anywhere).without_agents().start();
+    let failover = Failover::builder().config(anywhere).patient().without_agents().start();
     let database = failover.cluster.database();
     let node = failover.nodes.node("node1");
     let url = node.url(&database);
@@ -207,22 +209,31 @@ fn a_standby_is_detached_and_attached_under_readers_that_notice_nothing() {
         let before = reads(server);
         eventually(PATIENCE, what, || reads(server) > before + 50.0);
     };
+    let active = "komainu_server_connections{server=\"pg2\",state=\"active\"}";
+    let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let bench = scope.spawn(|| pgbench(&url, &["-S", "-c", "4", "-j", "2", "-T", "15", "-n"]));
+        // A little at a time: how long they are needed depends on the machine.
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let bench = pgbench(&url, &["-S", "-c", "4", "-j", "2", "-T", "3", "-n"]);
+                assert!(!bench.stderr.contains("aborted"), "{}", bench.stderr);
+                let output = bench.output();
+                assert!(output.contains("number of failed transactions: 0 "), "{output}");
+            }
+        });
+        let _stop = Stop(&done);
         further("pg2", "it is read from");
         order("detached");
-        // Statements that it had already may end there.
-        thread::sleep(Duration::from_millis(300));
+        eventually(PATIENCE, "its readers have heard of it, and what it had already has ended", || {
+            let before = reads("pg2");
+            further("pg3", "the other one is read from");
+            reads("pg2") == before && node.metric(active).unwrap_or_default() == 0.0
+        });
         let before = reads("pg2");
-        further("pg3", "the other one is read from");
-        thread::sleep(Duration::from_millis(300));
+        (0..10).for_each(|_| further("pg3", "the other one is read from"));
         assert_eq!(reads("pg2"), before, "the detached one is read from");
         order("attached");
         further("pg2", "it is read from again");
-        let bench = bench.join().unwrap();
-        assert!(!bench.stderr.contains("aborted"), "{}", bench.stderr);
-        let output = bench.output();
-        assert!(output.contains("number of failed transactions: 0 "), "{output}");
     });
     assert_eq!(failover.primary(), ("pg1".to_owned(), 1));
 }
