@@ -73,7 +73,7 @@ impl Mortal {
         fs::write(file.with_extension("new"), point).unwrap();
         fs::rename(file.with_extension("new"), &file).unwrap();
         replace(failover, &old);
-        let died = failover.nodes.node(&leader).wait(PATIENCE);
+        let died = failover.nodes.node(&leader).wait(REJOINED_WITHIN);
         assert!(!file.exists(), "{leader} has ended by itself: {died}");
         let (new, now) = failover.primary_above(epoch, &others);
         assert!(new != old && now == epoch + 1, "{point}: {new} in epoch {now} after {old} in {epoch}");
