@@ -54,7 +54,7 @@ pub async fn three() -> (World, Nodes) {
 /// The nodes of a world, ready.
 pub fn before(world: &World) -> Nodes {
     let metadata = world.nodes.iter().map(|node| format!("http://{}", node.imds.address)).collect();
-    Nodes::builder(3).config(&endpoints(world)).metadata(metadata).start(Cluster::shared())
+    Nodes::builder(3).patient().config(&endpoints(world)).metadata(metadata).start(Cluster::shared())
 }
 
 #[tokio::test(flavor = "multi_thread")]
