@@ -17,12 +17,17 @@ pub fn send(wire: &mut Wire, sql: &str) {
     wire.send_message('Q', format!("{sql}\0").as_bytes());
 }
 
+/// For clients that are to be served, however long a busy machine takes for what comes before.
+pub const HELD_LONG: &str = "[limits]\nhold_timeout_ms = 120000\n";
+/// Longer than that.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(130);
+
 /// The answer to what was sent before, however long the wait.
 #[track_caller]
 pub fn answer(wire: &mut Wire) -> Vec<String> {
     let mut messages = Vec::new();
     while messages.last().is_none_or(|message: &Message| message.tag != 'Z') {
-        messages.push(wire.try_message(Duration::from_secs(40)).unwrap().unwrap());
+        messages.push(wire.try_message(ANSWERED_WITHIN).unwrap().unwrap());
     }
     told(&messages)
 }

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::writing::*;
-use crate::holding::{answer, send};
+use crate::holding::{HELD_LONG, answer, send};
 use crate::lost_servers::told;
 use crate::support::*;
 
@@ -48,7 +48,8 @@ fn order(failover: &Failover, server: &str, state: &str) {
 #[test]
 fn who_has_most_is_promoted_but_not_if_he_lacks_too_much_and_nobody_who_was_left_out() {
     let _one = one_at_a_time();
-    let failover = Failover::builder().without_agents().failover("max_lag_bytes = 1000000").start();
+    let failover =
+        Failover::builder().without_agents().failover("max_lag_bytes = 1000000").config(HELD_LONG).start();
     let database = with_table(&failover);
     let (old, second, third) = (failover.server("pg1"), failover.server("pg2"), failover.server("pg3"));
     let mut idle = failover.nodes.node("node1").login(&database);
@@ -123,7 +124,7 @@ fn who_has_most_is_promoted_but_not_if_he_lacks_too_much_and_nobody_who_was_left
 #[test]
 fn without_its_quorum_nobody_is_promoted_but_by_order() {
     let _one = one_at_a_time();
-    let (failover, database) = synchronous();
+    let (failover, database) = synchronous_with(Failover::builder().config(HELD_LONG));
     let ids = failover.nodes.ids();
     let mut idle = failover.nodes.node("node1").login(&database);
     assert_eq!(told(&idle.query("INSERT INTO t VALUES (1)")), ["C INSERT 0 1", "ZI"]);
@@ -176,7 +177,7 @@ fn without_its_quorum_nobody_is_promoted_but_by_order() {
 #[test]
 fn the_next_primary_is_killed_the_moment_it_is_one() {
     let _one = one_at_a_time();
-    let (failover, database) = synchronous();
+    let (failover, database) = synchronous_with(Failover::builder().config(HELD_LONG));
     let ids = failover.nodes.ids();
     let writers = write_at(&failover, &ids, &database);
     failover.cluster.primary().kill();
