@@ -74,7 +74,7 @@ fn guessed_idle_and_stale_keys_do_nothing() {
 
     let mut victim = komainu.login(&database);
     let real_pid = victim.query_value("SELECT pg_backend_pid()").parse().unwrap();
-    begin(&mut victim, "SELECT pg_sleep(1.5)");
+    begin(&mut victim, "SELECT pg_sleep(6)");
     wait_until_sleeping(cluster, &database);
     let mut wrong = victim.secret_key.clone();
     wrong[0] ^= 1;

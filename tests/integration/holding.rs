@@ -205,14 +205,14 @@ fn while_a_primary_that_lives_is_not_named_nothing_new_begins_and_all_that_runs_
     let cluster = Cluster::start(0);
     let database = cluster.database();
     make_looking(&cluster, &database);
-    let komainu = looking(&cluster, "");
+    let komainu = looking(&cluster, HELD_LONG);
     let open = || komainu.login(&database);
     let (mut idle, mut inside, mut pinned, mut running) = (open(), open(), open(), open());
     idle.query("SELECT 1");
     pinned.query("LISTEN x");
     inside.query("BEGIN");
     inside.query("INSERT INTO t VALUES (1)");
-    send(&mut running, "INSERT INTO t SELECT 2 FROM pg_sleep(3)");
+    send(&mut running, "INSERT INTO t SELECT 2 FROM pg_sleep(10)");
     let count = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
     eventually(PATIENCE, "it runs", || cluster.primary().psql("postgres", count).unwrap() == "1");
     stop_looking(&cluster, &komainu);
