@@ -55,7 +55,7 @@ fn who_is_between_transactions_waits_for_the_promoted_server_and_sees_no_error()
     thread::scope(|scope| {
         let url = komainu.url(&database);
         let bench = scope
-            .spawn(move || pgbench(&url, &["-S", "-M", "prepared", "-c", "10", "-j", "2", "-T", "8", "-n"]));
+            .spawn(move || pgbench(&url, &["-S", "-M", "prepared", "-c", "10", "-j", "2", "-T", "15", "-n"]));
         let reads = "komainu_queries_total{server=\"pg1\",class=\"read\"}";
         eventually(PATIENCE, "it reads", || komainu.metric(reads).unwrap() > 500.0);
         cluster.primary().kill();
