@@ -51,7 +51,8 @@ impl Frozen<'_> {
 #[test]
 fn whoever_was_in_the_middle_of_something_is_told_what_is_known_and_goes_on() {
     let _one = one_at_a_time();
-    let small = "[[pool.override]]\nuser = \"postgres\"\nsize = 1\nreserve = 0\n";
+    let small = "[pool]\nacquire_timeout_ms = 120000\n\
+                 [[pool.override]]\nuser = \"postgres\"\nsize = 1\nreserve = 0\n";
     let builder = Failover::builder().settings(&[("max_prepared_transactions", "10")]).config(small);
     let (failover, database) = synchronous_with(builder);
     let ids = failover.nodes.ids();
