@@ -107,6 +107,9 @@ fn who_leaves_while_its_login_waits_for_a_primary_takes_no_place_any_more() {
         }
         drop(waiting);
         eventually(PATIENCE, "nobody waits", || held() == 0.0);
+        eventually(PATIENCE, "their places are free", || {
+            komainu.metric("komainu_client_connections") == Some(1.0)
+        });
     }
     living.send_message('Q', b"SELECT 'on'\0");
     let mut newcomer = begin(&komainu, &database, "UTC");
