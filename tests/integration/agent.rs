@@ -121,7 +121,7 @@ async fn a_primary_that_was_stopped_cleanly_only_has_to_follow() {
 async fn a_server_with_another_timeline_of_the_same_number_is_rebuilt_even_if_the_agent_dies_meanwhile() {
     let cluster = cluster(1);
     let (old, new) = (cluster.primary(), cluster.standby(0));
-    let programs = Programs::with("pg_basebackup", "mkdir \"$2\"; touch \"$2/part\"; exec sleep 1000");
+    let programs = Programs::with("pg_basebackup", COPIES_FOR_EVER);
     let keys = format!("bin_directory = \"{}\"", programs.directory.display());
     let mut agent = Agent::start_with(&cluster, old, &keys);
     let node = agent.asked_by("n1");
@@ -185,7 +185,7 @@ async fn a_server_with_another_timeline_of_the_same_number_is_rebuilt_even_if_th
 async fn a_higher_epoch_takes_the_place_of_what_is_under_way() {
     let cluster = cluster(1);
     let (old, new) = (cluster.primary(), cluster.standby(0));
-    let programs = Programs::with("pg_basebackup", "mkdir \"$2\"; touch \"$2/part\"; exec sleep 1000");
+    let programs = Programs::with("pg_basebackup", COPIES_FOR_EVER);
     let keys =
         format!("bin_directory = \"{}\"\nkeep_replaced_directory = true", programs.directory.display());
     let agent = Agent::start_with(&cluster, old, &keys);
@@ -366,8 +366,11 @@ fn an_agent_does_not_run_as_root() {
     assert!(code == Some(64) && said.contains("its servers are pg1"), "{said}");
 }
 
+/// What has begun a copy and does not end it.
+const COPIES_FOR_EVER: &str = "mkdir \"$2\"; touch \"$2/part\"; touch \"${0%/*}/begun\"; exec sleep 1000";
+
 /// What ends with its parent only if somebody sees to it.
-const FORKS: &str = "sleep 1000 & echo $! > \"${0%/*}/forked\"; wait";
+const FORKS: &str = "sleep 1000 & echo $! > \"${0%/*}/forked\"; touch \"${0%/*}/begun\"; wait";
 
 /// PostgreSQL's programs, of which one does what a test wants.
 struct Programs {
@@ -389,7 +392,7 @@ impl Programs {
             }
         }
         let at = directory.display();
-        let wrapper = format!("#!/bin/sh\nREAL={}\ntouch {at}/begun\n. {at}/now\n", real.display());
+        let wrapper = format!("#!/bin/sh\nREAL={}\n. {at}/now\n", real.display());
         executable(&directory.join(program), &wrapper);
         let programs = Self { directory, _scratch: scratch };
         programs.now(script);
@@ -412,6 +415,7 @@ impl Programs {
         pid.unwrap()
     }
 
+    /// By [`COPIES_FOR_EVER`] and [`FORKS`], behind what they do.
     fn begun(&self) -> bool {
         self.directory.join("begun").exists()
     }
