@@ -435,12 +435,21 @@ assert got == ['0', '1', '2'], got
 
 sleeper = psycopg.connect(url, autocommit=True)
 import threading
-threading.Timer(0.5, sleeper.cancel_safe).start()
+done = threading.Event()
+def cancel():
+    # One that comes before the statement runs is lost.
+    while not done.wait(0.5):
+        sleeper.cancel_safe()
+canceller = threading.Thread(target=cancel)
+canceller.start()
 try:
-    sleeper.execute('SELECT pg_sleep(30)')
+    sleeper.execute('SELECT pg_sleep(60)')
     assert False
 except psycopg.errors.QueryCanceled:
     pass
+finally:
+    done.set()
+    canceller.join()
 assert sleeper.execute('SELECT 1').fetchone() == (1,)
 ",
     );
