@@ -227,11 +227,11 @@ fn a_session_never_goes_back_in_time_and_returns_to_standbys_soon() {
     });
     // One that reads without a pause comes back too.
     run(&mut wire, "UPDATE c SET n = n + 1 WHERE id = 1");
-    eventually(Duration::from_secs(3), "reads return to a standby", || {
+    eventually(PATIENCE, "reads return to a standby", || {
         went_to(&mut wire, "SELECT n FROM c WHERE id = 1").0 != "pg1"
     });
     run(&mut wire, "/* komainu: primary */ SELECT 1");
-    eventually(Duration::from_secs(3), "after a read on the primary, too", || {
+    eventually(PATIENCE, "after a read on the primary, too", || {
         went_to(&mut wire, "SELECT n FROM c WHERE id = 1").0 != "pg1"
     });
 }
