@@ -188,8 +188,9 @@ fn one_that_does_not_come_to_its_end_leaves_nothing_and_the_primary_is_asked_fir
     assert!(err.contains("interrupted: nothing is left"), "{err}");
     assert!(!into.exists() && !partial.exists());
 
-    let mut slow = slow_backup(&node, &cluster, &into);
     let standbys = cluster.servers().standbys();
+    eventually(PATIENCE, "the server has noticed", || !standbys.iter().any(is_being_copied));
+    let mut slow = slow_backup(&node, &cluster, &into);
     let copied: Vec<_> = standbys.iter().filter(|standby| is_being_copied(standby)).collect();
     assert_eq!(copied.len(), 1);
     copied[0].kill();
