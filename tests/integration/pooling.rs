@@ -134,7 +134,7 @@ fn a_client_that_waited_too_long_is_told_so_and_goes_on() {
 #[test]
 fn the_reserve_opens_for_those_who_wait_long() {
     let database = Cluster::shared().database();
-    let komainu = komainu("size = 1\nreserve = 1\nreserve_after_ms = 400\nacquire_timeout_ms = 1500\n");
+    let komainu = komainu("size = 1\nreserve = 1\nreserve_after_ms = 400\nacquire_timeout_ms = 5000\n");
     let mut wires: Vec<_> = (0..3).map(|_| komainu.login(&database)).collect();
     wires[0].query("BEGIN");
     let began = Instant::now();
@@ -158,8 +158,8 @@ fn connections_end_after_their_idle_time_and_their_life() {
     let database = Cluster::shared().database();
     let komainu = self::komainu("size = 1\nlifetime_ms = 500\n");
     let mut wire = komainu.login(&database);
-    let first = pid(&mut wire);
     wire.query("BEGIN");
+    let first = pid(&mut wire);
     eventually(PATIENCE, "another connection", || {
         assert_eq!(pid(&mut wire), first, "in a transaction it stays");
         on_primary(&format!(
@@ -197,20 +197,17 @@ fn new_connections_are_paced_after_all_were_killed() {
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
     ));
     eventually(PATIENCE, "all are gone", || backends(&database) == 0);
+    let begun = on_primary("SELECT clock_timestamp()");
     sleep(&mut wires);
-    // Of the new ones, by their own word, no more than a second's burst and then the rate.
-    let most = on_primary(&format!(
-        "SELECT max(n) FROM (SELECT count(*) OVER (ORDER BY backend_start \
-         RANGE BETWEEN CURRENT ROW AND '900 ms' FOLLOWING) AS n \
-         FROM pg_stat_activity WHERE datname = '{database}') AS w"
-    ));
-    let (most, all) = (most.parse::<usize>().unwrap(), backends(&database));
-    assert!(all > 20 && most <= 22, "{most} in a second of {all}");
-    let span = on_primary(&format!(
-        "SELECT extract(epoch FROM max(backend_start) - min(backend_start)) > 1 \
-         FROM pg_stat_activity WHERE datname = '{database}'"
-    ));
-    assert_eq!(span, "t");
+    // Of the new ones, by the server's clock, no more than a second's burst and then the rate.
+    let opened = |condition: &str| -> usize {
+        let ours = format!("datname = '{database}' AND usename = 'app'");
+        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE {ours} AND {condition}");
+        on_primary(&sql).parse().unwrap()
+    };
+    let at_once = format!("backend_start <= timestamptz '{begun}' + interval '900 ms'");
+    let (soon, later) = (opened(&at_once), opened(&format!("NOT {at_once}")));
+    assert!(soon <= 22 && later > 0 && soon + later > 20, "{soon} in a second, and {later} later");
 }
 
 /// Each would otherwise be committed by itself, as soon as there is a connection.
@@ -248,7 +245,7 @@ fn what_was_sent_behind_a_begin_that_is_refused_does_not_last() {
 fn in_session_mode_a_client_keeps_its_connection() {
     let database = Cluster::shared().database();
     let komainu = komainu(&format!(
-        "size = 1\nacquire_timeout_ms = 300\n[[pool.override]]\ndatabase = \"{database}\"\nmode = \"session\"\nsize = 2\n"
+        "size = 1\n[[pool.override]]\ndatabase = \"{database}\"\nmode = \"session\"\nsize = 2\n"
     ));
     let (mut a, mut b) = (komainu.login(&database), komainu.login(&database));
     a.query("CREATE TEMP TABLE t AS SELECT 'mine' AS v; PREPARE p AS SELECT v FROM t; SELECT 1");
@@ -281,21 +278,21 @@ fn all_pools_together_keep_to_the_servers_limit() {
 fn clients_that_idle_too_long_are_ended() {
     let database = Cluster::shared().database();
     let komainu =
-        komainu("size = 1\n[limits]\nidle_in_transaction_timeout_ms = 600\nclient_idle_timeout_ms = 1200\n");
+        komainu("size = 1\n[limits]\nidle_in_transaction_timeout_ms = 1500\nclient_idle_timeout_ms = 3000\n");
     let mut a = komainu.login(&database);
     a.query("CREATE TABLE t (n int)");
     a.query("BEGIN");
     // What runs longer than the timeout is not idle, and time begins when it ends.
-    assert_eq!(a.query_value("SELECT 1 FROM pg_sleep(0.9)"), "1");
+    assert_eq!(a.query_value("SELECT 1 FROM pg_sleep(2)"), "1");
     assert_eq!(tags(&a.query("INSERT INTO t VALUES (1)")), "CZ");
     let end = a.expect_end();
     assert_eq!((end.len(), end[0].field('S'), end[0].sqlstate()), (1, "FATAL".into(), "25P03".into()));
     let mut b = komainu.login(&database);
-    assert_eq!(b.query_value("SELECT count(*) FROM t, pg_sleep(1.3)"), "0");
     let began = Instant::now();
+    assert_eq!(b.query_value("SELECT (SELECT count(*) FROM t) FROM pg_sleep(3.5)"), "0");
     let end = b.expect_end();
     assert_eq!((end.len(), end[0].field('S'), end[0].sqlstate()), (1, "FATAL".into(), "57P05".into()));
-    assert!(began.elapsed() >= Duration::from_millis(1000), "{:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_millis(6300), "{:?}", began.elapsed());
 }
 
 #[test]
@@ -407,7 +404,7 @@ fn sigterm_lets_transactions_finish_and_tells_the_others() {
     busy.query("CREATE TABLE t (n int)");
     busy.query("BEGIN");
     busy.query("INSERT INTO t VALUES (1)");
-    running.encode(|b| postgres_protocol::message::frontend::query("SELECT 'done' FROM pg_sleep(1)", b));
+    running.encode(|b| postgres_protocol::message::frontend::query("SELECT 'done' FROM pg_sleep(4)", b));
     eventually(PATIENCE, "it runs", || {
         on_primary(
             "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT ''done''%' AND state = 'active'",
@@ -508,8 +505,9 @@ fn a_storm_of_clients_that_come_and_go_leaves_the_pool_as_it_was() {
         komainu.metric("komainu_server_connections{server=\"pg1\",state=\"active\"}") == Some(0.0)
             && komainu.metric("komainu_pool_waiters") == Some(0.0)
     });
-    assert!(backends(&database) <= 3);
+    // A server process ends a moment after its connection.
+    eventually(PATIENCE, "no more than the pool's are left", || backends(&database) <= 3);
     let mut wires: Vec<_> = (0..3).map(|_| komainu.login(&database)).collect();
     wires.iter_mut().for_each(|wire| assert_eq!(tags(&wire.query("BEGIN")), "CZ"));
-    assert_eq!(backends(&database), 3);
+    eventually(PATIENCE, "each has one", || backends(&database) == 3);
 }
