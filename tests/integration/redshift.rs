@@ -180,7 +180,7 @@ fn three_nodes_agree_on_it_and_refuse_to_change_it() {
         assert_eq!(told(&client.query("INSERT INTO t VALUES (1)")), ["C INSERT 0 1", "ZI"]);
     }
     for id in &nodes.ids() {
-        assert_eq!(nodes.status(id)["primary"], "shop", "{}", nodes.status(id));
+        eventually(PATIENCE, "it knows the primary", || nodes.status(id)["primary"] == "shop");
     }
     let refused = nodes.post(&nodes.leader(), "/switchover", &serde_json::json!({}));
     assert!(refused.body.contains("aws redshift reboot-cluster"), "{}", refused.body);

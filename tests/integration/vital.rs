@@ -12,6 +12,7 @@ fn a_leader_that_can_decide_no_more_ends_and_another_one_decides() {
     let point = scratch.path().join("point");
     let nodes = Nodes::builder(3)
         .endpoint("app")
+        .patient()
         .env("KOMAINU_DEBUG_DIE_AT", point.to_str().unwrap())
         .start(Cluster::shared());
     let leader = nodes.leader();
