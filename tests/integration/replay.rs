@@ -91,6 +91,8 @@ fn a_read_that_replay_cancels_is_asked_again_where_that_is_honest() {
             }
             standby.psql("postgres", hangs).unwrap() == "0"
         });
+        // Nothing of it is left that would cancel the next one.
+        cluster.servers().wait_for_replay().unwrap();
     };
     let ask = |wire: &mut Wire, sql: &str| wire.encode(|buffer| frontend::query(sql, buffer));
     let error = |messages: &[Message]| {
