@@ -81,7 +81,8 @@ fn the_same_storage_on_another_host_begins_an_epoch_once_the_stale_name_leads_th
         komainu.metric("komainu_primary{server=\"shop\"}") == Some(0.0)
     });
     send(&mut idle, "INSERT INTO t VALUES (2)");
-    let lost = told(&open.query("COMMIT"));
+    send(&mut open, "COMMIT");
+    let lost = answer(&mut open);
     assert!(lost[0].starts_with("ERROR 08"), "{lost:?}");
     assert_eq!(answer(&mut idle), INSERTED);
     assert!(epoch(&komainu) > before);

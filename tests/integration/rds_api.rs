@@ -242,6 +242,8 @@ fn the_writer_is_who_says_so_whatever_the_api_says() {
     // The API is silent all the while.
     account.proxy.fault(&DESCRIBING, Fault::Throttle, None);
     account.server(0).kill();
+    let is_primary = format!("komainu_primary{{server=\"{}\"}}", account.id);
+    eventually(PATIENCE, "its loss is seen", || komainu.metric(&is_primary) == Some(0.0));
     send(&mut client, "INSERT INTO t VALUES (2)");
     account.server(1).promote().unwrap();
     assert_eq!(answer(&mut client), INSERTED);
