@@ -63,7 +63,7 @@ fn a_cancel_request_finds_its_session_wherever_it_arrives() {
 
 #[test]
 fn a_proxy_joins_and_leaves_under_load_and_no_client_sees_an_error() {
-    let nodes = Nodes::start(Cluster::shared());
+    let nodes = Nodes::builder(3).endpoint("app").patient().start(Cluster::shared());
     let database = Cluster::shared().database();
     pgbench(&nodes.node("node1").url(&database), &["-i", "-q", "-s", "1"]).output();
     let stays = nodes.proxy(Cluster::shared(), "proxy1");
@@ -76,7 +76,7 @@ fn a_proxy_joins_and_leaves_under_load_and_no_client_sees_an_error() {
         let mut wire = proxy.login(&database);
         assert_ne!(wire.query_value("SELECT count(*) FROM pgbench_accounts"), "0");
         wire.query("UPDATE pgbench_branches SET bbalance = 1");
-        assert_eq!(role(&nodes, "proxy2").as_deref(), Some("proxy"));
+        eventually(PATIENCE, "node1 knows it", || role(&nodes, "proxy2").as_deref() == Some("proxy"));
         drop(wire);
         drop(proxy);
         let gone = json!({ "id": "proxy2", "cause": "operator:test" });

@@ -69,7 +69,7 @@ fn hosts_that_are_rebooted_come_back_with_no_hand() {
 #[test]
 fn a_server_that_was_never_there_is_copied_from_a_standby_under_writes_whoever_leads() {
     let _one = one_at_a_time();
-    let failover = Failover::builder().start();
+    let failover = Failover::builder().patient().start();
     let leader = failover.nodes.leader();
     let others = failover.nodes.others(&leader);
     let (database, url) = filled(&failover, &others[0]);

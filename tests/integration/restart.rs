@@ -96,7 +96,7 @@ fn all_servers_are_restarted_under_fifty_clients_that_see_no_error() {
 #[test]
 fn one_server_is_restarted_and_a_primary_stays_one_or_is_left_alone() {
     let _one = one_at_a_time();
-    let failover = Failover::builder().start();
+    let failover = Failover::builder().patient().start();
     let (database, url) = filled(&failover, "node1");
     let before = ["pg1", "pg2", "pg3"].map(|id| started(&failover, id));
     let written = under_clients(&url, "5", || {
@@ -170,7 +170,7 @@ fn runs(failover: &Failover, server: &str) -> PathBuf {
 #[test]
 fn a_rolling_restart_starts_the_programs_of_the_release_that_was_installed_meanwhile() {
     let _one = one_at_a_time();
-    let failover = Failover::builder().failover("sync_mode = \"require\"").start();
+    let failover = Failover::builder().patient().failover("sync_mode = \"require\"").start();
     let (database, url) = filled(&failover, "node1");
     let installed = Installation::find().unwrap();
     let scratch = Scratch::create("komainu-release-").unwrap();

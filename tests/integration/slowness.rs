@@ -12,6 +12,7 @@ fn seconds() -> u64 {
 fn half_a_second_of_delay_with_jitter_and_loss_promotes_nothing_and_detaches_nothing() {
     let _one = one_at_a_time();
     let failover = Failover::builder()
+        .patient()
         .slow(Slowness { delay_ms: 500, jitter_ms: 200, loss_percent: 5 })
         .without_agents()
         .start();

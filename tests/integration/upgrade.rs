@@ -158,7 +158,8 @@ fn replace_agents(failover: &mut Failover, program: &Path) {
 fn nodes_become_another_version_one_by_one_and_the_one_before_again_under_clients_that_reconnect() {
     let _one = one_at_a_time();
     let previous = previous();
-    let mut failover = Failover::builder().program(&previous).failover("sync_mode = \"require\"").start();
+    let builder = Failover::builder().patient().program(&previous);
+    let mut failover = builder.failover("sync_mode = \"require\"").start();
     let database = with_table(&failover);
     failover.wait_until_promised();
     let before = failover.primary();
