@@ -163,7 +163,7 @@ fn a_failover_is_done_with_the_grants_of_the_manual() {
         let began = std::time::Instant::now();
         operating.twice(old, synchronous(&format!("ANY 1 ({}, {})", candidate.id(), other.id())));
         waits.join().unwrap();
-        assert!(began.elapsed() < Duration::from_secs(4), "it waited {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(10), "it waited {:?}", began.elapsed());
     });
     operating.twice(candidate, synchronous(&format!("ANY 1 ({})", other.id())));
 

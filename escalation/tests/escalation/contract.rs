@@ -7,8 +7,9 @@ use komainu_escalation::reconcile::pace::Pace;
 use komainu_escalation::{Owner, Reason, State};
 use std::time::{Duration, Instant};
 
-/// What a former owner left on its way does no harm for longer.
-const UNDONE_WITHIN: Duration = Duration::from_secs(5);
+/// What a former owner left on its way does no harm for longer: an owner that is exposed to it looks every 3 s, and one
+/// that is not every 15 to 30 s.
+const UNDONE_WITHIN: Duration = Duration::from_secs(10);
 
 macro_rules! for_each_kind {
     ($($test:ident)*) => { $(
