@@ -39,6 +39,7 @@ pub fn sandbox(nodes: u8, netns: bool, method: Method) -> SandboxArgs {
         name_ttl: 5,
         sync: Some(Sync::Off),
         no_agents: false,
+        patient: false,
     }
 }
 

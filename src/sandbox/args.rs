@@ -47,6 +47,9 @@ pub struct SandboxArgs {
     /// No agents beside the servers: what is lost is not rejoined
     #[arg(long)]
     pub no_agents: bool,
+    /// A machine may stand still for four seconds, and no node loses its lease: for tests
+    #[arg(long, hide = true)]
+    pub patient: bool,
 }
 
 /// What an acknowledged row survives.

@@ -205,6 +205,7 @@ impl Making<'_> {
             peers: ids.iter().zip(seats).map(peer).collect(),
             endpoints: self.args.methods().into_iter().map(endpoint).collect::<Result<_, SandboxError>>()?,
             aws: self.aws.map(Double::url),
+            is_patient: self.args.patient,
         })
     }
 

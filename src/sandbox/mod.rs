@@ -43,6 +43,7 @@ pub use ask::{AskError, ask, describe, fail_over, newest, of_nodes, tell};
 pub use control::Request;
 pub use error::SandboxError;
 pub use managed::{AURORA_FUNCTIONS, FailoverOrder, FailoverTold, ManagedMode, RDS_FUNCTIONS};
+pub use node_files::PATIENT_LEASE;
 pub use port::{ReservedPort, is_free};
 pub use postgres::{Host, Postgres, PostgresError, PostgresOptions, REPLICATION_USER, SUPERUSER, StopMode};
 pub use ready::{Ready, ReadyManaged, ReadyNode};

@@ -27,6 +27,9 @@ const OPERATOR_PASSWORD: &str = "operator.password";
 pub const CONFIGURATION: &str = "komainu.toml";
 pub const CLUSTER: &str = "sandbox";
 pub const ENDPOINT: &str = "app";
+/// Of the section `[cluster]`: a machine may stand still for four seconds, and no node loses its lease.
+pub const PATIENT_LEASE: &str = "lease_ms = 4000\ndrift_margin_ms = 500\n\
+                                 election_timeout_min_ms = 4500\nelection_timeout_max_ms = 5000\n";
 
 /// What all nodes are told alike.
 pub struct Common<'a> {
@@ -66,6 +69,8 @@ pub struct ClusterPlan {
     pub endpoints: Vec<(String, MethodPlan)>,
     /// Where AWS is, if there is a double of it.
     pub aws: Option<String>,
+    /// Whether no node is to lose its lease on a busy machine.
+    pub is_patient: bool,
 }
 
 pub struct Peer {
@@ -251,6 +256,9 @@ fn failover_part(failover: &FailoverPlan<'_>) -> String {
 fn cluster_part(cluster: &ClusterPlan) -> String {
     let mut toml =
         format!("\n[cluster]\nname = \"{CLUSTER}\"\ndirectory = \"raft\"\npki_directory = \"pki\"\n");
+    if cluster.is_patient {
+        toml += PATIENT_LEASE;
+    }
     for peer in &cluster.peers {
         toml += &format!(
             "\n[[node]]\nid = {}\nhost = {}\nport = {}\n",
@@ -334,6 +342,7 @@ mod tests {
             peers: (1..=3).map(peer).collect(),
             endpoints: vec![(ENDPOINT.to_owned(), method)],
             aws: None,
+            is_patient: false,
         };
         let tell = MethodPlan::Tell { program: "/a/komainu".into(), control: "/b/c.sock".into() };
         let table: toml::Table = cluster_part(&plan(tell)).parse().unwrap();
@@ -350,8 +359,9 @@ mod tests {
         assert_eq!(method["address"].as_str(), Some("198.18.0.100/24"));
 
         let address = MethodPlan::Aws("elastic-ip = { allocation_id = \"eipalloc-1\" }".into());
-        let aws = ClusterPlan { aws: Some("http://127.0.0.1:1".into()), ..plan(address) };
+        let aws = ClusterPlan { aws: Some("http://127.0.0.1:1".into()), is_patient: true, ..plan(address) };
         let table: toml::Table = cluster_part(&aws).parse().unwrap();
+        assert_eq!(table["cluster"]["lease_ms"].as_integer(), Some(4000));
         assert_eq!(table["aws"]["endpoint_url"].as_str(), Some("http://127.0.0.1:1"));
         let method = &table["endpoint"][0]["method"]["elastic-ip"];
         assert_eq!(method["allocation_id"].as_str(), Some("eipalloc-1"));

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use komainu::pki::{AUTHORITY_DAYS, Authority, NODE_DAYS};
-use komainu::sandbox::{ReservedPort, Scratch, admin};
+use komainu::sandbox::{PATIENT_LEASE, ReservedPort, Scratch, admin};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -306,7 +306,7 @@ impl NodesBuilder {
 
     /// A machine may stand still for four seconds, and no node loses its lease.
     pub fn patient(mut self) -> Self {
-        self.lease = "lease_ms = 4000\ndrift_margin_ms = 500\nelection_timeout_min_ms = 4500\nelection_timeout_max_ms = 5000\n";
+        self.lease = PATIENT_LEASE;
         self
     }
 
