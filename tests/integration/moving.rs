@@ -84,7 +84,7 @@ fn endpoint(sandbox: &Sandbox) -> (String, u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_move_by_order_costs_a_writer_its_connection_and_nothing_else() {
-    let sandbox = Sandbox::start(&["--standbys", "0"]);
+    let sandbox = Sandbox::start(&["--standbys", "0", "--patient"]);
     psql(sandbox.url(), &["CREATE TABLE moved (n int PRIMARY KEY)"]).output();
     let common = Arc::new(Common::default());
     let writer = tokio::spawn(write(sandbox.url().to_owned(), common.clone()));

@@ -20,7 +20,8 @@ struct Hosts {
 
 impl Hosts {
     fn start() -> Self {
-        let hosts = Hosts { sandbox: Sandbox::start(&["--nodes", "3", "--netns", "--standbys", "1"]) };
+        let sandbox = Sandbox::start(&["--nodes", "3", "--netns", "--standbys", "1", "--patient"]);
+        let hosts = Hosts { sandbox };
         hosts.owner_of(&NODES);
         hosts
     }

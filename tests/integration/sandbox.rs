@@ -26,7 +26,7 @@ fn nothing_is_left(processes: &[u32], directory: &Path) {
 
 #[test]
 fn what_it_prints_is_there_and_a_signal_ends_it() {
-    let mut sandbox = Sandbox::start(&[]);
+    let mut sandbox = Sandbox::start(&["--patient"]);
     let roles: Vec<_> = sandbox.servers().iter().map(|server| server["role"].as_str().unwrap()).collect();
     assert_eq!(roles, ["primary", "standby", "standby"]);
     for server in sandbox.servers() {
@@ -263,7 +263,7 @@ fn owner(sandbox: &Sandbox, nodes: &[&str]) -> Option<String> {
 #[test]
 fn the_url_follows_the_owner_and_what_was_killed_comes_back_when_told() {
     const NODES: [&str; 3] = ["node1", "node2", "node3"];
-    let sandbox = Sandbox::start(&["--standbys", "0"]);
+    let sandbox = Sandbox::start(&["--standbys", "0", "--patient"]);
     let before = owner(&sandbox, &NODES).expect("somebody owns it, or it would not be ready");
     let stale = sandbox.tell("take", &before, 0);
     assert!(!stale.success && stale.stderr.contains("epoch 0 of app is over"), "{}", stale.stderr);

@@ -63,7 +63,7 @@ fn starts(mode: &str, more: &[&str]) -> Sandbox {
 
 #[test]
 fn before_aurora_writes_go_on_while_the_name_is_stale_and_every_writer_is_followed() {
-    let sandbox = starts("aurora", &[]);
+    let sandbox = starts("aurora", &["--patient"]);
     let writer = sandbox.ready["managed"]["writer_name"].as_str().unwrap();
     // What it has not been sent it has from the storage.
     let nowhere = "ALTER SYSTEM SET primary_conninfo = 'host=127.0.0.1 port=1'";
