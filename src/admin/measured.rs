@@ -9,6 +9,7 @@ use komainu_escalation::{Finding, Reason, State};
 
 use super::cluster_status::EndpointHere;
 use super::{AdminState, ClusterPages, rejoining, server_users};
+use crate::cluster::missing_standbys::missing_standbys;
 use crate::cluster::state::ClusterState;
 use crate::telemetry::labels::{InstancesTrouble, Label as _, PrimaryChange, Standstill};
 use crate::telemetry::process::Process;
@@ -30,6 +31,7 @@ impl AdminState {
             census: &(self.activity.census)(),
             snapshot: &view.snapshot,
             paused_primary: view.paused_primary,
+            standbys_missing: missing_standbys(&view),
             rejoining: &rejoining,
             archived_ms: &archived_ms,
             password_troubles: server_users::troubles(&(self.server_users)()),

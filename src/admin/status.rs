@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::cluster_status::{ClusterKeys, ClusterNow, busy_on, cluster_keys, of_server};
 use super::rejoining::{self, JobKeys};
+use crate::cluster::missing_standbys::missing_standbys;
 use crate::cluster::model::{Detail, Facts, View};
 use crate::cluster::state::{Administrative, Observed};
 use crate::topology::{Health, Role, ServerState};
@@ -20,6 +21,8 @@ pub struct Status<'a> {
     paused_primary: Option<&'a str>,
     /// Why there is none.
     reason: Option<&'static str>,
+    /// How many more standbys commits wait for than stream from the primary. None: it does not answer, or they wait for none.
+    standbys_missing: Option<u32>,
     /// How long the process has run.
     uptime_ms: u64,
     servers: Vec<Server<'a>>,
@@ -84,6 +87,7 @@ pub fn status<'a>(view: &'a View, now_ms: u64, cluster: Option<ClusterNow<'a>>) 
         primary: snapshot.primary_server().map(|server| &*server.id),
         paused_primary: view.paused_primary.and_then(|it| snapshot.server(it)).map(|server| &*server.id),
         reason: view.no_primary.map(|reason| reason.code()),
+        standbys_missing: missing_standbys(view),
         uptime_ms: now_ms,
         servers: servers.map(|(state, detail)| server(state, detail, now_ms, cluster)).collect(),
         cluster: cluster.map(cluster_keys).unwrap_or_default(),

@@ -33,6 +33,8 @@ pub struct Status {
     #[serde(default)]
     pub paused_primary: Option<String>,
     pub reason: Option<String>,
+    #[serde(default)]
+    pub standbys_missing: Option<u32>,
     pub uptime_ms: u64,
     pub nodes: Vec<Node>,
     pub servers: Vec<Server>,
@@ -192,6 +194,13 @@ impl Status {
         } else if self.primary.is_none() {
             let reason = self.reason.as_deref().unwrap_or("unknown");
             problems.push(format!("there is no primary: {reason}"));
+        }
+        if let Some(missing @ 1..) = self.standbys_missing {
+            let more = match missing {
+                1 => "one more standby streams".to_owned(),
+                more => format!("{more} more standbys stream"),
+            };
+            problems.push(format!("commits wait until {more} from the primary"));
         }
         if let Some(reason) = self.failover.as_ref().and_then(|failover| failover.standstill.as_deref()) {
             problems.push(format!("the primary is not replaced: {reason}"));
@@ -432,6 +441,11 @@ pub mod tests {
         let mut paused = sample();
         pause(&mut paused);
         assert!(render(&paused).contains("\nprimary pg1, epoch 1, paused by order\n"));
+        assert_eq!(
+            with(|status| status.standbys_missing = Some(1)),
+            "commits wait until one more standby streams from the primary"
+        );
+        assert_eq!(with(|status| status.standbys_missing = Some(0)), "");
         assert!(with(|status| status.endpoints[0].owner = None).contains("nobody owns endpoint app"));
         assert!(with(|status| status.waiting_for = Some("the disk is full".to_owned())).contains("full"));
         assert!(with(|status| status.configuration_unusable = Some(3)).contains("cannot use version 3 of"));

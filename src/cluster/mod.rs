@@ -16,6 +16,7 @@ mod deadlines;
 pub mod decide;
 pub mod instances;
 pub mod lapses;
+pub mod missing_standbys;
 pub mod model;
 pub mod observe;
 pub mod operate;

@@ -74,6 +74,8 @@ pub struct Numbers<'a> {
     pub census: &'a PoolCensus,
     pub snapshot: &'a Snapshot,
     pub paused_primary: Option<ServerIndex>,
+    /// How many more standbys commits wait for than stream from the primary. None: they wait for none, or it is not known.
+    pub standbys_missing: Option<u32>,
     pub rejoining: &'a [Rejoining<'a>],
     /// By server: how long ago it has archived something.
     pub archived_ms: &'a [Option<u64>],
@@ -212,6 +214,9 @@ impl Gathered {
         let Numbers { totals, census, snapshot, archived_ms, .. } = *numbers;
         if snapshot.epoch.0 > 0 {
             self.count(metrics::EPOCH, &[], snapshot.epoch.0);
+        }
+        if let Some(missing) = numbers.standbys_missing {
+            self.count(metrics::STANDBYS_MISSING, &[], u64::from(missing));
         }
         for (index, server) in snapshot.indexed() {
             for &class in QueryClass::ALL {

@@ -137,6 +137,9 @@ metrics! {
     REPLICATION_LAG_SECONDS Gauge "komainu_replication_lag_seconds" [SERVER],
         "Age of what the standby has replayed; absent while unknown.",
         [view("ReplicationLag", Unit::Seconds).by(&[SERVER])];
+    STANDBYS_MISSING Gauge "komainu_synchronous_standbys_missing" [],
+        "How many more standbys commits wait for than stream from the primary: while it is not 0, no commit is answered. Absent where commits wait for none, or the primary does not answer.",
+        [view("SynchronousStandbysMissing", Unit::Count)];
     ARCHIVE_AGE_SECONDS Gauge "komainu_archive_age_seconds" [SERVER],
         "Since the primary archived a WAL file; absent unless it archives.",
         [view("ArchiveAge", Unit::Seconds).by(&[SERVER])];

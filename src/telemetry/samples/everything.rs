@@ -93,6 +93,7 @@ pub fn everything_with(counters: &Counters) -> Vec<Family> {
         },
         snapshot: &snapshot,
         paused_primary: None,
+        standbys_missing: Some(1),
         rejoining: &[Rejoining {
             server: "b",
             phase: Some(RejoinPhase::Copying),

@@ -42,6 +42,15 @@ locals {
         threshold   = 0
         minutes     = 2
       }
+      commits-wait = {
+        description = "For two minutes, commits have waited for synchronous standbys that do not stream: komainu status says how many, and which servers are down."
+        metrics     = { missing = { name = "SynchronousStandbysMissing", statistic = "Minimum" } }
+        combine     = "MAX"
+        each        = "FILL(missing_%[1]s, 0)"
+        comparison  = "GreaterThanThreshold"
+        threshold   = 0
+        minutes     = 2
+      }
       pool-exhausted = {
         description = "For three minutes, clients of a node have waited for a server connection: raise pool.size, or look for transactions left open."
         metrics     = { waiters = { name = "PoolWaiters", statistic = "Minimum" } }

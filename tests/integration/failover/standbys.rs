@@ -33,6 +33,23 @@ fn a_synchronous_standby_that_hangs_stalls_commits_for_a_while_and_counts_again_
     }
 }
 
+/// Nothing else tells: a COMMIT that waits for a standby is a statement that does not end.
+#[test]
+fn that_commits_wait_for_standbys_is_said() {
+    let _one = one_at_a_time();
+    let (failover, _) = synchronous();
+    let said = || {
+        let missing = failover.nodes.node("node1").metric("komainu_synchronous_standbys_missing");
+        (failover.nodes.status("node1")["standbys_missing"].clone(), missing)
+    };
+    eventually(PATIENCE, "enough stream", || said() == (json!(0), Some(0.0)));
+    ["pg2", "pg3"].iter().for_each(|id| failover.server(id).freeze());
+    eventually(PATIENCE, "one is missing", || said() == (json!(1), Some(1.0)));
+    failover.server("pg3").thaw();
+    eventually(PATIENCE, "enough stream again", || said() == (json!(0), Some(0.0)));
+    failover.server("pg2").thaw();
+}
+
 /// So that the checkpointer of the next primary knows already that commits wait.
 #[test]
 fn standbys_wait_for_somebody_before_they_are_primaries() {

@@ -52,8 +52,8 @@ run "a_database_s_storage" {
 run "the_cluster_as_all_nodes_see_it" {
   assert {
     condition = toset(keys(aws_cloudwatch_metric_alarm.cluster)) == toset([
-      "app-changed-by-others", "app-flapping", "app-no-owner", "app-problems", "app-two-owners", "certificate", "epoch-flapping",
-      "failover-stands-still", "no-quorum", "passwords-unknown", "permission-missing", "pg1-lag", "pg1-rejoin-fails",
+      "app-changed-by-others", "app-flapping", "app-no-owner", "app-problems", "app-two-owners", "certificate", "commits-wait",
+      "epoch-flapping", "failover-stands-still", "no-quorum", "passwords-unknown", "permission-missing", "pg1-lag", "pg1-rejoin-fails",
       "pg1-server-down", "pg2-lag", "pg2-rejoin-fails", "pg2-server-down", "pool-exhausted",
     ])
     error_message = "An alarm is missing, or has come without a word of it here."
@@ -83,6 +83,7 @@ run "the_cluster_as_all_nodes_see_it" {
       app-problems          = [5, 6]
       app-two-owners        = [2, 3]
       certificate           = [1, 1]
+      commits-wait          = [2, 3]
       epoch-flapping        = [1, 1]
       failover-stands-still = [2, 3]
       no-quorum             = [3, 3]
