@@ -9,10 +9,13 @@ use crate::topology::Health;
 /// How many more standbys commits wait for than stream from the primary. None: it does not answer, or commits wait for
 /// nobody by name.
 pub fn missing_standbys(view: &View) -> Option<u32> {
-    let primary = usize::from(view.snapshot.primary?.0);
-    let is_up = |index: usize| view.snapshot.servers[index].health == Health::Up;
-    let facts =
-        view.details[primary].facts.as_deref().filter(|facts| !facts.in_recovery && is_up(primary))?;
+    missing_at(view, &view.snapshot.primary_server()?.id)
+}
+
+/// The same of the server that is the primary by the log.
+pub fn missing_at(view: &View, primary: &str) -> Option<u32> {
+    let (_, detail) = view.find(primary).filter(|(server, _)| server.health == Health::Up)?;
+    let facts = detail.facts.as_deref().filter(|facts| !facts.in_recovery)?;
     let wanted = SyncSet::parse(&facts.synchronous_standby_names).filter(SyncSet::promises)?;
     // The walsender of a host that hangs streams for as long as the primary has not noticed.
     let hangs = |name: &str| view.find(name).is_some_and(|(server, _)| server.health == Health::Down);

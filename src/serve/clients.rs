@@ -241,6 +241,7 @@ async fn receive(stream: Stream, address: Option<SocketAddr>, door: Arc<Door>) {
             drop((place, counted));
         }
         Err(error) => {
+            drop(guard);
             if let HandshakeError::Password { user, .. } = &error {
                 door.access.doubt(user);
             }

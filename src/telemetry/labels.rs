@@ -253,8 +253,8 @@ labels! {
     }
     /// Which way bytes were relayed.
     Direction {
-        ToServers "to_servers" "from clients",
-        ToClients "to_clients" "from servers",
+        ToServers "to_servers" "to servers, what komainu asks them for itself included",
+        ToClients "to_clients" "to clients, what komainu answers itself included",
     }
     /// What a server connection is doing.
     ConnectionState {

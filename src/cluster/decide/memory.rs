@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::orders_end::OrdersEnd;
 use super::returning::Returning;
 use super::sync_standby::Watch;
+use crate::cluster::missing_standbys::missing_at;
 use crate::cluster::model::{Facts, View};
 use crate::cluster::state::{ClusterState, FailoverKind, Fenced, RestartStage, Stage};
 use crate::cluster::sync_set::SyncSet;
@@ -83,6 +84,8 @@ pub struct Memory {
     astray: BTreeMap<String, u64>,
     /// Those of them that need log which the primary no longer has, as their agents say.
     missing_wal: BTreeSet<String>,
+    /// Since when commits wait for more standbys than stream.
+    commits_wait_since_ms: Option<u64>,
     restart: Option<RestartWatch>,
     returning: Returning,
     orders_end: OrdersEnd,
@@ -153,6 +156,11 @@ impl Memory {
         self.starting_up_since_ms = starts_up.then(|| self.starting_up_since_ms.unwrap_or(now_ms));
         self.look_at_replay(primary.server.as_deref(), view, now_ms);
         self.look_for_the_astray(state, view, now_ms);
+        // What is restarted by order comes back by itself.
+        let waits = self.phase == Phase::Settled
+            && state.restart().is_none()
+            && primary.server.as_ref().and_then(|id| missing_at(view, id)).is_some_and(|missing| missing > 0);
+        self.commits_wait_since_ms = waits.then(|| self.commits_wait_since_ms.unwrap_or(now_ms));
         self.look_at_restart(state, view, now_ms);
         if self.phase == Phase::Settled {
             self.returning.look(state, view);
@@ -430,6 +438,10 @@ impl Memory {
 
     pub(super) fn is_missing_wal(&self, server: &str) -> bool {
         self.missing_wal.contains(server)
+    }
+
+    pub(super) fn commits_wait_for_ms(&self, now_ms: u64) -> u64 {
+        self.commits_wait_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms))
     }
 
     pub(super) fn astray_for_ms(&self, server: &str, now_ms: u64) -> u64 {

@@ -8,13 +8,15 @@
 
 use super::action::{Action, What};
 use super::{Plan, Situation, Step, log_shipping, slots, synchronous};
+use crate::cluster::missing_standbys::missing_at;
 use crate::cluster::model::{Facts, Slot};
 use crate::cluster::operate::slots::slot_name;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Change, Server};
 use crate::config;
 
-/// A standby that was told whom to follow and does not stream by then cannot: it needs its agent.
+/// A standby that was told whom to follow and does not stream by then cannot: it needs its agent. Nor does one come by itself
+/// for which commits have waited for so long.
 const ASTRAY_MS: u64 = 15_000;
 
 pub(super) fn decide(situation: &Situation<'_>) -> Plan {
@@ -91,7 +93,7 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
     }
 }
 
-/// By SQL, if it follows nobody who leads to the primary, or another standby where commits wait for it, or streams under
+/// By SQL, if it follows nobody who leads to the primary, or another standby while commits wait for it, or streams under
 /// another name than it is to be waited for by, or by no slot.
 fn repoint(
     situation: &Situation<'_>,
@@ -103,8 +105,7 @@ fn repoint(
     let is_to_follow = |facts: &&Facts| {
         facts.in_recovery
             && (strays(situation, primary, facts)
-                || follows_another(situation, primary, facts)
-                    && synchronous::lack_it(situation, &primary.id, id)
+                || commits_wait_for(situation, primary, id)
                 || streams && needs_its_name(situation, primary, id, facts)
                 || streams && needs_its_slot(situation, primary, id, facts))
     };
@@ -248,7 +249,26 @@ pub(super) fn counts_twice(situation: &Situation<'_>, facts: &Facts) -> bool {
     failover.sync_mode != config::SyncMode::Off && failover.sync_count >= 2 && facts.slot_name.is_none()
 }
 
-/// Whether it was told to receive from another standby. A primary that came back as one may be followed still.
+/// Whether commits have waited for long for more standbys than stream from the primary, and it is one of so many that could
+/// be among them, were they not behind others. A failover may have left it behind a former primary.
+fn commits_wait_for(situation: &Situation<'_>, primary: &config::Server, id: &str) -> bool {
+    let waited_ms = situation.memory.commits_wait_for_ms(situation.now_ms);
+    if !situation.requires() || !situation.is_agreed || waited_ms < ASTRAY_MS {
+        return false;
+    }
+    let missing = missing_at(situation.view, &primary.id).unwrap_or(0);
+    let could_stream = |(id, server): &(&String, &Server)| {
+        synchronous::may_be_waited_for(situation, id, server)
+            && !log_shipping::is_shipped(situation, id)
+            && situation.answering(id).is_some_and(|facts| {
+                follows_another(situation, primary, facts) && receives_the_timeline(situation, facts)
+            })
+    };
+    let mut behind = situation.state.servers().iter().filter(could_stream).take(missing as usize);
+    behind.any(|(behind, _)| behind == id)
+}
+
+/// Whether it was told to receive from another standby.
 fn follows_another(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) -> bool {
     situation.policy.servers.iter().any(|other| other.id != primary.id && follows(other, facts))
 }

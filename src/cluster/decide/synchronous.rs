@@ -12,7 +12,6 @@ use crate::cluster::model::Facts;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Change, Server};
 use crate::cluster::sync_set::SyncSet;
-use crate::config;
 
 pub(super) fn decide(situation: &Situation<'_>) -> Plan {
     if !situation.is_agreed {
@@ -101,38 +100,21 @@ fn standbys(situation: &Situation<'_>, primary: &str) -> Vec<Standby> {
             situation.answering(id).is_none_or(|facts| !replicas::counts_twice(situation, facts))
         })
         .map(|(id, server)| {
-            let is_alive = (streams_there(situation, primary, id) || is_about_to_stream(situation, id))
+            // One that receives from another standby is none that the primary could wait for.
+            let streams =
+                situation.answering(id).is_some_and(|facts| replicas::follows_the_primary(situation, facts));
+            let is_known = replicas::is_known_there(situation, primary, id);
+            let is_alive = (streams && is_known || is_about_to_stream(situation, id))
                 && may_be_waited_for(situation, id, server);
             Standby { id: id.clone(), is_alive }
         })
         .collect()
 }
 
-/// One that receives from another standby is none that the primary could wait for.
-fn streams_there(situation: &Situation<'_>, primary: &str, id: &str) -> bool {
-    situation.answering(id).is_some_and(|facts| replicas::follows_the_primary(situation, facts))
-        && replicas::is_known_there(situation, primary, id)
-}
-
 /// What only one that may not be promoted has acknowledged could not be failed over.
-fn may_be_waited_for(situation: &Situation<'_>, id: &str, server: &Server) -> bool {
+pub(super) fn may_be_waited_for(situation: &Situation<'_>, id: &str, server: &Server) -> bool {
     server.administrative == Administrative::Attached
         && situation.policy.server(id).is_some_and(|config| !config.disallow_failover)
-}
-
-/// Whether commits are to wait for more standbys than stream from the primary, and this one could be waited for.
-pub(super) fn lack_it(situation: &Situation<'_>, primary: &str, id: &str) -> bool {
-    let failover = &situation.policy.failover;
-    let may = |id: &str, server: &Server| {
-        id != primary && !log_shipping::is_shipped(situation, id) && may_be_waited_for(situation, id, server)
-    };
-    let servers = situation.state.servers();
-    let streaming =
-        servers.iter().filter(|(id, server)| may(id, server) && streams_there(situation, primary, id));
-    failover.sync_mode != config::SyncMode::Off
-        && situation.is_agreed
-        && servers.get(id).is_some_and(|server| may(id, server))
-        && streaming.count() < failover.sync_count as usize
 }
 
 /// One that was counted on when the primary became one, and is on its way to it: else `prefer` would stop waiting for it, and

@@ -129,6 +129,11 @@ impl World {
         }
     }
 
+    /// As it was last seen.
+    pub fn facts_of(&self, id: &str) -> Facts {
+        self.view.find(id).unwrap().1.facts.as_deref().unwrap().clone()
+    }
+
     pub fn see(&mut self, id: &str, facts: Facts) {
         let index = SERVERS.iter().position(|known| *known == id).unwrap();
         let (state, detail) = (&mut self.view.snapshot.servers[index], &mut self.view.details[index]);
