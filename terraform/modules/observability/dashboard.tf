@@ -17,6 +17,7 @@ locals {
     QueryDatabaseResponseLatency     = "Average"
     QueryRequests                    = "Sum"
     QuorumLeaseRemaining             = "Minimum"
+    SynchronousStandbysMissing       = "Maximum"
     } : name => [{
       expression = "SEARCH('{${var.metric_namespace},Cluster,Node} MetricName=\"${name}\" Cluster=\"${var.name}\"', '${statistic}', 60)"
       label      = "$${PROP('Dim.Node')} ${name}"
@@ -89,7 +90,7 @@ locals {
     { title = "Reads that the primary served, by why", view = "timeSeries", width = 8, lines = local.by_one_more.ReadsToPrimary },
     { title = "Sessions pinned, by why", view = "timeSeries", width = 8, lines = local.by_one_more.SessionsPinned },
     { title = "Changes of the primary", view = "timeSeries", width = 8, lines = local.by_one_more.FailoverCount },
-    { title = "Why a lost primary is not replaced", view = "timeSeries", width = 8, lines = local.by_one_more.FailoverStandstillByReason },
+    { title = "Why a lost primary is not replaced; standbys that commits miss", view = "timeSeries", width = 8, lines = concat(local.by_one_more.FailoverStandstillByReason, local.by_node.SynchronousStandbysMissing) },
     { title = "Tries in a row to make a standby again that failed", view = "timeSeries", width = 8, lines = local.by_server.RejoinFailures },
     { title = "Epochs", view = "timeSeries", width = 8, lines = concat(local.by_node.Epoch, local.by_one_more.EndpointEpoch) },
     { title = "Moves of the endpoint (ms)", view = "timeSeries", width = 8, lines = local.move_times },
