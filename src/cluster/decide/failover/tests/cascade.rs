@@ -23,7 +23,7 @@ fn the_primary_does_not_wait_for_one_that_receives_from_another_standby() {
     world.policy.failover.sync_mode = config::SyncMode::Require;
     world.streams("pg3", "pg2", 1, 5000);
     // It is not among those that stream from the primary.
-    let mut primary = world.view.details[0].facts.as_deref().unwrap().clone();
+    let mut primary = world.facts_of("pg1");
     primary.senders.retain(|sender| sender.name == "pg2");
     world.see("pg1", primary);
     let actions = world.settle().1;

@@ -38,7 +38,7 @@ impl World {
 
     /// pg2, as the primary, with pg3 if that has connected.
     fn goes_by(&mut self, names: &str, flushed: Option<u64>) {
-        let facts = self.view.details[1].facts.as_deref().unwrap().clone();
+        let facts = self.facts_of("pg2");
         let sender = flushed.map(|flushed| Sender {
             name: "pg3".to_owned(),
             state: "streaming".to_owned(),

@@ -100,7 +100,7 @@ fn a_message_of_which_a_standby_cannot_say_how_old_it_is_is_no_evidence() {
     for (age_ms, reason) in [(Some(0), Reason::StandbysStillHear), (None, Reason::PrimaryLost)] {
         for id in ["pg2", "pg3"] {
             world.streams(id, "pg1", 1, 5000);
-            let mut facts = world.view.find(id).unwrap().1.facts.as_deref().unwrap().clone();
+            let mut facts = world.facts_of(id);
             facts.receiver.as_mut().unwrap().message_age_ms = age_ms;
             world.see(id, facts);
         }

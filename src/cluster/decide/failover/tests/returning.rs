@@ -21,7 +21,7 @@ fn copied(members: &[&str]) -> World {
 impl World {
     /// The primary goes by the promise, and has flushed so much.
     fn writes(&mut self, flushed: u64) {
-        let known = self.view.details[0].facts.as_deref().unwrap().clone();
+        let known = self.facts_of("pg1");
         let names = self.state.synchronous().to_string();
         let lsn = Lsn(flushed + 10);
         self.see(
@@ -40,7 +40,7 @@ impl World {
     fn runs_again(&mut self, received: Option<u64>) {
         self.now_ms += 1;
         self.streams("pg2", "pg1", 1, 4000);
-        let facts = self.view.details[1].facts.as_deref().unwrap().clone();
+        let facts = self.facts_of("pg2");
         let received_lsn = received.map(Lsn);
         self.see("pg2", Facts { started_at_ms: 2, received_lsn, ..facts });
     }

@@ -9,7 +9,7 @@ fn standbys_are_told_to_wait_for_somebody_before_they_are_primaries() {
     world.policy.failover.sync_mode = config::SyncMode::Require;
     let set = SyncSet::new(["pg2", "pg3"], 1);
     world.apply(Change::SetSynchronous { before: SyncSet::default(), set: set.clone() });
-    let mut primary = world.view.details[0].facts.as_deref().unwrap().clone();
+    let mut primary = world.facts_of("pg1");
     primary.synchronous_standby_names = set.to_string();
     world.see("pg1", primary);
     let told = |actions: &[Action]| -> Vec<(String, String)> {
@@ -236,7 +236,7 @@ fn nobody_is_dropped_by_a_primary_that_may_have_learnt_to_wait_only_with_its_pro
         let now_ms = world.now_ms;
         world.memory.note_backends_told(Epoch(2), now_ms, now_ms);
         for _ in 0..20 {
-            let facts = world.view.details[1].facts.as_deref().unwrap().clone();
+            let facts = world.facts_of("pg2");
             world.see("pg2", Facts { asked_at_ms: world.now_ms, ..facts });
             world.settle();
             world.pass(200);
@@ -318,11 +318,11 @@ fn no_commit_waits_for_a_standby_that_the_primary_knows_by_another_name_before_i
     let named = |world: &mut World, name: &str| {
         for id in ["pg2", "pg3"] {
             world.streams(id, "pg1", 1, 5000);
-            let mut facts = world.view.find(id).unwrap().1.facts.as_deref().unwrap().clone();
+            let mut facts = world.facts_of(id);
             facts.receiver.as_mut().unwrap().name = if name.is_empty() { id } else { name }.to_owned();
             world.see(id, facts);
         }
-        let mut primary = world.view.details[0].facts.as_deref().unwrap().clone();
+        let mut primary = world.facts_of("pg1");
         for (sender, id) in primary.senders.iter_mut().zip(["pg2", "pg3"]) {
             sender.name = if name.is_empty() { id } else { name }.to_owned();
         }
@@ -346,14 +346,14 @@ fn no_commit_waits_for_a_standby_that_the_primary_knows_by_another_name_before_i
     }
     world.policy.failover.sync_mode = config::SyncMode::Prefer;
     // It was told, and its receiver has not ended yet.
-    let mut facts = world.view.details[1].facts.as_deref().unwrap().clone();
+    let mut facts = world.facts_of("pg2");
     facts.upstream.as_mut().unwrap().application_name = Some("pg2".to_owned());
     world.see("pg2", facts);
     assert_eq!(did(&world.settle().1), [("pg3", &follow)]);
     named(&mut world, "");
     assert_eq!(waits(&world.settle().1).as_deref(), Some("ANY 1 (\"pg2\", \"pg3\")"));
     // The primary says that one of them catches up: until it has, nobody waits for it.
-    let mut primary = world.view.details[0].facts.as_deref().unwrap().clone();
+    let mut primary = world.facts_of("pg1");
     primary.senders[1].state = "catchup".to_owned();
     world.see("pg1", primary);
     assert_eq!(waits(&world.settle().1).as_deref(), Some("ANY 1 (\"pg2\")"));
@@ -365,11 +365,11 @@ fn one_that_receives_from_another_standby_keeps_its_name() {
     let mut world = World::new();
     world.policy.failover.sync_mode = config::SyncMode::Prefer;
     world.streams("pg3", "pg2", 1, 5000);
-    let mut facts = world.view.details[2].facts.as_deref().unwrap().clone();
+    let mut facts = world.facts_of("pg3");
     facts.receiver.as_mut().unwrap().name = "walreceiver".to_owned();
     world.see("pg3", facts);
     // Somebody else's backup, say, has the same name there.
-    let mut primary = world.view.details[0].facts.as_deref().unwrap().clone();
+    let mut primary = world.facts_of("pg1");
     primary.senders[1].name = "walreceiver".to_owned();
     world.see("pg1", primary);
     let follows = |action: &Action| matches!(action.what, What::Follow { .. });
