@@ -19,10 +19,7 @@ pub fn missing_at(view: &View, primary: &str) -> Option<u32> {
     let wanted = SyncSet::parse(&facts.synchronous_standby_names).filter(SyncSet::promises)?;
     // The walsender of a host that hangs streams for as long as the primary has not noticed.
     let hangs = |name: &str| view.find(name).is_some_and(|(server, _)| server.health == Health::Down);
-    let streaming = wanted.names.iter().filter(|name| {
-        facts.senders.iter().any(|sender| sender.name == **name && sender.state == "streaming")
-            && !hangs(name)
-    });
+    let streaming = wanted.names.iter().filter(|name| facts.sends_to(name) && !hangs(name));
     Some(wanted.count.saturating_sub(streaming.count() as u32))
 }
 

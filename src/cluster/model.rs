@@ -93,6 +93,11 @@ impl Facts {
         self.says() == Role::Primary
     }
 
+    /// Whether a standby of that name streams from it.
+    pub fn sends_to(&self, name: &str) -> bool {
+        self.senders.iter().any(|sender| sender.name == name && sender.state == "streaming")
+    }
+
     /// How long it is by now since the last file was archived, as far as is known.
     pub fn archived_ms_ago(&self, now_ms: u64) -> Option<u64> {
         Some(self.archive.as_ref()?.age_ms? + now_ms.saturating_sub(self.answered_at_ms))

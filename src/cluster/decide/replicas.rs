@@ -217,8 +217,7 @@ pub(super) fn receives_the_timeline(situation: &Situation<'_>, facts: &Facts) ->
 
 /// Whether the primary itself says that a server streams from it, under its id. By no other name a standby is waited for.
 pub(super) fn is_known_there(situation: &Situation<'_>, primary: &str, id: &str) -> bool {
-    let senders = situation.answering(primary).map_or(&[][..], |facts| &facts.senders);
-    senders.iter().any(|sender| sender.name == id && sender.state == "streaming")
+    situation.answering(primary).is_some_and(|facts| facts.sends_to(id))
 }
 
 /// Whether it streams under another name than its id, and was told no better. `synchronous_standby_names` holds ids: who is
@@ -231,8 +230,7 @@ pub(super) fn is_misnamed(id: &str, facts: &Facts) -> bool {
 /// By another name of the primary's: then the primary says that it streams.
 fn is_seen_there(situation: &Situation<'_>, primary: &config::Server, facts: &Facts) -> bool {
     let Some(receiver) = &facts.receiver else { return false };
-    let senders = situation.answering(&primary.id).map_or(&[][..], |facts| &facts.senders);
-    senders.iter().any(|sender| sender.name == receiver.name && sender.state == "streaming")
+    situation.answering(&primary.id).is_some_and(|facts| facts.sends_to(&receiver.name))
 }
 
 /// Whether it was told to receive from that server.
