@@ -18,7 +18,9 @@ pub struct Ground {
 impl Ground {
     pub fn start() -> Self {
         let ground = Ground { sandbox: Sandbox::start(&["--netns", "--standbys", "2", "--sync", "require"]) };
-        assert!(ground.is_whole_within(WHOLE_WITHIN), "{}", ground.why_not_whole().unwrap_or_default());
+        let begun = Instant::now();
+        let why = || ground.why_not_whole(begun).unwrap_or_default();
+        assert!(ground.is_whole_within(WHOLE_WITHIN), "{}", why());
         ground
     }
 
@@ -141,8 +143,10 @@ impl Ground {
         true
     }
 
-    /// None: every node agrees on the primary, and every server is used and streams.
-    pub fn why_not_whole(&self) -> Option<String> {
+    /// None: every node agrees on the primary, and every server is used and streams. What a node says of a server
+    /// counts if that has answered since: a status may be older than what was broken meanwhile.
+    pub fn why_not_whole(&self, since: Instant) -> Option<String> {
+        let since_ms = u64::try_from(since.elapsed().as_millis()).unwrap();
         let statuses = self.statuses();
         let mut agreed = None;
         for (id, status) in &statuses {
@@ -151,10 +155,18 @@ impl Ground {
             let (Some(primary), _) = &said else {
                 return Some(format!("{id} has no primary: {}", status["reason"]));
             };
+            // The one that is to be replaced is well until it is stopped.
+            let under_way = &status["failover"]["under_way"];
+            if !under_way.is_null() {
+                return Some(format!("{id} says that something is under way: {under_way}"));
+            }
             for server in status["servers"].as_array().into_iter().flatten() {
                 let streams = server["id"] == **primary || server["replication_state"] == "streaming";
                 if server["health"] != "up" || server["administrative"] != "attached" || !streams {
                     return Some(format!("{id} says of a server: {server}"));
+                }
+                if server["observed_ms"].as_u64().is_none_or(|age_ms| age_ms > since_ms) {
+                    return Some(format!("{id} has not heard of a server for {since_ms} ms: {server}"));
                 }
             }
             // As long as the promise names the primary itself, what was acknowledged under the one before may be only
@@ -181,7 +193,8 @@ impl Ground {
     }
 
     pub fn is_whole_within(&self, within: Duration) -> bool {
-        self.waits_for(within, || self.why_not_whole().is_none())
+        let since = Instant::now();
+        self.waits_for(within, || self.why_not_whole(since).is_none())
     }
 
     /// What one of the servers answers to its superuser.
