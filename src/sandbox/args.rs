@@ -38,7 +38,8 @@ pub struct SandboxArgs {
     /// Whether a row is acknowledged only when a standby has it; `require` unless there are too few standbys
     #[arg(long, value_enum)]
     pub sync: Option<Sync>,
-    /// Before an imitation of a managed service that makes the writer itself: RDS, as a Multi-AZ DB cluster, or Aurora
+    /// Before an imitation of a managed service that makes the writer itself: RDS, as a Multi-AZ DB cluster, or Aurora; with
+    /// --aws the nodes know its instances from AWS's API
     #[arg(long, value_enum)]
     pub mode: Option<ManagedMode>,
     /// How long its names may be kept, with --mode
@@ -163,8 +164,8 @@ impl SandboxArgs {
             return Err(SandboxError::Method(why));
         }
         if self.mode.is_some() {
-            if self.netns || !plain || self.spares > 0 {
-                let why = "--mode goes with neither --netns, --aws, --method nor --spares: leave them away";
+            if self.netns || self.spares > 0 {
+                let why = "--mode goes with neither --netns nor --spares: leave them away";
                 return Err(SandboxError::Method(why));
             }
             if self.sync.is_some_and(|sync| sync != Sync::Off) {
@@ -222,6 +223,8 @@ mod tests {
             "--method elastic-ip",
             "--mode rds --nodes 1",
             "--mode aurora --standbys 1",
+            "--mode rds --aws",
+            "--mode aurora --method route53",
         ] {
             assert_eq!(checked(fine), Ok(()), "{fine}");
         }
@@ -234,7 +237,9 @@ mod tests {
             ("--nodes 1 --netns", "leave --nodes 1 away"),
             ("--nodes 1 --aws", "leave --nodes 1 away"),
             ("--mode rds --netns", "leave them away"),
-            ("--mode aurora --aws", "leave them away"),
+            ("--mode aurora --spares 1", "leave them away"),
+            ("--mode aurora --aws --nodes 1", "leave --nodes 1 away"),
+            ("--mode rds --method interface", "needs --netns"),
             ("--mode aurora --sync require", "leave --sync away"),
             ("--mode rds --standbys 0", "needs a reader"),
             ("--aws --method command", "AWS's methods"),

@@ -77,7 +77,7 @@ impl Making<'_> {
             }
         }
         if let Some(managed) = self.managed {
-            managed.options(&mut options, self.args.all_standbys());
+            managed.options(&mut options);
         }
         let servers = Servers::start(installation, &self.place.directory, self.args.all_standbys(), options)?;
         self.managed.map_or(Ok(()), |managed| managed.dress(&servers))?;

@@ -219,9 +219,10 @@ fn shared(common: &Common<'_>) -> String {
     toml
 }
 
-/// Those that are configured; instances of Aurora say themselves who else there is.
+/// Those that are configured. AWS's API says which there are, or instances of Aurora say themselves who else there is.
 fn told<'a>(common: &Common<'a>) -> &'a [Postgres] {
     match &common.writer {
+        Writer::Managed(managed) if managed.cluster_id().is_some() => &[],
         Writer::Managed(managed) if managed.mode() == ManagedMode::Aurora => {
             &common.servers[..common.servers.len().min(CONFIGURED_INSTANCES)]
         }
@@ -235,6 +236,9 @@ fn managed_part(managed: &Managed) -> String {
         managed.mode(),
         managed.name_server()
     );
+    if let Some(id) = managed.cluster_id() {
+        return toml.replace("[failover]\n", &format!("[failover]\ncluster_id = {}\n", text(id)));
+    }
     if managed.mode() == ManagedMode::Aurora {
         toml += &format!("\n[aurora]\ninstance_endpoint = {}\n", text(&managed.template()));
     }

@@ -101,6 +101,9 @@ pub struct ReadyManaged {
     /// `address:port` that answers for the names.
     pub name_server: String,
     pub ttl_s: u32,
+    /// Under which AWS's API lists the instances, if there is a double of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,7 +173,14 @@ impl fmt::Display for Summary<'_> {
                 f,
                 "An imitation of {mode}: {writer_name} leads to the writer, says {name_server} (TTL {ttl_s} s)."
             )?;
-            writeln!(f, "`komainu sandbox failover` makes another one.\n")?;
+            writeln!(f, "`komainu sandbox failover` makes another one.")?;
+            if let (Some(id), Some(aws)) = (&managed.cluster_id, &ready.aws) {
+                let before =
+                    format!("AWS_ENDPOINT_URL={} AWS_DEFAULT_REGION={}", aws.endpoint_url, aws.region);
+                writeln!(f, "The nodes know the instances from the double of AWS:\n")?;
+                writeln!(f, "    {before} aws rds describe-db-clusters --db-cluster-identifier {id}")?;
+            }
+            writeln!(f)?;
         }
         for node in &ready.nodes {
             writeln!(f, "{:<6} komainu  pid {:<8} admin {}", node.id, node.pid, node.admin)?;

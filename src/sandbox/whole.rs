@@ -81,7 +81,9 @@ impl Sandbox {
             return Err(SandboxError::Unreachable(place.directory));
         }
         let servers = args.all_standbys();
-        let managed = args.mode.map(|mode| Managed::start(mode, args.name_ttl, servers, &place.directory));
+        let managed = args.mode.map(|mode| {
+            Managed::start(mode, args.name_ttl, servers, args.before_aws(), &place.directory)
+        });
         let managed = managed.transpose()?;
         let mut making = Making {
             args,
@@ -96,7 +98,11 @@ impl Sandbox {
             Some(starting) => {
                 let moto =
                     starting.join().map_err(|_| SandboxError::Panicked)?.map_err(SandboxError::Moto)?;
-                Some(Double::start(moto, &ids, network.as_ref())?)
+                let double = Double::start(moto, &ids, network.as_ref())?;
+                if let Some(managed) = &managed {
+                    managed.list(double.api()).map_err(SandboxError::Double)?;
+                }
+                Some(double)
             }
             None => None,
         };

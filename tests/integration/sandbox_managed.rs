@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use komainu::net::names::Names;
+use komainu::sandbox::admin;
+use komainu_aws_double::Api;
 
 use crate::support::{Finished, PATIENCE, Sandbox, eventually, psql, run};
 
@@ -116,6 +118,48 @@ fn before_rds_a_reader_becomes_the_writer_and_what_cannot_be_is_said() {
         assert_eq!(answers(&sandbox, WHO_WRITES), address(&sandbox, to).to_string());
         assert_eq!(superuser(&sandbox, to, "SELECT count(*) FROM t").output(), n.to_string());
     }
+}
+
+/// The nodes are told one identifier, and nothing else of the servers.
+fn by_aws_s_api(mode: &str, to: &str) {
+    let sandbox = starts(mode, &["--aws", "--patient"]);
+    let managed = &sandbox.ready["managed"];
+    assert_eq!(managed["cluster_id"], "sandbox");
+    let servers = |id: &str| sandbox.admin(id, "/status").unwrap()["servers"].clone();
+    for node in ["node1", "node2", "node3"] {
+        for server in sandbox.servers() {
+            let known = servers(node).as_array().unwrap().iter().any(|known| {
+                known["id"] == server["id"] && known["host"] == server["name"] && known["health"] == "up"
+            });
+            assert!(known, "{node}: {server}, {}", servers(node));
+        }
+    }
+    let socket = Path::new(sandbox.part("node1")["admin"].as_str().unwrap());
+    let configuration = admin::get(socket, "/config").unwrap().body;
+    assert!(configuration.contains("cluster_id"), "{configuration}");
+    assert!(!configuration.contains("[[server]]"), "{configuration}");
+
+    let told = fail_over(&sandbox, &["--to", to, "--name-delay", "3600"]).output();
+    assert!(told.contains(&format!("AWS's API has {to} as the writer")), "{told}");
+    answers(&sandbox, "INSERT INTO t VALUES (2)");
+    assert_eq!(answers(&sandbox, WHO_WRITES), address(&sandbox, to).to_string());
+
+    let proxy = sandbox.ready["aws"]["endpoint_url"].as_str().unwrap();
+    let api = Api { moto: proxy.strip_prefix("http://").unwrap().parse().unwrap() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let described = runtime.block_on(api.rds("DescribeDBClusters", &[])).unwrap();
+    let writer = described.split("<DBClusterMember>").find(|one| one.contains(">true</IsClusterWriter>"));
+    assert!(writer.is_some_and(|one| one.contains(&format!(">{to}<"))), "{described}");
+}
+
+#[test]
+fn before_rds_the_nodes_know_the_instances_by_aws_s_api() {
+    by_aws_s_api("rds", "pg3");
+}
+
+#[test]
+fn before_aurora_the_nodes_know_the_instances_by_aws_s_api() {
+    by_aws_s_api("aurora", "pg2");
 }
 
 #[test]

@@ -76,6 +76,11 @@ impl Double {
         Ok(Self { api, proxy, metadata, names, resources, _moto: moto })
     }
 
+    /// Past what stands before it.
+    pub fn api(&self) -> Api {
+        self.api
+    }
+
     /// For nodes: AWS, as it would be.
     pub fn url(&self) -> String {
         self.proxy.url()

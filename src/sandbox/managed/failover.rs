@@ -12,8 +12,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 
-use super::{Managed, ManagedMode, WRITER, dress, name};
+use super::{Managed, ManagedMode, dress};
 use crate::sandbox::postgres::{Postgres, PostgresError, StopMode};
 use crate::sandbox::roles::DATABASE;
 use crate::sandbox::servers::Servers;
@@ -67,6 +68,8 @@ pub enum FailoverError {
     Server(#[from] PostgresError),
     #[error("{id} did not {goal} within {} s; its log ends with:\n{log}", PATIENCE.as_secs())]
     Late { id: String, goal: &'static str, log: String },
+    #[error("the double of AWS's API does not say who the writer is now: {0}")]
+    Listed(#[source] io::Error),
     #[error("cannot show the readers what the lost writer had written: {0}")]
     Lost(#[source] io::Error),
 }
@@ -109,8 +112,9 @@ impl Managed {
         until(new, "become the writer", || new.psql(DATABASE, "SELECT NOT pg_is_in_recovery()"))?;
         let accepted_after_ms = told.note(format!("{} takes writes", new.id()));
         let delay = Duration::from_millis(order.name_delay_ms);
-        self.records.set_after(&name(WRITER), new.host().parse().ok(), delay);
-        told.note(format!("{} leads to {} after {:.1} s more", name(WRITER), new.id(), delay.as_secs_f64()));
+        let name = self.writer_name();
+        self.records.set_after(&name, new.host().parse().ok(), delay);
+        told.note(format!("{name} leads to {} after {:.1} s more", new.id(), delay.as_secs_f64()));
         new.id().clone_into(&mut writer);
 
         self.show_lost(None)?;
@@ -122,6 +126,11 @@ impl Managed {
         let all = format!("SELECT count(*) >= {wanted} FROM pg_stat_replication WHERE state = 'streaming'");
         until(new, "have all readers follow it", || new.psql(DATABASE, &all))?;
         told.note(format!("all readers follow {}", new.id()));
+        if let Some(listed) = self.listed.get() {
+            let naming = listed.name_writer(new.id());
+            Handle::current().block_on(naming).map_err(FailoverError::Listed)?;
+            told.note(format!("AWS's API has {} as the writer", new.id()));
+        }
         let (from, to) = (old.id().to_owned(), new.id().to_owned());
         Ok(FailoverTold { from, to, killed_at_ms: told.killed_at_ms, accepted_after_ms, steps: told.steps })
     }

@@ -1,18 +1,20 @@
 //! A managed service in small: PostgreSQL servers with the names, functions and behaviour of RDS or Aurora.
 //!
-//! Owns the names, where they lead, and who the writer is; `dress` makes the servers look so, `failover` does what AWS does.
+//! Owns the names, where they lead, and who the writer is; `dress` makes the servers look so, `failover` does what AWS does,
+//! and `listed` is what AWS's API says of it, if there is a double of that.
 //! Invariant: a name moves only when it is told to, and nobody here tells a node anything.
 
 mod dress;
 mod failover;
+mod listed;
 
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use komainu_aws_double::{NameServer, Records};
+use komainu_aws_double::{Api, NameServer, Records};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
@@ -23,6 +25,7 @@ use super::ready::ReadyManaged;
 use super::servers::{Servers, server_ids};
 pub use dress::{AURORA_FUNCTIONS, RDS_FUNCTIONS};
 pub use failover::{FailoverOrder, FailoverTold};
+use listed::Listed;
 
 /// Nobody's: RFC 2606 keeps it for tests.
 const DOMAIN: &str = "sandbox.test";
@@ -57,21 +60,28 @@ impl fmt::Display for ManagedMode {
 pub struct Managed {
     mode: ManagedMode,
     ttl_s: u32,
+    ids: Vec<String>,
+    /// Of the instances' names.
+    domain: String,
     port: Arc<ReservedPort>,
     records: Records,
     names: NameServer,
     /// While there is one, standbys find the WAL of a writer that was lost here.
     lost: PathBuf,
+    /// None: nobody lists the instances.
+    listed: OnceLock<Listed>,
     /// Locked for as long as it changes.
     writer: Mutex<String>,
 }
 
 impl Managed {
-    /// Blocks; must be called within a tokio runtime, but not on its own threads.
+    /// Blocks; must be called within a tokio runtime, but not on its own threads. `is_listed`: a double of AWS's API is going
+    /// to list the instances, under names of its own.
     pub fn start(
         mode: ManagedMode,
         ttl_s: u32,
         servers: usize,
+        is_listed: bool,
         directory: &Path,
     ) -> Result<Self, SandboxError> {
         let port = Arc::new(ReservedPort::any().map_err(PostgresError::Port)?);
@@ -79,12 +89,32 @@ impl Managed {
         let starting = name_server(port.number(), &records);
         let names = Handle::current().block_on(starting).map_err(SandboxError::Names)?;
         let ids = server_ids(servers);
-        for (id, address) in ids.iter().zip(addresses()) {
-            records.set(&name(id), Some(address));
-        }
-        records.set(&name(WRITER), addresses().next());
+        let domain = if is_listed { listed::domain() } else { DOMAIN.to_owned() };
         let (lost, writer) = (directory.join("lost"), Mutex::new(ids[0].clone()));
-        Ok(Self { mode, ttl_s, port, records, names, lost, writer })
+        let listed = OnceLock::new();
+        let managed = Self { mode, ttl_s, ids, domain, port, records, names, lost, listed, writer };
+        for (id, address) in managed.ids.iter().zip(addresses()) {
+            managed.records.set(&managed.name(id), Some(address));
+        }
+        if !is_listed {
+            managed.records.set(&managed.writer_name(), addresses().next());
+        }
+        Ok(managed)
+    }
+
+    /// Has the double list the instances. Blocks, as `start` does; before there is a node.
+    pub fn list(&self, api: Api) -> io::Result<()> {
+        let creating = Listed::create(api, self.mode, &self.ids, self.port.number());
+        let listed = Handle::current().block_on(creating)?;
+        self.records.set(&listed.endpoint, addresses().next());
+        // Nobody else does it.
+        let _ = self.listed.set(listed);
+        Ok(())
+    }
+
+    /// By which the nodes find all the others. None: they are told the names.
+    pub fn cluster_id(&self) -> Option<&'static str> {
+        self.listed.get().map(|_| listed::CLUSTER_ID)
     }
 
     pub fn mode(&self) -> ManagedMode {
@@ -92,25 +122,30 @@ impl Managed {
     }
 
     /// What the servers are to be started with.
-    pub fn options(&self, options: &mut PostgresOptions, servers: usize) {
+    pub fn options(&self, options: &mut PostgresOptions) {
         let host = |address| Host { address, holder: None };
-        options.hosts = server_ids(servers).into_iter().zip(addresses().map(host)).collect();
+        options.hosts = self.ids.iter().cloned().zip(addresses().map(host)).collect();
         options.port = Some(self.port.clone());
         dress::options(options, &self.lost);
     }
 
     pub fn dress(&self, servers: &Servers) -> Result<(), PostgresError> {
-        dress::dress(servers, self.mode, name)
+        dress::dress(servers, self.mode, |id| self.name(id))
     }
 
     /// Of an instance.
     pub fn name(&self, server: &str) -> String {
-        name(server)
+        format!("{server}.{}", self.domain)
+    }
+
+    /// It leads to the writer.
+    fn writer_name(&self) -> String {
+        self.listed.get().map_or_else(|| self.name(WRITER), |listed| listed.endpoint.clone())
     }
 
     /// How instances are reached that nobody has named.
     pub fn template(&self) -> String {
-        name("?")
+        self.name("?")
     }
 
     pub fn name_server(&self) -> SocketAddr {
@@ -120,16 +155,13 @@ impl Managed {
     pub fn ready(&self) -> ReadyManaged {
         ReadyManaged {
             mode: self.mode,
-            writer_name: name(WRITER),
+            writer_name: self.writer_name(),
             port: self.port.number(),
             name_server: self.name_server().to_string(),
             ttl_s: self.ttl_s,
+            cluster_id: self.cluster_id().map(str::to_owned),
         }
     }
-}
-
-fn name(of: &str) -> String {
-    format!("{of}.{DOMAIN}")
 }
 
 fn addresses() -> impl Iterator<Item = Ipv4Addr> {
