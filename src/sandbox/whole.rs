@@ -81,9 +81,9 @@ impl Sandbox {
             return Err(SandboxError::Unreachable(place.directory));
         }
         let servers = args.all_standbys();
-        let managed = args.mode.map(|mode| {
-            Managed::start(mode, args.name_ttl, servers, args.before_aws(), &place.directory)
-        });
+        let managed = args
+            .mode
+            .map(|mode| Managed::start(mode, args.name_ttl, servers, args.before_aws(), &place.directory));
         let managed = managed.transpose()?;
         let mut making = Making {
             args,
