@@ -46,12 +46,9 @@ impl BlueGreen {
     }
 
     /// The same of a server that had given it away before, in the same life: at a stale name the blue side may look as if it
-    /// took writes.
+    /// took writes, and its row is gone when all is over. One that was called off has its row still, as before.
     pub fn still_gives_away(self) -> bool {
-        matches!(
-            self,
-            BlueGreen::InProgress | BlueGreen::PostProcessing | BlueGreen::Completed | BlueGreen::Unknown
-        )
+        !matches!(self, BlueGreen::Available | BlueGreen::Initiated)
     }
 }
 
@@ -84,11 +81,11 @@ mod tests {
             facts.keep_given_away(&progress);
             facts.says_primary()
         };
-        for status in [BlueGreen::PostProcessing, BlueGreen::Completed, BlueGreen::Unknown] {
+        for status in [BlueGreen::PostProcessing, BlueGreen::Completed, BlueGreen::Unknown, BlueGreen::None] {
             assert!(!after(status, 5), "{status:?}");
             assert!(after(status, 6), "the green side: {status:?}");
         }
-        for status in [BlueGreen::Available, BlueGreen::Initiated, BlueGreen::None] {
+        for status in [BlueGreen::Available, BlueGreen::Initiated] {
             assert!(after(status, 5), "{status:?}");
         }
     }

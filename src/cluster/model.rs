@@ -302,6 +302,9 @@ pub(super) fn is_turned_away(reason: Reason) -> bool {
 pub struct Named {
     pub server: String,
     pub timeline: u32,
+    /// When it was started. Another start at the same name may be another server, and is no part of the same epoch. None: not
+    /// known, or no service moves names here.
+    pub life: Option<u64>,
 }
 
 /// Which cluster the servers must belong to.

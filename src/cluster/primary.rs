@@ -158,14 +158,17 @@ fn choose(
     }
     // What the log has made the primary is no less one because another server claims to be one, were it on a later
     // timeline: that one nobody made.
-    let is_named = |index: usize, facts: &Facts| {
-        named.is_some_and(|named| {
-            *previous.snapshot.servers[index].id == *named.server && facts.timeline == named.timeline
-        })
-    };
-    if let Some((index, _)) = members().find(|(index, facts)| facts.says_primary() && is_named(*index, facts))
-    {
-        return Ok(index);
+    if let Some(named) = named {
+        let is_named = |index: usize| *previous.snapshot.servers[index].id == *named.server;
+        let found = members().find(|(index, facts)| is_named(*index) && facts.says_primary());
+        match found {
+            // Its name may lead elsewhere by now, and connections of the epoch to where it led before.
+            Some((_, facts)) if named.life.is_some_and(|life| life != facts.started_at_ms) => {
+                return Err(Reason::WriterReplaced);
+            }
+            Some((index, facts)) if facts.timeline == named.timeline => return Ok(index),
+            _ => {}
+        }
     }
     // Lower than it was: at the primary's address somebody else answers now.
     let current_stays = highest >= Some(last_timeline);

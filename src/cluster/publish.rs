@@ -105,5 +105,5 @@ fn by_the_log(state: &ClusterState) -> Option<Named> {
     let primary = state.primary();
     let settled = primary.stage == Stage::Confirmed && !state.is_fenced(&Fenced::Primary);
     let server = primary.server.clone().filter(|_| settled)?;
-    Some(Named { server, timeline: primary.timeline })
+    Some(Named { server, timeline: primary.timeline, life: primary.life })
 }

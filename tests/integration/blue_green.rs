@@ -204,6 +204,61 @@ fn clients_wait_while_the_green_side_takes_the_name_and_none_sees_an_error() {
 }
 
 #[test]
+fn three_nodes_go_on_with_the_green_side_and_never_with_the_blue_one_whatever_it_says_then() {
+    let deployment = Deployment::start();
+    let (blue, green) = (deployment.blue.primary(), deployment.green.primary());
+    let managed = Managed::start(&[blue.port(), green.port()]);
+    managed.point(NAME, 0);
+    let server = format!("[[server]]\nid = \"shop\"\nhost = \"{NAME}\"\nport = {}\n", managed.port());
+    let nodes = Nodes::builder(3)
+        .patient()
+        .config("[failover]\nmode = \"rds\"\n")
+        .config(&managed.dns())
+        .config(&server)
+        .start(&deployment.blue);
+    let ids = nodes.ids();
+    let mut clients: Vec<_> = ids.iter().map(|id| nodes.node(id).login(&deployment.database)).collect();
+    for (client, row) in clients.iter_mut().zip(0..) {
+        assert_eq!(told(&client.query(&format!("INSERT INTO t VALUES ({row})"))), INSERTED);
+    }
+    deployment.both_say("SWITCHOVER_INITIATED");
+    deployment.both_say("SWITCHOVER_IN_PROGRESS");
+    for id in &ids {
+        eventually(PATIENCE, "every node has seen it", || nodes.node(id).log().contains("switching_over"));
+    }
+    for (client, row) in clients.iter_mut().zip(10..) {
+        send(client, &format!("INSERT INTO t VALUES ({row})"));
+    }
+    let all_wait = || ids.iter().all(|id| nodes.node(id).metric(HELD) == Some(1.0));
+    eventually(PATIENCE, "all wait", all_wait);
+    takes_no_writes(blue, "on");
+    deployment.hand_over();
+    deployment.both_say("SWITCHOVER_IN_POST_PROCESSING");
+    takes_no_writes(blue, "off");
+    deployment.both_say("SWITCHOVER_COMPLETED");
+    looked_at(blue);
+    // The deployment is no more, and the name is stale still.
+    deployment.both_say("");
+    looked_at(blue);
+    assert!(all_wait());
+    managed.point(NAME, 1);
+    for client in &mut clients {
+        assert_eq!(answer(client), INSERTED);
+    }
+    assert_eq!((deployment.rows(&deployment.green), deployment.rows(&deployment.blue)), (6, 3));
+    let leader = nodes.leader();
+    nodes.node(&leader).kill();
+    nodes.node(&leader).start_again();
+    nodes.wait_until_ready(&ids);
+    for (id, row) in ids.iter().zip(20..) {
+        let mut client = nodes.node(id).login(&deployment.database);
+        send(&mut client, &format!("INSERT INTO t VALUES ({row})"));
+        assert_eq!(answer(&mut client), INSERTED);
+    }
+    assert_eq!(deployment.rows(&deployment.green), 9);
+}
+
+#[test]
 fn instances_of_aurora_tell_of_a_switchover_by_a_function_of_their_own() {
     let cluster = Cluster::start(0);
     dress_as_aurora(&cluster);

@@ -225,9 +225,10 @@ async fn observe(
             Ok(()) = named.changed() => {}
         }
         let now_ms = clock.now_ms();
-        let by_the_log = named.borrow_and_update().clone();
+        let by_the_log = by_the_log(&settings, named.borrow_and_update().clone());
+        let named = by_the_log.or_else(|| kept(&settings, &view));
         let observations = probes.observations(&view, &settings);
-        let next = Arc::new(primary::next(&view, &observations, by_the_log.as_ref(), now_ms));
+        let next = Arc::new(primary::next(&view, &observations, named.as_ref(), now_ms));
         probes.look_more_often(primary::unsettled(&next, now_ms));
         // Whoever is woken by the snapshot finds the reasons for it.
         publication.view.send_replace(next.clone());
@@ -238,6 +239,22 @@ async fn observe(
         }
         view = next;
     }
+}
+
+/// To a node on its own, where RDS makes the writer: whoever was, while it says that it is. A read replica that somebody has
+/// promoted is a copy, whatever its timeline.
+fn kept(settings: &Settings, view: &View) -> Option<Named> {
+    let writer = view.snapshot.primary_server()?;
+    let keeps = settings.mode.is_of_rds() && !settings.in_cluster;
+    // Another start of it begins an epoch here and now.
+    keeps.then(|| Named { server: writer.id.to_string(), timeline: view.timeline, life: None })
+}
+
+/// Where komainu makes primaries, one that was restarted is the same one.
+fn by_the_log(settings: &Settings, named: Option<Named>) -> Option<Named> {
+    let named = named?;
+    let life = named.life.filter(|_| settings.mode.is_managed());
+    Some(Named { life, ..named })
 }
 
 /// Which servers are looked at from now on, and which no more.

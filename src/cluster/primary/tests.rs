@@ -462,20 +462,42 @@ proptest! {
 #[test]
 fn whom_the_log_has_named_stays_the_primary_whoever_else_claims_to_be_one() {
     let mut cluster = Cluster::with([primary(1, 500), standby(1, 500), standby(1, 500)]);
-    cluster.named = Some(Named { server: "s0".to_owned(), timeline: 1 });
+    cluster.named = Some(Named { server: "s0".to_owned(), timeline: 1, life: None });
     cluster.says(2, primary(2, 900));
     assert_eq!((cluster.primary(), cluster.epoch()), (Some(0), 1));
     assert_eq!(cluster.server(1), UP_STANDBY);
     assert_eq!(cluster.server(2), unused(Reason::SecondPrimary));
     // The log makes it the primary, and the other one still runs.
-    cluster.named = Some(Named { server: "s2".to_owned(), timeline: 2 });
+    cluster.named = Some(Named { server: "s2".to_owned(), timeline: 2, life: None });
     cluster.says(0, primary(1, 600));
     assert_eq!(cluster.primary(), Some(2));
     assert_eq!(cluster.server(0), unused(Reason::OldPrimary));
     // Another timeline than the log knows is no epoch of its.
-    cluster.named = Some(Named { server: "s0".to_owned(), timeline: 3 });
+    cluster.named = Some(Named { server: "s0".to_owned(), timeline: 3, life: None });
     cluster.says(1, standby(1, 600));
     assert_eq!(cluster.primary(), Some(2));
+}
+
+/// Connections of the epoch may lead to where the name led before, which may take writes still.
+#[test]
+fn another_start_at_the_named_writers_name_is_none_until_the_log_has_a_new_epoch() {
+    let started = |at_ms| Facts { started_at_ms: at_ms, ..primary(1, 500) };
+    let named = |life| Some(Named { server: "s0".to_owned(), timeline: 1, life });
+    let mut cluster = Cluster::with([started(5), standby(1, 500)]);
+    cluster.named = named(Some(5));
+    cluster.says(0, started(5));
+    assert_eq!(cluster.primary(), Some(0));
+    cluster.says(0, started(6));
+    assert_eq!((cluster.primary(), cluster.view.no_primary), (None, Some(Reason::WriterReplaced)));
+    assert_eq!(cluster.server(0), unused(Reason::WriterReplaced));
+    assert_eq!(cluster.view.details[0].says, Role::Primary, "the leader is to hear of it");
+    cluster.named = named(Some(6));
+    cluster.says(0, started(6));
+    assert_eq!(cluster.primary(), Some(0));
+    // Where a restart is none.
+    cluster.named = named(None);
+    cluster.says(0, started(7));
+    assert_eq!(cluster.primary(), Some(0));
 }
 
 /// The writer's name leads to the green side, which is of another cluster of PostgreSQL's.

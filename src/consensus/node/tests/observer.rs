@@ -55,7 +55,7 @@ pub async fn observe(
     while let Some((server, result)) = taken.recv().await {
         observations[server].record(result);
         let now_ms = (ground.now)();
-        let by_the_log = named.borrow().clone();
+        let by_the_log = named.borrow().clone().map(|named| Named { life: None, ..named });
         let next = primary::next(&view.borrow(), &observations, by_the_log.as_ref(), now_ms);
         unsettled
             .send_if_modified(|value| std::mem::replace(value, primary::unsettled(&next, now_ms)) != *value);
