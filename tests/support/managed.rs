@@ -100,6 +100,11 @@ impl Address {
         self.ip
     }
 
+    /// How many were made so far.
+    pub fn connections(&self) -> usize {
+        self.leads.open.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// As a host that has lost its power: what is sent here is never answered.
     pub fn vanish(&self) {
         *self.leads.to.lock().unwrap_or_else(PoisonError::into_inner) = None;

@@ -3,7 +3,7 @@
 //! Never decides what follows. Invariant: what is known is the last answer that had an address in it; no answer is none.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -11,30 +11,48 @@ use tokio::time::{sleep, timeout};
 
 use super::Settings;
 
-/// The addresses of one name, sorted; none: not known, or not asked for.
 #[derive(Debug, Clone, Default)]
-pub(super) struct LeadsTo(Arc<Mutex<Vec<IpAddr>>>);
+pub(super) struct LeadsTo(Arc<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The addresses of one name, sorted; none: not known, or not asked for.
+    addresses: Mutex<Vec<IpAddr>>,
+    moved: Notify,
+}
 
 impl LeadsTo {
     /// Whether the name surely does not lead to that address.
     pub fn excludes(&self, peer: SocketAddr) -> bool {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.addresses();
         !known.is_empty() && !known.contains(&peer.ip())
+    }
+
+    /// Until it leads elsewhere than it did.
+    pub async fn moved(&self) {
+        self.0.moved.notified().await;
     }
 
     /// Somebody was reached there by the name, so that it leads there as well.
     pub fn reached(&self, peer: SocketAddr) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.addresses();
         if !known.is_empty() && !known.contains(&peer.ip()) {
             known.push(peer.ip());
         }
     }
 
     fn set(&self, addresses: Vec<IpAddr>) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = *known != addresses;
+        let mut known = self.addresses();
+        let (is_first, is_new) = (known.is_empty(), *known != addresses);
         *known = addresses;
+        if is_new && !is_first {
+            self.0.moved.notify_waiters();
+        }
         is_new
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, Vec<IpAddr>> {
+        self.0.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -140,11 +140,26 @@ impl Probe {
             }
         }
         let within = Duration::from_millis(health.connect_timeout_ms);
-        let (fresh, facts) = timeout(within, self.connect_and_ask(settings, health))
-            .await
-            .unwrap_or(Err(LookError::Timeout))?;
+        let asking = timeout(within, self.connect_where_it_leads(settings, health));
+        let (fresh, facts) = asking.await.unwrap_or(Err(LookError::Timeout))?;
         *connection = Some(fresh);
         Ok(facts)
+    }
+
+    /// Whoever does not answer where the name led is waited for no longer than the name leads there.
+    async fn connect_where_it_leads(
+        &self,
+        settings: &Settings,
+        health: &config::Health,
+    ) -> Result<(ControlConnection, Facts), LookError> {
+        loop {
+            tokio::select! {
+                asked = self.connect_and_ask(settings, health) => return asked,
+                () = self.leads_to.moved() => {
+                    tracing::info!(server = &*self.id, host = &*self.host, "the name leads elsewhere: connecting there");
+                }
+            }
+        }
     }
 
     async fn connect_and_ask(
