@@ -39,7 +39,9 @@ impl Rds {
         match found.map_err(|error| describe(CLUSTERS, id, &error)) {
             Ok(answer) => {
                 let found = answer.db_clusters().first().ok_or_else(|| AwsError::missing(CLUSTERS, id))?;
-                let of_it = Filter::builder().name("db-cluster-id").values(id).build();
+                // As AWS writes it: a filter, unlike the question before, makes a difference of case.
+                let exactly = found.db_cluster_identifier().unwrap_or(id);
+                let of_it = Filter::builder().name("db-cluster-id").values(exactly).build();
                 let instances = self.client.describe_db_instances().filters(of_it).send().await;
                 let instances = instances.map_err(|error| describe(INSTANCES, id, &error))?;
                 Ok(cluster::of_cluster(found, instances.db_instances()))
