@@ -59,6 +59,11 @@ fn inserts(wire: &mut Wire, n: u32) {
     assert_eq!(told(&wire.query(&format!("INSERT INTO t VALUES ({n})"))), INSERTED);
 }
 
+#[track_caller]
+fn inserts_in_transaction(wire: &mut Wire, n: u32) {
+    assert_eq!(told(&wire.query(&format!("INSERT INTO t VALUES ({n})"))), ["C INSERT 0 1", "ZT"]);
+}
+
 #[test]
 fn the_same_storage_on_another_host_begins_an_epoch_once_the_stale_name_leads_there() {
     let cluster = Cluster::start(0);
@@ -92,6 +97,55 @@ fn the_same_storage_on_another_host_begins_an_epoch_once_the_stale_name_leads_th
     }
 }
 
+/// However patient one is with servers that take long to answer.
+#[test]
+fn a_silent_host_is_waited_for_no_longer_than_the_name_leads_there() {
+    let cluster = Cluster::start(0);
+    let database = table(&cluster);
+    let port = cluster.primary().port();
+    let managed = Managed::start(&[port, port]);
+    managed.point(NAME, 0);
+    let server = format!("[[server]]\nid = \"shop\"\nhost = \"{NAME}\"\nport = {}\n", managed.port());
+    let komainu = Komainu::builder(&cluster)
+        .config(MODE)
+        .config("[health]\ntimeout_ms = 500\nconnect_timeout_ms = 300000\n")
+        .config(&managed.dns())
+        .config(&server)
+        .start();
+    let mut client = komainu.login(&database);
+    inserts(&mut client, 1);
+    let before = epoch(&komainu);
+    managed.address(0).vanish();
+    let made = managed.address(0).connections();
+    cluster.primary().kill();
+    cluster.primary().start().unwrap();
+    eventually(PATIENCE, "a new connection is waited for", || managed.address(0).connections() > made);
+    managed.point(NAME, 1);
+    eventually(PATIENCE, "the other host is found", || epoch(&komainu) > before);
+    komainu.says("the name leads elsewhere");
+    inserts(&mut komainu.login(&database), 2);
+}
+
+#[test]
+fn a_read_replica_that_somebody_promotes_is_a_copy_and_is_not_written_to() {
+    let cluster = Cluster::start(1);
+    let database = table(&cluster);
+    let komainu = Komainu::builder(&cluster).config(MODE).start();
+    let mut client = komainu.login(&database);
+    inserts(&mut client, 1);
+    cluster.servers().wait_for_replay().unwrap();
+    let before = epoch(&komainu);
+    cluster.standby(0).promote().unwrap();
+    eventually(PATIENCE, "it is seen", || komainu.log().contains("second_primary"));
+    for _ in 0..20 {
+        inserts(&mut client, 2);
+        inserts(&mut komainu.login(&database), 2);
+    }
+    assert_eq!(epoch(&komainu), before);
+    assert_eq!(count(cluster.primary(), &database, 2), "40");
+    assert_eq!(count(cluster.standby(0), &database, 2), "0");
+}
+
 #[test]
 fn a_demoted_server_at_a_stale_name_is_never_written_to() {
     let cluster = Cluster::start(1);
@@ -117,6 +171,32 @@ fn a_demoted_server_at_a_stale_name_is_never_written_to() {
     komainu.says("the name leads elsewhere");
     assert_eq!(count(new, &database, 2), "3");
     assert_eq!(count(old, &database, 2), "0");
+}
+
+/// The probe keeps the connection that it has, to the server that writes.
+#[test]
+fn a_connection_that_leads_to_a_standby_is_closed_before_a_client_s_word_goes_to_it() {
+    let cluster = Cluster::start(1);
+    let database = table(&cluster);
+    let (writer, reader) = (cluster.primary(), cluster.standby(0));
+    let managed = Managed::start(&[writer.port()]);
+    let komainu = behind_a_name(&cluster, &managed, "");
+    let mut busy = komainu.login(&database);
+    busy.query("BEGIN");
+    inserts_in_transaction(&mut busy, 1);
+    managed.address(0).lead_to(reader.port());
+    let mut client = komainu.login(&database);
+    send(&mut client, "BEGIN");
+    eventually(PATIENCE, "it waits", || komainu.metric("komainu_clients_held") == Some(1.0));
+    let there = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{APP_USER}'");
+    eventually(PATIENCE, "nothing is kept there", || reader.psql("postgres", &there).unwrap() == "0");
+    managed.address(0).lead_to(writer.port());
+    assert_eq!(answer(&mut client), ["C BEGIN", "ZT"]);
+    for wire in [&mut client, &mut busy] {
+        inserts_in_transaction(wire, 2);
+        assert_eq!(told(&wire.query("COMMIT")), ["C COMMIT", "ZI"]);
+    }
+    assert_eq!(count(writer, &database, 2), "2");
 }
 
 #[test]
