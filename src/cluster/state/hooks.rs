@@ -90,6 +90,11 @@ impl Hooks {
         self.changes
     }
 
+    /// The last one that was confirmed.
+    pub(super) fn primary(&self) -> Option<&str> {
+        self.primary.as_deref()
+    }
+
     /// Neither ended nor passed over.
     pub fn events(&self) -> impl Iterator<Item = &HookEvent> {
         self.events.iter()

@@ -9,7 +9,9 @@ use super::{Accepted, Change, ClusterState, Entry, Refusal};
 /// The highest that this version knows. Who adds a change, or a field or value that makes a change do more than before,
 /// or lets `apply` do otherwise with one there was, raises it by one, gives the change that number in
 /// [`Change::log_format`], and lets `apply` do the new thing only in states that have reached it.
-pub const LOG_FORMAT: u32 = 1;
+pub const LOG_FORMAT: u32 = 2;
+/// From here on programs are told who was the primary before, and not who was named in vain meanwhile.
+pub(super) const HOOKS_TELL_THE_LAST_CONFIRMED: u32 = 2;
 
 impl Change {
     /// The log format that it belongs to. Every field is named, so that a new one does not go in unnoticed: what uses it

@@ -102,6 +102,27 @@ fn each_change_of_who_serves_is_one_event() {
     assert_eq!(switchover.cause, "operator:alice");
 }
 
+/// pg2 was named in its place, and never became the primary.
+#[test]
+fn programs_are_told_who_was_the_primary_and_not_who_was_named_in_vain() {
+    for (to, expected) in [(1, "pg2"), (2, "pg1")] {
+        let mut world = World::new();
+        world.apply(Change::SetServers { servers: ["pg1", "pg2", "pg3"].map(str::to_owned).to_vec() });
+        world.apply(Change::RaiseLogFormat { from: 0, to });
+        for (epoch, server) in [(1, "pg2"), (2, "pg3")] {
+            let epoch = Epoch(epoch);
+            let begin = Change::BeginFailover { epoch, kind: FailoverKind::Automatic, to: None };
+            world.apply_as(Reason::PrimaryLost, begin);
+            world.apply(Change::PassFence { fenced: Fenced::Primary, epoch });
+            world.name(epoch.0, server, true);
+        }
+        world.confirm(3);
+        let event = world.0.hooks().events().last().unwrap();
+        let primaries = (event.old_primary.as_deref(), event.new_primary.as_deref());
+        assert_eq!((event.hook, primaries), (Hook::OnFailover, (Some(expected), Some("pg3"))));
+    }
+}
+
 #[test]
 fn one_that_goes_on_after_a_switchover_in_vain_is_no_event_and_one_promoted_elsewhere_is() {
     let mut world = World::new();
