@@ -2,7 +2,8 @@
 //!
 //! Invariants: no transaction stays open and no lock is held for longer than it takes to say so. A statement
 //! outside a transaction may finish: its client asked for it and may rely on it. What has not been sent goes to a
-//! primary only while this node may use it, as when the client was there.
+//! primary only while this node may use it, as when the client was there. A connection goes back only as what it is
+//! believed to be, although nobody waits any more for what was to make it so.
 
 use std::future::poll_fn;
 use std::io;
@@ -14,10 +15,10 @@ use super::cancel::CancelSlot;
 use super::lease::Lease;
 use super::pins::PinReason;
 use super::session::Session;
-use super::settle::UNKNOWN_UNNAMED;
+use super::settle::{UNKNOWN_UNNAMED, is_relied_upon};
 use crate::backend::conn::{MAX_INSPECTED, parameter_status};
 use crate::backend::connect;
-use crate::backend::expect::Question;
+use crate::backend::expect::{For, Question};
 use crate::backend::settings::{IN_HOT_STANDBY, report};
 use crate::cluster::right::{Standing, WriteRight};
 use crate::route::Effects;
@@ -184,6 +185,8 @@ fn drop_messages(lease: &mut Lease) -> io::Result<()> {
         match conn.expected.on_message(found.tag) {
             Ok((_, outcome)) => outcome.for_each(|owed, done| {
                 if !done {
+                    // A ROLLBACK is skipped where what it stands behind has failed.
+                    doomed |= is_relied_upon(&owed) && owed.audience != For::Us(Question::Rollback);
                     forgotten.extend(owed.learns);
                     // What the server has by now is nobody's for certain.
                     *unnamed = Some(UNKNOWN_UNNAMED);

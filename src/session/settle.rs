@@ -487,6 +487,17 @@ fn is_asked_again(question: Question) -> bool {
     matches!(question, Question::Settings | Question::Floor | Question::Pins)
 }
 
+/// Whether the connection is not what we believe it to be once this has failed: a question was skipped, or the server
+/// still knows what it should have forgotten.
+pub(super) fn is_relied_upon(owed: &Owed) -> bool {
+    match owed.audience {
+        // What is asked anew is so from its Parse on.
+        For::Us(question) => !is_asked_again(question),
+        For::Prelude | For::Ahead => owed.reply == Reply::CloseComplete,
+        For::Client => false,
+    }
+}
+
 /// What settling replies changes.
 pub(super) struct Settling<'a> {
     names: &'a mut Names,
@@ -526,14 +537,7 @@ impl<'a> Settling<'a> {
         if matches!(owed.reply, Reply::Query | Reply::CloseComplete) || owed.unnamed.is_some() {
             self.unnamed.push((owed.unnamed, owed.audience));
         }
-        // What is asked anew is so from its Parse on.
-        let of_ours = matches!(owed.audience, For::Us(question) if !is_asked_again(question));
-        let before_another = matches!(owed.audience, For::Prelude | For::Ahead);
-        if of_ours || before_another && owed.reply == Reply::CloseComplete {
-            // The connection is not what we believe it to be: a question was skipped, or the server still
-            // knows what it should have forgotten.
-            self.doom = true;
-        }
+        self.doom |= is_relied_upon(&owed);
         self.not_forgot = self.not_forgot.take().or(owed.forgets);
         self.forgotten.extend(owed.learns);
         if let Some(change) = owed.change {

@@ -210,6 +210,70 @@ fn a_connection_that_cannot_be_wiped_serves_nobody() {
     assert_eq!(next.query_value("SHOW statement_timeout"), "0");
 }
 
+/// One client leaves a table behind, which is locked, so that its connection is still being wiped for `next` when that
+/// leaves, too. Whoever holds the lock, and the connection's process.
+#[track_caller]
+fn leave_while_it_is_wiped(komainu: &Komainu, database: &str, mut next: Wire) -> (Wire, String) {
+    let primary = Cluster::shared().primary();
+    let mut first = komainu.login(database);
+    first.query("SET statement_timeout = '1h'");
+    first.query("CREATE TEMP TABLE left_behind ()");
+    let backend = first.query_value("SELECT pg_backend_pid()");
+    let schema = first.query_value("SELECT pg_my_temp_schema()::regnamespace");
+    let mut holder = Wire::connect(primary.port());
+    holder.login("postgres", primary.password(), database);
+    holder.query("BEGIN");
+    let locked = holder.query(&format!("LOCK TABLE {schema}.left_behind IN ACCESS SHARE MODE"));
+    assert_eq!(tags(&locked), "CZ", "{}", transcript(&locked));
+    drop(first);
+    next.send_pipeline(Pipeline::new().query("SELECT 1"));
+    let wiping = format!(
+        "SELECT count(*) FROM pg_stat_activity \
+         WHERE pid = {backend} AND query = 'DISCARD ALL' AND wait_event_type = 'Lock'"
+    );
+    eventually(PATIENCE, "it is being wiped", || primary.psql("postgres", &wiping).unwrap() == "1");
+    next.reset();
+    eventually(PATIENCE, "both have left", || komainu.metric("komainu_client_connections") == Some(1.0));
+    (holder, backend)
+}
+
+#[test]
+fn a_connection_that_was_wiped_in_vain_for_a_client_that_left_serves_nobody() {
+    let database = Cluster::shared().database();
+    let komainu = komainu_of_one();
+    let (mut last, next) = (komainu.login(&database), komainu.login(&database));
+    let (_holder, backend) = leave_while_it_is_wiped(&komainu, &database, next);
+    let cancel = format!("SELECT pg_cancel_backend({backend})");
+    assert_eq!(Cluster::shared().primary().psql("postgres", &cancel).unwrap(), "t");
+    assert_eq!(last.query_value("SELECT to_regclass('left_behind') IS NULL"), "t");
+    assert_eq!(last.query_value("SHOW statement_timeout"), "0");
+}
+
+#[test]
+fn settings_that_were_made_in_vain_for_a_client_that_left_are_made_for_the_next_one() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let role = format!("{database}_role");
+    cluster.prepare(&database, &format!("CREATE ROLE {role}; GRANT {role} TO app"));
+    let komainu = komainu_of_one();
+    let (mut last, mut next) = (komainu.login(&database), komainu.login(&database));
+    for wire in [&mut last, &mut next] {
+        wire.query(&format!("SET ROLE {role}"));
+        assert_eq!(wire.query_value("SELECT current_user"), role);
+    }
+    let (mut holder, backend) = leave_while_it_is_wiped(&komainu, &database, next);
+    let psql = |sql: &str| cluster.primary().psql("postgres", sql).unwrap();
+    psql(&format!("REVOKE {role} FROM app"));
+    holder.query("COMMIT");
+    let under_way = format!(
+        "SELECT count(*) FROM pg_stat_activity \
+         WHERE pid = {backend} AND (query = 'DISCARD ALL' OR state <> 'idle')"
+    );
+    eventually(PATIENCE, "the role was refused", || psql(&under_way) == "0");
+    psql(&format!("GRANT {role} TO app"));
+    assert_eq!(last.query_value("SELECT current_user"), role);
+}
+
 #[test]
 fn parameters_are_reported_as_postgresql_reports_them() {
     same_with_an_intruder(
