@@ -1,9 +1,10 @@
 //! What becomes of the server connection when its client leaves.
 //!
-//! Invariants: no transaction stays open and no lock is held for longer than it takes to say so. A statement
-//! outside a transaction may finish: its client asked for it and may rely on it. What has not been sent goes to a
-//! primary only while this node may use it, as when the client was there. A connection goes back only as what it is
-//! believed to be, although nobody waits any more for what was to make it so.
+//! Invariants: no transaction stays open for longer than it takes to say so, and nothing waits for what only its client
+//! could send. A statement outside a transaction may finish, with the locks that it holds: its client asked for it and
+//! may rely on it. What has not been sent goes to a primary only while this node may use it, as when the client was
+//! there. A connection goes back only as what it is believed to be, although nobody waits any more for what was to make
+//! it so.
 
 use std::future::poll_fn;
 use std::io;
@@ -16,6 +17,7 @@ use super::lease::Lease;
 use super::pins::PinReason;
 use super::session::Session;
 use super::settle::{UNKNOWN_UNNAMED, is_relied_upon};
+use crate::backend::ServerConn;
 use crate::backend::conn::{MAX_INSPECTED, parameter_status};
 use crate::backend::connect;
 use crate::backend::expect::{For, Question};
@@ -77,10 +79,10 @@ impl Session {
 }
 
 async fn clean_up(mut lease: Lease, may_end: bool, slot: Arc<CancelSlot>, right: Arc<WriteRight>) {
-    if lease.conn.expected.is_copy_in() {
-        message::frame(&mut lease.conn.output, b'f', |out| out.extend_from_slice(b"client left\0"))
-            .expect("a short text fits");
-        lease.conn.expected.copy_in_ended();
+    let expected = &lease.conn.expected;
+    if expected.is_copy_in() || expected.has_open_batch() && expected.may_begin_copy() {
+        // Where no COPY begins the server ignores it. Where one does, the ROLLBACK alone would end the connection.
+        fail_copy(&mut lease.conn);
     }
     if lease.conn.expected.has_open_batch() {
         // A Sync alone would commit what its client never asked to be committed. After an error the server
@@ -108,6 +110,13 @@ async fn clean_up(mut lease: Lease, may_end: bool, slot: Arc<CancelSlot>, right:
     slot.release(&lease.pool, lease.conn);
 }
 
+/// The data that a COPY waits for will not come. A cancel does not reach a server that waits for it.
+fn fail_copy(conn: &mut ServerConn) {
+    message::frame(&mut conn.output, b'f', |out| out.extend_from_slice(b"client left\0"))
+        .expect("a short text fits");
+    conn.expected.copy_in_ended();
+}
+
 async fn cancel(lease: &Lease) {
     let address = &lease.conn.cancel;
     if connect::cancel(lease.pool.target(), address.peer, address.pid, &address.key, CANCEL_DEADLINE)
@@ -123,16 +132,16 @@ async fn drained(lease: &mut Lease, right: &WriteRight, deadline: Duration) -> b
     matches!(tokio::time::timeout(deadline, drain).await, Ok(Ok(())))
 }
 
-/// Reads and drops what the server still has to say, until it owes nothing.
+/// Reads and drops what the server still has to say, until it owes nothing. A COPY that begins is failed.
 fn poll_drain(lease: &mut Lease, right: &WriteRight, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-    let is_unsent = !lease.conn.output.is_empty() || lease.conn.unflushed;
-    if is_unsent && lease.standing(right) != Standing::Good {
-        // Nobody waits for it. The end of the connection ends its transaction.
-        return Poll::Ready(Err(io::ErrorKind::PermissionDenied.into()));
-    }
-    let _ = lease.conn.poll_flush(cx)?;
     loop {
         drop_messages(lease)?;
+        let is_unsent = !lease.conn.output.is_empty() || lease.conn.unflushed;
+        if is_unsent && lease.standing(right) != Standing::Good {
+            // Nobody waits for it. The end of the connection ends its transaction.
+            return Poll::Ready(Err(io::ErrorKind::PermissionDenied.into()));
+        }
+        let _ = lease.conn.poll_flush(cx)?;
         if lease.conn.expected.is_empty() && lease.conn.output.is_empty() {
             return Poll::Ready(Ok(()));
         }
@@ -197,6 +206,13 @@ fn drop_messages(lease: &mut Lease) -> io::Result<()> {
         forgotten.into_iter().for_each(|id| conn.known.remove(id));
         while conn.expected.pop_own().is_some() {}
         conn.doomed = doomed;
+        if conn.expected.is_copy_in() {
+            fail_copy(conn);
+            if conn.expected.has_open_batch() {
+                // The Sync that was sent behind it is ignored as the COPY's.
+                conn.push_sync(Question::Rollback);
+            }
+        }
         lease.server_passing = found.len;
     }
 }

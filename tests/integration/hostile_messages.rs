@@ -274,6 +274,54 @@ fn a_client_that_vanishes_in_copy_leaves_no_row_and_no_backend() {
     eventually(PATIENCE, "no COPY runs on", || cluster.primary().psql("postgres", &stuck).unwrap() == "0");
 }
 
+/// The server asks for the data when nobody is there to send it.
+#[test]
+fn a_client_that_vanishes_before_its_copy_begins_holds_up_nobody() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    // What waits so is not ended by the cancel with which a transaction is whose client has left.
+    let waits = "CREATE FUNCTION waits() RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN LOOP \
+                 BEGIN PERFORM pg_advisory_xact_lock(1); RETURN true; \
+                 EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$";
+    cluster.prepare(&database, &format!("CREATE TABLE fed (n int); ALTER TABLE fed OWNER TO app; {waits}"));
+    let komainu = Komainu::start_with(cluster, "pool.size = 1\n[split]\nenabled = false");
+    let mut holder = Wire::connect(cluster.primary().port());
+    holder.login("postgres", cluster.primary().password(), &database);
+    let mut next = komainu.login(&database);
+    let copy = "COPY fed FROM STDIN WHERE waits()";
+    let batch = || new().parse("", copy).bind("", "", &[]).execute("", 0);
+    for (what, begun, sent) in [
+        ("a query", false, new().query(copy)),
+        ("a query that begins a transaction", false, new().query(&format!("BEGIN; {copy}"))),
+        ("a batch", false, batch().sync()),
+        ("a batch without its Sync", false, batch().flush()),
+        ("a query in a transaction", true, new().query(copy)),
+        ("a batch in a transaction", true, batch().sync()),
+        ("a batch without its Sync in a transaction", true, batch().flush()),
+    ] {
+        let backend = next.query_value("SELECT pg_backend_pid()");
+        let mut wire = komainu.login(&database);
+        if begun {
+            wire.query("BEGIN");
+        }
+        holder.query("SELECT pg_advisory_lock(1)");
+        wire.send(&sent.0);
+        let waiting = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE pid = {backend} AND wait_event = 'advisory'"
+        );
+        eventually(PATIENCE, what, || cluster.primary().psql("postgres", &waiting).unwrap() == "1");
+        wire.reset();
+        eventually(PATIENCE, "it has left", || komainu.metric("komainu_client_connections") == Some(1.0));
+        holder.query("SELECT pg_advisory_unlock(1)");
+        assert_eq!(next.query_value("SELECT count(*) FROM fed"), "0", "{what}");
+        assert_eq!(
+            next.query_value("SELECT pg_backend_pid()"),
+            backend,
+            "{what}: cleaned rather than closed"
+        );
+    }
+}
+
 #[test]
 fn a_batch_without_its_sync_is_rolled_back_when_its_client_leaves() {
     let cluster = Cluster::shared();
