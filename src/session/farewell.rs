@@ -66,9 +66,10 @@ impl Session {
         let unmarked = lease.marked;
         lease.conn.input.consume(unmarked);
         lease.marked = 0;
-        // DISCARD ALL unloads no library and ends no backup.
-        lease.conn.doomed |= self.pins.has(PinReason::Load) && lease.conn.is_clean();
-        if lease.conn.is_clean() || lease.conn.doomed {
+        let goes_at_once = lease.conn.is_clean() || lease.conn.doomed;
+        // DISCARD ALL unloads no library and ends no backup. What is under way may end before the connection does.
+        lease.conn.doomed |= self.pins.has(PinReason::Load);
+        if goes_at_once {
             self.slot.release(&lease.pool, lease.conn);
             return;
         }

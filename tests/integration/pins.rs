@@ -79,6 +79,34 @@ fn a_base_backup_pins_until_its_client_leaves() {
     pins_until_it_leaves("load", "postgres", &password, "SELECT pg_backup_start('test', true)");
 }
 
+/// Nothing else would end what these have begun.
+#[test]
+fn a_library_or_a_backup_closes_the_connection_however_its_client_leaves() {
+    let cluster = Cluster::shared();
+    let (database, password) = (cluster.database(), cluster.primary().password());
+    let komainu = komainu();
+    let login = || {
+        let mut wire = komainu.wire();
+        wire.login("postgres", password, &database);
+        wire
+    };
+    let mut next = login();
+    for (pin, last) in [
+        ("LOAD 'plpgsql'", "SELECT 1"),
+        ("LOAD 'plpgsql'", "BEGIN"),
+        ("LOAD 'plpgsql'", "BEGIN; SELECT 1/0"),
+        ("SELECT pg_backup_start('left', true)", "BEGIN"),
+    ] {
+        let mut wire = login();
+        run(&mut wire, pin);
+        let backend = wire.query_value("SELECT pg_backend_pid()");
+        wire.query(last);
+        drop(wire);
+        wait_until_free(&mut next);
+        assert_ne!(next.query_value("SELECT pg_backend_pid()"), backend, "{pin}; {last}");
+    }
+}
+
 #[test]
 fn a_prepare_among_other_statements_pins_until_its_client_leaves() {
     pins_until_it_leaves("sql_prepare", APP_USER, APP_PASSWORD, "SELECT 1; PREPARE mine AS SELECT 2");
