@@ -146,6 +146,11 @@ impl Lease {
         !self.redirect && self.unconfirmed != Unconfirmed::Told
     }
 
+    /// It is still being prepared: nothing of the client's was sent there yet.
+    pub fn is_unused(&self) -> bool {
+        self.preparing_since_ms.is_some() && self.request.is_some()
+    }
+
     /// See `is_complete`.
     pub fn note_complete_request(&mut self) {
         self.is_complete = self.is_standby || !self.retained.is_empty();

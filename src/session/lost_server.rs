@@ -106,7 +106,7 @@ impl Session {
         let done = &self.transaction;
         let loss = Loss {
             told_fatal: lease.told_fatal,
-            nothing_sent: lease.preparing_since_ms.is_some() && !owes && lease.request.is_some(),
+            nothing_sent: lease.is_unused() && !owes,
             owes,
             open_batch: !owes && lease.conn.expected.has_open_batch(),
             retained: !lease.retained.is_empty(),

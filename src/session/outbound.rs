@@ -202,6 +202,8 @@ impl Session {
             Verdict::Forward if lease.unconfirmed == Unconfirmed::Told && !is_asynchronous(found.tag) => {
                 Verdict::Swallow
             }
+            // Of a channel that another session listened to there: of that the server tells until it is wiped.
+            Verdict::Forward if found.tag == b'A' && lease.is_unused() => Verdict::Swallow,
             // It is what the others are told when one of them has crashed; the end of the connection follows.
             Verdict::Forward if found.tag == b'N' && complete && is_crash(body) => Verdict::Swallow,
             // The server goes, the client may stay: what that means for it is said when the end has come.

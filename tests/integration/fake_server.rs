@@ -23,6 +23,8 @@ enum Relayed {
     Say(Vec<u8>),
     /// And ends the connection.
     SayAndCut(Vec<u8>),
+    /// It says before what a server may say at any time.
+    SayAndPassOn(Vec<u8>),
 }
 
 /// What it does instead of passing a message on.
@@ -91,6 +93,7 @@ fn forward(mut client: TcpStream, mut server: TcpStream, judge: impl Fn(&[u8]) -
         let passed_on = match judge(bytes) {
             Relayed::PassOn => server.write_all(bytes).is_ok(),
             Relayed::Say(answer) => client.write_all(&answer).is_ok(),
+            Relayed::SayAndPassOn(said) => client.write_all(&said).is_ok() && server.write_all(bytes).is_ok(),
             Relayed::SayAndCut(answer) => {
                 let _ = client.write_all(&answer);
                 // Long enough for all of it to be read, and for what hangs to be seen hanging.
@@ -213,6 +216,42 @@ fn what_was_set_is_never_lost_in_silence() {
         let end = wire.expect_end();
         assert_eq!(end.last().map(|last| last.sqlstate()).as_deref(), Some("57P01"), "{failing}: {end:?}");
     }
+}
+
+fn notification(channel: &str, payload: &str) -> Vec<u8> {
+    let process = 1_i32.to_be_bytes();
+    let body = [&process[..], channel.as_bytes(), b"\0", payload.as_bytes(), b"\0"].concat();
+    [&b"A"[..], &(body.len() as u32 + 4).to_be_bytes(), &body[..]].concat()
+}
+
+/// Until it is wiped for the next client, a connection goes on to hear what the last one has listened to. What that next
+/// client listens to it is told also while it is asked something of komainu's own.
+#[test]
+fn what_another_client_listened_to_is_told_to_nobody_else() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let relay = relay(cluster.primary().port(), |bytes| {
+        let asks = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
+        if asks(b"DISCARD ALL") {
+            Relayed::SayAndPassOn(notification("theirs", "secret"))
+        } else if asks(b"_kq_pins") {
+            Relayed::SayAndPassOn(notification("own", "news"))
+        } else {
+            Relayed::PassOn
+        }
+    });
+    let config = format!(
+        "[split]\nenabled = false\n[pool]\nsize = 1\n\
+         [[server]]\nid = \"s1\"\nhost = \"127.0.0.1\"\nport = {relay}\n"
+    );
+    let komainu = Komainu::start_with(cluster, &config);
+    let (mut first, mut next) = (komainu.login(&database), komainu.login(&database));
+    first.query("LISTEN theirs");
+    drop(first);
+    let messages = next.query("SELECT 1");
+    assert_eq!(tags(&messages), "TDCZ", "{messages:?}");
+    next.query("LISTEN own");
+    assert_eq!(next.expect('A').body[4..], *b"own\0news\0");
 }
 
 /// What a server says when it has the client's nonce, and when it has the proof.
