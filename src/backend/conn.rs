@@ -233,6 +233,8 @@ pub struct ServerConn {
     pub forgets: bool,
     /// Not to be used again whatever its state: an error, a retired pool, a cancelled handover.
     pub doomed: bool,
+    /// The server has half a message, and the rest of it will not come.
+    pub is_midway: bool,
 }
 
 /// What an idle connection has to say when somebody wants it.
@@ -371,7 +373,8 @@ impl ServerConn {
 
     /// Says goodbye if that costs no waiting; the rest is the socket's end.
     pub fn close(mut self: Box<Self>) {
-        if self.output.is_empty() {
+        // Behind half a message a goodbye would be taken for the rest of it.
+        if self.output.is_empty() && !self.is_midway {
             message::terminate(&mut self.output);
             let mut cx = Context::from_waker(Waker::noop());
             let _ = self.poll_flush(&mut cx);
@@ -439,6 +442,7 @@ impl From<NewConn> for ServerConn {
             opened_at_ms: new.now_ms,
             idle_since_ms: new.now_ms,
             doomed: false,
+            is_midway: false,
         }
     }
 }

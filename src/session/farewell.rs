@@ -51,9 +51,8 @@ impl Session {
         lease.conn.doomed |= std::thread::panicking();
         // Half a message of the client's can neither be finished nor taken back; nor can half of ours to
         // it matter any more.
-        if self.passing.is_forwarded() {
-            lease.conn.doomed = true;
-        }
+        lease.conn.is_midway = self.passing.is_forwarded();
+        lease.conn.doomed |= lease.conn.is_midway;
         // What became of its settings was to be asked when the transaction ends; nobody will.
         const UNKNOWN: Effects = Effects::CHANGES_SETTINGS.union(Effects::UNKNOWN_EFFECTS);
         let settings_unknown = lease.settings_asked.is_some() || self.transaction.effects.intersects(UNKNOWN);

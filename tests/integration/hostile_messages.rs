@@ -274,6 +274,30 @@ fn a_client_that_vanishes_in_copy_leaves_no_row_and_no_backend() {
     eventually(PATIENCE, "no COPY runs on", || cluster.primary().psql("postgres", &stuck).unwrap() == "0");
 }
 
+/// A goodbye to the server would be the end of the text, and the server would run it.
+#[test]
+fn a_query_that_lacks_its_last_bytes_is_never_run() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    cluster.prepare(&database, "CREATE TABLE ran (n int); GRANT ALL ON ran TO PUBLIC");
+    let komainu = Komainu::start_with(cluster, "pool.size = 1");
+    // Too long to be kept until it is whole.
+    let text = format!("INSERT INTO ran VALUES (1); -- {}", "x".repeat(4 << 20));
+    let whole = new().query(&text).0;
+    for lacks in 1..=6 {
+        let mut wire = komainu.login(&database);
+        wire.send(&whole[..whole.len() - lacks]);
+        let reads =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ClientRead' AND usename = 'app'";
+        eventually(PATIENCE, "the server has begun to read it", || {
+            cluster.primary().psql("postgres", reads).unwrap() != "0"
+        });
+        wire.reset();
+        let mut next = komainu.login(&database);
+        assert_eq!(next.query_value("SELECT count(*) FROM ran"), "0", "{lacks} bytes are missing");
+    }
+}
+
 /// The server asks for the data when nobody is there to send it.
 #[test]
 fn a_client_that_vanishes_before_its_copy_begins_holds_up_nobody() {
