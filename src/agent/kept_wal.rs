@@ -4,6 +4,7 @@
 //! bounded in number and in bytes; what did not fit is said.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::error::WorkError;
@@ -28,11 +29,18 @@ const ENDS: [&str; 3] =
     ["error in WAL record at ", "could not find a valid record after ", "could not find file "];
 
 /// What there is on `timeline` from a position on. An error: it was not read up to where it ends.
-pub async fn count(server: &Server, timeline: u32, from: Lsn) -> Result<(Summary, bool), WorkError> {
-    let wal = server.data.join("pg_wal").display().to_string();
-    let (number, start) = (timeline.to_string(), from.to_string());
+pub async fn count(
+    server: &Server,
+    segment_bytes: u64,
+    (timeline, from): (u32, Lsn),
+) -> Result<(Summary, bool), WorkError> {
+    let wal = server.data.join("pg_wal");
     let mut summary = Summary::default();
-    let arguments = ["-p", &wal, "-t", &number, "-s", &start];
+    let there = segments(&wal, timeline, segment_bytes)?;
+    let Some((first, last)) = between(&there, from, segment_bytes)? else { return Ok((summary, true)) };
+    let (wal, number, start) = (wal.display().to_string(), timeline.to_string(), from.to_string());
+    // Not told which files, it asks any for their size, and fails at one of zeros.
+    let arguments = ["-p", &wal, "-t", &number, "-s", &start, &first, &last];
     let mut has_ended = false;
     let heard = |line: &str| {
         has_ended |= line.starts_with(PROGRAM) && ENDS.iter().any(|end| line.contains(end));
@@ -56,7 +64,7 @@ pub async fn keep(
 ) -> Result<Lost, WorkError> {
     let there = segments(&server.data.join("pg_wal"), timeline, segment_bytes)?;
     let start = first_there(&there, from, segment_bytes);
-    let (summary, whole) = count(server, timeline, start).await?;
+    let (summary, whole) = count(server, segment_bytes, (timeline, start)).await?;
     let complete = whole && start == from;
     let mut lost = Lost {
         timeline,
@@ -122,6 +130,24 @@ fn segments(pg_wal: &Path, timeline: u32, segment_bytes: u64) -> Result<Vec<(Lsn
     }
     segments.sort();
     Ok(segments)
+}
+
+/// The names of the file with a position and of the last one. None: nothing was written there.
+fn between(
+    segments: &[(Lsn, PathBuf)],
+    from: Lsn,
+    segment_bytes: u64,
+) -> Result<Option<(String, String)>, WorkError> {
+    let mut whole = segments.iter().filter(|(_, path)| path.extension().is_none());
+    let has_it = |(at, _): &&(Lsn, PathBuf)| *at <= from && from.0 - at.0 < segment_bytes;
+    let Some((_, first)) = whole.find(has_it) else { return Ok(None) };
+    // One that was made ready for later, and not out of an older one, is all zeros: so is its magic number.
+    let mut magic = [0_u8; 2];
+    let read = fs::File::open(first).and_then(|mut file| file.read_exact(&mut magic));
+    read.map_err(WorkError::io("read", first))?;
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let last = whole.next_back().map_or(first, |(_, last)| last);
+    Ok((magic != [0; 2]).then(|| (name(first), name(last))))
 }
 
 /// From `from` on, or from where there is WAL at all: of a server that ran on for long, its beginning is gone.
@@ -202,10 +228,36 @@ mod tests {
                 programs: written(scratch.path(), &[("pg_waldump", &script)]),
                 log_file: scratch.path().join("log"),
             };
-            let counted = count(&server, 1, Lsn(0x300_0000)).await;
+            let pg_wal = scratch.path().join("pg_wal");
+            fs::create_dir(&pg_wal).unwrap();
+            fs::write(pg_wal.join("000000010000000000000003"), "what is in it").unwrap();
+            let counted = count(&server, 16 << 20, (1, Lsn(0x300_0000))).await;
             let found = counted.as_ref().ok().map(|(summary, whole)| (summary.records, *whole));
             assert_eq!(found, expected.map(|records| (records, true)), "{script}: {:?}", counted.err());
         }
+    }
+
+    #[test]
+    fn a_file_of_zeros_has_nothing_and_is_asked_nothing() {
+        let pg_wal = tempfile::tempdir().unwrap();
+        let file = |number: u64, holds: &[u8]| {
+            fs::write(pg_wal.path().join(format!("0000000100000000{number:08X}")), holds).unwrap();
+        };
+        file(3, b"WAL");
+        file(4, b"WAL");
+        file(5, &[0; 64]);
+        fs::write(pg_wal.path().join("000000010000000000000006.partial"), "WAL").unwrap();
+        fs::write(pg_wal.path().join("000000020000000000000007"), "WAL").unwrap();
+        let there = segments(pg_wal.path(), 1, 16 << 20).unwrap();
+        let files = |from| between(&there, Lsn(from), 16 << 20).unwrap();
+        let named = |first: &str, last: &str| Some((first.to_owned(), last.to_owned()));
+        assert_eq!(files(0x2FF_FFFF), None);
+        assert_eq!(files(0x300_0028), named("000000010000000000000003", "000000010000000000000005"));
+        assert_eq!(files(0x4FF_FFFF), named("000000010000000000000004", "000000010000000000000005"));
+        assert_eq!(files(0x500_0000), None, "the log ends where the file begins");
+        assert_eq!(files(0x600_0000), None);
+        file(5, b"");
+        assert!(between(&there, Lsn(0x500_0000), 16 << 20).is_err(), "it cannot be looked at");
     }
 
     #[test]

@@ -34,7 +34,7 @@ async fn gap(server: &Server, control: &Control, rewind: &Conninfo) -> Result<Op
     let segment = |lsn: Lsn| lsn.0 / control.segment_bytes;
     // Most are not behind, so what they have is read only if need be.
     let Some(oldest) = oldest.filter(|oldest| segment(replayed) < segment(*oldest)) else { return Ok(None) };
-    let (received, whole) = kept_wal::count(server, timeline, replayed).await?;
+    let (received, whole) = kept_wal::count(server, control.segment_bytes, (timeline, replayed)).await?;
     let has = received.last.unwrap_or(replayed);
     Ok((whole && segment(has) < segment(oldest)).then_some((has, oldest)))
 }
@@ -65,6 +65,9 @@ mod tests {
         (control.checkpoint_timeline, control.redo) = (1, Lsn(2 * SEGMENT + 0x28));
         (control.min_recovery_timeline, control.min_recovery) = (0, Lsn(0));
         control.segment_bytes = SEGMENT;
+        let pg_wal = work.server.data.join("pg_wal");
+        std::fs::create_dir_all(&pg_wal).unwrap();
+        std::fs::write(pg_wal.join("000000010000000000000002"), "what is in it").unwrap();
         let rewind = work.access.rewind(&request(1).primary, "postgres");
         why(&work.server, &control, &rewind).await
     }
