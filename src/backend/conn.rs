@@ -16,7 +16,7 @@ use lru::LruCache;
 use tokio::io::AsyncWrite;
 
 use super::SessionId;
-use super::expect::{ExpectedReplies, Owed, Question, Reply};
+use super::expect::{ExpectedReplies, For, Owed, Question, Reply};
 use super::settings::{IN_HOT_STANDBY, Reported, Settings, report};
 use super::statement::{Prepared, StatementId};
 use crate::net::{Buffer, Stream};
@@ -26,6 +26,9 @@ use crate::wire::message::{self, TransactionStatus};
 
 /// Longest message a server may send that we look into whole.
 pub const MAX_INSPECTED: usize = 64 * 1024;
+
+/// In which a statement of ours runs among the client's messages; no client's portal is called so.
+const OWN_PORTAL: &[u8] = b"_k own";
 
 /// Where a CancelRequest for this connection goes.
 #[derive(Debug)]
@@ -286,6 +289,40 @@ impl ServerConn {
     pub fn push_sync(&mut self, question: Question) {
         message::sync(&mut self.output);
         self.expected.push(Owed::us(Reply::Sync, question));
+    }
+
+    /// Wipes what `currval` and `lastval` would show of another session, before a message of the client's: whose portals
+    /// and unnamed statement stay as they are, and who is told if this fails.
+    pub fn discard_sequences(&mut self, audience: For) {
+        const FITS: &str = "names of ours are short";
+        let own = OwnStatement::DiscardSequences;
+        let owed = |reply| Owed { discards: true, ..Owed::before(reply, audience) };
+        let out = &mut self.output;
+        if self.own & own.bit() == 0 {
+            // It may be known there all the same: see `sequences_kept`.
+            message::close_statement(out, own.name()).expect(FITS);
+            message::parse(out, own.name(), own.sql(), &[0, 0]).expect(FITS);
+            self.expected.push(owed(Reply::CloseComplete));
+            self.expected.push(owed(Reply::ParseComplete));
+            self.own |= own.bit();
+        }
+        message::bind_text(out, OWN_PORTAL, own.name(), &[]).expect(FITS);
+        message::execute(out, OWN_PORTAL).expect(FITS);
+        message::close_portal(out, OWN_PORTAL).expect(FITS);
+        for reply in [Reply::BindComplete, Reply::Execution, Reply::CloseComplete] {
+            self.expected.push(owed(reply));
+        }
+        if audience == For::Ahead {
+            message::sync(out);
+            self.expected.push(Owed::before(Reply::Sync, audience));
+        }
+        self.foreign_sequences = false;
+    }
+
+    /// They were not wiped, and how far that came is not known.
+    pub fn sequences_kept(&mut self) {
+        self.foreign_sequences = true;
+        self.own &= !OwnStatement::DiscardSequences.bit();
     }
 
     /// Sends a simple Query of ours. It destroys the unnamed statement, as any does.

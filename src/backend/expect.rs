@@ -95,6 +95,8 @@ pub struct Owed {
     /// ErrorResponse.
     pub instead: Option<Box<[u8]>>,
     pub forgets: Option<Forgets>,
+    /// Part of what makes the connection forget the sequence values of another session: it has them still if this fails.
+    pub discards: bool,
 }
 
 impl Owed {
@@ -107,6 +109,7 @@ impl Owed {
             unnamed: None,
             instead: None,
             forgets: None,
+            discards: false,
         }
     }
 

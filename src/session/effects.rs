@@ -5,8 +5,7 @@
 
 use super::pins::{PinReason, Pins};
 use super::session::Session;
-use crate::backend::conn::OwnStatement;
-use crate::backend::expect::Question;
+use crate::backend::expect::For;
 use crate::route::{Analyzed, Effects};
 use crate::telemetry::labels::Label;
 use crate::wire::message::{Report, TransactionStatus};
@@ -64,8 +63,9 @@ impl Session {
     }
 
     /// Better PostgreSQL's own "not yet defined in this session" than another client's value. Not where
-    /// this transaction has drawn values already: those are asked for.
-    pub(super) fn discard_foreign_sequences(&mut self, effects: Effects, simple: bool) {
+    /// this transaction has drawn values already: those are asked for. Should it fail, in a transaction that has failed
+    /// for instance, the client hears of it, as it would of its own message.
+    pub(super) fn discard_foreign_sequences(&mut self, effects: Effects, before_query: bool) {
         if !effects.intersects(Effects::USES_SEQUENCE_STATE)
             || self.transaction.effects.intersects(Effects::ADVANCES_SEQUENCE)
             || self.status == TransactionStatus::Failed
@@ -73,13 +73,10 @@ impl Session {
             return;
         }
         let Some(conn) = self.lease.as_mut().map(|lease| &mut lease.conn) else { return };
-        if !std::mem::take(&mut conn.foreign_sequences) {
-            return;
-        }
-        if simple {
-            conn.ask_simple(Question::Reset, b"DISCARD SEQUENCES");
-        } else {
-            conn.ask_without_sync(Question::Reset, OwnStatement::DiscardSequences, &[]);
+        if conn.foreign_sequences {
+            // The Query is of the batch in front of it, if there is one, which a Sync would end.
+            let is_ahead = before_query && !conn.expected.has_open_batch();
+            conn.discard_sequences(if is_ahead { For::Ahead } else { For::Prelude });
         }
     }
 }

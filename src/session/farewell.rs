@@ -190,6 +190,7 @@ fn drop_messages(lease: &mut Lease) -> io::Result<()> {
         }
         let mut doomed = conn.doomed;
         let mut forgotten = Vec::new();
+        let mut keeps_sequences = false;
         let unnamed = &mut conn.unnamed;
         match conn.expected.on_message(found.tag) {
             Ok((_, outcome)) => outcome.for_each(|owed, done| {
@@ -197,6 +198,7 @@ fn drop_messages(lease: &mut Lease) -> io::Result<()> {
                     // A ROLLBACK is skipped where what it stands behind has failed.
                     doomed |= is_relied_upon(&owed) && owed.audience != For::Us(Question::Rollback);
                     forgotten.extend(owed.learns);
+                    keeps_sequences |= owed.discards;
                     // What the server has by now is nobody's for certain.
                     *unnamed = Some(UNKNOWN_UNNAMED);
                 }
@@ -204,6 +206,9 @@ fn drop_messages(lease: &mut Lease) -> io::Result<()> {
             Err(_) => doomed = true,
         }
         forgotten.into_iter().for_each(|id| conn.known.remove(id));
+        if keeps_sequences {
+            conn.sequences_kept();
+        }
         while conn.expected.pop_own().is_some() {}
         conn.doomed = doomed;
         if conn.expected.is_copy_in() {

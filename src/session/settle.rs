@@ -66,8 +66,11 @@ impl Session {
             settling.undo = Some(&mut lease.undo);
         }
         outcome.for_each(|owed, done| settling.settle(owed, done));
-        let Settling { forgotten, doom, unnamed, forgot, not_forgot, .. } = settling;
+        let Settling { forgotten, doom, unnamed, forgot, not_forgot, keeps_sequences, .. } = settling;
         forgotten.into_iter().for_each(|id| conn.known.remove(id));
+        if keeps_sequences {
+            conn.sequences_kept();
+        }
         for (id, audience) in unnamed {
             if conn.unnamed == id {
                 // It has none, an older one, or another client's.
@@ -493,7 +496,7 @@ pub(super) fn is_relied_upon(owed: &Owed) -> bool {
     match owed.audience {
         // What is asked anew is so from its Parse on.
         For::Us(question) => !is_asked_again(question),
-        For::Prelude | For::Ahead => owed.reply == Reply::CloseComplete,
+        For::Prelude | For::Ahead => owed.reply == Reply::CloseComplete && !owed.discards,
         For::Client => false,
     }
 }
@@ -508,6 +511,7 @@ pub(super) struct Settling<'a> {
     /// What the server was made to forget, or was to be.
     forgot: Option<Forgets>,
     not_forgot: Option<Forgets>,
+    keeps_sequences: bool,
     /// Where changes that were made go, while the request may still have to be asked again.
     undo: Option<&'a mut Vec<NameChange>>,
 }
@@ -521,6 +525,7 @@ impl<'a> Settling<'a> {
             unnamed: Vec::new(),
             forgot: None,
             not_forgot: None,
+            keeps_sequences: false,
             undo: None,
         }
     }
@@ -537,6 +542,7 @@ impl<'a> Settling<'a> {
         if matches!(owed.reply, Reply::Query | Reply::CloseComplete) || owed.unnamed.is_some() {
             self.unnamed.push((owed.unnamed, owed.audience));
         }
+        self.keeps_sequences |= owed.discards;
         self.doom |= is_relied_upon(&owed);
         self.not_forgot = self.not_forgot.take().or(owed.forgets);
         self.forgotten.extend(owed.learns);

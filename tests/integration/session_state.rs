@@ -684,6 +684,56 @@ fn sequence_values_are_the_clients_own_or_none() {
     assert_eq!(a.query_value("SELECT currval('t_id_seq')"), "3");
 }
 
+/// That another client's value is wiped is nobody's business: it neither takes an error nor a portal from the client.
+#[test]
+fn sequence_values_of_others_are_wiped_unseen() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let komainu = komainu_of_one();
+    let mut other = komainu.login(&database);
+    other.query("CREATE TABLE t (id serial)");
+    let talks: [fn(&mut Wire, &mut dyn FnMut()) -> Vec<Message>; 3] = [
+        // By then the transaction has failed.
+        |wire, draw| {
+            let mut all = wire.pipeline(Pipeline::new().parse("s", "SELECT lastval()").sync());
+            draw();
+            wire.send_pipeline(Pipeline::new().query("BEGIN").query("SELECT 1/0").run("s", &[]));
+            (0..3).for_each(|_| all.extend(wire.until('Z')));
+            all.extend(wire.query("ROLLBACK"));
+            all.extend(wire.pipeline(Pipeline::new().run("s", &[])));
+            all
+        },
+        |wire, draw| {
+            draw();
+            wire.send_pipeline(Pipeline::new().query("BEGIN").query("SELECT 1/0").query("SELECT lastval()"));
+            let mut all = Vec::new();
+            (0..3).for_each(|_| all.extend(wire.until('Z')));
+            all.extend(wire.query("ROLLBACK"));
+            all.extend(wire.query("SELECT lastval()"));
+            all
+        },
+        // The unnamed portal is bound when the other is.
+        |wire, draw| {
+            let statements = Pipeline::new().parse("x", "SELECT 'x'").parse("s", "SELECT lastval()");
+            let mut all = wire.pipeline(statements.sync());
+            draw();
+            let bound = Pipeline::new().bind("", "x", &[]).bind("p", "s", &[]);
+            all.extend(wire.pipeline(bound.execute("", 0).execute("p", 0).sync()));
+            all
+        },
+    ];
+    for talk in talks {
+        let mut direct = Wire::connect(cluster.primary().port());
+        direct.login(APP_USER, APP_PASSWORD, &database);
+        let expected = transcript(&talk(&mut direct, &mut || ()));
+        let mut wire = komainu.login(&database);
+        let told = transcript(&talk(&mut wire, &mut || drop(other.query("INSERT INTO t DEFAULT VALUES"))));
+        assert_same(&told, &expected);
+        wire.send_message('X', b"");
+        wire.expect_end();
+    }
+}
+
 #[test]
 fn nothing_of_a_client_that_left_stays_on_the_connection() {
     let cluster = Cluster::shared();
