@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::BufMut;
 
+use super::effects::SequenceUse;
 use super::inbound::{FITS, Step};
 use super::pins::PinReason;
 use super::prepared::Content;
@@ -270,8 +271,8 @@ impl Session {
             && conn_unnamed == Some(unnamed.id)
         {
             self.transaction.bind_portal(portal, &unnamed.analyzed);
-            let effects = unnamed.analyzed.analysis.effects;
-            self.discard_foreign_sequences(effects, false);
+            let using = SequenceUse::of(&unnamed.analyzed);
+            self.discard_sequences_before_bind(using);
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             conn.output.extend_from_slice(&input.bytes()[..have]);
             conn.expected.push(Owed::client(Reply::BindComplete));
@@ -280,7 +281,7 @@ impl Session {
             let (server_name, analyzed) = self.resolve_name(&name);
             if let Some(analyzed) = &analyzed {
                 self.transaction.bind_portal(&portal, analyzed);
-                self.discard_foreign_sequences(analyzed.analysis.effects, false);
+                self.discard_sequences_before_bind(SequenceUse::of(analyzed));
             }
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             let len = found.len - 1 - name.len() + server_name.len();

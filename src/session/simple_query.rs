@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::batch::text;
+use super::effects::SequenceUse;
 use super::inbound::{FITS, Step};
 use super::orphaned::first_statement;
 use super::pins::PinReason;
@@ -27,6 +28,7 @@ use crate::wire::sqlstate::{self, SqlState};
 impl Session {
     pub(super) fn send_query(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
         if found.len > self.settled.config.limits.max_inspected_statement_bytes {
+            self.discard_sequences_before_query(SequenceUse::Asks, false);
             let lease = self.lease.as_mut().expect("called with a lease");
             lease.conn.expected.push(Owed::client(Reply::Query));
             lease.conn.unnamed = None;
@@ -67,12 +69,12 @@ impl Session {
             return self.send_query_by_name(found, input, &analyzed);
         }
         self.note_custom_settings(sql, effects);
-        self.discard_foreign_sequences(effects, true);
+        let alone = self.lease.as_ref().is_some_and(|lease| lease.conn.expected.is_empty());
         let ends_surely = effects.contains(Effects::IS_SURE_END)
             && (self.is_idle() || matches!(analyzed.analysis.kind, StatementKind::Commit { .. }));
+        self.discard_sequences_before_query(SequenceUse::of(&analyzed), alone && ends_surely);
         let wants_floor = self.tracks_floor();
         let lease = self.lease.as_mut().expect("called with a lease");
-        let alone = lease.conn.expected.is_empty();
         lease.conn.output.extend_from_slice(&input.bytes()[..found.len]);
         lease.conn.expected.push(Owed::client(Reply::Query));
         // A simple Query ends the unnamed statement, here and in the client's eyes.
@@ -108,7 +110,10 @@ impl Session {
         }
         let one_prepare = analyzed.analysis.kind == StatementKind::Prepare;
         self.note_custom_settings(&sql, analyzed.analysis.effects);
-        self.discard_foreign_sequences(self.effects_of_executed(&sql), true);
+        let alone = self.lease.as_ref().is_some_and(|lease| lease.conn.expected.is_empty());
+        let ends_surely = analyzed.analysis.effects.contains(Effects::IS_SURE_END) && self.is_idle();
+        let using = self.sequence_use_by_name(&sql, analyzed);
+        self.discard_sequences_before_query(using, alone && ends_surely);
         if analyzed.analysis.effects.intersects(Effects::SQL_PREPARE) && !one_prepare {
             self.pin(PinReason::SqlPrepare);
         }
@@ -247,8 +252,11 @@ impl Session {
         executed
     }
 
-    fn effects_of_executed(&self, sql: &[u8]) -> Effects {
-        self.executed(sql).iter().fold(Effects::NONE, |effects, one| effects | one.analysis.effects)
+    /// EXECUTE is what it executes.
+    fn sequence_use_by_name(&self, sql: &[u8], analyzed: &Analyzed) -> SequenceUse {
+        let effects = analyzed.analysis.effects.without(Effects::SQL_EXECUTE);
+        let besides = SequenceUse::by(effects, analyzed.routed.hidden_state);
+        self.executed(sql).iter().map(|one| SequenceUse::of(one)).fold(besides, Ord::max)
     }
 
     /// Makes a virtual statement of a PREPARE; the text with the server's name for it.
