@@ -81,6 +81,15 @@ pub enum Forgets {
     Statements { among_others: bool },
 }
 
+/// What a message of the client's may do to the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alters {
+    /// Nothing, if it fails.
+    Whole,
+    /// Of its statements some may last although it fails: it may end a transaction between them.
+    InParts,
+}
+
 #[derive(Debug)]
 pub struct Owed {
     pub reply: Reply,
@@ -95,6 +104,7 @@ pub struct Owed {
     /// ErrorResponse.
     pub instead: Option<Box<[u8]>>,
     pub forgets: Option<Forgets>,
+    pub alters: Option<Alters>,
     /// Part of what makes the connection forget the sequence values of another session: it has them still if this fails.
     pub discards: bool,
 }
@@ -109,6 +119,7 @@ impl Owed {
             unnamed: None,
             instead: None,
             forgets: None,
+            alters: None,
             discards: false,
         }
     }
@@ -137,6 +148,11 @@ impl Owed {
 
     pub fn forgets(mut self, what: Forgets) -> Self {
         self.forgets = Some(what);
+        self
+    }
+
+    pub fn alters(mut self, how: Option<Alters>) -> Self {
+        self.alters = how;
         self
     }
 
@@ -202,6 +218,8 @@ pub struct ExpectedReplies {
     copy_in: bool,
     /// The simple Query at the front has failed; its ReadyForQuery is still to come.
     query_failed: bool,
+    /// One of its statements is done.
+    query_begun: bool,
     /// Messages of the extended protocol were sent that no Sync has followed yet: even when all of them are
     /// answered, their transaction is open.
     open_batch: bool,
@@ -276,6 +294,11 @@ impl ExpectedReplies {
         self.forgetting += usize::from(owed.forgets.is_some());
         self.flushed = false;
         self.owed.push_back(owed);
+    }
+
+    /// How many of the messages that may change the schema are still to be answered.
+    pub fn altering(&self) -> u32 {
+        self.owed.iter().map(|owed| u32::from(owed.alters.is_some())).sum()
     }
 
     /// Whether something was sent that makes the server forget: what is sent behind it depends on how that fares.
@@ -407,7 +430,7 @@ impl ExpectedReplies {
             }
             (b'T' | b'I' | b's', Reply::Query) | (b'V', Reply::FunctionCall) => false,
             (b'C', Reply::Query) => {
-                self.copy_in = false;
+                (self.copy_in, self.query_begun) = (false, true);
                 false
             }
             (b'Z', Reply::Sync | Reply::Query | Reply::FunctionCall) => true,
@@ -423,13 +446,20 @@ impl ExpectedReplies {
             _ => return Err(UnexpectedMessage { tag: char::from(tag), expected: expected(reply) }),
         };
         let outcome = match finished {
-            true => self.pop_front().map_or(Outcome::Open, |owed| Outcome::Finished {
-                owed,
-                succeeded: !std::mem::take(&mut self.query_failed),
-            }),
+            true => self.finish(),
             false => Outcome::Open,
         };
         Ok((verdict, outcome))
+    }
+
+    fn finish(&mut self) -> Outcome {
+        let succeeded = !std::mem::take(&mut self.query_failed);
+        let begun = std::mem::take(&mut self.query_begun);
+        let Some(mut owed) = self.pop_front() else { return Outcome::Open };
+        if !begun {
+            owed.alters = owed.alters.map(|_| Alters::Whole);
+        }
+        Outcome::Finished { owed, succeeded }
     }
 
     fn skip_to_sync(&mut self) -> Outcome {
@@ -572,6 +602,23 @@ mod tests {
         q.copy_in_ended();
         feed(&mut q, b"EZ");
         assert!(q.is_empty(), "the server has read the last Sync");
+    }
+
+    #[test]
+    fn a_text_that_fails_may_have_altered_something_once_a_statement_of_it_is_done() {
+        for (tags, alters) in [(b"TEZ", Alters::Whole), (b"CEZ", Alters::InParts)] {
+            let mut q = queue(&[Reply::Query, Reply::Sync]);
+            feed(&mut q, b"CZ");
+            q.push(Owed::client(Reply::Query).alters(Some(Alters::InParts)));
+            assert_eq!(q.altering(), 1);
+            feed(&mut q, b"Z");
+            let mut last = None;
+            for &tag in tags {
+                q.on_message(tag).unwrap().1.for_each(|owed, done| last = Some((owed.alters, done)));
+            }
+            assert_eq!(last, Some((Some(alters), false)));
+            assert_eq!(q.altering(), 0);
+        }
     }
 
     #[test]

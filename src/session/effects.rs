@@ -6,7 +6,7 @@
 use super::lease::Lease;
 use super::pins::{PinReason, Pins};
 use super::session::Session;
-use crate::backend::expect::For;
+use crate::backend::expect::{Alters, For};
 use crate::route::{Analyzed, Effects};
 use crate::telemetry::labels::Label;
 use crate::wire::message::{Report, TransactionStatus};
@@ -91,6 +91,13 @@ impl Session {
             lease.conn.discard_sequences(audience);
         }
     }
+}
+
+/// What a message may do to the schema that runs what has these effects.
+pub(super) fn alters(effects: Effects) -> Option<Alters> {
+    const ENDS: Effects = Effects::ENDS_TRANSACTION.union(Effects::UNKNOWN_EFFECTS);
+    let how = if effects.intersects(ENDS) { Alters::InParts } else { Alters::Whole };
+    effects.intersects(Effects::DDL).then_some(how)
 }
 
 /// What a statement does with the sequences of its connection.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::BufMut;
 
-use super::effects::SequenceUse;
+use super::effects::{SequenceUse, alters};
 use super::inbound::{FITS, Step};
 use super::pins::PinReason;
 use super::prepared::Content;
@@ -17,7 +17,7 @@ use super::session::{End, Passing, Session, Unnamed};
 use super::tally::class_of;
 use super::teach::{note_known, teach};
 use crate::backend::conn::MAX_INSPECTED;
-use crate::backend::expect::{For, Forgets, Owed, Reply};
+use crate::backend::expect::{Alters, For, Forgets, Owed, Reply};
 use crate::backend::statement::{NAME_PREFIX, Origin, UNKNOWN_PREFIX};
 use crate::net::Buffer;
 use crate::route::{Analysis, Analyzed, Effects, Reading, StatementKind};
@@ -349,12 +349,14 @@ impl Session {
         }
         let mut owed = Owed::client(Reply::Execution);
         if let Some(analyzed) = self.transaction.portal(portal).cloned() {
+            // It is one statement.
+            owed.alters = alters(analyzed.analysis.effects).map(|_| Alters::Whole);
             self.tally.sent(class_of(&analyzed));
             self.transaction.note_execution(&analyzed);
             self.note_pins();
             if analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE) {
                 // What it executes may be another statement by now than when it was parsed.
-                self.transaction.note_opaque();
+                self.transaction.note_opaque(false);
                 self.note_pins();
             }
             match &analyzed.analysis.kind {

@@ -180,6 +180,12 @@ impl Gateway {
         connect::cancel(&target, address.peer, address.pid, &address.key, within).await.is_ok()
     }
 
+    /// The schema of a database has changed under our eyes, or may have.
+    pub fn schema_changed(&self, database: &Database) {
+        database.schema_changed();
+        self.catalogs.invalidate(&database.name);
+    }
+
     /// Brings the databases' catalogs up to date; called by a coarse tick.
     pub fn refresh_catalogs(&self) {
         for database in self.databases.all() {

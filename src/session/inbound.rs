@@ -291,7 +291,7 @@ impl Session {
                 self.tally.sent(QueryClass::Write);
                 let lease = self.lease.as_mut().expect("called with a lease");
                 lease.conn.expected.push(Owed::client(Reply::FunctionCall));
-                self.transaction.note_opaque();
+                self.transaction.note_opaque(false);
                 self.note_pins();
                 self.passing = Passing { left: found.len, forward: true };
                 Ok(Step::Done)

@@ -119,6 +119,11 @@ impl Session {
             lost_unseen: settings_lost || !lost.is_empty(),
         };
         let verdict = loss.verdict();
+        let is_undone = (loss.status != TransactionStatus::Idle || loss.contained) && !loss.may_commit;
+        if done.alters > 0 && !is_undone {
+            // Whether it was done, nobody will say.
+            self.gateway.schema_changed(&self.identity.database);
+        }
         if verdict == Verdict::LastWord {
             return Err(End::Terminated);
         }

@@ -14,7 +14,7 @@ use super::pins::Found;
 use super::prepared::Names;
 use super::session::{End, Session};
 use crate::backend::conn::OwnStatement;
-use crate::backend::expect::{For, Forgets, Outcome, Owed, Question, Reply, Verdict};
+use crate::backend::expect::{Alters, For, Forgets, Outcome, Owed, Question, Reply, Verdict};
 use crate::backend::settings::{MAX_SETTINGS, Settings};
 use crate::backend::statement::{NameChange, StatementId};
 use crate::clock::now_ms;
@@ -66,7 +66,9 @@ impl Session {
             settling.undo = Some(&mut lease.undo);
         }
         outcome.for_each(|owed, done| settling.settle(owed, done));
-        let Settling { forgotten, doom, unnamed, forgot, not_forgot, keeps_sequences, .. } = settling;
+        let Settling { forgotten, doom, unnamed, forgot, not_forgot, unaltered, keeps_sequences, .. } =
+            settling;
+        self.transaction.not_altered(unaltered);
         forgotten.into_iter().for_each(|id| conn.known.remove(id));
         if keeps_sequences {
             conn.sequences_kept();
@@ -224,6 +226,14 @@ impl Session {
             }
             return Ok(());
         }
+        if self.transaction.alters > 0 {
+            // What was answered lasts by now; the rest counts once it is.
+            let unanswered = conn.expected.altering().min(self.transaction.alters);
+            if self.transaction.alters > unanswered {
+                self.gateway.schema_changed(&self.identity.database);
+            }
+            self.transaction.alters = unanswered;
+        }
         if conn.expected.owes_client() || lease.ours_first || lease.redirect || self.passing.is_forwarded() {
             lease.settings_unread |= self.transaction.effects.intersects(Effects::CHANGES_SETTINGS);
             return Ok(());
@@ -252,10 +262,6 @@ impl Session {
             && self.custom.as_ref().is_some_and(|custom| custom.unseen);
         if done.hidden_state || unseen || !self.pins.is_empty() {
             conn.leftover_of = Some(self.id);
-        }
-        if effects.intersects(Effects::DDL) {
-            self.identity.database.schema_changed();
-            self.gateway.catalogs.invalidate(&self.identity.database.name);
         }
         if effects.intersects(Effects::CHANGES_SETTINGS | Effects::UNKNOWN_EFFECTS) {
             let custom = self.custom.as_deref();
@@ -511,6 +517,8 @@ pub(super) struct Settling<'a> {
     /// What the server was made to forget, or was to be.
     forgot: Option<Forgets>,
     not_forgot: Option<Forgets>,
+    /// How many messages have not changed the schema.
+    unaltered: u32,
     keeps_sequences: bool,
     /// Where changes that were made go, while the request may still have to be asked again.
     undo: Option<&'a mut Vec<NameChange>>,
@@ -525,6 +533,7 @@ impl<'a> Settling<'a> {
             unnamed: Vec::new(),
             forgot: None,
             not_forgot: None,
+            unaltered: 0,
             keeps_sequences: false,
             undo: None,
         }
@@ -542,6 +551,7 @@ impl<'a> Settling<'a> {
         if matches!(owed.reply, Reply::Query | Reply::CloseComplete) || owed.unnamed.is_some() {
             self.unnamed.push((owed.unnamed, owed.audience));
         }
+        self.unaltered += u32::from(owed.alters == Some(Alters::Whole));
         self.keeps_sequences |= owed.discards;
         self.doom |= is_relied_upon(&owed);
         self.not_forgot = self.not_forgot.take().or(owed.forgets);

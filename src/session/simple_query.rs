@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::batch::text;
-use super::effects::SequenceUse;
+use super::effects::{SequenceUse, alters};
 use super::inbound::{FITS, Step};
 use super::orphaned::first_statement;
 use super::pins::PinReason;
@@ -15,7 +15,7 @@ use super::rewrite;
 use super::session::{End, Passing, Session};
 use super::tally::class_of;
 use super::teach::{note_known, teach};
-use crate::backend::expect::{For, Forgets, Owed, Question, Reply};
+use crate::backend::expect::{Alters, For, Forgets, Owed, Question, Reply};
 use crate::backend::statement::{NAME_PREFIX, Origin, Prepared, UNKNOWN_PREFIX};
 use crate::net::Buffer;
 use crate::route::prepared::{Verb, is_escaped};
@@ -30,11 +30,11 @@ impl Session {
         if found.len > self.settled.config.limits.max_inspected_statement_bytes {
             self.discard_sequences_before_query(SequenceUse::Asks, false);
             let lease = self.lease.as_mut().expect("called with a lease");
-            lease.conn.expected.push(Owed::client(Reply::Query));
+            lease.conn.expected.push(Owed::client(Reply::Query).alters(Some(Alters::InParts)));
             lease.conn.unnamed = None;
             self.unnamed = None;
             self.tally.sent(QueryClass::Write);
-            self.transaction.note_opaque();
+            self.transaction.note_opaque(true);
             self.note_pins();
             self.passing = Passing { left: found.len, forward: true };
             return Ok(Step::Done);
@@ -76,7 +76,7 @@ impl Session {
         let wants_floor = self.tracks_floor();
         let lease = self.lease.as_mut().expect("called with a lease");
         lease.conn.output.extend_from_slice(&input.bytes()[..found.len]);
-        lease.conn.expected.push(Owed::client(Reply::Query));
+        lease.conn.expected.push(Owed::client(Reply::Query).alters(alters(effects)));
         // A simple Query ends the unnamed statement, here and in the client's eyes.
         lease.conn.unnamed = None;
         lease.note_complete_request();
@@ -145,7 +145,7 @@ impl Session {
             }
             _ => {}
         }
-        let mut owed = Owed::client(Reply::Query);
+        let mut owed = Owed::client(Reply::Query).alters(alters(analyzed.analysis.effects));
         let rewritten = if one_prepare && !self.pins.has(PinReason::SqlPrepare) {
             self.rewrite_prepare(&sql, analyzed, &mut owed)
         } else {

@@ -1,7 +1,7 @@
 //! What the running transaction has done so far, as far as it matters when it ends.
 //!
 //! Pure. Invariant: everything noted is a superset of what the server did: a statement counts when it is
-//! sent, whether or not it succeeds.
+//! sent, whether or not it succeeds. (Only a change of the schema is taken back when the server refuses it.)
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,6 +25,8 @@ pub struct Transaction {
     /// A function may have left what nobody can see.
     pub hidden_state: bool,
     pub may_write: bool,
+    /// How many messages were sent that may change the schema, without those that the server has refused.
+    pub alters: u32,
     /// Something was sent that may change how the server reads texts.
     pub may_set_reading: bool,
     /// Something was sent that may commit it.
@@ -76,6 +78,7 @@ impl Transaction {
         self.rolled_back_to |=
             matches!(analyzed.analysis.kind, StatementKind::RollbackTo | StatementKind::Many);
         self.effects |= analyzed.analysis.effects | analyzed.routed.effects;
+        self.alters += u32::from(analyzed.analysis.effects.intersects(Effects::DDL));
         self.hidden_state |= analyzed.routed.hidden_state;
         if analyzed.routed.may_write {
             self.wrote();
@@ -102,9 +105,11 @@ impl Transaction {
         self.may_commit |= analyzed.analysis.effects.intersects(Effects::ENDS_TRANSACTION) && !rolls_back;
     }
 
-    /// Something ran that was not looked into.
-    pub fn note_opaque(&mut self) {
-        self.effects |= Effects::OPAQUE;
+    /// Something ran that was not looked into. `may_alter`: it may be any statement, and not just a call.
+    pub fn note_opaque(&mut self, may_alter: bool) {
+        let spared = if may_alter { Effects::NONE } else { Effects::DDL };
+        self.effects |= Effects::OPAQUE.without(spared);
+        self.alters += u32::from(may_alter);
         self.hidden_state = true;
         self.may_set_reading = true;
         self.may_commit = true;
@@ -123,6 +128,8 @@ impl Transaction {
         self.note(analyzed);
         if self.rolled_back_to {
             self.effects |= self.displaced.effects;
+            // Never taken back: which of them has run is not known.
+            self.alters += u32::from(self.displaced.effects.intersects(Effects::DDL));
             self.hidden_state |= self.displaced.hidden_state;
             self.may_write |= self.displaced.may_write;
             self.may_set_reading |= self.displaced.hidden_state
@@ -180,6 +187,11 @@ impl Transaction {
             b"" => self.unnamed_portal.as_ref(),
             name => self.portals.as_ref()?.get(kept(name)),
         }
+    }
+
+    /// The server has refused so many of what might have changed the schema.
+    pub fn not_altered(&mut self, refused: u32) {
+        self.alters = self.alters.saturating_sub(refused);
     }
 
     /// All is answered, and a transaction is open: whatever was sent to end one has ended another, or failed.

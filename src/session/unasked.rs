@@ -34,9 +34,6 @@ impl Session {
         if leaves || !self.pins.is_empty() {
             lease.conn.leftover_of = Some(self.id);
         }
-        if effects.intersects(Effects::DDL) {
-            self.identity.database.schema_changed();
-        }
         lease.settings_unread = false;
         self.transaction.end();
     }

@@ -101,6 +101,27 @@ fn a_client_learns_whether_the_outcome_is_known_and_goes_on() {
     assert_eq!(idle.query_value("SELECT count(*) FROM t WHERE n IN (1, 4)"), "0");
 }
 
+/// Whether it has, nobody can tell: statements are new ones from then on, as after a change.
+#[test]
+fn what_was_not_answered_may_have_changed_the_schema() {
+    let (cluster, database, _) = start();
+    let komainu = Komainu::start_with(&cluster, "pool.size = 1\nsplit.enabled = false");
+    let (mut wire, mut other) = (komainu.login(&database), komainu.login(&database));
+    let mut named = |name: &str| {
+        other.pipeline(Pipeline::new().parse(name, "SELECT 'the same'").sync());
+        let newest = "SELECT name FROM pg_prepared_statements WHERE statement LIKE 'SELECT _the same_' \
+                      ORDER BY prepare_time DESC LIMIT 1";
+        other.query_value(newest)
+    };
+    let before = named("a");
+    assert_eq!(named("b"), before);
+    cluster.primary().freeze();
+    send_on(&komainu, &mut wire, "DROP TABLE IF EXISTS nothing");
+    restart(cluster.primary());
+    assert_eq!(told(&wire.until('Z')), ["ERROR 08007", "ZI"]);
+    assert_ne!(named("c"), before);
+}
+
 #[test]
 fn a_loss_while_nothing_was_asked_is_told_before_any_commit_is_answered() {
     let (cluster, database, komainu) = start();

@@ -666,6 +666,58 @@ fn after_ddl_behind_komainus_back_a_statement_can_be_prepared_anew() {
     assert_eq!(wire.run_prepared("s", &[]), "1");
 }
 
+/// After a change statements are others than those before it. What succeeds counts, also if it changes nothing.
+#[test]
+fn the_schema_has_changed_only_by_what_the_server_has_done() {
+    let database = Cluster::shared().database();
+    let komainu = komainu(1, "");
+    let mut other = komainu.login(&database);
+    let (mut before, mut count) = (String::new(), 0);
+    let mut has_changed = || {
+        count += 1;
+        other.pipeline(Pipeline::new().parse(&format!("s{count}"), "SELECT 'the same'").sync());
+        let newest = "SELECT name FROM pg_prepared_statements WHERE statement LIKE 'SELECT _the same_' \
+                      ORDER BY prepare_time DESC LIMIT 1";
+        let newest = other.query_value(newest);
+        std::mem::replace(&mut before, newest.clone()) != newest
+    };
+    assert!(has_changed() && !has_changed());
+    const ALTER: &str = "DROP TABLE IF EXISTS nothing";
+    let in_parts = format!("{ALTER}; COMMIT; SELECT 1/0");
+    let at_once = format!("{ALTER}; SELECT 1/0");
+    let talks: [(&[&str], bool); 10] = [
+        (&["SELECT ("], false),
+        (&["DROP TABLE nothing"], false),
+        (&["DROP TABLE nothing", "SELECT 1"], false),
+        (&["BEGIN", "DROP TABLE nothing", "ROLLBACK"], false),
+        (&[at_once.as_str()], false),
+        (&[ALTER], true),
+        (&["BEGIN", ALTER, "COMMIT"], true),
+        (&["BEGIN", ALTER, "SAVEPOINT a", "DROP TABLE nothing", "ROLLBACK TO a", "COMMIT"], true),
+        (&[in_parts.as_str()], true),
+        (&[ALTER, "DROP TABLE nothing"], true),
+    ];
+    for (statements, changes) in talks {
+        let mut wire = komainu.login(&database);
+        statements.iter().for_each(|sql| drop(wire.query(sql)));
+        assert_eq!(has_changed(), changes, "{statements:?}");
+        wire.send_pipeline(statements.iter().fold(Pipeline::new(), |all, sql| all.query(sql)));
+        statements.iter().for_each(|_| drop(wire.until('Z')));
+        assert_eq!(has_changed(), changes, "in one flight: {statements:?}");
+    }
+    let mut wire = komainu.login(&database);
+    wire.query("PREPARE p AS SELECT 1");
+    for (sql, changes) in [("EXECUTE p", false), ("DROP TABLE nothing", false), (ALTER, true)] {
+        wire.pipeline(Pipeline::new().parse("", sql).run("", &[]));
+        assert_eq!(has_changed(), changes, "by the extended protocol: {sql}");
+    }
+    // pg_catalog.int4um
+    let call = [&212_u32.to_be_bytes()[..], &[0, 0, 0, 1, 0, 0, 0, 1, b'7', 0, 0]].concat();
+    wire.send_message('F', &call);
+    assert!(tags(&wire.until('Z')).contains('V'));
+    assert!(!has_changed(), "by a function call");
+}
+
 #[test]
 fn one_text_under_two_search_paths_is_two_statements() {
     let database = Cluster::shared().database();

@@ -373,6 +373,22 @@ fn what_is_prepared_follows_the_catalog() {
     eventually(PATIENCE, "it is known to be stable", || execute(&mut wire, "named") == "on");
 }
 
+/// The catalog would be read anew for it, and until then all tables are the primary's.
+#[test]
+fn what_a_server_refuses_leaves_everybodys_reads_where_they_are() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    cluster.prepare(&database, "CREATE TABLE t (id int); GRANT ALL ON t TO PUBLIC");
+    let komainu = eventual(cluster).start();
+    let (mut wire, mut reader) = (komainu.login(&database), komainu.login(&database));
+    wait_for_catalog(&mut reader, "t");
+    for sql in ["SELECT (", "DROP TABLE nothing", "SELECT 1; SELECT count(*) FROM (t"] {
+        assert_eq!(tags(&wire.query(sql)), "EZ", "{sql}");
+        let (server, reason) = went_to(&mut reader, "SELECT count(*) FROM t");
+        assert_ne!(server, "pg1", "{sql}: {reason}");
+    }
+}
+
 #[test]
 fn hints_choose_the_server_and_nonsense_is_reported() {
     let cluster = Cluster::shared();
