@@ -18,7 +18,7 @@ use tokio::io::AsyncWrite;
 use super::SessionId;
 use super::expect::{ExpectedReplies, For, Owed, Question, Reply};
 use super::settings::{IN_HOT_STANDBY, Reported, Settings, report};
-use super::statement::{Prepared, StatementId};
+use super::statement::{InForce, Prepared, StatementId};
 use crate::net::{Buffer, Stream};
 use crate::topology::{Epoch, ServerIndex};
 use crate::wire::frame::{HEADER_LEN, header, split_cstr};
@@ -148,9 +148,21 @@ impl OwnStatement {
 /// Statements a server connection knows, least recently used first to go.
 #[derive(Debug)]
 pub struct KnownStatements {
-    by_id: LruCache<StatementId, Arc<Prepared>>,
+    by_id: LruCache<StatementId, Known>,
     bytes: usize,
     max_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Known {
+    prepared: Arc<Prepared>,
+    /// Under which settings the server has read it. `None`: under any, or it does not know it at all.
+    read: Option<InForce>,
+    /// It was used under others than its own since, and may have been read again under these: PostgreSQL does that once
+    /// something a statement names was changed or analyzed.
+    has_strayed: bool,
+    /// An earlier reading was closed for this one.
+    is_anew: bool,
 }
 
 impl KnownStatements {
@@ -164,34 +176,55 @@ impl KnownStatements {
         self
     }
 
-    /// Whether it is known, noting its use.
-    pub fn touch(&mut self, id: StatementId) -> bool {
-        self.by_id.get(&id).is_some()
+    /// Whether the server knows a statement as it is read under its own settings, or under those in force for whoever uses
+    /// it now; notes that use. Who has its own gets none that may have been read under others.
+    pub fn serves(&mut self, prepared: &Prepared, in_force: InForce) -> bool {
+        let Some(known) = self.by_id.get_mut(&prepared.id) else { return false };
+        let Some(read) = known.read else { return false };
+        if prepared.is_nobody_elses() {
+            return true;
+        }
+        if in_force == prepared.settings {
+            return read == in_force && !known.has_strayed;
+        }
+        if read == prepared.settings {
+            known.has_strayed |= prepared.is_read_by_settings();
+            return true;
+        }
+        prepared.is_read_alike(read, in_force)
     }
 
-    /// Adds one; returns those that must be closed on the server to stay within the limits.
-    pub fn insert(&mut self, prepared: &Arc<Prepared>) -> Vec<Arc<Prepared>> {
+    /// Adds one that the server reads under these settings; returns those that must be closed on the server before: an
+    /// earlier reading of it, and what is too much.
+    pub fn insert(&mut self, prepared: &Arc<Prepared>, read: InForce) -> Vec<Arc<Prepared>> {
         let mut evicted = Vec::new();
         self.bytes += prepared.bytes();
-        if let Some((_, old)) = self.by_id.push(prepared.id, prepared.clone())
-            && old.id != prepared.id
-        {
-            self.bytes -= old.bytes();
-            evicted.push(old);
+        let is_anew = self.by_id.contains(&prepared.id);
+        let known = Known { prepared: prepared.clone(), read: Some(read), has_strayed: false, is_anew };
+        if let Some((_, old)) = self.by_id.push(prepared.id, known) {
+            self.bytes -= old.prepared.bytes();
+            evicted.push(old.prepared);
         }
         while self.bytes > self.max_bytes
             && self.by_id.len() > 1
             && let Some((_, old)) = self.by_id.pop_lru()
         {
-            self.bytes -= old.bytes();
-            evicted.push(old);
+            self.bytes -= old.prepared.bytes();
+            evicted.push(old.prepared);
         }
         evicted
     }
 
-    pub fn remove(&mut self, id: StatementId) {
-        if let Some(old) = self.by_id.pop(&id) {
-            self.bytes -= old.bytes();
+    /// It was not parsed after all; an earlier reading may not even have been closed.
+    pub fn not_parsed(&mut self, id: StatementId) {
+        if let Some(known) = self.by_id.peek_mut(&id)
+            && known.is_anew
+        {
+            known.read = None;
+            return;
+        }
+        if let Some(known) = self.by_id.pop(&id) {
+            self.bytes -= known.prepared.bytes();
         }
     }
 

@@ -94,7 +94,7 @@ pub enum Alters {
 pub struct Owed {
     pub reply: Reply,
     pub audience: For,
-    /// The statement the server knows once this succeeds.
+    /// The statement the server knows once this succeeds; or which this closes, to be parsed anew behind it.
     pub learns: Option<StatementId>,
     /// What this did to the session's names, to be undone if the server skips it.
     pub change: Option<Box<NameChange>>,

@@ -22,6 +22,26 @@ pub const MAX_SETTINGS: usize = 1024 * 1024;
 /// Changing these in this order puts them back: the others while still the role that may, then who we are.
 const LAST: [&str; 2] = ["session_authorization", "role"];
 
+/// Settings that say how long a statement may take, how its transaction ends, who asks and what is told of it.
+const NO_MEANING: [&str; 11] = [
+    "application_name",
+    "client_min_messages",
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "lock_timeout",
+    "statement_timeout",
+    "synchronous_commit",
+    "transaction_timeout",
+];
+
+/// Whether a setting may change what a statement means. By a custom one (`my.own`) PostgreSQL reads no text.
+pub fn changes_meaning(name: &str) -> bool {
+    !name.contains('.') && !NO_MEANING.contains(&name)
+}
+
 /// What a session has set, sorted by name, differing from what a new connection has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -48,8 +68,7 @@ impl Settings {
         entries.sort();
         entries.dedup_by(|later, first| later.0 == first.0);
         let hash = if entries.is_empty() { 0 } else { hash_of(&entries) };
-        let semantic =
-            hash_of(entries.iter().filter(|(name, _)| &**name != "application_name").collect::<Vec<_>>());
+        let semantic = hash_of(entries.iter().filter(|(name, _)| changes_meaning(name)).collect::<Vec<_>>());
         Settings { entries, hash, semantic }
     }
 
@@ -57,7 +76,7 @@ impl Settings {
         self.hash
     }
 
-    /// Of the settings that can change what a statement means: all but its author's name.
+    /// Of the settings that can change what a statement means.
     pub fn semantic_hash(&self) -> u64 {
         self.semantic
     }
@@ -178,10 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn an_application_name_does_not_change_what_a_statement_means() {
+    fn who_asks_and_for_how_long_does_not_change_what_a_statement_means() {
         let a = settings(&[("application_name", "x"), ("search_path", "s")]);
         let b = settings(&[("application_name", "y"), ("search_path", "s")]);
         assert_eq!(a.semantic_hash(), b.semantic_hash());
+        let c = settings(&[("app.tenant", "7"), ("lock_timeout", "1s"), ("search_path", "s")]);
+        assert_eq!(a.semantic_hash(), c.semantic_hash());
+        assert_ne!(a.hash(), c.hash(), "each has its own all the same");
         assert_ne!(a.semantic_hash(), settings(&[("search_path", "t")]).semantic_hash());
     }
 

@@ -2,10 +2,13 @@
 //!
 //! Pure. Owns what a server connection must know of the statements it was taught; which session calls one how is
 //! `session::prepared`. Invariant: a statement's content never changes, so a server that knows `_k7` knows exactly this
-//! text, these types, parsed under these settings.
+//! text and these types. Under which settings it has read them differs from one connection to the next:
+//! `conn::KnownStatements` notes that.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::SessionId;
+use crate::route::lexer::{Lexer, TokenKind};
 use crate::route::{Analysis, Analyzed};
 
 /// Never reused within a process.
@@ -37,6 +40,33 @@ pub enum Origin {
     Sql,
 }
 
+/// The settings in force where a statement is named, as far as they say what it means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum InForce {
+    /// By their hash.
+    Known(u64),
+    /// Something was sent that may have set others: whatever they are, they are this session's, in its transaction of that
+    /// number.
+    Unknown { session: SessionId, transaction: u64 },
+}
+
+impl InForce {
+    fn is_of_session(self, other: InForce) -> bool {
+        match (self, other) {
+            (InForce::Unknown { session: one, .. }, InForce::Unknown { session: another, .. }) => {
+                one == another
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Default for InForce {
+    fn default() -> Self {
+        InForce::Known(0)
+    }
+}
+
 /// One statement's content.
 #[derive(Debug)]
 pub struct Prepared {
@@ -44,11 +74,14 @@ pub struct Prepared {
     /// Its name on servers.
     pub server_name: Box<[u8]>,
     pub origin: Origin,
+    /// Those that it was first parsed under. If they are not known it is that session's alone.
+    pub settings: InForce,
     pub text: Box<[u8]>,
     /// The tail of the Parse message: parameter type count and OIDs.
     pub types: Box<[u8]>,
     /// As of the catalog that was known last; see `Database::classify_prepared`.
     analyzed: Mutex<Arc<Analyzed>>,
+    is_read_by_settings: bool,
     /// What is known of it takes so much memory, about: a text of a megabyte may name a hundred thousand functions.
     analysis_bytes: usize,
 }
@@ -58,16 +91,20 @@ impl Prepared {
     pub fn new(
         id: StatementId,
         origin: Origin,
+        settings: InForce,
         text_for: impl FnOnce(&str) -> Box<[u8]>,
         types: &[u8],
         analyzed: &Arc<Analyzed>,
     ) -> Self {
         let server_name = format!("{NAME_PREFIX}{}", id.0);
+        let text = text_for(&server_name);
         Prepared {
             id,
-            text: text_for(&server_name),
+            is_read_by_settings: is_read_by_settings(&text),
+            text,
             server_name: server_name.into_bytes().into(),
             origin,
+            settings,
             types: types.into(),
             analyzed: Mutex::new(analyzed.clone()),
             analysis_bytes: analyzed.analysis.bytes() - size_of::<Analysis>(),
@@ -83,6 +120,20 @@ impl Prepared {
         self.bytes().max(self.analysis_bytes)
     }
 
+    /// Whether settings say what is in its text, besides whom its names mean, of which a server makes sure at each use.
+    pub fn is_read_by_settings(&self) -> bool {
+        self.is_read_by_settings
+    }
+
+    pub fn is_nobody_elses(&self) -> bool {
+        matches!(self.settings, InForce::Unknown { .. })
+    }
+
+    /// Whether a server that has read it under `read`, which are not its own, has read it as it is read under `in_force`.
+    pub fn is_read_alike(&self, read: InForce, in_force: InForce) -> bool {
+        read == in_force || !self.is_read_by_settings && read.is_of_session(in_force)
+    }
+
     pub fn analyzed(&self) -> Arc<Analyzed> {
         self.analyzed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -90,6 +141,15 @@ impl Prepared {
     pub fn renew(&self, analyzed: &Arc<Analyzed>) {
         *self.analyzed.lock().unwrap_or_else(PoisonError::into_inner) = analyzed.clone();
     }
+}
+
+/// A string that settings may read otherwise is a date, a time or an amount of money, which has a digit, an array or XML.
+/// (`transform_null_equals`, made for one old client, is not thought of.)
+fn is_read_by_settings(text: &[u8]) -> bool {
+    Lexer::new(text).any(|token| {
+        matches!(token.kind, TokenKind::String | TokenKind::Unterminated)
+            && text[token.start..token.end].iter().any(|byte| matches!(byte, b'0'..=b'9' | b'{' | b'<'))
+    })
 }
 
 /// A change of a session's names, and what was there before.
@@ -104,5 +164,22 @@ pub struct NameChange {
 impl NameChange {
     pub fn concerns(&self, name: &[u8]) -> bool {
         *self.name == *name || self.earlier.as_ref().is_some_and(|earlier| earlier.concerns(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_string_that_may_be_a_value_of_many_readings_is_read_by_settings() {
+        for sql in
+            ["select '01/02/2020'::date", "select $$12:00$$", "select '{NULL}'::int[]", "select E'a\\x31'"]
+        {
+            assert!(is_read_by_settings(sql.as_bytes()), "{sql}");
+        }
+        for sql in ["select 1 + $1", "select a1 from \"t2\" where b = 'active'", "select 1 -- '2'"] {
+            assert!(!is_read_by_settings(sql.as_bytes()), "{sql}");
+        }
     }
 }

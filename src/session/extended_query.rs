@@ -109,8 +109,9 @@ impl Session {
         }
         if let Some(present) = self.names.get(name).cloned() {
             // 42P05, said by the server: parse it where it surely is.
+            let in_force = self.in_force();
             let lease = self.lease.as_mut().expect("called with a lease");
-            teach(&mut lease.conn, &present, For::Prelude);
+            teach(&mut lease.conn, &present, in_force, For::Prelude);
             message::parse(&mut lease.conn.output, &present.server_name, sql, types).expect(FITS);
             lease.conn.expected.push(Owed::client(Reply::ParseComplete));
             return Ok(());
@@ -127,8 +128,8 @@ impl Session {
         let lease = self.lease.as_mut().expect("called with a lease");
         let conn = &mut lease.conn;
         let mut owed = Owed::client(Reply::OwnParseComplete);
-        if !conn.known.touch(prepared.id) {
-            note_known(conn, &prepared);
+        if !conn.known.serves(&prepared, prepared.settings) {
+            note_known(conn, &prepared, prepared.settings);
             message::parse(&mut conn.output, &prepared.server_name, sql, types).expect(FITS);
             owed.reply = Reply::ParseComplete;
             owed.learns = Some(prepared.id);
@@ -190,6 +191,7 @@ impl Session {
 
     /// What an EXECUTE behind the name names, as the server calls it, is made known there.
     fn teach_executed(&mut self, name: &[u8]) {
+        let in_force = self.in_force();
         let Session { lease, names, unnamed, .. } = self;
         let conn = &mut lease.as_mut().expect("called with a lease").conn;
         let executes = |analyzed: &Analyzed| analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE);
@@ -211,7 +213,7 @@ impl Session {
         let Some(sql) = sql else { return };
         rewrite::names(sql, |server_name, _| {
             if let Some(prepared) = names.by_its_server_name(server_name.as_bytes()) {
-                teach(conn, prepared, For::Prelude);
+                teach(conn, prepared, in_force, For::Prelude);
             }
             None
         });
@@ -221,7 +223,7 @@ impl Session {
     fn resolve_name(&mut self, name: &[u8]) -> (Cow<'static, [u8]>, Option<Arc<Analyzed>>) {
         self.renew_unnamed();
         self.teach_executed(name);
-        let reading = self.reading();
+        let (reading, in_force) = (self.reading(), self.in_force());
         let Session { lease, names, unnamed, pins, identity, settled, .. } = self;
         let conn = &mut lease.as_mut().expect("called with a lease").conn;
         if name.is_empty() {
@@ -243,7 +245,7 @@ impl Session {
         }
         match names.get(name) {
             Some(prepared) => {
-                teach(conn, prepared, For::Prelude);
+                teach(conn, prepared, in_force, For::Prelude);
                 let analyzed = identity.database.classify_prepared(prepared, settled, reading);
                 (Cow::Owned(prepared.server_name.to_vec()), Some(analyzed))
             }

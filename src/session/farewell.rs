@@ -205,7 +205,7 @@ fn drop_messages(lease: &mut Lease) -> io::Result<()> {
             }),
             Err(_) => doomed = true,
         }
-        forgotten.into_iter().for_each(|id| conn.known.remove(id));
+        forgotten.into_iter().for_each(|id| conn.known.not_parsed(id));
         if keeps_sequences {
             conn.sequences_kept();
         }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use foldhash::fast::RandomState;
 
-use crate::backend::statement::{NameChange, Origin, Prepared, StatementId, kept};
+use crate::backend::statement::{InForce, NameChange, Origin, Prepared, StatementId, kept};
 use crate::route::Analyzed;
 
 /// What makes two statements the same: besides text and types the settings they were parsed under
@@ -26,8 +26,10 @@ pub struct Content<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Context {
     pub database: u64,
-    pub settings: u64,
+    pub settings: InForce,
     pub schema_generation: u64,
+    /// Of one that is like no other: a number of its own. 0 for all others.
+    pub alone: u64,
 }
 
 /// All statements any session holds. An entry lives as long as a session or a server connection needs it.
@@ -54,7 +56,8 @@ impl StatementStore {
             return found;
         }
         let id = StatementId(self.next.fetch_add(1, Ordering::Relaxed));
-        let prepared = Arc::new(Prepared::new(id, content.origin, text_for, content.types, analyzed));
+        let Content { origin, types, context, .. } = content;
+        let prepared = Arc::new(Prepared::new(id, origin, context.settings, text_for, types, analyzed));
         entries.insert(key, Arc::downgrade(&prepared));
         prepared
     }
@@ -174,7 +177,7 @@ mod tests {
             origin: Origin::Parse,
             text,
             types: &[0, 0],
-            context: Context { settings, ..Context::default() },
+            context: Context { settings: InForce::Known(settings), ..Context::default() },
         };
         store.intern(content, &analyzed(), |_| text.into())
     }

@@ -69,7 +69,7 @@ impl Session {
         let Settling { forgotten, doom, unnamed, forgot, not_forgot, unaltered, keeps_sequences, .. } =
             settling;
         self.transaction.not_altered(unaltered);
-        forgotten.into_iter().for_each(|id| conn.known.remove(id));
+        forgotten.into_iter().for_each(|id| conn.known.not_parsed(id));
         if keeps_sequences {
             conn.sequences_kept();
         }
@@ -502,7 +502,9 @@ pub(super) fn is_relied_upon(owed: &Owed) -> bool {
     match owed.audience {
         // What is asked anew is so from its Parse on.
         For::Us(question) => !is_asked_again(question),
-        For::Prelude | For::Ahead => owed.reply == Reply::CloseComplete && !owed.discards,
+        For::Prelude | For::Ahead => {
+            owed.reply == Reply::CloseComplete && !owed.discards && owed.learns.is_none()
+        }
         For::Client => false,
     }
 }

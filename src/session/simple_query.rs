@@ -203,12 +203,13 @@ impl Session {
 
     /// Whether a text executes what is still to be made known to the server.
     fn lacks_executed(&mut self, sql: &[u8]) -> bool {
+        let in_force = self.in_force();
         let Session { lease, names, .. } = self;
         let known = &mut lease.as_mut().expect("called with a lease").conn.known;
         let mut lacks = false;
         rewrite::names(sql, |name, verb| {
             let prepared = names.get(name.as_bytes()).filter(|_| verb == Verb::Execute);
-            lacks |= prepared.is_some_and(|prepared| !known.touch(prepared.id));
+            lacks |= prepared.is_some_and(|prepared| !known.serves(prepared, in_force));
             None
         });
         lacks
@@ -270,10 +271,9 @@ impl Session {
         let body = rewrite::prepared_body(sql).unwrap_or(sql);
         let body = self.identity.database.classify(body, &self.settled, self.reading());
         let analyzed = if body.analysis.kind == StatementKind::Many { analyzed.clone() } else { body };
-        let mut context = self.content_context();
         // SQL PREPARE answers with an error where the server knows the name, so it is never shared: not even with
         // the same PREPARE of this session before a DEALLOCATE.
-        context.database = context.database.wrapping_mul(31).wrapping_add(self.new_unnamed_id());
+        let context = self.own_context();
         let content = Content { origin: Origin::Sql, text: sql, types: name.as_bytes(), context };
         let prepared = self
             .gateway
@@ -286,7 +286,7 @@ impl Session {
             }
         };
         let lease = self.lease.as_mut().expect("called with a lease");
-        note_known(&mut lease.conn, &prepared);
+        note_known(&mut lease.conn, &prepared, prepared.settings);
         owed.learns = Some(prepared.id);
         owed.change = Some(Box::new(change));
         prepared.text.to_vec()
@@ -305,6 +305,7 @@ impl Session {
     /// statement made for that: the one of the name may be other clients' as well.
     pub(super) fn rewrite_names(&mut self, sql: &[u8], audience: For) -> Vec<u8> {
         let unique = self.new_unnamed_id();
+        let in_force = self.in_force();
         let Session { lease, names, pins, gateway, .. } = self;
         let conn = &mut lease.as_mut().expect("called with a lease").conn;
         let raw_is_fine = pins.has(PinReason::SqlPrepare);
@@ -322,7 +323,7 @@ impl Session {
                         }
                         _ => prepared.clone(),
                     };
-                    taught |= teach(conn, &named, audience);
+                    taught |= teach(conn, &named, in_force, audience);
                     Some(named.server_name.to_vec())
                 }
                 Some(_) if !raw_is_fine => Some(unknown(name)),
@@ -346,7 +347,7 @@ fn may_be_ours(name: &str) -> bool {
 
 /// A statement of nothing, which nobody else has: to be deallocated in another one's place.
 fn stand_in(statements: &StatementStore, unique: u64, of: &Prepared) -> Arc<Prepared> {
-    let context = Context { database: unique, ..Context::default() };
+    let context = Context { alone: unique, ..Context::default() };
     let content = Content { origin: Origin::Parse, text: b"", types: &[0, 0], context };
     statements.intern(content, &of.analyzed(), |_| Box::default())
 }

@@ -1,6 +1,7 @@
 //! Making virtual statements known: to the session under the client's name, to a server connection under ours.
 //!
-//! Invariant: a statement counts as known to a connection exactly from the moment its Parse is in the output.
+//! Invariant: a statement counts as known to a connection exactly from the moment its Parse is in the output, and as
+//! read under the settings in force there: nobody is given one that was read under others than his own.
 
 use std::sync::Arc;
 
@@ -11,18 +12,46 @@ use super::session::Session;
 use super::settle::UNKNOWN_UNNAMED;
 use crate::backend::ServerConn;
 use crate::backend::expect::{For, Owed, Reply};
-use crate::backend::statement::{NameChange, Origin, Prepared, UNKNOWN_PREFIX};
+use crate::backend::statement::{InForce, NameChange, Origin, Prepared, UNKNOWN_PREFIX};
 use crate::wire::message::{self, Report};
 
 /// In which PREPARE is executed; no client's portal is called so.
 const PORTAL: &[u8] = b"_k prepare";
 
 impl Session {
-    pub(super) fn content_context(&self) -> prepared::Context {
+    /// The settings in force for what is sent now.
+    pub(super) fn in_force(&self) -> InForce {
+        // Redshift is not asked what was set.
+        match self.transaction.may_set_meaning || self.pins.has(PinReason::CannotAsk) {
+            true => self.in_doubt(),
+            false => InForce::Known(self.settings.semantic_hash()),
+        }
+    }
+
+    fn in_doubt(&self) -> InForce {
+        InForce::Unknown { session: self.id, transaction: self.transaction.number }
+    }
+
+    /// Of a statement that is parsed now. Where a function may have set something unseen it is nobody else's.
+    pub(super) fn content_context(&mut self) -> prepared::Context {
+        match self.in_force() {
+            settings @ InForce::Known(_) if !self.transaction.hidden_state => prepared::Context {
+                database: self.identity.database.id,
+                settings,
+                schema_generation: self.identity.database.schema_generation(),
+                alone: 0,
+            },
+            _ => self.own_context(),
+        }
+    }
+
+    /// Of a statement that is nobody else's.
+    pub(super) fn own_context(&mut self) -> prepared::Context {
         prepared::Context {
             database: self.identity.database.id,
-            settings: self.settings.semantic_hash(),
+            settings: self.in_doubt(),
             schema_generation: self.identity.database.schema_generation(),
+            alone: self.new_unnamed_id(),
         }
     }
 
@@ -56,11 +85,16 @@ impl Session {
 }
 
 /// Makes sure the server knows the statement before it is named to it; `audience` says where. True if it did not.
-pub(super) fn teach(conn: &mut ServerConn, prepared: &Arc<Prepared>, audience: For) -> bool {
-    if conn.known.touch(prepared.id) {
+pub(super) fn teach(
+    conn: &mut ServerConn,
+    prepared: &Arc<Prepared>,
+    in_force: InForce,
+    audience: For,
+) -> bool {
+    if conn.known.serves(prepared, in_force) {
         return false;
     }
-    note_known(conn, prepared);
+    note_known(conn, prepared, in_force);
     let learns = |reply| Owed { learns: Some(prepared.id), ..Owed::before(reply, audience) };
     let out = &mut conn.output;
     match prepared.origin {
@@ -90,9 +124,10 @@ pub(super) fn teach(conn: &mut ServerConn, prepared: &Arc<Prepared>, audience: F
 
 /// Notes that the server will know the statement, and closes what it should forget for it. To be called
 /// before the statement's own message is written: what is closed is sent first.
-pub(super) fn note_known(conn: &mut ServerConn, prepared: &Arc<Prepared>) {
-    for old in conn.known.insert(prepared) {
+pub(super) fn note_known(conn: &mut ServerConn, prepared: &Arc<Prepared>, in_force: InForce) {
+    for old in conn.known.insert(prepared, in_force) {
         message::close_statement(&mut conn.output, &old.server_name).expect(FITS);
-        conn.expected.push(Owed::prelude(Reply::CloseComplete));
+        let learns = (old.id == prepared.id).then_some(old.id);
+        conn.expected.push(Owed { learns, ..Owed::prelude(Reply::CloseComplete) });
     }
 }

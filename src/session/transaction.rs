@@ -9,6 +9,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::pins::Pins;
+use crate::backend::settings::changes_meaning;
 use crate::backend::statement::kept;
 use crate::route::statement::{Isolation, TransactionModes};
 use crate::route::{Analyzed, Effects, Reading, StatementKind};
@@ -19,8 +20,12 @@ const MAX_PORTALS: usize = 4096;
 /// And what is known of the statements behind them.
 const MAX_PORTAL_BYTES: usize = 4 * 1024 * 1024;
 
+const SETS: Effects = Effects::CHANGES_SETTINGS.union(Effects::SETTINGS_LOCAL);
+
 #[derive(Debug, Default)]
 pub struct Transaction {
+    /// How many its session has had before.
+    pub number: u64,
     pub effects: Effects,
     /// A function may have left what nobody can see.
     pub hidden_state: bool,
@@ -29,6 +34,9 @@ pub struct Transaction {
     pub alters: u32,
     /// Something was sent that may change how the server reads texts.
     pub may_set_reading: bool,
+    /// Something was sent that may change what statements mean that are parsed now. What a function has set unseen does not
+    /// count: nobody else gets the connection as it is.
+    pub may_set_meaning: bool,
     /// Something was sent that may commit it.
     pub may_commit: bool,
     /// Whether what was sent leaves a block open, once all of it is answered. None: it stays as it was.
@@ -83,7 +91,6 @@ impl Transaction {
         if analyzed.routed.may_write {
             self.wrote();
         }
-        const SETS: Effects = Effects::CHANGES_SETTINGS.union(Effects::SETTINGS_LOCAL);
         if analyzed.routed.hidden_state || analyzed.analysis.effects.intersects(SETS) {
             self.may_set_reading |= match &analyzed.analysis.kind {
                 StatementKind::Set { name, .. } | StatementKind::Reset { name } => Reading::depends_on(name),
@@ -93,6 +100,13 @@ impl Transaction {
             };
         }
         let effects = analyzed.analysis.effects;
+        if effects.intersects(SETS.union(Effects::UNKNOWN_EFFECTS)) {
+            self.may_set_meaning |= match &analyzed.analysis.kind {
+                StatementKind::Set { name, .. } | StatementKind::Reset { name } => changes_meaning(name),
+                StatementKind::SetTransaction { .. } | StatementKind::SetCharacteristics(_) => false,
+                _ => true,
+            };
+        }
         if effects
             .intersects(Effects::BEGINS.union(Effects::ENDS_TRANSACTION).union(Effects::UNKNOWN_EFFECTS))
         {
@@ -112,6 +126,7 @@ impl Transaction {
         self.alters += u32::from(may_alter);
         self.hidden_state = true;
         self.may_set_reading = true;
+        self.may_set_meaning = true;
         self.may_commit = true;
         self.contained = false;
         self.wrote();
@@ -132,11 +147,9 @@ impl Transaction {
             self.alters += u32::from(self.displaced.effects.intersects(Effects::DDL));
             self.hidden_state |= self.displaced.hidden_state;
             self.may_write |= self.displaced.may_write;
-            self.may_set_reading |= self.displaced.hidden_state
-                || self
-                    .displaced
-                    .effects
-                    .intersects(Effects::CHANGES_SETTINGS.union(Effects::SETTINGS_LOCAL));
+            let sets = self.displaced.effects.intersects(SETS);
+            self.may_set_reading |= self.displaced.hidden_state || sets;
+            self.may_set_meaning |= sets;
             self.may_commit |= self.displaced.effects.intersects(Effects::ENDS_TRANSACTION);
         }
     }
@@ -203,7 +216,7 @@ impl Transaction {
 
     /// Ready for the next one; keeps nothing of portals, which ended with it.
     pub fn end(&mut self) {
-        *self = Transaction::default();
+        *self = Transaction { number: self.number + 1, ..Transaction::default() };
     }
 }
 
@@ -280,6 +293,29 @@ mod tests {
         let mut transaction = Transaction { floor_asked: true, may_write: true, ..Transaction::default() };
         transaction.note(&Analyzed { analysis, routed, generation: 0 });
         assert!(!transaction.floor_asked && transaction.may_write);
+    }
+
+    #[test]
+    fn settings_by_which_no_text_is_read_leave_no_doubt_what_one_means() {
+        for (sql, may) in [
+            ("set local timezone = 'utc'", true),
+            ("set search_path = a", true),
+            ("set local role bob", true),
+            ("reset all", true),
+            ("select set_config('a.b', $1, true)", true),
+            ("frobnicate", true),
+            ("set local statement_timeout = 5", false),
+            ("set app.tenant = '7'", false),
+            ("set transaction isolation level serializable", false),
+            ("begin", false),
+            ("select 1", false),
+        ] {
+            let analysis = analyze(sql);
+            let routed = resolve(&analysis, None, &FunctionLists::default());
+            let mut transaction = Transaction::default();
+            transaction.note(&Analyzed { analysis, routed, generation: 0 });
+            assert_eq!(transaction.may_set_meaning, may, "{sql}");
+        }
     }
 
     #[test]

@@ -736,6 +736,99 @@ fn one_text_under_two_search_paths_is_two_statements() {
     }
 }
 
+const DAY: &str = "SELECT '01/02/2020'::date";
+const DAY_FIRST: &str = "SET DateStyle = 'ISO, DMY'";
+const MONTH_FIRST: &str = "SET DateStyle = 'ISO, MDY'";
+
+/// What a transaction has set is known only once it has ended.
+#[test]
+fn a_statement_that_was_parsed_behind_a_set_in_its_transaction_is_nobody_elses() {
+    let database = Cluster::shared().database();
+    let komainu = komainu(1, "");
+    for set in [
+        "SET LOCAL DateStyle = 'ISO, DMY'",
+        DAY_FIRST,
+        "SELECT set_config('datestyle', 'ISO, DMY', true)",
+        "DO $$ BEGIN PERFORM set_config('DateStyle', 'ISO, DMY', true); END $$",
+    ] {
+        let (mut a, mut b) = (komainu.login(&database), komainu.login(&database));
+        a.query("BEGIN");
+        a.query(set);
+        a.pipeline(Pipeline::new().parse("s", DAY).sync());
+        assert_eq!(a.run_prepared("s", &[]), "2020-02-01", "{set}: another client's from before");
+        a.query("ROLLBACK");
+        b.pipeline(Pipeline::new().parse("t", DAY).sync());
+        assert_eq!(b.run_prepared("t", &[]), "2020-01-02", "{set}");
+    }
+}
+
+#[test]
+fn a_search_path_of_one_transaction_changes_no_other_clients_statement() {
+    let database = Cluster::shared().database();
+    let komainu = komainu(1, "");
+    let (mut a, mut b) = (komainu.login(&database), komainu.login(&database));
+    a.query("CREATE SCHEMA one; CREATE TABLE one.t AS SELECT 1 AS v");
+    a.query("CREATE SCHEMA two; CREATE TABLE two.t AS SELECT 'of two' AS v");
+    for wire in [&mut a, &mut b] {
+        wire.query("SET search_path = two");
+    }
+    a.query("BEGIN; SET LOCAL search_path = one");
+    a.pipeline(Pipeline::new().parse("s", "SELECT v FROM t").sync());
+    assert_eq!(a.run_prepared("s", &[]), "1");
+    a.query("COMMIT");
+    b.pipeline(Pipeline::new().parse("s", "SELECT v FROM t").sync());
+    assert_eq!(b.run_prepared("s", &[]), "of two");
+}
+
+/// Its client has changed its settings since, and gets another backend.
+#[test]
+fn a_statement_taught_under_other_settings_than_its_own_is_parsed_anew_for_who_has_these() {
+    let database = Cluster::shared().database();
+    let mut pair = Pair::new(shared(), &database);
+    pair.client.query(DAY_FIRST);
+    pair.client.pipeline(Pipeline::new().parse("s", DAY).sync());
+    assert_eq!(pair.client.run_prepared("s", &[]), "2020-02-01");
+    for wire in [&mut pair.client, &mut pair.other] {
+        wire.query(MONTH_FIRST);
+    }
+    pair.hop();
+    pair.client.run_prepared("s", &[]);
+    let mut stranger = shared().login(&database);
+    for (name, set, day) in
+        [("s", DAY_FIRST, "2020-02-01"), ("t", MONTH_FIRST, "2020-01-02"), ("u", DAY_FIRST, "2020-02-01")]
+    {
+        stranger.query(set);
+        stranger.pipeline(Pipeline::new().parse(name, DAY).sync());
+        assert_eq!(stranger.run_prepared(name, &[]), day);
+        pair.client.run_prepared("s", &[]);
+    }
+}
+
+/// As it does once something that the statement names has changed: under the settings of whoever uses it next.
+#[test]
+fn a_statement_that_the_server_may_have_read_again_for_another_client_is_parsed_anew() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    cluster.prepare(&database, "CREATE TABLE t AS SELECT 1 AS n; GRANT ALL ON t TO PUBLIC");
+    let komainu = komainu(1, "");
+    let (mut a, mut b) = (komainu.login(&database), komainu.login(&database));
+    for wire in [&mut a, &mut b] {
+        wire.query(DAY_FIRST);
+        wire.pipeline(Pipeline::new().parse("s", "SELECT '01/02/2020'::date FROM t").sync());
+        assert_eq!(wire.run_prepared("s", &[]), "2020-02-01");
+    }
+    a.query(MONTH_FIRST);
+    assert_eq!(a.run_prepared("s", &[]), "2020-02-01", "as it was parsed");
+    cluster.prepare(&database, "ALTER TABLE t ADD COLUMN more int");
+    assert_eq!(a.run_prepared("s", &[]), "2020-01-02", "PostgreSQL has read it again");
+    assert_eq!(b.run_prepared("s", &[]), "2020-02-01");
+    // In a batch that fails before it neither is closed nor parsed.
+    a.run_prepared("s", &[]);
+    let failing = Pipeline::new().parse("", "SELECT 1/0").bind("", "", &[]).execute("", 0).run("s", &[]);
+    assert!(tags(&b.pipeline(failing)).contains('E'));
+    assert_eq!(b.run_prepared("s", &[]), "2020-02-01");
+}
+
 #[test]
 fn a_name_that_is_written_by_numbers_is_nobody_elses() {
     let database = Cluster::shared().database();
