@@ -116,9 +116,9 @@ impl Catalog {
     }
 
     /// What a text leaves by naming the relation; of any schema, as with functions.
-    fn left_by(&self, name: &QualifiedName, writes: bool) -> Left {
-        let of_name = self.leaving.get(&name.name).into_iter().flatten();
-        of_name.filter(|(schema, _)| name.schema.as_ref().is_none_or(|s| s == schema)).fold(
+    fn left_by(&self, name: &QualifiedName, writes: bool, foreign: bool) -> Left {
+        let of_name = under(&self.leaving, &name.name, foreign).flatten();
+        of_name.filter(|(schema, _)| may_be_in(name, schema, foreign)).fold(
             Left::default(),
             |left, (_, leaves)| {
                 let left = left.or(leaves.read);
@@ -142,11 +142,36 @@ impl Catalog {
         })
     }
 
-    fn is_primary_only(&self, name: &QualifiedName) -> bool {
-        self.primary_only
-            .get(&name.name)
-            .is_some_and(|schemas| name.schema.as_ref().is_none_or(|schema| schemas.contains(schema)))
+    fn is_primary_only(&self, name: &QualifiedName, foreign: bool) -> bool {
+        under(&self.primary_only, &name.name, foreign)
+            .flatten()
+            .any(|schema| may_be_in(name, schema, foreign))
     }
+
+    fn is_volatile_attribute(&self, name: &str, foreign: bool) -> bool {
+        self.attributes.contains(name)
+            || foreign && self.attributes.iter().any(|known| may_be(name, known, foreign))
+    }
+}
+
+/// Whether a name in a text may be this one of the catalog's. What it says in another encoding than UTF-8 is not known.
+fn may_be(name: &str, known: &str, foreign: bool) -> bool {
+    match foreign && !name.is_ascii() {
+        true => !known.is_ascii(),
+        false => name == known,
+    }
+}
+
+fn may_be_in(name: &QualifiedName, known: &str, foreign: bool) -> bool {
+    name.schema.as_ref().is_none_or(|schema| may_be(schema, known, foreign))
+}
+
+/// All that a map has under a name.
+fn under<'a, T>(map: &'a HashMap<Box<str>, T>, name: &'a str, foreign: bool) -> impl Iterator<Item = &'a T> {
+    let is_known = !foreign || name.is_ascii();
+    let any = (!is_known).then(|| map.iter().filter(move |(known, _)| may_be(name, known, foreign)));
+    let one = map.get(name).filter(|_| is_known);
+    one.into_iter().chain(any.into_iter().flatten().map(|(_, value)| value))
 }
 
 /// What is known of a function.
@@ -238,12 +263,14 @@ pub fn resolve(analysis: &Analysis, catalog: Option<&Catalog>, lists: &FunctionL
         effects: Effects::NONE,
         reads_settings: one_server::reads_settings(analysis),
     };
+    let foreign = analysis.foreign;
     for name in &analysis.functions {
-        let known = known(name, catalog);
+        let is_understood = !foreign || name.is_ascii();
+        let known = known(name, catalog).filter(|_| is_understood);
         routed.hidden_state |= known.is_none_or(|known| known.leaves_state);
         if lists.is_write(name) {
             routed.raise(RouteReason::WriteFunction(name.clone()));
-        } else if !lists.is_read_only(name) {
+        } else if !(is_understood && lists.is_read_only(name)) {
             match known {
                 Some(Known { volatile: false, .. }) => {}
                 Some(_) => routed.raise(RouteReason::VolatileFunction(name.clone())),
@@ -252,21 +279,21 @@ pub fn resolve(analysis: &Analysis, catalog: Option<&Catalog>, lists: &FunctionL
         }
     }
     for name in &analysis.attributes {
-        if catalog.is_some_and(|catalog| catalog.attributes.contains(name)) {
+        if catalog.is_some_and(|catalog| catalog.is_volatile_attribute(name, foreign)) {
             routed.hidden_state = true;
             routed.raise(RouteReason::VolatileAttribute(name.clone()));
         }
     }
     let writes = analysis.effects.intersects(Effects::MAY_WRITE);
     for name in &analysis.relations {
-        let left = catalog.map_or(Left::default(), |catalog| catalog.left_by(name, writes));
+        let left = catalog.map_or(Left::default(), |catalog| catalog.left_by(name, writes, foreign));
         routed.hidden_state |= left.state;
         if left.locks {
             routed.effects |= Effects::SESSION_ADVISORY_LOCK;
         }
         match catalog {
             None => routed.raise(RouteReason::UnknownRelation(name.clone())),
-            Some(catalog) if catalog.is_primary_only(name) || is_temporary(name) => {
+            Some(catalog) if catalog.is_primary_only(name, foreign) || is_temporary(name) => {
                 routed.raise(RouteReason::PrimaryOnlyRelation(name.clone()));
             }
             Some(_) => {}
@@ -329,7 +356,7 @@ fn obey_hint(analysis: &Analysis, routed: &mut Routed) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::analyze;
+    use crate::route::{analyze, analyze_foreign};
 
     fn catalog() -> Catalog {
         let row = |schema: &str, name: &str, letter| FunctionRow {
@@ -423,6 +450,49 @@ mod tests {
         assert_eq!(left("merge into audited using x on a = b when matched then delete"), (true, false));
         assert_eq!(left("update locked set a = 1"), (false, true));
         assert_eq!(left("copy audited from stdin"), (true, false));
+    }
+
+    /// In Latin 1 and in KOI8-R one byte is two letters; it may be any name that is not ASCII.
+    #[test]
+    fn a_name_in_another_encoding_may_be_any_beyond_ascii() {
+        let row = |schema: &str, name: &str, volatility, attribute| FunctionRow {
+            schema: schema.into(),
+            name: name.into(),
+            volatility,
+            attribute,
+        };
+        let (bare, none) = (Catalog::default(), FunctionLists::default());
+        let full = Catalog::new(
+            [
+                row("public", "\u{e9}", Volatility::Stable, false),
+                row("public", "r\u{f4}le", Volatility::Volatile, true),
+            ],
+            [("schéma".to_owned(), "vue_\u{e9}".to_owned())],
+        )
+        .with_state([("public".to_owned(), "\u{e0}".to_owned(), "r".to_owned())]);
+        let of = |sql: &[u8], catalog| resolve(&analyze_foreign(sql), Some(catalog), &none);
+        let cases: [(&[u8], Class, Class); 9] = [
+            (b"select '\xe9' from t -- \xe9", Class::Read, Class::Read),
+            (b"select n from t\xe9", Class::Read, Class::Write),
+            (b"select n from app.t\xe9", Class::Read, Class::Read),
+            (b"select n from sch\xe9ma.t\xe9", Class::Read, Class::Write),
+            (b"with \xe9 as (select 1) select * from \xe9", Class::Read, Class::Read),
+            (b"with \xe9 as (select 1) select * from \xe8", Class::Read, Class::Write),
+            (b"select \xe9()", Class::Write, Class::Write),
+            (b"select t.n\xe9 from t", Class::Read, Class::Write),
+            (b"select t.n from t", Class::Read, Class::Read),
+        ];
+        for (sql, in_bare, in_full) in cases {
+            let text = sql.escape_ascii();
+            assert_eq!(of(sql, &bare).class, in_bare, "{text}");
+            assert_eq!(of(sql, &full).class, in_full, "{text}");
+        }
+        assert!(
+            of(b"select n from t\xe9", &full).hidden_state && !of(b"select n from t\xe9", &bare).hidden_state
+        );
+        let listed = lists(&["\u{e9}"], &[]);
+        let routed = resolve(&analyze_foreign(b"select \xe9()"), Some(&full), &listed);
+        assert!(routed.class == Class::Write && routed.hidden_state);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::calls;
 use super::effects::Effects;
 use super::hint::Hints;
 use super::lexer::{Lexer, Token, TokenKind};
+use super::reading::decoded;
 use super::reason::RouteReason;
 use super::select;
 use super::statement::{Analysis, Class, CopyDirection, QualifiedName, StatementKind};
@@ -45,6 +46,11 @@ pub fn analyze(sql: &str) -> Analysis {
         text.add(Found::of(Verdict { effects: Effects::OPAQUE, ..Verdict::unknown() }));
     }
     text.into_analysis()
+}
+
+/// The same of a text in another encoding than UTF-8, though one in which ASCII is itself: see `reading`.
+pub fn analyze_foreign(sql: &[u8]) -> Analysis {
+    Analysis { foreign: true, ..analyze(&decoded(sql)) }
 }
 
 /// The statements of a text, and whether that is all sure.
@@ -428,6 +434,7 @@ impl Text {
             kind,
             effects: self.effects,
             hints: self.hints,
+            foreign: false,
         }
     }
 }

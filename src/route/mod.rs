@@ -29,7 +29,7 @@ mod words;
 
 pub use cache::{Analyzed, RouteCache};
 pub use catalog::{Catalog, FunctionLists, Routed, resolve};
-pub use classify::analyze;
+pub use classify::{analyze, analyze_foreign};
 pub use decision::{Decision, DecisionReason, Target};
 pub use effects::Effects;
 pub use hint::{HintTarget, Hints};

@@ -17,6 +17,11 @@ impl Shape {
         Shape(!self.0)
     }
 
+    /// Of the same bytes in another encoding than UTF-8.
+    pub fn foreign(self) -> Shape {
+        Shape(self.0.rotate_left(64))
+    }
+
     /// What it is by lists of functions of that id.
     pub fn by_lists(self, id: u64) -> Shape {
         Shape(self.0 ^ u128::from(id))

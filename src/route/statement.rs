@@ -3,10 +3,12 @@
 //! Owns `Analysis` and the types in it. Never looks at a catalog: what a name means is `catalog`'s.
 //! Invariant: an `Analysis` depends on the text's shape only, never on the value of a literal in it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::effects::Effects;
 use super::hint::{HintTarget, Hints};
+use super::reading::encoded;
 use super::reason::RouteReason;
 
 /// What is known of a text (one simple query, or one Parse) from its syntax alone.
@@ -32,10 +34,13 @@ pub struct Analysis {
     /// Over all statements of the text.
     pub effects: Effects,
     pub hints: Hints,
+    /// The text is in another encoding than UTF-8. Its names are as `reading::decoded` has them, and what those beyond
+    /// ASCII mean is not known.
+    pub foreign: bool,
 }
 
 impl Analysis {
-    /// Of a text that is not looked into: too long, not UTF-8, or read by other lexical rules
+    /// Of a text that is not looked into: too long, not in its encoding, or read by other lexical rules
     /// (`standard_conforming_strings = off`, a client encoding that is no superset of ASCII).
     /// It may do anything.
     pub fn opaque() -> Analysis {
@@ -49,6 +54,15 @@ impl Analysis {
             kind: StatementKind::Other,
             effects: Effects::OPAQUE,
             hints: Hints::default(),
+            foreign: false,
+        }
+    }
+
+    /// The bytes of a name in the text.
+    pub fn raw<'a>(&self, name: &'a str) -> Cow<'a, [u8]> {
+        match self.foreign {
+            true => encoded(name).into(),
+            false => name.as_bytes().into(),
         }
     }
 
@@ -104,6 +118,10 @@ impl QualifiedName {
 
     pub fn in_schema(schema: &str, name: &str) -> Self {
         QualifiedName { schema: Some(schema.into()), name: name.into() }
+    }
+
+    pub fn is_ascii(&self) -> bool {
+        self.name.is_ascii() && self.schema.as_ref().is_none_or(|schema| schema.is_ascii())
     }
 
     /// Not qualified with a schema other than `pg_catalog`.

@@ -117,9 +117,14 @@ impl Session {
     }
 
     fn show_route(&self, route: Option<&Route>) -> String {
+        // In another encoding a name that the reason tells might be no text at all.
+        let told = |why: String| match self.believed.reading().foreign {
+            true => why.replace(|letter: char| !letter.is_ascii(), "?"),
+            false => why,
+        };
         let row = |route: &Route| {
             let server = route.server.and_then(|at| self.topology.server(at));
-            vec![server.map_or_else(|| "none".to_owned(), |server| server.id.to_string()), route.why()]
+            vec![server.map_or_else(|| "none".to_owned(), |server| server.id.to_string()), told(route.why())]
         };
         let rows: Vec<_> = route.map(row).into_iter().collect();
         rows_as_select(&["server", "reason"], &rows)

@@ -20,7 +20,7 @@ use crate::backend::conn::MAX_INSPECTED;
 use crate::backend::expect::{Alters, For, Forgets, Owed, Reply};
 use crate::backend::statement::{NAME_PREFIX, Origin, UNKNOWN_PREFIX};
 use crate::net::Buffer;
-use crate::route::{Analysis, Analyzed, Effects, Reading, StatementKind};
+use crate::route::{Analysis, Analyzed, Effects, StatementKind};
 use crate::telemetry::labels::QueryClass;
 use crate::wire::frame::{HEADER_LEN, Header, split_cstr};
 use crate::wire::message::{self, Report};
@@ -182,8 +182,7 @@ impl Session {
     fn renew_unnamed(&mut self) {
         let reading = self.reading();
         if let Some(unnamed) = &mut self.unnamed
-            && (reading != Reading::default()
-                || !self.identity.database.is_current(&unnamed.analyzed, &self.settled))
+            && (reading.differs() || !self.identity.database.is_current(&unnamed.analyzed, &self.settled))
         {
             unnamed.analyzed = unnamed.classify(&self.identity.database, &self.settled, reading);
         }
@@ -368,7 +367,7 @@ impl Session {
                 }
                 // At once, whatever becomes of the transaction.
                 StatementKind::Deallocate { name: Some(name) } => {
-                    owed.change = self.names.remove(name.as_bytes()).map(Box::new);
+                    owed.change = self.names.remove(&analyzed.analysis.raw(name)).map(Box::new);
                 }
                 _ => {}
             }

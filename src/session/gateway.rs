@@ -27,7 +27,7 @@ use crate::config::{Config, FailoverMode};
 use crate::pool::Pools;
 use crate::route::{
     Analysis, Analyzed, Catalog, Effects, FunctionLists, Policy, Reading, RouteCache, RouteReason, ShapeSeed,
-    analyze, one_server, resolve, shape,
+    analyze, analyze_foreign, one_server, resolve, shape,
 };
 use crate::telemetry::Counters;
 use crate::topology::{Admission, Epoch, Role, ServerIndex, ServerState, Snapshot};
@@ -259,7 +259,9 @@ impl Database {
         if !reading.is_ours(sql) {
             return self.read_otherwise.clone();
         }
+        let foreign = reading.foreign && !sql.is_ascii();
         let shape = shape(sql, &self.seed).by_lists(settled.functions.id());
+        let shape = if foreign { shape.foreign() } else { shape };
         let asks = |analyzed: &Analyzed| analyzed.routed.reads_settings && one_server::names_role(sql);
         let mut known = self.known();
         if let Some(found) = known.shapes.get(shape) {
@@ -274,7 +276,17 @@ impl Database {
         let generation = self.generation(settled);
         drop(known);
         // Off the lock: this takes up to a hundred microseconds, once for each shape.
-        let analysis = std::str::from_utf8(sql).map_or_else(|_| Analysis::opaque(), analyze);
+        let analysis = match std::str::from_utf8(sql) {
+            _ if foreign => analyze_foreign(sql),
+            Ok(sql) => analyze(sql),
+            // No server takes it, unless it was sent ahead of the answer to what sets the encoding. Not kept: by its
+            // shape it is what others send.
+            Err(_) => {
+                let analysis = Analysis::opaque();
+                let routed = resolve(&analysis, None, &settled.functions);
+                return Arc::new(Analyzed { analysis, routed, generation });
+            }
+        };
         let routed = resolve(&analysis, catalog.as_deref(), &settled.functions);
         let analyzed = Arc::new(Analyzed { analysis, routed, generation });
         let asking = asks(&analyzed).then(|| Arc::new(one_server::to_primary(&analyzed)));

@@ -402,12 +402,15 @@ impl Session {
     }
 
     /// How the server reads what is sent now. A setting that was sent ahead is reported when it is answered: until then
-    /// either may be so. What it takes to make use of it is a backslash, also in a multibyte encoding.
+    /// either may be so. What it takes to make use of it is a backslash, also in a multibyte encoding; or what is beyond
+    /// ASCII where that is not UTF-8.
     pub(super) fn reading(&self) -> Reading {
         let reading = self.believed.reading();
-        let may_have_set = self.transaction.may_set_reading;
         let is_unanswered = || self.lease.as_ref().is_some_and(|lease| !lease.conn.expected.is_empty());
-        Reading { backslashes: reading.backslashes || may_have_set && is_unanswered(), ..reading }
+        match self.transaction.may_set_reading && is_unanswered() {
+            true => reading.in_doubt(),
+            false => reading,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Texts that the server reads by other rules than komainu: with `standard_conforming_strings = off`, and in encodings in
-//! which a backslash may be half of a character.
+//! which a backslash may be half of a character. And those that it does not, in encodings which komainu does not know.
 
+use super::routing::{route, standbys_read, wait_for_catalog, went_to};
 use super::support::*;
 
 /// For komainu's own reader each is one SELECT of strings, with nothing in it.
@@ -66,6 +67,45 @@ fn what_they_lock_is_given_back() {
         drop(wire);
         let mut other = komainu.login(&database);
         eventually(PATIENCE, "the lock is gone", || other.query_value(&locks) == "0");
+    }
+}
+
+/// Sends a text whatever its encoding.
+fn ask(wire: &mut Wire, sql: &[u8]) -> Vec<Message> {
+    wire.send_message('Q', &[sql, b"\0"].concat());
+    wire.until('Z')
+}
+
+/// In these a byte of ASCII is that character, as everywhere but where one may be half of another.
+#[test]
+fn texts_in_other_encodings_are_looked_into() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let schema = "CREATE SEQUENCE s; CREATE TABLE t (id int); CREATE VIEW vérité AS SELECT nextval('s') AS n; \
+                  GRANT ALL ON t, vérité TO PUBLIC; GRANT ALL ON SEQUENCE s TO PUBLIC";
+    cluster.prepare(&database, schema);
+    let eventual = "[split]\nconsistency = \"eventual\"\nmax_lag_ms = 0\n";
+    let komainu = Komainu::builder(cluster).config(eventual).config(&standbys_read(cluster)).start();
+    let (mut wire, mut other) = (komainu.login(&database), komainu.login(&database));
+    wait_for_catalog(&mut other, "t");
+    for encoding in ["LATIN1", "WIN1252", "KOI8R", "ISO_8859_7", "EUC_JP", "EUC_CN"] {
+        wire.query(&format!("SET client_encoding = '{encoding}'"));
+        let told = ask(&mut wire, b"/* \xb4\xc1 */ SELECT count(*), '\xb4\xc1' FROM t");
+        let row = told.iter().find(|message| message.tag == 'D');
+        let row = row.unwrap_or_else(|| panic!("{encoding}: {}", transcript(&told)));
+        assert!(row.body.ends_with(b"\xb4\xc1"), "{encoding}: {:?}", row.body);
+        let (server, reason) = route(&mut wire);
+        assert_ne!(server, "pg1", "{encoding}: {reason}");
+        assert!(!tags(&wire.query("SHOW komainu.pins")).contains('D'), "{encoding}");
+        let (server, reason) = went_to(&mut other, "SELECT count(*) FROM t");
+        assert_ne!(server, "pg1", "behind a text in {encoding}: {reason}");
+    }
+    // What a name beyond ASCII means is not known: it may be the view's.
+    wire.query("SET client_encoding = 'LATIN1'");
+    for sql in [&b"SELECT n FROM v\xe9rit\xe9"[..], b"SELECT '\xe9'; SELECT nextval('s')"] {
+        let told = ask(&mut wire, sql);
+        assert!(tags(&told).contains('D'), "{}", transcript(&told));
+        assert_eq!(route(&mut wire).0, "pg1");
     }
 }
 
