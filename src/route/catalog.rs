@@ -474,7 +474,8 @@ mod tests {
         let cases: [(&[u8], Class, Class); 9] = [
             (b"select '\xe9' from t -- \xe9", Class::Read, Class::Read),
             (b"select n from t\xe9", Class::Read, Class::Write),
-            (b"select n from app.t\xe9", Class::Read, Class::Read),
+            // Behind a dot it may be an attribute as well.
+            (b"select n from app.t\xe9", Class::Read, Class::Write),
             (b"select n from sch\xe9ma.t\xe9", Class::Read, Class::Write),
             (b"with \xe9 as (select 1) select * from \xe9", Class::Read, Class::Read),
             (b"with \xe9 as (select 1) select * from \xe8", Class::Read, Class::Write),

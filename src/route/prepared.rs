@@ -1,12 +1,13 @@
 //! Names of SQL-level prepared statements, found in the text that uses them.
 //!
 //! Owns where the name is. Never rewrites: the caller does. Invariant: a range is on character boundaries
-//! of the text it was found in, and holds the name with its quotes.
+//! of the text it was found in, whose encoding may be any that has ASCII in it, and holds the name with its quotes.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::classify::{explained, prepared_body, split};
-use super::lexer::{Lexer, TokenKind};
+use super::lexer::{Lexer, Token, TokenKind};
 use super::words::Words;
 
 pub use super::words::{MAX_IDENTIFIER_BYTES, fold_identifier};
@@ -29,27 +30,41 @@ pub struct SqlName {
 }
 
 /// The name in a text that is one PREPARE, EXECUTE or DEALLOCATE.
-pub fn sql_name(sql: &str) -> Option<Range<usize>> {
+pub fn sql_name(sql: &[u8]) -> Option<Range<usize>> {
     sql_names(sql).into_iter().next().map(|found| found.name)
 }
 
 /// Every use in a text of one or several statements, in order. `DEALLOCATE ALL` names nothing. What `U&"…"` means is
 /// not known: see `is_escaped`.
-pub fn sql_names(sql: &str) -> Vec<SqlName> {
-    let tokens: Vec<_> = Lexer::new(sql.as_bytes()).filter(|token| token.kind != TokenKind::Hint).collect();
-    split(sql, &tokens).statements.iter().filter_map(|tokens| named(Words { sql, tokens })).collect()
+pub fn sql_names(sql: &[u8]) -> Vec<SqlName> {
+    let (text, tokens) = (legible(sql), tokens(sql));
+    let statements = split(&text, &tokens).statements;
+    statements.iter().filter_map(|tokens| named(Words { sql: &text, tokens })).collect()
+}
+
+fn tokens(sql: &[u8]) -> Vec<Token> {
+    Lexer::new(sql).filter(|token| token.kind != TokenKind::Hint).collect()
+}
+
+/// The text for its words, byte by byte where it is not UTF-8: what is beyond ASCII is in none of those that are sought.
+fn legible(sql: &[u8]) -> Cow<'_, str> {
+    let letter = |byte: &u8| if byte.is_ascii() { char::from(*byte) } else { '_' };
+    match std::str::from_utf8(sql) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => sql.iter().map(letter).collect::<String>().into(),
+    }
 }
 
 /// Whether a name, as `fold_identifier` gives it, is `U&"…"` as it was written: it may mean any name.
-pub fn is_escaped(name: &str) -> bool {
-    name.starts_with("u&\"")
+pub fn is_escaped(name: &[u8]) -> bool {
+    name.starts_with(b"u&\"")
 }
 
 /// Whether a statement of the text is a `DEALLOCATE ALL`.
-pub fn deallocates_all(sql: &str) -> bool {
-    let tokens: Vec<_> = Lexer::new(sql.as_bytes()).filter(|token| token.kind != TokenKind::Hint).collect();
-    split(sql, &tokens).statements.iter().any(|tokens| {
-        let words = Words { sql, tokens };
+pub fn deallocates_all(sql: &[u8]) -> bool {
+    let (text, tokens) = (legible(sql), tokens(sql));
+    split(&text, &tokens).statements.iter().any(|tokens| {
+        let words = Words { sql: &text, tokens };
         let last = words.len().saturating_sub(1);
         words.is(0, "deallocate")
             && words.is(last, "all")

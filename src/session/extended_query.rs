@@ -211,7 +211,7 @@ impl Session {
         };
         let Some(sql) = sql else { return };
         rewrite::names(sql, |server_name, _| {
-            if let Some(prepared) = names.by_its_server_name(server_name.as_bytes()) {
+            if let Some(prepared) = names.by_its_server_name(server_name) {
                 teach(conn, prepared, in_force, For::Prelude);
             }
             None

@@ -1,22 +1,30 @@
 //! Names of SQL-level prepared statements, replaced in the text that uses them.
 //!
-//! Pure. Invariant: nothing but the names changes, byte for byte.
+//! Pure. Invariant: nothing but the names changes, byte for byte, whatever the encoding; a name is the bytes that it has
+//! in the text.
 
 use crate::route::lexer::{Lexer, TokenKind};
-use crate::route::prepared::{self, Verb, fold_identifier, sql_names};
+pub use crate::route::prepared::deallocates_all;
+use crate::route::prepared::{Verb, fold_identifier, sql_names};
+use crate::route::reading::{decoded, encoded};
 
 /// The first name in the text, as PostgreSQL keeps it.
-pub fn first_name(sql: &[u8]) -> Option<String> {
-    let sql = std::str::from_utf8(sql).ok()?;
+pub fn first_name(sql: &[u8]) -> Option<Vec<u8>> {
     let found = sql_names(sql).into_iter().next()?;
-    Some(fold_identifier(&sql[found.name]).into_owned())
+    Some(folded(&sql[found.name]))
 }
 
 /// The statement a PREPARE prepares.
 pub fn prepared_body(sql: &[u8]) -> Option<&[u8]> {
-    let text = std::str::from_utf8(sql).ok()?;
-    let body = sql_names(text).into_iter().next()?.body?;
+    let body = sql_names(sql).into_iter().next()?.body?;
     Some(&sql[body])
+}
+
+fn folded(name: &[u8]) -> Vec<u8> {
+    match std::str::from_utf8(name) {
+        Ok(name) => fold_identifier(name).into_owned().into_bytes(),
+        Err(_) => encoded(&fold_identifier(&decoded(name))),
+    }
 }
 
 /// The text with its first name replaced.
@@ -26,7 +34,7 @@ pub fn with_name(sql: &[u8], name: impl AsRef<[u8]>) -> Vec<u8> {
 }
 
 /// The names that a text deallocates.
-pub fn deallocated(sql: &[u8]) -> Vec<String> {
+pub fn deallocated(sql: &[u8]) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
     names(sql, |name, verb| {
         if verb == Verb::Deallocate {
@@ -37,17 +45,12 @@ pub fn deallocated(sql: &[u8]) -> Vec<String> {
     found
 }
 
-pub fn deallocates_all(sql: &[u8]) -> bool {
-    std::str::from_utf8(sql).is_ok_and(prepared::deallocates_all)
-}
-
 /// The text with each name replaced for which `replace` gives another.
-pub fn names(sql: &[u8], mut replace: impl FnMut(&str, Verb) -> Option<Vec<u8>>) -> Vec<u8> {
-    let Ok(text) = std::str::from_utf8(sql) else { return sql.to_vec() };
+pub fn names(sql: &[u8], mut replace: impl FnMut(&[u8], Verb) -> Option<Vec<u8>>) -> Vec<u8> {
     let mut out = Vec::with_capacity(sql.len() + 16);
     let mut copied = 0;
-    for found in sql_names(text) {
-        if let Some(new) = replace(&fold_identifier(&text[found.name.clone()]), found.verb) {
+    for found in sql_names(sql) {
+        if let Some(new) = replace(&folded(&sql[found.name.clone()]), found.verb) {
             out.extend_from_slice(&sql[copied..found.name.start]);
             out.extend_from_slice(&new);
             copied = found.name.end;
@@ -73,11 +76,31 @@ mod tests {
     #[test]
     fn only_the_name_is_replaced() {
         let sql = b"PREPARE \"My Plan\" (int) AS SELECT 'EXECUTE x', $1";
-        assert_eq!(first_name(sql).as_deref(), Some("My Plan"));
+        assert_eq!(first_name(sql).as_deref(), Some(&b"My Plan"[..]));
         assert_eq!(with_name(sql, b"_k1"), b"PREPARE _k1 (int) AS SELECT 'EXECUTE x', $1");
         assert_eq!(prepared_body(sql), Some(&b"SELECT 'EXECUTE x', $1"[..]));
         assert_eq!(with_name(b"execute Foo(1, 'foo')", b"_k2"), b"execute _k2(1, 'foo')");
-        assert_eq!(first_name(b"deallocate PREPARE Foo").as_deref(), Some("foo"));
+        assert_eq!(first_name(b"deallocate PREPARE Foo").as_deref(), Some(&b"foo"[..]));
+    }
+
+    #[test]
+    fn only_the_name_is_replaced_in_any_encoding() {
+        let sql = b"PREPARE \"\xe9T\xe9\"(text) AS SELECT '\xe9', $1 AS \xe8";
+        assert_eq!(first_name(sql).as_deref(), Some(&b"\xe9T\xe9"[..]));
+        assert_eq!(with_name(sql, b"_k1"), b"PREPARE _k1(text) AS SELECT '\xe9', $1 AS \xe8");
+        assert_eq!(prepared_body(sql), Some(&b"SELECT '\xe9', $1 AS \xe8"[..]));
+        assert_eq!(first_name(b"execute \xc9T\xe9('\xe9')").as_deref(), Some(&b"\xc9t\xe9"[..]));
+        assert_eq!(
+            with_name(b"/* \xe9 */ execute \xb4\xc1\xbb\xfa(1)", b"_k2"),
+            b"/* \xe9 */ execute _k2(1)"
+        );
+        assert_eq!(deallocated(b"SELECT '\xe9'; DEALLOCATE \xe9"), [b"\xe9"]);
+        assert!(deallocates_all(b"SELECT '\xe9'; DEALLOCATE ALL"));
+        let quoted = b"EXECUTE a($\xe9$ $\xe8$; EXECUTE b; $\xe9$)";
+        assert_eq!(
+            names(quoted, |_, _| Some(b"_k3".to_vec())),
+            b"EXECUTE _k3($\xe9$ $\xe8$; EXECUTE b; $\xe9$)"
+        );
     }
 
     #[test]
@@ -103,6 +126,6 @@ mod tests {
     fn a_name_nobody_replaces_stays() {
         let sql = b"EXPLAIN EXECUTE a(1)";
         assert_eq!(names(sql, |_, _| None), sql);
-        assert_eq!(deallocated(b"DEALLOCATE a; EXECUTE b; deallocate prepare \"C\""), ["a", "C"]);
+        assert_eq!(deallocated(b"DEALLOCATE a; EXECUTE b; deallocate prepare \"C\""), [b"a", b"C"]);
     }
 }

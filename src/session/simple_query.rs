@@ -135,7 +135,7 @@ impl Session {
             StatementKind::Deallocate { name: Some(_) } if self.status != TransactionStatus::Failed => {
                 let name = rewrite::first_name(&sql);
                 if let Some(name) = name
-                    && self.names.remove(name.as_bytes()).is_some()
+                    && self.names.remove(&name).is_some()
                 {
                     self.unmark();
                     message::command_complete(&mut self.to_client, "DEALLOCATE");
@@ -208,7 +208,7 @@ impl Session {
         let known = &mut lease.as_mut().expect("called with a lease").conn.known;
         let mut lacks = false;
         rewrite::names(sql, |name, verb| {
-            let prepared = names.get(name.as_bytes()).filter(|_| verb == Verb::Execute);
+            let prepared = names.get(name).filter(|_| verb == Verb::Execute);
             lacks |= prepared.is_some_and(|prepared| !known.serves(prepared, in_force));
             None
         });
@@ -222,7 +222,7 @@ impl Session {
             return;
         }
         for name in rewrite::deallocated(sql) {
-            if let Some(mut change) = self.names.remove(name.as_bytes()) {
+            if let Some(mut change) = self.names.remove(&name) {
                 change.earlier = owed.change.take();
                 owed.change = Some(Box::new(change));
             }
@@ -245,7 +245,7 @@ impl Session {
     pub(super) fn executed(&self, sql: &[u8]) -> Vec<Arc<Analyzed>> {
         let mut executed = Vec::new();
         rewrite::names(sql, |name, _| {
-            executed.extend(self.names.get(name.as_bytes()).map(|prepared| {
+            executed.extend(self.names.get(name).map(|prepared| {
                 self.identity.database.classify_prepared(prepared, &self.settled, self.reading())
             }));
             None
@@ -263,7 +263,8 @@ impl Session {
     /// Makes a virtual statement of a PREPARE; the text with the server's name for it.
     fn rewrite_prepare(&mut self, sql: &[u8], analyzed: &Arc<Analyzed>, owed: &mut Owed) -> Vec<u8> {
         let Some(name) = rewrite::first_name(sql) else { return sql.to_vec() };
-        if self.names.get(name.as_bytes()).is_some() {
+        if self.names.get(&name).is_some() {
+            let name = String::from_utf8_lossy(&name);
             let message = format!("prepared statement \"{name}\" already exists");
             return self.refuse_prepare(sqlstate::DUPLICATE_PREPARED_STATEMENT, &message, owed);
         }
@@ -274,12 +275,12 @@ impl Session {
         // SQL PREPARE answers with an error where the server knows the name, so it is never shared: not even with
         // the same PREPARE of this session before a DEALLOCATE.
         let context = self.own_context();
-        let content = Content { origin: Origin::Sql, text: sql, types: name.as_bytes(), context };
+        let content = Content { origin: Origin::Sql, text: sql, types: &name, context };
         let prepared = self
             .gateway
             .statements
             .intern(content, &analyzed, |server_name| rewrite::with_name(sql, server_name.as_bytes()).into());
-        let change = match self.add_name(name.as_bytes(), prepared.clone()) {
+        let change = match self.add_name(&name, prepared.clone()) {
             Ok(change) => change,
             Err(error) => {
                 return self.refuse_prepare(sqlstate::PROGRAM_LIMIT_EXCEEDED, &error.to_string(), owed);
@@ -310,11 +311,10 @@ impl Session {
         let conn = &mut lease.as_mut().expect("called with a lease").conn;
         let raw_is_fine = pins.has(PinReason::SqlPrepare);
         let mut taught = false;
-        let mut gone: Vec<String> = Vec::new();
-        let unknown = |name: &str| format!("\"{UNKNOWN_PREFIX}{}\"", name.replace('"', "\"\"")).into_bytes();
+        let mut gone: Vec<Vec<u8>> = Vec::new();
         let rewritten = rewrite::names(sql, |name, verb| {
             let is_gone = gone.iter().any(|earlier| earlier == name);
-            match names.get(name.as_bytes()) {
+            match names.get(name) {
                 Some(prepared) if !is_gone => {
                     let named = match verb {
                         Verb::Deallocate => {
@@ -341,8 +341,18 @@ impl Session {
     }
 }
 
-fn may_be_ours(name: &str) -> bool {
-    name.starts_with(NAME_PREFIX) || is_escaped(name)
+fn may_be_ours(name: &[u8]) -> bool {
+    name.starts_with(NAME_PREFIX.as_bytes()) || is_escaped(name)
+}
+
+/// A name that no server knows, for the one the client has said, in quotes.
+fn unknown(name: &[u8]) -> Vec<u8> {
+    let mut quoted = format!("\"{UNKNOWN_PREFIX}").into_bytes();
+    for byte in name {
+        quoted.extend(std::iter::repeat_n(*byte, if *byte == b'"' { 2 } else { 1 }));
+    }
+    quoted.push(b'"');
+    quoted
 }
 
 /// A statement of nothing, which nobody else has: to be deallocated in another one's place.

@@ -109,6 +109,69 @@ fn texts_in_other_encodings_are_looked_into() {
     }
 }
 
+#[test]
+fn what_sql_prepares_in_another_encoding_is_kept_as_it_was_said() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let komainu = Komainu::start_with(cluster, "split.enabled = false\npool.size = 1");
+    let mut other = komainu.login(&database);
+    // Whatever the server connection knows is gone when the next statement comes.
+    let mut wipe = || {
+        let hidden = "DO $$ BEGIN PERFORM set_config('my.own', 'hidden', false); END $$";
+        assert!(!tags(&other.query(hidden)).contains('E'));
+    };
+    let texts: [&[u8]; 11] = [
+        b"PREPARE p (text) AS SELECT $1 || '\xe9'",
+        b"EXECUTE p ('\xe8')",
+        b"PREPARE \xe9T\xe9 AS SELECT '\xe9'::text",
+        b"EXECUTE \xe9t\xe9",
+        b"EXECUTE \xe8",
+        b"SELECT '\xe9'; EXECUTE p ('\xe9')",
+        b"EXPLAIN EXECUTE p ('\xe9')",
+        b"DEALLOCATE \xe9t\xe9",
+        b"EXECUTE \xe9t\xe9",
+        b"SELECT '\xe9'; DEALLOCATE p",
+        b"EXECUTE p ('\xe9')",
+    ];
+    let talk = |wire: &mut Wire, wipe: &mut dyn FnMut()| {
+        wire.query("SET client_encoding = 'LATIN1'");
+        let mut told: Vec<_> = texts
+            .iter()
+            .flat_map(|text| {
+                wipe();
+                ask(wire, text)
+            })
+            .collect();
+        // By the extended protocol, under the name as it was said.
+        ask(wire, b"PREPARE \xe9 AS SELECT '\xe9'::text");
+        for named in [&b"\0\xe9\0\0\0\0\0\0\0"[..], b"\0\xe8\0\0\0\0\0\0\0"] {
+            wipe();
+            wire.send_message('B', named);
+            wire.send_message('E', b"\0\0\0\0\0");
+            wire.send_message('S', b"");
+            told.extend(wire.until('Z'));
+        }
+        wire.send_message('P', b"\0DEALLOCATE \xe9\0\0\0");
+        wire.send_message('B', b"\0\0\0\0\0\0\0\0");
+        wire.send_message('E', b"\0\0\0\0\0");
+        wire.send_message('S', b"");
+        told.extend(wire.until('Z'));
+        told.extend(ask(wire, b"EXECUTE \xe9"));
+        told.retain(|message| message.tag != 'S');
+        told
+    };
+    let mut direct = Wire::connect(cluster.primary().port());
+    direct.login(APP_USER, APP_PASSWORD, &database);
+    let expected = talk(&mut direct, &mut || ());
+    let told = talk(&mut komainu.login(&database), &mut wipe);
+    assert_same(&transcript(&told), &transcript(&expected));
+    let rows = |messages: &[Message]| -> Vec<_> {
+        messages.iter().filter(|message| message.tag == 'D').map(|row| row.body.clone()).collect()
+    };
+    assert_eq!(rows(&told), rows(&expected));
+    assert!(rows(&told).iter().any(|row| row.ends_with(b"\xe8\xe9")));
+}
+
 /// What is read alike is looked into as ever.
 #[test]
 fn other_texts_are_looked_into() {

@@ -250,16 +250,16 @@ fn names_of_prepared_statements() {
         ("deallocate \"all\"", Verb::Deallocate, "\"all\"", None),
     ];
     for (sql, verb, name, body) in cases {
-        let found = &sql_names(sql)[0];
+        let found = &sql_names(sql.as_bytes())[0];
         assert_eq!((found.verb, &sql[found.name.clone()]), (verb, name), "{sql}");
         assert_eq!(found.body.clone().map(|range| &sql[range]), body, "{sql}");
-        assert_eq!(sql_name(sql).map(|range| &sql[range]), Some(name));
+        assert_eq!(sql_name(sql.as_bytes()).map(|range| &sql[range]), Some(name));
     }
     for sql in ["deallocate all", "prepare transaction 'x'", "select 1", "", "create table t as select 1"] {
-        assert_eq!(sql_name(sql), None, "{sql}");
+        assert_eq!(sql_name(sql.as_bytes()), None, "{sql}");
     }
     let many: Vec<_> =
-        sql_names("prepare a as select 1; execute a; deallocate a").into_iter().map(|n| n.verb).collect();
+        sql_names(b"prepare a as select 1; execute a; deallocate a").into_iter().map(|n| n.verb).collect();
     assert_eq!(many, [Verb::Prepare, Verb::Execute, Verb::Deallocate]);
 }
 

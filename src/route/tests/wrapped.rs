@@ -196,7 +196,7 @@ proptest! {
     fn any_words_are_analysed(words in proptest::collection::vec(select(WORDS), 0..30)) {
         let sql = words.join(" ");
         analyze(&sql);
-        crate::route::prepared::sql_names(&sql);
+        crate::route::prepared::sql_names(sql.as_bytes());
     }
 
     /// A text of several statements is as strict as its strictest.
