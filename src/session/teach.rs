@@ -1,7 +1,7 @@
 //! Making virtual statements known: to the session under the client's name, to a server connection under ours.
 //!
 //! Invariant: a statement counts as known to a connection exactly from the moment its Parse is in the output, and as
-//! read under the settings in force there: nobody is given one that was read under others than his own.
+//! read under the settings in force there: nobody is given one that was read for somebody with others.
 
 use std::sync::Arc;
 
