@@ -262,6 +262,11 @@ impl ExpectedReplies {
             .any(|owed| owed.audience == For::Client && matches!(owed.reply, Reply::Query | Reply::Execution))
     }
 
+    /// Whether that question of ours is still to be answered.
+    pub fn asks(&self, question: Question) -> bool {
+        self.owed.iter().any(|owed| owed.audience == For::Us(question))
+    }
+
     /// The server ignores whatever is sent until a Sync.
     pub fn is_skipping(&self) -> bool {
         self.skipping

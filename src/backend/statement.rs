@@ -79,6 +79,8 @@ pub struct Prepared {
     pub text: Box<[u8]>,
     /// The tail of the Parse message: parameter type count and OIDs.
     pub types: Box<[u8]>,
+    /// Its text means nothing to a server, which is told the answer in its place, anew at each use.
+    pub is_answered_here: bool,
     /// As of the catalog that was known last; see `Database::classify_prepared`.
     analyzed: Mutex<Arc<Analyzed>>,
     is_read_by_settings: bool,
@@ -106,6 +108,7 @@ impl Prepared {
             origin,
             settings,
             types: types.into(),
+            is_answered_here: analyzed.analysis.is_answered_here(),
             analyzed: Mutex::new(analyzed.clone()),
             analysis_bytes: analyzed.analysis.bytes() - size_of::<Analysis>(),
         }

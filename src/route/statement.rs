@@ -66,6 +66,11 @@ impl Analysis {
         }
     }
 
+    /// Whether komainu itself answers it, with what is so at that moment.
+    pub fn is_answered_here(&self) -> bool {
+        matches!(self.kind, StatementKind::ShowPool(_)) || self.hints.explain
+    }
+
     /// About how much memory it takes. A text of a megabyte may name a hundred thousand functions.
     pub fn bytes(&self) -> usize {
         // What the allocator adds to each piece.

@@ -29,13 +29,18 @@ impl Session {
             return false;
         }
         let Some(lease) = &mut self.lease else { return false };
+        let expected = &lease.conn.expected;
         // A write that was sent ahead: its position is asked for once it is answered. Not one of the same batch, which
         // is committed later than this is answered.
-        let is_writing = self.transaction.may_write && !lease.conn.expected.has_open_batch();
+        let is_writing = self.transaction.may_write && !expected.has_open_batch();
         if !self.floor.pending && !is_writing {
             return false;
         }
-        if lease.conn.expected.is_empty() && !lease.is_standby {
+        // Behind the beginning of a batch nothing can be asked before its end.
+        if expected.has_open_batch() && !expected.asks(Question::Floor) {
+            return false;
+        }
+        if expected.is_empty() && !lease.is_standby {
             // The answer was lost with the connection it was asked on.
             lease.conn.ask(Question::Floor, self.settled.floor, &[]);
             lease.ours_first = true;
@@ -53,19 +58,20 @@ impl Session {
 
     /// What komainu itself answers, as a query for the server; `None` if it is not asked.
     pub(super) fn own_answer(&mut self, analyzed: &Arc<Analyzed>, sql: &[u8]) -> Option<String> {
+        if analyzed.analysis.is_answered_here() {
+            return Some(self.own_rows(analyzed));
+        }
         match &analyzed.analysis.kind {
-            StatementKind::ShowPool(_) => {}
             StatementKind::Set { name, .. } if **name == *TOKEN => {
                 let token = rewrite::set_value(sql).filter(|value| !value.is_empty())?;
-                return read_token(&token).is_err().then(|| invalid_token(&token));
+                read_token(&token).is_err().then(|| invalid_token(&token))
             }
-            _ if analyzed.analysis.hints.explain => {}
-            _ => return None,
+            _ => None,
         }
-        Some(self.own_rows(analyzed))
     }
 
-    fn own_rows(&mut self, analyzed: &Arc<Analyzed>) -> String {
+    /// What it is answered with now.
+    pub(super) fn own_rows(&mut self, analyzed: &Arc<Analyzed>) -> String {
         if analyzed.analysis.hints.explain {
             let request = Request {
                 class: analyzed.routed.class,

@@ -15,7 +15,7 @@ use super::prepared::Content;
 use super::rewrite;
 use super::session::{End, Passing, Session, Unnamed};
 use super::tally::class_of;
-use super::teach::{note_known, teach};
+use super::teach::note_known;
 use crate::backend::conn::MAX_INSPECTED;
 use crate::backend::expect::{Alters, For, Forgets, Owed, Reply};
 use crate::backend::statement::{NAME_PREFIX, Origin, UNKNOWN_PREFIX};
@@ -25,6 +25,11 @@ use crate::telemetry::labels::QueryClass;
 use crate::wire::frame::{HEADER_LEN, Header, split_cstr};
 use crate::wire::message::{self, Report};
 use crate::wire::sqlstate;
+
+/// What the server calls a statement, and what is behind it.
+type Resolved = (Cow<'static, [u8]>, Option<Arc<Analyzed>>);
+
+const UNNAMED: Cow<'static, [u8]> = Cow::Borrowed(b"");
 
 impl Session {
     pub(super) fn send_parse(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
@@ -52,15 +57,17 @@ impl Session {
         }
         self.report_hints(&analyzed);
         if let Some(answer) = self.own_answer(&analyzed, sql) {
-            let (name, types) = (name.to_vec(), types.to_vec());
-            self.parse_as(&name, answer.as_bytes(), &types, &analyzed)?;
+            let (name, sql, types) = (name.to_vec(), sql.to_vec(), types.to_vec());
+            // An answer that is the same each time is all there is to keep.
+            let kept = if analyzed.analysis.is_answered_here() { &*sql } else { answer.as_bytes() };
+            self.parse_as(&name, kept, answer.as_bytes(), &types, &analyzed)?;
         } else if analyzed.analysis.effects.intersects(BY_NAME) {
             let (name, sql, types) = (name.to_vec(), sql.to_vec(), types.to_vec());
             if analyzed.analysis.effects.intersects(Effects::SQL_PREPARE) {
                 self.pin(PinReason::SqlPrepare);
             }
             let rewritten = self.rewrite_names(&sql, For::Prelude);
-            self.parse_as(&name, &rewritten, &types, &analyzed)?;
+            self.parse_as(&name, &rewritten, &rewritten, &types, &analyzed)?;
         } else if name.is_empty() {
             let id = unnamed_id(self.id.0, self.next_unnamed + 1);
             self.next_unnamed += 1;
@@ -79,17 +86,18 @@ impl Session {
             }
         } else {
             let (name, sql, types) = (name.to_vec(), sql.to_vec(), types.to_vec());
-            self.parse_as(&name, &sql, &types, &analyzed)?;
+            self.parse_as(&name, &sql, &sql, &types, &analyzed)?;
         }
         input.consume(found.len);
         Ok(Step::Done)
     }
 
-    /// A Parse of `sql` under the client's `name`, virtual unless unnamed.
+    /// A Parse of `sql` under the client's `name`, virtual unless unnamed. The server is sent `sent`.
     fn parse_as(
         &mut self,
         name: &[u8],
         sql: &[u8],
+        sent: &[u8],
         types: &[u8],
         analyzed: &Arc<Analyzed>,
     ) -> Result<(), End> {
@@ -97,7 +105,7 @@ impl Session {
             self.next_unnamed += 1;
             let id = unnamed_id(self.id.0, self.next_unnamed);
             let lease = self.lease.as_mut().expect("called with a lease");
-            message::parse(&mut lease.conn.output, b"", sql, types).expect(FITS);
+            message::parse(&mut lease.conn.output, b"", sent, types).expect(FITS);
             lease.conn.unnamed = Some(id);
             lease.conn.expected.push(Owed::client(Reply::ParseComplete).parses_unnamed(id));
             let mut body = vec![0];
@@ -109,14 +117,18 @@ impl Session {
         }
         if let Some(present) = self.names.get(name).cloned() {
             // 42P05, said by the server: parse it where it surely is.
-            let in_force = self.in_force();
+            self.make_known(&present, For::Prelude);
             let lease = self.lease.as_mut().expect("called with a lease");
-            teach(&mut lease.conn, &present, in_force, For::Prelude);
-            message::parse(&mut lease.conn.output, &present.server_name, sql, types).expect(FITS);
+            message::parse(&mut lease.conn.output, &present.server_name, sent, types).expect(FITS);
             lease.conn.expected.push(Owed::client(Reply::ParseComplete));
             return Ok(());
         }
-        let content = Content { origin: Origin::Parse, text: sql, types, context: self.content_context() };
+        let context = match analyzed.analysis.is_answered_here() {
+            // Another session is answered otherwise.
+            true => self.own_context(),
+            false => self.content_context(),
+        };
+        let content = Content { origin: Origin::Parse, text: sql, types, context };
         let prepared = self.gateway.statements.intern(content, analyzed, |_| sql.into());
         let change = match self.add_name(name, prepared.clone()) {
             Ok(change) => change,
@@ -130,7 +142,7 @@ impl Session {
         let mut owed = Owed::client(Reply::OwnParseComplete);
         if !conn.known.serves(&prepared, prepared.settings) {
             note_known(conn, &prepared, prepared.settings);
-            message::parse(&mut conn.output, &prepared.server_name, sql, types).expect(FITS);
+            message::parse(&mut conn.output, &prepared.server_name, sent, types).expect(FITS);
             owed.reply = Reply::ParseComplete;
             owed.learns = Some(prepared.id);
         }
@@ -188,72 +200,80 @@ impl Session {
         }
     }
 
-    /// What an EXECUTE behind the name names, as the server calls it, is made known there.
-    fn teach_executed(&mut self, name: &[u8]) {
-        let in_force = self.in_force();
-        let Session { lease, names, unnamed, .. } = self;
-        let conn = &mut lease.as_mut().expect("called with a lease").conn;
-        let executes = |analyzed: &Analyzed| analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE);
-        let named;
-        let sql = match name {
-            b"" => unnamed
-                .as_ref()
-                .filter(|unnamed| executes(&unnamed.analyzed) && conn.unnamed != Some(unnamed.id))
-                .and_then(|unnamed| split_cstr(&unnamed.body).and_then(|(_, rest)| split_cstr(rest)))
-                .map(|(sql, _)| sql),
-            _ => {
-                named = names.get(name).cloned();
-                named
-                    .as_ref()
-                    .filter(|prepared| executes(&prepared.analyzed()))
-                    .map(|prepared| &*prepared.text)
-            }
-        };
-        let Some(sql) = sql else { return };
+    /// What an EXECUTE names, as the server calls it, is made known there.
+    fn teach_executed(&mut self, sql: &[u8]) {
+        let mut executed = Vec::new();
         rewrite::names(sql, |server_name, _| {
-            if let Some(prepared) = names.by_its_server_name(server_name) {
-                teach(conn, prepared, in_force, For::Prelude);
-            }
+            executed.extend(self.names.by_its_server_name(server_name).cloned());
             None
         });
+        for prepared in &executed {
+            self.make_known(prepared, For::Prelude);
+        }
     }
 
-    /// The server's name for the client's, made known there first; and what is behind it.
-    fn resolve_name(&mut self, name: &[u8]) -> (Cow<'static, [u8]>, Option<Arc<Analyzed>>) {
-        self.renew_unnamed();
-        self.teach_executed(name);
-        let (reading, in_force) = (self.reading(), self.in_force());
-        let Session { lease, names, unnamed, pins, identity, settled, .. } = self;
-        let conn = &mut lease.as_mut().expect("called with a lease").conn;
+    /// The server's name for the client's, made known there first; and what is behind it. `None`: what komainu is to answer
+    /// is still to be asked for.
+    fn resolve_name(&mut self, name: &[u8]) -> Option<Resolved> {
         if name.is_empty() {
-            let Some(unnamed) = unnamed else {
-                // The server may have another client's.
-                if conn.unnamed.take().is_some() {
-                    message::close_statement(&mut conn.output, b"").expect(FITS);
-                    conn.expected.push(Owed::prelude(Reply::CloseComplete));
-                }
-                return (Cow::Borrowed(b""), None);
-            };
-            if conn.unnamed != Some(unnamed.id) && !unnamed.body.is_empty() {
-                message::frame(&mut conn.output, b'P', |out| out.extend_from_slice(&unnamed.body))
-                    .expect(FITS);
-                conn.expected.push(Owed::prelude(Reply::ParseComplete).parses_unnamed(unnamed.id));
-                conn.unnamed = Some(unnamed.id);
-            }
-            return (Cow::Borrowed(b""), Some(unnamed.analyzed.clone()));
+            return self.resolve_unnamed();
         }
-        match names.get(name) {
-            Some(prepared) => {
-                teach(conn, prepared, in_force, For::Prelude);
-                let analyzed = identity.database.classify_prepared(prepared, settled, reading);
-                (Cow::Owned(prepared.server_name.to_vec()), Some(analyzed))
-            }
+        let Some(prepared) = self.names.get(name).cloned() else {
             // Prepared by SQL on this very connection, or unknown: the server knows which.
-            None if pins.has(PinReason::SqlPrepare) || !name.starts_with(NAME_PREFIX.as_bytes()) => {
-                (Cow::Owned(name.to_vec()), None)
+            let is_raw = !self.pins_no_sql() || !name.starts_with(NAME_PREFIX.as_bytes());
+            let prefix = if is_raw { "" } else { UNKNOWN_PREFIX };
+            return Some((Cow::Owned([prefix.as_bytes(), name].concat()), None));
+        };
+        let reading = self.reading();
+        let mut analyzed = self.identity.database.classify_prepared(&prepared, &self.settled, reading);
+        if prepared.is_answered_here {
+            analyzed = prepared.analyzed();
+            if self.waits_for_floor(&analyzed) {
+                return None;
             }
-            None => (Cow::Owned([UNKNOWN_PREFIX.as_bytes(), name].concat()), None),
+        } else if executes(&prepared.analyzed()) {
+            self.teach_executed(&prepared.text);
         }
+        self.make_known(&prepared, For::Prelude);
+        Some((Cow::Owned(prepared.server_name.to_vec()), Some(analyzed)))
+    }
+
+    fn resolve_unnamed(&mut self) -> Option<Resolved> {
+        self.renew_unnamed();
+        let Some(unnamed) = &self.unnamed else {
+            let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
+            // The server may have another client's.
+            if conn.unnamed.take().is_some() {
+                message::close_statement(&mut conn.output, b"").expect(FITS);
+                conn.expected.push(Owed::prelude(Reply::CloseComplete));
+            }
+            return Some((UNNAMED, None));
+        };
+        let analyzed = unnamed.analyzed.clone();
+        let mut answer = None;
+        if analyzed.analysis.is_answered_here() {
+            if self.waits_for_floor(&analyzed) {
+                return None;
+            }
+            answer = Some(self.own_rows(&analyzed));
+        } else if executes(&analyzed)
+            && let Some((sql, _)) = unnamed.text_and_types()
+        {
+            let sql = sql.to_vec();
+            self.teach_executed(&sql);
+        }
+        let Session { lease, unnamed, .. } = self;
+        let conn = &mut lease.as_mut().expect("called with a lease").conn;
+        if let Some(unnamed) = unnamed
+            && let Some((sql, types)) = unnamed.text_and_types()
+            && (answer.is_some() || conn.unnamed != Some(unnamed.id))
+        {
+            let sent = answer.as_deref().map_or(sql, str::as_bytes);
+            message::parse(&mut conn.output, b"", sent, types).expect(FITS);
+            conn.expected.push(Owed::prelude(Reply::ParseComplete).parses_unnamed(unnamed.id));
+            conn.unnamed = Some(unnamed.id);
+        }
+        Some((UNNAMED, Some(analyzed)))
     }
 
     pub(super) fn send_bind(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
@@ -265,11 +285,13 @@ impl Session {
         if name.is_empty() {
             self.renew_unnamed();
         }
-        // The common case by far: both unnamed, and parsed on this connection.
+        // The common case by far: both unnamed, parsed on this connection, and no more to be said for it.
         let conn_unnamed = self.lease.as_ref().and_then(|lease| lease.conn.unnamed);
         if name.is_empty()
             && let Some(unnamed) = &self.unnamed
             && conn_unnamed == Some(unnamed.id)
+            && !executes(&unnamed.analyzed)
+            && !unnamed.analyzed.analysis.is_answered_here()
         {
             self.transaction.bind_portal(portal, &unnamed.analyzed);
             let using = SequenceUse::of(&unnamed.analyzed);
@@ -279,7 +301,7 @@ impl Session {
             conn.expected.push(Owed::client(Reply::BindComplete));
         } else {
             let (portal, name) = (portal.to_vec(), name.to_vec());
-            let (server_name, analyzed) = self.resolve_name(&name);
+            let Some((server_name, analyzed)) = self.resolve_name(&name) else { return Ok(Step::Wait) };
             if let Some(analyzed) = &analyzed {
                 self.transaction.bind_portal(&portal, analyzed);
                 self.discard_sequences_before_bind(SequenceUse::of(analyzed));
@@ -316,7 +338,7 @@ impl Session {
             return Ok(Step::NeedMore { room: found.len });
         };
         if kind == b'S' {
-            let (server_name, _) = self.resolve_name(&name);
+            let Some((server_name, _)) = self.resolve_name(&name) else { return Ok(Step::Wait) };
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             message::frame(&mut conn.output, b'D', |out| {
                 out.put_u8(b'S');
@@ -355,7 +377,7 @@ impl Session {
             self.tally.sent(class_of(&analyzed));
             self.transaction.note_execution(&analyzed);
             self.note_pins();
-            if analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE) {
+            if executes(&analyzed) {
                 // What it executes may be another statement by now than when it was parsed.
                 self.transaction.note_opaque(false);
                 self.note_pins();
@@ -414,6 +436,10 @@ impl Session {
         input.consume(found.len);
         Ok(Step::Done)
     }
+}
+
+fn executes(analyzed: &Analyzed) -> bool {
+    analyzed.analysis.effects.intersects(Effects::SQL_EXECUTE)
 }
 
 /// Unnamed statements are told apart by session and count.

@@ -94,12 +94,15 @@ pub(super) struct Unnamed {
 }
 
 impl Unnamed {
+    pub fn text_and_types(&self) -> Option<(&[u8], &[u8])> {
+        split_cstr(&self.body).and_then(|(_, rest)| split_cstr(rest))
+    }
+
     /// What it is and does now: the catalog may have changed since it was parsed.
     pub fn classify(&self, database: &Database, settled: &Settled, reading: Reading) -> Arc<Analyzed> {
         // Without a body it was too long to be kept, and counts as anything.
-        let sql = split_cstr(&self.body).and_then(|(_, rest)| split_cstr(rest)).map(|(sql, _)| sql);
-        match sql {
-            Some(sql) if !database.is_current(&self.analyzed, settled) || !reading.is_ours(sql) => {
+        match self.text_and_types() {
+            Some((sql, _)) if !database.is_current(&self.analyzed, settled) || !reading.is_ours(sql) => {
                 database.classify(sql, settled, reading)
             }
             _ => self.analyzed.clone(),

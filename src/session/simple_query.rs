@@ -209,7 +209,8 @@ impl Session {
         let mut lacks = false;
         rewrite::names(sql, |name, verb| {
             let prepared = names.get(name).filter(|_| verb == Verb::Execute);
-            lacks |= prepared.is_some_and(|prepared| !known.serves(prepared, in_force));
+            lacks |= prepared
+                .is_some_and(|prepared| prepared.is_answered_here || !known.serves(prepared, in_force));
             None
         });
         lacks
@@ -311,6 +312,7 @@ impl Session {
         let conn = &mut lease.as_mut().expect("called with a lease").conn;
         let raw_is_fine = pins.has(PinReason::SqlPrepare);
         let mut taught = false;
+        let mut answered = Vec::new();
         let mut gone: Vec<Vec<u8>> = Vec::new();
         let rewritten = rewrite::names(sql, |name, verb| {
             let is_gone = gone.iter().any(|earlier| earlier == name);
@@ -323,8 +325,12 @@ impl Session {
                         }
                         _ => prepared.clone(),
                     };
-                    taught |= teach(conn, &named, in_force, audience);
-                    Some(named.server_name.to_vec())
+                    let server_name = named.server_name.to_vec();
+                    match verb {
+                        Verb::Execute | Verb::Prepare if named.is_answered_here => answered.push(named),
+                        _ => taught |= teach(conn, &named, in_force, audience),
+                    }
+                    Some(server_name)
                 }
                 Some(_) if !raw_is_fine => Some(unknown(name)),
                 // Another client's statement has such a name on the server; no client's own may.
@@ -332,7 +338,11 @@ impl Session {
                 _ => None,
             }
         });
+        for prepared in &answered {
+            taught |= self.make_known(prepared, audience);
+        }
         if taught && audience == For::Ahead {
+            let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             message::sync(&mut conn.output);
             conn.expected.push(Owed::before(Reply::Sync, For::Ahead));
         }

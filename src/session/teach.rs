@@ -55,6 +55,21 @@ impl Session {
         }
     }
 
+    /// As `teach`; but what komainu itself answers is put into words anew.
+    pub(super) fn make_known(&mut self, prepared: &Arc<Prepared>, audience: For) -> bool {
+        let answer = prepared.is_answered_here.then(|| self.own_rows(&prepared.analyzed()));
+        let in_force = self.in_force();
+        let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
+        match answer {
+            Some(answer) => {
+                note_known(conn, prepared, in_force);
+                parse(conn, prepared, answer.as_bytes(), audience);
+                true
+            }
+            None => teach(conn, prepared, in_force, audience),
+        }
+    }
+
     pub(super) fn add_name(
         &mut self,
         name: &[u8],
@@ -95,15 +110,11 @@ pub(super) fn teach(
         return false;
     }
     note_known(conn, prepared, in_force);
-    let learns = |reply| Owed { learns: Some(prepared.id), ..Owed::before(reply, audience) };
-    let out = &mut conn.output;
     match prepared.origin {
-        Origin::Parse => {
-            message::parse(out, &prepared.server_name, &prepared.text, &prepared.types).expect(FITS);
-            conn.expected.push(learns(Reply::ParseComplete));
-        }
+        Origin::Parse => parse(conn, prepared, &prepared.text, audience),
         // Not as a simple Query, which would end the transaction of a batch.
         Origin::Sql => {
+            let out = &mut conn.output;
             message::parse(out, b"", &prepared.text, &[0, 0]).expect(FITS);
             message::bind_text(out, PORTAL, b"", &[]).expect(FITS);
             message::execute(out, PORTAL).expect(FITS);
@@ -112,7 +123,7 @@ pub(super) fn teach(
             for owed in [
                 Owed::before(Reply::ParseComplete, audience),
                 Owed::before(Reply::BindComplete, audience),
-                learns(Reply::Execution),
+                Owed { learns: Some(prepared.id), ..Owed::before(Reply::Execution, audience) },
                 Owed::before(Reply::CloseComplete, audience),
             ] {
                 conn.expected.push(owed);
@@ -120,6 +131,12 @@ pub(super) fn teach(
         }
     }
     true
+}
+
+fn parse(conn: &mut ServerConn, prepared: &Prepared, text: &[u8], audience: For) {
+    message::parse(&mut conn.output, &prepared.server_name, text, &prepared.types).expect(FITS);
+    let parse = Owed::before(Reply::ParseComplete, audience);
+    conn.expected.push(Owed { learns: Some(prepared.id), ..parse });
 }
 
 /// Notes that the server will know the statement, and closes what it should forget for it. To be called

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use super::routing::standbys_read;
 use super::support::*;
 
 /// Before everything on the primary, with a pool of this size.
@@ -827,6 +828,64 @@ fn a_statement_that_the_server_may_have_read_again_for_another_client_is_parsed_
     let failing = Pipeline::new().parse("", "SELECT 1/0").bind("", "", &[]).execute("", 0).run("s", &[]);
     assert!(tags(&b.pipeline(failing)).contains('E'));
     assert_eq!(b.run_prepared("s", &[]), "2020-02-01");
+}
+
+/// Drivers prepare what is asked often without being told to.
+#[test]
+fn what_komainu_answers_is_answered_anew_however_it_was_prepared() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    cluster.prepare(&database, "CREATE TABLE t (n int); GRANT ALL ON t TO PUBLIC");
+    let komainu = Komainu::builder(cluster).config(&standbys_read(cluster)).start();
+    let mut wire = komainu.login(&database);
+    for (name, sql) in [
+        ("write", "INSERT INTO t VALUES (1)"),
+        ("token", "SHOW komainu.token"),
+        ("by sql", "EXECUTE token"),
+        ("pins", "SHOW komainu.pins"),
+        ("explained", "SELECT 1 /* komainu: explain route */"),
+        ("", "SHOW komainu.token"),
+    ] {
+        assert_eq!(tags(&wire.pipeline(Pipeline::new().parse(name, sql).sync())), "1Z", "{sql}");
+    }
+    let position = |token: &str| {
+        let (high, low) = token.split_once(':').unwrap().1.split_once('/').unwrap();
+        u64::from_str_radix(high, 16).unwrap() << 32 | u64::from_str_radix(low, 16).unwrap()
+    };
+    let mut last = position(&wire.run_prepared("token", &[]));
+    for name in ["token", "", "by sql", "token", ""] {
+        wire.pipeline(Pipeline::new().run("write", &[]));
+        let next = position(&wire.run_prepared(name, &[]));
+        assert!(next > last, "{name:?}: {next:x} behind {last:x}");
+        last = next;
+    }
+    // The write of its own batch is committed later.
+    let batch = Pipeline::new().bind("", "write", &[]).execute("", 0).run("token", &[]);
+    assert!(first_value(&wire.pipeline(batch)).unwrap().contains(':'));
+    wire.pipeline(Pipeline::new().run("write", &[]));
+    assert!(position(&wire.query_value("EXECUTE token")) > last);
+
+    assert_eq!(tags(&wire.pipeline(Pipeline::new().describe('S', "pins").sync())), "tTZ");
+    for (sql, pinned) in [("LISTEN x", true), ("UNLISTEN *", false), ("LISTEN x", true)] {
+        wire.query(sql);
+        let shown = wire.pipeline(Pipeline::new().run("pins", &[]));
+        assert_eq!(first_value(&shown).as_deref() == Some("listen"), pinned, "{sql}: {}", transcript(&shown));
+    }
+    wire.query("UNLISTEN *");
+    eventually(PATIENCE, "a standby has it all", || wire.run_prepared("explained", &[]) != "pg1");
+    wire.query("BEGIN");
+    assert_eq!(wire.run_prepared("explained", &[]), "pg1");
+    // What fails before it leaves it as it was.
+    let failing = Pipeline::new().parse("", "SELECT 1/0").bind("", "", &[]).execute("", 0).run("pins", &[]);
+    assert!(tags(&wire.pipeline(failing)).contains('E'));
+    assert_eq!(wire.pipeline(Pipeline::new().run("pins", &[]))[0].sqlstate(), "25P02");
+    wire.query("ROLLBACK");
+    assert!(!tags(&wire.pipeline(Pipeline::new().run("pins", &[]))).contains('E'));
+
+    let taken = wire.pipeline(Pipeline::new().parse("token", "SELECT 1").sync());
+    assert_eq!((taken[0].sqlstate(), taken[0].text().contains("\"token\"")), ("42P05".into(), true));
+    assert_eq!(tags(&wire.query("DEALLOCATE token")), "CZ");
+    assert_eq!(wire.pipeline(Pipeline::new().run("token", &[]))[0].sqlstate(), "26000");
 }
 
 #[test]
