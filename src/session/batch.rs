@@ -133,6 +133,10 @@ impl Batch {
                 return Ok(seen.more_or(at + HEADER_LEN, input));
             };
             let complete = rest.len() >= found.len;
+            if found.tag == b'P' && found.len > limits.max_inspected_statement_bytes {
+                // It pins.
+                return Ok(Scan::Request(seen.fold().write().request(false, 0)));
+            }
             match found.tag {
                 b'Q' if at == 0 => return Ok(self.scan_query(rest, found, context)),
                 b'F' if at == 0 => return Ok(Scan::Request(seen.fold().write().request(true, 0))),

@@ -5,7 +5,7 @@
 
 use super::lease::Lease;
 use super::pins::{PinReason, Pins};
-use super::session::Session;
+use super::session::{Session, Unnamed};
 use crate::backend::expect::{Alters, For};
 use crate::route::{Analyzed, Effects};
 use crate::telemetry::labels::Label;
@@ -34,6 +34,15 @@ impl Session {
             self.transaction.pinned.insert(reason);
             self.gateway.counters.pinned(reason);
             tracing::debug!(parent: &self.identity.span(self.id), reason = ?reason, "session pinned to its server connection");
+        }
+    }
+
+    /// Another statement may have taken the place of one that only this connection has.
+    pub(super) fn unpin_long_statement(&mut self) {
+        const REASON: PinReason = PinReason::LongStatement;
+        if self.pins.has(REASON) && !self.unnamed.as_ref().is_some_and(Unnamed::is_long) {
+            self.pins.remove(REASON);
+            self.gateway.counters.unpinned(REASON);
         }
     }
 

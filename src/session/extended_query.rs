@@ -152,7 +152,7 @@ impl Session {
         Ok(())
     }
 
-    /// A Parse too long to be kept: only the unnamed statement may be that, and it pins.
+    /// A Parse too long to be kept: only the unnamed statement may be that, and it pins as long as it is the one.
     fn send_opaque_parse(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
         // What was classified ahead begins with this one.
         self.batch.clear();
@@ -178,7 +178,7 @@ impl Session {
             body: Box::default(),
             analyzed: Arc::new(Analyzed { analysis, routed, generation: 0 }),
         });
-        self.pin(PinReason::NotInspected);
+        self.pin(PinReason::LongStatement);
         let lease = self.lease.as_mut().expect("called with a lease");
         lease.conn.unnamed = Some(id);
         lease.conn.expected.push(Owed::client(Reply::ParseComplete).parses_unnamed(id));
@@ -240,6 +240,12 @@ impl Session {
 
     fn resolve_unnamed(&mut self) -> Option<Resolved> {
         self.renew_unnamed();
+        let conn_unnamed = self.lease.as_ref().and_then(|lease| lease.conn.unnamed);
+        if self.unnamed.as_ref().is_some_and(|unnamed| unnamed.is_long() && conn_unnamed != Some(unnamed.id))
+        {
+            // It was lost with its connection.
+            self.unnamed = None;
+        }
         let Some(unnamed) = &self.unnamed else {
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             // The server may have another client's.

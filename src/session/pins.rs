@@ -1,7 +1,7 @@
 //! Why a session keeps its server connection between transactions.
 //!
 //! Pure. Invariant: a reason is set no later than the statement that makes it true is sent, and cleared
-//! only when the server says that nothing of it is left.
+//! only when the server says that nothing of it is left (of a long statement: when another has taken its place).
 
 use crate::route::Effects;
 use crate::telemetry::labels::Label;
@@ -48,6 +48,10 @@ impl Pins {
         new
     }
 
+    pub fn remove(&mut self, reason: PinReason) {
+        self.0 &= !bit(reason);
+    }
+
     pub fn iter(self) -> impl Iterator<Item = PinReason> {
         PinReason::ALL.iter().copied().filter(move |&reason| self.has(reason))
     }
@@ -81,8 +85,9 @@ impl Pins {
     }
 
     /// Those of which the loss could not be seen by the client when the server connection is lost. What the
-    /// running transaction has brought (`new`) may go with it. A cursor, `currval` or a statement prepared by SQL
-    /// is missed by an error of PostgreSQL's own; the others are missed by nobody until it is too late.
+    /// running transaction has brought (`new`) may go with it. A cursor, `currval`, and a statement that was prepared by
+    /// SQL or is too long to be kept are missed by an error of PostgreSQL's own; the others are missed by nobody until it
+    /// is too late.
     pub fn lost_unseen(self, new: Pins) -> Pins {
         let unseen = [
             PinReason::SessionMode,
@@ -128,10 +133,10 @@ impl Pins {
             if is_there {
                 left.insert(reason);
             } else {
-                left.0 &= !bit(reason);
+                left.remove(reason);
             }
         }
-        left.0 &= !bit(PinReason::NotInspected);
+        left.remove(PinReason::NotInspected);
         left
     }
 }

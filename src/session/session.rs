@@ -88,19 +88,24 @@ pub struct SessionStart {
 pub(super) struct Unnamed {
     /// What a server connection remembers it by.
     pub id: u64,
-    /// The Parse message's body.
+    /// The Parse message's body; empty if it is too long to be kept.
     pub body: Box<[u8]>,
     pub analyzed: Arc<Analyzed>,
 }
 
 impl Unnamed {
+    /// Too long to be kept: only the server connection it was parsed on has it.
+    pub fn is_long(&self) -> bool {
+        self.body.is_empty()
+    }
+
     pub fn text_and_types(&self) -> Option<(&[u8], &[u8])> {
         split_cstr(&self.body).and_then(|(_, rest)| split_cstr(rest))
     }
 
     /// What it is and does now: the catalog may have changed since it was parsed.
     pub fn classify(&self, database: &Database, settled: &Settled, reading: Reading) -> Arc<Analyzed> {
-        // Without a body it was too long to be kept, and counts as anything.
+        // A long one counts as anything.
         match self.text_and_types() {
             Some((sql, _)) if !database.is_current(&self.analyzed, settled) || !reading.is_ours(sql) => {
                 database.classify(sql, settled, reading)

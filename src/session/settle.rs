@@ -352,6 +352,7 @@ impl Session {
         if self.asks_anew() {
             return Ok(true);
         }
+        self.unpin_long_statement();
         let Some(lease) = &mut self.lease else { return Ok(false) };
         let was_discarded = std::mem::take(&mut lease.discarded);
         let is_idle = lease.conn.status == TransactionStatus::Idle;

@@ -150,6 +150,7 @@ labels! {
         SqlPrepare "sql_prepare" "it has prepared by SQL what cannot be made virtual",
         SequenceState "sequence_state" "it may ask for `lastval` or `currval`",
         NotInspected "not_inspected" "a statement was too long to be looked into",
+        LongStatement "long_statement" "its unnamed statement is too long to be kept, and only this connection has it",
         CannotAsk "cannot_ask" "it may have left something on a server of Redshift, which cannot be asked",
     }
     /// Why the primary served a read. The names are those of `DecisionReason`, `pinned`, and `refused`: a

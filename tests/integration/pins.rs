@@ -137,6 +137,71 @@ fn what_is_too_long_to_be_looked_into_pins_until_the_server_says_that_nothing_is
     wait_until_free(&mut next);
 }
 
+/// On another connection its Bind would meet another client's statement.
+#[test]
+fn an_unnamed_statement_that_is_too_long_to_be_kept_pins_until_its_place_is_taken() {
+    let database = Cluster::shared().database();
+    let komainu = komainu();
+    let (mut first, mut next) = (komainu.login(&database), komainu.login(&database));
+    let long = format!("SELECT 'first' /* {} */", "x".repeat(2000));
+    let replacements: [fn(&mut Wire) -> Vec<Message>; 4] = [
+        |wire| wire.query("SELECT 1"),
+        |wire| wire.pipeline(Pipeline::new().parse("", "SELECT 1").sync()),
+        |wire| wire.pipeline(Pipeline::new().parse("", "SELEC").sync()),
+        |wire| wire.pipeline(Pipeline::new().close('S', "").sync()),
+    ];
+    for (before, replace) in replacements.into_iter().enumerate() {
+        let parsed = first.pipeline(Pipeline::new().parse("", &long).run("", &[]));
+        assert_eq!(first_value(&parsed).as_deref(), Some("first"));
+        assert_eq!(counted(&komainu, "long_statement"), (1.0, before as f64 + 1.0));
+        let refused = next.pipeline(Pipeline::new().parse("", "SELECT 'next'").sync());
+        assert_eq!(refused[0].sqlstate(), "53300", "another client got the connection");
+        assert_eq!(first.run_prepared("", &[]), "first");
+        replace(&mut first);
+        wait_until_free(&mut next);
+        assert_eq!(counted(&komainu, "long_statement").0, 0.0);
+    }
+}
+
+#[test]
+fn an_unnamed_statement_that_is_lost_with_its_connection_is_not_another_clients() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let komainu = komainu();
+    let (mut first, mut next) = (komainu.login(&database), komainu.login(&database));
+    let long = format!("SELECT 'first' /* {} */", "x".repeat(2000));
+    first.pipeline(Pipeline::new().parse("pid", "SELECT pg_backend_pid()").sync());
+    first.pipeline(Pipeline::new().parse("", &long).run("", &[]));
+    let pid = first.run_prepared("pid", &[]);
+    cluster.primary().psql("postgres", &format!("SELECT pg_terminate_backend({pid})")).unwrap();
+    wait_until_free(&mut next);
+    next.pipeline(Pipeline::new().parse("", "SELECT 'next'").sync());
+    let gone = first.pipeline(Pipeline::new().run("", &[]));
+    assert_eq!(gone[0].sqlstate(), "26000", "{}", transcript(&gone));
+    assert_eq!(next.run_prepared("", &[]), "next");
+}
+
+/// A session that kept a standby's connection could not write any more.
+#[test]
+fn an_unnamed_statement_that_is_too_long_to_be_kept_goes_to_the_primary() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let config = "[split]\nconsistency = \"eventual\"\nmax_lag_ms = 0\n\
+                  [limits]\nmax_inspected_statement_bytes = 1024\n";
+    let komainu = Komainu::builder(cluster).config(config).config(&standbys_read(cluster)).start();
+    let mut wire = komainu.login(&database);
+    let primary = cluster.primary().port().to_string();
+    let short = "SELECT current_setting('port')";
+    let long = format!("{short} /* {} */", "x".repeat(2000));
+    let mut ask =
+        |sql: &str| first_value(&wire.pipeline(Pipeline::new().parse("", sql).run("", &[]))).unwrap();
+    for _ in 0..2 {
+        eventually(PATIENCE, "a standby answers", || ask(short) != primary);
+        assert_eq!(ask(&long), primary);
+    }
+    assert_eq!(wire.run_prepared("", &[]), primary);
+}
+
 /// There a session that kept the connection could never write again.
 #[test]
 fn what_would_pin_to_a_standby_ends_with_the_transaction() {
