@@ -93,7 +93,7 @@ impl Session {
         let is_needed = match using {
             SequenceUse::None => false,
             // On a standby nothing is drawn. A session that is pinned may ask in a later transaction.
-            SequenceUse::Draws => !lease.is_standby && !(is_alone && self.pins.is_empty()),
+            SequenceUse::Draws => !(lease.is_standby || is_alone && self.pins.is_empty()),
             SequenceUse::Asks => true,
         };
         if is_needed && self.status != TransactionStatus::Failed {
