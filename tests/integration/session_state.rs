@@ -743,6 +743,9 @@ fn a_write_does_not_make_another_clients_sequence_value_the_clients_own() {
     }
 }
 
+/// The second draws a value of a sequence in another session, on the same server connection.
+type Talk = fn(&mut Wire, &mut dyn FnMut()) -> Vec<Message>;
+
 /// That another client's value is wiped is nobody's business: it neither takes an error nor a portal from the client.
 #[test]
 fn sequence_values_of_others_are_wiped_unseen() {
@@ -751,7 +754,7 @@ fn sequence_values_of_others_are_wiped_unseen() {
     let komainu = komainu_of_one();
     let mut other = komainu.login(&database);
     other.query("CREATE TABLE t (id serial)");
-    let talks: [fn(&mut Wire, &mut dyn FnMut()) -> Vec<Message>; 3] = [
+    let talks: [Talk; 3] = [
         // By then the transaction has failed.
         |wire, draw| {
             let mut all = wire.pipeline(Pipeline::new().parse("s", "SELECT lastval()").sync());
