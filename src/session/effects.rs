@@ -3,7 +3,6 @@
 //! Invariant: what may leave state behind on a server connection pins the session, or is found out, before that
 //! connection goes back.
 
-use super::lease::Lease;
 use super::pins::{PinReason, Pins};
 use super::session::{Session, Unnamed};
 use crate::backend::expect::{Alters, For};
@@ -72,32 +71,21 @@ impl Session {
         }
     }
 
-    /// Before a Query or a FunctionCall. `is_alone`: it is all of its transaction.
-    pub(super) fn discard_sequences_before_query(&mut self, using: SequenceUse, is_alone: bool) {
-        // The Query is of the batch in front of it, if there is one, which a Sync would end.
-        let in_batch = self.lease.as_ref().is_some_and(|lease| lease.conn.expected.has_open_batch());
-        self.discard_foreign_sequences(using, is_alone, if in_batch { For::Prelude } else { For::Ahead });
-    }
-
-    pub(super) fn discard_sequences_before_bind(&mut self, using: SequenceUse) {
-        let is_alone = self.is_idle() && self.lease.as_ref().is_some_and(|lease| !lease.may_ask_sequences);
-        self.discard_foreign_sequences(using, is_alone, For::Prelude);
-    }
-
-    /// Better PostgreSQL's own "not yet defined in this session" than another client's value. Before a value is drawn,
-    /// since that could not be told from another's afterwards; but for a transaction in which nobody asks for it. Should it
-    /// fail, in a transaction that has failed for instance, the client hears of it, as it would of its own message.
-    fn discard_foreign_sequences(&mut self, using: SequenceUse, is_alone: bool, audience: For) {
-        let is_foreign = |lease: &&mut Lease| lease.conn.foreign_sequences && lease.conn.forgets;
-        let Some(lease) = self.lease.as_mut().filter(is_foreign) else { return };
-        let is_needed = match using {
-            SequenceUse::None => false,
-            // On a standby nothing is drawn. A session that is pinned may ask in a later transaction.
-            SequenceUse::Draws => !(lease.is_standby || is_alone && self.pins.is_empty()),
-            SequenceUse::Asks => true,
-        };
-        if is_needed && self.status != TransactionStatus::Failed {
-            lease.conn.discard_sequences(audience);
+    /// Better PostgreSQL's own "not yet defined in this session" than another client's value. Not where
+    /// this transaction has drawn values already: those are asked for. Should it fail, in a transaction that has failed
+    /// for instance, the client hears of it, as it would of its own message.
+    pub(super) fn discard_foreign_sequences(&mut self, effects: Effects, before_query: bool) {
+        if !effects.intersects(Effects::USES_SEQUENCE_STATE)
+            || self.transaction.effects.intersects(Effects::ADVANCES_SEQUENCE)
+            || self.status == TransactionStatus::Failed
+        {
+            return;
+        }
+        let Some(conn) = self.lease.as_mut().map(|lease| &mut lease.conn) else { return };
+        if conn.foreign_sequences {
+            // The Query is of the batch in front of it, if there is one, which a Sync would end.
+            let is_ahead = before_query && !conn.expected.has_open_batch();
+            conn.discard_sequences(if is_ahead { For::Ahead } else { For::Prelude });
         }
     }
 }
@@ -107,34 +95,4 @@ pub(super) fn alters(effects: Effects) -> Option<Alters> {
     const ENDS: Effects = Effects::ENDS_TRANSACTION.union(Effects::UNKNOWN_EFFECTS);
     let how = if effects.intersects(ENDS) { Alters::InParts } else { Alters::Whole };
     effects.intersects(Effects::DDL).then_some(how)
-}
-
-/// What a statement does with the sequences of its connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum SequenceUse {
-    None,
-    /// May draw a value.
-    Draws,
-    /// May ask for the one that was drawn last.
-    Asks,
-}
-
-impl SequenceUse {
-    /// Effects by which it may ask.
-    pub const ASKS: Effects =
-        Effects::USES_SEQUENCE_STATE.union(Effects::SQL_EXECUTE).union(Effects::UNKNOWN_EFFECTS);
-
-    pub fn of(analyzed: &Analyzed) -> Self {
-        Self::by(analyzed.analysis.effects, analyzed.routed.hidden_state)
-    }
-
-    pub fn by(effects: Effects, hidden_state: bool) -> Self {
-        if effects.intersects(Self::ASKS) {
-            SequenceUse::Asks
-        } else if effects.intersects(Effects::ADVANCES_SEQUENCE) || hidden_state {
-            SequenceUse::Draws
-        } else {
-            SequenceUse::None
-        }
-    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::BufMut;
 
-use super::effects::{SequenceUse, alters};
+use super::effects::alters;
 use super::inbound::{FITS, Step};
 use super::pins::PinReason;
 use super::prepared::Content;
@@ -300,8 +300,8 @@ impl Session {
             && !unnamed.analyzed.analysis.is_answered_here()
         {
             self.transaction.bind_portal(portal, &unnamed.analyzed);
-            let using = SequenceUse::of(&unnamed.analyzed);
-            self.discard_sequences_before_bind(using);
+            let effects = unnamed.analyzed.analysis.effects;
+            self.discard_foreign_sequences(effects, false);
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             conn.output.extend_from_slice(&input.bytes()[..have]);
             conn.expected.push(Owed::client(Reply::BindComplete));
@@ -310,7 +310,7 @@ impl Session {
             let Some((server_name, analyzed)) = self.resolve_name(&name) else { return Ok(Step::Wait) };
             if let Some(analyzed) = &analyzed {
                 self.transaction.bind_portal(&portal, analyzed);
-                self.discard_sequences_before_bind(SequenceUse::of(analyzed));
+                self.discard_foreign_sequences(analyzed.analysis.effects, false);
             }
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             let len = found.len - 1 - name.len() + server_name.len();

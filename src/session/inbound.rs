@@ -8,7 +8,6 @@ use std::sync::Arc;
 use bytes::{BufMut, BytesMut};
 
 use super::batch::{Batch, Context, Request, Scan};
-use super::effects::SequenceUse;
 use super::session::{End, MAX_TO_SERVER, Passing, Session};
 use crate::backend::expect::{Owed, Reply};
 use crate::net::Buffer;
@@ -287,9 +286,7 @@ impl Session {
                 Ok(Step::Done)
             }
             b'F' => {
-                self.discard_sequences_before_query(SequenceUse::Asks, false);
                 self.tally.sent(QueryClass::Write);
-                let lease = self.lease.as_mut().expect("called with a lease");
                 lease.conn.expected.push(Owed::client(Reply::FunctionCall));
                 self.transaction.note_opaque(false);
                 self.note_pins();

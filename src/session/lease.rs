@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::SessionId;
 use super::batch::Request;
-use super::effects::SequenceUse;
 use super::pins::Pins;
 use super::session::{End, Session};
 use super::waiting::Wait;
@@ -20,7 +19,7 @@ use crate::clock::{coarse_ms, now_ms};
 use crate::cluster::reason::Reason;
 use crate::cluster::right::{Standing, WriteRight};
 use crate::pool::Pool;
-use crate::route::{Analyzed, Class, DecisionReason, Effects, StatementKind};
+use crate::route::{Analyzed, Class, DecisionReason, StatementKind};
 use crate::wire::message;
 use crate::wire::sqlstate::SqlState;
 
@@ -65,9 +64,6 @@ pub struct Lease {
     pub is_complete: bool,
     /// The standby has refused the request; what it still says is dropped and the primary is asked.
     pub redirect: bool,
-    /// What is sent may be followed, in its transaction, by what asks for a sequence's value. Not in the request that the
-    /// connection was taken for, if that is whole and does not.
-    pub may_ask_sequences: bool,
     /// Rows of a question of ours.
     pub collected: Vec<(Box<str>, Box<str>)>,
     /// What the session has set is asked for: until it is known, only this connection has it.
@@ -155,9 +151,8 @@ impl Lease {
         self.preparing_since_ms.is_some() && self.request.is_some()
     }
 
-    /// See `is_complete` and `may_ask_sequences`.
+    /// See `is_complete`.
     pub fn note_complete_request(&mut self) {
-        self.may_ask_sequences = true;
         self.is_complete = self.is_standby || !self.retained.is_empty();
     }
 
@@ -290,8 +285,6 @@ impl Session {
             is_standby,
             is_complete: false,
             redirect: false,
-            may_ask_sequences: !request.whole
-                || request.effects.intersects(SequenceUse::ASKS.union(Effects::BEGINS)),
             collected: Vec::new(),
             settings_asked: None,
             unanswered: Unanswered::default(),

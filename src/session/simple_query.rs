@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::batch::text;
-use super::effects::{SequenceUse, alters};
+use super::effects::alters;
 use super::inbound::{FITS, Step};
 use super::orphaned::first_statement;
 use super::pins::PinReason;
@@ -28,7 +28,6 @@ use crate::wire::sqlstate::{self, SqlState};
 impl Session {
     pub(super) fn send_query(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
         if found.len > self.settled.config.limits.max_inspected_statement_bytes {
-            self.discard_sequences_before_query(SequenceUse::Asks, false);
             let lease = self.lease.as_mut().expect("called with a lease");
             lease.conn.expected.push(Owed::client(Reply::Query).alters(Some(Alters::InParts)));
             lease.conn.unnamed = None;
@@ -69,12 +68,12 @@ impl Session {
             return self.send_query_by_name(found, input, &analyzed);
         }
         self.note_custom_settings(sql, effects);
-        let alone = self.lease.as_ref().is_some_and(|lease| lease.conn.expected.is_empty());
+        self.discard_foreign_sequences(effects, true);
         let ends_surely = effects.contains(Effects::IS_SURE_END)
             && (self.is_idle() || matches!(analyzed.analysis.kind, StatementKind::Commit { .. }));
-        self.discard_sequences_before_query(SequenceUse::of(&analyzed), alone && ends_surely);
         let wants_floor = self.tracks_floor();
         let lease = self.lease.as_mut().expect("called with a lease");
+        let alone = lease.conn.expected.is_empty();
         lease.conn.output.extend_from_slice(&input.bytes()[..found.len]);
         lease.conn.expected.push(Owed::client(Reply::Query).alters(alters(effects)));
         // A simple Query ends the unnamed statement, here and in the client's eyes.
@@ -110,10 +109,7 @@ impl Session {
         }
         let one_prepare = analyzed.analysis.kind == StatementKind::Prepare;
         self.note_custom_settings(&sql, analyzed.analysis.effects);
-        let alone = self.lease.as_ref().is_some_and(|lease| lease.conn.expected.is_empty());
-        let ends_surely = analyzed.analysis.effects.contains(Effects::IS_SURE_END) && self.is_idle();
-        let using = self.sequence_use_by_name(&sql, analyzed);
-        self.discard_sequences_before_query(using, alone && ends_surely);
+        self.discard_foreign_sequences(self.effects_of_executed(&sql), true);
         if analyzed.analysis.effects.intersects(Effects::SQL_PREPARE) && !one_prepare {
             self.pin(PinReason::SqlPrepare);
         }
@@ -254,11 +250,8 @@ impl Session {
         executed
     }
 
-    /// EXECUTE is what it executes.
-    fn sequence_use_by_name(&self, sql: &[u8], analyzed: &Analyzed) -> SequenceUse {
-        let effects = analyzed.analysis.effects.without(Effects::SQL_EXECUTE);
-        let besides = SequenceUse::by(effects, analyzed.routed.hidden_state);
-        self.executed(sql).iter().map(|one| SequenceUse::of(one)).fold(besides, Ord::max)
+    fn effects_of_executed(&self, sql: &[u8]) -> Effects {
+        self.executed(sql).iter().fold(Effects::NONE, |effects, one| effects | one.analysis.effects)
     }
 
     /// Makes a virtual statement of a PREPARE; the text with the server's name for it.

@@ -684,65 +684,6 @@ fn sequence_values_are_the_clients_own_or_none() {
     assert_eq!(a.query_value("SELECT currval('t_id_seq')"), "3");
 }
 
-/// Of a table without a sequence, which nobody knows of it.
-const WRITE: &str = "INSERT INTO plain VALUES (1)";
-
-#[test]
-fn a_write_does_not_make_another_clients_sequence_value_the_clients_own() {
-    let database = Cluster::shared().database();
-    let komainu = komainu_of_one();
-    let mut other = komainu.login(&database);
-    let schema = "CREATE TABLE t (id serial, v int); CREATE TABLE plain (v int); \
-                  CREATE FUNCTION draw() RETURNS bigint LANGUAGE sql AS $$ SELECT nextval('t_id_seq') $$";
-    assert!(!tags(&other.query(schema)).contains('E'));
-    let asks: [fn(&mut Wire) -> Vec<Message>; 5] = [
-        |wire| {
-            wire.query("BEGIN");
-            wire.query(WRITE);
-            wire.query("SELECT lastval()")
-        },
-        |wire| {
-            wire.send_pipeline(Pipeline::new().query("BEGIN").query(WRITE).query("SELECT lastval()"));
-            (0..3).flat_map(|_| wire.until('Z')).collect()
-        },
-        |wire| {
-            wire.query("PREPARE p AS INSERT INTO plain VALUES (1)");
-            wire.query("BEGIN");
-            wire.query("EXECUTE p");
-            wire.query("SELECT currval('t_id_seq')")
-        },
-        |wire| {
-            let batch = Pipeline::new().parse("", WRITE).bind("", "", &[]).execute("", 0);
-            wire.pipeline(batch.parse("", "SELECT lastval()").run("", &[]))
-        },
-        |wire| {
-            let batch = Pipeline::new().parse("", "BEGIN").bind("", "", &[]).execute("", 0);
-            wire.pipeline(batch.parse("", WRITE).run("", &[]));
-            wire.pipeline(Pipeline::new().parse("", "SELECT lastval()").run("", &[]))
-        },
-    ];
-    for ask in asks {
-        other.query("INSERT INTO t (v) VALUES (1)");
-        let mut wire = komainu.login(&database);
-        let told = ask(&mut wire);
-        let states: String = told.iter().map(Message::sqlstate).collect();
-        assert_eq!(states, "55000", "{}", transcript(&told));
-        wire.send_message('X', b"");
-        wire.expect_end();
-    }
-    for draw in ["INSERT INTO t (v) VALUES (2)", "SELECT draw()"] {
-        other.query("INSERT INTO t (v) VALUES (1)");
-        let mut wire = komainu.login(&database);
-        for sql in ["BEGIN", draw, WRITE] {
-            assert!(!tags(&wire.query(sql)).contains('E'), "{sql}");
-        }
-        let drawn = wire.query_value("SELECT last_value FROM t_id_seq");
-        assert_eq!(wire.query_value("SELECT lastval()"), drawn, "{draw}");
-        wire.send_message('X', b"");
-        wire.expect_end();
-    }
-}
-
 /// The second draws a value of a sequence in another session, on the same server connection.
 type Talk = fn(&mut Wire, &mut dyn FnMut()) -> Vec<Message>;
 
