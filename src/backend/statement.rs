@@ -5,7 +5,7 @@
 //! text and these types. Under which settings it has read them differs from one connection to the next:
 //! `conn::KnownStatements` notes that.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::SessionId;
 use crate::route::lexer::{Lexer, TokenKind};
@@ -83,7 +83,8 @@ pub struct Prepared {
     pub is_answered_here: bool,
     /// As of the catalog that was known last; see `Database::classify_prepared`.
     analyzed: Mutex<Arc<Analyzed>>,
-    is_read_by_settings: bool,
+    /// Found out when it is first asked: a text may be long, and most are never asked about.
+    is_read_by_settings: OnceLock<bool>,
     /// What is known of it takes so much memory, about: a text of a megabyte may name a hundred thousand functions.
     analysis_bytes: usize,
 }
@@ -102,7 +103,7 @@ impl Prepared {
         let text = text_for(&server_name);
         Prepared {
             id,
-            is_read_by_settings: is_read_by_settings(&text),
+            is_read_by_settings: OnceLock::new(),
             text,
             server_name: server_name.into_bytes().into(),
             origin,
@@ -125,7 +126,7 @@ impl Prepared {
 
     /// Whether settings say what is in its text, besides whom its names mean, of which a server makes sure at each use.
     pub fn is_read_by_settings(&self) -> bool {
-        self.is_read_by_settings
+        *self.is_read_by_settings.get_or_init(|| is_read_by_settings(&self.text))
     }
 
     pub fn is_nobody_elses(&self) -> bool {
@@ -134,7 +135,7 @@ impl Prepared {
 
     /// Whether a server that has read it under `read`, which are not its own, has read it as it is read under `in_force`.
     pub fn is_read_alike(&self, read: InForce, in_force: InForce) -> bool {
-        read == in_force || !self.is_read_by_settings && read.is_of_session(in_force)
+        read == in_force || !self.is_read_by_settings() && read.is_of_session(in_force)
     }
 
     pub fn analyzed(&self) -> Arc<Analyzed> {

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::cancel::CancelSlot;
+use super::gateway::{Database, Gateway};
 use super::lease::Lease;
 use super::pins::PinReason;
 use super::session::Session;
@@ -66,19 +67,37 @@ impl Session {
         lease.conn.input.consume(unmarked);
         lease.marked = 0;
         let goes_at_once = lease.conn.is_clean() || lease.conn.doomed;
+        let alters = self.transaction.alters > 0;
+        let altered = alters.then(|| Altered(self.gateway.clone(), self.identity.database.clone()));
         // DISCARD ALL unloads no library and ends no backup. What is under way may end before the connection does.
         lease.conn.doomed |= self.pins.has(PinReason::Load);
         if goes_at_once {
+            drop(altered);
             self.slot.release(&lease.pool, lease.conn);
             return;
         }
         // A COMMIT on its way is the client's wish, and goodbye no reason to call it back.
         let may_end = self.transaction.effects.intersects(Effects::ENDS_TRANSACTION);
-        tokio::spawn(clean_up(lease, may_end, self.slot.clone(), self.gateway.right.clone()));
+        tokio::spawn(clean_up(lease, may_end, altered, self.slot.clone(), self.gateway.right.clone()));
     }
 }
 
-async fn clean_up(mut lease: Lease, may_end: bool, slot: Arc<CancelSlot>, right: Arc<WriteRight>) {
+/// Nobody hears whether a change of the schema was made, so it was, at the latest when this is dropped.
+struct Altered(Arc<Gateway>, Arc<Database>);
+
+impl Drop for Altered {
+    fn drop(&mut self) {
+        self.0.schema_changed(&self.1);
+    }
+}
+
+async fn clean_up(
+    mut lease: Lease,
+    may_end: bool,
+    altered: Option<Altered>,
+    slot: Arc<CancelSlot>,
+    right: Arc<WriteRight>,
+) {
     let expected = &lease.conn.expected;
     if expected.is_copy_in() || expected.has_open_batch() && expected.may_begin_copy() {
         // Where no COPY begins the server ignores it. Where one does, the ROLLBACK alone would end the connection.
@@ -107,6 +126,8 @@ async fn clean_up(mut lease: Lease, may_end: bool, slot: Arc<CancelSlot>, right:
         cancel(&lease).await;
         lease.conn.doomed = true;
     }
+    // Whoever gets the connection next is told nothing that was known before.
+    drop(altered);
     slot.release(&lease.pool, lease.conn);
 }
 

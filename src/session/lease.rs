@@ -374,6 +374,7 @@ impl Session {
     pub(super) fn abandon_lease(&mut self) {
         if let Some(lease) = &mut self.lease {
             lease.conn.doomed = true;
+            lease.conn.is_midway |= self.passing.is_forwarded();
         }
         self.end_lease();
     }

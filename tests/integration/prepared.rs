@@ -706,6 +706,20 @@ fn the_schema_has_changed_only_by_what_the_server_has_done() {
         statements.iter().for_each(|_| drop(wire.until('Z')));
         assert_eq!(has_changed(), changes, "in one flight: {statements:?}");
     }
+    let sleeps = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND wait_event = 'PgSleep'"
+    );
+    let asleep = || Cluster::shared().primary().psql("postgres", &sleeps).unwrap() == "1";
+    for text in
+        [format!("SELECT pg_sleep(1); {ALTER}"), format!("BEGIN; SELECT pg_sleep(1); {ALTER}; COMMIT")]
+    {
+        let mut wire = komainu.login(&database);
+        wire.send_pipeline(Pipeline::new().query(&text));
+        eventually(PATIENCE, "it runs", asleep);
+        wire.reset();
+        // The pool has one connection, which is free again when the text has run.
+        eventually(PATIENCE, "its client did not wait for the answer", &mut has_changed);
+    }
     let mut wire = komainu.login(&database);
     wire.query("PREPARE p AS SELECT 1");
     for (sql, changes) in [("EXECUTE p", false), ("DROP TABLE nothing", false), (ALTER, true)] {
