@@ -140,6 +140,9 @@ pub async fn lead(handle: ClusterHandle, means: Means) {
             let server = action.server.clone();
             let is_primary = state.state.primary().server.as_ref() == Some(&server);
             let begun = performer.begin(Order { action, policy, system_identifier, decided_at_ms: now_ms });
+            if begun && matches!(what, What::Rejoin { .. }) {
+                memory.rejoins(&server, &view);
+            }
             if let What::SetSynchronous { epoch, .. } = what
                 && begun
             {
@@ -185,6 +188,9 @@ async fn finish(handle: &ClusterHandle, finished: Finished, memory: &mut Memory,
         // After an error it may still be done.
         let more_ms = if result.is_ok() { 0 } else { OPERATIONS_END_MS };
         memory.setting_changed(epoch, handle.now_ms() + more_ms);
+    }
+    if matches!(what, What::Rejoin { .. }) && !matches!(result, Ok(Done::UnderWay)) {
+        memory.rejoin_ended(&server);
     }
     if result.is_ok() {
         fault::may_die("done", &what);

@@ -84,6 +84,8 @@ pub struct Memory {
     astray: BTreeMap<String, u64>,
     /// Those of them that need log which the primary no longer has, as their agents say.
     missing_wal: BTreeSet<String>,
+    /// Whom an agent was told to make rejoin, and when the process was started that it may stop. None: it never answered.
+    rejoins: BTreeMap<String, Option<u64>>,
     /// Since when commits wait for more standbys than stream.
     commits_wait_since_ms: Option<u64>,
     restart: Option<RestartWatch>,
@@ -438,6 +440,22 @@ impl Memory {
 
     pub(super) fn is_missing_wal(&self, server: &str) -> bool {
         self.missing_wal.contains(server)
+    }
+
+    /// Its agent is told to make it rejoin, the first time or again.
+    pub fn rejoins(&mut self, server: &str, view: &View) {
+        let facts = view.find(server).and_then(|(_, detail)| detail.facts.as_deref());
+        self.rejoins.entry(server.to_owned()).or_insert(facts.map(|facts| facts.started_at_ms));
+    }
+
+    /// It has, or it could not.
+    pub fn rejoin_ended(&mut self, server: &str) {
+        self.rejoins.remove(server);
+    }
+
+    /// Whether its agent may stop it any moment, whatever it does until then.
+    pub(super) fn is_about_to_rejoin(&self, server: &str, facts: &Facts) -> bool {
+        self.rejoins.get(server).is_some_and(|life| *life == Some(facts.started_at_ms))
     }
 
     pub(super) fn commits_wait_for_ms(&self, now_ms: u64) -> u64 {

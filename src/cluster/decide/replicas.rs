@@ -42,7 +42,9 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
     match server.administrative {
         Administrative::Quarantined
             if (streams || shipped && facts.is_some_and(|facts| reads_archive(situation, facts)))
-                && facts.is_some_and(|facts| server.has_been_started(facts.started_at_ms)) =>
+                && facts.is_some_and(|facts| server.has_been_started(facts.started_at_ms))
+                // What counts on it would be stopped with it.
+                && !facts.is_some_and(|facts| situation.memory.is_about_to_rejoin(id, facts)) =>
         {
             match facts.is_some_and(|facts| has_what_it_acknowledged(situation, id, facts)) {
                 true => order(id, server, Administrative::Attached, Reason::Rejoined),

@@ -70,6 +70,31 @@ fn whoever_leads_knows_of_one_that_is_to_be_rewound_though_it_never_answers() {
     assert_eq!(world.administrative("pg3"), Administrative::Attached);
 }
 
+/// It had not streamed for long, and begins to when its agent has been told.
+#[test]
+fn one_that_its_agent_is_about_to_stop_is_not_attached_before() {
+    for ends in [true, false] {
+        let mut world = after_a_failover();
+        goes_astray(&mut world, "pg3", 1);
+        assert_eq!(world.reasons(), [Reason::Astray]);
+        world.memory.rejoins("pg3", &world.view);
+        world.streams("pg3", "pg2", 2, 5200);
+        let version = world.state.servers()["pg3"].version;
+        assert_eq!(did(&world.settle().1), [("pg3", &rejoin(version, true))]);
+        assert_eq!(world.administrative("pg3"), Administrative::Quarantined);
+        if ends {
+            world.memory.rejoin_ended("pg3");
+        } else {
+            // Asked after once more, when it has been started again.
+            let mut facts = world.facts_of("pg3");
+            facts.started_at_ms += 1;
+            world.see("pg3", facts);
+            world.memory.rejoins("pg3", &world.view);
+        }
+        assert_eq!(world.settle(), (vec![Reason::Rejoined], Vec::new()), "{ends}");
+    }
+}
+
 #[test]
 fn one_that_is_on_the_timeline_can_still_be_promoted_while_it_is_made_to_stream() {
     let mut world = after_a_failover();
