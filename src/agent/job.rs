@@ -199,8 +199,7 @@ impl Work {
                 Plan::LookBeyond { timeline, fork } => {
                     // Nobody who has no control file is looked at for more.
                     let segment_bytes = facts.control.as_ref().map_or(0, |control| control.segment_bytes);
-                    let counted = kept_wal::count(&self.server, segment_bytes, (timeline, fork)).await?;
-                    let (beyond, _) = counted;
+                    let (beyond, _) = kept_wal::count(&self.server, segment_bytes, (timeline, fork)).await?;
                     facts.has_more = Some(beyond.records > 0);
                 }
                 Plan::Go { way, because, more_from } => return Ok((facts.control, way, because, more_from)),

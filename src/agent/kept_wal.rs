@@ -34,11 +34,21 @@ pub async fn count(
     segment_bytes: u64,
     (timeline, from): (u32, Lsn),
 ) -> Result<(Summary, bool), WorkError> {
-    let wal = server.data.join("pg_wal");
+    let there = segments(&server.data.join("pg_wal"), timeline, segment_bytes)?;
+    count_in(server, &there, segment_bytes, (timeline, from)).await
+}
+
+/// The same, in these files of the timeline.
+async fn count_in(
+    server: &Server,
+    there: &[(Lsn, PathBuf)],
+    segment_bytes: u64,
+    (timeline, from): (u32, Lsn),
+) -> Result<(Summary, bool), WorkError> {
     let mut summary = Summary::default();
-    let there = segments(&wal, timeline, segment_bytes)?;
-    let Some((first, last)) = between(&there, from, segment_bytes)? else { return Ok((summary, true)) };
-    let (wal, number, start) = (wal.display().to_string(), timeline.to_string(), from.to_string());
+    let Some((first, last)) = between(there, from, segment_bytes)? else { return Ok((summary, true)) };
+    let wal = server.data.join("pg_wal").display().to_string();
+    let (number, start) = (timeline.to_string(), from.to_string());
     // Not told which files, it asks any for their size, and fails at one of zeros.
     let arguments = ["-p", &wal, "-t", &number, "-s", &start, &first, &last];
     let mut has_ended = false;
@@ -64,7 +74,7 @@ pub async fn keep(
 ) -> Result<Lost, WorkError> {
     let there = segments(&server.data.join("pg_wal"), timeline, segment_bytes)?;
     let start = first_there(&there, from, segment_bytes);
-    let (summary, whole) = count(server, segment_bytes, (timeline, start)).await?;
+    let (summary, whole) = count_in(server, &there, segment_bytes, (timeline, start)).await?;
     let complete = whole && start == from;
     let mut lost = Lost {
         timeline,
