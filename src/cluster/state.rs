@@ -255,13 +255,8 @@ impl ClusterState {
                 let server = self.ownership.expect_primary(*epoch)?.to_owned();
                 self.ownership.note_life(&server, self.servers.get(&server)?.life(&self.members));
                 let server = &*server;
-                let failover = failover.map(|failover| match self.hooks.primary() {
-                    Some(before) if self.log_format >= log_format::HOOKS_TELL_THE_LAST_CONFIRMED => {
-                        Failover { from: before.to_owned(), ..failover }
-                    }
-                    _ => failover,
-                });
-                self.hooks.confirmed(command, *epoch, server, failover);
+                let tells_the_last = self.log_format >= log_format::HOOKS_TELL_THE_LAST_CONFIRMED;
+                self.hooks.confirmed(command, *epoch, server, failover, tells_the_last);
                 Ok(done)
             }
             Change::AssignEndpoint { endpoint, epoch, owner } => {

@@ -90,11 +90,6 @@ impl Hooks {
         self.changes
     }
 
-    /// The last one that was confirmed.
-    pub(super) fn primary(&self) -> Option<&str> {
-        self.primary.as_deref()
-    }
-
     /// Neither ended nor passed over.
     pub fn events(&self) -> impl Iterator<Item = &HookEvent> {
         self.events.iter()
@@ -106,13 +101,15 @@ impl Hooks {
         first.taken.is_none().then_some(first)
     }
 
-    /// A primary was confirmed; `failover` is what made it one, if komainu did.
+    /// A primary was confirmed; `failover` is what made it one, if komainu did. `tells_the_last`: the old one is who was
+    /// confirmed last, and not who was named in vain meanwhile.
     pub(super) fn confirmed(
         &mut self,
         command: &Command,
         epoch: Epoch,
         server: &str,
         failover: Option<Failover>,
+        tells_the_last: bool,
     ) {
         let before = self.primary.replace(server.to_owned());
         let (hook, old, reason, cause) = match failover {
@@ -123,7 +120,8 @@ impl Hooks {
                     FailoverKind::Switchover => Hook::OnSwitchover,
                     FailoverKind::Automatic | FailoverKind::Forced => Hook::OnFailover,
                 };
-                (hook, failover.from, failover.reason, failover.cause)
+                let old = before.filter(|_| tells_the_last).unwrap_or(failover.from);
+                (hook, old, failover.reason, failover.cause)
             }
             None => {
                 let Some(before) = before else { return };
