@@ -231,15 +231,14 @@ fn told<'a>(common: &Common<'a>) -> &'a [Postgres] {
 }
 
 fn managed_part(managed: &Managed) -> String {
+    let cluster = managed.cluster_id().map(|id| format!("cluster_id = {}\n", text(id)));
     let mut toml = format!(
-        "\n[failover]\nmode = \"{}\"\n\n[dns]\nservers = [\"{}\"]\n",
+        "\n[failover]\nmode = \"{}\"\n{}\n[dns]\nservers = [\"{}\"]\n",
         managed.mode(),
+        cluster.as_deref().unwrap_or_default(),
         managed.name_server()
     );
-    if let Some(id) = managed.cluster_id() {
-        return toml.replace("[failover]\n", &format!("[failover]\ncluster_id = {}\n", text(id)));
-    }
-    if managed.mode() == ManagedMode::Aurora {
+    if managed.mode() == ManagedMode::Aurora && cluster.is_none() {
         toml += &format!("\n[aurora]\ninstance_endpoint = {}\n", text(&managed.template()));
     }
     toml
