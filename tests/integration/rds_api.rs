@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use komainu::sandbox::{Postgres, RDS_FUNCTIONS, StopMode};
-use komainu_aws_double::api::REGION;
+use komainu_aws_double::api::{REGION, rds_endpoint};
 use komainu_aws_double::{Api, Fault, Proxy};
 use tokio::runtime::Runtime;
 
@@ -17,11 +17,6 @@ use super::support::*;
 
 const DESCRIBING: [&str; 2] = ["DescribeDBClusters", "DescribeDBInstances"];
 const INSERTED: [&str; 2] = ["C INSERT 0 1", "ZI"];
-
-/// Of moto's instances, whatever their account.
-fn endpoint(instance: &str) -> String {
-    format!("{instance}.aaaaaaaaaa.{REGION}.rds.amazonaws.com")
-}
 
 /// Real servers whose names and addresses are those of instances in the double of AWS.
 pub struct Account {
@@ -49,7 +44,7 @@ impl Account {
         let account =
             Account { cluster, managed, api: Api { moto: moto().address() }, proxy, runtime, id, database };
         for index in 0..=readers {
-            account.managed.point(&endpoint(&account.instance(index)), index);
+            account.managed.point(&rds_endpoint(&account.instance(index)), index);
         }
         account
     }
@@ -273,7 +268,7 @@ fn members_of_a_multi_az_cluster_are_found_by_their_own_word_while_the_api_is_si
     account.cluster.primary().psql("postgres", RDS_FUNCTIONS).unwrap();
     account.cluster.servers().wait_for_replay().unwrap();
     let say = |count: usize| {
-        let members: Vec<String> = (0..count).map(|index| endpoint(&account.instance(index))).collect();
+        let members: Vec<String> = (0..count).map(|index| rds_endpoint(&account.instance(index))).collect();
         for server in all {
             server.configure("rds.members", &members.join(",")).unwrap();
             server.configure("rds.port", &account.managed.port().to_string()).unwrap();
@@ -283,7 +278,8 @@ fn members_of_a_multi_az_cluster_are_found_by_their_own_word_while_the_api_is_si
     say(2);
     account.proxy.fault(&DESCRIBING, Fault::Throttle, None);
     let (first, port) = (account.instance(0), account.managed.port());
-    let server = format!("[[server]]\nid = \"{first}\"\nhost = \"{}\"\nport = {port}\n", endpoint(&first));
+    let server =
+        format!("[[server]]\nid = \"{first}\"\nhost = \"{}\"\nport = {port}\n", rds_endpoint(&first));
     let komainu = account.node("rds", &server).start();
     account.are(&komainu, &[(0, "primary"), (1, "standby")]);
     inserts(&mut komainu.login(&account.database), 1);
@@ -319,7 +315,7 @@ fn three_nodes_begin_with_one_member_and_find_the_others_without_the_api() {
     let account = Account::open(1);
     account.cluster.primary().psql("postgres", RDS_FUNCTIONS).unwrap();
     account.cluster.servers().wait_for_replay().unwrap();
-    let members = [0, 1].map(|index| endpoint(&account.instance(index))).join(",");
+    let members = [0, 1].map(|index| rds_endpoint(&account.instance(index))).join(",");
     for server in account.cluster.servers().all() {
         server.configure("rds.members", &members).unwrap();
         server.configure("rds.port", &account.managed.port().to_string()).unwrap();
@@ -327,7 +323,8 @@ fn three_nodes_begin_with_one_member_and_find_the_others_without_the_api() {
     }
     account.proxy.fault(&DESCRIBING, Fault::Reset, None);
     let (first, port) = (account.instance(0), account.managed.port());
-    let server = format!("[[server]]\nid = \"{first}\"\nhost = \"{}\"\nport = {port}\n", endpoint(&first));
+    let server =
+        format!("[[server]]\nid = \"{first}\"\nhost = \"{}\"\nport = {port}\n", rds_endpoint(&first));
     let mut builder = Nodes::builder(3).config(&account.config("rds")).config(&server);
     for (name, value) in CREDENTIALS {
         builder = builder.env(name, value);
@@ -411,8 +408,8 @@ fn an_instance_that_the_configuration_calls_otherwise_is_there_once() {
     dress_as_aurora_called(&account.cluster, &[&first, &second]);
     account.create_cluster("aurora-postgresql", &[0, 1]);
     let port = account.managed.port();
-    let server = format!("[[server]]\nid = \"First\"\nhost = \"{}\"\nport = {port}\n", endpoint(&first));
-    for more in [String::new(), format!("[aurora]\ninstance_endpoint = \"{}\"\n", endpoint("?"))] {
+    let server = format!("[[server]]\nid = \"First\"\nhost = \"{}\"\nport = {port}\n", rds_endpoint(&first));
+    for more in [String::new(), format!("[aurora]\ninstance_endpoint = \"{}\"\n", rds_endpoint("?"))] {
         let komainu = account.node("aurora", &format!("{server}{more}")).start();
         becomes(&komainu, &[("First", "primary"), (&second, "standby")]);
         inserts(&mut komainu.login(&account.database), 1);

@@ -12,6 +12,11 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 pub const REGION: &str = "us-east-1";
 
+/// The host name of moto's instances of RDS, whatever their account.
+pub fn rds_endpoint(instance: &str) -> String {
+    format!("{instance}.aaaaaaaaaa.{REGION}.rds.amazonaws.com")
+}
+
 /// To moto itself, past all faults.
 #[derive(Debug, Clone, Copy)]
 pub struct Api {

@@ -6,18 +6,13 @@
 use std::io;
 
 use komainu_aws_double::Api;
-use komainu_aws_double::api::{REGION, required};
+use komainu_aws_double::api::required;
 
 use super::ManagedMode;
 
 pub const CLUSTER_ID: &str = "sandbox";
 /// Nobody logs in with it: the servers have passwords of their own.
 const PASSWORD: &str = "not-looked-at";
-
-/// Of all instances in the double, whatever their account.
-pub fn domain() -> String {
-    format!("aaaaaaaaaa.{REGION}.rds.amazonaws.com")
-}
 
 #[derive(Debug)]
 pub struct Listed {

@@ -14,6 +14,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use komainu_aws_double::api::rds_endpoint;
 use komainu_aws_double::{Api, NameServer, Records};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
@@ -61,8 +62,8 @@ pub struct Managed {
     mode: ManagedMode,
     ttl_s: u32,
     ids: Vec<String>,
-    /// Of the instances' names.
-    domain: String,
+    /// The double of AWS's API has names for the instances.
+    is_listed: bool,
     port: Arc<ReservedPort>,
     records: Records,
     names: NameServer,
@@ -89,10 +90,9 @@ impl Managed {
         let starting = name_server(port.number(), &records);
         let names = Handle::current().block_on(starting).map_err(SandboxError::Names)?;
         let ids = server_ids(servers);
-        let domain = if is_listed { listed::domain() } else { DOMAIN.to_owned() };
         let (lost, writer) = (directory.join("lost"), Mutex::new(ids[0].clone()));
         let listed = OnceLock::new();
-        let managed = Self { mode, ttl_s, ids, domain, port, records, names, lost, listed, writer };
+        let managed = Self { mode, ttl_s, ids, is_listed, port, records, names, lost, listed, writer };
         for (id, address) in managed.ids.iter().zip(addresses()) {
             managed.records.set(&managed.name(id), Some(address));
         }
@@ -135,7 +135,10 @@ impl Managed {
 
     /// Of an instance.
     pub fn name(&self, server: &str) -> String {
-        format!("{server}.{}", self.domain)
+        match self.is_listed {
+            true => rds_endpoint(server),
+            false => format!("{server}.{DOMAIN}"),
+        }
     }
 
     /// It leads to the writer.
