@@ -40,6 +40,9 @@ const FOLLOWS_WITHIN_MS: u64 = 3_000;
 /// What was asked of a server has been done by then, or never will be.
 pub const OPERATIONS_END_MS: u64 = 3_000;
 
+/// One that was seen to stream before and after that has not only tried to.
+const STREAMS_STEADILY_MS: u64 = 2_000;
+
 /// A standby's checkpointer has read a setting by then, unless it is in the middle of a checkpoint that is in a hurry.
 const CHECKPOINTER_READS_MS: u64 = 5_000;
 
@@ -81,7 +84,7 @@ pub struct Memory {
     /// How many primaries in a row were lost soon after they had become one.
     short_lived: u32,
     /// Since when a standby does not stream although it should.
-    astray: BTreeMap<String, u64>,
+    astray: BTreeMap<String, Astray>,
     /// Those of them that need log which the primary no longer has, as their agents say.
     missing_wal: BTreeSet<String>,
     /// Whom an agent was told to make rejoin, and when the process was started that it may stop. None: it never answered.
@@ -91,6 +94,14 @@ pub struct Memory {
     restart: Option<RestartWatch>,
     returning: Returning,
     orders_end: OrdersEnd,
+}
+
+/// One that is refused what it asks for looks as if it streamed for a moment at every attempt.
+#[derive(Debug, Clone)]
+struct Astray {
+    since_ms: u64,
+    /// When it was asked first of the times that it has been seen to stream, with none between at which it did not.
+    streams_since_ms: Option<u64>,
 }
 
 /// What became of asking AWS to stop a host, in the order in which it comes.
@@ -327,18 +338,28 @@ impl Memory {
             self.missing_wal.clear();
             return;
         }
-        let astray = |id: &str| {
-            view.find(id).and_then(|(_, detail)| detail.facts.as_ref()).is_some_and(|facts| {
-                let timeline = facts.receiver.as_ref().and_then(|receiver| receiver.timeline);
-                facts.in_recovery
-                    && view.identity.get() == Some(facts.system_identifier)
-                    && timeline.is_none_or(|timeline| timeline < state.primary().timeline)
-            })
+        let standby = |id: &str| {
+            let facts = view.find(id).and_then(|(_, detail)| detail.facts.as_deref());
+            facts.filter(|facts| facts.in_recovery && view.identity.get() == Some(facts.system_identifier))
         };
-        self.astray.retain(|id, _| state.servers().contains_key(id) && astray(id));
-        for id in state.servers().keys().filter(|id| astray(id)) {
-            self.astray.entry(id.clone()).or_insert(now_ms);
+        let streams = |facts: &Facts| {
+            let timeline = facts.receiver.as_ref().and_then(|receiver| receiver.timeline);
+            timeline.is_some_and(|timeline| timeline >= state.primary().timeline)
+        };
+        for id in state.servers().keys() {
+            if standby(id).is_some_and(|facts| !streams(facts)) {
+                self.astray.entry(id.clone()).or_insert(Astray { since_ms: now_ms, streams_since_ms: None });
+            }
         }
+        self.astray.retain(|id, astray| {
+            let Some(facts) = standby(id).filter(|_| state.servers().contains_key(id)) else { return false };
+            match streams(facts) {
+                true => astray.streams_since_ms = astray.streams_since_ms.or(Some(facts.asked_at_ms)),
+                false => astray.streams_since_ms = None,
+            }
+            let steady = astray.streams_since_ms.map(|since_ms| since_ms + STREAMS_STEADILY_MS);
+            steady.is_none_or(|steady_ms| facts.asked_at_ms < steady_ms)
+        });
         self.missing_wal.retain(|id| self.astray.contains_key(id));
     }
 
@@ -463,6 +484,7 @@ impl Memory {
     }
 
     pub(super) fn astray_for_ms(&self, server: &str, now_ms: u64) -> u64 {
-        self.astray.get(server).map_or(0, |since_ms| now_ms.saturating_sub(*since_ms))
+        let astray = self.astray.get(server).filter(|astray| astray.streams_since_ms.is_none());
+        astray.map_or(0, |astray| now_ms.saturating_sub(astray.since_ms))
     }
 }

@@ -70,6 +70,28 @@ fn whoever_leads_knows_of_one_that_is_to_be_rewound_though_it_never_answers() {
     assert_eq!(world.administrative("pg3"), Administrative::Attached);
 }
 
+#[test]
+fn one_that_looks_as_if_it_streamed_at_every_attempt_is_astray_and_one_that_streams_is_not() {
+    for (streams_for_ms, reasons) in [(600, vec![Reason::Astray]), (3_000, vec![])] {
+        let mut world = after_a_failover();
+        let mut facts = world.facts(true, 1, 5050);
+        facts.upstream = upstream("pg2.db");
+        for _ in 0..12 {
+            world.see("pg3", facts.clone());
+            assert_eq!(world.settle(), (Vec::new(), Vec::new()), "it may be on its way");
+            world.pass(600);
+            for _ in 0..streams_for_ms / 600 {
+                world.streams("pg3", "pg2", 2, 5050);
+                assert_eq!(world.settle(), (Vec::new(), Vec::new()), "it streams now");
+                world.pass(600);
+            }
+        }
+        world.pass(600);
+        world.see("pg3", facts);
+        assert_eq!(world.reasons(), reasons, "{streams_for_ms} ms");
+    }
+}
+
 /// It had not streamed for long, and begins to when its agent has been told.
 #[test]
 fn one_that_its_agent_is_about_to_stop_is_not_attached_before() {
@@ -121,6 +143,9 @@ fn one_whose_log_the_primary_lacks_is_out_before_it_is_rebuilt() {
     assert_eq!(world.administrative("pg3"), Administrative::Quarantined);
     world.streams("pg3", "pg2", 2, 5200);
     assert_eq!(world.settle(), (vec![Reason::Rejoined], Vec::new()));
+    world.pass(2_000);
+    world.streams("pg3", "pg2", 2, 5200);
+    assert_eq!(world.settle(), (Vec::new(), Vec::new()));
 
     // What was so of it once says nothing of the next time.
     goes_astray(&mut world, "pg3", 2);
