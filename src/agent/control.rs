@@ -18,6 +18,7 @@ pub struct Control {
     pub wal_log_hints: bool,
     pub data_checksums: bool,
     pub segment_bytes: u64,
+    pub wal_block_bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +38,7 @@ impl Control {
             wal_log_hints: value(text, "wal_log_hints setting")? == "on",
             data_checksums: number::<u32>(text, "Data page checksum version")? > 0,
             segment_bytes: number(text, "Bytes per WAL segment")?,
+            wal_block_bytes: number(text, "WAL block size")?,
         })
     }
 
@@ -83,6 +85,7 @@ pub(super) mod tests {
         Minimum recovery ending location:     0/0\n\
         Min recovery ending loc's timeline:   0\n\
         wal_log_hints setting:                on\n\
+        WAL block size:                       8192\n\
         Bytes per WAL segment:                16777216\n\
         Data page checksum version:           0\n";
 

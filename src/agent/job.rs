@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::conninfo::{Access, Conninfo};
 use super::control::Control;
+use super::cut_record;
 use super::error::WorkError;
 use super::following::follow;
 use super::history::History;
@@ -155,7 +156,8 @@ impl Work {
             self.keep(request.epoch, control, more_from, way).await?;
         }
         match (way, &control) {
-            (Way::Follow, _) => {}
+            (Way::Follow, Some(control)) => self.ask_anew(control, &primary)?,
+            (Way::Follow, None) => {}
             (Way::Rewind, Some(control)) => {
                 if let Err(error) = self.rewind(request, control, primary.timeline).await {
                     tracing::warn!(%error, "it cannot be rewound; it is rebuilt");
@@ -205,6 +207,17 @@ impl Work {
                 Plan::Go { way, because, more_from } => return Ok((facts.control, way, because, more_from)),
             }
         }
+    }
+
+    /// It has nothing that the primary lacks, but maybe the beginning of a record.
+    fn ask_anew(&self, control: &Control, primary: &Primary) -> Result<(), WorkError> {
+        let data = &self.server.data;
+        let own = plan::timeline(control, data.newest_timeline(control.segment_bytes));
+        let Some(fork) = primary.history.left_at(own) else { return Ok(()) };
+        if cut_record::erase(data, control, own, fork)? {
+            tracing::warn!(%fork, "its last record was cut at the end of a segment; it asks for that anew");
+        }
+        Ok(())
     }
 
     async fn missing_wal(&self, request: &Rejoin, control: &Control) -> Option<String> {

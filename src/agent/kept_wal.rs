@@ -127,7 +127,7 @@ fn make_room(kept: &Path, target: &Path) -> Result<(), WorkError> {
 }
 
 /// The files of a timeline, and where each begins, in order.
-fn segments(pg_wal: &Path, timeline: u32, segment_bytes: u64) -> Result<Vec<(Lsn, PathBuf)>, WorkError> {
+pub fn segments(pg_wal: &Path, timeline: u32, segment_bytes: u64) -> Result<Vec<(Lsn, PathBuf)>, WorkError> {
     let mut segments = Vec::new();
     for entry in fs::read_dir(pg_wal).map_err(WorkError::io("read", pg_wal))? {
         let path = entry.map_err(WorkError::io("read", pg_wal))?.path();

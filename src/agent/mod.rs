@@ -9,6 +9,7 @@ mod argument;
 mod client;
 pub(crate) mod conninfo;
 pub(crate) mod control;
+mod cut_record;
 mod directory;
 mod error;
 mod following;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use komainu::sandbox::{Installation, StopMode};
 use serde_json::json;
@@ -128,10 +128,8 @@ fn a_primary_whose_disk_fails_is_replaced() {
 #[test]
 fn a_primary_whose_disk_is_full_is_replaced() {
     let _one = one_at_a_time();
-    let failover = Failover::builder()
-        .failover("sync_mode = \"require\"\ncrash_recovery_grace_ms = 2000")
-        .without_agents()
-        .start();
+    let failover =
+        Failover::builder().failover("sync_mode = \"require\"\ncrash_recovery_grace_ms = 2000").start();
     let database = with_table(&failover);
     let (ids, server) = (failover.nodes.ids(), failover.cluster.primary());
     let log = server.data_directory().join("pg_wal");
@@ -155,4 +153,51 @@ fn a_primary_whose_disk_is_full_is_replaced() {
     assert!(new != "pg1" && epoch == 2, "{new} in epoch {epoch}");
     writers.iter().for_each(Writer::goes_on);
     assert_nothing_lost(&failover, &new, &database, writers);
+}
+
+/// Where the disk is full, the last record has begun in one segment and goes on in one that could not be made. A standby that
+/// has all of the first asks for the second, which is another one on the new timeline.
+#[test]
+fn a_record_that_is_cut_at_the_end_of_a_segment_keeps_no_standby_out() {
+    let _one = one_at_a_time();
+    let (failover, database) = synchronous_with(
+        Failover::builder().failover("write_timeout_ms = 60000\ncrash_recovery_grace_ms = 2000"),
+    );
+    let ids = failover.nodes.ids();
+    let disk = Disk::under(&failover);
+    cut_a_record(&failover, &disk);
+    disk.does("no room");
+    let (new, epoch) = failover.primary_above(1, &ids);
+    assert!(new != "pg1" && epoch == 2, "{new} in epoch {epoch}");
+    let writers = write_at(&failover, &ids, &database);
+    writers.iter().for_each(Writer::goes_on);
+    disk.does("nothing");
+    failover.wait_until_whole();
+    assert_nothing_lost(&failover, &new, &database, writers);
+}
+
+/// Until the standbys have all of a segment, with the beginning of its last record, of which the rest is nowhere. It needs
+/// that the log is written out just up to there, so it is tried until nobody's commit comes in between.
+fn cut_a_record(failover: &Failover, disk: &Disk) {
+    const RECORD: &str = "DO $$ DECLARE room bigint; BEGIN LOOP \
+        room := (16 << 20) - pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0') % (16 << 20); \
+        EXIT WHEN room BETWEEN 500 AND 3000; \
+        PERFORM pg_logical_emit_message(false, '', repeat('x', GREATEST(1, LEAST(room - 2500, 1000000)::int))); \
+        END LOOP; PERFORM pg_logical_emit_message(false, '', repeat('x', 4000)); END $$";
+    const IS_CUT: &str = "SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0') % (16 << 20) = 0 \
+        AND pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()";
+    let is_cut =
+        || (0..2).all(|standby| failover.cluster.standby(standby).psql("postgres", IS_CUT).unwrap() == "t");
+    for _ in 0..20 {
+        disk.does("crowded");
+        failover.cluster.primary().psql("postgres", RECORD).unwrap();
+        let until = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < until {
+            if is_cut() {
+                return;
+            }
+        }
+        disk.does("nothing");
+    }
+    panic!("something else was written out each time");
 }

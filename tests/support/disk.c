@@ -1,9 +1,11 @@
 /* Preloaded into a PostgreSQL server of a test: what its log is written to does as a file says.
-   "hang": nothing reaches it while the file says so; "fail": EIO. */
+   "hang": nothing reaches it while the file says so; "fail": EIO; "crowded": a segment that is to be made waits for
+   another order; "no room": it cannot be made. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,10 +22,13 @@ static int is_log(int fd)
 	return strstr(path, "/pg_wal/") != NULL;
 }
 
+typedef int (*open_as)(const char *, int, ...);
+
 static char order(void)
 {
+	open_as real = (open_as) dlsym(RTLD_NEXT, "open");
 	const char *path = getenv("KOMAINU_TEST_DISK");
-	int fd = path ? open(path, O_RDONLY) : -1;
+	int fd = path ? real(path, O_RDONLY) : -1;
 	char order = 0;
 	if (fd >= 0) {
 		if (read(fd, &order, 1) != 1)
@@ -31,6 +36,21 @@ static char order(void)
 		close(fd);
 	}
 	return order;
+}
+
+/* PostgreSQL makes a segment under this name, and renames it. */
+static int open_with(const char *name, const char *path, int flags, mode_t mode)
+{
+	if (flags & O_CREAT && strstr(path, "pg_wal/xlogtemp")) {
+		char now;
+		while ((now = order()) == 'c')
+			usleep(20000);
+		if (now == 'n') {
+			errno = ENOSPC;
+			return -1;
+		}
+	}
+	return ((open_as) dlsym(RTLD_NEXT, name))(path, flags, mode);
 }
 
 static int sync_as(const char *name, int fd)
@@ -50,3 +70,16 @@ static int sync_as(const char *name, int fd)
 
 int fsync(int fd) { return sync_as("fsync", fd); }
 int fdatasync(int fd) { return sync_as("fdatasync", fd); }
+
+#define OPEN(name) \
+	int name(const char *path, int flags, ...) \
+	{ \
+		va_list more; \
+		va_start(more, flags); \
+		mode_t mode = flags & O_CREAT ? va_arg(more, mode_t) : 0; \
+		va_end(more); \
+		return open_with(#name, path, flags, mode); \
+	}
+
+OPEN(open)
+OPEN(open64)

@@ -247,6 +247,7 @@ impl World {
             wal_log_hints: true,
             data_checksums: false,
             segment_bytes: 16 << 20,
+            wal_block_bytes: 8192,
         };
         let newest_timeline = disk.wal.timeline();
         let own = plan::timeline(&control, newest_timeline);
