@@ -8,7 +8,6 @@
 use super::action::{Action, What};
 use super::sync_standby::{self, Standby, Transition};
 use super::{Plan, Situation, Step, failover, log_shipping, replicas};
-use crate::cluster::model::Facts;
 use crate::cluster::reason::Reason;
 use crate::cluster::state::{Administrative, Change, Server};
 use crate::cluster::sync_set::SyncSet;
@@ -56,19 +55,15 @@ fn is_known_to_wait(situation: &Situation<'_>, set: &SyncSet) -> bool {
     }
 }
 
-/// Standbys that would wait for nobody if they were the primary are told beforehand to wait for somebody. Whether commits
-/// wait at all is told to a server's backends by its checkpointer, which may be busy: one that learns of it with its
-/// promotion may acknowledge commits alone for a while.
+/// Standbys are told beforehand whom to wait for as the primary, so that it costs no time then. Whether commits wait at all
+/// is told to a server's backends by its checkpointer besides, which may be busy: one that learns of it with its promotion
+/// may acknowledge commits alone for a while.
 fn heirs(situation: &Situation<'_>, primary: &str) -> Vec<Action> {
     let epoch = situation.state.primary().epoch;
     let attached = |id: &str| situation.state.servers()[id].administrative == Administrative::Attached;
-    let waits_for_nobody = |facts: &&Facts| {
-        facts.in_recovery
-            && SyncSet::parse(&facts.synchronous_standby_names).is_some_and(|set| !set.promises())
-    };
     let others = situation.state.servers().keys().filter(|id| *id != primary && attached(id));
     let unprepared = others.filter_map(|id| {
-        situation.answering(id).filter(waits_for_nobody)?;
+        situation.answering(id).filter(|facts| facts.in_recovery)?;
         let names = failover::synchronous_for(situation, id)?;
         Some(Action::new(id, What::SetSynchronous { epoch, names }))
     });
