@@ -434,6 +434,11 @@ impl Memory {
         self.phase == Phase::Settled && self.phase_for_ms(now_ms) < FOLLOWS_WITHIN_MS
     }
 
+    /// The others have only been told of it.
+    pub(super) fn has_just_a_primary(&self, now_ms: u64) -> bool {
+        self.phase == Phase::Settled && self.phase_for_ms(now_ms) < SETTLE_FIRST_MS
+    }
+
     /// How long it is as it is: held, fenced, passed, named, settled.
     pub(super) fn phase_for_ms(&self, now_ms: u64) -> u64 {
         now_ms.saturating_sub(self.phase_since_ms)

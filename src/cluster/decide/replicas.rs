@@ -54,9 +54,10 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
         }
         // Its own history is a part of the primary's, or a branch that can be told from it, only if it was made a primary
         // by the log.
-        Administrative::Quarantined if has_agent(situation, id) => {
-            rejoin(situation, primary, id, server, server.may_keep_data())
-        }
+        Administrative::Quarantined if has_agent(situation, id) => match is_awaited(situation, primary) {
+            true => Plan::default(),
+            false => rejoin(situation, primary, id, server, server.may_keep_data()),
+        },
         // One that was named and never promoted is a standby that only has to be told. Whatever else it has, it streams
         // by that only if the primary leads on from it.
         Administrative::Quarantined if server.may_keep_data() => {
@@ -146,6 +147,19 @@ fn order(id: &str, server: &Server, state: Administrative, reason: Reason) -> Pl
 
 fn has_agent(situation: &Situation<'_>, id: &str) -> bool {
     situation.policy.server(id).is_some_and(|server| server.agent.is_some())
+}
+
+/// Whether a standby is just about to follow a new primary, and commits may wait for it: what else there is to do, and takes
+/// the same disks and processors, comes after that.
+pub(super) fn is_awaited(situation: &Situation<'_>, primary: &config::Server) -> bool {
+    let is_used = |server: &Server| server.administrative == Administrative::Attached;
+    let standbys = situation.state.servers().iter().filter(|(id, server)| {
+        **id != primary.id && is_used(server) && !log_shipping::is_shipped(situation, id)
+    });
+    situation.memory.has_just_a_primary(situation.now_ms)
+        && standbys
+            .filter_map(|(id, _)| situation.answering(id))
+            .any(|facts| facts.in_recovery && !receives_the_timeline(situation, facts))
 }
 
 /// By what was last heard of it.

@@ -5,7 +5,7 @@
 //! the others have. Invariant: no slot that nobody uses keeps more than `failover.max_slot_bytes`.
 
 use super::action::{Action, What};
-use super::replicas::streams;
+use super::replicas::{is_awaited, streams};
 use super::{Plan, Situation, Step, log_shipping};
 use crate::cluster::model::{Facts, Slot};
 use crate::cluster::operate::slots::slot_name;
@@ -32,8 +32,20 @@ pub(super) fn decide(situation: &Situation<'_>, primary: &config::Server) -> Pla
         plan.steps.extend(forgotten(situation));
     }
     let servers = of_primary.into_iter().chain(of_standbys);
-    plan.actions.extend(servers.filter_map(|(id, facts)| one(situation, primary, id, facts)));
+    let actions = servers.filter_map(|(id, facts)| one(situation, primary, id, facts));
+    match is_awaited(situation, primary) {
+        true => plan.actions.extend(actions.filter(|action| is_for_one_in_use(situation, action))),
+        false => plan.actions.extend(actions),
+    }
     plan
+}
+
+/// Without its slot it does not come to stream.
+fn is_for_one_in_use(situation: &Situation<'_>, action: &Action) -> bool {
+    let What::Slots { wanted, .. } = &action.what else { return false };
+    let servers = situation.state.servers().iter();
+    let mut used = servers.filter(|(_, server)| server.administrative == Administrative::Attached);
+    used.any(|(id, _)| wanted.contains(&slot_name(id)))
 }
 
 /// Servers that were removed and of which no slot is left: one that does not answer now may have one.

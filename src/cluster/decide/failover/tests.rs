@@ -324,12 +324,14 @@ fn a_primary_that_refuses_is_replaced_by_the_standby_that_lacks_least() {
         primary: "pg3".to_owned(),
         timeline: 2,
         allow_rewind: true,
-        rebuild_from: None,
+        rebuild_from: Some("pg2".to_owned()),
         order: 1,
         may_rebuild: true,
     };
-    assert_eq!(did(&actions), [("pg1", &rejoin), ("pg2", &follow)]);
+    assert_eq!(did(&actions), [("pg2", &follow)], "commits wait for it");
     world.streams("pg2", "pg3", 2, 5100);
+    let (reasons, actions) = world.settle();
+    assert_eq!((reasons, did(&actions)), (Vec::new(), vec![("pg1", &rejoin)]));
     world.streams("pg1", "pg3", 2, 5100);
     assert_eq!(world.settle(), (vec![Reason::Rejoined], Vec::new()));
     assert_eq!(world.administrative("pg1"), Administrative::Attached);
