@@ -19,8 +19,8 @@ fn hash_of(item: impl Hash) -> u64 {
 /// Bytes of names and values that a session may carry from one server connection to the next.
 pub const MAX_SETTINGS: usize = 1024 * 1024;
 
-/// Changing these in this order puts them back: the others while still the role that may, then who we are.
-const LAST: [&str; 2] = ["session_authorization", "role"];
+/// Who we are, in the order in which it is set, behind all else. To leave the first is to leave the second as well.
+const WHO: [&str; 2] = ["session_authorization", "role"];
 
 /// Settings that say how long a statement may take, how its transaction ends, who asks and what is told of it.
 const NO_MEANING: [&str; 11] = [
@@ -109,11 +109,20 @@ impl Settings {
             .map(|(name, _)| Change { name, value: None })
             .chain(new.map(|(name, value)| Change { name, value: Some(value) }))
             .collect();
-        // A role that is left is left first: only the login role may be sure to set the rest.
-        changes.sort_by_key(|change| match LAST.iter().position(|name| *name == change.name) {
-            Some(at) if change.value.is_some() => 1 + at,
-            Some(_) => 0,
-            None => 1,
+        let who = |name: &str| WHO.iter().position(|who| *who == name);
+        // Only the login role may be sure to set the rest, so another one is left first, and taken on again.
+        for (at, name) in WHO.into_iter().enumerate() {
+            let is_first = |change: &Change<'_>| who(change.name).is_none_or(|other| other < at);
+            if present.get(name).is_some() && changes.iter().any(is_first) {
+                changes.retain(|change| change.name != name);
+                changes.push(Change { name, value: None });
+                changes.extend(self.get(name).map(|value| Change { name, value: Some(value) }));
+            }
+        }
+        changes.sort_by_key(|change| match (who(change.name), change.value) {
+            (Some(_), None) => 0,
+            (None, _) => 1,
+            (Some(at), Some(_)) => 2 + at,
         });
         changes
     }
@@ -216,6 +225,40 @@ mod tests {
             changes,
             [("session_authorization", None), ("old", None), ("work_mem", Some("1")), ("role", Some("r"))]
         );
+    }
+
+    #[test]
+    fn what_another_role_may_not_set_is_set_without_it() {
+        let (sa, role, level) = ("session_authorization", "role", "session_replication_role");
+        let changes = |have: &[(&str, &str)], want: &[(&str, &str)]| {
+            let (have, want) = (settings(have), settings(want));
+            let changes = want.changes_from(&have);
+            changes.iter().map(|c| format!("{}={}", c.name, c.value.unwrap_or("-"))).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            changes(&[(role, "app"), (sa, "bob")], &[(role, "app")]),
+            ["session_authorization=-", "role=-", "role=app"],
+            "the one takes the other with it"
+        );
+        assert_eq!(
+            changes(&[(role, "app")], &[(role, "app"), (sa, "bob")]),
+            ["role=-", "session_authorization=bob", "role=app"]
+        );
+        assert_eq!(
+            changes(&[(role, "app"), (sa, "bob")], &[(role, "app"), (sa, "bob"), (level, "replica")]),
+            [
+                "session_authorization=-",
+                "role=-",
+                "session_replication_role=replica",
+                "session_authorization=bob",
+                "role=app"
+            ]
+        );
+        assert_eq!(
+            changes(&[], &[(sa, "bob"), (level, "replica")]),
+            ["session_replication_role=replica", "session_authorization=bob"]
+        );
+        assert_eq!(changes(&[(role, "a")], &[(role, "b")]), ["role=b"]);
     }
 
     #[test]
