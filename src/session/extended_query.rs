@@ -418,12 +418,15 @@ impl Session {
         let Some((kind, name)) = target(found, input)? else {
             return Ok(Step::NeedMore { room: found.len });
         };
-        if kind == b'S' && !name.is_empty() && self.pins_no_sql() {
-            // Servers keep the statement for whoever prepares the same.
-            let change = self.names.remove(&name).map(Box::new);
+        let of_ours = match kind == b'S' && !name.is_empty() {
+            true => self.names.remove(&name).map(Box::new),
+            false => None,
+        };
+        // Servers keep the statement for whoever prepares the same. What the client prepared by SQL they have by its name.
+        if of_ours.is_some() || kind == b'S' && !name.is_empty() && self.pins_no_sql() {
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             let mut owed = Owed::client(Reply::OwnCloseComplete);
-            owed.change = change;
+            owed.change = of_ours;
             conn.expected.push(owed);
             self.drain_own_replies();
         } else {

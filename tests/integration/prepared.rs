@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use super::lost_servers::told;
 use super::routing::standbys_read;
 use super::support::*;
 
@@ -957,4 +958,18 @@ fn a_deallocate_ends_the_batch_before_it() {
         assert_eq!(tags(&wire.query(deallocate)), "CZ");
     }
     assert_eq!(komainu.login(&database).query_value("SELECT count(*) FROM t"), "2");
+}
+
+#[test]
+fn a_statement_is_closed_although_others_were_prepared_by_sql() {
+    let cluster = Cluster::shared();
+    let komainu = Komainu::start(cluster);
+    let mut wire = komainu.login(&cluster.database());
+    wire.query("SELECT 1; PREPARE mine AS SELECT 'mine'");
+    wire.pipeline(Pipeline::new().parse("s", "SELECT 'one'").sync());
+    assert_eq!(tags(&wire.pipeline(Pipeline::new().close('S', "s").sync())), "3Z");
+    let again = wire.pipeline(Pipeline::new().parse("s", "SELECT 'two'").run("s", &[]));
+    assert_eq!(first_value(&again).as_deref(), Some("two"));
+    assert_eq!(tags(&wire.pipeline(Pipeline::new().close('S', "mine").sync())), "3Z");
+    assert_eq!(told(&wire.query("EXECUTE mine")), ["ERROR 26000", "ZI"]);
 }
