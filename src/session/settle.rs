@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::custom::CustomSettings;
 use super::floor::{InvalidToken, TOKEN};
 use super::lease::{Lease, SettingsAsked, Unanswered};
-use super::pins::Found;
+use super::pins::{Found, Pins};
 use super::prepared::Names;
 use super::session::{End, Session};
 use crate::backend::conn::OwnStatement;
@@ -236,6 +236,10 @@ impl Session {
         }
         if conn.expected.owes_client() || lease.ours_first || lease.redirect || self.passing.is_forwarded() {
             lease.settings_unread |= self.transaction.effects.intersects(Effects::CHANGES_SETTINGS);
+            if !lease.ours_first {
+                // What was pinned by what is answered lasts, whatever becomes of the rest.
+                self.transaction.pinned = Pins::default();
+            }
             return Ok(());
         }
         let done = &self.transaction;

@@ -209,6 +209,9 @@ impl Transaction {
 
     /// All is answered, and a transaction is open: whatever was sent to end one has ended another, or failed.
     pub fn begin_anew(&mut self) {
+        if self.effects.intersects(Effects::ENDS_TRANSACTION) {
+            self.pinned = Pins::default();
+        }
         self.may_commit = false;
         self.leaves_open = None;
         self.effects = self.effects.without(Effects::ENDS_TRANSACTION);
