@@ -331,6 +331,18 @@ impl ExpectedReplies {
         self.skipping || self.owed.iter().any(|owed| !matches!(owed.audience, For::Us(_)))
     }
 
+    /// The client was told of an error, and nothing else is due to it before the end of its batch.
+    pub fn only_skips(&self) -> bool {
+        self.skipping && self.owed.iter().all(|owed| matches!(owed.audience, For::Us(_)))
+    }
+
+    /// Part of a batch was sent behind the last Query or Sync.
+    pub fn has_begun_another_batch(&self) -> bool {
+        let is_clients = |owed: &Owed| !matches!(owed.audience, For::Us(_));
+        let last = self.owed.iter().rposition(|owed| owed.ends_batch() && is_clients(owed));
+        last.is_some_and(|last| self.owed.range(last + 1..).any(is_clients))
+    }
+
     /// Rows and COPY data that come now are the client's.
     pub fn streams_to_client(&self) -> bool {
         self.owed.front().is_some_and(|owed| {

@@ -102,13 +102,15 @@ impl Session {
         tracing::warn!(parent: &span, server = name, %error, "server connection lost");
         let lost = self.pins.lost_unseen(self.transaction.pinned);
         let settings_lost = lease.settings_asked.is_some() || lease.settings_unread;
-        let owes = lease.conn.expected.owes_client();
+        let skips = lease.conn.expected.only_skips();
+        let owes = lease.conn.expected.owes_client() && !skips;
+        let has_begun_another = lease.conn.expected.has_begun_another_batch();
         let done = &self.transaction;
         let loss = Loss {
             told_fatal: lease.told_fatal,
-            nothing_sent: lease.is_unused() && !owes,
+            nothing_sent: lease.is_unused() && !owes && !skips,
             owes,
-            open_batch: !owes && lease.conn.expected.has_open_batch(),
+            open_batch: !owes && !skips && lease.conn.expected.has_open_batch(),
             retained: !lease.retained.is_empty(),
             status: lease.conn.status,
             contained: done.contained,
@@ -161,12 +163,13 @@ impl Session {
                         self.unpin_all();
                         self.status = status;
                         self.untold_loss = untold;
+                        self.discarding |= skips;
                         Ok(())
                     }
                     Then::Tell { status, error } => {
                         self.unpin_all();
                         self.status = status;
-                        self.tell_lost(error, ready_due);
+                        self.tell_lost(error, ready_due, has_begun_another);
                         Ok(())
                     }
                 }
@@ -174,8 +177,10 @@ impl Session {
         }
     }
 
-    /// Each Query or Sync that was sent, so many, gets its own answer.
-    fn tell_lost(&mut self, error: Told, ready_due: usize) {
+    /// Each Query or Sync that was sent, so many, gets its own answer, and so does a batch that was begun behind them: the
+    /// rest of it, if that were sent now, would be another one.
+    fn tell_lost(&mut self, error: Told, ready_due: usize, has_begun_another: bool) {
+        self.idle_since_ms = now_ms();
         let report = match error {
             Told::OutcomeUnknown => Report::error(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, UNKNOWN_OUTCOME),
             Told::RolledBack => Report::error(sqlstate::CONNECTION_FAILURE, ROLLED_BACK),
@@ -188,11 +193,19 @@ impl Session {
         }
         ready_for_query(&mut self.to_client, self.status);
         for _ in 1..ready_due {
-            match self.status {
-                TransactionStatus::Failed => self.tell_failed(),
-                _ => report.encode(&mut self.to_client),
-            }
+            self.tell_lost_behind(&report);
             ready_for_query(&mut self.to_client, self.status);
+        }
+        if has_begun_another {
+            self.tell_lost_behind(&report);
+            self.discarding = true;
+        }
+    }
+
+    fn tell_lost_behind(&mut self, report: &Report<'_>) {
+        match self.status {
+            TransactionStatus::Failed => self.tell_failed(),
+            _ => report.encode(&mut self.to_client),
         }
     }
 

@@ -609,6 +609,7 @@ impl Session {
         self.slot.wait_ended();
         self.asked_again = 0;
         self.refused = None;
+        self.idle_since_ms = now_ms();
         self.unmark();
         report.encode(&mut self.to_client);
         if self.begins_what_follows(request) {

@@ -343,6 +343,42 @@ fn a_batch_that_was_sent_in_part_is_asked_again_once() {
     assert_eq!(wire.query_value("SELECT 42"), "42", "nothing of the batch is answered behind it");
 }
 
+/// What is left of it would be a transaction of its own.
+#[test]
+fn a_batch_that_was_begun_behind_a_request_that_is_lost_is_lost_as_a_whole() {
+    let (cluster, database, komainu) = start();
+    let mut wire = komainu.login(&database);
+    assert_eq!(wire.query_value("SELECT 1"), "1");
+    cluster.primary().freeze();
+    let insert = |pipeline: Pipeline, n| {
+        let sql = format!("INSERT INTO t VALUES ({n})");
+        pipeline.parse("a", &sql).bind("", "a", &[]).execute("", 0).close('S', "a")
+    };
+    // The second Parse is not sent before the server has said what became of the first.
+    let batch = insert(insert(Pipeline::new().query("INSERT INTO t VALUES (1)"), 2), 3).sync();
+    pass_on(&komainu, || wire.send_pipeline(batch));
+    restart(cluster.primary());
+    let answers: Vec<_> = (0..2).flat_map(|_| told(&wire.until('Z'))).collect();
+    assert_eq!(answers, ["ERROR 08007", "ZI", "ERROR 08007", "ZI"]);
+    assert_eq!(wire.query_value("SELECT count(*) FROM t WHERE n > 1"), "0");
+}
+
+#[test]
+fn a_batch_that_has_failed_is_told_of_no_second_error_when_the_server_is_lost() {
+    let (cluster, database, komainu) = start();
+    let mut wire = komainu.login(&database);
+    let run = |pipeline: Pipeline, sql| pipeline.parse("", sql).bind("", "", &[]).execute("", 0);
+    wire.send_pipeline(run(run(Pipeline::new(), "INSERT INTO t VALUES (1)"), "SELECT 1 / 0").flush());
+    assert_eq!(told(&wire.until('E')).last().unwrap(), "ERROR 22012");
+    // Else its last word is FATAL, and that the client's as well.
+    cluster.primary().freeze();
+    restart(cluster.primary());
+    eventually(PATIENCE, "it is noticed", || komainu.log().contains("server connection lost"));
+    wire.send_pipeline(run(Pipeline::new(), "INSERT INTO t VALUES (2)").sync());
+    assert_eq!(told(&wire.until('Z')), ["ZI"]);
+    expect(&mut wire, "SELECT count(*) FROM t", &["T", "D", "C SELECT 1", "ZI"]);
+}
+
 /// What stands behind a BEGIN that was lost would otherwise last, statement by statement.
 #[test]
 fn a_block_whose_begin_was_lost_is_one_that_has_failed() {

@@ -4,7 +4,7 @@ use super::failover::one_at_a_time;
 use crate::support::*;
 
 /// For longer: `KOMAINU_TEST_SLOW_SECONDS=600 cargo test --test integration slowness::`.
-fn seconds() -> u64 {
+fn seconds() -> u32 {
     std::env::var("KOMAINU_TEST_SLOW_SECONDS").map_or(30, |seconds| seconds.parse().unwrap())
 }
 
@@ -23,8 +23,8 @@ fn half_a_second_of_delay_with_jitter_and_loss_promotes_nothing_and_detaches_not
     let before: serde_json::Value = serde_json::from_str(&last_event()).unwrap();
 
     failover.relays.iter().for_each(|relay| relay.slow(true));
-    let time = seconds().to_string();
-    let bench = pgbench(&url, &["-c", "16", "-j", "2", "-T", &time, "-n"]);
+    let time = seconds();
+    let bench = pgbench_for(time, &url, &["-c", "16", "-j", "2", "-n"]);
     let counts: Vec<_> = failover.relays.iter().map(SlowRelay::counts).collect();
     failover.relays.iter().for_each(|relay| relay.slow(false));
     assert!(counts.iter().all(|(delayed, lost)| *delayed > 20 && *lost > 0), "{counts:?}");

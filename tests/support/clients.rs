@@ -39,6 +39,13 @@ pub fn pgbench(url: &str, arguments: &[&str]) -> Finished {
     run(postgres_client("pgbench").args(arguments).arg(url))
 }
 
+/// One that is to run for so many seconds.
+pub fn pgbench_for(seconds: u32, url: &str, arguments: &[&str]) -> Finished {
+    let time = seconds.to_string();
+    let mut command = postgres_client_within(CLIENT_TIMEOUT_S + seconds, "pgbench");
+    run(command.args(["-T", &time]).args(arguments).arg(url))
+}
+
 /// A Python script given as text, with psycopg 3 at hand; arguments arrive in `sys.argv[1:]`.
 pub fn python(script: &str, arguments: &[&str]) -> Finished {
     // `make test` makes this environment; a bare `cargo test` finds it where that leaves it.
@@ -77,11 +84,15 @@ pub async fn connect(
 }
 
 fn postgres_client(program: &str) -> Command {
+    postgres_client_within(CLIENT_TIMEOUT_S, program)
+}
+
+fn postgres_client_within(seconds: u32, program: &str) -> Command {
     let installation = Installation::find().unwrap();
     // Only its environment is taken: `timeout` must be the program.
     let plain = installation.client_command(program);
     let mut command = Command::new("timeout");
-    command.arg("--kill-after=5").arg(CLIENT_TIMEOUT_S.to_string()).arg(plain.get_program());
+    command.arg("--kill-after=5").arg(seconds.to_string()).arg(plain.get_program());
     for (name, value) in plain.get_envs() {
         match value {
             Some(value) => command.env(name, value),

@@ -29,7 +29,7 @@ mod wire;
 pub use agent::{Agent, Asking, rejoin, source};
 pub use aurora::{dress_as_aurora, dress_as_aurora_called, say};
 pub use certificates::Certificates;
-pub use clients::{Finished, connect, pgbench, psql, python, run};
+pub use clients::{Finished, connect, pgbench, pgbench_for, psql, python, run};
 pub use cluster::{APP_PASSWORD, APP_USER, Cluster};
 pub use extended::{Pipeline, assert_same, first_value, same_as_postgresql, transcript};
 pub use failover::{Failover, FailoverBuilder, REJOINED_WITHIN};
