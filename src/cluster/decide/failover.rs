@@ -316,11 +316,17 @@ pub(super) fn synchronous_for(situation: &Situation<'_>, server: &str) -> Option
     let agreed = synchronous::counted_on(situation);
     let facts = situation.view.find(server).and_then(|(_, detail)| detail.facts.as_deref())?;
     let seen = SyncSet::parse(&facts.synchronous_standby_names);
-    let keeps = seen.is_some_and(|seen| seen.names.is_subset(&agreed.names) && seen.count >= agreed.count);
+    let others: Vec<_> = agreed.names.iter().filter(|name| *name != server).cloned().collect();
+    // For itself it would wait in vain.
+    let may_name_itself = others.len() < agreed.count as usize;
+    let keeps = seen.is_some_and(|seen| {
+        seen.names.is_subset(&agreed.names)
+            && seen.count >= agreed.count
+            && (may_name_itself || !seen.names.contains(server))
+    });
     if !agreed.promises() || keeps {
         return None;
     }
-    let others: Vec<_> = agreed.names.iter().filter(|name| *name != server).cloned().collect();
     let set = match others.len() >= agreed.count as usize {
         true => SyncSet::new(others, agreed.count),
         false => agreed.clone(),

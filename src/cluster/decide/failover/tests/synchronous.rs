@@ -38,6 +38,24 @@ fn standbys_are_told_to_wait_for_somebody_before_they_are_primaries() {
 }
 
 #[test]
+fn standbys_are_told_anew_whom_to_wait_for_when_that_has_changed() {
+    for (names, told) in [("pg3", false), ("pg1, pg3", true), ("pg2", true), ("pg2, pg3", true)] {
+        let mut world = World::new();
+        world.policy.failover.sync_mode = config::SyncMode::Require;
+        let set = SyncSet::new(["pg2", "pg3"], 1);
+        world.apply(Change::SetSynchronous { before: SyncSet::default(), set: set.clone() });
+        for (server, names) in [("pg1", "pg2, pg3"), ("pg2", names), ("pg3", "pg2")] {
+            let mut facts = world.facts_of(server);
+            facts.synchronous_standby_names = format!("ANY 1 ({names})");
+            world.see(server, facts);
+        }
+        let expected = What::SetSynchronous { epoch: Epoch(1), names: "ANY 1 (\"pg3\")".to_owned() };
+        let expected = if told { vec![("pg2", &expected)] } else { Vec::new() };
+        assert_eq!(did(&world.settle().1), expected, "{names}");
+    }
+}
+
+#[test]
 fn the_next_primary_waits_for_those_whom_the_cluster_counts_on_from_its_first_commit_on() {
     let mut world = World::new();
     world.policy.failover.sync_mode = config::SyncMode::Require;
