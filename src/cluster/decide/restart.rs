@@ -6,6 +6,7 @@
 //! plan, and a step that does not succeed in its time ends the plan and says why.
 
 use super::action::{Action, What};
+use super::loss::{self, Loss};
 use super::{Plan, Situation, Step, candidate, replicas};
 use crate::cluster::model::Facts;
 use crate::cluster::reason::Reason;
@@ -32,6 +33,10 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
     let Some(server) = situation.state.servers().get(&step.server) else {
         return end(restart, format!("{} is no server of the cluster any more", step.server));
     };
+    if step.drained.is_some() && is_primary_lost(situation) {
+        // What is out of use for this may be all that can take its place.
+        return end(restart, "the primary was lost meanwhile");
+    }
     // While the primary changes nothing else does.
     let Some(primary) = situation.settled_primary() else { return Plan::default() };
     let now = Now {
@@ -44,6 +49,15 @@ pub(super) fn decide(situation: &Situation<'_>) -> Plan {
         waited_ms: situation.memory.restart_for_ms(situation.now_ms),
     };
     now.next()
+}
+
+fn is_primary_lost(situation: &Situation<'_>) -> bool {
+    match situation.state.failover() {
+        Some(failover) => matches!(failover.kind, FailoverKind::Automatic | FailoverKind::Forced),
+        None => situation
+            .settled_primary()
+            .is_some_and(|primary| matches!(loss::of_primary(situation, primary), Loss::Lost(_))),
+    }
 }
 
 struct Now<'a> {
@@ -157,8 +171,9 @@ pub(super) fn order(step: &RestartStep, epoch: crate::topology::Epoch) -> Action
     Action::new(&step.server, What::Restart { epoch, started_by_ms: step.started_at_ms })
 }
 
-fn end(restart: &Restart, text: String) -> Plan {
-    Plan::step(Step::new(Change::EndRestart { id: restart.id, text }, Reason::RestartFailed))
+fn end(restart: &Restart, text: impl Into<String>) -> Plan {
+    let change = Change::EndRestart { id: restart.id, text: text.into() };
+    Plan::step(Step::new(change, Reason::RestartFailed))
 }
 
 #[cfg(test)]

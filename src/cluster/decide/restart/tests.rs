@@ -220,3 +220,22 @@ fn one_that_receives_from_another_standby_is_restarted_like_the_others() {
     assert_eq!(world.reasons(), [Reason::Restarted]);
     assert_eq!(world.administrative("pg2"), Administrative::Attached);
 }
+
+/// It may be the only one that can take the primary's place.
+#[test]
+fn a_standby_that_is_restarted_is_used_again_when_the_primary_is_lost() {
+    for restarts in [false, true] {
+        let mut world = World::new();
+        order(&mut world, &["pg2", "pg3"], true);
+        world.settle();
+        if restarts {
+            begun(&mut world, "pg2");
+        }
+        world.pass(2_000);
+        world.is_silent("pg1", true);
+        world.standbys_hear_nothing();
+        assert_eq!(world.settle().0[..2], [Reason::PrimaryLost, Reason::RestartFailed]);
+        assert_eq!(ended(&world).1, "the primary was lost meanwhile");
+        assert_eq!(world.administrative("pg2"), Administrative::Attached);
+    }
+}
