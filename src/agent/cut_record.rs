@@ -2,7 +2,8 @@
 //!
 //! A primary whose disk is full has begun its last record in one segment and could not make the next. PostgreSQL has a standby
 //! that holds the beginning ask for the next segment only, from whoever is the primary now; there the record is another one,
-//! or none yet. So the standby waits for ever, or panics. Without that beginning it asks for it anew, with all that follows.
+//! or none yet. So the standby waits for ever, or acknowledges what it lacks and panics. Without that beginning it asks for
+//! it anew, with all that follows.
 //! Invariant: nothing goes that a whole record is in.
 
 use std::fs;

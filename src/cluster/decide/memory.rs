@@ -43,6 +43,9 @@ pub const OPERATIONS_END_MS: u64 = 3_000;
 /// One that was seen to stream before and after that has not only tried to.
 const STREAMS_STEADILY_MS: u64 = 2_000;
 
+/// One that has more to replay has replayed some of it by then.
+const REPLAYS_ON_MS: u64 = 1_000;
+
 /// A standby's checkpointer has read a setting by then, unless it is in the middle of a checkpoint that is in a hurry.
 const CHECKPOINTER_READS_MS: u64 = 5_000;
 
@@ -100,6 +103,9 @@ pub struct Memory {
 #[derive(Debug, Clone)]
 struct Astray {
     since_ms: u64,
+    /// How far it has replayed, and when it was asked first of the times that it had come no further.
+    lsn: Lsn,
+    lsn_since_ms: u64,
     /// When it was asked first of the times that it has been seen to stream, with none between at which it did not.
     streams_since_ms: Option<u64>,
 }
@@ -347,12 +353,21 @@ impl Memory {
             timeline.is_some_and(|timeline| timeline >= state.primary().timeline)
         };
         for id in state.servers().keys() {
-            if standby(id).is_some_and(|facts| !streams(facts)) {
-                self.astray.entry(id.clone()).or_insert(Astray { since_ms: now_ms, streams_since_ms: None });
+            if let Some(facts) = standby(id).filter(|facts| !streams(facts)) {
+                let (lsn, lsn_since_ms) = (facts.lsn, facts.asked_at_ms);
+                let begun = Astray { since_ms: now_ms, lsn, lsn_since_ms, streams_since_ms: None };
+                self.astray.entry(id.clone()).or_insert(begun);
             }
         }
         self.astray.retain(|id, astray| {
             let Some(facts) = standby(id).filter(|_| state.servers().contains_key(id)) else { return false };
+            if facts.lsn > astray.lsn {
+                (astray.lsn, astray.lsn_since_ms) = (facts.lsn, facts.asked_at_ms);
+                if facts.receiver.is_none() {
+                    // It replays what it has, and asks for more behind that only.
+                    astray.since_ms = now_ms;
+                }
+            }
             match streams(facts) {
                 true => astray.streams_since_ms = astray.streams_since_ms.or(Some(facts.asked_at_ms)),
                 false => astray.streams_since_ms = None,
@@ -486,6 +501,12 @@ impl Memory {
 
     pub(super) fn commits_wait_for_ms(&self, now_ms: u64) -> u64 {
         self.commits_wait_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms))
+    }
+
+    /// Whether a standby that does not stream has come to the end of what it can replay.
+    pub(super) fn replays_nothing(&self, server: &str, facts: &Facts) -> bool {
+        let astray = self.astray.get(server).filter(|astray| astray.lsn == facts.lsn);
+        astray.is_some_and(|astray| facts.asked_at_ms >= astray.lsn_since_ms + REPLAYS_ON_MS)
     }
 
     pub(super) fn astray_for_ms(&self, server: &str, now_ms: u64) -> u64 {

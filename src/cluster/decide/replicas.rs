@@ -19,6 +19,9 @@ use crate::config;
 /// for which commits have waited for so long.
 const ASTRAY_MS: u64 = 15_000;
 
+/// What `initdb` takes, in bytes.
+const SMALLEST_SEGMENT: u64 = 1 << 20;
+
 pub(super) fn decide(situation: &Situation<'_>) -> Plan {
     let mut plan = Plan::default();
     let state = situation.state;
@@ -69,6 +72,17 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
             order(id, server, Administrative::Quarantined, Reason::FalsePrimary)
         }
         Administrative::Attached
+            if facts.is_some_and(|facts| may_hold_a_cut_record(situation, facts))
+                && (has_agent(situation, id) || situation.promises()) =>
+        {
+            let is_cut = facts.is_some_and(|facts| situation.memory.replays_nothing(id, facts));
+            match is_cut && has_agent(situation, id) {
+                true => order(id, server, Administrative::Quarantined, Reason::Astray),
+                // It may be about to replay the rest.
+                false => Plan::default(),
+            }
+        }
+        Administrative::Attached
             if !log_shipping::is_shipped(situation, id)
                 && situation.memory.astray_for_ms(id, situation.now_ms) >= ASTRAY_MS
                 && has_agent(situation, id) =>
@@ -94,6 +108,17 @@ fn one(situation: &Situation<'_>, primary: &config::Server, id: &str, server: &S
             }
         }
     }
+}
+
+/// One that has all of a segment and not replayed it, of a timeline that has ended: its last record may go on in a segment that
+/// nobody has. PostgreSQL asks the next primary for that segment first, and says that it has flushed up to there what it
+/// lacks, by which commits are acknowledged; so it is not told to follow before its agent has erased that record.
+fn may_hold_a_cut_record(situation: &Situation<'_>, facts: &Facts) -> bool {
+    let ends_with_a_segment = facts.received_lsn.filter(|lsn| lsn.0 % SMALLEST_SEGMENT == 0);
+    facts.in_recovery
+        && facts.receiver.is_none()
+        && facts.timeline < situation.state.primary().timeline
+        && ends_with_a_segment.is_some_and(|received| facts.lsn < received)
 }
 
 /// By SQL, if it follows nobody who leads to the primary, or another standby while commits wait for it, or streams under

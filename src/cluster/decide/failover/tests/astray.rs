@@ -1,6 +1,7 @@
 //! Standbys that do not come to the new primary by themselves.
 
 use super::*;
+use crate::cluster::sync_set::SyncSet;
 
 /// pg2 is the primary of epoch 2 on timeline 2; pg3 follows it, pg1 was rewound and streams.
 fn after_a_failover() -> World {
@@ -158,4 +159,53 @@ fn without_an_agent_nobody_is_quarantined_for_what_nobody_mends() {
     world.policy.servers.iter_mut().for_each(|server| server.agent = None);
     goes_astray(&mut world, "pg3", 1);
     assert_eq!(world.settle(), (Vec::new(), Vec::new()));
+}
+
+/// It asks for no more before it has replayed what it has.
+#[test]
+fn one_that_replays_what_it_has_is_not_astray() {
+    let mut world = after_a_failover();
+    for lsn in 0..30 {
+        let mut facts = world.facts(true, 2, 5050 + lsn);
+        facts.upstream = upstream("pg2.db");
+        world.see("pg3", facts);
+        assert_eq!(world.settle(), (Vec::new(), Vec::new()));
+        world.pass(1_000);
+    }
+    world.pass(14_000);
+    assert_eq!(did(&world.settle().1).len(), 1, "now it stands still");
+}
+
+/// What it says to have flushed would be what it lacks.
+#[test]
+fn one_whose_last_record_may_be_cut_follows_nobody_before_its_agent_has_erased_that() {
+    const SEGMENT: u64 = 5 << 20;
+    for (agents, replays) in [(true, false), (false, false), (true, true)] {
+        let mut world = after_a_failover();
+        let mut facts = world.facts(true, 1, SEGMENT - 16);
+        facts.upstream = upstream(crate::cluster::conninfo::NOWHERE);
+        facts.received_lsn = Some(Lsn(SEGMENT));
+        if !agents {
+            world.policy.servers.iter_mut().for_each(|server| server.agent = None);
+            world.policy.failover.sync_mode = config::SyncMode::Require;
+            let (before, set) = (world.state.synchronous().clone(), SyncSet::new(["pg3"], 1));
+            world.apply(Change::SetSynchronous { before, set });
+        }
+        let follow = What::Follow { primary: "pg2".to_owned() };
+        let follows = |actions: &[Action]| did(actions).contains(&("pg3", &follow));
+        world.see("pg3", facts.clone());
+        assert!(!follows(&world.settle().1), "it may have more to replay, or a record that is cut");
+        world.pass(1_000);
+        (facts.asked_at_ms, facts.answered_at_ms) = (world.now_ms, world.now_ms);
+        if replays {
+            facts.lsn = Lsn(SEGMENT);
+        }
+        world.see("pg3", facts);
+        let (reasons, actions) = world.settle();
+        assert_eq!(follows(&actions), replays, "agents: {agents}, {actions:?}");
+        if agents && !replays {
+            assert_eq!(reasons, [Reason::Astray]);
+            assert!(matches!(did(&actions)[..], [("pg3", What::Rejoin { .. })]), "{actions:?}");
+        }
+    }
 }
