@@ -168,6 +168,19 @@ pub(super) fn may_begin(
             ));
         }
     }
+    let may_follow = |id: &str, server: &crate::cluster::state::Server| {
+        let configured = config.servers.iter().find(|server| server.id == *id);
+        id != from
+            && server.administrative == Administrative::Attached
+            && configured.is_some_and(|server| !server.disallow_failover)
+            && answers(view, id)
+    };
+    if kind == FailoverKind::Forced && !state.servers().iter().any(|(id, server)| may_follow(id, server)) {
+        return Err(format!(
+            "nobody could take the place of {from}: no attached server that may be the primary answers this node as a \
+             standby; see `komainu status`"
+        ));
+    }
     if kind == FailoverKind::Forced
         && let Some(Failover { kind: FailoverKind::Forced, epoch, to: Some(wanted), .. }) = state.failover()
         && *epoch == primary.epoch
