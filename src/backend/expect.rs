@@ -79,6 +79,8 @@ pub enum Forgets {
     Everything,
     /// DEALLOCATE ALL. Among other statements it may have been executed although the text fails.
     Statements { among_others: bool },
+    /// What a session began with, by a RESET: the server goes back to what its connection began with.
+    Settings,
 }
 
 /// What a message of the client's may do to the schema.

@@ -72,6 +72,16 @@ pub fn deallocates_all(sql: &[u8]) -> bool {
     })
 }
 
+/// Whether a statement of the text takes a setting back to its default: a RESET, or a SET to DEFAULT.
+pub fn resets_settings(sql: &[u8]) -> bool {
+    let (text, tokens) = (legible(sql), tokens(sql));
+    split(&text, &tokens).statements.iter().any(|tokens| {
+        let words = Words { sql: &text, tokens };
+        let last = words.len().saturating_sub(1);
+        words.is(0, "reset") || words.is(0, "set") && words.is(last, "default")
+    })
+}
+
 fn named(words: Words<'_>) -> Option<SqlName> {
     let found = |verb, at: usize| {
         let token = words.tokens.get(at)?;

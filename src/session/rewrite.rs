@@ -4,8 +4,8 @@
 //! in the text.
 
 use crate::route::lexer::{Lexer, TokenKind};
-pub use crate::route::prepared::deallocates_all;
 use crate::route::prepared::{Verb, fold_identifier, sql_names};
+pub use crate::route::prepared::{deallocates_all, resets_settings};
 use crate::route::reading::{decoded, encoded};
 
 /// The first name in the text, as PostgreSQL keeps it.
@@ -127,5 +127,20 @@ mod tests {
         let sql = b"EXPLAIN EXECUTE a(1)";
         assert_eq!(names(sql, |_, _| None), sql);
         assert_eq!(deallocated(b"DEALLOCATE a; EXECUTE b; deallocate prepare \"C\""), [b"a", b"C"]);
+    }
+
+    #[test]
+    fn a_setting_that_goes_back_to_its_default_is_found_in_any_statement() {
+        for (sql, resets) in [
+            ("RESET ALL", true),
+            ("select 1; /* c */ reset my.own", true),
+            ("SET x TO DEFAULT", true),
+            ("SET SESSION AUTHORIZATION DEFAULT; SELECT 1", true),
+            ("SET x = 'default'", false),
+            ("SELECT 'RESET ALL'", false),
+            ("ALTER TABLE t ALTER c SET DEFAULT 1", false),
+        ] {
+            assert_eq!(resets_settings(sql.as_bytes()), resets, "{sql}");
+        }
     }
 }

@@ -117,6 +117,8 @@ impl Session {
                 conn.forget_statements();
                 self.names.clear();
             }
+            // They are asked for when the transaction ends, and put back.
+            Forgets::Settings => {}
         }
     }
 
@@ -127,6 +129,7 @@ impl Session {
             // In a transaction block it is refused.
             Forgets::Everything => !self.transaction.effects.intersects(Effects::BEGINS),
             Forgets::Statements { among_others } => among_others,
+            Forgets::Settings => false,
         };
     }
 

@@ -72,10 +72,12 @@ impl Session {
         let ends_surely = effects.contains(Effects::IS_SURE_END)
             && (self.is_idle() || matches!(analyzed.analysis.kind, StatementKind::Commit { .. }));
         let wants_floor = self.tracks_floor();
+        let mut owed = Owed::client(Reply::Query).alters(alters(effects));
+        owed.forgets = self.resets(sql, effects).then_some(Forgets::Settings);
         let lease = self.lease.as_mut().expect("called with a lease");
         let alone = lease.conn.expected.is_empty();
         lease.conn.output.extend_from_slice(&input.bytes()[..found.len]);
-        lease.conn.expected.push(Owed::client(Reply::Query).alters(alters(effects)));
+        lease.conn.expected.push(owed);
         // A simple Query ends the unnamed statement, here and in the client's eyes.
         lease.conn.unnamed = None;
         lease.note_complete_request();
@@ -149,6 +151,9 @@ impl Session {
         };
         if analyzed.analysis.effects.intersects(Effects::SQL_DEALLOCATE) {
             self.note_deallocated(&sql, analyzed, &mut owed);
+        }
+        if owed.forgets.is_none() && self.resets(&sql, analyzed.analysis.effects) {
+            owed.forgets = Some(Forgets::Settings);
         }
         let lease = self.lease.as_mut().expect("called with a lease");
         message::query(&mut lease.conn.output, &rewritten).expect(FITS);
@@ -230,6 +235,13 @@ impl Session {
             _ => rewrite::deallocates_all(sql).then_some(Forgets::Statements { among_others }),
         };
         self.transaction.forgets |= owed.forgets.is_some();
+    }
+
+    /// Whether the server goes back to other settings than the session began with.
+    fn resets(&self, sql: &[u8], effects: Effects) -> bool {
+        effects.intersects(Effects::CHANGES_SETTINGS)
+            && self.startup_settings.iter().any(|(name, _)| name != "application_name")
+            && rewrite::resets_settings(sql)
     }
 
     /// What the statements that a text executes do.

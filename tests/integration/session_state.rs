@@ -346,6 +346,33 @@ fn startup_parameters_and_options_are_the_sessions_defaults() {
     );
 }
 
+/// Npgsql resets a pooled connection by such a text, and sends the next statement right behind it.
+#[test]
+fn what_is_sent_behind_a_reset_has_the_settings_of_the_startup_again() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    cluster.prepare(&database, "CREATE SCHEMA s; CREATE TABLE s.t (a int); GRANT ALL ON SCHEMA s TO PUBLIC");
+    let mut wire = Wire::connect(shared().port());
+    wire.startup(&[
+        ("user", APP_USER),
+        ("database", &database),
+        ("search_path", "s"),
+        ("work_mem", "1234kB"),
+    ]);
+    wire.authenticate(APP_USER, APP_PASSWORD);
+    for reset in [
+        "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; CLOSE ALL",
+        "RESET search_path",
+        "SET search_path TO DEFAULT",
+    ] {
+        let next = Pipeline::new().query(reset).parse("", "SHOW search_path").run("", &[]);
+        wire.send_pipeline(next);
+        wire.until('Z');
+        assert_eq!(first_value(&wire.until('Z')).as_deref(), Some("s"), "{reset}");
+    }
+    assert_eq!(wire.query_value("SHOW work_mem"), "1234kB");
+}
+
 #[test]
 fn a_startup_parameter_that_postgresql_refuses_is_refused() {
     let database = Cluster::shared().database();
