@@ -63,6 +63,8 @@ pub struct Memory {
     phase: Phase,
     epoch: Epoch,
     phase_since_ms: u64,
+    /// The fence has passed, and whoever lacks least is to be found.
+    compares: bool,
     starting_up_since_ms: Option<u64>,
     /// Where the last record of the old primary's log begins, and in which epoch it was stopped.
     stopped: Option<(Epoch, Lsn)>,
@@ -151,8 +153,13 @@ impl Memory {
             (Stage::Confirmed, None) if state.failover().is_some() => Phase::Preparing,
             (Stage::Confirmed, None) => Phase::Settled,
         };
-        if (phase, primary.epoch) != (self.phase, self.epoch) {
-            self.look_at_lives(phase, state.failover().map(|failover| failover.kind), now_ms);
+        let kind = state.failover().map(|failover| failover.kind);
+        // One that begins as a planned change has to stop the standbys' receivers and to compare them still.
+        let compares =
+            phase == Phase::Passed && matches!(kind, Some(FailoverKind::Automatic | FailoverKind::Forced));
+        if (phase, primary.epoch, compares) != (self.phase, self.epoch, self.compares) {
+            self.look_at_lives(phase, kind, now_ms);
+            self.compares = compares;
             // What a new leader finds settled has been so for long, as far as anybody knows.
             let since_ms = if self.looked || phase != Phase::Settled { now_ms } else { 0 };
             (self.phase, self.epoch, self.phase_since_ms) = (phase, primary.epoch, since_ms);

@@ -195,8 +195,14 @@ fn a_primary_that_its_agent_does_not_restart_goes_on_and_one_that_does_not_come_
     world.view.primary_lsn = Lsn(5_000);
     world.standbys_hear_nothing();
     world.pass(60_000);
-    world.settle();
+    let (_, actions) = world.settle();
     assert_eq!(world.state.failover().unwrap().kind, FailoverKind::Automatic);
+    let stop = What::StopReceiving;
+    assert_eq!(
+        did(&actions),
+        [("pg2", &stop), ("pg3", &stop)],
+        "nobody is named who may still be sent something"
+    );
 
     let mut world = in_place();
     world.apply(Change::PauseFailover { paused: true });
