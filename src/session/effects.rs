@@ -22,10 +22,21 @@ impl Session {
         if self.transaction.effects.is_empty() {
             return;
         }
-        let wanted = Pins::from_effects(self.transaction.effects);
+        let mut wanted = Pins::from_effects(self.transaction.effects);
+        if self.transaction.effects.intersects(Effects::DDL) && self.may_create_in_pg_temp() {
+            wanted.insert(PinReason::TemporaryObject);
+        }
         for reason in wanted.without(self.pins).iter() {
             self.pin(reason);
         }
+    }
+
+    /// Whether what is created under a plain name may be a temporary object. Where the server tells nobody what there is, only
+    /// what says so counts: nothing would end the pin.
+    fn may_create_in_pg_temp(&self) -> bool {
+        let names_it = |path: &str| path.to_ascii_lowercase().contains("pg_temp");
+        !self.settled.config.failover.mode.is_redshift()
+            && (self.transaction.may_set_meaning || self.settings.get("search_path").is_some_and(names_it))
     }
 
     pub(super) fn pin(&mut self, reason: PinReason) {

@@ -112,6 +112,24 @@ fn a_prepare_among_other_statements_pins_until_its_client_leaves() {
     pins_until_it_leaves("sql_prepare", APP_USER, APP_PASSWORD, "SELECT 1; PREPARE mine AS SELECT 2");
 }
 
+/// By a plain name, where the search path begins with the schema of temporary objects.
+#[test]
+fn a_table_that_is_temporary_by_the_search_path_pins_while_it_is_there() {
+    const CREATE: &str = "CREATE TABLE items AS SELECT 1";
+    let pin = format!("SET search_path = pg_temp, public; {CREATE}");
+    pins_until_it_leaves("temporary_object", APP_USER, APP_PASSWORD, &pin);
+    let komainu = komainu();
+    let mut wire = komainu.login(&Cluster::shared().database());
+    wire.query("SET search_path = pg_temp, public");
+    wire.query(CREATE);
+    assert_eq!(wire.query_value("SHOW komainu.pins"), "temporary_object");
+    wire.query("DROP TABLE items");
+    assert!(!tags(&wire.query("SHOW komainu.pins")).contains('D'));
+    wire.query("SET search_path = public");
+    wire.query("CREATE VIEW plain AS SELECT 1");
+    assert!(!tags(&wire.query("SHOW komainu.pins")).contains('D'));
+}
+
 #[test]
 fn what_is_too_long_to_be_looked_into_pins_until_the_server_says_that_nothing_is_left() {
     let database = Cluster::shared().database();
