@@ -338,6 +338,9 @@ mod tests {
         assert_eq!(forced(&now, Some("pg3")), Ok("pg1".to_owned()));
         assert_eq!(forced(&now, None), Ok("pg1".to_owned()));
         assert!(forced(&now, Some("pg2")).unwrap_err().starts_with("pg2 does not answer this node"));
+        let nobody = View::new(&config.servers);
+        let alone = may_begin(&config, &now, &nobody, FailoverKind::Forced, None);
+        assert!(alone.unwrap_err().starts_with("nobody could take the place of pg1"));
         // It did, and has died since.
         let (epoch, kind, to) = (Epoch(1), FailoverKind::Forced, Some("pg2".to_owned()));
         let under_way = apply(Change::BeginFailover { epoch, kind, to });

@@ -146,13 +146,23 @@ fn a_loss_while_nothing_was_asked_is_told_before_any_commit_is_answered() {
     assert_eq!(tags(&batch.until('C')), "12C");
     let mut listening = komainu.login(&database);
     listening.query("LISTEN x");
+    // Committed before the transaction that is lost.
+    let mut listening_chained = komainu.login(&database);
+    expect(&mut listening_chained, "BEGIN", &["C BEGIN", "ZT"]);
+    expect(&mut listening_chained, "LISTEN x", &["C LISTEN", "ZT"]);
+    expect(&mut listening_chained, "COMMIT AND CHAIN", &["C COMMIT", "ZT"]);
+    let mut listening_pipelined = komainu.login(&database);
+    listening_pipelined.send_pipeline(Pipeline::new().query("LISTEN x").query("BEGIN"));
+    (0..2).for_each(|_| drop(listening_pipelined.until('Z')));
     let mut has_cursor = komainu.login(&database);
     expect(&mut has_cursor, "DECLARE c CURSOR WITH HOLD FOR SELECT 1", &["C DECLARE CURSOR", "ZI"]);
     restart(cluster.primary());
 
-    let end = listening.expect_end();
-    assert_eq!(told(&end), ["FATAL 57P01"]);
-    assert!(end[0].text().contains("(listen)"), "{}", end[0].text());
+    for mut listening in [listening, listening_chained, listening_pipelined] {
+        let end = listening.expect_end();
+        assert_eq!(told(&end), ["FATAL 57P01"]);
+        assert!(end[0].text().contains("(listen)"), "{}", end[0].text());
+    }
     expect(&mut open[0], "COMMIT", &["ERROR 08006", "ZI"]);
     expect(&mut open[1], "ROLLBACK", &["C ROLLBACK", "ZI"]);
     expect(&mut open[2], "SELECT 1", &["ERROR 08006", "ZE"]);
