@@ -42,7 +42,11 @@ fn half_a_second_of_delay_with_jitter_and_loss_promotes_nothing_and_detaches_not
         let late = event["text"].as_str().is_some_and(|text| text.ends_with("it was not done in time"));
         late || matches!(
             reason,
-            "leader_reaches_it" | "standbys_still_hear" | "server_observed" | "node_silent"
+            "leader_reaches_it"
+                | "standbys_still_hear"
+                | "server_observed"
+                | "node_silent"
+                | "log_format_raised"
         )
     };
     assert!(said.iter().all(|event| harmless(event)), "{said:?}");
