@@ -166,7 +166,7 @@ fn a_record_that_is_cut_at_the_end_of_a_segment_keeps_no_standby_out() {
     let ids = failover.nodes.ids();
     let disk = Disk::under(&failover);
     cut_a_record(&failover, &disk);
-    disk.does("no room");
+    disk.does("refuse");
     let (new, epoch) = failover.primary_above(1, &ids);
     assert!(new != "pg1" && epoch == 2, "{new} in epoch {epoch}");
     let writers = write_at(&failover, &ids, &database);

@@ -1,6 +1,6 @@
 /* Preloaded into a PostgreSQL server of a test: what its log is written to does as a file says.
    "hang": nothing reaches it while the file says so; "fail": EIO; "crowded": a segment that is to be made waits for
-   another order; "no room": it cannot be made. */
+   another order; "refuse": it cannot be made, for want of room. Each is known by its first letter. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -38,33 +38,31 @@ static char order(void)
 	return order;
 }
 
+/* Waits while it is ordered to wait; whether it is then ordered to fail, with this error. */
+static int is_refused(char waits, char fails, int error)
+{
+	char now;
+	while ((now = order()) == waits)
+		usleep(20000);
+	if (now != fails)
+		return 0;
+	errno = error;
+	return 1;
+}
+
 /* PostgreSQL makes a segment under this name, and renames it. */
 static int open_with(const char *name, const char *path, int flags, mode_t mode)
 {
-	if (flags & O_CREAT && strstr(path, "pg_wal/xlogtemp")) {
-		char now;
-		while ((now = order()) == 'c')
-			usleep(20000);
-		if (now == 'n') {
-			errno = ENOSPC;
-			return -1;
-		}
-	}
+	if (flags & O_CREAT && strstr(path, "pg_wal/xlogtemp") && is_refused('c', 'r', ENOSPC))
+		return -1;
 	return ((open_as) dlsym(RTLD_NEXT, name))(path, flags, mode);
 }
 
 static int sync_as(const char *name, int fd)
 {
 	int (*real)(int) = (int (*)(int)) dlsym(RTLD_NEXT, name);
-	if (is_log(fd)) {
-		char now;
-		while ((now = order()) == 'h')
-			usleep(20000);
-		if (now == 'f') {
-			errno = EIO;
-			return -1;
-		}
-	}
+	if (is_log(fd) && is_refused('h', 'f', EIO))
+		return -1;
 	return real(fd);
 }
 
