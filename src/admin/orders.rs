@@ -138,6 +138,7 @@ pub(super) fn may_begin(
     let settled = primary.stage == Stage::Confirmed || kind == FailoverKind::Forced;
     let from = primary.server.clone().filter(|_| settled);
     let from = from.ok_or("there is no primary that could be replaced; see `komainu status`")?;
+    let configured = |id: &str| config.servers.iter().find(|server| server.id == *id);
     if let Some(to) = to {
         let server = state.servers().get(to).ok_or_else(|| {
             let known: Vec<_> = state.servers().keys().map(String::as_str).collect();
@@ -149,7 +150,7 @@ pub(super) fn may_begin(
         if server.administrative != Administrative::Attached {
             return Err(format!("{to} is not attached: it is {}", in_words(server.administrative)));
         }
-        let configured = config.servers.iter().find(|server| server.id == *to);
+        let configured = configured(to);
         let shipped = configured.is_some_and(|server| server.replication == Replication::LogShipping);
         if shipped && kind == FailoverKind::Switchover {
             return Err(format!(
@@ -168,14 +169,13 @@ pub(super) fn may_begin(
             ));
         }
     }
-    let may_follow = |id: &str, server: &crate::cluster::state::Server| {
-        let configured = config.servers.iter().find(|server| server.id == *id);
-        id != from
+    let may_follow = state.servers().iter().any(|(id, server)| {
+        *id != from
             && server.administrative == Administrative::Attached
-            && configured.is_some_and(|server| !server.disallow_failover)
+            && configured(id).is_some_and(|server| !server.disallow_failover)
             && answers(view, id)
-    };
-    if kind == FailoverKind::Forced && !state.servers().iter().any(|(id, server)| may_follow(id, server)) {
+    });
+    if kind == FailoverKind::Forced && !may_follow {
         return Err(format!(
             "nobody could take the place of {from}: no attached server that may be the primary answers this node as a \
              standby; see `komainu status`"
@@ -190,7 +190,7 @@ pub(super) fn may_begin(
              takes that back: whoever lacks least of those that are attached is promoted then"
         ));
     }
-    let has_agent = config.servers.iter().any(|server| server.id == from && server.agent.is_some());
+    let has_agent = configured(&from).is_some_and(|server| server.agent.is_some());
     match kind {
         FailoverKind::Switchover if !has_agent => Err(format!(
             "{from} has no agent (server.agent in the configuration), so it cannot be stopped cleanly; \

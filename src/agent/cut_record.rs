@@ -41,8 +41,8 @@ pub fn erase(data: &DataDirectory, control: &Control, timeline: u32, fork: Lsn) 
         fs::remove_file(other).map_err(WorkError::io("remove", other))?;
     }
     blank(path, offset, control.segment_bytes).map_err(WorkError::io("write", path))?;
-    let sync = |directory: &Path| fs::File::open(directory)?.sync_all();
-    sync(&pg_wal).map_err(WorkError::io("sync", &pg_wal))?;
+    let synced = fs::File::open(&pg_wal).and_then(|directory| directory.sync_all());
+    synced.map_err(WorkError::io("sync", &pg_wal))?;
     Ok(true)
 }
 

@@ -143,6 +143,11 @@ impl Owed {
         Owed::before(reply, For::Prelude)
     }
 
+    /// Its reply is the client's, whoever gives it, and not an answer to a question of ours.
+    fn is_clients(&self) -> bool {
+        !matches!(self.audience, For::Us(_))
+    }
+
     /// It is answered with ReadyForQuery.
     pub fn ends_batch(&self) -> bool {
         matches!(self.reply, Reply::Sync | Reply::Query | Reply::FunctionCall)
@@ -330,19 +335,23 @@ impl ExpectedReplies {
 
     /// Whether any reply is owed to the client (rather than to us).
     pub fn owes_client(&self) -> bool {
-        self.skipping || self.owed.iter().any(|owed| !matches!(owed.audience, For::Us(_)))
+        self.skipping || self.owes_answers()
+    }
+
+    /// The same, but for the end of a batch that has failed.
+    pub fn owes_answers(&self) -> bool {
+        self.owed.iter().any(Owed::is_clients)
     }
 
     /// The client was told of an error, and nothing else is due to it before the end of its batch.
     pub fn only_skips(&self) -> bool {
-        self.skipping && self.owed.iter().all(|owed| matches!(owed.audience, For::Us(_)))
+        self.skipping && !self.owes_answers()
     }
 
     /// Part of a batch was sent behind the last Query or Sync.
     pub fn has_begun_another_batch(&self) -> bool {
-        let is_clients = |owed: &Owed| !matches!(owed.audience, For::Us(_));
-        let last = self.owed.iter().rposition(|owed| owed.ends_batch() && is_clients(owed));
-        last.is_some_and(|last| self.owed.range(last + 1..).any(is_clients))
+        let last = self.owed.iter().rposition(|owed| owed.ends_batch() && owed.is_clients());
+        last.is_some_and(|last| self.owed.range(last + 1..).any(Owed::is_clients))
     }
 
     /// Rows and COPY data that come now are the client's.

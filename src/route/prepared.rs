@@ -62,10 +62,7 @@ pub fn is_escaped(name: &[u8]) -> bool {
 
 /// Whether a statement of the text is a `DEALLOCATE ALL`.
 pub fn deallocates_all(sql: &[u8]) -> bool {
-    let (text, tokens) = (legible(sql), tokens(sql));
-    split(&text, &tokens).statements.iter().any(|tokens| {
-        let words = Words { sql: &text, tokens };
-        let last = words.len().saturating_sub(1);
+    any_statement(sql, |words, last| {
         words.is(0, "deallocate")
             && words.is(last, "all")
             && (last == 1 || last == 2 && words.is(1, "prepare"))
@@ -74,11 +71,15 @@ pub fn deallocates_all(sql: &[u8]) -> bool {
 
 /// Whether a statement of the text takes a setting back to its default: a RESET, or a SET to DEFAULT.
 pub fn resets_settings(sql: &[u8]) -> bool {
+    any_statement(sql, |words, last| words.is(0, "reset") || words.is(0, "set") && words.is(last, "default"))
+}
+
+/// Whether this is so of a statement of the text, by its words and where the last of them is.
+fn any_statement(sql: &[u8], is_so: impl Fn(Words<'_>, usize) -> bool) -> bool {
     let (text, tokens) = (legible(sql), tokens(sql));
     split(&text, &tokens).statements.iter().any(|tokens| {
         let words = Words { sql: &text, tokens };
-        let last = words.len().saturating_sub(1);
-        words.is(0, "reset") || words.is(0, "set") && words.is(last, "default")
+        is_so(words, words.len().saturating_sub(1))
     })
 }
 

@@ -418,12 +418,10 @@ impl Session {
         let Some((kind, name)) = target(found, input)? else {
             return Ok(Step::NeedMore { room: found.len });
         };
-        let of_ours = match kind == b'S' && !name.is_empty() {
-            true => self.names.remove(&name).map(Box::new),
-            false => None,
-        };
+        let is_named = kind == b'S' && !name.is_empty();
+        let of_ours = is_named.then(|| self.names.remove(&name)).flatten().map(Box::new);
         // Servers keep the statement for whoever prepares the same. What the client prepared by SQL they have by its name.
-        if of_ours.is_some() || kind == b'S' && !name.is_empty() && self.pins_no_sql() {
+        if of_ours.is_some() || is_named && self.pins_no_sql() {
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             let mut owed = Owed::client(Reply::OwnCloseComplete);
             owed.change = of_ours;

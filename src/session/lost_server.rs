@@ -103,7 +103,7 @@ impl Session {
         let lost = self.pins.lost_unseen(self.transaction.pinned);
         let settings_lost = lease.settings_asked.is_some() || lease.settings_unread;
         let skips = lease.conn.expected.only_skips();
-        let owes = lease.conn.expected.owes_client() && !skips;
+        let owes = lease.conn.expected.owes_answers();
         let has_begun_another = lease.conn.expected.has_begun_another_batch();
         let done = &self.transaction;
         let loss = Loss {

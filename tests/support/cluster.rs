@@ -90,7 +90,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for server in [self.servers.primary()].into_iter().chain(self.servers.standbys()) {
+            for server in self.servers.all() {
                 let (id, log) = (server.id(), server.log_tail());
                 eprintln!("---- the end of {id}'s log ----\n{log}---- end of {id}'s log ----");
             }

@@ -33,10 +33,8 @@ pub(super) fn decide(situation: &Situation<'_>, primary: &config::Server) -> Pla
     }
     let servers = of_primary.into_iter().chain(of_standbys);
     let actions = servers.filter_map(|(id, facts)| one(situation, primary, id, facts));
-    match is_awaited(situation, primary) {
-        true => plan.actions.extend(actions.filter(|action| is_for_one_in_use(situation, action))),
-        false => plan.actions.extend(actions),
-    }
+    let is_awaited = is_awaited(situation, primary);
+    plan.actions.extend(actions.filter(|action| !is_awaited || is_for_one_in_use(situation, action)));
     plan
 }
 
