@@ -259,10 +259,17 @@ impl Session {
         if expected.is_skipping() && is_known(found.tag) && !matches!(found.tag, b'S' | b'X') {
             return Ok(self.drop_message(found));
         }
-        match found.tag {
-            tag if expected.is_forgetting() && !matches!(tag, b'S' | b'H' | b'X') => {
-                Ok(self.wait_for_answers())
+        if !matches!(found.tag, b'S' | b'H' | b'X') {
+            if expected.is_forgetting() {
+                return Ok(self.wait_for_answers());
             }
+            if let Some(step) = self.batch_goes_on_elsewhere() {
+                return Ok(step);
+            }
+        }
+        let lease = self.lease.as_mut().expect("called with a lease");
+        let expected = &lease.conn.expected;
+        match found.tag {
             b'P' | b'B' | b'D' | b'C' if expected.has_unsettled_batch() => Ok(Step::Wait),
             b'Q' => self.send_query(found, input),
             b'P' => self.send_parse(found, input),

@@ -7,6 +7,7 @@
 
 pub mod answers;
 mod batch;
+mod behind_end;
 pub mod cancel;
 mod choose;
 mod console;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use super::batch::text;
 use super::effects::alters;
 use super::inbound::{FITS, Step};
-use super::orphaned::first_statement;
 use super::pins::PinReason;
 use super::prepared::{Content, Context, StatementStore};
 use super::rewrite;
@@ -50,6 +49,10 @@ impl Session {
         if self.waits_for_floor(&analyzed) {
             return Ok(Step::Wait);
         }
+        if let Some(step) = self.goes_on_elsewhere(found, &analyzed, input) {
+            return Ok(step);
+        }
+        let sql = text(&input.bytes()[HEADER_LEN..found.len]);
         self.report_hints(&analyzed);
         if let Some(answer) = self.own_answer(&analyzed, sql) {
             let lease = self.lease.as_mut().expect("called with a lease");
@@ -173,33 +176,12 @@ impl Session {
     }
 
     /// A text that ends a failed transaction, and then executes what this connection does not know: nothing can be parsed
-    /// there before. So its end goes ahead, and the rest comes back as a text of its own, which is what it is to the server.
+    /// there before. So its end goes ahead.
     fn ends_failed_first(&mut self, found: Header, sql: &[u8], input: &mut Buffer) -> bool {
         if self.status != TransactionStatus::Failed || !self.lacks_executed(sql) {
             return false;
         }
-        let (first, rest) = first_statement(sql);
-        let ends = self.identity.database.classify(first, &self.settled, self.reading());
-        let mut query = bytes::BytesMut::new();
-        if !matches!(
-            ends.analysis.kind,
-            StatementKind::Rollback { chain: false } | StatementKind::Commit { chain: false }
-        ) || message::query(&mut query, rest).is_err()
-        {
-            return false;
-        }
-        input.consume(found.len);
-        input.prepend(&query);
-        self.unnamed = None;
-        self.tally.sent(class_of(&ends));
-        self.note_statement(&ends);
-        self.unmark();
-        // A failed transaction has no other end.
-        message::command_complete(&mut self.to_client, "ROLLBACK");
-        let lease = self.lease.as_mut().expect("called with a lease");
-        lease.conn.ask_simple(Question::Rollback, first);
-        lease.note_complete_request();
-        true
+        self.end_goes_ahead(found, sql, input)
     }
 
     /// Whether a text executes what is still to be made known to the server.

@@ -619,6 +619,64 @@ fn what_a_standby_refuses_is_asked_once_more_on_the_primary_but_never_in_a_trans
 }
 
 #[test]
+fn what_comes_behind_the_end_of_a_standbys_transaction_is_routed_as_if_it_came_alone() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    cluster.prepare(&database, &format!("SET ROLE {APP_USER}; CREATE TABLE t (id int)"));
+    let komainu = eventual(cluster).start();
+    let mut wire = komainu.login(&database);
+    wait_for_catalog(&mut wire, "t");
+    let rows = || cluster.primary().psql(&database, "SELECT count(*) FROM t").unwrap();
+    let completions = |messages: &[Message]| -> Vec<String> {
+        let tag = |m: &Message| String::from_utf8_lossy(&m.body).trim_end_matches('\0').to_owned();
+        messages.iter().filter(|m| m.tag == 'C').map(tag).collect()
+    };
+    let begin = |wire: &mut Wire| {
+        run(wire, "BEGIN READ ONLY");
+        assert_eq!(wire.query_value("SELECT current_setting('in_hot' || '_standby')"), "on");
+    };
+
+    begin(&mut wire);
+    let messages = wire.query("COMMIT; INSERT INTO t VALUES (1); SELECT 1");
+    assert_eq!((tags(&messages).as_str(), completions(&messages)[0].as_str()), ("CCTDCZ", "COMMIT"));
+    begin(&mut wire);
+    assert_eq!(tags(&wire.query("SELECT 1 / 0")), "EZ");
+    let messages = wire.query("COMMIT; BEGIN; INSERT INTO t VALUES (2)");
+    assert_eq!(completions(&messages), ["ROLLBACK", "BEGIN", "INSERT 0 1"]);
+    assert_eq!(messages.last().unwrap().body, b"T");
+    run(&mut wire, "COMMIT");
+    assert_eq!(rows(), "2");
+    // What cannot be done fails by itself, and a read stays where it may.
+    begin(&mut wire);
+    assert_eq!(tags(&wire.query("COMMIT; INSERT INTO nowhere VALUES (1); SELECT 1")), "CEZ");
+    begin(&mut wire);
+    assert_eq!(values(&wire.query("ROLLBACK; SELECT current_setting('in_hot' || '_standby')")), ["on"]);
+
+    // The same in one batch, whether the end is prepared or not.
+    let pipeline = |ends: &str| {
+        let batch = Pipeline::new().parse("", ends).bind("", "", &[]).execute("", 0);
+        batch.parse("", "INSERT INTO t VALUES (3)").bind("", "", &[]).execute("", 0)
+    };
+    for ends in ["COMMIT", "ROLLBACK"] {
+        begin(&mut wire);
+        let messages = wire.pipeline(pipeline(ends).sync());
+        assert_eq!((tags(&messages).as_str(), completions(&messages)[0].as_str()), ("12C12CZ", ends));
+    }
+    begin(&mut wire);
+    let messages = wire.pipeline(pipeline("COMMIT").query("INSERT INTO t VALUES (4)"));
+    assert_eq!(tags(&messages), "12C12CCZ");
+    assert_eq!(rows(), "6");
+    // An end that fails takes the rest of its batch with it, and no more.
+    begin(&mut wire);
+    let messages = wire.pipeline(
+        Pipeline::new().parse("", "COMMIT").bind("", "", &["1"]).execute("", 0).parse("", "SELECT 1").sync(),
+    );
+    assert_eq!((tags(&messages).as_str(), messages.last().unwrap().body.as_slice()), ("1EZ", &b"E"[..]));
+    run(&mut wire, "ROLLBACK");
+    assert_eq!(rows(), "6");
+}
+
+#[test]
 fn who_is_serializable_by_default_reads_on_the_primary() {
     let cluster = Cluster::shared();
     let database = cluster.database();
