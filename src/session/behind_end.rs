@@ -28,7 +28,7 @@ impl Session {
         if analyzed.analysis.kind != StatementKind::Many || analyzed.routed.class == Class::Read {
             return None;
         }
-        if !lease.conn.expected.is_answered() {
+        if !lease.is_answered() {
             return Some(self.wait_for_answers());
         }
         if lease.conn.status == TransactionStatus::Idle {
@@ -80,7 +80,7 @@ impl Session {
         {
             return None;
         }
-        if lease.conn.expected.is_answered() {
+        if lease.is_answered() {
             lease.conn.push_sync(Question::Rollback);
             lease.note_complete_request();
             return Some(Step::Done);

@@ -180,6 +180,11 @@ impl Lease {
             && self.preparing_since_ms.is_none()
     }
 
+    /// All that was sent is answered, and the answers have come to their end.
+    pub fn is_answered(&self) -> bool {
+        self.conn.expected.is_answered() && self.server_passing == 0
+    }
+
     /// Nothing is under way in either direction.
     pub fn is_quiet(&self) -> bool {
         self.conn.expected.is_empty() && self.conn.output.is_empty() && self.marked == 0

@@ -152,6 +152,7 @@ impl Session {
                 lease.marked += count;
                 lease.passed += count;
                 lease.server_passing -= count;
+                self.drain_own_replies();
                 continue;
             }
             let found = match header(rest, MAX_SERVER_MESSAGE) {
@@ -174,6 +175,7 @@ impl Session {
             };
             let looked_into = match found.tag {
                 b'Z' | b'S' | b'E' | b'N' => true,
+                b'C' if lease.unconfirmed == Unconfirmed::Commit => true,
                 _ => !matches!(audience, Some(For::Client)),
             };
             if !complete && (looked_into || !heard) && found.len <= longest {
@@ -331,10 +333,10 @@ impl Session {
         }
     }
 
-    /// Writes the replies of ours whose turn has come.
+    /// Writes the replies of ours whose turn has come: never into a message of the server's that is still coming.
     pub(super) fn drain_own_replies(&mut self) {
         loop {
-            let Some(lease) = &mut self.lease else { return };
+            let Some(lease) = self.lease.as_mut().filter(|lease| lease.server_passing == 0) else { return };
             let Some(owed) = lease.conn.expected.pop_own() else { return };
             if let (false, Some(change)) = (lease.retained.is_empty(), owed.change) {
                 lease.undo.push(*change);

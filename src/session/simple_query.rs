@@ -105,7 +105,7 @@ impl Session {
         input: &mut Buffer,
         analyzed: &Arc<Analyzed>,
     ) -> Result<Step, End> {
-        if self.lease.as_ref().is_some_and(|lease| !lease.conn.expected.is_answered()) {
+        if self.lease.as_ref().is_some_and(|lease| !lease.is_answered()) {
             return Ok(self.wait_for_answers());
         }
         let sql = text(&input.bytes()[HEADER_LEN..found.len]).to_vec();

@@ -533,6 +533,15 @@ fn wide_rows_and_long_errors_and_long_queries_pass() {
     let columns: Vec<String> = (0..1600).map(|n| format!("{n} AS c{n}")).collect();
     let wide = new().query(&format!("SELECT {}", columns.join(","))).send();
     assert_eq!(same("1600 columns", &[wide, Step::Ready(1)]), "TDCZ");
+    // What komainu answers by itself comes behind a description that takes more than one read.
+    let wide = format!("SELECT {}", columns.join(","));
+    let parse = new().parse("s", &wide).parse("t", "SELECT 1").sync();
+    let described =
+        new().describe(b'S', "s").close(b'S', "s").parse("u", "SELECT 1").describe(b'S', "u").sync();
+    assert_eq!(
+        same("1600 columns described", &[parse.send(), Step::Ready(1), described.send(), Step::Ready(1)]),
+        "11ZtT31tTZ"
+    );
     let long =
         new().query("DO $$ BEGIN RAISE EXCEPTION '%', repeat('x', 200000); END $$").query("SELECT 1").send();
     assert_eq!(same("an error of 200 kB", &[long, Step::Ready(2)]), "EZTDCZ");
