@@ -22,6 +22,9 @@ pub const MAX_SETTINGS: usize = 1024 * 1024;
 /// Who we are, in the order in which it is set, behind all else. To leave the first is to leave the second as well.
 const WHO: [&str; 2] = ["session_authorization", "role"];
 
+/// By this a server reads every value. All are sent in that of a new connection, UTF8.
+const ENCODING: &str = "client_encoding";
+
 /// Settings that say how long a statement may take, how its transaction ends, who asks and what is told of it.
 const NO_MEANING: [&str; 11] = [
     "application_name",
@@ -119,10 +122,18 @@ impl Settings {
                 changes.extend(self.get(name).map(|value| Change { name, value: Some(value) }));
             }
         }
+        let is_ascii = |change: &Change<'_>| change.name.is_ascii() && change.value.is_none_or(str::is_ascii);
+        if present.get(ENCODING).is_some() && !changes.iter().all(is_ascii) {
+            changes.retain(|change| change.name != ENCODING);
+            changes.push(Change { name: ENCODING, value: None });
+            changes.extend(self.get(ENCODING).map(|value| Change { name: ENCODING, value: Some(value) }));
+        }
         changes.sort_by_key(|change| match (who(change.name), change.value) {
-            (Some(_), None) => 0,
-            (None, _) => 1,
-            (Some(at), Some(_)) => 2 + at,
+            (None, None) if change.name == ENCODING => 0,
+            (None, Some(_)) if change.name == ENCODING => 5,
+            (Some(_), None) => 1,
+            (None, _) => 2,
+            (Some(at), Some(_)) => 3 + at,
         });
         changes
     }
@@ -259,6 +270,33 @@ mod tests {
             ["session_replication_role=replica", "session_authorization=bob"]
         );
         assert_eq!(changes(&[(role, "a")], &[(role, "b")]), ["role=b"]);
+    }
+
+    #[test]
+    fn values_are_sent_in_the_encoding_in_which_they_are_kept() {
+        let changes = |have: &[(&str, &str)], want: &[(&str, &str)]| {
+            let (have, want) = (settings(have), settings(want));
+            let changes = want.changes_from(&have);
+            changes.iter().map(|c| format!("{}={}", c.name, c.value.unwrap_or("-"))).collect::<Vec<_>>()
+        };
+        let latin = (ENCODING, "LATIN1");
+        assert_eq!(
+            changes(&[latin], &[("app.tenant", "Zo\u{eb}"), (ENCODING, "UTF8")]),
+            ["client_encoding=-", "app.tenant=Zo\u{eb}", "client_encoding=UTF8"]
+        );
+        assert_eq!(
+            changes(&[latin], &[("app.tenant", "Zo\u{eb}")]),
+            ["client_encoding=-", "app.tenant=Zo\u{eb}"]
+        );
+        assert_eq!(
+            changes(&[], &[latin, ("role", "b\u{e4}r"), ("search_path", "a")]),
+            ["search_path=a", "role=b\u{e4}r", "client_encoding=LATIN1"]
+        );
+        assert_eq!(
+            changes(&[latin], &[latin, ("search_path", "sch\u{e9}ma")]),
+            ["client_encoding=-", "search_path=sch\u{e9}ma", "client_encoding=LATIN1"]
+        );
+        assert_eq!(changes(&[latin], &[latin, ("search_path", "a")]), ["search_path=a"]);
     }
 
     #[test]

@@ -896,6 +896,9 @@ fn what_is_not_ascii_is_itself_in_any_encoding() {
     utf8.query("SET search_path = \"schéma\"");
     assert_eq!(value(&mut latin, b"SHOW work_mem"), b"1234kB");
     assert_eq!(value(&mut utf8, b"SHOW search_path"), "\"schéma\"".as_bytes());
+    utf8.query("SET app.tenant = 'Zoë'");
+    assert_eq!(value(&mut latin, b"SHOW work_mem"), b"1234kB");
+    assert_eq!(value(&mut utf8, b"SHOW app.tenant"), "Zoë".as_bytes());
     // In UTF8 only can such a value be given to another server connection; the client is told.
     latin.send_message('Q', b"SET search_path = 'sch\xe9ma'\0");
     let end = latin.expect_end();
