@@ -103,8 +103,10 @@ impl OwnStatement {
                   WHERE session_id OPERATOR(pg_catalog.=) 'MASTER_SESSION_ID'"
             }
             OwnStatement::Settings => {
+                // What SET TRANSACTION has said is that transaction's, whatever it is called afterwards.
                 b"SELECT name, setting FROM pg_catalog.pg_settings \
-                  WHERE source OPERATOR(pg_catalog.=) 'session' \
+                  WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.<>) ALL ( \
+                    '{transaction_isolation,transaction_read_only,transaction_deferrable}'::pg_catalog.text[]) \
                   UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
                   WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none' \
                   UNION ALL SELECT 'session_authorization', session_user \
