@@ -86,13 +86,15 @@ impl Session {
     /// this transaction has drawn values already: those are asked for. Should it fail, in a transaction that has failed
     /// for instance, the client hears of it, as it would of its own message.
     pub(super) fn discard_foreign_sequences(&mut self, effects: Effects, before_query: bool) {
-        if !effects.intersects(Effects::USES_SEQUENCE_STATE)
-            || self.transaction.effects.intersects(Effects::ADVANCES_SEQUENCE)
-            || self.status == TransactionStatus::Failed
-        {
+        if !effects.intersects(Effects::USES_SEQUENCE_STATE) || self.status == TransactionStatus::Failed {
             return;
         }
         let Some(conn) = self.lease.as_mut().map(|lease| &mut lease.conn) else { return };
+        if self.transaction.effects.intersects(Effects::ADVANCES_SEQUENCE) {
+            // Nor later on: the session keeps the connection for their sake.
+            conn.foreign_sequences = false;
+            return;
+        }
         if conn.foreign_sequences {
             // The Query is of the batch in front of it, if there is one, which a Sync would end.
             let is_ahead = before_query && !conn.expected.has_open_batch();

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::SessionId;
 use super::cancel::CancelSlot;
 use super::gateway::{Database, Gateway};
 use super::lease::Lease;
@@ -66,7 +67,9 @@ impl Session {
         let unmarked = lease.marked;
         lease.conn.input.consume(unmarked);
         lease.marked = 0;
-        let goes_at_once = lease.conn.is_clean() || lease.conn.doomed;
+        // Others may wait for what it has locked; what is only hidden can be wiped for whoever comes next.
+        let wipes = !self.pins.is_empty() && lease.conn.forgets;
+        let goes_at_once = lease.conn.doomed || lease.conn.is_clean() && !wipes;
         let alters = self.transaction.alters > 0;
         let altered = alters.then(|| Altered(self.gateway.clone(), self.identity.database.clone()));
         // DISCARD ALL unloads no library and ends no backup. What is under way may end before the connection does.
@@ -78,7 +81,7 @@ impl Session {
         }
         // A COMMIT on its way is the client's wish, and goodbye no reason to call it back.
         let may_end = self.transaction.effects.intersects(Effects::ENDS_TRANSACTION);
-        tokio::spawn(clean_up(lease, may_end, altered, self.slot.clone(), self.gateway.right.clone()));
+        tokio::spawn(clean_up(lease, may_end, wipes, altered, self.slot.clone(), self.gateway.right.clone()));
     }
 }
 
@@ -94,6 +97,7 @@ impl Drop for Altered {
 async fn clean_up(
     mut lease: Lease,
     may_end: bool,
+    wipes: bool,
     altered: Option<Altered>,
     slot: Arc<CancelSlot>,
     right: Arc<WriteRight>,
@@ -120,6 +124,12 @@ async fn clean_up(
     let mut finished = drained(&mut lease, &right, deadline).await;
     if finished && lease.conn.status != TransactionStatus::Idle {
         lease.conn.ask_simple(Question::Rollback, b"ROLLBACK");
+        finished = drained(&mut lease, &right, ROLLBACK_DEADLINE).await;
+    }
+    if finished && wipes && !lease.conn.doomed {
+        lease.conn.ask_simple(Question::Reset, b"DISCARD ALL");
+        lease.conn.forget_everything();
+        lease.conn.last_session = SessionId::NONE;
         finished = drained(&mut lease, &right, ROLLBACK_DEADLINE).await;
     }
     if !finished {

@@ -221,7 +221,11 @@ fn leave_while_it_is_wiped(komainu: &Komainu, database: &str, mut next: Wire) ->
     let primary = Cluster::shared().primary();
     let mut first = komainu.login(database);
     first.query("SET statement_timeout = '1h'");
-    first.query("CREATE TEMP TABLE left_behind ()");
+    // Unseen: what is seen to be left is wiped before anybody else gets the connection.
+    let body = "BEGIN EXECUTE 'CREATE TEMP TABLE left_behind ()'; END";
+    first.query(&format!("CREATE FUNCTION leaves() RETURNS void LANGUAGE plpgsql AS $${body}$$"));
+    first.query("SELECT leaves()");
+    assert!(!tags(&first.query("SHOW komainu.pins")).contains('D'));
     let backend = first.query_value("SELECT pg_backend_pid()");
     let schema = first.query_value("SELECT pg_my_temp_schema()::regnamespace");
     let mut holder = Wire::connect(primary.port());
@@ -639,6 +643,47 @@ fn an_advisory_lock_pins_until_it_is_unlocked() {
     );
 }
 
+/// As with PostgreSQL itself: nobody has to come for the connection first.
+#[test]
+fn what_a_client_has_locked_is_free_once_it_has_left() {
+    let database = Cluster::shared().database();
+    let komainu = Komainu::start_with(Cluster::shared(), "pool.size = 2\nsplit.enabled = false");
+    for (lock, last) in
+        [("SELECT pg_advisory_lock(816)", "SELECT 1"), ("SELECT pg_advisory_lock(816)", "BEGIN; SELECT 1/0")]
+    {
+        let (mut holder, mut waiter) = (komainu.login(&database), komainu.login(&database));
+        holder.query(lock);
+        holder.query(last);
+        waiter.send_pipeline(Pipeline::new().query(lock));
+        let waits =
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 816 AND NOT granted";
+        eventually(PATIENCE, "the other waits for it", || {
+            Cluster::shared().primary().psql("postgres", waits).unwrap() == "1"
+        });
+        drop(holder);
+        assert_eq!(tags(&waiter.until('Z')), "TDCZ", "{last}");
+    }
+}
+
+/// PostgreSQL takes no other value for it once a connection has had a temporary table, and no wiping helps.
+#[test]
+fn temp_buffers_need_a_connection_that_never_had_a_temporary_table() {
+    let database = Cluster::shared().database();
+    let komainu = komainu_of_one();
+    let (mut wire, mut other) = (komainu.login(&database), komainu.login(&database));
+    for _ in 0..2 {
+        wire.query("SET temp_buffers = '64MB'");
+        wire.query("SELECT 1");
+        other.query("CREATE TEMP TABLE x AS SELECT 1");
+        other.query("DROP TABLE x");
+        assert_eq!(wire.query_value("SHOW temp_buffers"), "64MB");
+        wire.query("CREATE TEMP TABLE x AS SELECT 1");
+        wire.query("DROP TABLE x");
+        assert_eq!(other.query_value("SHOW temp_buffers"), "8MB");
+        wire.query("RESET temp_buffers");
+    }
+}
+
 #[test]
 fn a_cursor_with_hold_pins_until_it_is_closed() {
     pins_and_unpins(
@@ -713,6 +758,15 @@ fn sequence_values_are_the_clients_own_or_none() {
     a.query("COMMIT");
     assert_eq!(a.query_value("SHOW komainu.pins"), "sequence_state");
     assert_eq!(a.query_value("SELECT currval('t_id_seq')"), "3");
+    // Also where another client has drawn some before, and is there still.
+    drop(a);
+    let (mut a, mut b) = (komainu.login(&database), komainu.login(&database));
+    b.query("INSERT INTO t (v) VALUES (4)");
+    a.query("BEGIN");
+    a.query("INSERT INTO t (v) VALUES (5)");
+    assert_eq!(a.query_value("SELECT lastval()"), "5");
+    a.query("COMMIT");
+    assert_eq!(a.query_value("SELECT lastval()"), "5");
 }
 
 /// The second draws a value of a sequence in another session, on the same server connection.
