@@ -428,24 +428,33 @@ impl Session {
         if timeout == 0 { 0 } else { self.idle_since_ms + timeout }
     }
 
+    /// Whether the server that it holds is none to be heard any more.
+    fn looks_in_vain(&mut self) -> Result<bool, End> {
+        self.look_at_topology();
+        let epoch = self.topology.epoch;
+        if self.lease.as_ref().is_some_and(|lease| lease.conn.epoch != epoch) {
+            // Nothing that comes from this server counts any more.
+            return self.server_gone(io::ErrorKind::ConnectionAborted.into()).map(|()| true);
+        }
+        if self.lease.is_some() && self.usable()? == Usable::Gone {
+            return Ok(true);
+        }
+        if self.lease.as_ref().is_some_and(|lease| self.is_given_up(lease)) {
+            return self.server_gone(io::ErrorKind::TimedOut.into()).map(|()| true);
+        }
+        Ok(false)
+    }
+
     /// Orders from outside, and deadlines that have passed.
     fn obey(&mut self) -> Result<bool, End> {
-        match self.handle.order() {
+        let order = self.handle.order();
+        // Whoever drains is told to look as well, only not by a word of its own.
+        if matches!(order, Order::Look | Order::Drain) && self.looks_in_vain()? {
+            return Ok(true);
+        }
+        match order {
             Order::None => return Ok(false),
-            Order::Look => {
-                self.look_at_topology();
-                let epoch = self.topology.epoch;
-                if self.lease.as_ref().is_some_and(|lease| lease.conn.epoch != epoch) {
-                    // Nothing that comes from this server counts any more.
-                    return self.server_gone(io::ErrorKind::ConnectionAborted.into()).map(|()| true);
-                }
-                if self.lease.is_some() && self.usable()? == Usable::Gone {
-                    return Ok(true);
-                }
-                if self.lease.as_ref().is_some_and(|lease| self.is_given_up(lease)) {
-                    return self.server_gone(io::ErrorKind::TimedOut.into()).map(|()| true);
-                }
-            }
+            Order::Look => {}
             Order::Drain => {
                 if self.waiting.is_none()
                     && self.lease.as_ref().is_none_or(|l| l.is_quiet() && self.is_idle())

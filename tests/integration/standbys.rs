@@ -187,6 +187,25 @@ fn a_transaction_on_a_standby_that_hangs_ends_with_an_error_when_that_is_down() 
     cluster.standby(0).thaw();
 }
 
+#[test]
+fn a_node_that_drains_still_sees_that_a_standby_hangs() {
+    let cluster = Cluster::start(1);
+    let database = cluster.database();
+    let health = "[split]\nmax_lag_ms = 0\n[health]\nconnect_timeout_ms = 500\n";
+    let komainu = start(&cluster, &format!("{health}[limits]\nshutdown_timeout_ms = 600000\n"));
+    let mut wire = komainu.login(&database);
+    reads_go_to(&mut wire, &["pg2"]);
+    run(&mut wire, "BEGIN READ ONLY");
+    assert_eq!(wire.query_value("SELECT current_setting('in_hot' || '_standby')"), "on");
+    komainu.signal(Signal::TERM);
+    komainu.says("draining");
+    cluster.standby(0).freeze();
+    assert_eq!(error(&wire.query("SELECT 42")).as_deref(), Some("08006"));
+    cluster.standby(0).thaw();
+    assert_eq!(error(&wire.expect_end()).as_deref(), Some("57P01"));
+    komainu.wait(PATIENCE);
+}
+
 fn cluster_url(cluster: &Cluster, database: &str) -> String {
     format!("postgres://{APP_USER}:app%27s%20secret@127.0.0.1:{}/{database}", cluster.primary().port())
 }
