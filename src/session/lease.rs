@@ -313,6 +313,9 @@ impl Session {
         lease.request = Some(request);
         self.lease = Some(lease);
         self.force_primary = false;
+        if std::mem::take(&mut self.writes_after_all) {
+            self.transaction.wrote();
+        }
         if !ours_first {
             self.tell_what_differs();
         }

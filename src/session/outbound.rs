@@ -26,8 +26,12 @@ use crate::wire::sqlstate::{self, SqlState};
 const MAX_SERVER_MESSAGE: usize = 1 << 31;
 /// A standby ends a read that its replay conflicts with by this code; the primary has no such conflict.
 const RECOVERY_CONFLICT: SqlState = SqlState(*b"40001");
+/// Or by this one, when it holds the buffer that replay waits for while it waits for replay itself.
+const BUFFER_DEADLOCK: (SqlState, &[u8]) = (SqlState(*b"40P01"), b"CheckRecoveryConflictDeadlock");
 /// The routine that takes no snapshot for a serializable transaction on a standby (SQLSTATE 0A000 again).
 const SERIALIZABLE_SNAPSHOT: &[u8] = b"GetSerializableTransactionSnapshot";
+/// The one that finds a relation unlogged, of which a standby has nothing.
+const UNLOGGED_RELATION: (SqlState, &[u8]) = (SqlState(*b"0A000"), b"get_relation_info");
 /// The routine that waits for synchronous standbys, `src/backend/replication/syncrep.c`. All it ever says is that
 /// it gave up waiting.
 const SYNC_REP_WAIT: &[u8] = b"SyncRepWaitForLSN";
@@ -36,6 +40,16 @@ const UNCONFIRMED: &str = "the transaction was committed on the primary, but not
 /// The routine that refuses a prepared statement whose result would have other columns than it had
 /// (SQLSTATE 0A000, which by itself says much else).
 const CACHED_PLAN_CHANGED: &[u8] = b"RevalidateCachedQuery";
+
+/// Whether a server refuses that only because it is a standby: the primary would do it.
+fn is_of_recovery(state: SqlState, routine: Option<&[u8]>) -> bool {
+    state == sqlstate::READ_ONLY_SQL_TRANSACTION
+        || state == RECOVERY_CONFLICT
+        || routine.is_some_and(|routine| {
+            routine == SERIALIZABLE_SNAPSHOT
+                || [BUFFER_DEADLOCK, UNLOGGED_RELATION].contains(&(state, routine))
+        })
+}
 
 impl Session {
     /// Sends what waits for the server.
@@ -394,11 +408,10 @@ impl Session {
             // The schema was changed past us: what is prepared from now on is another statement.
             self.identity.database.schema_changed();
         }
-        let refused = state == sqlstate::READ_ONLY_SQL_TRANSACTION
-            || state == RECOVERY_CONFLICT
-            || fields::field(body, b'R') == Some(SERIALIZABLE_SNAPSHOT);
-        if lease.is_standby && !lease.retained.is_empty() && refused {
+        if lease.is_standby && !lease.retained.is_empty() && is_of_recovery(state, fields::field(body, b'R'))
+        {
             lease.redirect = true;
+            self.writes_after_all = state == sqlstate::READ_ONLY_SQL_TRANSACTION;
         } else if state == sqlstate::READ_ONLY_SQL_TRANSACTION
             && !lease.is_standby
             && !lease.retained.is_empty()
@@ -503,4 +516,27 @@ fn rename(body: &[u8], names: &Names) -> Vec<u8> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_a_standby_refuses_is_known_by_code_and_routine() {
+        for (state, routine, expected) in [
+            (*b"25006", "PreventCommandIfReadOnly", true),
+            (*b"40001", "ProcessInterrupts", true),
+            (*b"40P01", "CheckRecoveryConflictDeadlock", true),
+            (*b"40P01", "DeadLockReport", false),
+            (*b"0A000", "GetSerializableTransactionSnapshot", true),
+            (*b"0A000", "get_relation_info", true),
+            (*b"42809", "get_relation_info", false),
+            (*b"0A000", "RevalidateCachedQuery", false),
+            (*b"42P01", "parserOpenTable", false),
+        ] {
+            assert_eq!(is_of_recovery(SqlState(state), Some(routine.as_bytes())), expected, "{routine}");
+        }
+        assert!(!is_of_recovery(SqlState(*b"0A000"), None));
+    }
 }

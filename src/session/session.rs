@@ -187,6 +187,8 @@ pub struct Session {
     pub(super) route_reason: Option<DecisionReason>,
     /// The next request goes to the primary whatever it is: a standby has refused it.
     pub(super) force_primary: bool,
+    /// A standby has refused the present request since it writes, whatever it looked like.
+    pub(super) writes_after_all: bool,
     /// For choices that need not be the same each time.
     pub(super) seed: u64,
     /// Pools this session has used in the present epoch.
@@ -280,6 +282,7 @@ impl Session {
             last_route: None,
             route_reason: None,
             force_primary: false,
+            writes_after_all: false,
             seed: start.id.0,
             pools: Vec::new(),
             idle_since_ms: now_ms(),

@@ -280,6 +280,14 @@ fn what_was_read_before_a_loss_is_not_unread_behind_it() {
 fn a_token_carries_what_one_session_wrote_to_another() {
     let cluster = Cluster::start(1);
     let database = counters(&cluster, 1);
+    cluster.prepare(
+        &database,
+        &format!(
+            "SET ROLE {APP_USER}; CREATE FUNCTION logs(int, int) RETURNS int LANGUAGE plpgsql VOLATILE AS \
+             $$BEGIN INSERT INTO log VALUES ($1, $2); RETURN 1; END$$; \
+             CREATE OPERATOR -> (LEFTARG = int, RIGHTARG = int, FUNCTION = logs)"
+        ),
+    );
     let komainu = session(&cluster).config("[split]\nfloor_wait_ms = 0\n").start();
     let (mut writer, mut reader) = (komainu.login(&database), komainu.login(&database));
     wait_for_catalog(&mut reader, "c");
@@ -320,6 +328,15 @@ fn a_token_carries_what_one_session_wrote_to_another() {
         let covers = format!("SELECT pg_wal_lsn_diff('{position}', '{before}') > 5000 * 40");
         assert_eq!(cluster.primary().psql("postgres", &covers).unwrap(), "t", "{token}, {before}");
     }
+    // What a standby has refused since it writes is a write, whatever the catalog says.
+    let before = cluster.primary().psql("postgres", "SELECT pg_current_wal_insert_lsn()").unwrap();
+    let mut third = komainu.login(&database);
+    assert_eq!(third.query_value("SELECT 1 -> 2"), "1");
+    assert!(route(&mut third).1.starts_with("refused"), "{:?}", route(&mut third));
+    let token = third.query_value("SHOW komainu.token");
+    let position = token.split_once(':').unwrap().1;
+    let covers = format!("SELECT '{position}' > '{before}'::pg_lsn");
+    assert_eq!(cluster.primary().psql("postgres", &covers).unwrap(), "t", "{token}, {before}");
     // Within a batch it is answered all the same.
     let batch = Pipeline::new().parse("", "UPDATE c SET n = n WHERE id = 0").bind("", "", &[]).execute("", 0);
     writer.send_pipeline(batch);

@@ -578,7 +578,8 @@ fn what_a_standby_refuses_is_asked_once_more_on_the_primary_but_never_in_a_trans
             "SET ROLE {APP_USER}; CREATE TABLE log (id serial); CREATE FUNCTION writes() RETURNS text \
              LANGUAGE plpgsql STABLE AS $$BEGIN PERFORM hidden(); RETURN current_setting('in_hot_standby'); END$$; \
              CREATE FUNCTION hidden() RETURNS void LANGUAGE plpgsql VOLATILE AS \
-             $$BEGIN INSERT INTO log DEFAULT VALUES; END$$"
+             $$BEGIN INSERT INTO log DEFAULT VALUES; END$$; CREATE UNLOGGED TABLE u AS SELECT 'unlogged' AS v; \
+             CREATE FUNCTION of_unlogged() RETURNS text LANGUAGE sql STABLE AS 'SELECT v FROM u'"
         ),
     );
     let komainu = eventual(cluster).start();
@@ -598,6 +599,13 @@ fn what_a_standby_refuses_is_asked_once_more_on_the_primary_but_never_in_a_trans
     assert_eq!(rows(), "3");
     let refused = komainu.metric("komainu_reads_to_primary_total{reason=\"refused\"}");
     assert_eq!(refused, Some(3.0));
+
+    // Of an unlogged table a standby has nothing.
+    assert_eq!(wire.query_value("SELECT of_unlogged()"), "unlogged");
+    assert!(route(&mut wire).1.starts_with("refused"), "{:?}", route(&mut wire));
+    parse(&mut wire, "o", "SELECT of_unlogged()");
+    bind_execute(&mut wire, "o");
+    assert_eq!(values(&sync(&mut wire)), ["unlogged"]);
 
     // It is refused before its Sync was sent: the second Parse waits for what becomes of the first.
     let batch =
