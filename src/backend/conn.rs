@@ -260,6 +260,8 @@ pub struct ServerConn {
     /// The session whose hidden state (set inside functions, temporary objects) may be left here.
     pub leftover_of: Option<SessionId>,
     pub last_session: SessionId,
+    /// Some session has had it, whatever was wiped since.
+    pub was_lent: bool,
     /// `currval` may show a value that another session than the last drew.
     pub foreign_sequences: bool,
     pub server: ServerIndex,
@@ -508,6 +510,7 @@ impl From<NewConn> for ServerConn {
             leftover_of: None,
             forgets: true,
             last_session: SessionId::NONE,
+            was_lent: false,
             foreign_sequences: false,
             server: new.server,
             epoch: new.epoch,

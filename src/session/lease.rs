@@ -83,6 +83,8 @@ pub struct Lease {
     pub apply_error: Option<(SqlState, String)>,
     /// DISCARD ALL has failed.
     pub is_unwiped: bool,
+    /// Somebody has had the connection before.
+    pub was_lent: bool,
     pub login_right: Option<bool>,
     /// The client was sent the FATAL with which the server ends the connection.
     pub told_fatal: bool,
@@ -260,6 +262,7 @@ impl Session {
             conn.push_sync(Question::Liveness);
             ours_first = true;
         }
+        let was_lent = std::mem::replace(&mut conn.was_lent, true);
         conn.last_session = self.id;
         conn.forgets = !self.settled.config.failover.mode.is_redshift();
         self.slot.lease_began(&conn.cancel);
@@ -298,6 +301,7 @@ impl Session {
             stands_in,
             apply_error: None,
             is_unwiped: false,
+            was_lent,
             login_right: None,
             told_fatal: false,
             unconfirmed: Unconfirmed::No,

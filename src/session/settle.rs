@@ -30,6 +30,9 @@ use crate::wire::sqlstate;
 const WAL_BLOCK: u64 = 8192;
 const WAL_SEGMENT: u64 = 16 * 1024 * 1024;
 
+/// Refused for good once the connection has had temporary tables, whoever made them.
+const ONCE_ONLY: &str = "\"temp_buffers\"";
+
 /// How often a question is asked that fails.
 const TRIES: u8 = 3;
 
@@ -147,6 +150,7 @@ impl Session {
             match (question, &mut lease.settings_asked) {
                 (Question::Reset, _) => lease.is_unwiped = true,
                 // What fails by what was left there, or by a cancel, may succeed on another connection.
+                (Question::Apply, _) if lease.was_lent && text.contains(ONCE_ONLY) => {}
                 (Question::Apply, _) if !lease.is_unwiped && state != sqlstate::QUERY_CANCELED => {
                     lease.apply_error = Some((state, text));
                 }
