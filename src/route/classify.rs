@@ -11,7 +11,7 @@ use super::reading::decoded;
 use super::reason::RouteReason;
 use super::select;
 use super::statement::{Analysis, Class, CopyDirection, QualifiedName, StatementKind};
-use super::utility::{self, Verdict};
+use super::utility::{self, Verdict, may_be_temporary_schema};
 use super::words::Words;
 
 /// EXPLAIN of COPY of EXPLAIN …: no statement contains another deeper than this.
@@ -198,10 +198,8 @@ fn query_verdict(words: Words<'_>) -> Verdict {
     }
 }
 
-/// Not as a label: behind AS or a dot any word is just a name.
 fn is_keyword(words: Words<'_>, at: usize, keyword: &str) -> bool {
-    words.is(at, keyword)
-        && (at == 0 || words.kind(at - 1) != Some(TokenKind::Dot) && !words.is(at - 1, "as"))
+    words.is(at, keyword) && !words.is_label(at)
 }
 
 fn changes_data(words: Words<'_>, at: usize) -> bool {
@@ -228,7 +226,7 @@ fn changing(words: Words<'_>) -> Effects {
 /// SELECT … INTO [LOCAL|GLOBAL] [TEMP|UNLOGGED] [TABLE] name
 fn selecting_into(words: Words<'_>, into: usize) -> Effects {
     let temporary = (into + 1..into + 3).any(|at| words.is_any(at, &["temp", "temporary"]))
-        || words.name(into + 1).starts_with("pg_temp");
+        || may_be_temporary_schema(words, into + 1);
     match temporary {
         true => Effects::TEMP_OBJECT | Effects::MAY_WRITE,
         false => Effects::DDL | Effects::MAY_WRITE,

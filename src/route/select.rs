@@ -155,15 +155,10 @@ fn piece(words: Words<'_>, index: usize) -> Option<std::borrow::Cow<'_, str>> {
         TokenKind::Word if !text.is_ascii() || text.contains('$') => {
             format!("\"{}\"", fold_identifier(text)).into()
         }
-        TokenKind::Word if is_label(words, index) => text.into(),
+        TokenKind::Word if words.is_label(index) => text.into(),
         TokenKind::Word if words.is(index, "table") => "SELECT * FROM".into(),
         _ => text.into(),
     })
-}
-
-/// Behind AS or a dot any keyword is just a name.
-fn is_label(words: Words<'_>, index: usize) -> bool {
-    index > 0 && (words.is(index - 1, "as") || words.kind(index - 1) == Some(TokenKind::Dot))
 }
 
 /// How many tokens from `index` on the parser is not shown: parts of queries that it does not know, or not
@@ -175,7 +170,7 @@ fn dropped(words: Words<'_>, index: usize) -> usize {
             && matches!(words.kind(index - 1), Some(TokenKind::CloseParen | TokenKind::CloseBracket));
         return if composite && words.is_operator(index + 1, "*") { 2 } else { 0 };
     }
-    if words.kind(index) != Some(TokenKind::Word) || is_label(words, index) {
+    if words.kind(index) != Some(TokenKind::Word) || words.is_label(index) {
         return 0;
     }
     let next = |keyword| words.is(index + 1, keyword);

@@ -373,13 +373,20 @@ fn deallocate(words: Words<'_>) -> Verdict {
 /// CREATE of anything; what a CREATE TABLE AS selects is looked at elsewhere.
 fn create(words: Words<'_>) -> Verdict {
     // CREATE [OR REPLACE] [LOCAL|GLOBAL] TEMP …
-    let temporary = (1..5).any(|at| words.is_any(at, &["temp", "temporary"]));
+    let mut at = if words.is(1, "or") && words.is(2, "replace") { 3 } else { 1 };
+    at += usize::from(words.is_any(at, &["local", "global"]));
+    let temporary = words.is_any(at, &["temp", "temporary"]);
     let in_temporary_schema = (0..words.len())
-        .any(|at| words.kind(at + 1) == Some(TokenKind::Dot) && words.name(at).starts_with("pg_temp"));
+        .any(|at| words.kind(at + 1) == Some(TokenKind::Dot) && may_be_temporary_schema(words, at));
     let temp = if temporary || in_temporary_schema { Effects::TEMP_OBJECT } else { Effects::NONE };
     // What only its maker sees changes nobody's routing, and is made too often to read catalogs again for.
     let ddl = if temporary { Effects::NONE } else { Effects::DDL };
     Verdict::primary("CREATE", StatementKind::Ddl, temp | ddl | Effects::MAY_WRITE)
+}
+
+/// What a name with escapes means is not known.
+pub(super) fn may_be_temporary_schema(words: Words<'_>, at: usize) -> bool {
+    words.kind(at) == Some(TokenKind::UnicodeQuoted) || words.name(at).starts_with("pg_temp")
 }
 
 /// A COPY's direction, and the index of FROM or TO.

@@ -44,6 +44,15 @@ impl<'a> Words<'a> {
         self.kind(index) == Some(TokenKind::Word) && self.text(index).eq_ignore_ascii_case(keyword)
     }
 
+    /// Behind AS or a dot any word is just a name; and behind an `as` that is one itself it is none.
+    pub fn is_label(&self, index: usize) -> bool {
+        let is_behind_dot = |index: usize| index > 0 && self.kind(index - 1) == Some(TokenKind::Dot);
+        let is_as = |index: usize| {
+            self.is(index, "as") && !is_behind_dot(index) && !(index > 0 && self.is(index - 1, "as"))
+        };
+        is_behind_dot(index) || index > 0 && is_as(index - 1)
+    }
+
     pub fn is_any(&self, index: usize, keywords: &[&str]) -> bool {
         self.kind(index) == Some(TokenKind::Word) && contains(keywords, self.text(index))
     }

@@ -35,12 +35,17 @@ impl Session {
     /// Of a statement that is parsed now. Where a function may have set something unseen it is nobody else's.
     pub(super) fn content_context(&mut self) -> prepared::Context {
         match self.in_force() {
-            settings @ InForce::Known(_) if !self.transaction.hidden_state => prepared::Context {
-                database: self.identity.database.id,
-                settings,
-                schema_generation: self.identity.database.schema_generation(),
-                alone: 0,
-            },
+            // Over one temporary table it is another statement than over the next of that name.
+            settings @ InForce::Known(_)
+                if !self.transaction.hidden_state && !self.pins.has(PinReason::TemporaryObject) =>
+            {
+                prepared::Context {
+                    database: self.identity.database.id,
+                    settings,
+                    schema_generation: self.identity.database.schema_generation(),
+                    alone: 0,
+                }
+            }
             _ => self.own_context(),
         }
     }

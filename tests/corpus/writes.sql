@@ -19,6 +19,8 @@ select * from users for key share skip locked;
 select * from (select * from users for update) x;
 select * into copy_of_users from users;
 select id into temp t from users;
+select 1 as as into temp t;
+select x.as into temp t from (select 1 as "as") x;
 select nextval('ticket');
 select setval('ticket', 1), currval('ticket');
 select writes_it(1);

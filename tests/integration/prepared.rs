@@ -504,6 +504,28 @@ fn a_discard_that_fails_forgets_nothing() {
         all.extend(wire.pipeline(Pipeline::new().run("s", &[])));
         all
     });
+    // Nor does one that was never begun end a session which would not survive that.
+    same_as_postgresql(shared(), &database, |wire| {
+        let mut all = wire.query("LISTEN here");
+        let batch = Pipeline::new().parse("", "SELEC").parse("", "DISCARD ALL").bind("", "", &[]);
+        all.extend(wire.pipeline(batch.execute("", 0).sync()));
+        all.extend(wire.query("SELECT * FROM pg_listening_channels()"));
+        all
+    });
+}
+
+/// A session that has temporary tables, and so keeps its connection.
+#[test]
+fn a_statement_over_a_temporary_table_is_another_one_over_the_next_of_that_name() {
+    let database = Cluster::shared().database();
+    let mut wire = shared().login(&database);
+    for (kind, value) in [("int", "1"), ("text", "a")] {
+        wire.query(&format!("BEGIN; CREATE TEMP TABLE w (a {kind}) ON COMMIT DROP"));
+        wire.pipeline(Pipeline::new().parse("s", "INSERT INTO w VALUES ($1) RETURNING a").sync());
+        assert_eq!(wire.run_prepared("s", &[value]), value);
+        wire.query("COMMIT");
+        wire.pipeline(Pipeline::new().close('S', "s").sync());
+    }
 }
 
 #[test]
