@@ -228,13 +228,14 @@ fn effect(name: &str) -> Effects {
         "nextval" | "setval" => Effects::ADVANCES_SEQUENCE,
         "pg_notify" => Effects::NOTIFIES,
         "loread" | "lowrite" => Effects::LARGE_OBJECT,
-        // A temporary slot is bound to its connection.
+        // These are bound to their connection, and nothing but its end ends them: a temporary slot, a backup, an origin.
         "pg_create_physical_replication_slot"
         | "pg_create_logical_replication_slot"
         | "pg_copy_physical_replication_slot"
-        | "pg_copy_logical_replication_slot" => Effects::TEMP_OBJECT,
-        // So are a backup and an origin, of which nobody can be asked.
-        "pg_backup_start" | "pg_start_backup" | "pg_replication_origin_session_setup" => Effects::LOADS,
+        | "pg_copy_logical_replication_slot"
+        | "pg_backup_start"
+        | "pg_start_backup"
+        | "pg_replication_origin_session_setup" => Effects::LOADS,
         name if name.starts_with("lo_") => Effects::LARGE_OBJECT,
         _ => Effects::NONE,
     }

@@ -96,6 +96,7 @@ fn a_library_or_a_backup_closes_the_connection_however_its_client_leaves() {
         ("LOAD 'plpgsql'", "BEGIN"),
         ("LOAD 'plpgsql'", "BEGIN; SELECT 1/0"),
         ("SELECT pg_backup_start('left', true)", "BEGIN"),
+        ("SELECT pg_create_physical_replication_slot('left_behind', false, true)", "SELECT 1"),
     ] {
         let mut wire = login();
         run(&mut wire, pin);
@@ -105,6 +106,8 @@ fn a_library_or_a_backup_closes_the_connection_however_its_client_leaves() {
         wait_until_free(&mut next);
         assert_ne!(next.query_value("SELECT pg_backend_pid()"), backend, "{pin}; {last}");
     }
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'left_behind'";
+    eventually(PATIENCE, "the slot is gone", || cluster.primary().psql("postgres", slots).unwrap() == "0");
 }
 
 #[test]
