@@ -494,8 +494,10 @@ impl ExpectedReplies {
         let sync = self.owed.iter().position(|owed| owed.reply == Reply::Sync);
         self.skipping = sync.is_none();
         let skipped = sync.unwrap_or(self.owed.len());
-        let skipped: Vec<_> = self.owed.drain(..skipped).rev().collect();
+        let mut skipped: Vec<_> = self.owed.drain(..skipped).rev().collect();
         skipped.iter().for_each(|owed| self.no_more_owed(owed));
+        // Only the one that failed was begun.
+        skipped.iter_mut().rev().skip(1).for_each(|owed| owed.forgets = None);
         Outcome::Skipped(skipped)
     }
 }
