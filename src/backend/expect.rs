@@ -8,8 +8,9 @@
 //! error in the extended protocol a server skips everything up to the next Sync.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use super::statement::{NameChange, StatementId, kept};
+use super::statement::{NameChange, Prepared, StatementId, kept};
 
 /// Replies that may be owed before the client is not heard any more: 400 kB of memory. A pipeline that is longer
 /// flows no slower for it.
@@ -109,6 +110,8 @@ pub struct Owed {
     pub alters: Option<Alters>,
     /// Part of what makes the connection forget the sequence values of another session: it has them still if this fails.
     pub discards: bool,
+    /// The statement that is described, where that matters later.
+    pub describes: Option<Arc<Prepared>>,
 }
 
 impl Owed {
@@ -123,6 +126,7 @@ impl Owed {
             forgets: None,
             alters: None,
             discards: false,
+            describes: None,
         }
     }
 
@@ -359,6 +363,11 @@ impl ExpectedReplies {
         self.owed.front().is_some_and(|owed| {
             owed.audience == For::Client && matches!(owed.reply, Reply::Execution | Reply::Query)
         })
+    }
+
+    /// The statement that the next message of the server describes.
+    pub fn describes(&self) -> Option<&Arc<Prepared>> {
+        self.owed.front()?.describes.as_ref()
     }
 
     /// Who the next message of the server is for.

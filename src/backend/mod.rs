@@ -7,6 +7,7 @@ pub mod conn;
 pub mod connect;
 mod connect_error;
 pub mod control;
+pub mod description;
 pub mod expect;
 mod login;
 pub mod rows;

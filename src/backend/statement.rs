@@ -5,6 +5,7 @@
 //! text and these types. Under which settings it has read them differs from one connection to the next:
 //! `conn::KnownStatements` notes that.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::SessionId;
@@ -79,6 +80,10 @@ pub struct Prepared {
     pub text: Box<[u8]>,
     /// The tail of the Parse message: parameter type count and OIDs.
     pub types: Box<[u8]>,
+    /// Of its database when it was prepared.
+    pub schema_generation: u64,
+    /// What clients were told of its parameters and columns: see `description`. 0: nobody has asked.
+    told: AtomicU64,
     /// Its text means nothing to a server, which is told the answer in its place, anew at each use.
     pub is_answered_here: bool,
     /// As of the catalog that was known last; see `Database::classify_prepared`.
@@ -95,6 +100,7 @@ impl Prepared {
         id: StatementId,
         origin: Origin,
         settings: InForce,
+        schema_generation: u64,
         text_for: impl FnOnce(&str) -> Box<[u8]>,
         types: &[u8],
         analyzed: &Arc<Analyzed>,
@@ -108,6 +114,8 @@ impl Prepared {
             server_name: server_name.into_bytes().into(),
             origin,
             settings,
+            schema_generation,
+            told: AtomicU64::new(0),
             types: types.into(),
             is_answered_here: analyzed.analysis.is_answered_here(),
             analyzed: Mutex::new(analyzed.clone()),
@@ -127,6 +135,20 @@ impl Prepared {
     /// Whether settings say what is in its text, besides whom its names mean, of which a server makes sure at each use.
     pub fn is_read_by_settings(&self) -> bool {
         *self.is_read_by_settings.get_or_init(|| is_read_by_settings(&self.text))
+    }
+
+    /// Whether a client may decode its rows by what it was told before.
+    pub fn was_described(&self) -> bool {
+        self.told.load(Ordering::Relaxed) != 0
+    }
+
+    /// A server describes it so: whether that is what clients were told, or the first that they are.
+    pub fn is_described_alike(&self, description: u64) -> bool {
+        let description = description.max(1);
+        match self.told.compare_exchange(0, description, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => true,
+            Err(told) => told == description,
+        }
     }
 
     pub fn is_nobody_elses(&self) -> bool {

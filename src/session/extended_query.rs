@@ -16,9 +16,9 @@ use super::rewrite;
 use super::session::{End, Passing, Session, Unnamed};
 use super::tally::class_of;
 use super::teach::note_known;
-use crate::backend::conn::MAX_INSPECTED;
+use crate::backend::conn::{Alike, MAX_INSPECTED};
 use crate::backend::expect::{Alters, For, Forgets, Owed, Reply};
-use crate::backend::statement::{NAME_PREFIX, Origin, UNKNOWN_PREFIX};
+use crate::backend::statement::{NAME_PREFIX, Origin, Prepared, UNKNOWN_PREFIX};
 use crate::net::Buffer;
 use crate::route::{Analysis, Analyzed, Effects, StatementKind};
 use crate::telemetry::labels::QueryClass;
@@ -27,9 +27,14 @@ use crate::wire::message::{self, Report};
 use crate::wire::sqlstate;
 
 /// What the server calls a statement, and what is behind it.
-type Resolved = (Cow<'static, [u8]>, Option<Arc<Analyzed>>);
-
-const UNNAMED: Cow<'static, [u8]> = Cow::Borrowed(b"");
+#[derive(Default)]
+struct Resolved {
+    name: Cow<'static, [u8]>,
+    analyzed: Option<Arc<Analyzed>>,
+    prepared: Option<Arc<Prepared>>,
+    /// It is not to be used here: no server knows the name, and the client is told this.
+    instead: Option<Box<[u8]>>,
+}
 
 impl Session {
     pub(super) fn send_parse(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
@@ -213,7 +218,7 @@ impl Session {
     }
 
     /// The server's name for the client's, made known there first; and what is behind it. `None`: what komainu is to answer
-    /// is still to be asked for.
+    /// is still to be asked for, or whether it is still what it was.
     fn resolve_name(&mut self, name: &[u8]) -> Option<Resolved> {
         if name.is_empty() {
             return self.resolve_unnamed();
@@ -222,7 +227,8 @@ impl Session {
             // Prepared by SQL on this very connection, or unknown: the server knows which.
             let is_raw = !self.pins_no_sql() || !name.starts_with(NAME_PREFIX.as_bytes());
             let prefix = if is_raw { "" } else { UNKNOWN_PREFIX };
-            return Some((Cow::Owned([prefix.as_bytes(), name].concat()), None));
+            let name = Cow::Owned([prefix.as_bytes(), name].concat());
+            return Some(Resolved { name, ..Resolved::default() });
         };
         let reading = self.reading();
         let mut analyzed = self.identity.database.classify_prepared(&prepared, &self.settled, reading);
@@ -234,8 +240,20 @@ impl Session {
         } else if executes(&prepared.analyzed()) {
             self.teach_executed(&prepared.text);
         }
+        match self.answers_alike(&prepared) {
+            Alike::Yes => {}
+            Alike::Unknown => {
+                self.wait_for_answers();
+                return None;
+            }
+            Alike::No => {
+                let name = Cow::Owned([UNKNOWN_PREFIX.as_bytes(), name].concat());
+                return Some(Resolved { name, instead: Some(self.changed()), ..Resolved::default() });
+            }
+        }
         self.make_known(&prepared, For::Prelude);
-        Some((Cow::Owned(prepared.server_name.to_vec()), Some(analyzed)))
+        let name = Cow::Owned(prepared.server_name.to_vec());
+        Some(Resolved { name, analyzed: Some(analyzed), prepared: Some(prepared), instead: None })
     }
 
     fn resolve_unnamed(&mut self) -> Option<Resolved> {
@@ -253,7 +271,7 @@ impl Session {
                 message::close_statement(&mut conn.output, b"").expect(FITS);
                 conn.expected.push(Owed::prelude(Reply::CloseComplete));
             }
-            return Some((UNNAMED, None));
+            return Some(Resolved::default());
         };
         let analyzed = unnamed.analyzed.clone();
         let mut answer = None;
@@ -279,7 +297,7 @@ impl Session {
             conn.expected.push(Owed::prelude(Reply::ParseComplete).parses_unnamed(unnamed.id));
             conn.unnamed = Some(unnamed.id);
         }
-        Some((UNNAMED, Some(analyzed)))
+        Some(Resolved { analyzed: Some(analyzed), ..Resolved::default() })
     }
 
     pub(super) fn send_bind(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
@@ -307,8 +325,9 @@ impl Session {
             conn.expected.push(Owed::client(Reply::BindComplete));
         } else {
             let (portal, name) = (portal.to_vec(), name.to_vec());
-            let Some((server_name, analyzed)) = self.resolve_name(&name) else { return Ok(Step::Wait) };
-            if let Some(analyzed) = &analyzed {
+            let Some(resolved) = self.resolve_name(&name) else { return Ok(Step::Wait) };
+            let server_name = resolved.name;
+            if let Some(analyzed) = &resolved.analyzed {
                 self.transaction.bind_portal(&portal, analyzed);
                 self.discard_foreign_sequences(analyzed.analysis.effects, false);
             }
@@ -325,7 +344,7 @@ impl Session {
             conn.output.put_slice(&server_name);
             conn.output.put_u8(0);
             conn.output.put_slice(&input.bytes()[rest_at..have]);
-            conn.expected.push(Owed::client(Reply::BindComplete));
+            conn.expected.push(Owed { instead: resolved.instead, ..Owed::client(Reply::BindComplete) });
         }
         input.consume(have);
         self.passing = Passing { left: found.len - have, forward: true };
@@ -343,21 +362,19 @@ impl Session {
         let Some((kind, name)) = target(found, input)? else {
             return Ok(Step::NeedMore { room: found.len });
         };
+        let mut owed = Owed::client(Reply::Description);
         if kind == b'S' {
-            let Some((server_name, _)) = self.resolve_name(&name) else { return Ok(Step::Wait) };
+            let Some(resolved) = self.resolve_name(&name) else { return Ok(Step::Wait) };
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
-            message::frame(&mut conn.output, b'D', |out| {
-                out.put_u8(b'S');
-                out.put_slice(&server_name);
-                out.put_u8(0);
-            })
-            .expect(FITS);
+            message::describe_statement(&mut conn.output, &resolved.name).expect(FITS);
+            owed.instead = resolved.instead;
+            owed.describes = resolved.prepared.filter(|prepared| !prepared.was_described());
         } else {
             let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
             conn.output.extend_from_slice(&input.bytes()[..found.len]);
         }
         let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
-        conn.expected.push(Owed::client(Reply::Description));
+        conn.expected.push(owed);
         input.consume(found.len);
         Ok(Step::Done)
     }

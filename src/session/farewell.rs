@@ -220,11 +220,14 @@ fn drop_messages(lease: &mut Lease) -> io::Result<()> {
             report(&mut conn.reported, name, value);
         }
         let mut doomed = conn.doomed;
+        // Nobody has looked how.
+        let mut described = None;
         let mut forgotten = Vec::new();
         let mut keeps_sequences = false;
         let unnamed = &mut conn.unnamed;
         match conn.expected.on_message(found.tag) {
             Ok((_, outcome)) => outcome.for_each(|owed, done| {
+                described = owed.describes.as_ref().map(|prepared| prepared.id).or(described.take());
                 if !done {
                     // A ROLLBACK is skipped where what it stands behind has failed.
                     doomed |= is_relied_upon(&owed) && owed.audience != For::Us(Question::Rollback);
@@ -236,6 +239,7 @@ fn drop_messages(lease: &mut Lease) -> io::Result<()> {
             }),
             Err(_) => doomed = true,
         }
+        described.into_iter().for_each(|id| conn.known.described(id, false));
         forgotten.into_iter().for_each(|id| conn.known.not_parsed(id));
         if keeps_sequences {
             conn.sequences_kept();

@@ -64,6 +64,8 @@ pub struct Lease {
     pub is_complete: bool,
     /// The standby has refused the request; what it still says is dropped and the primary is asked.
     pub redirect: bool,
+    /// Of the statement that is being described.
+    pub parameters: u64,
     /// Rows of a question of ours.
     pub collected: Vec<(Box<str>, Box<str>)>,
     /// What the session has set is asked for: until it is known, only this connection has it.
@@ -293,6 +295,7 @@ impl Session {
             is_standby,
             is_complete: false,
             redirect: false,
+            parameters: 0,
             collected: Vec::new(),
             settings_asked: None,
             unanswered: Unanswered::default(),

@@ -11,6 +11,7 @@ use super::prepared::Names;
 use super::session::{End, Session};
 use super::suspended::Usable;
 use crate::backend::conn::{MAX_INSPECTED, parameter_status};
+use crate::backend::description;
 use crate::backend::expect::{For, Owed, Question, Reply, Verdict};
 use crate::backend::settings::{IN_HOT_STANDBY, MAX_SETTINGS, report};
 use crate::backend::statement::{NAME_PREFIX, UNKNOWN_PREFIX};
@@ -124,6 +125,9 @@ impl Session {
             if found.tag == b'E' {
                 self.note_error(found.len.min(MAX_INSPECTED));
             }
+            if complete && matches!(found.tag, b't' | b'T' | b'n') {
+                self.note_description(found);
+            }
             let Some(verdict) = self.judge(found.tag)? else { return Ok(()) };
             self.end_refused_batch();
             if !complete && verdict == Verdict::Answer(Question::Settings) {
@@ -137,6 +141,23 @@ impl Session {
             self.relay(found, complete, verdict)?;
         }
         Ok(())
+    }
+
+    /// What a server says of a statement is what its clients go by from then on.
+    fn note_description(&mut self, found: Header) {
+        let Some(lease) = &mut self.lease else { return };
+        let conn = &mut *lease.conn;
+        let Some(prepared) = conn.expected.describes() else { return };
+        let body = &conn.input.bytes()[lease.marked + HEADER_LEN..lease.marked + found.len];
+        if found.tag == b't' {
+            lease.parameters = description::parameters(body);
+            return;
+        }
+        let alike = prepared.is_described_alike(description::columns(lease.parameters, body));
+        let id = prepared.id;
+        if conn.expected.next_audience() == Some(For::Prelude) {
+            conn.known.described(id, alike);
+        }
     }
 
     /// What is to be asked elsewhere is not sent on, so its Sync is ours to send.
@@ -190,6 +211,7 @@ impl Session {
             let looked_into = match found.tag {
                 b'Z' | b'S' | b'E' | b'N' => true,
                 b'C' if lease.unconfirmed == Unconfirmed::Commit => true,
+                b't' | b'T' if conn.expected.describes().is_some() => true,
                 _ => !matches!(audience, Some(For::Client)),
             };
             if !complete && (looked_into || !heard) && found.len <= longest {

@@ -57,7 +57,15 @@ impl StatementStore {
         }
         let id = StatementId(self.next.fetch_add(1, Ordering::Relaxed));
         let Content { origin, types, context, .. } = content;
-        let prepared = Arc::new(Prepared::new(id, origin, context.settings, text_for, types, analyzed));
+        let prepared = Arc::new(Prepared::new(
+            id,
+            origin,
+            context.settings,
+            context.schema_generation,
+            text_for,
+            types,
+            analyzed,
+        ));
         entries.insert(key, Arc::downgrade(&prepared));
         prepared
     }

@@ -69,10 +69,20 @@ impl Session {
             settling.undo = Some(&mut lease.undo);
         }
         outcome.for_each(|owed, done| settling.settle(owed, done));
-        let Settling { forgotten, doom, unnamed, forgot, not_forgot, unaltered, keeps_sequences, .. } =
-            settling;
+        let Settling {
+            forgotten,
+            doom,
+            unnamed,
+            forgot,
+            not_forgot,
+            unaltered,
+            keeps_sequences,
+            undescribed,
+            ..
+        } = settling;
         self.transaction.not_altered(unaltered);
         forgotten.into_iter().for_each(|id| conn.known.not_parsed(id));
+        undescribed.into_iter().for_each(|id| conn.known.described(id, true));
         if keeps_sequences {
             conn.sequences_kept();
         }
@@ -534,6 +544,8 @@ pub(super) struct Settling<'a> {
     /// How many messages have not changed the schema.
     unaltered: u32,
     keeps_sequences: bool,
+    /// Statements that the server has not described.
+    undescribed: Option<StatementId>,
     /// Where changes that were made go, while the request may still have to be asked again.
     undo: Option<&'a mut Vec<NameChange>>,
 }
@@ -549,6 +561,7 @@ impl<'a> Settling<'a> {
             not_forgot: None,
             unaltered: 0,
             keeps_sequences: false,
+            undescribed: None,
             undo: None,
         }
     }
@@ -567,6 +580,9 @@ impl<'a> Settling<'a> {
         }
         self.unaltered += u32::from(owed.alters == Some(Alters::Whole));
         self.keeps_sequences |= owed.discards;
+        if owed.audience == For::Prelude {
+            self.undescribed = self.undescribed.or(owed.describes.as_ref().map(|prepared| prepared.id));
+        }
         self.doom |= is_relied_upon(&owed);
         self.not_forgot = self.not_forgot.take().or(owed.forgets);
         self.forgotten.extend(owed.learns);

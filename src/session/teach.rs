@@ -11,9 +11,13 @@ use super::prepared;
 use super::session::Session;
 use super::settle::UNKNOWN_UNNAMED;
 use crate::backend::ServerConn;
+use crate::backend::conn::Alike;
 use crate::backend::expect::{For, Owed, Reply};
 use crate::backend::statement::{InForce, NameChange, Origin, Prepared, UNKNOWN_PREFIX};
 use crate::wire::message::{self, Report};
+use crate::wire::sqlstate;
+
+const CHANGED: &str = "cached plan must not change result type";
 
 /// In which PREPARE is executed; no client's portal is called so.
 const PORTAL: &[u8] = b"_k prepare";
@@ -73,6 +77,34 @@ impl Session {
             }
             None => teach(conn, prepared, in_force, audience),
         }
+    }
+
+    /// Whether a statement that was prepared under another schema, and is to be parsed anew here, still has the parameters
+    /// and columns by which its client goes. If that is to be asked, it is.
+    pub(super) fn answers_alike(&mut self, prepared: &Arc<Prepared>) -> Alike {
+        let in_force = self.in_force();
+        let is_outdated = prepared.schema_generation != self.identity.database.schema_generation();
+        let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
+        let alike = conn.known.alike(prepared.id);
+        if alike == Alike::Yes
+            && is_outdated
+            && prepared.was_described()
+            && !prepared.is_answered_here
+            && teach(conn, prepared, in_force, For::Prelude)
+        {
+            message::describe_statement(&mut conn.output, &prepared.server_name).expect(FITS);
+            let describes = Some(prepared.clone());
+            conn.expected.push(Owed { describes, ..Owed::prelude(Reply::Description) });
+            conn.known.ask(prepared.id);
+            return Alike::Unknown;
+        }
+        alike
+    }
+
+    /// What PostgreSQL says of a statement that has changed so on a connection that it has been prepared on.
+    pub(super) fn changed(&self) -> Box<[u8]> {
+        let state = sqlstate::FEATURE_NOT_SUPPORTED;
+        Report::error(state, CHANGED).routine("RevalidateCachedQuery").body()
     }
 
     pub(super) fn add_name(

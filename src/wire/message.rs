@@ -70,11 +70,13 @@ pub struct Report<'a> {
     pub message: &'a str,
     pub detail: Option<&'a str>,
     pub hint: Option<&'a str>,
+    /// Where PostgreSQL says it, for those who go by that.
+    pub routine: Option<&'a str>,
 }
 
 impl<'a> Report<'a> {
     pub fn error(state: SqlState, message: &'a str) -> Self {
-        Report { severity: Severity::Error, state, message, detail: None, hint: None }
+        Report { severity: Severity::Error, state, message, detail: None, hint: None, routine: None }
     }
 
     pub fn fatal(state: SqlState, message: &'a str) -> Self {
@@ -91,6 +93,10 @@ impl<'a> Report<'a> {
 
     pub fn detail(self, detail: &'a str) -> Self {
         Report { detail: Some(detail), ..self }
+    }
+
+    pub fn routine(self, routine: &'a str) -> Self {
+        Report { routine: Some(routine), ..self }
     }
 
     /// As `encode`, without the header.
@@ -113,6 +119,7 @@ impl<'a> Report<'a> {
             (b'M', Some(self.message)),
             (b'D', self.detail),
             (b'H', self.hint),
+            (b'R', self.routine),
         ];
         frame(out, tag, |out| {
             for (kind, text) in texts {
@@ -253,6 +260,13 @@ pub fn execute(out: &mut BytesMut, portal: &[u8]) -> Result<(), MessageTooLong> 
 
 pub fn execute_unnamed(out: &mut BytesMut) {
     out.extend_from_slice(&[b'E', 0, 0, 0, 9, 0, 0, 0, 0, 0]);
+}
+
+pub fn describe_statement(out: &mut BytesMut, name: &[u8]) -> Result<(), MessageTooLong> {
+    frame(out, b'D', |out| {
+        out.put_u8(b'S');
+        put_cstr(out, name);
+    })
 }
 
 pub fn close_statement(out: &mut BytesMut, name: &[u8]) -> Result<(), MessageTooLong> {

@@ -32,6 +32,10 @@ impl Pair {
     /// From now on the client gets a backend that it did not have before.
     fn hop(&mut self) {
         let before = self.client.query_value("SELECT pg_backend_pid()");
+        self.hop_from(&before);
+    }
+
+    fn hop_from(&mut self, before: &str) {
         if tags(&self.other.query("ROLLBACK")).contains('E') {
             panic!("cannot roll back");
         }
@@ -754,6 +758,52 @@ fn the_schema_has_changed_only_by_what_the_server_has_done() {
     wire.send_message('F', &call);
     assert!(tags(&wire.until('Z')).contains('V'));
     assert!(!has_changed(), "by a function call");
+}
+
+/// Elsewhere than where it was prepared the server would simply parse it anew, and the client read the rows as what they
+/// are not.
+#[test]
+fn a_statement_whose_columns_have_changed_fails_on_any_connection() {
+    let database = Cluster::shared().database();
+    let mut pair = Pair::new(shared(), &database);
+    pair.other.query("CREATE TABLE narrow (a int); INSERT INTO narrow VALUES (1)");
+    pair.other.query("CREATE TABLE same (a int); INSERT INTO same VALUES (2)");
+    let described = |sql| {
+        let pid = Pipeline::new().parse("", "SELECT pg_backend_pid()").bind("", "", &[]).execute("", 0);
+        pid.parse("s", sql).describe('S', "s").sync()
+    };
+    let same = Pipeline::new().parse("same", "SELECT a FROM same").describe('S', "same").sync();
+    assert_eq!(tags(&pair.client.pipeline(same)), "1tTZ");
+    for (sql, alter) in [
+        ("SELECT * FROM narrow", "ALTER TABLE narrow ALTER a TYPE bigint"),
+        ("SELECT * FROM narrow", "ALTER TABLE narrow ADD b text"),
+        ("SELECT 1 FROM narrow WHERE a = $1", "ALTER TABLE narrow ALTER a TYPE text"),
+    ] {
+        let messages = pair.client.pipeline(described(sql));
+        assert_eq!(tags(&messages), "12DC1tTZ", "{sql}");
+        assert_eq!(tags(&pair.other.query(alter)), "CZ");
+        pair.hop_from(&first_value(&messages).unwrap());
+        for _ in 0..2 {
+            let refused =
+                pair.client.pipeline(Pipeline::new().run("s", &["1"][..usize::from(sql.contains('$'))]));
+            assert_eq!(tags(&refused), "EZ", "{alter}: {}", transcript(&refused));
+            let error = (refused[0].sqlstate(), refused[0].field('R'));
+            assert_eq!((&*error.0, &*error.1), ("0A000", "RevalidateCachedQuery"), "{alter}");
+        }
+        assert_eq!(tags(&pair.client.pipeline(Pipeline::new().describe('S', "s").sync())), "EZ");
+        // In a batch the rest is skipped, and another statement goes on as before.
+        let batch = Pipeline::new().bind("", "same", &[]).execute("", 0).bind("", "s", &[]).execute("", 0);
+        let batch = batch.bind("", "same", &[]).execute("", 0).sync();
+        assert_eq!(tags(&pair.client.pipeline(batch)), "2DCEZ", "{alter}");
+        assert_eq!(pair.client.run_prepared("same", &[]), "2");
+        // Drivers prepare it again.
+        pair.client.pipeline(Pipeline::new().close('S', "s").sync());
+        assert_eq!(tags(&pair.client.pipeline(described(sql))), "12DC1tTZ");
+        let parameters = &["1"][..usize::from(sql.contains('$'))];
+        assert_eq!(pair.client.run_prepared("s", parameters), "1");
+        pair.client.pipeline(Pipeline::new().close('S', "s").sync());
+        pair.other.query("ROLLBACK");
+    }
 }
 
 #[test]
