@@ -465,7 +465,10 @@ impl Pool {
             let mut inner = self.inner();
             inner.book.opening_failed();
             if error.is_credential()
-                && matches!(inner.credential, Credential::ScramKeys(_) | Credential::Md5(_))
+                && matches!(
+                    inner.credential,
+                    Credential::ScramKeys(_) | Credential::Md5(_) | Credential::Password(_)
+                )
             {
                 // The secret has changed on the server; the next login brings a new proof.
                 inner.credential = Credential::None;

@@ -14,6 +14,7 @@ use crate::config::{self, PoolLimits, PoolMode};
 use crate::net::tls::ServerTlsContext;
 use crate::topology::{Admission, Health, Lsn, Role, ServerState};
 use crate::wire::message::{self, Report, TransactionStatus};
+use crate::wire::scram;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -129,6 +130,82 @@ async fn what_a_server_says_behind_the_login_is_heard() {
     let conn = served(acquire).await.unwrap();
     assert_eq!((conn.reported.get("said"), conn.is_clean()), (Some("late"), true));
     assert_eq!(pool.greeting().unwrap().reported.get("said"), Some("late"));
+}
+
+async fn message_of(tcp: &mut tokio::net::TcpStream) -> Vec<u8> {
+    assert_eq!(tcp.read_u8().await.unwrap(), b'p');
+    let mut body = vec![0; tcp.read_i32().await.unwrap() as usize - 4];
+    tcp.read_exact(&mut body).await.unwrap();
+    body
+}
+
+/// Lets the next who comes in if it proves the password by SCRAM: whether it did. `asked` is called when it has come,
+/// before it is asked for a proof.
+async fn let_in_with(
+    listener: &TcpListener,
+    password: &str,
+    asked: impl FnOnce(),
+) -> Option<tokio::net::TcpStream> {
+    let (mut tcp, _) = timeout(PATIENCE, listener.accept()).await.expect("nobody comes").unwrap();
+    let length = tcp.read_i32().await.unwrap();
+    tcp.read_exact(&mut vec![0; length as usize - 4]).await.unwrap();
+    asked();
+    let mut out = BytesMut::new();
+    let authentication = |out: &mut BytesMut, code, data: &[u8]| {
+        message::frame(out, b'R', |out| {
+            out.put_i32(code);
+            out.put_slice(data);
+        })
+        .unwrap();
+    };
+    authentication(&mut out, 10, b"SCRAM-SHA-256\0\0");
+    tcp.write_all(&out.split()).await.unwrap();
+    let first = message_of(&mut tcp).await;
+    let verifier = scram::Verifier::from_password(password.as_bytes(), b"salt", 4096).unwrap();
+    let server = scram::ServerFirst::new(verifier, "nonce".into(), scram::ServerBinding::NotOffered);
+    let (server_first, server) = server.client_first(&first["SCRAM-SHA-256\0".len() + 4..]).unwrap();
+    authentication(&mut out, 11, &server_first);
+    tcp.write_all(&out.split()).await.unwrap();
+    match server.client_final(&message_of(&mut tcp).await).unwrap() {
+        scram::Verdict::Success(success) => {
+            authentication(&mut out, 12, &success.server_final);
+            authentication(&mut out, 0, b"");
+            message::ready_for_query(&mut out, TransactionStatus::Idle);
+            tcp.write_all(&out).await.unwrap();
+            Some(tcp)
+        }
+        scram::Verdict::WrongProof => {
+            Report::fatal(crate::wire::sqlstate::INVALID_PASSWORD, "it is another").encode(&mut out);
+            tcp.write_all(&out).await.unwrap();
+            None
+        }
+    }
+}
+
+fn password(text: &str) -> Credential {
+    Credential::Password(crate::backend::connect::Secret::new(text))
+}
+
+#[tokio::test]
+async fn a_password_that_was_refused_is_not_tried_again() {
+    let (listener, port) = silent().await;
+    let pool = pool(&pools(), 1, port);
+    for tried in ["old", "new"] {
+        pool.offer_credential_if_none(&password(tried));
+        let acquire = pool.wait();
+        // Its pause is over with one of the next ticks.
+        let ticks = async {
+            loop {
+                pool.tick();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let tcp = tokio::select! {
+            tcp = let_in_with(&listener, "new", || {}) => tcp,
+            () = ticks => None,
+        };
+        assert_eq!((tcp.is_some(), served(acquire).await.is_ok()), (tried == "new", tried == "new"));
+    }
 }
 
 #[test]

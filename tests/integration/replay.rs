@@ -59,6 +59,34 @@ fn roles_and_passwords_a_standby_has_not_replayed_work_at_once() {
 }
 
 #[test]
+fn a_password_that_was_changed_leads_to_the_standbys_again() {
+    let cluster = Cluster::start(1);
+    let komainu = Komainu::builder(&cluster)
+        .config(&standbys_read(&cluster))
+        .config(EVENTUAL)
+        .user("rotated", "first")
+        .start();
+    let primary = cluster.primary();
+    primary.psql("postgres", "CREATE ROLE rotated LOGIN PASSWORD 'first'").unwrap();
+    cluster.servers().wait_for_replay().unwrap();
+    let mut wire = log_in(&komainu, "rotated", "first", "postgres").unwrap();
+    let on_standby = "SELECT current_setting('in_hot' || '_standby')";
+    assert_eq!(wire.query_value(on_standby), "on");
+    drop(wire);
+
+    primary.psql("postgres", "ALTER ROLE rotated PASSWORD 'second'").unwrap();
+    cluster.servers().wait_for_replay().unwrap();
+    komainu.reload("users.txt", "\"first\"", "\"second\"");
+    let mut wire = log_in(&komainu, "rotated", "second", "postgres").unwrap();
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'rotated'";
+    cluster.standby(0).psql("postgres", end).unwrap();
+    eventually(PATIENCE, "what was open is gone", || {
+        cluster.standby(0).psql("postgres", end).unwrap() == "0"
+    });
+    eventually(PATIENCE, "reads go to the standby again", || wire.query_value(on_standby) == "on");
+}
+
+#[test]
 fn a_read_that_replay_cancels_is_asked_again_where_that_is_honest() {
     let cluster = Cluster::start(1);
     let database = cluster.database();
