@@ -57,6 +57,20 @@ pub enum Credential {
     Token(Secret),
 }
 
+impl Credential {
+    /// Two that are asked for are the same: neither is older than the other.
+    pub fn is_same(&self, other: &Credential) -> bool {
+        match (self, other) {
+            (Credential::None, Credential::None) | (Credential::Asked(_), Credential::Asked(_)) => true,
+            (Credential::Password(one), Credential::Password(other))
+            | (Credential::Md5(one), Credential::Md5(other))
+            | (Credential::Token(one), Credential::Token(other)) => one == other,
+            (Credential::ScramKeys(one), Credential::ScramKeys(other)) => one == other,
+            _ => false,
+        }
+    }
+}
+
 /// A password, or what is worth one. Printing it does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);

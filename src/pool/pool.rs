@@ -391,20 +391,20 @@ impl Pool {
 
     fn open_with(self: &Arc<Self>, permit: Permit, inner: &mut Inner) {
         inner.book.opening();
-        let login = Login {
-            user: self.key.user.to_string(),
-            database: self.key.database.to_string(),
-            credential: inner.credential.clone(),
-        };
-        tokio::spawn(self.clone().open(login, permit));
+        tokio::spawn(self.clone().open(permit));
     }
 
-    async fn open(self: Arc<Self>, login: Login, permit: Permit) {
+    async fn open(self: Arc<Self>, permit: Permit) {
         let pause = self.gate.turn_ms(now_ms());
         if pause > 0 {
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
-        let config = self.inner().config.clone();
+        let (config, credential) = {
+            let inner = self.inner();
+            (inner.config.clone(), inner.credential.clone())
+        };
+        let (user, database) = (self.key.user.to_string(), self.key.database.to_string());
+        let login = Login { user, database, credential };
         let deadline = Duration::from_millis(config.connect_timeout_ms);
         let result = tokio::time::timeout(deadline, connect(&self.target, &login, &STARTUP_PARAMETERS))
             .await
@@ -429,11 +429,11 @@ impl Pool {
                     IdleLook::Dead => {
                         conn.close();
                         let error = ConnectError::Lost(io::ErrorKind::UnexpectedEof.into());
-                        self.opening_failed(error, permit);
+                        self.opening_failed(error, &login.credential, permit);
                     }
                 }
             }
-            Err(error) => self.opening_failed(error, permit),
+            Err(error) => self.opening_failed(error, &login.credential, permit),
         }
     }
 
@@ -455,7 +455,7 @@ impl Pool {
         self.open_for_waiters();
     }
 
-    fn opening_failed(self: &Arc<Self>, error: ConnectError, permit: Permit) {
+    fn opening_failed(self: &Arc<Self>, error: ConnectError, tried: &Credential, permit: Permit) {
         const FIRST_PAUSE_MS: u64 = 50;
         const LONGEST_PAUSE_MS: u64 = 1000;
         drop(permit);
@@ -464,6 +464,12 @@ impl Pool {
         let waiters = {
             let mut inner = self.inner();
             inner.book.opening_failed();
+            let is_newer = !matches!(inner.credential, Credential::None) && !inner.credential.is_same(tried);
+            if error.is_credential() && is_newer {
+                // A client has proved it meanwhile, and nobody is answered for what it has replaced.
+                drop(inner);
+                return self.open_for_waiters();
+            }
             if error.is_credential()
                 && matches!(
                     inner.credential,

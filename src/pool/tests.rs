@@ -187,6 +187,35 @@ fn password(text: &str) -> Credential {
 }
 
 #[tokio::test]
+async fn an_old_password_that_is_refused_takes_nothing_from_a_newer_one() {
+    let (listener, port) = silent().await;
+    let pool = pool(&pools(), 1, port);
+    pool.offer_credential(password("old"));
+    let acquire = pool.wait();
+    let refused = let_in_with(&listener, "new", || pool.offer_credential(password("new"))).await;
+    assert!(refused.is_none());
+    let _tcp = let_in_with(&listener, "new", || {}).await.expect("the newer one was not tried");
+    assert!(served(acquire).await.is_ok());
+}
+
+#[tokio::test]
+async fn who_has_waited_for_its_turn_logs_in_with_what_is_current_then() {
+    let (listener, port) = silent().await;
+    let pools = pools();
+    let pool = pool(&pools, 1, port);
+    let gate = pools.gate(ServerIndex(0)).unwrap();
+    gate.set_limits(2, 2);
+    while gate.turn_ms(crate::clock::now_ms()) == 0 {}
+    pool.offer_credential(password("old"));
+    let acquire = pool.wait();
+    // Its turn has not come while nothing else runs.
+    tokio::task::yield_now().await;
+    pool.offer_credential(password("new"));
+    let _tcp = let_in_with(&listener, "new", || {}).await.expect("the old one was tried");
+    assert!(served(acquire).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_password_that_was_refused_is_not_tried_again() {
     let (listener, port) = silent().await;
     let pool = pool(&pools(), 1, port);
