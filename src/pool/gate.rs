@@ -1,7 +1,7 @@
 //! What one server can be asked of by all its pools together: connections in all, and new ones a second.
 //!
 //! Invariants: a permit is held by every open connection to the server, and given back by its drop. A pool that has no
-//! connection gets the next permit before those that have some.
+//! connection gets the next permit before those that have some, and of these who waits before who has just come.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,14 +30,16 @@ struct Share<P> {
     open: usize,
     /// Pools that have none and somebody who waits, in the order in which they came, and since when.
     starved: VecDeque<(P, u64)>,
+    /// Pools that have some and too few, in the order in which they came.
+    short: VecDeque<P>,
     /// How many the pools that have some are to give up.
     owed: usize,
 }
 
 impl<P> Share<P> {
-    /// Nobody overtakes the starved.
+    /// Nobody overtakes those who wait.
     fn try_enter(&mut self) -> bool {
-        let enters = self.open < self.max && self.starved.is_empty();
+        let enters = self.open < self.max && self.waiting() == 0;
         self.open += usize::from(enters);
         enters
     }
@@ -45,7 +47,7 @@ impl<P> Share<P> {
     /// A connection has been closed. Whom its place belongs to from now on; none: it is free.
     fn leave(&mut self) -> Option<P> {
         if self.open <= self.max
-            && let Some((next, _)) = self.starved.pop_front()
+            && let Some(next) = self.next()
         {
             return Some(next);
         }
@@ -54,10 +56,21 @@ impl<P> Share<P> {
     }
 
     /// Whom a place that is free belongs to from now on.
-    fn enter_starved(&mut self) -> Option<P> {
-        let (next, _) = self.starved.pop_front_if(|_| self.open < self.max)?;
+    fn enter_waiting(&mut self) -> Option<P> {
+        if self.open >= self.max {
+            return None;
+        }
+        let next = self.next()?;
         self.open += 1;
         Some(next)
+    }
+
+    fn next(&mut self) -> Option<P> {
+        self.starved.pop_front().map(|(pool, _)| pool).or_else(|| self.short.pop_front())
+    }
+
+    fn waiting(&self) -> usize {
+        self.starved.len() + self.short.len()
     }
 
     /// How many connections a pool must have to be asked for one, if the largest has `most`: half as many with each
@@ -125,7 +138,13 @@ impl Drop for Permit {
 
 impl ServerGate {
     pub fn new(max_connections: usize, per_second: u32) -> Arc<Self> {
-        let share = Share { max: max_connections, open: 0, starved: VecDeque::new(), owed: 0 };
+        let share = Share {
+            max: max_connections,
+            open: 0,
+            starved: VecDeque::new(),
+            short: VecDeque::new(),
+            owed: 0,
+        };
         Arc::new(ServerGate {
             share: Mutex::new(share),
             asked_from: AtomicUsize::new(NOBODY),
@@ -143,14 +162,27 @@ impl ServerGate {
 
     /// This pool has no connection and somebody who waits for one: it is given the next that is to be had, in its turn.
     pub fn starves(&self, pool: Weak<Pool>, now_ms: u64) {
+        self.waits_no_more(&pool);
         self.share().starved.push_back((pool, now_ms));
     }
 
-    pub fn starved_count(&self) -> usize {
-        self.share().starved.len()
+    /// This pool has some connections and somebody who waits for another: it is given one when no pool starves.
+    pub fn wants_more(&self, pool: Weak<Pool>) {
+        self.share().short.push_back(pool);
     }
 
-    /// A place is free: the first of the starved that can use it gets it.
+    pub fn waits_no_more(&self, pool: &Weak<Pool>) {
+        let mut share = self.share();
+        share.starved.retain(|(starved, _)| !starved.ptr_eq(pool));
+        share.short.retain(|short| !short.ptr_eq(pool));
+    }
+
+    /// How many pools wait for a place.
+    pub fn waiting_count(&self) -> usize {
+        self.share().waiting()
+    }
+
+    /// A place is free: the first pool that waits and can use it gets it.
     fn pass_on(self: Arc<Self>) {
         loop {
             // A statement of its own: the lock is not held below.
@@ -163,10 +195,10 @@ impl ServerGate {
         }
     }
 
-    /// Gives places that are free to the starved: the limit was raised.
+    /// Gives places that are free to those who wait: the limit was raised.
     pub fn fill(self: &Arc<Self>) {
         loop {
-            let next = self.share().enter_starved();
+            let next = self.share().enter_waiting();
             match next {
                 None => return,
                 Some(pool) if self.give(&pool) => {}
@@ -249,7 +281,7 @@ mod tests {
     }
 
     fn share(max: usize) -> Share<usize> {
-        Share { max, open: 0, starved: VecDeque::new(), owed: 0 }
+        Share { max, open: 0, starved: VecDeque::new(), short: VecDeque::new(), owed: 0 }
     }
 
     #[test]
@@ -261,12 +293,29 @@ mod tests {
         assert!(!share.try_enter(), "it is 7's");
         share.max = 3;
         assert!(!share.try_enter(), "8 is first");
-        assert_eq!((share.enter_starved(), share.enter_starved()), (Some(8), None));
+        assert_eq!((share.enter_waiting(), share.enter_waiting()), (Some(8), None));
         assert!(share.try_enter());
         share.starved.push_back((9, 0));
         share.max = 1;
         assert_eq!((share.leave(), share.leave()), (None, None), "more are open than may be");
         assert_eq!((share.leave(), share.open), (Some(9), 1));
+    }
+
+    #[test]
+    fn who_has_none_comes_before_who_has_too_few_and_nobody_else_is_asked_for_these() {
+        let mut share = share(2);
+        assert!(share.try_enter() && share.try_enter());
+        share.short.push_back(7);
+        assert_eq!(
+            (share.ask(2, 90_000), share.claim()),
+            (NOBODY, false),
+            "what is lent is not taken for it"
+        );
+        share.starved.push_back((8, 0));
+        assert_eq!((share.leave(), share.leave(), share.leave()), (Some(8), Some(7), None));
+        share.short.push_back(9);
+        assert!(!share.try_enter(), "it is 9's");
+        assert_eq!((share.enter_waiting(), share.open), (Some(9), 2));
     }
 
     #[test]

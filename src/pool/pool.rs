@@ -28,6 +28,9 @@ use crate::topology::Epoch;
 /// What every new connection is told, so that two of them are alike whoever caused them.
 const STARTUP_PARAMETERS: [(&str, &str); 2] = [("application_name", "komainu"), ("client_encoding", "UTF8")];
 
+/// A pool that has connections is said to have too few when somebody has waited so long for another.
+const SHORT_AFTER_MS: u64 = 200;
+
 /// An application with its drivers has a few; more are asked about each time.
 const KINDS_OF_CLIENTS: usize = 8;
 
@@ -43,11 +46,21 @@ struct Inner {
     credential: Credential,
     /// For greeting clients without asking a server.
     greeting: Option<Greeting>,
-    /// It stands in the queue of those that have no connection.
-    starves: bool,
+    /// Where it waits for a place on the server.
+    queued: Queued,
     /// Set after a failed attempt: no new one before this.
     not_before_ms: u64,
     failures: u32,
+}
+
+/// A queue of the server's gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Queued {
+    No,
+    /// Of pools that have too few connections.
+    Short,
+    /// Of those that have none.
+    Starved,
 }
 
 /// What a client may be greeted with.
@@ -119,7 +132,7 @@ impl Pool {
                 permits: Vec::new(),
                 credential,
                 greeting: None,
-                starves: false,
+                queued: Queued::No,
                 not_before_ms: 0,
                 failures: 0,
             }),
@@ -343,14 +356,36 @@ impl Pool {
             return;
         }
         let limits = inner.limits.clone();
-        for _ in 0..inner.book.wanted(&limits, now) {
+        let wanted = inner.book.wanted(&limits, now);
+        if wanted == 0 && inner.queued != Queued::No {
+            // Who waited was served otherwise, and nobody is to give up anything for it.
+            inner.queued = Queued::No;
+            self.gate.waits_no_more(&Arc::downgrade(self));
+        }
+        for _ in 0..wanted {
             if !self.open_one(&mut inner) {
-                if inner.book.open_count() == 0 && !inner.starves {
-                    inner.starves = true;
-                    self.gate.starves(Arc::downgrade(self), now);
-                }
+                self.queue(&mut inner, now);
                 break;
             }
+        }
+    }
+
+    /// The server has as many connections as it may have.
+    fn queue(self: &Arc<Self>, inner: &mut Inner, now_ms: u64) {
+        let waited_ms = inner.book.waiting_since_ms().map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
+        let place = match inner.book.open_count() {
+            0 => Queued::Starved,
+            _ if waited_ms >= SHORT_AFTER_MS => Queued::Short,
+            _ => Queued::No,
+        };
+        if place <= inner.queued {
+            return;
+        }
+        inner.queued = place;
+        match place {
+            Queued::Starved => self.gate.starves(Arc::downgrade(self), now_ms),
+            Queued::Short => self.gate.wants_more(Arc::downgrade(self)),
+            Queued::No => {}
         }
     }
 
@@ -358,7 +393,7 @@ impl Pool {
     pub(super) fn feed(self: &Arc<Self>, permit: Permit) -> Result<(), Permit> {
         let now = now_ms();
         let mut inner = self.inner();
-        inner.starves = false;
+        inner.queued = Queued::No;
         let limits = inner.limits.clone();
         let is_wanted =
             !self.is_retired() && now >= inner.not_before_ms && inner.book.wanted(&limits, now) > 0;
@@ -516,6 +551,21 @@ impl Pool {
 
     pub fn limits(&self) -> PoolLimits {
         self.inner().limits.clone()
+    }
+
+    /// What somebody can do about it who waits in vain.
+    pub fn advice(&self) -> &'static str {
+        let is_full = {
+            let inner = self.inner();
+            inner.book.open_count() >= inner.limits.size + inner.limits.reserve
+        };
+        match is_full || self.gate.open_count() < self.gate.max_connections() {
+            true => "raise pool.size or pool.acquire_timeout_ms, or look for transactions left open",
+            false => {
+                "all of pool.max_server_connections are taken: raise that or pool.acquire_timeout_ms, or look for \
+                 transactions left open and sessions that keep their connection"
+            }
+        }
     }
 
     /// Since when the first of those who wait does.

@@ -137,15 +137,15 @@ impl Pools {
     }
 }
 
-/// For those of a server's pools that have no connection and somebody who waits: others give up what is idle, most idle
-/// first, and if that is not enough, what comes back to them.
+/// For those of a server's pools that wait for a place others give up what is idle, most idle first, and if that is not
+/// enough for those that have none, what comes back to them.
 fn make_room<'a>(gate: &Arc<ServerGate>, pools: impl Iterator<Item = &'a Arc<Pool>>, now_ms: u64) {
-    if gate.starved_count() > 0 {
+    if gate.waiting_count() > 0 {
         gate.fill();
         let pools: Vec<_> = pools.map(|pool| (pool, pool.counts())).collect();
         let mut idle: BinaryHeap<_> =
             pools.iter().enumerate().map(|(at, (_, counts))| (counts.idle, at)).collect();
-        for _ in 0..gate.starved_count() {
+        for _ in 0..gate.waiting_count() {
             let Some(mut most) = idle.peek_mut().filter(|most| most.0 > 0) else { break };
             pools[most.1].0.give_up_one_idle();
             most.0 -= 1;

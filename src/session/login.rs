@@ -244,10 +244,10 @@ fn none_became_free(pool: &Pool, within: Duration) -> LoginError {
         return too_late(within);
     }
     let message = format!(
-        "no server connection became free for the login within {} ms: {} are open for this user and database; \
-         raise pool.size or pool.acquire_timeout_ms, or look for transactions left open",
+        "no server connection became free for the login within {} ms: {} are open for this user and database; {}",
         within.as_millis(),
-        counts.open
+        counts.open,
+        pool.advice()
     );
     LoginError::new(sqlstate::TOO_MANY_CONNECTIONS, message)
 }

@@ -331,8 +331,8 @@ impl Session {
             "no server connection became free within {timeout_ms} ms: {} are open for user \"{}\" and database \"{}\", {} clients wait",
             counts.open, pool.key.user, pool.key.database, counts.waiting
         );
-        let hint = "raise pool.size or pool.acquire_timeout_ms, or look for transactions left open";
-        self.refuse(&waiting.request, &Report::error(sqlstate::TOO_MANY_CONNECTIONS, &message).hint(hint));
+        let report = Report::error(sqlstate::TOO_MANY_CONNECTIONS, &message).hint(pool.advice());
+        self.refuse(&waiting.request, &report);
     }
 
     fn acquire_failed(

@@ -41,3 +41,35 @@ fn a_pool_that_has_no_connection_gets_one_from_pools_that_are_never_idle() {
     let most: usize = cluster.primary().psql("postgres", &most).unwrap().parse().unwrap();
     assert!(most <= 2, "{most}");
 }
+
+#[test]
+fn a_pool_that_needs_more_gets_what_lies_idle_elsewhere() {
+    let cluster = Cluster::shared();
+    let [first, second] = [cluster.database(), cluster.database()];
+    let config =
+        "split.enabled = false\n[pool]\nsize = 3\nmax_server_connections = 4\nacquire_timeout_ms = 8000\n";
+    let komainu = Komainu::start_with(cluster, config);
+    let mut many: Vec<_> = (0..3).map(|_| komainu.login(&first)).collect();
+    let begin = |many: &mut Vec<Wire>| many.iter_mut().for_each(|wire| drop(wire.query("BEGIN; SELECT 1")));
+    let commit = |many: &mut Vec<Wire>| many.iter_mut().for_each(|wire| drop(wire.query("COMMIT")));
+    begin(&mut many);
+    commit(&mut many);
+    let (mut listener, mut other) = (komainu.login(&second), komainu.login(&second));
+    listener.query("LISTEN x");
+    assert_eq!(other.query_value("SELECT 'served'"), "served");
+    eventually(PATIENCE, "it lies idle in its turn", || {
+        komainu.metric("komainu_server_connections{server=\"pg1\",state=\"idle\"}") == Some(3.0)
+    });
+
+    // The other way as well. Then nothing is idle anywhere, and who waits is told what there is too little of.
+    begin(&mut many);
+    let refused = other.query("SELECT 'refused'").remove(0);
+    let hint = refused.field('H');
+    assert_eq!(
+        (refused.sqlstate().as_str(), hint.contains("max_server_connections")),
+        ("53300", true),
+        "{hint}"
+    );
+    commit(&mut many);
+    assert_eq!(other.query_value("SELECT 'served again'"), "served again");
+}
