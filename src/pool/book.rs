@@ -145,6 +145,10 @@ impl<C, W: Waiting<C>> Book<C, W> {
         out
     }
 
+    pub fn idle(&self) -> impl Iterator<Item = &C> {
+        self.idle.iter()
+    }
+
     pub fn idle_count(&self) -> usize {
         self.idle.len()
     }

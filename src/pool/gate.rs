@@ -32,7 +32,7 @@ struct Share<P> {
     starved: VecDeque<(P, u64)>,
     /// Pools that have some and too few, in the order in which they came.
     short: VecDeque<P>,
-    /// How many the pools that have some are to give up.
+    /// How many the pools are to give up when they come back.
     owed: usize,
 }
 
@@ -73,10 +73,18 @@ impl<P> Share<P> {
         self.starved.len() + self.short.len()
     }
 
+    /// How many are open above the limit, which was lowered.
+    fn excess(&self) -> usize {
+        self.open.saturating_sub(self.max)
+    }
+
     /// How many connections a pool must have to be asked for one, if the largest has `most`: half as many with each
-    /// `ASKED_EVERY_MS` that the first of the starved has waited.
+    /// `ASKED_EVERY_MS` that the first of the starved has waited. Of an excess any pool is asked.
     fn ask(&mut self, most: usize, now_ms: u64) -> usize {
-        self.owed = self.starved.len();
+        self.owed = self.starved.len() + self.excess();
+        if self.excess() > 0 {
+            return 1;
+        }
         let Some((_, since_ms)) = self.starved.front() else { return NOBODY };
         let halvings = now_ms.saturating_sub(*since_ms) / ASKED_EVERY_MS;
         let halvings = u32::try_from(halvings).unwrap_or(u32::MAX);
@@ -221,9 +229,14 @@ impl ServerGate {
         self.asked_from.store(from, Ordering::Relaxed);
     }
 
-    /// Whether a pool with so many connections is to close one that has come back, for a pool that has none.
+    /// Whether a pool with so many connections is to close one that has come back, for a pool that has none or because
+    /// the limit was lowered.
     pub fn asks_for_one(&self, open: usize) -> bool {
         open >= self.asked_from.load(Ordering::Relaxed) && self.share().claim()
+    }
+
+    pub fn excess(&self) -> usize {
+        self.share().excess()
     }
 
     pub fn turn_ms(&self, now_ms: u64) -> u64 {
@@ -316,6 +329,17 @@ mod tests {
         share.short.push_back(9);
         assert!(!share.try_enter(), "it is 9's");
         assert_eq!((share.enter_waiting(), share.open), (Some(9), 2));
+    }
+
+    #[test]
+    fn what_is_above_a_lowered_limit_is_asked_of_all_and_then_what_the_starved_need() {
+        let mut share = share(3);
+        assert!([(); 3].iter().all(|()| share.try_enter()));
+        (share.max, share.starved) = (1, VecDeque::from([(7, 0)]));
+        assert_eq!((share.excess(), share.ask(2, 0)), (2, 1));
+        let closed = [(); 4].map(|()| share.claim().then(|| share.leave()));
+        assert_eq!(closed, [Some(None), Some(None), Some(Some(7)), None]);
+        assert_eq!((share.open, share.ask(1, 0)), (1, NOBODY));
     }
 
     #[test]

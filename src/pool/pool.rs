@@ -532,6 +532,11 @@ impl Pool {
         }
     }
 
+    /// Since when each idle connection is.
+    pub fn idle_since_ms(&self) -> Vec<u64> {
+        self.inner().book.idle().map(|conn| conn.idle_since_ms).collect()
+    }
+
     /// Connections that are open are measured by it from now on, too.
     pub fn reconfigure(&self, config: &Arc<config::Pool>) {
         let mut inner = self.inner();

@@ -91,7 +91,8 @@ impl Pools {
         leaving.iter().for_each(|pool| pool.withdraw());
         staying.iter().for_each(Pool::tick);
         for (server, gate) in gates {
-            make_room(&gate, staying.iter().filter(|pool| pool.key.server == server), now);
+            let of_server: Vec<_> = staying.iter().filter(|pool| pool.key.server == server).collect();
+            make_room(&gate, &of_server, now);
         }
     }
 
@@ -137,12 +138,21 @@ impl Pools {
     }
 }
 
-/// For those of a server's pools that wait for a place others give up what is idle, most idle first, and if that is not
-/// enough for those that have none, what comes back to them.
-fn make_room<'a>(gate: &Arc<ServerGate>, pools: impl Iterator<Item = &'a Arc<Pool>>, now_ms: u64) {
+/// A server's pools close what is above a lowered limit: what has been idle longest, and what comes back while there is too
+/// much. For those that wait for a place, others give up what is idle, most idle first, and if that is not enough for those
+/// that have none, what comes back to them.
+fn make_room(gate: &Arc<ServerGate>, pools: &[&Arc<Pool>], now_ms: u64) {
+    let excess = gate.excess();
+    if excess > 0 {
+        let since =
+            pools.iter().flat_map(|pool| pool.idle_since_ms().into_iter().map(move |since| (since, pool)));
+        let mut idle: Vec<_> = since.collect();
+        idle.sort_by_key(|(since, _)| *since);
+        idle.iter().take(excess).for_each(|(_, pool)| pool.give_up_one_idle());
+    }
     if gate.waiting_count() > 0 {
         gate.fill();
-        let pools: Vec<_> = pools.map(|pool| (pool, pool.counts())).collect();
+        let pools: Vec<_> = pools.iter().map(|pool| (pool, pool.counts())).collect();
         let mut idle: BinaryHeap<_> =
             pools.iter().enumerate().map(|(at, (_, counts))| (counts.idle, at)).collect();
         for _ in 0..gate.waiting_count() {

@@ -4,7 +4,8 @@ use komainu::sandbox::Postgres;
 
 use super::routing::{route, run, standbys_read, wait_for_catalog, went_to};
 use super::support::{
-    APP_PASSWORD, APP_USER, Certificates, Cluster, Komainu, PATIENCE, Pipeline, eventually, first_value, tags,
+    APP_PASSWORD, APP_USER, Certificates, Cluster, Komainu, PATIENCE, Pipeline, Wire, eventually,
+    first_value, tags,
 };
 use super::tls::speak_tls;
 
@@ -31,6 +32,39 @@ fn open_pools_take_up_new_time_limits() {
         assert_eq!(wire.query_value("SELECT 2"), "2", "the session has lost nothing");
         komainu.reload("komainu.toml", &format!("{key} = 1\n"), &format!("{key} = 600000\n"));
     }
+}
+
+#[test]
+fn what_is_open_above_a_lowered_limit_is_closed() {
+    let cluster = Cluster::shared();
+    let databases = [cluster.database(), cluster.database(), cluster.database()];
+    let config = "split.enabled = false\n[pool]\nsize = 2\nmax_server_connections = 6\n";
+    let komainu = Komainu::start_with(cluster, config);
+    let open = || {
+        let count = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname IN ('{}') AND usename = '{APP_USER}'",
+            databases.join("', '")
+        );
+        cluster.primary().psql("postgres", &count).unwrap()
+    };
+    let mut wires: Vec<_> = databases.iter().flat_map(|d| [komainu.login(d), komainu.login(d)]).collect();
+    let run = |wire: &mut Wire, sql: &str| assert!(!tags(&wire.query(sql)).contains('E'), "{sql}");
+    wires.iter_mut().for_each(|wire| run(wire, "BEGIN; SELECT 1"));
+    assert_eq!(open(), "6");
+    for at in [0, 1, 2, 4] {
+        run(&mut wires[at], "COMMIT");
+    }
+    // What is idle goes.
+    komainu.reload("komainu.toml", "max_server_connections = 6", "max_server_connections = 2");
+    eventually(PATIENCE, "as many are open as may be", || open() == "2");
+    // Of what is lent, the first that comes back.
+    komainu.reload("komainu.toml", "size = 2", "size = 1");
+    komainu.reload("komainu.toml", "max_server_connections = 2", "max_server_connections = 1");
+    run(&mut wires[3], "SELECT 1; COMMIT");
+    eventually(PATIENCE, "one is open", || open() == "1");
+    run(&mut wires[5], "SELECT 1; COMMIT");
+    wires.iter_mut().for_each(|wire| run(wire, "SELECT 1"));
+    eventually(PATIENCE, "one is open still", || open() == "1");
 }
 
 #[test]
