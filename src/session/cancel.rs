@@ -49,11 +49,15 @@ struct SlotState {
     waiting: Option<Arc<SessionHandle>>,
     /// That request is to be refused.
     refused: bool,
-    /// Cancels on their way.
-    under_way: usize,
+    /// Where cancels are on their way to, one for each.
+    under_way: Vec<Arc<CancelAddress>>,
 }
 
 impl SlotState {
+    fn is_hit_by_none(&self, address: &Arc<CancelAddress>) -> bool {
+        !self.under_way.iter().any(|hit| Arc::ptr_eq(hit, address))
+    }
+
     fn end_wait(&mut self) {
         (self.waiting, self.refused) = (None, false);
     }
@@ -98,29 +102,30 @@ impl CancelSlot {
     }
 
     /// Ends the lease; false when a cancel is on its way and the connection must wait for it.
-    fn lease_ended(&self) -> bool {
+    fn lease_ended(&self, address: &Arc<CancelAddress>) -> bool {
         let mut state = self.state();
         state.running = None;
-        state.under_way == 0
+        state.is_hit_by_none(address)
     }
 
-    /// Gives a connection back, once no cancel can hit it any more.
+    /// Gives a connection back, once no cancel can hit it any more. Those that are on their way to another, which the
+    /// session had before, do not matter.
     pub fn release(self: &Arc<Self>, pool: &Arc<Pool>, conn: Box<ServerConn>) {
-        if self.lease_ended() {
+        if self.lease_ended(&conn.cancel) {
             give_back(pool, conn);
             return;
         }
         let (slot, pool) = (self.clone(), pool.clone());
         tokio::spawn(async move {
-            slot.no_cancel_under_way().await;
+            slot.no_cancel_under_way(&conn.cancel).await;
             give_back(&pool, conn);
         });
     }
 
-    async fn no_cancel_under_way(&self) {
+    async fn no_cancel_under_way(&self, address: &Arc<CancelAddress>) {
         loop {
             let settled = self.settled.notified();
-            if self.state().under_way == 0 {
+            if self.state().is_hit_by_none(address) {
                 return;
             }
             settled.await;
@@ -131,7 +136,7 @@ impl CancelSlot {
     pub fn begin_cancel(self: &Arc<Self>) -> Option<CancelUnderWay> {
         let mut state = self.state();
         let address = state.running.clone()?;
-        state.under_way += 1;
+        state.under_way.push(address.clone());
         Some(CancelUnderWay { slot: self.clone(), address, taken: false })
     }
 }
@@ -162,7 +167,11 @@ impl Drop for CancelUnderWay {
         if !self.taken {
             self.address.doubt();
         }
-        self.slot.state().under_way -= 1;
+        {
+            let mut state = self.slot.state();
+            let at = state.under_way.iter().position(|hit| Arc::ptr_eq(hit, &self.address));
+            state.under_way.swap_remove(at.expect("each is there until it is dropped"));
+        }
         self.slot.settled.notify_waiters();
     }
 }
@@ -237,12 +246,18 @@ mod tests {
         slot.lease_began(&address());
         let under_way = slot.begin_cancel().unwrap();
         let address = under_way.address.clone();
-        assert!(!slot.lease_ended(), "the connection waits for the cancel");
+        let another = slot.begin_cancel().unwrap();
+        assert!(!slot.lease_ended(&address), "the connection waits for the cancel");
+        let next = self::address();
+        slot.lease_began(&next);
+        assert!(slot.lease_ended(&next), "another one does not");
+        another.taken();
+        assert!(!slot.lease_ended(&address), "one is still on its way");
         under_way.taken();
-        assert!(slot.lease_ended() && !address.is_in_doubt());
+        assert!(slot.lease_ended(&address) && !address.is_in_doubt());
         slot.lease_began(&address);
         drop(slot.begin_cancel());
-        assert!(slot.lease_ended() && address.is_in_doubt(), "nobody knows whether it was taken");
+        assert!(slot.lease_ended(&address) && address.is_in_doubt(), "nobody knows whether it was taken");
         assert!(slot.begin_cancel().is_none());
     }
 }

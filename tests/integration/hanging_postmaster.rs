@@ -83,8 +83,12 @@ impl Postmaster {
 }
 
 fn komainu_before(cluster: &Cluster, postmaster: &Postmaster, more: &str) -> Komainu {
+    komainu_with(cluster, postmaster, &format!("pool.size = 1\npool.connect_timeout_ms = 500\n{more}"))
+}
+
+fn komainu_with(cluster: &Cluster, postmaster: &Postmaster, more: &str) -> Komainu {
     let config = format!(
-        "split.enabled = false\npool.size = 1\npool.connect_timeout_ms = 500\n{more}\n\
+        "split.enabled = false\n{more}\n\
          [[server]]\nid = \"s1\"\nhost = \"127.0.0.1\"\nport = {}\n",
         postmaster.port
     );
@@ -133,6 +137,32 @@ fn a_cancel_that_the_server_takes_late_hits_nobody_else() {
     assert_eq!(tags(&next.until('Z')), "TDCZ", "another client's statement was cancelled");
     assert_ne!(taken, backend);
     assert_eq!(cancel.expect_end(), []);
+}
+
+#[test]
+fn a_cancel_that_hangs_keeps_its_own_connection_and_no_other() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let postmaster = Postmaster::before(cluster.primary().port());
+    let more = "pool.size = 3\npool.connect_timeout_ms = 600000\npool.acquire_timeout_ms = 10000";
+    let komainu = komainu_with(cluster, &postmaster, more);
+    let (mut client, mut other) = (komainu.login(&database), komainu.login(&database));
+    assert_eq!(tags(&client.query("BEGIN; SELECT 1")), "CTDCZ");
+    let hit = client.query_value("SELECT pg_backend_pid()");
+    postmaster.hold_up(CANCELS);
+    let mut cancel = komainu.wire();
+    let body = [&CANCEL[..], &client.process_id.to_be_bytes(), &client.secret_key].concat();
+    cancel.send(&[&(body.len() as u32 + 4).to_be_bytes()[..], &body].concat());
+    eventually(PATIENCE, "the cancel is on its way", || postmaster.waiting.load(Ordering::Acquire) == 1);
+    client.query("COMMIT");
+    for _ in 0..5 {
+        assert_ne!(client.query_value("SELECT pg_backend_pid()"), hit);
+        assert_ne!(other.query_value("SELECT pg_backend_pid()"), hit);
+    }
+    postmaster.hold_up(NOTHING);
+    assert_eq!(cancel.expect_end(), []);
+    let idle = "komainu_server_connections{server=\"s1\",state=\"idle\"}";
+    eventually(PATIENCE, "it is there again", || komainu.metric(idle) == Some(2.0));
 }
 
 #[test]
