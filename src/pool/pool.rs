@@ -578,11 +578,17 @@ impl Pool {
         self.inner().book.waiting_since_ms()
     }
 
-    /// Nothing open, nobody waiting, unused for long: the registry may forget it.
-    pub fn is_forgettable(&self, now_ms: u64, after_ms: u64) -> bool {
+    /// Nothing open, nobody waiting, unused for `after_ms`, or for `without_greeting_ms` where no server has let anybody in,
+    /// which begin when the pause after a failed attempt is over: the registry may forget it.
+    pub fn is_forgettable(&self, now_ms: u64, after_ms: u64, without_greeting_ms: u64) -> bool {
         let counts = self.counts();
-        counts == PoolCounts::default()
-            && now_ms.saturating_sub(self.last_used_ms.load(Ordering::Relaxed)) > after_ms
+        let (is_greeted, not_before_ms) = {
+            let inner = self.inner();
+            (inner.greeting.is_some(), inner.not_before_ms)
+        };
+        let after_ms = if is_greeted { after_ms } else { without_greeting_ms };
+        let used_ms = self.last_used_ms.load(Ordering::Relaxed).max(not_before_ms);
+        counts == PoolCounts::default() && now_ms.saturating_sub(used_ms) > after_ms
     }
 }
 

@@ -32,6 +32,8 @@ struct State {
 
 /// A pool without connections or clients is forgotten after this.
 const FORGET_AFTER_MS: u64 = 10 * 60 * 1000;
+/// The same where no server lets anybody in: one client can cause any number of these.
+const FORGET_REFUSED_AFTER_MS: u64 = 1000;
 
 impl Pools {
     pub fn new(config: config::Pool, tls: Arc<ServerTlsContext>) -> Self {
@@ -80,7 +82,8 @@ impl Pools {
             let strangers = strangers.map(|(_, pool)| pool).collect();
             state.pools.retain(|_, pool| {
                 // Ours is the only reference to a pool no session remembers.
-                Arc::strong_count(pool) > 1 || !pool.is_forgettable(now, FORGET_AFTER_MS)
+                Arc::strong_count(pool) > 1
+                    || !pool.is_forgettable(now, FORGET_AFTER_MS, FORGET_REFUSED_AFTER_MS)
             });
             let gates = state.gates.iter().map(|(server, gate)| (*server, gate.clone())).collect();
             (state.pools.values().cloned().collect(), gates, strangers)

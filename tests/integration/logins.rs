@@ -80,6 +80,25 @@ fn a_login_with_settings_known_from_the_last_one_needs_no_server_connection() {
 }
 
 #[test]
+fn of_databases_that_do_not_exist_nothing_stays() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let komainu = Komainu::start_with(cluster, "split.enabled = false");
+    let mut wire = komainu.login(&database);
+    for n in 0..50 {
+        let mut lost = komainu.wire();
+        lost.startup(&[("user", APP_USER), ("database", &format!("nowhere_{n}"))]);
+        assert_eq!(lost.authenticate(APP_USER, APP_PASSWORD).sqlstate(), "3D000");
+    }
+    let mut pools = || {
+        let shown = wire.query("SHOW POOL_POOLS");
+        let rows = shown.iter().filter(|message| message.tag == 'D');
+        rows.map(|row| row.columns()[1].clone().unwrap()).collect::<Vec<_>>()
+    };
+    eventually(PATIENCE, "only the one that is used is left", || pools() == [database.as_str()]);
+}
+
+#[test]
 fn who_leaves_while_its_login_waits_for_a_primary_takes_no_place_any_more() {
     let cluster = Cluster::start(0);
     let database = cluster.database();
