@@ -319,7 +319,9 @@ impl Draw<'_> {
         let weighed = candidates().any(|(.., weight)| weight > 0);
         // Standbys of weight 0 serve when nothing else does, alike.
         let share = |weight: u32| if weighed { u64::from(weight) } else { 1 };
-        let near = candidates().any(|(_, server, weight)| share(weight) > 0 && self.policy.is_near(server));
+        let near = candidates().any(|(index, server, weight)| {
+            share(weight) > 0 && self.policy.is_near(server) && self.topology.primary != Some(index)
+        });
         let in_reach = |server: &ServerState| !near || self.policy.is_near(server);
         let least = candidates()
             .filter(|(index, server, weight)| {

@@ -201,7 +201,7 @@ pub static SECTIONS: &[Section] = &[
             key("max_lag_bytes", Integer(0, u64::MAX >> 1), "bytes", Value("0"), LIVE, Cluster, "A standby further behind gets no reads. 0: no limit."),
             key("max_lag_ms", Integer(0, MS), "ms", Value("10000"), LIVE, Cluster, "The same by time. 0: no limit."),
             key("floor_wait_ms", Integer(0, MS), "ms", Value("20"), LIVE, Cluster, "How long a read waits for a standby to replay the session's last write before it goes to the primary. 0: it does not wait."),
-            key("prefer_same_zone", Bool, "", Value("false"), LIVE, Cluster, "Read from standbys in this node's `zone` while there are any."),
+            key("prefer_same_zone", Bool, "", Value("false"), LIVE, Cluster, "Read from standbys in this node's `zone` while there are any. Then a primary in the zone has its share beside them, and one elsewhere none; while there are none, all servers have theirs."),
             key("prefer_least_lag", Bool, "", Value("false"), LIVE, Cluster, "Read from the standby that is least behind rather than by weight."),
             key("read_only_functions", Names, "", Value("[]"), LIVE, Cluster, "Functions that only read, whatever the catalog says; each a name, or a schema and a name."),
             key("write_functions", Names, "", Value("[]"), LIVE, Cluster, "Functions that write, whatever the catalog says."),

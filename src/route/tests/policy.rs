@@ -207,6 +207,21 @@ fn zone_and_least_lag() {
 }
 
 #[test]
+fn a_primary_in_this_zone_keeps_reads_from_no_standby_elsewhere() {
+    let near = Split { prefer_same_zone: true, ..split() };
+    let mut topology = topology();
+    topology.servers[0].weight = 1;
+    // Where a standby is near, a primary elsewhere leaves it its share.
+    assert_eq!(targets(READ, session(), &topology, &near), (on(&[B]), Why::Drawn));
+    topology.servers[0].zone = Some("z2".into());
+    let both = |standby| [vec![Target::Primary], on(&[standby])].concat();
+    assert_eq!(targets(READ, session(), &topology, &near), (both(B), Why::Drawn));
+    topology.servers[2].zone = Some("z3".into());
+    let all = [vec![Target::Primary], on(&[A, B])].concat();
+    assert_eq!(targets(READ, session(), &topology, &near), (all, Why::Drawn));
+}
+
+#[test]
 fn preferences() {
     let prefer = |target| Preference {
         application_name: Some("web".into()),
