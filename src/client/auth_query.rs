@@ -3,7 +3,8 @@
 //! Owns one warm connection for that, which runs under a role and a `search_path` of ours (no client's
 //! startup parameters ever touch it), and a bounded cache of the answers.
 //! Invariant: no answer is no login. A lookup that fails is an error, is not cached, and never lets
-//! another identity take the user's place.
+//! another identity take the user's place. Who has gone away waits in no queue: no more names wait to be asked for than
+//! clients do.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -13,8 +14,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use lru::LruCache;
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::secrets::{Lookup, LookupError, NoAnswer};
 use super::userfile::Secret;
@@ -30,7 +31,7 @@ const MAX_CACHED: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 const MAX_CACHED_REFUSALS: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 /// A role that was just made must not be refused for long.
 const REFUSAL_CACHE: Duration = Duration::from_secs(1);
-/// Connecting, waiting for one's turn and asking. Clients' `startup_timeout` is longer.
+/// Waiting for one's turn; and then connecting and asking, however long that wait was.
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
 /// What a server says that ends, or does not get to answering in time.
 const ENDS: [SqlState; 4] = [
@@ -85,7 +86,11 @@ struct Answer {
     used: bool,
 }
 
-type Flight = Shared<BoxFuture<'static, Result<Lookup, LookupError>>>;
+struct Flight {
+    answer: Shared<BoxFuture<'static, Result<Lookup, LookupError>>>,
+    /// Whoever waits for the answer has a receiver.
+    awaited: Arc<watch::Sender<()>>,
+}
 
 /// Why there is no answer. Without secrets; for the log.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +99,8 @@ enum Failure {
     NoPrimary,
     #[error("no answer within {} seconds", LOOKUP_DEADLINE.as_secs())]
     Deadline,
+    #[error("those before it were asked for during {} seconds", LOOKUP_DEADLINE.as_secs())]
+    NoTurn,
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
@@ -110,7 +117,10 @@ impl Failure {
     /// Whoever asks again later, or asks the next primary, may be answered.
     fn is_passing(&self) -> bool {
         match self {
-            Failure::NoPrimary | Failure::Deadline | Failure::Query(QueryError::Lost(_)) => true,
+            Failure::NoPrimary
+            | Failure::Deadline
+            | Failure::NoTurn
+            | Failure::Query(QueryError::Lost(_)) => true,
             Failure::Connect(error) => error.is_passing(),
             Failure::Query(error) => error.sqlstate().is_some_and(|state| ENDS.contains(&state)),
             Failure::Shape | Failure::Secret => false,
@@ -139,23 +149,17 @@ impl AuthQuery {
         }
     }
 
-    /// What the primary says of `user`, no older than `cache_ms`.
+    /// What the primary says of `user`, no older than `cache_ms`. Cancel safe.
     pub async fn lookup(&self, user: &str) -> Result<Lookup, LookupError> {
-        let flight = {
+        let (answer, _awaited) = {
             let mut answers = self.shared.answers();
             if let Some(lookup) = answers.believed(user, self.shared.cache, Instant::now()) {
                 return Ok(lookup);
             }
-            match answers.flights.get(user) {
-                Some(flight) => flight.clone(),
-                None => {
-                    let flight = self.take_off(user);
-                    answers.flights.insert(user.to_owned(), flight.clone());
-                    flight
-                }
-            }
+            let flight = answers.flights.entry(user.to_owned()).or_insert_with(|| self.take_off(user));
+            (flight.answer.clone(), flight.awaited.subscribe())
         };
-        flight.await
+        answer.await
     }
 
     /// Somebody has proved to be `user`: the answer is believed for all of `cache_ms`. Until then it is believed for as
@@ -182,16 +186,21 @@ impl AuthQuery {
         }
     }
 
-    /// A task of its own: whoever asked first may go away, and an answer nobody waited for must not be
-    /// found later and taken for a fresh one.
+    /// A task of its own: whoever asked first may go away, a question that was begun is not to cost the connection, and
+    /// an answer nobody waited for must not be found later and taken for a fresh one.
     fn take_off(&self, user: &str) -> Flight {
         let (shared, user) = (self.shared.clone(), user.to_owned());
+        let awaited = Arc::new(watch::Sender::new(()));
         let task = tokio::spawn({
-            let (shared, user) = (shared.clone(), user.clone());
+            let (shared, user, awaited) = (shared.clone(), user.clone(), awaited.clone());
             async move {
-                let outcome = match tokio::time::timeout(LOOKUP_DEADLINE, shared.ask(&user)).await {
-                    Ok(outcome) => outcome,
-                    Err(_) => Err(Failure::Deadline),
+                let outcome = match shared.turn(&user, &awaited).await {
+                    Some(Ok(turn)) => {
+                        let asked = timeout(LOOKUP_DEADLINE, shared.ask(&turn, &user)).await;
+                        asked.unwrap_or(Err(Failure::Deadline))
+                    }
+                    Some(Err(failure)) => Err(failure),
+                    None => return Err(abandoned(user)),
                 };
                 let mut answers = shared.answers();
                 answers.flights.remove(&user);
@@ -210,12 +219,15 @@ impl AuthQuery {
         let landed = async move {
             task.await.unwrap_or_else(|_| {
                 shared.answers().flights.remove(&user);
-                let reason = "the lookup was abandoned".to_owned();
-                Err(LookupError { user, reason, kind: NoAnswer::Passing })
+                Err(abandoned(user))
             })
         };
-        landed.boxed().shared()
+        Flight { answer: landed.boxed().shared(), awaited }
     }
+}
+
+fn abandoned(user: String) -> LookupError {
+    LookupError { user, reason: "the lookup was abandoned".to_owned(), kind: NoAnswer::Passing }
 }
 
 impl Inner {
@@ -227,8 +239,33 @@ impl Inner {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn ask(&self, user: &str) -> Result<Lookup, Failure> {
-        let _turn = self.turn.acquire().await.expect("the semaphore is never closed");
+    /// `None`: nobody waits for the answer any more. Then whoever comes next takes off anew.
+    async fn turn(
+        &self,
+        user: &str,
+        awaited: &watch::Sender<()>,
+    ) -> Option<Result<SemaphorePermit<'_>, Failure>> {
+        let turn = timeout_at(Instant::now() + LOOKUP_DEADLINE, self.turn.acquire());
+        tokio::pin!(turn);
+        loop {
+            tokio::select! {
+                biased;
+                () = awaited.closed() => {}
+                turn = &mut turn => {
+                    let turn = turn.map_err(|_| Failure::NoTurn);
+                    return Some(turn.map(|turn| turn.expect("the semaphore is never closed")));
+                }
+            }
+            // Nobody begins to wait for it but under this lock.
+            let mut answers = self.answers();
+            if awaited.receiver_count() == 0 {
+                answers.flights.remove(user);
+                return None;
+            }
+        }
+    }
+
+    async fn ask(&self, _turn: &SemaphorePermit<'_>, user: &str) -> Result<Lookup, Failure> {
         let target = (self.target)().ok_or(Failure::NoPrimary)?;
         let warm = self.warm().take().filter(|warm| warm.is_at(&target));
         if let Some(mut warm) = warm {
