@@ -1,6 +1,7 @@
 //! Looking users up on the primary, with the patience of the rest of a login.
 //!
-//! Invariant: whoever waits for a primary to be asked is counted, bounded and shown as one whose login waits.
+//! Invariant: whoever waits for a primary to be asked is counted and shown as one whose login waits, and bounded with
+//! those who have proved nothing: that it waits takes away nobody else's place.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ pub fn patient(lookups: &AuthQuery, gateway: &Arc<Gateway>) -> AskServer {
 }
 
 async fn ask(lookups: &AuthQuery, gateway: &Gateway, asking: &Asking) -> Result<Lookup, LookupError> {
-    let mut held = HeldLogin::new(gateway);
+    let mut held = HeldLogin::of_stranger(gateway);
     loop {
         let error = match lookups.lookup(&asking.user).await {
             Err(error) if error.kind == NoAnswer::Passing => error,

@@ -1,7 +1,8 @@
 //! Clients that wait for a primary: how many, with how much that was read from them, and for how long each may.
 //!
 //! A request and a login wait alike. Pure but for the counts, which are shared. Invariant: a client is counted from the
-//! moment it must wait until it is served, refused or gone.
+//! moment it must wait until it is served, refused or gone, and who has proved nothing yet takes no place of those who
+//! have.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,24 +13,31 @@ use crate::config::Limits;
 /// All that wait now.
 #[derive(Debug, Default)]
 pub struct HeldClients {
-    count: AtomicUsize,
+    known: AtomicUsize,
+    /// Have proved nothing yet. They are bounded with all of whom that is so, and not here.
+    strangers: AtomicUsize,
     /// What has been read from them.
     bytes: AtomicUsize,
 }
 
 impl HeldClients {
     pub fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        self.known.load(Ordering::Relaxed) + self.strangers.load(Ordering::Relaxed)
     }
 
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    fn enter(self: &Arc<Self>, bytes: usize, limits: &Limits) -> Result<Held, Impatience> {
-        let (max, max_bytes) = (limits.max_held_clients, limits.max_held_bytes);
-        add(&self.count, 1, max).ok_or(Impatience::TooMany { max })?;
-        let mut held = Held { clients: self.clone(), bytes: 0 };
+    fn of(&self, is_stranger: bool) -> &AtomicUsize {
+        if is_stranger { &self.strangers } else { &self.known }
+    }
+
+    fn enter(self: &Arc<Self>, is_stranger: bool, bytes: usize, limits: &Limits) -> Result<Held, Impatience> {
+        let max = if is_stranger { usize::MAX } else { limits.max_held_clients };
+        let max_bytes = limits.max_held_bytes;
+        add(self.of(is_stranger), 1, max).ok_or(Impatience::TooMany { max })?;
+        let mut held = Held { clients: self.clone(), is_stranger, bytes: 0 };
         add(&self.bytes, bytes, max_bytes).ok_or(Impatience::OutOfRoom { max: max_bytes })?;
         held.bytes = bytes;
         Ok(held)
@@ -46,12 +54,13 @@ fn add(sum: &AtomicUsize, more: usize, max: usize) -> Option<usize> {
 #[derive(Debug)]
 struct Held {
     clients: Arc<HeldClients>,
+    is_stranger: bool,
     bytes: usize,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.clients.count.fetch_sub(1, Ordering::Relaxed);
+        self.clients.of(self.is_stranger).fetch_sub(1, Ordering::Relaxed);
         self.clients.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
@@ -59,6 +68,7 @@ impl Drop for Held {
 /// What one client has waited so far.
 #[derive(Debug, Default)]
 pub struct Patience {
+    is_stranger: bool,
     held: Option<(Held, u64)>,
 }
 
@@ -78,6 +88,11 @@ pub enum Impatience {
 }
 
 impl Patience {
+    /// Of one who has proved nothing yet.
+    pub fn of_stranger() -> Self {
+        Patience { is_stranger: true, held: None }
+    }
+
     /// There is no primary to be had at this moment. An error: there was none for too long. `bytes` is what the client
     /// occupies while it waits.
     pub fn hold(
@@ -92,7 +107,7 @@ impl Patience {
             Some((_, since_ms)) => *since_ms,
             None if limits.hold_timeout_ms == 0 => return Err(too_long),
             None => {
-                self.held = Some((clients.enter(bytes, limits)?, now_ms));
+                self.held = Some((clients.enter(self.is_stranger, bytes, limits)?, now_ms));
                 now_ms
             }
         };
@@ -156,6 +171,20 @@ mod tests {
         assert_eq!(second.hold(&clients, &limits, 60, 200), Ok(()));
         drop(second);
         assert_eq!((clients.count(), clients.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn who_has_proved_nothing_takes_no_place() {
+        let (clients, limits) = (Arc::default(), limits(100, 1));
+        let mut strangers = [Patience::of_stranger(), Patience::of_stranger()];
+        let mut known = Patience::default();
+        for patience in strangers.iter_mut().chain([&mut known]) {
+            assert_eq!(patience.hold(&clients, &limits, 0, 10), Ok(()));
+        }
+        assert_eq!(clients.count(), 3);
+        assert_eq!(strangers[0].hold(&clients, &limits, 0, 110), Err(Impatience::TooLong { ms: 100 }));
+        drop(strangers);
+        assert_eq!(clients.count(), 1);
     }
 
     #[test]

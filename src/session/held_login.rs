@@ -23,6 +23,11 @@ impl<'a> HeldLogin<'a> {
         HeldLogin { gateway, patience: Patience::default(), shown: None }
     }
 
+    /// Of a client that has proved nothing yet.
+    pub fn of_stranger(gateway: &'a Gateway) -> Self {
+        HeldLogin { gateway, patience: Patience::of_stranger(), shown: None }
+    }
+
     /// Waits a moment, or until there is a primary, or another one. An error: it has waited too long, or may not at all;
     /// the words are for the client. Cancel safe.
     pub async fn hold(&mut self, who: impl FnOnce() -> Who, why: &str) -> Result<(), String> {

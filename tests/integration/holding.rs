@@ -135,6 +135,41 @@ fn a_wait_is_bounded_in_time_and_number_and_can_be_cancelled() {
     assert_eq!(third.query_value("SELECT 'on'"), "on");
 }
 
+/// Whoever has only named somebody, and waits for that name to be looked up, displaces nobody who has logged in.
+#[test]
+fn strangers_take_no_place_of_those_who_wait() {
+    let cluster = Cluster::start(0);
+    let database = cluster.database();
+    let komainu = start(
+        &cluster,
+        "[auth.query]\nuser = \"postgres\"\n[limits]\nmax_held_clients = 2\nhold_timeout_ms = 120000\n",
+    );
+    let mut sessions = [komainu.login(&database), komainu.login(&database), komainu.login(&database)];
+    cluster.primary().kill();
+    eventually(PATIENCE, "its loss is seen", || {
+        komainu.metric("komainu_primary{server=\"pg1\"}") == Some(0.0)
+    });
+    let strangers = ["nobody", "no one", "none"].map(|user| {
+        let mut wire = komainu.wire();
+        wire.startup(&[("user", user), ("database", &database)]);
+        wire
+    });
+    eventually(PATIENCE, "the strangers wait", || komainu.metric(HELD) == Some(3.0));
+    let [first, second, third] = &mut sessions;
+    send(first, "SELECT 1");
+    send(second, "SELECT 2");
+    eventually(PATIENCE, "those who have logged in wait", || komainu.metric(HELD) == Some(5.0));
+    assert_eq!(told(&third.query("SELECT 3")), ["ERROR 57P03", "ZI"]);
+    cluster.primary().start().unwrap();
+    for wire in [first, second] {
+        assert_eq!(answer(wire)[1..], ["D", "C SELECT 1", "ZI"]);
+    }
+    for mut stranger in strangers {
+        stranger.expect('R');
+    }
+    assert_eq!(komainu.metric(HELD), Some(0.0));
+}
+
 #[test]
 fn what_waits_is_bounded_in_bytes_and_what_fits_goes_on_waiting() {
     let cluster = Cluster::start(0);
