@@ -81,9 +81,9 @@ pub enum AuthenticationFault {
          server_tls.allow_md5 = true"
     )]
     TooFewRounds { rounds: u32, least: u32 },
-    #[error("it asks for authentication method {0}, which is not supported")]
+    #[error("it asks for authentication method {0}, which is not supported: have it ask for scram-sha-256")]
     UnsupportedMethod(i32),
-    #[error("it offers none of the SASL mechanisms that can be used here")]
+    #[error("it offers none of the SASL mechanisms that can be used here: have it ask for scram-sha-256")]
     NoMechanism,
     #[error(transparent)]
     NotToBeHad(#[from] NoPassword),
@@ -97,6 +97,25 @@ pub enum AuthenticationFault {
     NoProof,
     #[error(transparent)]
     Scram(#[from] ScramError),
+}
+
+impl AuthenticationFault {
+    /// What is to be changed, at the server or in the configuration, where it says that: a client may read it.
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            AuthenticationFault::ClearTextRefused
+            | AuthenticationFault::Md5Refused
+            | AuthenticationFault::TooFewRounds { .. }
+            | AuthenticationFault::UnsupportedMethod(_)
+            | AuthenticationFault::NoMechanism
+            | AuthenticationFault::TokenNeedsVerifiedTls
+            | AuthenticationFault::TokenNotAsked => Some(self.to_string()),
+            AuthenticationFault::NoPassword(_)
+            | AuthenticationFault::NotToBeHad(_)
+            | AuthenticationFault::NoProof
+            | AuthenticationFault::Scram(_) => None,
+        }
+    }
 }
 
 /// An ErrorResponse during login.
@@ -171,6 +190,8 @@ impl ConnectError {
                 | AuthenticationFault::NotToBeHad(_)
                 | AuthenticationFault::ClearTextRefused
                 | AuthenticationFault::Md5Refused
+                | AuthenticationFault::TooFewRounds { .. }
+                | AuthenticationFault::TokenNeedsVerifiedTls
                 | AuthenticationFault::TokenNotAsked,
             ) => true,
             ConnectError::Refused(_) | ConnectError::Authentication(AuthenticationFault::Scram(_)) => {
@@ -180,10 +201,11 @@ impl ConnectError {
         }
     }
 
-    /// Whoever asks again later, or asks another server, may be let in: it is not the server's own word on the user or
-    /// the database.
+    /// Whoever asks again later, or asks another server, may be let in: it is neither the server's own word on the user
+    /// or the database, nor a question that is never answered.
     pub fn is_passing(&self) -> bool {
-        self.takes_no_connections() || !matches!(self, ConnectError::Refused(_)) && !self.is_credential()
+        let is_lasting = matches!(self, ConnectError::Refused(_) | ConnectError::Authentication(_));
+        self.takes_no_connections() || !is_lasting
     }
 
     /// What a client may read of it.
@@ -198,7 +220,10 @@ impl ConnectError {
             ConnectError::Tls(_) => "no secure connection to the server could be made".to_owned(),
             ConnectError::Lost(_) => "the server closed the connection during login".to_owned(),
             ConnectError::Protocol(_) => "the server broke the protocol during login".to_owned(),
-            ConnectError::Authentication(_) => "the login to the server failed".to_owned(),
+            ConnectError::Authentication(fault) => match fault.remedy() {
+                Some(remedy) => format!("the login to the server failed: {remedy}"),
+                None => "the login to the server failed".to_owned(),
+            },
             ConnectError::Unsendable(why) => (*why).to_owned(),
         }
     }

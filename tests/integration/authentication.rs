@@ -129,6 +129,24 @@ fn an_md5_hash_is_enough_for_a_server_that_asks_for_md5() {
     }
 }
 
+/// What only an operator can mend is no outage to wait for.
+#[test]
+fn a_server_whose_question_is_not_answered_refuses_the_login_at_once_and_says_what_to_do() {
+    let cluster = Cluster::shared();
+    // Of the password, with one round.
+    let verifier = "SCRAM-SHA-256$1:MDEyMzQ1Njc4OWFiY2RlZg==$fhL5UCkVtt45RkLLrjtizwv6i0IT86SAflxD61R4qUY=:1aPCl1deBtHG8jN+qMBSWxtMFWm+4M1MZNa+2np8+t0=";
+    cluster.prepare("postgres", &format!("CREATE ROLE few_rounds LOGIN PASSWORD '{verifier}'"));
+    let komainu = Komainu::builder(cluster)
+        .user("few_rounds", PASSWORD)
+        .config("[limits]\nhold_timeout_ms = 600000\n[pool]\nacquire_timeout_ms = 600000\n")
+        .start();
+    for _ in 0..2 {
+        let (state, text) = try_login(komainu.wire(), "few_rounds", PASSWORD, "postgres").err().unwrap();
+        assert_eq!(state, "28000", "{text}");
+        assert!(text.contains("a higher scram_iterations"), "{text}");
+    }
+}
+
 #[test]
 fn an_unknown_user_reads_what_a_wrong_password_reads() {
     let cluster = Cluster::shared();

@@ -358,6 +358,7 @@ async fn unknown_methods_and_mechanisms_are_named() {
         matches!(error, ConnectError::Authentication(AuthenticationFault::UnsupportedMethod(7))),
         "{error}"
     );
+    assert!(!error.is_passing(), "it is no outage to wait for: {error}");
     for offer in [&b"\0"[..], b"OAUTHBEARER\0\0", b"SCRAM-SHA-256-PLUS\0\0"] {
         let error = log_in_to(password(), async |mut fake| {
             fake.ask(10, offer).await;
@@ -366,6 +367,7 @@ async fn unknown_methods_and_mechanisms_are_named() {
         .await
         .unwrap_err();
         assert!(matches!(error, ConnectError::Authentication(AuthenticationFault::NoMechanism)), "{error}");
+        assert!(!error.is_passing(), "it is no outage to wait for: {error}");
     }
 }
 
@@ -430,6 +432,8 @@ async fn a_proof_that_is_cheap_to_guess_by_goes_only_where_it_may() {
             ConnectError::Authentication(AuthenticationFault::TooFewRounds { rounds: 4095, least: 4096 })
         );
         assert_eq!(refused, !is_shown, "{error}");
+        assert_eq!(error.is_passing(), is_shown, "{error}");
+        assert_eq!(error.client_message().contains("scram_iterations"), refused, "{error}");
     }
 }
 

@@ -59,12 +59,7 @@ impl LookError {
             }
             LookError::Query(QueryError::Refused { sqlstate, message }) => format!("{message} ({sqlstate})"),
             LookError::Connect(ConnectError::Tls(fault)) => fault.to_string(),
-            LookError::Connect(ConnectError::Authentication(
-                fault @ (AuthenticationFault::ClearTextRefused
-                | AuthenticationFault::Md5Refused
-                | AuthenticationFault::TokenNotAsked
-                | AuthenticationFault::TokenNeedsVerifiedTls),
-            )) => fault.to_string(),
+            LookError::Connect(ConnectError::Authentication(fault)) => fault.remedy().unwrap_or_default(),
             LookError::Answer(error) => error.to_string(),
             LookError::Timeout | LookError::Credential(_) | LookError::Connect(_) | LookError::Query(_) => {
                 String::new()
@@ -136,6 +131,10 @@ mod tests {
             assert_eq!(error.reason(), reason);
             assert_eq!(error.detail(), format!("no ({})", std::str::from_utf8(state).unwrap()));
         }
+        let too_few = AuthenticationFault::TooFewRounds { rounds: 1, least: 4096 };
+        let too_few = LookError::Connect(too_few.into());
+        assert_eq!(too_few.reason(), Reason::AuthenticationFailed);
+        assert!(too_few.detail().contains("a higher scram_iterations"), "{}", too_few.detail());
         let no_password = AuthenticationFault::NoPassword("a password");
         assert_eq!(LookError::Connect(no_password.into()).reason(), Reason::CredentialMissing);
     }
