@@ -210,16 +210,12 @@ async fn accept_failed(error: &io::Error) {
 }
 
 async fn receive(stream: Stream, address: Option<SocketAddr>, door: Arc<Door>) {
-    let guard = match address {
-        Some(address) => match door.unauthenticated.admit(address.ip()) {
-            Some(guard) => Some(guard),
-            None => return door.turn_away(address),
-        },
-        None => None,
+    let peer = address.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
+    let Some(guard) = door.unauthenticated.admit(address.map(|address| address.ip())) else {
+        return door.turn_away(&peer);
     };
     // Not before it has its place: whoever sees it counted may rely on that.
     let counted = Counted::new(&door.gateway);
-    let peer = address.map_or_else(|| "[local]".to_owned(), |address| address.to_string());
     // What is large and short-lived is boxed here and below: it is gone when the session begins.
     let context = door.access.context();
     let outcome = Box::pin(handshake(stream, &context, || door.has_room())).await;
@@ -371,12 +367,13 @@ impl Door {
     }
 
     /// It gets no answer, which would cost as much as a login.
-    fn turn_away(&self, address: SocketAddr) {
+    fn turn_away(&self, peer: &str) {
         let _counted = Counted::new(&self.gateway);
         self.gateway.counters.login_failed(LoginFailure::TooManyUnauthenticated);
         if let Some(count) = self.turned_away.happens(now_ms()) {
             tracing::warn!(
-                count, %address,
+                count,
+                address = peer,
                 "connections are closed unanswered: as many as may be have not logged in yet; where many clients come from one address, raise limits.max_unauthenticated_per_address"
             );
         }

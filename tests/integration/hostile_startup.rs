@@ -119,12 +119,34 @@ fn one_address_holds_no_more_than_its_share_of_places() {
     let metric = "komainu_client_connections";
     eventually(PATIENCE, "five are counted", || komainu.metric(metric) == Some(5.0));
     assert_eq!(komainu.wire().expect_end(), [], "the sixth is closed");
-    // A Unix socket is not counted.
+    // Who comes over a Unix socket is of no address.
     let mut local = Wire::unix(komainu.directory(), komainu.port());
     local.login(APP_USER, APP_PASSWORD, "postgres");
     held.pop();
     eventually(PATIENCE, "a place is free again", || {
         let mut wire = komainu.wire();
+        wire.startup(&[("user", APP_USER), ("database", "postgres")]);
+        matches!(wire.try_message(Duration::from_secs(5)), Ok(Some(message)) if message.tag == 'R')
+    });
+}
+
+#[test]
+fn all_together_hold_no_more_places_than_there_are_over_a_unix_socket_neither() {
+    let cluster = Cluster::shared();
+    let komainu = Komainu::start_with(
+        cluster,
+        "limits.max_unauthenticated_per_address = 3\nlimits.max_client_connections = 4\nlimits.startup_timeout_ms = 600000",
+    );
+    let local = || Wire::unix(komainu.directory(), komainu.port());
+    let mut held: Vec<Wire> = (0..4).map(|_| local()).collect();
+    let metric = "komainu_client_connections";
+    eventually(PATIENCE, "four are counted", || komainu.metric(metric) == Some(4.0));
+    assert_eq!(local().expect_end(), [], "the fifth is closed");
+    assert_eq!(komainu.wire().expect_end(), [], "wherever it comes from");
+    assert_eq!(komainu.metric("komainu_logins_failed_total{reason=\"too_many_unauthenticated\"}"), Some(2.0));
+    held.pop();
+    eventually(PATIENCE, "a place is free again", || {
+        let mut wire = local();
         wire.startup(&[("user", APP_USER), ("database", "postgres")]);
         matches!(wire.try_message(Duration::from_secs(5)), Ok(Some(message)) if message.tag == 'R')
     });

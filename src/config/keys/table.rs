@@ -105,7 +105,7 @@ pub static SECTIONS: &[Section] = &[
         shape: Shape::Table,
         keys: &[
             key("max_client_connections", Integer(1, CONNECTIONS), "connections", Value("10000"), RESTART, Cluster, "More clients than this are refused with 53300. Counted is who has logged in."),
-            key("max_unauthenticated_per_address", Integer(1, CONNECTIONS), "connections", Value("1000"), RESTART, Cluster, "Connections of one address that have not logged in yet, those that wait for their user to be looked up among them; more are closed unanswered. Of all addresses together there may be as many as the larger of this and `limits.max_client_connections`."),
+            key("max_unauthenticated_per_address", Integer(1, CONNECTIONS), "connections", Value("1000"), RESTART, Cluster, "Connections of one address that have not logged in yet, those that wait for their user to be looked up among them; more are closed unanswered. Together with those over a Unix socket, which are of no address, all of them may be as many as the larger of this and `limits.max_client_connections`."),
             key("startup_timeout_ms", Integer(1, MS), "ms", Value("15000"), LIVE, Cluster, "A client that has not proved who it is by then is disconnected. What a login waits for a server, also to have its user looked up (`[auth.query]`), is not counted: see `limits.hold_timeout_ms` and `pool.acquire_timeout_ms`."),
             key("client_idle_timeout_ms", Integer(0, MS), "ms", Value("0"), LIVE, Cluster, "A client idle outside a transaction for longer is ended (57P05). 0: never."),
             key("idle_in_transaction_timeout_ms", Integer(0, MS), "ms", Value("0"), LIVE, Cluster, "A client idle inside a transaction for longer is ended (25P03). 0: never."),
