@@ -22,6 +22,7 @@ use crate::config::ClientTlsMode;
 use crate::net::Stream;
 use crate::net::channel_binding::tls_server_end_point;
 use crate::net::tls::{ALPN, ClientTlsContext};
+use crate::telemetry::line::one_line;
 use crate::wire::startup::{self, Cancel, Packet, Replication, Startup};
 
 /// What handshakes need to know; a new one is made when the configuration is read again.
@@ -94,8 +95,7 @@ pub async fn handshake(
     let result = run(link, context, has_room).await;
     if let Err(error) = &result {
         let address = address.map_or("[local]".to_owned(), |address| address.to_string());
-        // Names come from the client, who is not to begin a line of our log.
-        let error_text = error.to_string().replace(char::is_control, "?");
+        let error_text = one_line(error);
         if error.is_hang_up() {
             tracing::debug!(%address, error = error_text, "client left in the handshake");
         } else {

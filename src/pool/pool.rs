@@ -483,8 +483,8 @@ impl Pool {
             let told = alike.map(|past| past.told).unwrap_or_default();
             inner.greeting = Some(Greeting { reported, confirmed_at_ms: now_ms(), told });
         }
-        tracing::debug!(server = %self.target.host, port = self.target.port, database = %self.key.database,
-            user = %self.key.user, pid = conn.cancel.pid, "server connection opened");
+        tracing::debug!(server = %self.target.host, port = self.target.port, database = &*self.key.database,
+            user = &*self.key.user, pid = conn.cancel.pid, "server connection opened");
         self.take_in(conn, false);
         // The more there are, the more are opened at a time.
         self.open_for_waiters();
@@ -494,8 +494,8 @@ impl Pool {
         const FIRST_PAUSE_MS: u64 = 50;
         const LONGEST_PAUSE_MS: u64 = 1000;
         drop(permit);
-        tracing::warn!(server = %self.target.host, port = self.target.port, database = %self.key.database,
-            user = %self.key.user, %error, "cannot open a server connection");
+        tracing::warn!(server = %self.target.host, port = self.target.port, database = &*self.key.database,
+            user = &*self.key.user, error = crate::telemetry::line::one_line(&error), "cannot open a server connection");
         let waiters = {
             let mut inner = self.inner();
             inner.book.opening_failed();

@@ -25,6 +25,7 @@ use crate::clock::now_ms;
 use crate::config::{Config, PoolMode};
 use crate::net::Stream;
 use crate::pool::{AcquireError, Pool, PoolKey, Told, limits_for};
+use crate::telemetry::line::one_line;
 use crate::telemetry::span;
 use crate::wire::message::{self, Report, TransactionStatus};
 use crate::wire::sqlstate::{self, SqlState};
@@ -96,7 +97,7 @@ pub async fn log_in(
         Ok(greeted) => Some(start(gateway, newcomer, greeted)),
         Err(error) => {
             let span = span::client(None, &asks.peer, &asks.user, &asks.database);
-            tracing::warn!(parent: &span, state = %error.state, %error, "login refused");
+            tracing::warn!(parent: &span, state = %error.state, error = one_line(&error), "login refused");
             refused(&error);
             let mut out = std::mem::take(&mut newcomer.pending);
             Report::fatal(error.state, &error.message).encode(&mut out);

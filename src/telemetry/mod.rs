@@ -8,6 +8,7 @@ pub mod cloudwatch;
 pub mod counters;
 pub mod emf;
 pub mod labels;
+pub mod line;
 pub mod log;
 pub mod log_file;
 pub mod process;

@@ -152,6 +152,28 @@ fn all_together_hold_no_more_places_than_there_are_over_a_unix_socket_neither() 
     });
 }
 
+/// Whoever can log in may name any database, and is told by a server that there is none.
+#[test]
+fn a_name_begins_no_line_of_the_log() {
+    let cluster = Cluster::shared();
+    let komainu = Komainu::start_with(cluster, "log.level = \"debug\"");
+    let forged = "2026-01-01T00:00:00.000000Z ERROR komainu: forged";
+    let database = format!("x\n{forged}");
+    let mut wire = komainu.wire();
+    wire.startup(&[("user", APP_USER), ("database", &database)]);
+    let last = wire.authenticate(APP_USER, APP_PASSWORD);
+    assert_eq!((last.tag, last.sqlstate()), ('E', "3D000".to_owned()), "{}", last.text());
+    let mut wire = komainu.wire();
+    wire.startup(&[("user", &database), ("database", "postgres")]);
+    wire.authenticate(&database, "wrong");
+    for said in ["cannot open a server connection", "password authentication failed for user"] {
+        komainu.says(said);
+    }
+    let log = komainu.log();
+    assert!(log.contains("forged"), "{log}");
+    assert!(!log.lines().any(|line| line.starts_with(forged)), "{log}");
+}
+
 #[test]
 fn a_replication_connection_is_refused_with_a_word_on_where_to_go() {
     let cluster = Cluster::shared();
