@@ -18,7 +18,7 @@ use super::file::read_text;
 use super::report::Findings;
 use super::{ClientTlsMode, Config};
 use crate::admin::token::Token;
-use crate::client::hba::{AddressMatch, ClientCert, Hba, Method, Rule, Scope};
+use crate::client::hba::{AddressMatch, ClientCert, DatabaseMatch, Hba, Method, Rule, Scope};
 use crate::client::userfile::{Secret, UserFile};
 use crate::pki::AUTHORITY_CERTIFICATE;
 
@@ -250,6 +250,11 @@ fn hba_rule(path: &Path, rule: &Rule, config: &Config, findings: &mut Findings) 
     if rule.method.needs_secret() && config.auth.user_file.is_none() && config.auth.query.is_none() {
         let problem = format!("{} needs the users' secrets, and there are none", rule.method.name());
         findings.problems.add_in(path, line, "method", problem, "set auth.user_file, or [auth.query]");
+    }
+    if rule.databases.contains(&DatabaseMatch::Replication) && rule.method != Method::Reject {
+        let problem =
+            "komainu passes no replication connection on: whoever this lets in is refused all the same";
+        findings.warnings.add_in(path, line, "database", problem, "leave replication out, or reject it");
     }
     let open = rule.method == Method::Trust && rule.client_cert == ClientCert::NotAsked;
     if open && reaches_beyond_loopback(&rule.scope) {

@@ -32,6 +32,7 @@ use crate::session::login::{Asks, LoginError, Newcomer, log_in, send_last};
 use crate::session::{Gateway, Session};
 use crate::telemetry::labels::{CancelResult, LoginFailure};
 use crate::telemetry::seldom::Seldom;
+use crate::telemetry::span;
 use crate::wire::message::Report;
 use crate::wire::sqlstate;
 use crate::wire::startup::{Cancel, Replication};
@@ -297,8 +298,12 @@ async fn admit(door: &Door, client: Box<Authenticated>, peer: String) -> Option<
         received: client.received,
     };
     if !matches!(client.replication, Replication::No) {
+        let error = "komainu does not pass replication connections on";
+        gateway.counters.login_failed(LoginFailure::Replication);
+        let Asks { user, database, peer, .. } = &newcomer.asks;
+        tracing::warn!(parent: &span::client(None, peer, user, database), error, "login refused");
         let mut out = std::mem::take(&mut newcomer.pending);
-        Report::fatal(sqlstate::FEATURE_NOT_SUPPORTED, "komainu does not pass replication connections on")
+        Report::fatal(sqlstate::FEATURE_NOT_SUPPORTED, error)
             .hint("connect to the PostgreSQL server itself")
             .encode(&mut out);
         send_last(&mut newcomer.stream, &out).await;

@@ -183,6 +183,7 @@ labels! {
         TooManyUnauthenticated "too_many_unauthenticated" "as many as may be had not logged in yet: `limits.max_unauthenticated_per_address` from its address, or `limits.max_client_connections` in all",
         Server "server" "no server took its login",
         NotOwner "not_owner" "the node does not own the endpoint, and `endpoint.refuse_when_not_owner` is on",
+        Replication "replication" "it asked for a replication connection, which komainu does not pass on",
     }
     /// What became of a cancel request.
     CancelResult {

@@ -188,6 +188,9 @@ fn a_replication_connection_is_refused_with_a_word_on_where_to_go() {
         assert!(last.text().contains("replication"), "{}", last.text());
         assert_eq!(wire.expect_end(), []);
     }
+    assert_eq!(komainu.metric("komainu_logins_failed_total{reason=\"replication\"}"), Some(2.0));
+    let said = || komainu.log().matches("komainu does not pass replication connections on").count();
+    eventually(PATIENCE, "the log has a line for each", || said() == 2);
     assert_eq!(komainu.login("postgres").query_value("SELECT 42"), "42");
 }
 

@@ -408,6 +408,16 @@ fn hba_rules_that_the_configuration_cannot_serve_are_told() {
     );
     assert!(files.warnings().contains("hba.conf:3: method: trust lets in"), "{}", files.warnings());
     assert_eq!(files.warnings().lines().count(), 1);
+    files.write(
+        "hba.conf",
+        "host replication all all reject\nhost shop,replication all all md5\nhost \"replication\" all all md5\n",
+    );
+    let warnings = files.warnings();
+    assert!(
+        warnings.contains("hba.conf:2: database: komainu passes no replication connection on"),
+        "{warnings}"
+    );
+    assert_eq!(warnings.lines().count(), 1);
     files.certificate("c", "k", 2200);
     files.append("[client_tls]\nmode = 'allow'\ncert_file = 'c'\nkey_file = 'k'\n");
     files.write("hba.conf", "hostssl all all all cert\n");
