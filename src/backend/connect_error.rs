@@ -202,9 +202,12 @@ impl ConnectError {
     }
 
     /// Whoever asks again later, or asks another server, may be let in: it is neither the server's own word on the user
-    /// or the database, nor a question that is never answered.
+    /// or the database, nor a question that is never answered, nor what cannot even be sent.
     pub fn is_passing(&self) -> bool {
-        let is_lasting = matches!(self, ConnectError::Refused(_) | ConnectError::Authentication(_));
+        let is_lasting = matches!(
+            self,
+            ConnectError::Refused(_) | ConnectError::Authentication(_) | ConnectError::Unsendable(_)
+        );
         self.takes_no_connections() || !is_lasting
     }
 

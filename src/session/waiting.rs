@@ -15,7 +15,6 @@ use super::batch::Request;
 use super::glimpse::WaitsFor;
 use super::held::Patience;
 use super::session::{End, Session};
-use crate::backend::connect::ConnectError;
 use crate::clock::{coarse_ms, now_ms};
 use crate::cluster::reason::Reason;
 use crate::config::Config;
@@ -353,17 +352,11 @@ impl Session {
             return self.begin_request_since(request, wait, false);
         }
         let message = error.client_message();
-        match &*error {
-            ConnectError::Refused(refusal) if !error.takes_no_connections() => {
-                self.refuse(&request, &Report::error(refusal.sqlstate, &message));
-            }
-            _ if error.is_credential() => {
-                self.refuse(&request, &Report::error(error.sqlstate(), &message));
-            }
-            _ => {
-                let why = format!("the primary could not be reached ({message})");
-                self.hold(request, wait, RETRY_MS, why.into());
-            }
+        if error.is_passing() {
+            let why = format!("the primary could not be reached ({message})");
+            self.hold(request, wait, RETRY_MS, why.into());
+        } else {
+            self.refuse(&request, &Report::error(error.sqlstate(), &message));
         }
         Ok(())
     }
