@@ -212,6 +212,10 @@ impl KnownStatements {
         prepared.is_read_alike(read, in_force)
     }
 
+    pub fn has(&self, id: StatementId) -> bool {
+        self.by_id.contains(&id)
+    }
+
     pub fn alike(&self, id: StatementId) -> Alike {
         match id {
             _ if self.asked == Some(id) => Alike::Unknown,

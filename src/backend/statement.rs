@@ -16,6 +16,14 @@ use crate::route::{Analysis, Analyzed};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StatementId(pub u64);
 
+impl StatementId {
+    /// Of a statement's name on servers.
+    pub fn of(server_name: &[u8]) -> Option<StatementId> {
+        let number = server_name.strip_prefix(NAME_PREFIX.as_bytes())?;
+        std::str::from_utf8(number).ok()?.parse().ok().map(StatementId)
+    }
+}
+
 /// The prefix of every statement name komainu gives on a server.
 pub const NAME_PREFIX: &str = "_k";
 

@@ -18,7 +18,7 @@ use super::tally::class_of;
 use super::teach::note_known;
 use crate::backend::conn::{Alike, MAX_INSPECTED};
 use crate::backend::expect::{Alters, For, Forgets, Owed, Reply};
-use crate::backend::statement::{NAME_PREFIX, Origin, Prepared, UNKNOWN_PREFIX};
+use crate::backend::statement::{NAME_PREFIX, Origin, Prepared, StatementId, UNKNOWN_PREFIX};
 use crate::net::Buffer;
 use crate::route::{Analysis, Analyzed, Effects, StatementKind};
 use crate::telemetry::labels::QueryClass;
@@ -35,6 +35,9 @@ struct Resolved {
     /// It is not to be used here: no server knows the name, and the client is told this.
     instead: Option<Box<[u8]>>,
 }
+
+/// It names statements in its text.
+const BY_NAME: Effects = Effects::SQL_PREPARE.union(Effects::SQL_EXECUTE).union(Effects::SQL_DEALLOCATE);
 
 impl Session {
     pub(super) fn send_parse(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
@@ -55,8 +58,6 @@ impl Session {
         }
         let analyzed = self.classify(sql);
         self.note_custom_settings(sql, analyzed.analysis.effects);
-        const BY_NAME: Effects =
-            Effects::SQL_PREPARE.union(Effects::SQL_EXECUTE).union(Effects::SQL_DEALLOCATE);
         if self.waits_for_floor(&analyzed) {
             return Ok(Step::Wait);
         }
@@ -217,6 +218,23 @@ impl Session {
         }
     }
 
+    /// What a DEALLOCATE names, as the server calls it: a statement that was made for it where it was parsed, and is made
+    /// again elsewhere.
+    fn teach_deallocated(&mut self, sql: &[u8], analyzed: &Analyzed) {
+        let StatementKind::Deallocate { name: Some(name) } = &analyzed.analysis.kind else { return };
+        if self.names.get(&analyzed.analysis.raw(name)).is_none() {
+            return;
+        }
+        let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
+        rewrite::names(sql, |server_name, _| {
+            if StatementId::of(server_name).is_some_and(|id| !conn.known.has(id)) {
+                message::parse(&mut conn.output, server_name, b"", &[0, 0]).expect(FITS);
+                conn.expected.push(Owed::prelude(Reply::ParseComplete));
+            }
+            None
+        });
+    }
+
     /// The server's name for the client's, made known there first; and what is behind it. `None`: what komainu is to answer
     /// is still to be asked for, or whether it is still what it was.
     fn resolve_name(&mut self, name: &[u8]) -> Option<Resolved> {
@@ -239,6 +257,8 @@ impl Session {
             }
         } else if executes(&prepared.analyzed()) {
             self.teach_executed(&prepared.text);
+        } else {
+            self.teach_deallocated(&prepared.text, &analyzed);
         }
         match self.answers_alike(&prepared) {
             Alike::Yes => {}
@@ -280,11 +300,12 @@ impl Session {
                 return None;
             }
             answer = Some(self.own_rows(&analyzed));
-        } else if executes(&analyzed)
+        } else if analyzed.analysis.effects.intersects(BY_NAME)
             && let Some((sql, _)) = unnamed.text_and_types()
         {
             let sql = sql.to_vec();
             self.teach_executed(&sql);
+            self.teach_deallocated(&sql, &analyzed);
         }
         let Session { lease, unnamed, .. } = self;
         let conn = &mut lease.as_mut().expect("called with a lease").conn;

@@ -33,23 +33,23 @@ impl Pair {
     fn hop(&mut self) {
         let before = self.client.query_value("SELECT pg_backend_pid()");
         self.hop_from(&before);
+        assert_ne!(self.client.query_value("SELECT pg_backend_pid()"), before);
     }
 
+    /// The same without a Query of the client's, which would end its unnamed statement.
     fn hop_from(&mut self, before: &str) {
         if tags(&self.other.query("ROLLBACK")).contains('E') {
             panic!("cannot roll back");
         }
         // The pool lends what was used last: the client's.
-        let taken = loop {
-            self.client.query("SELECT 1");
+        loop {
+            self.client.pipeline(Pipeline::new().close('P', "none").sync());
             let taken = self.other.query("BEGIN; SELECT pg_backend_pid()");
-            let taken = first_value(&taken).unwrap();
-            if taken == before {
-                break taken;
+            if first_value(&taken).unwrap() == before {
+                break;
             }
             self.other.query("ROLLBACK");
-        };
-        assert_ne!(self.client.query_value("SELECT pg_backend_pid()"), taken);
+        }
     }
 }
 
@@ -758,6 +758,28 @@ fn the_schema_has_changed_only_by_what_the_server_has_done() {
     wire.send_message('F', &call);
     assert!(tags(&wire.until('Z')).contains('V'));
     assert!(!has_changed(), "by a function call");
+}
+
+#[test]
+fn a_deallocate_that_is_prepared_is_executed_on_any_connection_once() {
+    let database = Cluster::shared().database();
+    let mut pair = Pair::new(shared(), &database);
+    for name in ["", "d"] {
+        let pid = Pipeline::new().parse("", "SELECT pg_backend_pid()").bind("", "", &[]).execute("", 0);
+        let prepared = pid.parse("s", "SELECT 1").parse(name, "DEALLOCATE s").sync();
+        let messages = pair.client.pipeline(prepared);
+        assert_eq!(tags(&messages), "12DC11Z");
+        pair.hop_from(&first_value(&messages).unwrap());
+        let done = pair.client.pipeline(Pipeline::new().run(name, &[]));
+        assert_eq!(tags(&done), "2CZ", "{name:?}: {}", transcript(&done));
+        let gone = pair.client.pipeline(Pipeline::new().run("s", &[]));
+        assert_eq!(gone[0].sqlstate(), "26000");
+        if name == "d" {
+            let again = pair.client.pipeline(Pipeline::new().run(name, &[]));
+            assert_eq!(again.iter().find(|m| m.tag == 'E').unwrap().sqlstate(), "26000");
+        }
+        pair.other.query("ROLLBACK");
+    }
 }
 
 /// Elsewhere than where it was prepared the server would simply parse it anew, and the client read the rows as what they
