@@ -348,10 +348,11 @@ impl Session {
                 self.refuse(&request, &message::Report::error(state, &text));
                 return Ok(true);
             }
-            if lease.conn.doomed
-                && let Some(request) = lease.request.take()
-            {
+            if lease.conn.doomed {
                 // What another session left on it could not be wiped.
+                let Some(request) = lease.request.take() else {
+                    return self.server_gone(io::ErrorKind::UnexpectedEof.into()).map(|()| true);
+                };
                 self.abandon_lease();
                 return self.begin_request(request).map(|()| true);
             }
