@@ -621,6 +621,7 @@ impl Session {
         self.slot.wait_ended();
         self.asked_again = 0;
         self.refused = None;
+        (self.force_primary, self.writes_after_all) = (false, false);
         self.idle_since_ms = now_ms();
         self.unmark();
         report.encode(&mut self.to_client);
