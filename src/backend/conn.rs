@@ -3,7 +3,6 @@
 //! Owns the state that stays with the connection when its client changes. Never decides who uses it.
 //! Invariant: `is_clean` is true only if another session may use it as soon as its settings fit.
 
-use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -13,7 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use foldhash::fast::RandomState;
 use lru::LruCache;
 use tokio::io::AsyncWrite;
 
@@ -155,10 +153,6 @@ pub struct KnownStatements {
     by_id: LruCache<StatementId, Known>,
     bytes: usize,
     max_bytes: usize,
-    /// Parsed here under another schema than when they were prepared, and described otherwise than clients were told.
-    differing: HashSet<StatementId, RandomState>,
-    /// The server is asked whether this one is.
-    asked: Option<StatementId>,
 }
 
 /// Whether a statement answers on a connection as clients were told that it does.
@@ -166,7 +160,9 @@ pub struct KnownStatements {
 pub enum Alike {
     Yes,
     No,
-    /// That is asked.
+    /// The server is asked to describe it.
+    Asked,
+    /// It was parsed anew, maybe under another schema, and nobody has looked.
     Unknown,
 }
 
@@ -180,13 +176,13 @@ struct Known {
     has_strayed: bool,
     /// An earlier reading was closed for this one.
     is_anew: bool,
+    alike: Alike,
 }
 
 impl KnownStatements {
     pub fn new(max_count: usize, max_bytes: usize) -> Self {
         let count = NonZeroUsize::new(max_count).unwrap_or(NonZeroUsize::MIN);
-        let (by_id, differing) = (LruCache::unbounded(), HashSet::default());
-        KnownStatements { by_id, bytes: 0, max_bytes, differing, asked: None }.with_count(count)
+        KnownStatements { by_id: LruCache::unbounded(), bytes: 0, max_bytes }.with_count(count)
     }
 
     fn with_count(mut self, count: NonZeroUsize) -> Self {
@@ -217,23 +213,12 @@ impl KnownStatements {
     }
 
     pub fn alike(&self, id: StatementId) -> Alike {
-        match id {
-            _ if self.asked == Some(id) => Alike::Unknown,
-            _ if !self.differing.is_empty() && self.differing.contains(&id) => Alike::No,
-            _ => Alike::Yes,
-        }
+        self.by_id.peek(&id).map_or(Alike::Unknown, |known| known.alike)
     }
 
-    /// The server was asked to describe it.
-    pub fn ask(&mut self, id: StatementId) {
-        self.asked = Some(id);
-    }
-
-    /// It has, or could not.
-    pub fn described(&mut self, id: StatementId, alike: bool) {
-        self.asked = self.asked.filter(|asked| *asked != id);
-        if !alike {
-            self.differing.insert(id);
+    pub fn is_alike(&mut self, id: StatementId, alike: Alike) {
+        if let Some(known) = self.by_id.peek_mut(&id) {
+            known.alike = alike;
         }
     }
 
@@ -242,10 +227,10 @@ impl KnownStatements {
     pub fn insert(&mut self, prepared: &Arc<Prepared>, read: InForce) -> Vec<Arc<Prepared>> {
         let mut evicted = Vec::new();
         self.bytes += prepared.bytes();
-        self.differing.remove(&prepared.id);
         let is_anew = self.by_id.contains(&prepared.id);
-        let known = Known { prepared: prepared.clone(), read: Some(read), has_strayed: false, is_anew };
-        if let Some((_, old)) = self.by_id.push(prepared.id, known) {
+        let (prepared, alike) = (prepared.clone(), Alike::Unknown);
+        let known = Known { prepared, read: Some(read), has_strayed: false, is_anew, alike };
+        if let Some((_, old)) = self.by_id.push(known.prepared.id, known) {
             self.bytes -= old.prepared.bytes();
             evicted.push(old.prepared);
         }
@@ -261,7 +246,6 @@ impl KnownStatements {
 
     /// It was not parsed after all; an earlier reading may not even have been closed.
     pub fn not_parsed(&mut self, id: StatementId) {
-        self.described(id, true);
         if let Some(known) = self.by_id.peek_mut(&id)
             && known.is_anew
         {
@@ -275,8 +259,6 @@ impl KnownStatements {
 
     pub fn clear(&mut self) {
         self.by_id.clear();
-        self.differing.clear();
-        self.asked = None;
         self.bytes = 0;
     }
 }

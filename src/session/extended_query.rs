@@ -148,6 +148,8 @@ impl Session {
         let mut owed = Owed::client(Reply::OwnParseComplete);
         if !conn.known.serves(&prepared, prepared.settings) {
             note_known(conn, &prepared, prepared.settings);
+            // Whatever the schema becomes, from now on the server itself sees that.
+            conn.known.is_alike(prepared.id, Alike::Yes);
             message::parse(&mut conn.output, &prepared.server_name, sent, types).expect(FITS);
             owed.reply = Reply::ParseComplete;
             owed.learns = Some(prepared.id);
@@ -262,7 +264,7 @@ impl Session {
         }
         match self.answers_alike(&prepared) {
             Alike::Yes => {}
-            Alike::Unknown => {
+            Alike::Asked | Alike::Unknown => {
                 self.wait_for_answers();
                 return None;
             }

@@ -20,7 +20,7 @@ use super::pins::PinReason;
 use super::session::Session;
 use super::settle::{UNKNOWN_UNNAMED, is_relied_upon};
 use crate::backend::ServerConn;
-use crate::backend::conn::{MAX_INSPECTED, parameter_status};
+use crate::backend::conn::{Alike, MAX_INSPECTED, parameter_status};
 use crate::backend::connect;
 use crate::backend::expect::{For, Question};
 use crate::backend::settings::{IN_HOT_STANDBY, report};
@@ -220,14 +220,15 @@ fn drop_messages(lease: &mut Lease) -> io::Result<()> {
             report(&mut conn.reported, name, value);
         }
         let mut doomed = conn.doomed;
-        // Nobody has looked how.
         let mut described = None;
         let mut forgotten = Vec::new();
         let mut keeps_sequences = false;
         let unnamed = &mut conn.unnamed;
         match conn.expected.on_message(found.tag) {
             Ok((_, outcome)) => outcome.for_each(|owed, done| {
-                described = owed.describes.as_ref().map(|prepared| prepared.id).or(described.take());
+                if owed.audience == For::Prelude {
+                    described = owed.describes.as_ref().map(|prepared| prepared.id).or(described);
+                }
                 if !done {
                     // A ROLLBACK is skipped where what it stands behind has failed.
                     doomed |= is_relied_upon(&owed) && owed.audience != For::Us(Question::Rollback);
@@ -239,7 +240,8 @@ fn drop_messages(lease: &mut Lease) -> io::Result<()> {
             }),
             Err(_) => doomed = true,
         }
-        described.into_iter().for_each(|id| conn.known.described(id, false));
+        // Nobody has looked how.
+        described.into_iter().for_each(|id| conn.known.is_alike(id, Alike::Unknown));
         forgotten.into_iter().for_each(|id| conn.known.not_parsed(id));
         if keeps_sequences {
             conn.sequences_kept();

@@ -10,7 +10,7 @@ use super::lease::Unconfirmed;
 use super::prepared::Names;
 use super::session::{End, Session};
 use super::suspended::Usable;
-use crate::backend::conn::{MAX_INSPECTED, parameter_status};
+use crate::backend::conn::{Alike, MAX_INSPECTED, parameter_status};
 use crate::backend::description;
 use crate::backend::expect::{For, Owed, Question, Reply, Verdict};
 use crate::backend::settings::{IN_HOT_STANDBY, MAX_SETTINGS, report};
@@ -51,6 +51,9 @@ fn is_of_recovery(state: SqlState, routine: Option<&[u8]>) -> bool {
                 || [BUFFER_DEADLOCK, UNLOGGED_RELATION].contains(&(state, routine))
         })
 }
+
+/// As many parameters as there can be take 262 kB, and as many columns half of that.
+const MAX_DESCRIPTION: usize = 512 * 1024;
 
 impl Session {
     /// Sends what waits for the server.
@@ -153,10 +156,13 @@ impl Session {
             lease.parameters = description::parameters(body);
             return;
         }
-        let alike = prepared.is_described_alike(description::columns(lease.parameters, body));
+        let alike = match prepared.is_described_alike(description::columns(lease.parameters, body)) {
+            true => Alike::Yes,
+            false => Alike::No,
+        };
         let id = prepared.id;
         if conn.expected.next_audience() == Some(For::Prelude) {
-            conn.known.described(id, alike);
+            conn.known.is_alike(id, alike);
         }
     }
 
@@ -206,6 +212,7 @@ impl Session {
             let audience = conn.expected.next_audience();
             let longest = match audience {
                 Some(For::Us(Question::Settings)) => MAX_SETTINGS,
+                _ if conn.expected.describes().is_some() => MAX_DESCRIPTION,
                 _ => MAX_INSPECTED,
             };
             let looked_into = match found.tag {

@@ -13,7 +13,7 @@ use super::lease::{Lease, SettingsAsked, Unanswered};
 use super::pins::{Found, Pins};
 use super::prepared::Names;
 use super::session::{End, Session};
-use crate::backend::conn::OwnStatement;
+use crate::backend::conn::{Alike, OwnStatement};
 use crate::backend::expect::{Alters, For, Forgets, Outcome, Owed, Question, Reply, Verdict};
 use crate::backend::settings::{MAX_SETTINGS, Settings};
 use crate::backend::statement::{NameChange, StatementId};
@@ -82,7 +82,7 @@ impl Session {
         } = settling;
         self.transaction.not_altered(unaltered);
         forgotten.into_iter().for_each(|id| conn.known.not_parsed(id));
-        undescribed.into_iter().for_each(|id| conn.known.described(id, true));
+        undescribed.into_iter().for_each(|id| conn.known.is_alike(id, Alike::Unknown));
         if keeps_sequences {
             conn.sequences_kept();
         }

@@ -84,19 +84,18 @@ impl Session {
     pub(super) fn answers_alike(&mut self, prepared: &Arc<Prepared>) -> Alike {
         let in_force = self.in_force();
         let is_outdated = prepared.schema_generation != self.identity.database.schema_generation();
+        if !is_outdated || !prepared.was_described() || prepared.is_answered_here {
+            return Alike::Yes;
+        }
         let conn = &mut self.lease.as_mut().expect("called with a lease").conn;
+        teach(conn, prepared, in_force, For::Prelude);
         let alike = conn.known.alike(prepared.id);
-        if alike == Alike::Yes
-            && is_outdated
-            && prepared.was_described()
-            && !prepared.is_answered_here
-            && teach(conn, prepared, in_force, For::Prelude)
-        {
+        if alike == Alike::Unknown {
             message::describe_statement(&mut conn.output, &prepared.server_name).expect(FITS);
             let describes = Some(prepared.clone());
             conn.expected.push(Owed { describes, ..Owed::prelude(Reply::Description) });
-            conn.known.ask(prepared.id);
-            return Alike::Unknown;
+            conn.known.is_alike(prepared.id, Alike::Asked);
+            return Alike::Asked;
         }
         alike
     }

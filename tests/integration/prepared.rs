@@ -760,6 +760,25 @@ fn the_schema_has_changed_only_by_what_the_server_has_done() {
     assert!(!has_changed(), "by a function call");
 }
 
+/// Whether it is what somebody was told is looked at anew, whoever went away before the answer.
+#[test]
+fn a_client_that_leaves_before_the_description_takes_the_statement_from_nobody() {
+    let database = Cluster::shared().database();
+    let komainu = komainu(1, "");
+    let (mut gone, mut next) = (komainu.login(&database), komainu.login(&database));
+    next.query("CREATE TABLE t (a int); INSERT INTO t VALUES (7)");
+    let describe = || Pipeline::new().parse("s", "SELECT a FROM t").describe('S', "s").sync();
+    // The server answers only once it is let to, and by then nobody listens.
+    let sleeping = Pipeline::new().parse("", "SELECT pg_sleep(0.3)").bind("", "", &[]).execute("", 0);
+    gone.send_pipeline(sleeping.parse("s", "SELECT a FROM t").describe('S', "s").sync());
+    drop(gone);
+    assert_eq!(tags(&next.pipeline(describe())), "1tTZ");
+    for ddl in ["CREATE TABLE another (a int)", "ALTER TABLE t ADD b int"] {
+        next.query(ddl);
+        assert_eq!(next.run_prepared("s", &[]), "7", "{ddl}");
+    }
+}
+
 #[test]
 fn a_deallocate_that_is_prepared_is_executed_on_any_connection_once() {
     let database = Cluster::shared().database();
