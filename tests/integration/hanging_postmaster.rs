@@ -161,8 +161,8 @@ fn a_cancel_that_hangs_keeps_its_own_connection_and_no_other() {
     }
     postmaster.hold_up(NOTHING);
     assert_eq!(cancel.expect_end(), []);
-    let idle = "komainu_server_connections{server=\"s1\",state=\"idle\"}";
-    eventually(PATIENCE, "it is there again", || komainu.metric(idle) == Some(2.0));
+    let leased = "komainu_server_connections{server=\"s1\",state=\"active\"}";
+    eventually(PATIENCE, "it is given back as well", || komainu.metric(leased) == Some(0.0));
 }
 
 #[test]
