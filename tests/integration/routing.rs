@@ -218,11 +218,6 @@ fn transactions_go_to_the_primary_unless_they_only_read() {
     assert_eq!((&*server, reason.starts_with("serializable")), ("pg1", true), "{reason}");
     run(&mut wire, "RESET ALL");
     assert!(!on_standby(&mut wire, "BEGIN"));
-    // What a transaction was told of itself is no setting of its session, which standbys would have to take on.
-    for sql in ["BEGIN", "SET TRANSACTION READ ONLY", "SELECT 1", "COMMIT", "SET work_mem = '2MB'"] {
-        run(&mut wire, sql);
-    }
-    assert_eq!(wire.query_value("SELECT current_setting('in_hot' || '_standby')"), "on");
 
     // What a transaction began on a standby, stays there, statement by statement.
     run(&mut wire, "BEGIN READ ONLY");
