@@ -74,11 +74,14 @@ impl Probe {
         let mut refusals: u32 = 0;
         loop {
             let begun = Instant::now();
-            if self.settings.has_changed().unwrap_or(false) {
-                // Another role, or other TLS: the connection there is says nothing of them.
-                connection = None;
-            }
-            let settings = self.settings.borrow_and_update().clone();
+            let settings = {
+                let current = self.settings.borrow_and_update();
+                if current.has_changed() {
+                    // Another role, or other TLS: the connection there is says nothing of them.
+                    connection = None;
+                }
+                current.clone()
+            };
             let health = settings.health_of(&self.id);
             let result = self.look(&settings, &health, &mut connection).await;
             failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
