@@ -1,6 +1,6 @@
 //! What every method that moves something in AWS must do, tried on each of them.
 
-use crate::support::proxy::CHANGES;
+use crate::support::proxy::{CHANGES, Call};
 use crate::support::world::until_holder;
 use crate::support::{Fault, Kind, World, until};
 use komainu_escalation::reconcile::pace::Pace;
@@ -230,13 +230,20 @@ async fn a_late_request_is_undone(kind: Kind) {
     until("the late request has arrived", async || world.proxy.waiting() == 0).await;
     assert!(!world.proxy.changes(first_key).is_empty());
     until_holder(&world, kind, Some(1)).await;
-    let mut repairs = world.proxy.calls()[before..].to_vec();
-    repairs.retain(|call| call.by != *first_key && call.accepted && CHANGES.contains(&&*call.operation));
+    let is_repair =
+        |call: &Call| call.by != *first_key && call.accepted && CHANGES.contains(&&*call.operation);
+    let repairs =
+        || world.proxy.calls()[before..].iter().filter(|call| is_repair(call)).cloned().collect::<Vec<_>>();
+    let refused = matches!(kind, Kind::Route53 | Kind::Route53Ipv6);
+    if !refused {
+        // What it does is there before its answer has come back.
+        until("the repair is answered", async || !repairs().is_empty()).await;
+    }
+    let repairs = repairs();
     for repair in &repairs {
         let after = repair.at - let_go;
         assert!(after < UNDONE_WITHIN, "{repair:?} {after:?} after the late request");
     }
-    let refused = matches!(kind, Kind::Route53 | Kind::Route53Ipv6);
     assert_eq!(repairs.is_empty(), refused, "{repairs:?}");
     assert_eq!(world.holder(kind).await, Some(1));
     second.until_state(State::Held).await;
