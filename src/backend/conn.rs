@@ -396,6 +396,12 @@ impl ServerConn {
         self.expected.push(Owed::us(Reply::Query, question));
     }
 
+    /// Wipes what a session has left.
+    pub fn wipe(&mut self) {
+        self.ask_simple(Question::Reset, b"DISCARD ALL");
+        self.forget_everything();
+    }
+
     /// The server was told DEALLOCATE ALL.
     pub fn forget_statements(&mut self) {
         self.known.clear();

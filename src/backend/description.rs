@@ -3,31 +3,24 @@
 //! Pure. Counts what a driver decodes by: names, types and their modifiers. Not which table a column comes from: one
 //! that was made anew answers as the one before.
 
-use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::LazyLock;
-
-use foldhash::fast::RandomState;
-
-static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+use super::settings::hash_of;
 
 /// Of the body of a ParameterDescription.
 pub fn parameters(body: &[u8]) -> u64 {
-    SEED.hash_one(body)
+    hash_of(body)
 }
 
 /// Of the body of a RowDescription, or of NoData, which has none, behind its parameters.
 pub fn columns(parameters: u64, body: &[u8]) -> u64 {
-    let mut hasher = SEED.build_hasher();
-    parameters.hash(&mut hasher);
+    let mut fields = Vec::new();
     let mut rest = body.get(2..).unwrap_or_default();
     while let Some(end) = rest.iter().position(|byte| *byte == 0) {
         // Table and number there, type, its size and modifier, format.
         let Some(field) = rest[end + 1..].first_chunk::<18>() else { break };
-        rest[..end].hash(&mut hasher);
-        field[6..16].hash(&mut hasher);
+        fields.push((&rest[..end], &field[6..16]));
         rest = &rest[end + 19..];
     }
-    hasher.finish()
+    hash_of((parameters, fields))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::route::Reading;
 
 static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
 
-fn hash_of(item: impl Hash) -> u64 {
+pub(super) fn hash_of(item: impl Hash) -> u64 {
     SEED.hash_one(item)
 }
 
@@ -117,16 +117,12 @@ impl Settings {
         for (at, name) in WHO.into_iter().enumerate() {
             let is_first = |change: &Change<'_>| who(change.name).is_none_or(|other| other < at);
             if present.get(name).is_some() && changes.iter().any(is_first) {
-                changes.retain(|change| change.name != name);
-                changes.push(Change { name, value: None });
-                changes.extend(self.get(name).map(|value| Change { name, value: Some(value) }));
+                self.take_anew(name, &mut changes);
             }
         }
         let is_ascii = |change: &Change<'_>| change.name.is_ascii() && change.value.is_none_or(str::is_ascii);
         if present.get(ENCODING).is_some() && !changes.iter().all(is_ascii) {
-            changes.retain(|change| change.name != ENCODING);
-            changes.push(Change { name: ENCODING, value: None });
-            changes.extend(self.get(ENCODING).map(|value| Change { name: ENCODING, value: Some(value) }));
+            self.take_anew(ENCODING, &mut changes);
         }
         changes.sort_by_key(|change| match (who(change.name), change.value) {
             (None, None) if change.name == ENCODING => 0,
@@ -136,6 +132,13 @@ impl Settings {
             (Some(at), Some(_)) => 3 + at,
         });
         changes
+    }
+
+    /// It is left, whatever it is to become.
+    fn take_anew<'a>(&'a self, name: &'static str, changes: &mut Vec<Change<'a>>) {
+        changes.retain(|change| change.name != name);
+        changes.push(Change { name, value: None });
+        changes.extend(self.get(name).map(|value| Change { name, value: Some(value) }));
     }
 }
 
@@ -238,14 +241,15 @@ mod tests {
         );
     }
 
+    fn changes(have: &[(&str, &str)], want: &[(&str, &str)]) -> Vec<String> {
+        let (have, want) = (settings(have), settings(want));
+        let changes = want.changes_from(&have);
+        changes.iter().map(|c| format!("{}={}", c.name, c.value.unwrap_or("-"))).collect()
+    }
+
     #[test]
     fn what_another_role_may_not_set_is_set_without_it() {
         let (sa, role, level) = ("session_authorization", "role", "session_replication_role");
-        let changes = |have: &[(&str, &str)], want: &[(&str, &str)]| {
-            let (have, want) = (settings(have), settings(want));
-            let changes = want.changes_from(&have);
-            changes.iter().map(|c| format!("{}={}", c.name, c.value.unwrap_or("-"))).collect::<Vec<_>>()
-        };
         assert_eq!(
             changes(&[(role, "app"), (sa, "bob")], &[(role, "app")]),
             ["session_authorization=-", "role=-", "role=app"],
@@ -274,11 +278,6 @@ mod tests {
 
     #[test]
     fn values_are_sent_in_the_encoding_in_which_they_are_kept() {
-        let changes = |have: &[(&str, &str)], want: &[(&str, &str)]| {
-            let (have, want) = (settings(have), settings(want));
-            let changes = want.changes_from(&have);
-            changes.iter().map(|c| format!("{}={}", c.name, c.value.unwrap_or("-"))).collect::<Vec<_>>()
-        };
         let latin = (ENCODING, "LATIN1");
         assert_eq!(
             changes(&[latin], &[("app.tenant", "Zo\u{eb}"), (ENCODING, "UTF8")]),

@@ -23,6 +23,7 @@ use crate::backend::connect::{ConnectError, ConnectTarget, Credential, Login, co
 use crate::backend::settings::{Reported, Settings};
 use crate::clock::{coarse_ms, now_ms};
 use crate::config::{self, PoolLimits};
+use crate::telemetry::line::one_line;
 use crate::topology::Epoch;
 
 /// What every new connection is told, so that two of them are alike whoever caused them.
@@ -495,7 +496,7 @@ impl Pool {
         const LONGEST_PAUSE_MS: u64 = 1000;
         drop(permit);
         tracing::warn!(server = %self.target.host, port = self.target.port, database = &*self.key.database,
-            user = &*self.key.user, error = crate::telemetry::line::one_line(&error), "cannot open a server connection");
+            user = &*self.key.user, error = one_line(&error), "cannot open a server connection");
         let waiters = {
             let mut inner = self.inner();
             inner.book.opening_failed();

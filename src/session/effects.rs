@@ -11,6 +11,10 @@ use crate::telemetry::labels::Label;
 use crate::wire::message::{Report, TransactionStatus};
 use crate::wire::sqlstate;
 
+/// It names statements in its text.
+pub(super) const BY_NAME: Effects =
+    Effects::SQL_PREPARE.union(Effects::SQL_EXECUTE).union(Effects::SQL_DEALLOCATE);
+
 impl Session {
     /// Notes what a statement does, as it is sent.
     pub(super) fn note_statement(&mut self, analyzed: &Analyzed) {

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use bytes::BufMut;
 
-use super::effects::alters;
+use super::effects::{BY_NAME, alters};
 use super::inbound::{FITS, Step};
 use super::pins::PinReason;
 use super::prepared::Content;
 use super::rewrite;
 use super::session::{End, Passing, Session, Unnamed};
 use super::tally::class_of;
-use super::teach::note_known;
+use super::teach::{note_known, plan_changed};
 use crate::backend::conn::{Alike, MAX_INSPECTED};
 use crate::backend::expect::{Alters, For, Forgets, Owed, Reply};
 use crate::backend::statement::{NAME_PREFIX, Origin, Prepared, StatementId, UNKNOWN_PREFIX};
@@ -35,9 +35,6 @@ struct Resolved {
     /// It is not to be used here: no server knows the name, and the client is told this.
     instead: Option<Box<[u8]>>,
 }
-
-/// It names statements in its text.
-const BY_NAME: Effects = Effects::SQL_PREPARE.union(Effects::SQL_EXECUTE).union(Effects::SQL_DEALLOCATE);
 
 impl Session {
     pub(super) fn send_parse(&mut self, found: Header, input: &mut Buffer) -> Result<Step, End> {
@@ -208,7 +205,14 @@ impl Session {
         }
     }
 
-    /// What an EXECUTE names, as the server calls it, is made known there.
+    /// What an EXECUTE or a DEALLOCATE names, as the server calls it, is made known there.
+    fn teach_named(&mut self, sql: &[u8], analyzed: &Analyzed) {
+        match executes(analyzed) {
+            true => self.teach_executed(sql),
+            false => self.teach_deallocated(sql, analyzed),
+        }
+    }
+
     fn teach_executed(&mut self, sql: &[u8]) {
         let mut executed = Vec::new();
         rewrite::names(sql, |server_name, _| {
@@ -220,8 +224,7 @@ impl Session {
         }
     }
 
-    /// What a DEALLOCATE names, as the server calls it: a statement that was made for it where it was parsed, and is made
-    /// again elsewhere.
+    /// The statement was made for the DEALLOCATE where that was parsed, and is made again elsewhere.
     fn teach_deallocated(&mut self, sql: &[u8], analyzed: &Analyzed) {
         let StatementKind::Deallocate { name: Some(name) } = &analyzed.analysis.kind else { return };
         if self.names.get(&analyzed.analysis.raw(name)).is_none() {
@@ -257,10 +260,8 @@ impl Session {
             if self.waits_for_floor(&analyzed) {
                 return None;
             }
-        } else if executes(&prepared.analyzed()) {
-            self.teach_executed(&prepared.text);
         } else {
-            self.teach_deallocated(&prepared.text, &analyzed);
+            self.teach_named(&prepared.text, &analyzed);
         }
         match self.answers_alike(&prepared) {
             Alike::Yes => {}
@@ -270,7 +271,7 @@ impl Session {
             }
             Alike::No => {
                 let name = Cow::Owned([UNKNOWN_PREFIX.as_bytes(), name].concat());
-                return Some(Resolved { name, instead: Some(self.changed()), ..Resolved::default() });
+                return Some(Resolved { name, instead: Some(plan_changed()), ..Resolved::default() });
             }
         }
         self.make_known(&prepared, For::Prelude);
@@ -306,8 +307,7 @@ impl Session {
             && let Some((sql, _)) = unnamed.text_and_types()
         {
             let sql = sql.to_vec();
-            self.teach_executed(&sql);
-            self.teach_deallocated(&sql, &analyzed);
+            self.teach_named(&sql, &analyzed);
         }
         let Session { lease, unnamed, .. } = self;
         let conn = &mut lease.as_mut().expect("called with a lease").conn;

@@ -127,8 +127,7 @@ async fn clean_up(
         finished = drained(&mut lease, &right, ROLLBACK_DEADLINE).await;
     }
     if finished && wipes && !lease.conn.doomed {
-        lease.conn.ask_simple(Question::Reset, b"DISCARD ALL");
-        lease.conn.forget_everything();
+        lease.conn.wipe();
         lease.conn.last_session = SessionId::NONE;
         finished = drained(&mut lease, &right, ROLLBACK_DEADLINE).await;
     }

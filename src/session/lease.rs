@@ -244,8 +244,7 @@ impl Session {
         let idled = coarse_ms().saturating_sub(conn.idle_since_ms);
         let mut ours_first = false;
         if conn.leftover_of.is_some_and(|session| session != self.id) {
-            conn.ask_simple(Question::Reset, b"DISCARD ALL");
-            conn.forget_everything();
+            conn.wipe();
             // It may fail, by a timeout that was left there for instance.
             ours_first = true;
         } else if ![self.id, SessionId::NONE].contains(&conn.last_session) {

@@ -302,8 +302,7 @@ async fn ask(
     let mut asked = Asked { pool, conn: Some(conn) };
     let conn = asked.conn();
     if conn.leftover_of.is_some() {
-        conn.ask_simple(Question::Reset, b"DISCARD ALL");
-        conn.forget_everything();
+        conn.wipe();
     }
     let changes = settings.changes_from(&conn.settings).len();
     for change in settings.changes_from(&conn.settings.clone()) {

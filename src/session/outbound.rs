@@ -10,6 +10,7 @@ use super::lease::Unconfirmed;
 use super::prepared::Names;
 use super::session::{End, Session};
 use super::suspended::Usable;
+use super::teach::PLAN_CHANGED_ROUTINE;
 use crate::backend::conn::{Alike, MAX_INSPECTED, parameter_status};
 use crate::backend::description;
 use crate::backend::expect::{For, Owed, Question, Reply, Verdict};
@@ -38,9 +39,6 @@ const UNLOGGED_RELATION: (SqlState, &[u8]) = (SqlState(*b"0A000"), b"get_relatio
 const SYNC_REP_WAIT: &[u8] = b"SyncRepWaitForLSN";
 const UNCONFIRMED: &str = "the transaction was committed on the primary, but not as synchronous replication \
                            demands: whether it lasts is not known";
-/// The routine that refuses a prepared statement whose result would have other columns than it had
-/// (SQLSTATE 0A000, which by itself says much else).
-const CACHED_PLAN_CHANGED: &[u8] = b"RevalidateCachedQuery";
 
 /// Whether a server refuses that only because it is a standby: the primary would do it.
 fn is_of_recovery(state: SqlState, routine: Option<&[u8]>) -> bool {
@@ -433,7 +431,7 @@ impl Session {
         if !for_client {
             return;
         }
-        if fields::field(body, b'R') == Some(CACHED_PLAN_CHANGED) {
+        if fields::field(body, b'R') == Some(PLAN_CHANGED_ROUTINE.as_bytes()) {
             // The schema was changed past us: what is prepared from now on is another statement.
             self.identity.database.schema_changed();
         }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::batch::text;
-use super::effects::alters;
+use super::effects::{BY_NAME, alters};
 use super::inbound::{FITS, Step};
 use super::pins::PinReason;
 use super::prepared::{Content, Context, StatementStore};
@@ -52,7 +52,8 @@ impl Session {
         if let Some(step) = self.goes_on_elsewhere(found, &analyzed, input) {
             return Ok(step);
         }
-        let sql = text(&input.bytes()[HEADER_LEN..found.len]);
+        // Without its terminator.
+        let sql = &input.bytes()[HEADER_LEN..found.len - 1];
         self.report_hints(&analyzed);
         if let Some(answer) = self.own_answer(&analyzed, sql) {
             let lease = self.lease.as_mut().expect("called with a lease");
@@ -65,8 +66,6 @@ impl Session {
             input.consume(found.len);
             return Ok(Step::Done);
         }
-        const BY_NAME: Effects =
-            Effects::SQL_PREPARE.union(Effects::SQL_EXECUTE).union(Effects::SQL_DEALLOCATE);
         if effects.intersects(BY_NAME) {
             return self.send_query_by_name(found, input, &analyzed);
         }

@@ -17,7 +17,10 @@ use crate::backend::statement::{InForce, NameChange, Origin, Prepared, UNKNOWN_P
 use crate::wire::message::{self, Report};
 use crate::wire::sqlstate;
 
-const CHANGED: &str = "cached plan must not change result type";
+/// What PostgreSQL says of a prepared statement whose result would have other columns than it had (SQLSTATE 0A000, which
+/// by itself says much else), and the routine that does.
+const PLAN_CHANGED: &str = "cached plan must not change result type";
+pub(super) const PLAN_CHANGED_ROUTINE: &str = "RevalidateCachedQuery";
 
 /// In which PREPARE is executed; no client's portal is called so.
 const PORTAL: &[u8] = b"_k prepare";
@@ -100,12 +103,6 @@ impl Session {
         alike
     }
 
-    /// What PostgreSQL says of a statement that has changed so on a connection that it has been prepared on.
-    pub(super) fn changed(&self) -> Box<[u8]> {
-        let state = sqlstate::FEATURE_NOT_SUPPORTED;
-        Report::error(state, CHANGED).routine("RevalidateCachedQuery").body()
-    }
-
     pub(super) fn add_name(
         &mut self,
         name: &[u8],
@@ -133,6 +130,11 @@ impl Session {
     pub(super) fn pins_no_sql(&self) -> bool {
         !self.pins.has(PinReason::SqlPrepare)
     }
+}
+
+/// Of a statement that has changed so, where PostgreSQL itself cannot know.
+pub(super) fn plan_changed() -> Box<[u8]> {
+    Report::error(sqlstate::FEATURE_NOT_SUPPORTED, PLAN_CHANGED).routine(PLAN_CHANGED_ROUTINE).body()
 }
 
 /// Makes sure the server knows the statement before it is named to it; `audience` says where. True if it did not.

@@ -53,6 +53,11 @@ impl Pair {
     }
 }
 
+/// Begins a batch by which backend answers it.
+fn told_where() -> Pipeline {
+    Pipeline::new().parse("", "SELECT pg_backend_pid()").bind("", "", &[]).execute("", 0)
+}
+
 #[test]
 fn a_statement_follows_its_client_to_another_backend() {
     let database = Cluster::shared().database();
@@ -767,12 +772,12 @@ fn a_client_that_leaves_before_the_description_takes_the_statement_from_nobody()
     let komainu = komainu(1, "");
     let (mut gone, mut next) = (komainu.login(&database), komainu.login(&database));
     next.query("CREATE TABLE t (a int); INSERT INTO t VALUES (7)");
-    let describe = || Pipeline::new().parse("s", "SELECT a FROM t").describe('S', "s").sync();
-    // The server answers only once it is let to, and by then nobody listens.
+    let described = |batch: Pipeline| batch.parse("s", "SELECT a FROM t").describe('S', "s").sync();
+    // By the time the server answers nobody listens.
     let sleeping = Pipeline::new().parse("", "SELECT pg_sleep(0.3)").bind("", "", &[]).execute("", 0);
-    gone.send_pipeline(sleeping.parse("s", "SELECT a FROM t").describe('S', "s").sync());
+    gone.send_pipeline(described(sleeping));
     drop(gone);
-    assert_eq!(tags(&next.pipeline(describe())), "1tTZ");
+    assert_eq!(tags(&next.pipeline(described(Pipeline::new()))), "1tTZ");
     for ddl in ["CREATE TABLE another (a int)", "ALTER TABLE t ADD b int"] {
         next.query(ddl);
         assert_eq!(next.run_prepared("s", &[]), "7", "{ddl}");
@@ -784,8 +789,7 @@ fn a_deallocate_that_is_prepared_is_executed_on_any_connection_once() {
     let database = Cluster::shared().database();
     let mut pair = Pair::new(shared(), &database);
     for name in ["", "d"] {
-        let pid = Pipeline::new().parse("", "SELECT pg_backend_pid()").bind("", "", &[]).execute("", 0);
-        let prepared = pid.parse("s", "SELECT 1").parse(name, "DEALLOCATE s").sync();
+        let prepared = told_where().parse("s", "SELECT 1").parse(name, "DEALLOCATE s").sync();
         let messages = pair.client.pipeline(prepared);
         assert_eq!(tags(&messages), "12DC11Z");
         pair.hop_from(&first_value(&messages).unwrap());
@@ -809,10 +813,7 @@ fn a_statement_whose_columns_have_changed_fails_on_any_connection() {
     let mut pair = Pair::new(shared(), &database);
     pair.other.query("CREATE TABLE narrow (a int); INSERT INTO narrow VALUES (1)");
     pair.other.query("CREATE TABLE same (a int); INSERT INTO same VALUES (2)");
-    let described = |sql| {
-        let pid = Pipeline::new().parse("", "SELECT pg_backend_pid()").bind("", "", &[]).execute("", 0);
-        pid.parse("s", sql).describe('S', "s").sync()
-    };
+    let described = |sql| told_where().parse("s", sql).describe('S', "s").sync();
     let same = Pipeline::new().parse("same", "SELECT a FROM same").describe('S', "same").sync();
     assert_eq!(tags(&pair.client.pipeline(same)), "1tTZ");
     for (sql, alter) in [

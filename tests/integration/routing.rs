@@ -636,8 +636,7 @@ fn what_comes_behind_the_end_of_a_standbys_transaction_is_routed_as_if_it_came_a
     wait_for_catalog(&mut wire, "t");
     let rows = || cluster.primary().psql(&database, "SELECT count(*) FROM t").unwrap();
     let completions = |messages: &[Message]| -> Vec<String> {
-        let tag = |m: &Message| String::from_utf8_lossy(&m.body).trim_end_matches('\0').to_owned();
-        messages.iter().filter(|m| m.tag == 'C').map(tag).collect()
+        messages.iter().filter(|m| m.tag == 'C').map(|m| m.strings().remove(0)).collect()
     };
     let begin = |wire: &mut Wire| {
         run(wire, "BEGIN READ ONLY");
